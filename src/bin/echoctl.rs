@@ -1,0 +1,5 @@
+//! The companion that steers the daemon. All behavior is in the library: `echod::ctl`.
+
+fn main() -> std::process::ExitCode {
+    echod::echoctl_main()
+}

@@ -1,0 +1,257 @@
+//! A connection as a state machine: every byte back, in order, until the peer is done.
+//!
+//! Knows what is owed to the peer and whether either side has finished. Never sees a socket:
+//! the worker reports what happened through `handle_*` and does what [`Stream::poll_step`] says
+//! until it says nothing more.
+//!
+//! ```text
+//!             peer's FIN                       owed = 0
+//!   open ───────────────────▶ input finished ───────────▶ close
+//!     │ one-shot answered,
+//!     │ or told to finish            owed = 0                    peer's FIN, or time
+//!     └────────────────────▶ input ignored ──▶ shut down, linger ───────────────────▶ close
+//! ```
+//!
+//! The second way lingers, reading and discarding: a close with unread input would turn our FIN
+//! into an RST, and the peer could lose the end of its answer (RFC 1122, section 4.2.2.13).
+
+use super::{Answer, Reply};
+
+/// The most that is held for a peer that does not read, in bytes.
+pub const HELD_BYTES_MAX: u32 = 64 * 1024;
+
+/// Receiving starts again when no more than this is held, in bytes.
+const RESUME_BYTES: u32 = HELD_BYTES_MAX / 4;
+
+/// One connection: what it answers, what it owes, and which sides are still open.
+#[derive(Debug)]
+pub struct Stream {
+    owed: u32,
+    reply: Reply,
+    one_shot: bool,
+    receiving: bool,
+    input: Input,
+    shut_down: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Input {
+    /// What comes is answered.
+    Answered,
+    /// What still comes is discarded: we have said, or are about to say, our last word.
+    Ignored,
+    /// The peer has half-closed; nothing more can come.
+    Finished,
+}
+
+/// The next thing to do with a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Start receiving.
+    Receive,
+    /// Stop receiving: enough is held for this peer.
+    Rest,
+    /// Shut down the write side, and bound the time until the peer's FIN.
+    ShutDown,
+    /// Close: nothing is owed and nothing is left to read.
+    Close,
+}
+
+impl Stream {
+    /// A fresh connection. Its first step is [`Step::Receive`].
+    #[must_use]
+    pub fn new(reply: Reply, one_shot: bool) -> Self {
+        Self { owed: 0, reply, one_shot, receiving: false, input: Input::Answered, shut_down: false }
+    }
+
+    /// Bytes arrived; they are turned into their answer in place.
+    pub fn handle_received(&mut self, bytes: &mut [u8]) -> Answer {
+        if self.input != Input::Answered {
+            return Answer::Drop;
+        }
+        if self.one_shot {
+            self.input = Input::Ignored;
+        }
+        let answer = self.reply.answer(bytes);
+        if answer == Answer::Send {
+            self.owed += u32::try_from(bytes.len()).expect("a buffer is far below 4 GiB");
+        }
+        answer
+    }
+
+    /// The peer half-closed: what is owed goes out, then we are done.
+    pub fn handle_end(&mut self) {
+        self.input = Input::Finished;
+        self.receiving = false;
+    }
+
+    /// So many bytes, owed until now, have been sent.
+    pub fn handle_sent(&mut self, len: u32) {
+        debug_assert!(len <= self.owed, "no more is sent than was owed");
+        self.owed -= len;
+    }
+
+    /// Say no more than what is owed: a timeout or the end of the service has come.
+    pub fn finish(&mut self) {
+        if self.input == Input::Answered {
+            self.input = Input::Ignored;
+        }
+    }
+
+    /// What to do now, if anything. Call until it returns `None`.
+    pub fn poll_step(&mut self) -> Option<Step> {
+        let flushed = self.owed == 0;
+        match self.input {
+            Input::Finished => flushed.then_some(Step::Close),
+            Input::Ignored if flushed && !self.shut_down => {
+                self.shut_down = true;
+                Some(Step::ShutDown)
+            }
+            _ if self.receiving && self.owed >= HELD_BYTES_MAX => {
+                self.receiving = false;
+                Some(Step::Rest)
+            }
+            _ if !self.receiving && self.owed <= RESUME_BYTES => {
+                self.receiving = true;
+                Some(Step::Receive)
+            }
+            _ => None,
+        }
+    }
+
+    /// Bytes received and not yet sent back.
+    #[must_use]
+    pub fn owed(&self) -> u32 {
+        self.owed
+    }
+
+    /// Whether our side has said its last word and waits for the peer's.
+    #[must_use]
+    pub fn lingers(&self) -> bool {
+        self.shut_down
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn open(one_shot: bool) -> Stream {
+        let mut stream = Stream::new(Reply::Echo, one_shot);
+        assert_eq!(stream.poll_step(), Some(Step::Receive));
+        assert_eq!(stream.poll_step(), None);
+        stream
+    }
+
+    #[test]
+    fn echoes_until_the_peer_half_closes_then_closes() {
+        let mut stream = open(false);
+        for _ in 0..3 {
+            assert_eq!(stream.handle_received(&mut [1; 10]), Answer::Send);
+            assert_eq!(stream.poll_step(), None);
+            stream.handle_sent(10);
+            assert_eq!(stream.poll_step(), None);
+        }
+        stream.handle_end();
+        assert_eq!(stream.poll_step(), Some(Step::Close));
+    }
+
+    #[test]
+    fn a_half_close_waits_for_what_is_owed() {
+        let mut stream = open(false);
+        stream.handle_received(&mut [1; 10]);
+        stream.handle_end();
+        assert_eq!(stream.poll_step(), None);
+        stream.handle_sent(4);
+        assert_eq!(stream.poll_step(), None);
+        stream.handle_sent(6);
+        assert_eq!(stream.poll_step(), Some(Step::Close));
+    }
+
+    #[test]
+    fn a_peer_that_does_not_read_is_no_longer_read() {
+        let mut stream = open(false);
+        stream.handle_received(&mut vec![1; HELD_BYTES_MAX as usize]);
+        assert_eq!(stream.poll_step(), Some(Step::Rest));
+        assert_eq!(stream.poll_step(), None);
+        stream.handle_sent(HELD_BYTES_MAX / 2);
+        assert_eq!(stream.poll_step(), None);
+        stream.handle_sent(HELD_BYTES_MAX / 4);
+        assert_eq!(stream.poll_step(), Some(Step::Receive));
+        assert_eq!(stream.poll_step(), None);
+    }
+
+    #[test]
+    fn one_shot_answers_the_first_read_then_shuts_down_and_lingers() {
+        let mut stream = open(true);
+        assert_eq!(stream.handle_received(&mut [1; 5]), Answer::Send);
+        assert_eq!(stream.poll_step(), None);
+        assert_eq!(stream.handle_received(&mut [1; 5]), Answer::Drop);
+        stream.handle_sent(5);
+        assert_eq!(stream.poll_step(), Some(Step::ShutDown));
+        assert!(stream.lingers());
+        assert_eq!(stream.handle_received(&mut [1; 5]), Answer::Drop);
+        assert_eq!(stream.poll_step(), None);
+        stream.handle_end();
+        assert_eq!(stream.poll_step(), Some(Step::Close));
+    }
+
+    #[test]
+    fn finishing_flushes_first_and_is_said_once() {
+        let mut stream = open(false);
+        stream.handle_received(&mut [1; 5]);
+        stream.finish();
+        assert_eq!(stream.poll_step(), None);
+        stream.handle_sent(5);
+        assert_eq!(stream.poll_step(), Some(Step::ShutDown));
+        stream.finish();
+        assert_eq!(stream.poll_step(), None);
+    }
+
+    #[test]
+    fn discard_owes_nothing() {
+        let mut stream = Stream::new(Reply::Discard, false);
+        assert_eq!(stream.handle_received(&mut [1; 50]), Answer::Drop);
+        assert_eq!(stream.owed(), 0);
+        stream.handle_end();
+        assert_eq!(stream.poll_step(), Some(Step::Close));
+    }
+
+    proptest! {
+        /// Whatever happens in whatever order: what is held is bounded by one receive beyond the
+        /// limit, a resting connection rests until it may not, and the end is always reached.
+        #[test]
+        fn every_history_ends_in_a_close(events in proptest::collection::vec((0..4u8, 1..40_000usize), 0..200)) {
+            let mut stream = Stream::new(Reply::Echo, false);
+            let mut receiving = false;
+            let mut steps = |stream: &mut Stream, receiving: &mut bool| {
+                let mut closed = false;
+                while let Some(step) = stream.poll_step() {
+                    match step {
+                        Step::Receive => *receiving = true,
+                        Step::Rest => *receiving = false,
+                        Step::ShutDown => assert_eq!(stream.owed(), 0),
+                        Step::Close => { closed = true; break; }
+                    }
+                }
+                closed
+            };
+            steps(&mut stream, &mut receiving);
+            for (kind, size) in events {
+                match kind {
+                    0 | 1 if receiving => { stream.handle_received(&mut vec![0; size]); }
+                    2 => stream.handle_sent(stream.owed().min(u32::try_from(size).unwrap())),
+                    3 if size < 500 => stream.finish(),
+                    _ => {}
+                }
+                prop_assert!(stream.owed() < HELD_BYTES_MAX + 40_000);
+                prop_assert!(!steps(&mut stream, &mut receiving), "closed before the peer was done");
+            }
+            stream.handle_end();
+            stream.handle_sent(stream.owed());
+            prop_assert!(steps(&mut stream, &mut receiving));
+        }
+    }
+}

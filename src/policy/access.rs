@@ -1,0 +1,114 @@
+//! The address rules of a listener: `allow` and `deny`, the most specific entry wins.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// The rules of one listener. Empty rules let everybody in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Who may come; when it is not empty, all others may not.
+    pub allow: Vec<IpNet>,
+    /// Who may not, unless a longer prefix in `allow` says otherwise.
+    pub deny: Vec<IpNet>,
+}
+
+impl Access {
+    /// Whether this source may talk to the listener. At equal length `deny` wins.
+    #[must_use]
+    pub fn permits(&self, source: IpAddr) -> bool {
+        if self.allow.is_empty() && self.deny.is_empty() {
+            return true;
+        }
+        let source = canonical(source);
+        match (longest(&self.allow, source), longest(&self.deny, source)) {
+            (Some(allowed), Some(denied)) => allowed > denied,
+            (Some(_), None) => true,
+            (None, Some(_)) => false,
+            (None, None) => self.allow.is_empty(),
+        }
+    }
+}
+
+/// The length of the longest prefix that holds this address.
+fn longest(nets: &[IpNet], source: IpAddr) -> Option<u8> {
+    nets.iter().filter(|net| net.contains(&source)).map(IpNet::prefix_len).max()
+}
+
+/// `::ffff:a.b.c.d` is the same host as `a.b.c.d` (RFC 4291, section 2.5.5.2).
+#[must_use]
+pub fn canonical(address: IpAddr) -> IpAddr {
+    address.to_canonical()
+}
+
+/// What counts as one source: an IPv4 address, or the /64 that one IPv6 subscriber has
+/// (RFC 6177, section 2).
+#[must_use]
+pub fn source_prefix(address: IpAddr) -> IpNet {
+    match canonical(address) {
+        IpAddr::V4(address) => Ipv4Net::from(address).into(),
+        IpAddr::V6(address) => {
+            let prefix = Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64));
+            Ipv6Net::new_assert(prefix, 64).into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn access(allow: &[&str], deny: &[&str]) -> Access {
+        let parse = |nets: &[&str]| nets.iter().map(|net| net.parse().unwrap()).collect();
+        Access { allow: parse(allow), deny: parse(deny) }
+    }
+
+    fn check(access: &Access, source: &str, expected: bool) {
+        assert_eq!(access.permits(source.parse().unwrap()), expected, "{source}");
+    }
+
+    #[test]
+    fn no_rules_let_everybody_in() {
+        check(&Access::default(), "192.0.2.1", true);
+        check(&Access::default(), "2001:db8::1", true);
+    }
+
+    #[test]
+    fn an_allow_list_keeps_all_others_out() {
+        let access = access(&["10.0.0.0/8"], &[]);
+        check(&access, "10.1.2.3", true);
+        check(&access, "11.1.2.3", false);
+        check(&access, "2001:db8::1", false);
+    }
+
+    #[test]
+    fn a_deny_list_lets_all_others_in() {
+        let access = access(&[], &["10.0.0.0/8"]);
+        check(&access, "10.1.2.3", false);
+        check(&access, "11.1.2.3", true);
+        check(&access, "2001:db8::1", true);
+    }
+
+    #[test]
+    fn the_most_specific_rule_wins_and_deny_at_equal_length() {
+        let access = access(&["10.1.0.0/16", "10.2.0.0/16"], &["10.0.0.0/8", "10.1.1.0/24", "10.2.0.0/16"]);
+        check(&access, "10.1.2.3", true);
+        check(&access, "10.1.1.3", false);
+        check(&access, "10.3.0.1", false);
+        check(&access, "10.2.0.1", false);
+    }
+
+    #[test]
+    fn a_mapped_address_is_judged_as_what_it_is() {
+        let access = access(&[], &["10.0.0.0/8"]);
+        check(&access, "::ffff:10.0.0.1", false);
+    }
+
+    #[test]
+    fn a_source_is_an_ipv4_address_or_an_ipv6_subnet() {
+        let prefix = |address: &str| source_prefix(address.parse().unwrap()).to_string();
+        assert_eq!(prefix("10.1.2.3"), "10.1.2.3/32");
+        assert_eq!(prefix("::ffff:10.1.2.3"), "10.1.2.3/32");
+        assert_eq!(prefix("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::/64");
+    }
+}

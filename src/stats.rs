@@ -1,0 +1,112 @@
+//! Counters: one set per worker and listener, written by that worker alone, read by anybody.
+//!
+//! Knows numbers only. A writer is never stopped or slowed by a reader: each counter has one
+//! writer, so an addition is a plain load and store, and readers sum up what they see.
+
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// How many reasons of refusal a set has room for; the meaning of each is the writer's.
+pub const REASONS_MAX: usize = 8;
+
+/// A number that one thread counts up and any thread may read.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds, from the counter's one writer.
+    pub fn add(&self, more: u64) {
+        self.0.store(self.get().wrapping_add(more), Ordering::Relaxed);
+    }
+
+    /// The number now.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What one worker counts for one listener. Aligned so that two workers never share a cache line.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Counters {
+    /// Connections taken.
+    pub accepted: Counter,
+    /// Connections that have ended; those there now are `accepted - closed`.
+    pub closed: Counter,
+    /// Bytes that came, over whatever protocol.
+    pub bytes_received: Counter,
+    /// Bytes that went back.
+    pub bytes_sent: Counter,
+    /// Datagrams that came.
+    pub datagrams_received: Counter,
+    /// Datagrams that went back.
+    pub datagrams_sent: Counter,
+    /// Answers that the kernel would not take: the peer is gone, or its queue is full.
+    pub send_failures: Counter,
+    /// Peers turned away, by reason.
+    pub refused: [Counter; REASONS_MAX],
+}
+
+/// The sum of some sets at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each field is the sum of the counter of the same name")]
+pub struct Totals {
+    pub accepted: u64,
+    pub closed: u64,
+    pub bytes_received: u64,
+    pub bytes_sent: u64,
+    pub datagrams_received: u64,
+    pub datagrams_sent: u64,
+    pub send_failures: u64,
+    pub refused: [u64; REASONS_MAX],
+}
+
+impl Totals {
+    /// Sums up the sets of all workers.
+    pub fn of<'a>(sets: impl IntoIterator<Item = &'a Counters>) -> Self {
+        let mut totals = Self::default();
+        for set in sets {
+            // `closed` is read before `accepted`, so that the difference is never negative.
+            totals.closed += set.closed.get();
+            totals.accepted += set.accepted.get();
+            totals.bytes_received += set.bytes_received.get();
+            totals.bytes_sent += set.bytes_sent.get();
+            totals.datagrams_received += set.datagrams_received.get();
+            totals.datagrams_sent += set.datagrams_sent.get();
+            totals.send_failures += set.send_failures.get();
+            for (total, reason) in totals.refused.iter_mut().zip(&set.refused) {
+                *total += reason.get();
+            }
+        }
+        totals
+    }
+
+    /// Connections that are there now.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.accepted.saturating_sub(self.closed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_are_the_sum_of_all_workers() {
+        let sets = [Counters::default(), Counters::default()];
+        sets[0].accepted.add(5);
+        sets[0].closed.add(2);
+        sets[1].accepted.add(3);
+        sets[1].refused[1].add(7);
+        let totals = Totals::of(&sets);
+        assert_eq!((totals.accepted, totals.connections(), totals.refused[1]), (8, 6, 7));
+    }
+
+    #[test]
+    fn counters_of_two_workers_never_share_a_cache_line() {
+        assert_eq!(align_of::<Counters>() % 128, 0);
+    }
+}
