@@ -4,3 +4,5 @@
 pub mod echo;
 pub mod policy;
 pub mod stats;
+pub mod sys;
+pub mod driver;

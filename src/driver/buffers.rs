@@ -1,0 +1,197 @@
+//! The buffers of one driver: a fixed number of equal pieces of memory, leased one by one.
+//!
+//! Last in, first out, so that the same few stay in the cache; memory that was never needed is
+//! never touched, so that an idle worker costs nothing. Never grows.
+
+use super::Buffer;
+
+/// The size of a buffer, in bytes: any datagram fits, and bulk moves in large pieces.
+pub const BUFFER_BYTES: usize = 64 * 1024;
+
+/// How many buffers a driver has: 16 MiB at most, in memory only once touched.
+pub const BUFFER_COUNT: u16 = 256;
+
+/// No buffer.
+const NONE: u16 = u16::MAX;
+
+/// All buffers of a driver, and who is next.
+#[derive(Debug)]
+pub(crate) struct Buffers {
+    // Zeroed by the allocator with pages that the kernel has not yet given.
+    memory: Box<[u8]>,
+    free: Vec<u16>,
+    notes: Box<[Note]>,
+}
+
+/// What is noted about a leased buffer while it waits in a [`Queue`].
+#[derive(Clone, Copy, Debug)]
+struct Note {
+    len: u32,
+    next: u16,
+}
+
+impl Buffers {
+    pub(crate) fn new() -> Self {
+        Self {
+            memory: vec![0; BUFFER_BYTES * usize::from(BUFFER_COUNT)].into_boxed_slice(),
+            free: (0..BUFFER_COUNT).rev().collect(),
+            notes: vec![Note { len: 0, next: NONE }; usize::from(BUFFER_COUNT)].into_boxed_slice(),
+        }
+    }
+
+    /// How many are at home.
+    pub(crate) fn free(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Whether so few are left that nobody may hold one for long.
+    pub(crate) fn scarce(&self) -> bool {
+        self.free.len() < usize::from(BUFFER_COUNT) / 4
+    }
+
+    /// The memory that the next lease will be of, whole, if any is left.
+    pub(crate) fn peek(&mut self) -> Option<(u16, &mut [u8])> {
+        let index = *self.free.last()?;
+        Some((index, &mut self.memory[start(index)..][..BUFFER_BYTES]))
+    }
+
+    /// Leases the buffer that [`Self::peek`] showed, now that it holds so many bytes.
+    pub(crate) fn lease(&mut self, len: usize) -> Buffer {
+        debug_assert!(len <= BUFFER_BYTES, "no more than fits was received");
+        let index = self.free.pop().expect("peek has shown a buffer");
+        Buffer { index, len: len as u32 }
+    }
+
+    pub(crate) fn bytes(&mut self, buffer: &Buffer) -> &mut [u8] {
+        &mut self.memory[start(buffer.index)..][..buffer.len as usize]
+    }
+
+    #[expect(clippy::needless_pass_by_value, reason = "the lease ends here")]
+    pub(crate) fn recycle(&mut self, buffer: Buffer) {
+        self.free.push(buffer.index);
+        debug_assert!(self.free.len() <= usize::from(BUFFER_COUNT), "a buffer comes home once");
+    }
+
+    #[expect(clippy::needless_pass_by_value, reason = "the queue holds the lease now")]
+    pub(crate) fn push(&mut self, queue: &mut Queue, buffer: Buffer) {
+        self.notes[usize::from(buffer.index)] = Note { len: buffer.len, next: NONE };
+        if queue.head == NONE {
+            queue.head = buffer.index;
+        } else {
+            self.notes[usize::from(queue.tail)].next = buffer.index;
+        }
+        queue.tail = buffer.index;
+    }
+
+    pub(crate) fn pop(&mut self, queue: &mut Queue) -> Option<Buffer> {
+        let index = queue.head;
+        if index == NONE {
+            return None;
+        }
+        let Note { len, next } = self.notes[usize::from(index)];
+        queue.head = next;
+        Some(Buffer { index, len })
+    }
+
+    /// The bytes at the head of a queue, and the number of the buffer that holds them.
+    pub(crate) fn front(&mut self, queue: &Queue) -> Option<(u16, &mut [u8])> {
+        let index = queue.head;
+        if index == NONE {
+            return None;
+        }
+        let len = self.notes[usize::from(index)].len as usize;
+        Some((index, &mut self.memory[start(index)..][..len]))
+    }
+
+    /// Takes all buffers of a queue home.
+    pub(crate) fn clear(&mut self, queue: &mut Queue) {
+        while let Some(buffer) = self.pop(queue) {
+            self.recycle(buffer);
+        }
+    }
+}
+
+fn start(index: u16) -> usize {
+    usize::from(index) * BUFFER_BYTES
+}
+
+/// Leased buffers in order, linked through the notes of [`Buffers`]: any number of queues, and no
+/// allocation.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    head: u16,
+    tail: u16,
+}
+
+impl Queue {
+    pub(crate) const fn new() -> Self {
+        Self { head: NONE, tail: NONE }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.head == NONE
+    }
+
+    pub(crate) fn holds_one(&self) -> bool {
+        self.head != NONE && self.head == self.tail
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease(buffers: &mut Buffers, bytes: &[u8]) -> Buffer {
+        let (_, memory) = buffers.peek().expect("a buffer is free");
+        memory[..bytes.len()].copy_from_slice(bytes);
+        buffers.lease(bytes.len())
+    }
+
+    #[test]
+    fn the_buffer_that_came_home_last_is_leased_first() {
+        let mut buffers = Buffers::new();
+        let first = lease(&mut buffers, b"one");
+        let index = first.index;
+        buffers.recycle(first);
+        let second = lease(&mut buffers, b"two");
+        assert_eq!(second.index, index);
+        assert_eq!(buffers.bytes(&second), b"two");
+        buffers.recycle(second);
+    }
+
+    #[test]
+    fn queues_keep_their_order_and_share_nothing() {
+        let mut buffers = Buffers::new();
+        let (mut one, mut two) = (Queue::new(), Queue::new());
+        for text in [b"a", b"b", b"c"] {
+            let buffer = lease(&mut buffers, text);
+            buffers.push(&mut one, buffer);
+            let buffer = lease(&mut buffers, &text.to_ascii_uppercase());
+            buffers.push(&mut two, buffer);
+        }
+        let mut drain = |queue: &mut Queue| {
+            let mut text = String::new();
+            while let Some(buffer) = buffers.pop(queue) {
+                text.push_str(std::str::from_utf8(buffers.bytes(&buffer)).unwrap());
+                buffers.recycle(buffer);
+            }
+            text
+        };
+        assert_eq!((drain(&mut one), drain(&mut two)), ("abc".into(), "ABC".into()));
+        assert!(one.is_empty() && two.is_empty());
+        assert_eq!(buffers.free(), usize::from(BUFFER_COUNT));
+    }
+
+    #[test]
+    fn when_all_are_leased_there_is_none() {
+        let mut buffers = Buffers::new();
+        let mut queue = Queue::new();
+        for _ in 0..BUFFER_COUNT {
+            let buffer = lease(&mut buffers, b"");
+            buffers.push(&mut queue, buffer);
+        }
+        assert!(buffers.peek().is_none() && buffers.scarce());
+        buffers.clear(&mut queue);
+        assert_eq!(buffers.free(), usize::from(BUFFER_COUNT));
+    }
+}

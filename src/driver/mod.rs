@@ -1,0 +1,325 @@
+//! THE SEAM: submit operations, wait for completions.
+//!
+//! Everything above this module speaks of [`Op`]s and [`Completion`]s and never of a system call;
+//! everything below it knows sockets and never what an echo is. It is shaped after completion
+//! (io_uring), because readiness (epoll) can imitate completion and not the other way round.
+//!
+//! # What a driver promises
+//!
+//! Each is a test in `conformance`, run on every driver.
+//!
+//! 1. [`Driver::submit`] queues: it makes no system call and never fails.
+//! 2. Each `Send`, `SendTo` and `Close` has exactly one completion (a failed connection answers its
+//!    sends with one `Failed`). `Accept`, `Receive` and `ReceiveFrom` repeat until they are ended;
+//!    `Rest` and `ShutDown` have none.
+//! 3. A `Send` completes when all of its bytes are with the kernel. If that can't be at once, it
+//!    says `Stalled`, once, and goes on by itself.
+//! 4. What is sent on one connection keeps its order, however many sends are queued.
+//! 5. A buffer is chosen only when bytes are there. An idle connection holds none.
+//! 6. When buffers run out, receiving waits; nothing fails, nothing spins. Peers that do not read
+//!    can't hold so many buffers that others starve.
+//! 7. After `Rest` at most the bytes that had been taken already still arrive. A driver that can
+//!    tell does not read a connection while one of its sends is stalled.
+//! 8. After `Close` nothing more is heard of the token but its `Closed`; then its buffers are home,
+//!    its descriptor is gone, and that token never comes back (its slot does, a generation later).
+//! 9. `Closing::WhenDrained` loses nobody: who is queued is accepted (received) first, and no
+//!    permit is asked.
+//! 10. No permit, or an accept that fails (EMFILE), is a result and not a spin: the listener rests
+//!     until the next `Accept`. A peer that gave up in the queue (ECONNABORTED) is nothing at all.
+//! 11. The work of one `wait` is bounded, so that no peer keeps others, timers or the mailbox
+//!     waiting.
+//! 12. The peer's end arrives after all of its bytes, as `Ended`, once.
+//! 13. A datagram arrives whole or says how long it was; its answer leaves from the address that it
+//!     was sent to. No send error ends the socket.
+//!
+//! # How io_uring fits
+//!
+//! `Accept`, `Receive` and `ReceiveFrom` are multishot requests, `Rest` is their cancellation.
+//! A [`Buffer`]'s index is the id in the kernel's buffer ring: [`Driver::bytes`] finds its memory,
+//! [`Driver::recycle`] puts it back. A token's two halves and the kind of request share
+//! `user_data`. Connections are born inside the driver, so they may be direct descriptors.
+//! Permits bound a multishot accept: what it took beyond them is kept back by the driver until there
+//! are some.
+//!
+//! # How splice fits
+//!
+//! A connection in bulk is handed over whole: an operation `Relay { connection }` tells the driver
+//! to return what arrives by itself, through a pipe; it reports the bytes as they go, and the end
+//! as always. The worker decides (only it knows the reply mode), the driver moves.
+
+pub mod buffers;
+pub mod epoll;
+pub mod permits;
+
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+pub use permits::Permits;
+
+pub use crate::sys::message::{Envelope, Source};
+pub use crate::sys::socket::Details;
+
+/// A listener, connection or datagram socket of one driver.
+///
+/// A completion that outlives its connection carries an old generation: it is recognized, not
+/// delivered to whoever has the slot now. Generations wrap at 24 bits, so that a token and a kind
+/// of request fit into 64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Token {
+    /// The place in the driver's table; small, so that others may keep tables beside it.
+    pub slot: u32,
+    /// How often that place has been given out before.
+    pub generation: u32,
+}
+
+impl Token {
+    /// The generation after this one.
+    #[must_use]
+    pub(crate) fn next(self) -> Self {
+        Self { slot: self.slot, generation: (self.generation + 1) & 0x00ff_ffff }
+    }
+}
+
+/// A leased piece of the driver's memory. Not `Clone`: who holds it owns the bytes, be it the
+/// kernel. It goes home through [`Op::Send`], [`Op::SendTo`] or [`Driver::recycle`].
+#[derive(Debug)]
+#[must_use = "a buffer that is dropped never comes home"]
+pub struct Buffer {
+    pub(crate) index: u16,
+    pub(crate) len: u32,
+}
+
+impl Buffer {
+    /// How many bytes it holds.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "an empty datagram is data like any other")]
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+}
+
+/// What a worker asks of its driver.
+#[derive(Debug)]
+pub enum Op {
+    /// Accept connections until told otherwise.
+    Accept {
+        /// On this listener.
+        listener: Token,
+    },
+    /// Receive bytes until the peer's end, an error, or `Rest`.
+    Receive {
+        /// On this connection.
+        connection: Token,
+    },
+    /// Stop receiving.
+    Rest {
+        /// On this connection.
+        connection: Token,
+    },
+    /// Send a buffer, all of it, after what was sent before.
+    Send {
+        /// On this connection.
+        connection: Token,
+        /// Comes home by itself.
+        buffer: Buffer,
+    },
+    /// Say FIN after what has been sent; go on receiving.
+    ShutDown {
+        /// This connection's write side.
+        connection: Token,
+    },
+    /// Receive datagrams until told otherwise.
+    ReceiveFrom {
+        /// On this datagram socket.
+        socket: Token,
+    },
+    /// Send a datagram back to where it came from, from the address that it was sent to.
+    SendTo {
+        /// On this datagram socket.
+        socket: Token,
+        /// Comes home by itself.
+        buffer: Buffer,
+    },
+    /// Let go.
+    Close {
+        /// Of this listener, connection or datagram socket.
+        token: Token,
+        /// In this way.
+        how: Closing,
+    },
+}
+
+/// How to close.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closing {
+    /// At once; what the kernel already has to send, it sends (FIN).
+    Now,
+    /// At once, and tell the peer that it was cut off (RST).
+    Reset,
+    /// A listener or datagram socket: serve who is queued, then close.
+    WhenDrained,
+}
+
+/// What has happened.
+#[derive(Debug)]
+pub enum Completion {
+    /// A client was accepted; it is not yet received from.
+    Accepted {
+        /// The listener it came to.
+        listener: Token,
+        /// The new connection.
+        connection: Token,
+        /// Its address; a Unix socket's client has none.
+        peer: Option<SocketAddr>,
+    },
+    /// The listener accepts no more until the next `Accept`.
+    AcceptRested {
+        /// The listener.
+        listener: Token,
+        /// An error of the process or the system (EMFILE …); none when no permit is left, whose
+        /// return wakes the worker.
+        error: Option<io::Error>,
+    },
+    /// Bytes arrived.
+    Received {
+        /// On this connection.
+        connection: Token,
+        /// Here they are.
+        buffer: Buffer,
+    },
+    /// The peer has half-closed.
+    Ended {
+        /// This connection.
+        connection: Token,
+    },
+    /// A `Send` is done.
+    Sent {
+        /// On this connection.
+        connection: Token,
+        /// So many bytes.
+        len: u32,
+    },
+    /// A `Send` has to wait for the peer to read.
+    Stalled {
+        /// On this connection.
+        connection: Token,
+    },
+    /// The connection is broken: reset, timed out, refused. It waits to be closed.
+    Failed {
+        /// This connection.
+        connection: Token,
+        /// For this reason; a peer's fault is no error of ours.
+        error: io::Error,
+    },
+    /// A datagram arrived; [`Driver::envelope`] says from whom and to which address.
+    Datagram {
+        /// On this socket.
+        socket: Token,
+        /// Its bytes, or as many as could be stored.
+        buffer: Buffer,
+        /// Its size as it was sent, in bytes.
+        len: usize,
+    },
+    /// A `SendTo` is done.
+    DatagramSent {
+        /// On this socket.
+        socket: Token,
+        /// The bytes sent, or why the kernel would not take it.
+        result: io::Result<u32>,
+    },
+    /// A `Close` is done.
+    Closed {
+        /// Of this token, which is no more.
+        token: Token,
+    },
+    /// Somebody used the [`Waker`].
+    Woken,
+}
+
+/// One thread's way to the kernel.
+pub trait Driver {
+    /// What a listener or a datagram socket is made of.
+    type Socket;
+
+    /// Takes a listening socket, nonblocking. With `permits` it takes one for each connection.
+    fn add_listener(&mut self, socket: Self::Socket, permits: Option<Arc<Permits>>) -> Token;
+
+    /// Takes a bound datagram socket, nonblocking.
+    fn add_datagram_socket(&mut self, socket: Self::Socket) -> Token;
+
+    /// Queues an operation. Never a system call, never fails. An operation on a token that is no
+    /// more is nothing (its buffer comes home).
+    fn submit(&mut self, op: Op);
+
+    /// Carries out what is queued and waits until something has happened or `until` has come;
+    /// appends what happened to `done`.
+    ///
+    /// # Errors
+    /// Only when the driver itself can't go on.
+    fn wait(&mut self, until: Option<Instant>, done: &mut Vec<Completion>) -> io::Result<()>;
+
+    /// The time. Read it once a turn.
+    fn now(&self) -> Instant;
+
+    /// The bytes in a buffer.
+    fn bytes(&mut self, buffer: &Buffer) -> &mut [u8];
+
+    /// From whom a received datagram is, and to which address it was sent.
+    fn envelope(&self, buffer: &Buffer) -> &Envelope;
+
+    /// Takes a buffer back that is not sent.
+    fn recycle(&mut self, buffer: Buffer);
+
+    /// A number that changes whenever the peer has taken bytes of what it is owed.
+    fn progress(&self, connection: Token) -> u64;
+
+    /// What the kernel knows about a connection; for people, not for the path of a message.
+    fn details(&self, connection: Token) -> Details;
+
+    /// A handle that makes `wait` return [`Completion::Woken`], from any thread.
+    fn waker(&self) -> Waker;
+}
+
+/// Wakes a driver, or the control plane, out of its wait: an `eventfd(2)`.
+#[derive(Clone, Debug)]
+pub struct Waker(Arc<EventFd>);
+
+impl Waker {
+    /// # Errors
+    /// When no descriptor is left.
+    pub fn new() -> io::Result<Self> {
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        Ok(Self(Arc::new(EventFd::from_value_and_flags(0, flags)?)))
+    }
+
+    /// Wakes, now or when it next waits. Any number of calls before that are one.
+    pub fn wake(&self) {
+        // It can fail only when 2^64 - 2 wakings are pending: then it is awake.
+        let _ = self.0.write(1);
+    }
+
+    /// Forgets the wakings so far; says whether there was any.
+    pub fn drain(&self) -> bool {
+        self.0.read().is_ok()
+    }
+
+    /// For waiting: readable while a waking is pending.
+    #[must_use]
+    pub fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        std::os::fd::AsFd::as_fd(&*self.0)
+    }
+}
+
+/// The address of the other side without its port, where it has one.
+#[must_use]
+pub fn ip_of(source: &Source) -> Option<IpAddr> {
+    match source {
+        Source::Inet(address) => Some(address.ip()),
+        Source::Unix(_) => None,
+    }
+}

@@ -1,0 +1,112 @@
+//! How many connections a listener may have: a semaphore shared by the workers that accept for it.
+//!
+//! It is touched when a connection comes and when it goes, never on the path of a message. It
+//! never blocks: who finds no permit rests, and is woken when one comes back.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+
+use super::Waker;
+
+/// The permits of one listener.
+#[derive(Debug)]
+pub struct Permits {
+    taken: AtomicU32,
+    max: AtomicU32,
+    // Somebody rests because there was none. SeqCst throughout: either the taker sees what was
+    // returned, or the returner sees that somebody waits.
+    missed: AtomicBool,
+    wakers: Vec<Waker>,
+}
+
+impl Permits {
+    /// So many permits; `wakers` are all who may rest for want of one.
+    #[must_use]
+    pub fn new(max: u32, wakers: Vec<Waker>) -> Self {
+        Self { taken: AtomicU32::new(0), max: AtomicU32::new(max), missed: AtomicBool::new(false), wakers }
+    }
+
+    /// Takes one, if there is one.
+    pub fn try_take(&self) -> bool {
+        let more = |taken| (taken < self.max.load(SeqCst)).then_some(taken + 1);
+        self.taken.fetch_update(SeqCst, SeqCst, more).is_ok()
+    }
+
+    /// Takes one, or sees to it that the caller is woken when there may be one.
+    pub fn take_or_be_woken(&self) -> bool {
+        self.try_take() || {
+            self.missed.store(true, SeqCst);
+            self.try_take()
+        }
+    }
+
+    /// Takes one more than there are, if need be: for who was promised service.
+    pub fn take_regardless(&self) {
+        self.taken.fetch_add(1, SeqCst);
+    }
+
+    /// Gives one back.
+    pub fn give_back(&self) {
+        let before = self.taken.fetch_sub(1, SeqCst);
+        debug_assert!(before > 0, "only what was taken is given back");
+        self.wake_who_missed();
+    }
+
+    /// Changes how many there are. Those taken stay taken.
+    pub fn set_max(&self, max: u32) {
+        self.max.store(max, SeqCst);
+        self.wake_who_missed();
+    }
+
+    fn wake_who_missed(&self) {
+        if self.missed.swap(false, SeqCst) {
+            self.wakers.iter().for_each(Waker::wake);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_are_taken_than_there_are() {
+        let permits = Permits::new(2, vec![]);
+        assert!(permits.try_take() && permits.try_take());
+        assert!(!permits.try_take());
+        permits.give_back();
+        assert!(permits.try_take());
+    }
+
+    #[test]
+    fn who_missed_one_is_woken_when_it_comes_back() {
+        let waker = Waker::new().unwrap();
+        let permits = Permits::new(1, vec![waker.clone()]);
+        assert!(permits.take_or_be_woken());
+        assert!(!permits.take_or_be_woken());
+        assert!(!waker.drain());
+        permits.give_back();
+        assert!(waker.drain());
+    }
+
+    #[test]
+    fn nobody_is_woken_when_nobody_missed_one() {
+        let waker = Waker::new().unwrap();
+        let permits = Permits::new(1, vec![waker.clone()]);
+        assert!(permits.take_or_be_woken());
+        permits.give_back();
+        assert!(!waker.drain());
+    }
+
+    #[test]
+    fn more_permits_wake_and_fewer_take_none_away() {
+        let waker = Waker::new().unwrap();
+        let permits = Permits::new(1, vec![waker.clone()]);
+        assert!(permits.try_take() && !permits.take_or_be_woken());
+        permits.set_max(2);
+        assert!(waker.drain());
+        assert!(permits.try_take());
+        permits.set_max(1);
+        permits.give_back();
+        assert!(!permits.try_take());
+    }
+}
