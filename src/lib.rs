@@ -2,6 +2,7 @@
 #![allow(missing_docs)]
 
 pub mod control;
+pub mod daemon;
 pub mod echo;
 pub mod policy;
 pub mod stats;

@@ -1,5 +1,6 @@
 //! Peers: which of them a request means, in which order, and how many go into one reply.
 
+use std::cmp::Reverse;
 use std::net::{IpAddr, SocketAddr};
 use std::vec;
 
@@ -140,11 +141,11 @@ impl SortKey {
                 Some(endpoint) => (false, Some(endpoint), String::new()),
                 None => (true, None, peer.address.clone()),
             }),
-            Self::Age => peers.sort_by(|a, b| b.age_ms.cmp(&a.age_ms)),
-            Self::Idle => peers.sort_by(|a, b| b.idle_ms.cmp(&a.idle_ms)),
-            Self::Received => peers.sort_by(|a, b| b.bytes_received.cmp(&a.bytes_received)),
-            Self::Sent => peers.sort_by(|a, b| b.bytes_sent.cmp(&a.bytes_sent)),
-            Self::Rtt => peers.sort_by(|a, b| b.rtt_us.cmp(&a.rtt_us)),
+            Self::Age => peers.sort_by_key(|peer| Reverse(peer.age_ms)),
+            Self::Idle => peers.sort_by_key(|peer| Reverse(peer.idle_ms)),
+            Self::Received => peers.sort_by_key(|peer| Reverse(peer.bytes_received)),
+            Self::Sent => peers.sort_by_key(|peer| Reverse(peer.bytes_sent)),
+            Self::Rtt => peers.sort_by_key(|peer| Reverse(peer.rtt_us)),
         }
     }
 }
