@@ -92,8 +92,16 @@ impl Socket {
             path: path.to_owned(),
             identity,
         };
+        socket.listen()?;
         socket.open_up(mode, group)?;
         Ok(socket)
+    }
+
+    /// Listens, for its owner alone as yet.
+    fn listen(&self) -> Result<(), BindError> {
+        let backlog = Backlog::new(BACKLOG).expect("64 is allowed");
+        socket::listen(&self.listener, backlog)
+            .map_err(|cause| BindError::failed(&self.path, "listen", cause))
     }
 
     /// Lets those in who may connect: first whose it is, then what they may.
@@ -104,12 +112,7 @@ impl Socket {
                 .map_err(|cause| BindError::failed(path, "change its group", errno(&cause)))?;
         }
         fs::set_permissions(path, Permissions::from_mode(mode))
-            .map_err(|cause| BindError::failed(path, "change its mode", errno(&cause)))?;
-        socket::listen(
-            &self.listener,
-            Backlog::new(BACKLOG).expect("64 is allowed"),
-        )
-        .map_err(|cause| BindError::failed(path, "listen", cause))
+            .map_err(|cause| BindError::failed(path, "change its mode", errno(&cause)))
     }
 }
 

@@ -357,7 +357,7 @@ fn a_long_list_comes_in_pages_each_made_when_the_one_before_was_taken() {
         .reply(calls[0].id, Reply::Pages(pages), fixture.now);
     while !reader.is_finished() {
         fixture.turn();
-        if let Some(connection) = fixture.server.connections.values().next() {
+        for connection in fixture.server.connections.values() {
             if let State::Writing { message, .. } = &connection.state {
                 assert!(message.len() < 128 * 1024, "one page at a time");
             }
