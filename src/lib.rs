@@ -1,6 +1,8 @@
 //! echod: the echo service a network can rely on.
 #![allow(missing_docs)]
 
+pub mod control;
+pub mod daemon;
 pub mod echo;
 pub mod policy;
 pub mod stats;
