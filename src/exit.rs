@@ -23,14 +23,19 @@ impl Failure {
     /// An ordinary failure with one message.
     #[must_use]
     pub fn new(message: impl Into<String>) -> Self {
-        Self { code: 1, messages: vec![message.into()] }
+        Self {
+            code: 1,
+            messages: vec![message.into()],
+        }
     }
 }
 
 /// Says what went wrong, if anything, and turns it into the exit code of the program of this name.
 #[must_use]
 pub fn end(name: &str, result: Result<(), Failure>) -> ExitCode {
-    let Err(failure) = result else { return ExitCode::SUCCESS };
+    let Err(failure) = result else {
+        return ExitCode::SUCCESS;
+    };
     for message in failure.messages {
         eprintln!("{name}: {message}");
     }

@@ -17,7 +17,8 @@ pub struct Counter(AtomicU64);
 impl Counter {
     /// Adds, from the counter's one writer.
     pub fn add(&self, more: u64) {
-        self.0.store(self.get().wrapping_add(more), Ordering::Relaxed);
+        self.0
+            .store(self.get().wrapping_add(more), Ordering::Relaxed);
     }
 
     /// The number now.
@@ -53,7 +54,10 @@ pub struct Counters {
 
 /// The sum of some sets at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each field is the sum of the counter of the same name")]
+#[expect(
+    missing_docs,
+    reason = "each field is the sum of the counter of the same name"
+)]
 pub struct Totals {
     pub accepted: u64,
     pub closed: u64,
@@ -106,7 +110,10 @@ mod tests {
         sets[1].accepted.add(3);
         sets[1].refused[1].add(7);
         let totals = Totals::of(&sets);
-        assert_eq!((totals.accepted, totals.connections(), totals.refused[1]), (8, 6, 7));
+        assert_eq!(
+            (totals.accepted, totals.connections(), totals.refused[1]),
+            (8, 6, 7)
+        );
     }
 
     #[test]

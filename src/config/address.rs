@@ -17,8 +17,14 @@ pub(super) fn parse(protocol: Protocol, text: &str) -> Result<Vec<Address>, Stri
     }
     let pair = |v4: Ipv4Addr, v6: Ipv6Addr, port: u16| {
         vec![
-            Address::Inet { address: SocketAddr::new(v4.into(), port), optional: false },
-            Address::Inet { address: SocketAddr::new(v6.into(), port), optional: true },
+            Address::Inet {
+                address: SocketAddr::new(v4.into(), port),
+                optional: false,
+            },
+            Address::Inet {
+                address: SocketAddr::new(v6.into(), port),
+                optional: true,
+            },
         ]
     };
     if let Some((host @ ("*" | "localhost"), port)) = text.rsplit_once(':') {
@@ -31,7 +37,10 @@ pub(super) fn parse(protocol: Protocol, text: &str) -> Result<Vec<Address>, Stri
     let address: SocketAddr = text.parse().map_err(|_| advise(text))?;
     if let SocketAddr::V6(v6) = address {
         if let Some(v4) = v6.ip().to_ipv4_mapped() {
-            return Err(format!("an IPv4 address in an IPv6 one: write \"{v4}:{}\"", v6.port()));
+            return Err(format!(
+                "an IPv4 address in an IPv6 one: write \"{v4}:{}\"",
+                v6.port()
+            ));
         }
         if v6.ip().is_unicast_link_local() && v6.scope_id() == 0 {
             let port = v6.port();
@@ -41,7 +50,10 @@ pub(super) fn parse(protocol: Protocol, text: &str) -> Result<Vec<Address>, Stri
             ));
         }
     }
-    Ok(vec![Address::Inet { address, optional: false }])
+    Ok(vec![Address::Inet {
+        address,
+        optional: false,
+    }])
 }
 
 /// The path of a socket file.
@@ -54,7 +66,9 @@ pub(super) fn parse_path(text: &str) -> Result<PathBuf, String> {
     }
     if text.len() > PATH_BYTES_MAX {
         let len = text.len();
-        return Err(format!("a path of {len} bytes: a socket's has at most {PATH_BYTES_MAX}: shorten it"));
+        return Err(format!(
+            "a path of {len} bytes: a socket's has at most {PATH_BYTES_MAX}: shorten it"
+        ));
     }
     Ok(text.into())
 }
@@ -79,7 +93,9 @@ fn advise(text: &str) -> String {
         return format!("a port is missing: write e.g. \"{full}\"");
     }
     if parse_port(text).is_some() {
-        return format!("an address is missing: write e.g. \"*:{text}\" for all, or \"localhost:{text}\"");
+        return format!(
+            "an address is missing: write e.g. \"*:{text}\" for all, or \"localhost:{text}\""
+        );
     }
     let Some((host, port)) = text.rsplit_once(':') else {
         return format!("not an address and port: {FORMS}");
@@ -90,7 +106,9 @@ fn advise(text: &str) -> String {
     if let Ok(v6) = host.parse::<Ipv6Addr>() {
         return format!("an IPv6 address needs brackets: write \"[{v6}]:{port}\"");
     }
-    let numeric = host.chars().all(|part| part.is_ascii_digit() || part == '.');
+    let numeric = host
+        .chars()
+        .all(|part| part.is_ascii_digit() || part == '.');
     if host.is_empty() {
         format!("an address is missing: write e.g. \"*:{port}\" for all, or \"localhost:{port}\"")
     } else if numeric || host.starts_with('[') {
@@ -112,7 +130,9 @@ pub(super) enum Clash {
 /// Whether both can be had at one time. Unix paths share one name space, whatever the kind.
 pub(super) fn clash(one: (Protocol, &Address), other: (Protocol, &Address)) -> Option<Clash> {
     match (one, other) {
-        ((_, Address::Unix(one)), (_, Address::Unix(other))) => (one == other).then_some(Clash::Same),
+        ((_, Address::Unix(one)), (_, Address::Unix(other))) => {
+            (one == other).then_some(Clash::Same)
+        }
         (
             (one_protocol, Address::Inet { address: one, .. }),
             (other_protocol, Address::Inet { address: other, .. }),
@@ -152,7 +172,13 @@ pub(super) fn show(addresses: &[Address]) -> Vec<String> {
 }
 
 fn short_form(first: &Address, second: &Address) -> Option<String> {
-    let (Address::Inet { address: v4, .. }, Address::Inet { address: v6, optional: true }) = (first, second)
+    let (
+        Address::Inet { address: v4, .. },
+        Address::Inet {
+            address: v6,
+            optional: true,
+        },
+    ) = (first, second)
     else {
         return None;
     };

@@ -80,7 +80,10 @@ impl Findings {
         self.0.sort();
         self.0.dedup();
         let diagnostic = |(place, key, message): (Place, _, _)| Diagnostic {
-            file: sources.get(place.source).map(|source| source.name.clone()).unwrap_or_default(),
+            file: sources
+                .get(place.source)
+                .map(|source| source.name.clone())
+                .unwrap_or_default(),
             line: (place.line > 0).then_some(place.line),
             column: (place.column > 0).then_some(place.column),
             key,
@@ -124,8 +127,11 @@ impl Table {
 pub(super) fn read(sources: &[Source], findings: &mut Findings) -> File {
     let mut file = File::default();
     for (index, source) in sources.iter().enumerate() {
-        let mut reader =
-            Reader { text: Text::new(index, &source.text), file: &mut file, findings: Findings::default() };
+        let mut reader = Reader {
+            text: Text::new(index, &source.text),
+            file: &mut file,
+            findings: Findings::default(),
+        };
         let (root, mut errors) = DeTable::parse_recoverable(&source.text);
         errors.sort_by_key(|error| error.span().map_or(0, |span| span.start));
         reader.root(root.get_ref());
@@ -136,10 +142,16 @@ pub(super) fn read(sources: &[Source], findings: &mut Findings) -> File {
         file.broken |= !errors.is_empty();
         for entries in file.tables.values_mut() {
             for typed in entries.values_mut() {
-                typed.retain(|typed| typed.place.source != index || !doubtful.contains(typed.place));
+                typed
+                    .retain(|typed| typed.place.source != index || !doubtful.contains(typed.place));
             }
         }
-        findings.0.extend(found.0.into_iter().filter(|(place, ..)| !doubtful.contains(*place)));
+        findings.0.extend(
+            found
+                .0
+                .into_iter()
+                .filter(|(place, ..)| !doubtful.contains(*place)),
+        );
     }
     file
 }
@@ -166,7 +178,8 @@ impl Reader<'_> {
                     continue;
                 }
                 _ => {
-                    self.file.astray |= content.get_ref().is_table() && !LATER.contains(&("", name));
+                    self.file.astray |=
+                        content.get_ref().is_table() && !LATER.contains(&("", name));
                     let message = unknown_table(name, content.get_ref());
                     self.findings.add(place, Some(name.into()), message);
                     continue;
@@ -175,7 +188,8 @@ impl Reader<'_> {
             match content.get_ref() {
                 DeValue::Table(entries) => self.entries(&table, entries),
                 _ => {
-                    let message = format!("{name}: is a table: write a line [{name}], with its keys below");
+                    let message =
+                        format!("{name}: is a table: write a line [{name}], with its keys below");
                     self.findings.add(place, Some(name.into()), message);
                 }
             }
@@ -204,7 +218,10 @@ impl Reader<'_> {
                 }
                 DeValue::Table(entries) => {
                     self.file.named.entry(name.into()).or_insert(place);
-                    self.file.tables.entry(Table::Listener(name.into())).or_default();
+                    self.file
+                        .tables
+                        .entry(Table::Listener(name.into()))
+                        .or_default();
                     self.entries(&Table::Listener(name.into()), entries);
                 }
                 _ => {
@@ -226,8 +243,9 @@ impl Reader<'_> {
             let own = matches!(name, "protocol" | "address");
             match table.section().keys().find(|key| key.name == name) {
                 Some(_) if own && *table == Table::Defaults => {
-                    let message =
-                        format!("defaults: {name}: each listener has its own: move it to [listener.NAME]");
+                    let message = format!(
+                        "defaults: {name}: each listener has its own: move it to [listener.NAME]"
+                    );
                     self.findings.add(place, Some(table.path(name)), message);
                 }
                 Some(key) => {
@@ -256,7 +274,9 @@ impl Reader<'_> {
                     Value::Integer(parsed.unwrap_or(i128::MAX))
                 }
                 DeValue::Boolean(flag) => Value::Flag(*flag),
-                DeValue::Array(items) => Value::List(items.iter().map(|item| self.typed(item)).collect()),
+                DeValue::Array(items) => {
+                    Value::List(items.iter().map(|item| self.typed(item)).collect())
+                }
                 DeValue::Float(_) | DeValue::Datetime(_) | DeValue::Table(_) => Value::Other,
             },
         }
@@ -273,17 +293,32 @@ struct Text<'a> {
 impl<'a> Text<'a> {
     fn new(source: usize, text: &'a str) -> Self {
         let ends = text.match_indices('\n').map(|(index, _)| index + 1);
-        Self { source, text, lines: std::iter::once(0).chain(ends).collect() }
+        Self {
+            source,
+            text,
+            lines: std::iter::once(0).chain(ends).collect(),
+        }
     }
 
     /// Lines from 1, and columns in characters from 1; a byte order mark is none.
     fn place(&self, offset: usize) -> Place {
         let offset = offset.min(self.text.len());
         let line = self.lines.partition_point(|start| *start <= offset);
-        let before = self.text.get(self.lines[line - 1]..offset).unwrap_or_default();
-        let column = before.chars().filter(|character| *character != '\u{feff}').count() + 1;
+        let before = self
+            .text
+            .get(self.lines[line - 1]..offset)
+            .unwrap_or_default();
+        let column = before
+            .chars()
+            .filter(|character| *character != '\u{feff}')
+            .count()
+            + 1;
         let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        Place { source: self.source, line: number(line), column: number(column) }
+        Place {
+            source: self.source,
+            line: number(line),
+            column: number(column),
+        }
     }
 
     /// Reports the syntax errors, one for each line, and says which lines are not to be trusted:
@@ -299,7 +334,11 @@ impl<'a> Text<'a> {
                 doubtful.0.push(place.line..self.next_table(place.line));
             }
             if place.line != last {
-                findings.add(place, None, explain(message, self.text.get(span).unwrap_or_default()));
+                findings.add(
+                    place,
+                    None,
+                    explain(message, self.text.get(span).unwrap_or_default()),
+                );
             }
             last = place.line;
         }
@@ -309,8 +348,12 @@ impl<'a> Text<'a> {
     /// The number of the next line that begins a table, after this one.
     fn next_table(&self, line: u32) -> u32 {
         let following = self.text.lines().enumerate().skip(line as usize);
-        let table = following.into_iter().find(|(_, text)| text.trim_start().starts_with('['));
-        table.map_or(u32::MAX, |(index, _)| u32::try_from(index + 1).unwrap_or(u32::MAX))
+        let table = following
+            .into_iter()
+            .find(|(_, text)| text.trim_start().starts_with('['));
+        table.map_or(u32::MAX, |(index, _)| {
+            u32::try_from(index + 1).unwrap_or(u32::MAX)
+        })
     }
 }
 
@@ -328,10 +371,16 @@ impl Doubtful {
 fn explain(message: &str, words: &str) -> String {
     let remedy = match message {
         "duplicate key" => {
-            return format!("{} stands here twice: remove one of the two", shorten(words));
+            return format!(
+                "{} stands here twice: remove one of the two",
+                shorten(words)
+            );
         }
         _ if message.starts_with("string values must be quoted") => {
-            return format!("{}: not a value: put quotes around a text, as in \"5m\"", shorten(words));
+            return format!(
+                "{}: not a value: put quotes around a text, as in \"5m\"",
+                shorten(words)
+            );
         }
         _ if message.starts_with("key with no value") => "write KEY = VALUE",
         _ if message.starts_with("unexpected leading zero") => {
@@ -374,20 +423,30 @@ fn unknown_key(table: &Table, name: &str) -> String {
         return format!("{subject}: {word}: does not belong here: {}", home(name));
     }
     let own = |name: &str| *table == Table::Defaults && matches!(name, "protocol" | "address");
-    let names: Vec<_> = section.keys().map(|key| key.name).filter(|name| !own(name)).collect();
+    let names: Vec<_> = section
+        .keys()
+        .map(|key| key.name)
+        .filter(|name| !own(name))
+        .collect();
     match value::nearest(name, names.iter().copied()) {
         Some(near) => format!("{subject}: {word}: unknown key: did you mean {near}?"),
-        None => format!("{subject}: {word}: unknown key: the keys are {}", names.join(", ")),
+        None => format!(
+            "{subject}: {word}: unknown key: the keys are {}",
+            names.join(", ")
+        ),
     }
 }
 
 /// Where a key that is known belongs.
 fn home(name: &str) -> String {
-    let sections = KEYS.iter().filter(|key| key.name == name).map(|key| match key.section {
-        Section::Listener if matches!(name, "protocol" | "address") => "[listener.NAME]".into(),
-        Section::Listener => "[listener.NAME] or [defaults]".into(),
-        section => format!("[{}]", section.name()),
-    });
+    let sections = KEYS
+        .iter()
+        .filter(|key| key.name == name)
+        .map(|key| match key.section {
+            Section::Listener if matches!(name, "protocol" | "address") => "[listener.NAME]".into(),
+            Section::Listener => "[listener.NAME] or [defaults]".into(),
+            section => format!("[{}]", section.name()),
+        });
     format!("move it to {}", sections.collect::<Vec<_>>().join(" or "))
 }
 

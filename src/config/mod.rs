@@ -228,8 +228,13 @@ impl Config {
     /// What [`EMBEDDED`] says.
     #[must_use]
     pub fn embedded() -> Self {
-        let source = Source { name: "built-in configuration".into(), text: EMBEDDED.into() };
-        load(&[source]).expect("the built-in configuration is valid").config
+        let source = Source {
+            name: "built-in configuration".into(),
+            text: EMBEDDED.into(),
+        };
+        load(&[source])
+            .expect("the built-in configuration is valid")
+            .config
     }
 }
 
@@ -301,7 +306,10 @@ impl fmt::Display for Address {
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = [self.line, self.column].into_iter().flatten().map(|number| format!(":{number}"));
+        let place = [self.line, self.column]
+            .into_iter()
+            .flatten()
+            .map(|number| format!(":{number}"));
         let place: String = place.collect();
         match self.file.as_str() {
             "" => write!(f, "{}", self.message),

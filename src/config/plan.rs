@@ -86,17 +86,30 @@ fn changed(old: &Listener, new: &Listener, connections: u64) -> Change {
         .filter(|key| differs(old, new, key.name))
         .filter_map(|key| difference(key, Some(show(old, key.name)?), Some(show(new, key.name)?)))
         .collect();
-    let rebind = differences.iter().any(|difference| difference.key.effect == Effect::Rebind);
+    let rebind = differences
+        .iter()
+        .any(|difference| difference.key.effect == Effect::Rebind);
     let stream = old.protocol.is_stream();
     let (action, words) = match rebind {
         _ if differences.is_empty() => (Action::Keep, "unchanged".into()),
         false => (Action::Update, words(&differences)),
-        true => (Action::Rebind, words(&differences) + if stream { "; the old queue is served" } else { "" }),
+        true => (
+            Action::Rebind,
+            words(&differences)
+                + if stream {
+                    "; the old queue is served"
+                } else {
+                    ""
+                },
+        ),
     };
     Change {
         listener: Some(new.name.clone()),
         action,
-        keys: differences.iter().map(|difference| difference.key.name).collect(),
+        keys: differences
+            .iter()
+            .map(|difference| difference.key.name)
+            .collect(),
         restart: Vec::new(),
         connections,
         text: format!("{}: {words}{}", new.name, stay(connections, "; ", "")),
@@ -124,13 +137,22 @@ fn added(new: &Listener, connections: u64) -> Change {
         keys: Vec::new(),
         restart: Vec::new(),
         connections,
-        text: format!("{}: added on {addresses} ({})", new.name, new.protocol.name()),
+        text: format!(
+            "{}: added on {addresses} ({})",
+            new.name,
+            new.protocol.name()
+        ),
     }
 }
 
 fn removed(old: &Listener, connections: u64) -> Change {
-    let stay = stay(connections, ", ", " until they end").replace("stays until they end", "stays until it ends");
-    let queue = if old.protocol.is_stream() { "; its queue is served" } else { "" };
+    let stay = stay(connections, ", ", " until they end")
+        .replace("stays until they end", "stays until it ends");
+    let queue = if old.protocol.is_stream() {
+        "; its queue is served"
+    } else {
+        ""
+    };
     Change {
         listener: Some(old.name.clone()),
         action: Action::Remove,
@@ -158,7 +180,10 @@ fn daemon(old: &Config, new: &Config) -> Option<Change> {
         listener: None,
         action: Action::Update,
         keys: names.clone().map(|key| key.name).collect(),
-        restart: names.filter(|key| key.effect == Effect::Restart).map(|key| key.name).collect(),
+        restart: names
+            .filter(|key| key.effect == Effect::Restart)
+            .map(|key| key.name)
+            .collect(),
         connections: 0,
         text: format!("daemon: {}", words(&differences)),
     })
@@ -178,7 +203,12 @@ fn difference(key: &'static Key, old: Option<String>, new: Option<String>) -> Op
         Section::Control | Section::Log => format!("{} ", key.section.name()),
         Section::Daemon | Section::Listener => String::new(),
     };
-    let text = format!("{section}{} {} → {} ({effect})", key.name, plain(old), plain(new));
+    let text = format!(
+        "{section}{} {} → {} ({effect})",
+        key.name,
+        plain(old),
+        plain(new)
+    );
     Some(Difference { key, text })
 }
 
@@ -187,7 +217,9 @@ fn plain(value: Option<String>) -> String {
     let Some(value) = value else {
         return "not set".into();
     };
-    let inner = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
+    let inner = value
+        .strip_prefix('"')
+        .and_then(|value| value.strip_suffix('"'));
     match inner {
         Some(inner) if !inner.is_empty() && !inner.contains(['"', '\\']) => inner.into(),
         _ => value,
@@ -195,7 +227,10 @@ fn plain(value: Option<String>) -> String {
 }
 
 fn words(differences: &[Difference]) -> String {
-    let words: Vec<_> = differences.iter().map(|difference| difference.text.as_str()).collect();
+    let words: Vec<_> = differences
+        .iter()
+        .map(|difference| difference.text.as_str())
+        .collect();
     words.join(", ")
 }
 

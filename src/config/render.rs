@@ -49,7 +49,11 @@ pub fn show(listener: &Listener, key: &str) -> Option<String> {
         "protocol" => quote(listener.protocol.name()),
         "address" => {
             let shown = address::show(&listener.addresses);
-            if let [only] = shown.as_slice() { quote(only) } else { list(&shown) }
+            if let [only] = shown.as_slice() {
+                quote(only)
+            } else {
+                list(&shown)
+            }
         }
         "reply" => quote(listener.reply.name()),
         "one-shot" => listener.one_shot.to_string(),
@@ -58,15 +62,25 @@ pub fn show(listener: &Listener, key: &str) -> Option<String> {
         "max-connections" => listener.max_connections.to_string(),
         "when-full" => quote(when_full_name(listener.when_full)),
         "max-per-source" => or_word(listener.max_per_source, "off", |count| count.to_string()),
-        "idle-timeout" => or_word(listener.timeouts.idle, "off", |time| quote(&show_duration(time))),
-        "max-lifetime" => or_word(listener.timeouts.lifetime, "off", |time| quote(&show_duration(time))),
-        "write-stall-timeout" => {
-            or_word(listener.timeouts.write_stall, "off", |time| quote(&show_duration(time)))
-        }
+        "idle-timeout" => or_word(listener.timeouts.idle, "off", |time| {
+            quote(&show_duration(time))
+        }),
+        "max-lifetime" => or_word(listener.timeouts.lifetime, "off", |time| {
+            quote(&show_duration(time))
+        }),
+        "write-stall-timeout" => or_word(listener.timeouts.write_stall, "off", |time| {
+            quote(&show_duration(time))
+        }),
         "no-delay" => listener.no_delay.to_string(),
-        "keepalive" => or_word(listener.keepalive, "off", |time| quote(&show_duration(time))),
-        "receive-buffer" => or_word(listener.receive_buffer, "auto", |bytes| quote(&show_size(bytes))),
-        "send-buffer" => or_word(listener.send_buffer, "auto", |bytes| quote(&show_size(bytes))),
+        "keepalive" => or_word(listener.keepalive, "off", |time| {
+            quote(&show_duration(time))
+        }),
+        "receive-buffer" => or_word(listener.receive_buffer, "auto", |bytes| {
+            quote(&show_size(bytes))
+        }),
+        "send-buffer" => or_word(listener.send_buffer, "auto", |bytes| {
+            quote(&show_size(bytes))
+        }),
         "allow" => list(&listener.access.allow),
         "deny" => list(&listener.access.deny),
         "mode" => show_mode(listener.mode),
@@ -78,11 +92,16 @@ pub fn show(listener: &Listener, key: &str) -> Option<String> {
 pub(super) fn show_global(config: &Config, section: Section, key: &str) -> Option<String> {
     let (daemon, control, log) = (&config.daemon, &config.control, &config.log);
     match (section, key) {
-        (Section::Daemon, "workers") => Some(or_word(daemon.workers, "auto", |count| count.to_string())),
+        (Section::Daemon, "workers") => {
+            Some(or_word(daemon.workers, "auto", |count| count.to_string()))
+        }
         (Section::Daemon, "driver") => Some(quote(daemon.driver.name())),
         (Section::Daemon, "drain-timeout") => Some(quote(&show_duration(daemon.drain_timeout))),
         (Section::Daemon, "shutdown-delay") => Some(quote(&show_duration(daemon.shutdown_delay))),
-        (Section::Control, "socket") => control.socket.as_ref().map(|path| quote(&path.to_string_lossy())),
+        (Section::Control, "socket") => control
+            .socket
+            .as_ref()
+            .map(|path| quote(&path.to_string_lossy())),
         (Section::Control, "mode") => Some(show_mode(control.mode)),
         (Section::Control, "group") => control.group.as_deref().map(quote),
         (Section::Log, "target") => Some(quote(log.target.name())),
@@ -143,5 +162,9 @@ fn show_mode(mode: u32) -> String {
 
 /// A name with a dot in it needs quotes to be one name.
 fn table_name(name: &str) -> String {
-    if name.contains('.') { quote(name) } else { name.into() }
+    if name.contains('.') {
+        quote(name)
+    } else {
+        name.into()
+    }
 }

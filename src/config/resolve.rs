@@ -15,8 +15,8 @@ use super::file::{self, Entries, File, Findings, Place, Table, Typed, Value};
 use super::keys::{Section, has_meaning};
 use super::render::{level_name, when_full_name};
 use super::{
-    Address, Config, Control, Daemon, Diagnostic, DriverChoice, Listener, Loaded, Log, LogTarget, Protocol,
-    Source, value,
+    Address, Config, Control, Daemon, Diagnostic, DriverChoice, Listener, Loaded, Log, LogTarget,
+    Protocol, Source, value,
 };
 use crate::echo;
 use crate::policy::Access;
@@ -24,8 +24,8 @@ use crate::policy::limits::{Timeouts, WhenFull};
 
 /// The names of syslog(3)'s facilities.
 const FACILITIES: [&str; 20] = [
-    "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp",
-    "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
+    "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv",
+    "ftp", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
 ];
 
 const LEVELS: [LevelFilter; 6] = [
@@ -49,7 +49,10 @@ pub(super) fn load(sources: &[Source]) -> Result<Loaded, Vec<Diagnostic>> {
     let file = file::read(sources, &mut resolver.errors);
     let config = resolver.config(&file, sources);
     if resolver.errors.0.is_empty() {
-        Ok(Loaded { config, warnings: resolver.warnings.diagnostics(sources) })
+        Ok(Loaded {
+            config,
+            warnings: resolver.warnings.diagnostics(sources),
+        })
     } else {
         Err(resolver.errors.diagnostics(sources))
     }
@@ -58,8 +61,17 @@ pub(super) fn load(sources: &[Source]) -> Result<Loaded, Vec<Diagnostic>> {
 /// The defaults as a text like any other, from the table of keys.
 pub(super) fn default_text() -> String {
     let mut text = String::new();
-    for section in [Section::Daemon, Section::Control, Section::Log, Section::Listener] {
-        let name = if section == Section::Listener { "defaults" } else { section.name() };
+    for section in [
+        Section::Daemon,
+        Section::Control,
+        Section::Log,
+        Section::Listener,
+    ] {
+        let name = if section == Section::Listener {
+            "defaults"
+        } else {
+            section.name()
+        };
         text += &format!("[{name}]\n");
         for key in section.keys().filter(|key| !key.default.is_empty()) {
             text += &format!("{} = {}\n", key.name, key.default);
@@ -110,9 +122,13 @@ impl Resolver {
         self.each(&Table::Control, entries(&Table::Control), |key, typed| {
             set_control(&mut config.control, key, typed)
         });
-        self.each(&Table::Log, entries(&Table::Log), |key, typed| set_log(&mut config.log, key, typed));
+        self.each(&Table::Log, entries(&Table::Log), |key, typed| {
+            set_log(&mut config.log, key, typed)
+        });
         if let Some(path) = &config.control.socket
-            && let Some(typed) = entries(&Table::Control).get("socket").and_then(|typed| typed.last())
+            && let Some(typed) = entries(&Table::Control)
+                .get("socket")
+                .and_then(|typed| typed.last())
         {
             let addresses = vec![Address::Unix(path.clone())];
             self.taken.push(Taken {
@@ -124,7 +140,11 @@ impl Resolver {
         }
 
         // The defaults are judged even where no listener makes use of them.
-        self.settings(&Table::Defaults, entries(&Table::Defaults), &mut base.clone());
+        self.settings(
+            &Table::Defaults,
+            entries(&Table::Defaults),
+            &mut base.clone(),
+        );
         for name in file.named.keys() {
             if let Some(listener) = self.listener(name, file, &base, entries(&Table::Defaults)) {
                 config.listeners.insert(name.clone(), listener);
@@ -155,25 +175,42 @@ impl Resolver {
     }
 
     fn refuse(&mut self, table: &Table, key: &str, typed: &Typed, message: &str) {
-        self.errors.add(typed.place, Some(table.path(key)), about(table, key, typed, message));
+        self.errors.add(
+            typed.place,
+            Some(table.path(key)),
+            about(table, key, typed, message),
+        );
     }
 
     fn warn(&mut self, table: &Table, key: &str, typed: &Typed, message: &str) {
-        self.warnings.add(typed.place, Some(table.path(key)), about(table, key, typed, message));
+        self.warnings.add(
+            typed.place,
+            Some(table.path(key)),
+            about(table, key, typed, message),
+        );
     }
 
-    fn listener(&mut self, name: &str, file: &File, base: &Listener, defaults: &Entries) -> Option<Listener> {
+    fn listener(
+        &mut self,
+        name: &str,
+        file: &File,
+        base: &Listener,
+        defaults: &Entries,
+    ) -> Option<Listener> {
         let table = Table::Listener(name.into());
         let entries = file.tables.get(&table)?;
         let missing = |key: &str| !entries.contains_key(key) && !file.broken;
         let place = file.named.get(name).copied().unwrap_or_default();
         if missing("protocol") {
-            let message = "is missing: add protocol = \"tcp\", \"udp\", \"unix-stream\" or \"unix-datagram\"";
+            let message =
+                "is missing: add protocol = \"tcp\", \"udp\", \"unix-stream\" or \"unix-datagram\"";
             let message = format!("{}: protocol: {message}", table.subject());
-            self.errors.add(place, Some(table.path("protocol")), message);
+            self.errors
+                .add(place, Some(table.path("protocol")), message);
         }
         if missing("address") {
-            let message = "is missing: add e.g. address = \"localhost:7007\", or a path for a Unix socket";
+            let message =
+                "is missing: add e.g. address = \"localhost:7007\", or a path for a Unix socket";
             let message = format!("{}: address: {message}", table.subject());
             self.errors.add(place, Some(table.path("address")), message);
         }
@@ -182,7 +219,11 @@ impl Resolver {
             self.settings(&table, entries, &mut base.clone());
             return None;
         };
-        let mut listener = Listener { name: name.into(), protocol, ..base.clone() };
+        let mut listener = Listener {
+            name: name.into(),
+            protocol,
+            ..base.clone()
+        };
         let mut useful = defaults.clone();
         useful.retain(|key, _| has_meaning(protocol, key));
         self.settings(&Table::Defaults, &useful, &mut listener);
@@ -237,7 +278,12 @@ impl Resolver {
 
     fn networks(&mut self, table: &Table, key: &str, typed: &Typed) -> Vec<IpNet> {
         let Value::List(items) = &typed.value else {
-            self.refuse(table, key, typed, "not a list: write e.g. [\"192.0.2.0/24\", \"2001:db8::/32\"]");
+            self.refuse(
+                table,
+                key,
+                typed,
+                "not a list: write e.g. [\"192.0.2.0/24\", \"2001:db8::/32\"]",
+            );
             return Vec::new();
         };
         let mut networks = Vec::new();
@@ -246,7 +292,8 @@ impl Resolver {
                 Ok(network) => {
                     let meant = network.trunc();
                     if meant != network {
-                        let message = format!("has bits beyond its prefix: it means \"{meant}\": write that");
+                        let message =
+                            format!("has bits beyond its prefix: it means \"{meant}\": write that");
                         self.warn(table, key, item, &message);
                     }
                     networks.push(meant);
@@ -260,16 +307,31 @@ impl Resolver {
         networks
     }
 
-    fn addresses(&mut self, table: &Table, typed: &Typed, name: &str, protocol: Protocol) -> Vec<Address> {
+    fn addresses(
+        &mut self,
+        table: &Table,
+        typed: &Typed,
+        name: &str,
+        protocol: Protocol,
+    ) -> Vec<Address> {
         let items = match &typed.value {
             Value::List(items) if items.is_empty() => {
-                self.refuse(table, "address", typed, "an empty list: write at least one address");
+                self.refuse(
+                    table,
+                    "address",
+                    typed,
+                    "an empty list: write at least one address",
+                );
                 return Vec::new();
             }
             Value::List(items) => items.as_slice(),
             _ => std::slice::from_ref(typed),
         };
-        let example = if protocol.is_unix() { "\"/run/echod/echo.sock\"" } else { "\"localhost:7007\"" };
+        let example = if protocol.is_unix() {
+            "\"/run/echod/echo.sock\""
+        } else {
+            "\"localhost:7007\""
+        };
         let mut all = Vec::new();
         for item in items {
             match value::text(item, example).and_then(|text| address::parse(protocol, text)) {
@@ -290,7 +352,13 @@ impl Resolver {
     }
 
     /// A Unix socket has one queue; and one connection at a time wants no more than one.
-    fn judge_sockets(&mut self, table: &Table, entries: &Entries, defaults: &Entries, listener: &Listener) {
+    fn judge_sockets(
+        &mut self,
+        table: &Table,
+        entries: &Entries,
+        defaults: &Entries,
+        listener: &Listener,
+    ) {
         let Some(sockets) = listener.sockets.filter(|sockets| *sockets > 1) else {
             return;
         };
@@ -300,7 +368,9 @@ impl Resolver {
                 self.refuse(table, "sockets", typed, &message);
             }
         } else if listener.protocol.is_stream() && listener.max_connections == 1 {
-            let typed = ["sockets", "max-connections"].iter().find_map(|key| entries.get(*key)?.last());
+            let typed = ["sockets", "max-connections"]
+                .iter()
+                .find_map(|key| entries.get(*key)?.last());
             let typed = typed.or_else(|| defaults.get("sockets")?.last());
             if let Some(typed) = typed {
                 let message = format!(
@@ -308,7 +378,8 @@ impl Resolver {
                      served in order: write sockets = 1",
                     table.subject()
                 );
-                self.warnings.add(typed.place, Some(table.path("sockets")), message);
+                self.warnings
+                    .add(typed.place, Some(table.path("sockets")), message);
             }
         }
     }
@@ -319,15 +390,27 @@ impl Resolver {
         taken.sort_by_key(|taken| taken.place);
         for (index, late) in taken.iter().enumerate() {
             let clash = |early: &Taken| {
-                let pairs = late.addresses.iter().flat_map(|one| early.addresses.iter().map(move |other| (one, other)));
+                let pairs = late
+                    .addresses
+                    .iter()
+                    .flat_map(|one| early.addresses.iter().map(move |other| (one, other)));
                 let clashes = pairs.filter_map(|(one, other)| {
-                    address::clash((late.owner.protocol(), one), (early.owner.protocol(), other))
+                    address::clash(
+                        (late.owner.protocol(), one),
+                        (early.owner.protocol(), other),
+                    )
                 });
                 clashes.min_by_key(|clash| *clash != Clash::Same)
             };
-            let found = taken[..index].iter().find_map(|early| Some((early, clash(early)?)));
+            let found = taken[..index]
+                .iter()
+                .find_map(|early| Some((early, clash(early)?)));
             if let Some((early, clash)) = found {
-                self.errors.add(late.place, Some(late.key()), late.message(early, clash, sources));
+                self.errors.add(
+                    late.place,
+                    Some(late.key()),
+                    late.message(early, clash, sources),
+                );
             }
         }
     }
@@ -361,7 +444,9 @@ impl Taken {
             Clash::Same => format!("{subject} {quoted}: already used by {owner} ({place})"),
             Clash::Overlap => {
                 let other = &early.quoted;
-                format!("{subject} {quoted}: overlaps {other} of {owner} ({place}): keep one of the two")
+                format!(
+                    "{subject} {quoted}: overlaps {other} of {owner} ({place}): keep one of the two"
+                )
             }
         }
     }
@@ -374,23 +459,37 @@ fn about(table: &Table, key: &str, typed: &Typed, message: &str) -> String {
 
 /// What holds where nothing is typed: no listener yet, and what each one starts from.
 fn defaults() -> (Config, Listener) {
-    let source = Source { name: String::new(), text: default_text() };
+    let source = Source {
+        name: String::new(),
+        text: default_text(),
+    };
     let mut resolver = Resolver::default();
     let file = file::read(&[source], &mut resolver.errors);
     let (mut config, mut listener) = blank();
     for (table, entries) in &file.tables {
         match table {
             Table::Daemon => {
-                resolver.each(table, entries, |key, typed| set_daemon(&mut config.daemon, key, typed));
+                resolver.each(table, entries, |key, typed| {
+                    set_daemon(&mut config.daemon, key, typed)
+                });
             }
             Table::Control => {
-                resolver.each(table, entries, |key, typed| set_control(&mut config.control, key, typed));
+                resolver.each(table, entries, |key, typed| {
+                    set_control(&mut config.control, key, typed)
+                });
             }
-            Table::Log => resolver.each(table, entries, |key, typed| set_log(&mut config.log, key, typed)),
-            Table::Defaults | Table::Listener(_) => resolver.settings(table, entries, &mut listener),
+            Table::Log => resolver.each(table, entries, |key, typed| {
+                set_log(&mut config.log, key, typed)
+            }),
+            Table::Defaults | Table::Listener(_) => {
+                resolver.settings(table, entries, &mut listener)
+            }
         }
     }
-    debug_assert!(resolver.errors.0.is_empty(), "every default is a value that may be written");
+    debug_assert!(
+        resolver.errors.0.is_empty(),
+        "every default is a value that may be written"
+    );
     (config, listener)
 }
 
@@ -403,8 +502,16 @@ fn blank() -> (Config, Listener) {
             drain_timeout: Duration::ZERO,
             shutdown_delay: Duration::ZERO,
         },
-        control: Control { socket: None, mode: 0, group: None },
-        log: Log { target: LogTarget::Auto, level: LevelFilter::Off, facility: String::new() },
+        control: Control {
+            socket: None,
+            mode: 0,
+            group: None,
+        },
+        log: Log {
+            target: LogTarget::Auto,
+            level: LevelFilter::Off,
+            facility: String::new(),
+        },
         listeners: BTreeMap::new(),
     };
     let listener = Listener {
@@ -440,10 +547,12 @@ fn set_daemon(daemon: &mut Daemon, key: &str, typed: &Typed) -> Result<(), Strin
             daemon.driver = value::choice(typed, &DriverChoice::ALL, DriverChoice::name)?;
         }
         "drain-timeout" => {
-            daemon.drain_timeout = value::duration(typed, Duration::ZERO, None)?.unwrap_or_default();
+            daemon.drain_timeout =
+                value::duration(typed, Duration::ZERO, None)?.unwrap_or_default();
         }
         "shutdown-delay" => {
-            daemon.shutdown_delay = value::duration(typed, Duration::ZERO, None)?.unwrap_or_default();
+            daemon.shutdown_delay =
+                value::duration(typed, Duration::ZERO, None)?.unwrap_or_default();
         }
         _ => unreachable!("a test sets every key of [daemon]"),
     }
@@ -459,8 +568,12 @@ fn set_control(control: &mut Control, key: &str, typed: &Typed) -> Result<(), St
         "mode" => control.mode = value::mode(typed)?,
         "group" => {
             let group = value::text(typed, "\"echod\"")?;
-            if group.is_empty() || group.contains(|letter: char| letter.is_whitespace() || letter.is_control()) {
-                return Err("not a group: write its name, as in \"echod\", or leave the key out".into());
+            if group.is_empty()
+                || group.contains(|letter: char| letter.is_whitespace() || letter.is_control())
+            {
+                return Err(
+                    "not a group: write its name, as in \"echod\", or leave the key out".into(),
+                );
             }
             control.group = Some(group.into());
         }
@@ -486,18 +599,24 @@ fn set_listener(listener: &mut Listener, key: &str, typed: &Typed) -> Result<(),
         "reply" => listener.reply = value::choice(typed, &echo::Reply::ALL, echo::Reply::name)?,
         "one-shot" => listener.one_shot = value::flag(typed)?,
         "sockets" => listener.sockets = count(typed)?,
-        "backlog" => listener.backlog = value::number(typed, 1, BACKLOG_MAX, None)?.unwrap_or_default(),
+        "backlog" => {
+            listener.backlog = value::number(typed, 1, BACKLOG_MAX, None)?.unwrap_or_default()
+        }
         "max-connections" => {
-            listener.max_connections = value::number(typed, 1, CONNECTIONS_MAX, None)?.unwrap_or_default();
+            listener.max_connections =
+                value::number(typed, 1, CONNECTIONS_MAX, None)?.unwrap_or_default();
         }
         "when-full" => {
-            listener.when_full = value::choice(typed, &[WhenFull::Wait, WhenFull::Reset], when_full_name)?;
+            listener.when_full =
+                value::choice(typed, &[WhenFull::Wait, WhenFull::Reset], when_full_name)?;
         }
         "max-per-source" => {
             listener.max_per_source = value::number(typed, 1, CONNECTIONS_MAX, Some("off"))?;
         }
         "idle-timeout" => listener.timeouts.idle = value::duration(typed, NONZERO, Some("off"))?,
-        "max-lifetime" => listener.timeouts.lifetime = value::duration(typed, NONZERO, Some("off"))?,
+        "max-lifetime" => {
+            listener.timeouts.lifetime = value::duration(typed, NONZERO, Some("off"))?
+        }
         "write-stall-timeout" => {
             listener.timeouts.write_stall = value::duration(typed, NONZERO, Some("off"))?;
         }
@@ -520,12 +639,13 @@ fn count(typed: &Typed) -> Result<Option<u16>, String> {
 fn keepalive(typed: &Typed) -> Result<Option<Duration>, String> {
     let keepalive = value::duration(typed, Duration::from_secs(1), Some("off"))?;
     match keepalive {
-        Some(duration) if duration > KEEPALIVE_MAX => {
-            Err("too long: the kernel takes at most 32767s: write \"9h\" or less, or \"off\"".into())
-        }
-        Some(duration) if duration.subsec_nanos() > 0 => {
-            Err("not whole seconds: the kernel takes no fraction: write e.g. \"60s\", or \"off\"".into())
-        }
+        Some(duration) if duration > KEEPALIVE_MAX => Err(
+            "too long: the kernel takes at most 32767s: write \"9h\" or less, or \"off\"".into(),
+        ),
+        Some(duration) if duration.subsec_nanos() > 0 => Err(
+            "not whole seconds: the kernel takes no fraction: write e.g. \"60s\", or \"off\""
+                .into(),
+        ),
         other => Ok(other),
     }
 }
@@ -536,7 +656,9 @@ fn network(typed: &Typed) -> Result<IpNet, String> {
     let text = value::text(typed, "\"192.0.2.0/24\"")?;
     let network = match text.parse::<IpAddr>() {
         Ok(address) => IpNet::from(address),
-        Err(_) => text.parse().map_err(|_| "not a network: write e.g. \"192.0.2.0/24\" or \"2001:db8::/32\"")?,
+        Err(_) => text
+            .parse()
+            .map_err(|_| "not a network: write e.g. \"192.0.2.0/24\" or \"2001:db8::/32\"")?,
     };
     if let IpNet::V6(v6) = network
         && let Some(v4) = v6.addr().to_ipv4_mapped()

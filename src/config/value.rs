@@ -21,7 +21,10 @@ pub(super) fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) 
     }
     let word = word.to_lowercase();
     let distance = |other: &str| strsim::damerau_levenshtein(&word, other);
-    let (near, distance) = words.into_iter().map(|other| (other, distance(other))).min_by_key(|(_, far)| *far)?;
+    let (near, distance) = words
+        .into_iter()
+        .map(|other| (other, distance(other)))
+        .min_by_key(|(_, far)| *far)?;
     (distance <= (near.len() / 3).max(1)).then_some(near)
 }
 
@@ -42,7 +45,11 @@ pub(super) fn text<'a>(typed: &'a Typed, example: &str) -> Result<&'a str, Strin
 }
 
 /// One of some words.
-pub(super) fn choice<T: Copy>(typed: &Typed, choices: &[T], name: fn(T) -> &'static str) -> Result<T, String> {
+pub(super) fn choice<T: Copy>(
+    typed: &Typed,
+    choices: &[T],
+    name: fn(T) -> &'static str,
+) -> Result<T, String> {
     let names = || choices.iter().map(|choice| name(*choice));
     let all = or(names());
     let Value::Text(text) = &typed.value else {
@@ -58,16 +65,22 @@ pub(super) fn choice<T: Copy>(typed: &Typed, choices: &[T], name: fn(T) -> &'sta
 }
 
 /// An integer from `least` to `most`, or the word.
-pub(super) fn number(typed: &Typed, least: u32, most: u32, word: Word) -> Result<Option<u32>, String> {
+pub(super) fn number(
+    typed: &Typed,
+    least: u32,
+    most: u32,
+    word: Word,
+) -> Result<Option<u32>, String> {
     let allowed = match word {
         Some(word) => format!("write {least} to {most}, or \"{word}\""),
         None => format!("write {least} to {most}"),
     };
     match &typed.value {
         Value::Text(text) if word == Some(text.as_str()) => Ok(None),
-        Value::Text(text) if text.parse::<i128>().is_ok() => {
-            Err(format!("a text, not a number: leave out the quotes; {}", allowed))
-        }
+        Value::Text(text) if text.parse::<i128>().is_ok() => Err(format!(
+            "a text, not a number: leave out the quotes; {}",
+            allowed
+        )),
         Value::Integer(number) => match u32::try_from(*number) {
             Ok(number) if (least..=most).contains(&number) => Ok(Some(number)),
             _ => Err(format!("out of range: {}", allowed)),
@@ -77,24 +90,42 @@ pub(super) fn number(typed: &Typed, least: u32, most: u32, word: Word) -> Result
 }
 
 /// A time with its unit, or the word. Zero only where `least` is.
-pub(super) fn duration(typed: &Typed, least: Duration, word: Word) -> Result<Option<Duration>, String> {
+pub(super) fn duration(
+    typed: &Typed,
+    least: Duration,
+    word: Word,
+) -> Result<Option<Duration>, String> {
     let or_word = word.map_or(String::new(), |word| format!(", or \"{word}\""));
     let text = match &typed.value {
         Value::Text(text) if word == Some(text.as_str()) => return Ok(None),
         Value::Text(text) => text.trim(),
-        Value::Integer(0) if word.is_some() => return Err("not a duration: write \"off\" for none".into()),
-        Value::Integer(number) => {
-            return Err(format!("a number without a unit: write e.g. \"{number}s\"{or_word}"));
+        Value::Integer(0) if word.is_some() => {
+            return Err("not a duration: write \"off\" for none".into());
         }
-        _ => return Err(format!("not a duration: write e.g. \"30s\" or \"5m\"{or_word}")),
+        Value::Integer(number) => {
+            return Err(format!(
+                "a number without a unit: write e.g. \"{number}s\"{or_word}"
+            ));
+        }
+        _ => {
+            return Err(format!(
+                "not a duration: write e.g. \"30s\" or \"5m\"{or_word}"
+            ));
+        }
     };
     if !text.is_empty() && text.chars().all(|digit| digit.is_ascii_digit()) {
-        return Err(format!("a number without a unit: write e.g. \"{text}s\"{or_word}"));
+        return Err(format!(
+            "a number without a unit: write e.g. \"{text}s\"{or_word}"
+        ));
     }
-    let duration = humantime::parse_duration(text)
-        .map_err(|_| format!("not a duration: write e.g. \"250ms\", \"30s\" or \"10m30s\"{or_word}"))?;
+    let duration = humantime::parse_duration(text).map_err(|_| {
+        format!("not a duration: write e.g. \"250ms\", \"30s\" or \"10m30s\"{or_word}")
+    })?;
     if duration > DURATION_MAX {
-        return Err(format!("too long: write at most \"{}\"{or_word}", show_duration(DURATION_MAX)));
+        return Err(format!(
+            "too long: write at most \"{}\"{or_word}",
+            show_duration(DURATION_MAX)
+        ));
     }
     if duration < least {
         let least = match least.as_nanos() {
@@ -118,7 +149,9 @@ pub(super) fn size(typed: &Typed, word: Word) -> Result<Option<u32>, String> {
         _ => None,
     };
     match bytes {
-        None => Err(format!("not a size: write e.g. \"64KiB\", \"1MiB\" or 4096 (bytes){or_word}")),
+        None => Err(format!(
+            "not a size: write e.g. \"64KiB\", \"1MiB\" or 4096 (bytes){or_word}"
+        )),
         Some(bytes @ LEAST..=MOST) => Ok(u32::try_from(bytes).ok()),
         Some(_) => Err(format!("out of range: write \"1KiB\" to \"1GiB\"{or_word}")),
     }
@@ -126,7 +159,9 @@ pub(super) fn size(typed: &Typed, word: Word) -> Result<Option<u32>, String> {
 
 /// `64KiB`, `4096`; `None` for what is no size. What is too large saturates.
 fn parse_size(text: &str) -> Option<u64> {
-    let end = text.find(|digit: char| !digit.is_ascii_digit()).unwrap_or(text.len());
+    let end = text
+        .find(|digit: char| !digit.is_ascii_digit())
+        .unwrap_or(text.len());
     let (digits, unit) = text.split_at(end);
     let scale: u64 = match unit.trim_start() {
         "" | "B" => 1,
@@ -146,10 +181,13 @@ pub(super) fn mode(typed: &Typed) -> Result<u32, String> {
     let Value::Text(text) = &typed.value else {
         return Err("not a text: write the octal digits in quotes, as in \"0660\"".into());
     };
-    let octal = (3..=4).contains(&text.len()) && text.chars().all(|digit| ('0'..='7').contains(&digit));
+    let octal =
+        (3..=4).contains(&text.len()) && text.chars().all(|digit| ('0'..='7').contains(&digit));
     match u32::from_str_radix(text, 8) {
         Ok(mode) if octal && mode <= 0o777 => Ok(mode),
-        _ => Err("not permissions: write octal digits from \"0000\" to \"0777\", as in \"0660\"".into()),
+        _ => Err(
+            "not permissions: write octal digits from \"0000\" to \"0777\", as in \"0660\"".into(),
+        ),
     }
 }
 
@@ -188,7 +226,10 @@ pub(super) fn show_duration(duration: Duration) -> String {
 /// `64KiB`: in the largest unit that needs no fraction.
 pub(super) fn show_size(bytes: u32) -> String {
     let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-    match units.into_iter().find(|(_, scale)| bytes > 0 && bytes.is_multiple_of(*scale)) {
+    match units
+        .into_iter()
+        .find(|(_, scale)| bytes > 0 && bytes.is_multiple_of(*scale))
+    {
         Some((unit, scale)) => format!("{}{unit}", bytes / scale),
         None => format!("{bytes}B"),
     }

@@ -1,3 +1,5 @@
 //! echoctl.
 /// The program.
-pub fn main() -> std::process::ExitCode { std::process::ExitCode::from(1) }
+pub fn main() -> std::process::ExitCode {
+    std::process::ExitCode::from(1)
+}

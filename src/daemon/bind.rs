@@ -60,7 +60,11 @@ pub(super) fn inherited(listener: &Listener) -> Inherited {
 
 /// How many sockets each address of the listener gets.
 pub(super) fn sockets_per_address(listener: &Listener, workers: usize) -> usize {
-    if listener.protocol.is_unix() { 1 } else { listener.sockets.map_or(workers, usize::from) }
+    if listener.protocol.is_unix() {
+        1
+    } else {
+        listener.sockets.map_or(workers, usize::from)
+    }
 }
 
 /// Binds one address of a listener. Streams do not listen yet. Nothing, with a warning, for an
@@ -73,13 +77,21 @@ pub(super) fn bind(
     warnings: &mut Vec<String>,
 ) -> Result<Vec<Bound>, String> {
     let name = &listener.name;
-    let fail = |error: &io::Error| format!("listener \"{name}\": bind {address}: {}", explain(error, address, listener));
+    let fail = |error: &io::Error| {
+        format!(
+            "listener \"{name}\": bind {address}: {}",
+            explain(error, address, listener)
+        )
+    };
     match address {
         Address::Unix(path) => {
             let bound = bind_path(listener, path, site).map_err(|error| fail(&error))?;
             Ok(vec![bound])
         }
-        Address::Inet { address: inet, optional } => {
+        Address::Inet {
+            address: inet,
+            optional,
+        } => {
             let mut inet = *inet;
             if let Some(port) = port.filter(|_| inet.port() == 0) {
                 inet.set_port(port);
@@ -87,7 +99,9 @@ pub(super) fn bind(
             match bind_inet(listener, address, inet, site) {
                 Ok(bound) => Ok(bound),
                 Err(error) if *optional && is_missing_family(&error) => {
-                    warnings.push(format!("listener \"{name}\": {address} is left out: this host has no IPv6"));
+                    warnings.push(format!(
+                        "listener \"{name}\": {address} is left out: this host has no IPv6"
+                    ));
                     Ok(Vec::new())
                 }
                 Err(error) => Err(fail(&error)),
@@ -96,14 +110,23 @@ pub(super) fn bind(
     }
 }
 
-fn bind_inet(listener: &Listener, address: &Address, inet: SocketAddr, site: &Site<'_>) -> io::Result<Vec<Bound>> {
+fn bind_inet(
+    listener: &Listener,
+    address: &Address,
+    inet: SocketAddr,
+    site: &Site<'_>,
+) -> io::Result<Vec<Bound>> {
     let (kind, socket_type) = kinds(listener.protocol);
     let count = sockets_per_address(listener, site.workers);
     let options = inherited(listener);
     let mut inet = inet;
     let mut sockets: Vec<OwnedFd> = Vec::with_capacity(count);
     for index in 0..count {
-        let fd = if index == 0 { bind_first(socket_type, inet, site)? } else { bind_beside(socket_type, inet)? };
+        let fd = if index == 0 {
+            bind_first(socket_type, inet, site)?
+        } else {
+            bind_beside(socket_type, inet)?
+        };
         if index == 0 {
             inet = socket::local_address(fd.as_fd()).unwrap_or(inet);
             if count > 1 {
@@ -118,7 +141,13 @@ fn bind_inet(listener: &Listener, address: &Address, inet: SocketAddr, site: &Si
         let pairs = (0..count.max(site.workers)).filter(|pair| pair % count == index);
         let mut workers: Vec<usize> = pairs.map(|pair| pair % site.workers).collect();
         workers.dedup();
-        Ok(Bound { address: address.clone(), kind, handles: handles(&fd, workers)?, fd, file: None })
+        Ok(Bound {
+            address: address.clone(),
+            kind,
+            handles: handles(&fd, workers)?,
+            fd,
+            file: None,
+        })
     });
     bound.collect()
 }
@@ -129,10 +158,12 @@ fn bind_inet(listener: &Listener, address: &Address, inet: SocketAddr, site: &Si
 fn bind_first(socket_type: Type, inet: SocketAddr, site: &Site<'_>) -> io::Result<OwnedFd> {
     let alone = socket::bind_inet(socket_type, inet, Binding::Exclusive);
     match alone {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+        Err(ref error) if error.kind() == io::ErrorKind::AddrInUse => {}
         other => return other,
     }
-    let same_port = |fd: &&BorrowedFd<'_>| socket::local_address(**fd).is_some_and(|local| local.port() == inet.port());
+    let same_port = |fd: &&BorrowedFd<'_>| {
+        socket::local_address(**fd).is_some_and(|local| local.port() == inet.port())
+    };
     let ours: Vec<_> = site.retiring.iter().filter(same_port).collect();
     if ours.is_empty() {
         return alone;
@@ -150,7 +181,10 @@ fn bind_beside(socket_type: Type, inet: SocketAddr) -> io::Result<OwnedFd> {
 fn bind_path(listener: &Listener, path: &Path, site: &Site<'_>) -> io::Result<Bound> {
     let (kind, socket_type) = kinds(listener.protocol);
     let ours = site.retiring_paths.iter().any(|retiring| retiring == path);
-    let beside = path.with_file_name(format!("{}~", path.file_name().unwrap_or_default().display()));
+    let beside = path.with_file_name(format!(
+        "{}~",
+        path.file_name().unwrap_or_default().display()
+    ));
     let bind_at = if ours { beside.as_path() } else { path };
     remove_stale(socket_type, bind_at)?;
     // No moment in which others than the owner could connect: the mode comes before the listening.
@@ -161,11 +195,21 @@ fn bind_path(listener: &Listener, path: &Path, site: &Site<'_>) -> io::Result<Bo
     let metadata = fs::symlink_metadata(bind_at)?;
     let inode = (metadata.dev(), metadata.ino());
     let bound_at = ours.then_some(beside.clone());
-    let file = SocketFile { path: path.into(), bound_at, inode };
+    let file = SocketFile {
+        path: path.into(),
+        bound_at,
+        inode,
+    };
     fs::set_permissions(bind_at, fs::Permissions::from_mode(listener.mode))?;
     socket::set_inherited(fd.as_fd(), &inherited(listener))?;
     let handles = handles(&fd, (0..site.workers).collect())?;
-    Ok(Bound { address: Address::Unix(path.into()), kind, fd, handles, file: Some(file) })
+    Ok(Bound {
+        address: Address::Unix(path.into()),
+        kind,
+        fd,
+        handles,
+        file: Some(file),
+    })
 }
 
 /// Removes the file of a socket that nobody has any more; never one that somebody has, or another
@@ -177,7 +221,10 @@ fn remove_stale(socket_type: Type, path: &Path) -> io::Result<()> {
         Err(error) => return Err(error),
     };
     if !metadata.file_type().is_socket() {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is not a socket"));
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "there is a file that is not a socket",
+        ));
     }
     if socket::unix_is_alive(socket_type, path)? {
         return Err(io::ErrorKind::AddrInUse.into());
@@ -186,15 +233,25 @@ fn remove_stale(socket_type: Type, path: &Path) -> io::Result<()> {
 }
 
 fn kinds(protocol: Protocol) -> (Kind, Type) {
-    if protocol.is_stream() { (Kind::Stream, Type::STREAM) } else { (Kind::Datagram, Type::DGRAM) }
+    if protocol.is_stream() {
+        (Kind::Stream, Type::STREAM)
+    } else {
+        (Kind::Datagram, Type::DGRAM)
+    }
 }
 
 fn handles(fd: &OwnedFd, workers: Vec<usize>) -> io::Result<Vec<(usize, OwnedFd)>> {
-    workers.into_iter().map(|worker| Ok((worker, fd.try_clone()?))).collect()
+    workers
+        .into_iter()
+        .map(|worker| Ok((worker, fd.try_clone()?)))
+        .collect()
 }
 
 fn is_missing_family(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
+    )
 }
 
 /// What went wrong and what to do, for who has to do it.
@@ -205,16 +262,28 @@ fn explain(error: &io::Error, address: &Address, listener: &Listener) -> String 
     };
     match (error.raw_os_error(), port) {
         (Some(libc::EADDRINUSE), Some(port)) => {
-            let flag = if listener.protocol == Protocol::Tcp { "-ltnp" } else { "-lunp" };
+            let flag = if listener.protocol == Protocol::Tcp {
+                "-ltnp"
+            } else {
+                "-lunp"
+            };
             format!("address already in use; ask who has it: ss {flag} 'sport = :{port}'")
         }
         (Some(libc::EACCES), Some(port)) if port < 1024 => {
             "permission denied; ports below 1024 need CAP_NET_BIND_SERVICE".into()
         }
-        (Some(libc::EADDRNOTAVAIL), _) => "this host does not have that address; see: ip address".into(),
-        (Some(libc::EACCES), None) => "permission denied; the daemon's user must be able to write to the folder".into(),
-        (Some(libc::ENOENT), None) => "the folder does not exist; make it, or use RuntimeDirectory= in the unit".into(),
-        (_, None) if error.kind() == io::ErrorKind::AddrInUse => "a running process serves it: stop that first".into(),
+        (Some(libc::EADDRNOTAVAIL), _) => {
+            "this host does not have that address; see: ip address".into()
+        }
+        (Some(libc::EACCES), None) => {
+            "permission denied; the daemon's user must be able to write to the folder".into()
+        }
+        (Some(libc::ENOENT), None) => {
+            "the folder does not exist; make it, or use RuntimeDirectory= in the unit".into()
+        }
+        (_, None) if error.kind() == io::ErrorKind::AddrInUse => {
+            "a running process serves it: stop that first".into()
+        }
         _ => error.to_string(),
     }
 }
@@ -235,7 +304,8 @@ impl SocketFile {
 
     fn remove_if_ours(&self) {
         let path = self.bound_at.as_ref().unwrap_or(&self.path);
-        let ours = fs::symlink_metadata(path).is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.inode);
+        let ours = fs::symlink_metadata(path)
+            .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.inode);
         if ours {
             // Somebody may have been faster: then it is gone as well.
             let _ = fs::remove_file(path);

@@ -74,11 +74,26 @@ pub(super) struct Prepared {
 
 impl Listeners {
     /// Binds what `changes` need. On failure nothing has changed.
-    pub(super) fn prepare(&self, new: &Config, changes: &[Change], workers: usize) -> Result<Prepared, Vec<String>> {
+    pub(super) fn prepare(
+        &self,
+        new: &Config,
+        changes: &[Change],
+        workers: usize,
+    ) -> Result<Prepared, Vec<String>> {
         let leaving: Vec<&Serving> = self.leaving(new, changes, workers);
-        let retiring: Vec<BorrowedFd<'_>> = leaving.iter().map(|socket| socket.bound.fd.as_fd()).collect();
-        let retiring_paths: Vec<PathBuf> = leaving.iter().filter_map(|socket| path(&socket.bound)).collect();
-        let site = Site { workers, retiring: &retiring, retiring_paths: &retiring_paths };
+        let retiring: Vec<BorrowedFd<'_>> = leaving
+            .iter()
+            .map(|socket| socket.bound.fd.as_fd())
+            .collect();
+        let retiring_paths: Vec<PathBuf> = leaving
+            .iter()
+            .filter_map(|socket| path(&socket.bound))
+            .collect();
+        let site = Site {
+            workers,
+            retiring: &retiring,
+            retiring_paths: &retiring_paths,
+        };
 
         let mut prepared = Prepared::default();
         let mut failures = Vec::new();
@@ -90,10 +105,13 @@ impl Listeners {
                     continue;
                 }
                 // The two halves of `*:0` get the same port.
-                let port = last_port.filter(|_| matches!(address, Address::Inet { optional: true, .. }));
+                let port =
+                    last_port.filter(|_| matches!(address, Address::Inet { optional: true, .. }));
                 match bind::bind(listener, address, port, &site, &mut prepared.warnings) {
                     Ok(bound) => {
-                        last_port = bound.first().and_then(|bound| Some(socket::local_address(bound.fd.as_fd())?.port()));
+                        last_port = bound.first().and_then(|bound| {
+                            Some(socket::local_address(bound.fd.as_fd())?.port())
+                        });
                         sockets.extend(bound);
                     }
                     Err(failure) => failures.push(failure),
@@ -103,7 +121,11 @@ impl Listeners {
         if failures.is_empty() {
             self.listen(new, &mut prepared, &mut failures);
         }
-        if failures.is_empty() { Ok(prepared) } else { Err(failures) }
+        if failures.is_empty() {
+            Ok(prepared)
+        } else {
+            Err(failures)
+        }
     }
 
     fn listen(&self, new: &Config, prepared: &mut Prepared, failures: &mut Vec<String>) {
@@ -111,23 +133,33 @@ impl Listeners {
             let listener = &new.listeners[name];
             for socket in sockets.iter().filter(|socket| socket.kind == Kind::Stream) {
                 if let Err(error) = socket::listen(socket.fd.as_fd(), listener.backlog) {
-                    failures.push(format!("listener \"{name}\": listen on {}: {error}", socket.address));
+                    failures.push(format!(
+                        "listener \"{name}\": listen on {}: {error}",
+                        socket.address
+                    ));
                 }
             }
-            let capped = sockets.iter().find_map(|socket| capped(&socket.fd, listener.backlog));
-            prepared.warnings.extend(capped.map(|warning| format!("listener \"{name}\": {warning}")));
+            let capped = sockets
+                .iter()
+                .find_map(|socket| capped(&socket.fd, listener.backlog));
+            prepared
+                .warnings
+                .extend(capped.map(|warning| format!("listener \"{name}\": {warning}")));
         }
     }
 
     /// The sockets in service that the new configuration does not keep.
     fn leaving(&self, new: &Config, changes: &[Change], workers: usize) -> Vec<&Serving> {
-        let affected = changes.iter().filter(|change| matches!(change.action, Action::Rebind | Action::Remove));
+        let affected = changes
+            .iter()
+            .filter(|change| matches!(change.action, Action::Rebind | Action::Remove));
         let old = affected.filter_map(|change| self.in_service.get(change.listener.as_deref()?));
         old.flat_map(|old| {
             let stays = |socket: &&Serving| {
                 let listener = new.listeners.get(&old.config.name);
                 listener.is_some_and(|new| {
-                    new.addresses.contains(&socket.bound.address) && self.keeps(new, &socket.bound.address, workers)
+                    new.addresses.contains(&socket.bound.address)
+                        && self.keeps(new, &socket.bound.address, workers)
                 })
             };
             old.sockets.iter().filter(move |socket| !stays(socket))
@@ -139,8 +171,12 @@ impl Listeners {
     fn keeps(&self, new: &config::Listener, address: &Address, workers: usize) -> bool {
         self.in_service.get(&new.name).is_some_and(|old| {
             old.config.protocol == new.protocol
-                && bind::sockets_per_address(&old.config, workers) == bind::sockets_per_address(new, workers)
-                && old.sockets.iter().any(|socket| socket.bound.address == *address)
+                && bind::sockets_per_address(&old.config, workers)
+                    == bind::sockets_per_address(new, workers)
+                && old
+                    .sockets
+                    .iter()
+                    .any(|socket| socket.bound.address == *address)
         })
     }
 
@@ -154,13 +190,17 @@ impl Listeners {
         now: Instant,
     ) {
         for change in changes {
-            let Some(name) = &change.listener else { continue };
+            let Some(name) = &change.listener else {
+                continue;
+            };
             let listener = new.listeners.get(name);
             let bound = prepared.sockets.remove(name).unwrap_or_default();
             match (change.action, listener) {
                 (Action::Remove, _) => self.remove(name, workers, now),
                 (Action::Add, Some(listener)) => self.add(listener, bound, workers),
-                (Action::Rebind, Some(listener)) if self.in_service[name].config.protocol != listener.protocol => {
+                (Action::Rebind, Some(listener))
+                    if self.in_service[name].config.protocol != listener.protocol =>
+                {
                     self.remove(name, workers, now);
                     self.add(listener, bound, workers);
                 }
@@ -189,7 +229,10 @@ impl Listeners {
         let new = Listener {
             id,
             config: listener.clone(),
-            gate: Arc::new(Gate::new(Permits::new(listener.max_connections, workers.wakers()))),
+            gate: Arc::new(Gate::new(Permits::new(
+                listener.max_connections,
+                workers.wakers(),
+            ))),
             counters: (0..workers.count()).map(|_| Arc::default()).collect(),
             sockets: Vec::new(),
             overridden: Vec::new(),
@@ -201,7 +244,9 @@ impl Listeners {
 
     /// Hands new sockets to the workers.
     fn serve(&mut self, name: &str, bound: Vec<Bound>, workers: &Workers) {
-        let Some(listener) = self.in_service.get_mut(name) else { return };
+        let Some(listener) = self.in_service.get_mut(name) else {
+            return;
+        };
         for mut bound in bound {
             let id = SocketId(self.next_socket);
             self.next_socket += 1;
@@ -214,16 +259,40 @@ impl Listeners {
             let handles = std::mem::take(&mut bound.handles);
             let serving = handles.iter().map(|(worker, _)| *worker).collect();
             for (worker, socket) in handles {
-                workers.command(worker, Command::AddSocket { listener: listener.id, id, kind, socket });
+                workers.command(
+                    worker,
+                    Command::AddSocket {
+                        listener: listener.id,
+                        id,
+                        kind,
+                        socket,
+                    },
+                );
             }
-            listener.sockets.push(Serving { id, workers: serving, bound });
+            listener.sockets.push(Serving {
+                id,
+                workers: serving,
+                bound,
+            });
         }
     }
 
-    fn rebind(&mut self, new: &config::Listener, bound: Vec<Bound>, workers: &Workers, now: Instant) {
-        let keeps: Vec<Address> =
-            new.addresses.iter().filter(|address| self.keeps(new, address, workers.count())).cloned().collect();
-        let Some(listener) = self.in_service.get_mut(&new.name) else { return };
+    fn rebind(
+        &mut self,
+        new: &config::Listener,
+        bound: Vec<Bound>,
+        workers: &Workers,
+        now: Instant,
+    ) {
+        let keeps: Vec<Address> = new
+            .addresses
+            .iter()
+            .filter(|address| self.keeps(new, address, workers.count()))
+            .cloned()
+            .collect();
+        let Some(listener) = self.in_service.get_mut(&new.name) else {
+            return;
+        };
         let (stay, leave) = std::mem::take(&mut listener.sockets)
             .into_iter()
             .partition(|socket| keeps.contains(&socket.bound.address));
@@ -233,7 +302,9 @@ impl Listeners {
     }
 
     fn update(&mut self, new: &config::Listener, workers: &Workers) {
-        let Some(listener) = self.in_service.get_mut(&new.name) else { return };
+        let Some(listener) = self.in_service.get_mut(&new.name) else {
+            return;
+        };
         let options = bind::inherited(new);
         for socket in &listener.sockets {
             let fd = socket.bound.fd.as_fd();
@@ -252,7 +323,11 @@ impl Listeners {
                 && let Some(file) = &socket.bound.file
                 && let Err(error) = file.set_mode(new.mode)
             {
-                log::error!("listener \"{}\": {}: mode: {error}", new.name, socket.bound.address);
+                log::error!(
+                    "listener \"{}\": {}: mode: {error}",
+                    new.name,
+                    socket.bound.address
+                );
             }
         }
         listener.config = new.clone();
@@ -262,7 +337,9 @@ impl Listeners {
     }
 
     fn remove(&mut self, name: &str, workers: &Workers, now: Instant) {
-        let Some(mut listener) = self.in_service.remove(name) else { return };
+        let Some(mut listener) = self.in_service.remove(name) else {
+            return;
+        };
         let sockets = std::mem::take(&mut listener.sockets);
         self.retire_sockets(sockets, now);
         self.retired.push(listener);
@@ -281,16 +358,23 @@ impl Listeners {
         for mut socket in sockets {
             // The path goes first: nobody new finds the way. A successor's file is not touched.
             socket.bound.file = None;
-            let is_tcp = socket.bound.kind == Kind::Stream && matches!(socket.bound.address, Address::Inet { .. });
+            let is_tcp = socket.bound.kind == Kind::Stream
+                && matches!(socket.bound.address, Address::Inet { .. });
             let mut sweep_at = now;
             if is_tcp {
                 match socket::drop_new_connections(socket.bound.fd.as_fd()) {
                     Ok(()) => sweep_at += HANDSHAKE,
-                    Err(error) => log::warn!("{}: clients may be reset: {error}", socket.bound.address),
+                    Err(error) => {
+                        log::warn!("{}: clients may be reset: {error}", socket.bound.address)
+                    }
                 }
             }
             let waits_for = socket.workers.len();
-            self.retiring.push(Retiring { socket, sweep_at: Some(sweep_at), waits_for });
+            self.retiring.push(Retiring {
+                socket,
+                sweep_at: Some(sweep_at),
+                waits_for,
+            });
         }
     }
 
@@ -300,7 +384,12 @@ impl Listeners {
             if retiring.sweep_at.is_some_and(|at| at <= now) {
                 retiring.sweep_at = None;
                 for worker in &retiring.socket.workers {
-                    workers.command(*worker, Command::RetireSocket { id: retiring.socket.id });
+                    workers.command(
+                        *worker,
+                        Command::RetireSocket {
+                            id: retiring.socket.id,
+                        },
+                    );
                 }
             }
         }
@@ -309,7 +398,9 @@ impl Listeners {
             self.retired.retain(|listener| {
                 let has_connections = listener.totals().connections() > 0;
                 if !has_connections {
-                    workers.command_all(|_| Command::Forget { listener: listener.id });
+                    workers.command_all(|_| Command::Forget {
+                        listener: listener.id,
+                    });
                 }
                 has_connections
             });
@@ -318,7 +409,11 @@ impl Listeners {
 
     /// When [`Self::sweep`] is next due.
     pub(super) fn next_sweep(&self, now: Instant) -> Option<Instant> {
-        let sweep = self.retiring.iter().filter_map(|retiring| retiring.sweep_at).min();
+        let sweep = self
+            .retiring
+            .iter()
+            .filter_map(|retiring| retiring.sweep_at)
+            .min();
         // Connections of retired listeners end whenever they like; it is enough to notice soon.
         let forget = (!self.retired.is_empty()).then(|| now + Duration::from_secs(1));
         [sweep, forget].into_iter().flatten().min()
@@ -326,7 +421,11 @@ impl Listeners {
 
     /// A worker has closed its descriptor of a socket.
     pub(super) fn handle_retired(&mut self, id: SocketId) {
-        if let Some(retiring) = self.retiring.iter_mut().find(|retiring| retiring.socket.id == id) {
+        if let Some(retiring) = self
+            .retiring
+            .iter_mut()
+            .find(|retiring| retiring.socket.id == id)
+        {
             retiring.waits_for -= 1;
         }
         // With the last descriptor, ours, the socket is gone.
@@ -340,12 +439,18 @@ impl Listeners {
 
     /// Connections of each listener, by name.
     pub(super) fn connections(&self) -> BTreeMap<String, u64> {
-        self.in_service.iter().map(|(name, listener)| (name.clone(), listener.totals().connections())).collect()
+        self.in_service
+            .iter()
+            .map(|(name, listener)| (name.clone(), listener.totals().connections()))
+            .collect()
     }
 
     /// The sum over all listeners, those on their way out too.
     pub(super) fn totals(&self) -> Totals {
-        Totals::of(self.all().flat_map(|listener| listener.counters.iter().map(|counters| &**counters)))
+        Totals::of(
+            self.all()
+                .flat_map(|listener| listener.counters.iter().map(|counters| &**counters)),
+        )
     }
 
     /// How many are in service.
@@ -363,11 +468,24 @@ impl Listeners {
         Some((&listener.config.name, listener.config.protocol))
     }
 
+    /// The path of a Unix listener.
+    pub(super) fn local_path(&self, id: ListenerId) -> Option<String> {
+        let listener = self.all().find(|listener| listener.id == id)?;
+        let address = listener.config.addresses.first()?;
+        matches!(address, Address::Unix(_)).then(|| address.to_string())
+    }
+
     /// All listeners, for people and programs.
     pub(super) fn report(&self) -> Vec<schema::Listener> {
         let limit = somaxconn();
-        let in_service = self.in_service.values().map(|listener| listener.report(schema::ListenerState::Listening, limit));
-        let retired = self.retired.iter().map(|listener| listener.report(schema::ListenerState::Retired, limit));
+        let in_service = self
+            .in_service
+            .values()
+            .map(|listener| listener.report(schema::ListenerState::Listening, limit));
+        let retired = self
+            .retired
+            .iter()
+            .map(|listener| listener.report(schema::ListenerState::Retired, limit));
         in_service.chain(retired).collect()
     }
 
@@ -378,7 +496,9 @@ impl Listeners {
 
     /// Gives all sockets of a listener this backlog.
     pub(super) fn set_backlog(&mut self, name: &str, backlog: u32) -> std::io::Result<()> {
-        let Some(listener) = self.in_service.get_mut(name) else { return Ok(()) };
+        let Some(listener) = self.in_service.get_mut(name) else {
+            return Ok(());
+        };
         for socket in &listener.sockets {
             socket::listen(socket.bound.fd.as_fd(), backlog)?;
         }
@@ -422,12 +542,16 @@ fn capped(fd: impl AsFd, requested: u32) -> Option<String> {
 /// seen; then a socket that asks for all there is tells.
 fn somaxconn() -> u32 {
     let text = fs::read_to_string("/proc/sys/net/core/somaxconn");
-    text.ok().and_then(|text| text.trim().parse().ok()).or_else(probe_somaxconn).unwrap_or(0)
+    text.ok()
+        .and_then(|text| text.trim().parse().ok())
+        .or_else(probe_somaxconn)
+        .unwrap_or(0)
 }
 
 fn probe_somaxconn() -> Option<u32> {
     let loopback = ([127, 0, 0, 1], 0).into();
-    let probe = socket::bind_inet(socket2::Type::STREAM, loopback, socket::Binding::Exclusive).ok()?;
+    let probe =
+        socket::bind_inet(socket2::Type::STREAM, loopback, socket::Binding::Exclusive).ok()?;
     socket::drop_new_connections(probe.as_fd()).ok()?;
     socket::listen(probe.as_fd(), u32::MAX).ok()?;
     Some(socket::queue(probe.as_fd())?.effective)
@@ -452,8 +576,18 @@ impl Listener {
             return None;
         }
         let requested = self.config.backlog;
-        let mut sum = schema::Backlog { requested, effective: requested.min(limit), limit, queued: 0, overflows: 0 };
-        for queue in self.sockets.iter().filter_map(|socket| socket::queue(socket.bound.fd.as_fd())) {
+        let mut sum = schema::Backlog {
+            requested,
+            effective: requested.min(limit),
+            limit,
+            queued: 0,
+            overflows: 0,
+        };
+        for queue in self
+            .sockets
+            .iter()
+            .filter_map(|socket| socket::queue(socket.bound.fd.as_fd()))
+        {
             sum.effective = queue.effective;
             sum.queued += u64::from(queue.queued);
             sum.overflows += u64::from(queue.overflows);
@@ -466,12 +600,16 @@ impl Listener {
         let mut addresses: Vec<String> = Vec::new();
         for socket in &self.sockets {
             let local = socket::local_address(socket.bound.fd.as_fd());
-            let address = local.map_or_else(|| socket.bound.address.to_string(), |local| local.to_string());
+            let address = local.map_or_else(
+                || socket.bound.address.to_string(),
+                |local| local.to_string(),
+            );
             if !addresses.contains(&address) {
                 addresses.push(address);
             }
         }
-        let refused = Refusal::ALL.map(|reason| (reason.name().to_owned(), totals.refused[reason as usize]));
+        let refused =
+            Refusal::ALL.map(|reason| (reason.name().to_owned(), totals.refused[reason as usize]));
         schema::Listener {
             name: self.config.name.clone(),
             protocol: self.config.protocol.name().into(),

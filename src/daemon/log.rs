@@ -23,7 +23,10 @@ const SYSLOG_SOCKET: &str = "/dev/log";
 /// A message for the operator: `target = "syslog"` where there is none.
 pub(super) fn start(settings: &config::Log) -> Result<(), String> {
     let sink = match choose(settings.target, &Surroundings::look()) {
-        Choice::Syslog => Sink::Syslog(Syslog::connect(Path::new(SYSLOG_SOCKET), facility(&settings.facility))?),
+        Choice::Syslog => Sink::Syslog(Syslog::connect(
+            Path::new(SYSLOG_SOCKET),
+            facility(&settings.facility),
+        )?),
         Choice::Stderr { prefixes } => Sink::Stderr { prefixes },
     };
     log::set_max_level(settings.level);
@@ -59,16 +62,26 @@ impl Surroundings {
 fn choose(target: config::LogTarget, surroundings: &Surroundings) -> Choice {
     match target {
         config::LogTarget::Syslog => Choice::Syslog,
-        config::LogTarget::Auto if surroundings.syslog && !surroundings.journal && !surroundings.terminal => Choice::Syslog,
-        config::LogTarget::Auto | config::LogTarget::Stderr => Choice::Stderr { prefixes: surroundings.journal },
+        config::LogTarget::Auto
+            if surroundings.syslog && !surroundings.journal && !surroundings.terminal =>
+        {
+            Choice::Syslog
+        }
+        config::LogTarget::Auto | config::LogTarget::Stderr => Choice::Stderr {
+            prefixes: surroundings.journal,
+        },
     }
 }
 
 /// Whether standard error is the journal's: `$JOURNAL_STREAM` names its device and inode
 /// (`systemd.exec(5)`), which tells also after a redirection.
 fn stderr_is_journal() -> bool {
-    let Some(stream) = std::env::var_os("JOURNAL_STREAM") else { return false };
-    let Ok(stderr) = std::fs::metadata("/proc/self/fd/2") else { return false };
+    let Some(stream) = std::env::var_os("JOURNAL_STREAM") else {
+        return false;
+    };
+    let Ok(stderr) = std::fs::metadata("/proc/self/fd/2") else {
+        return false;
+    };
     stream.to_str() == Some(&format!("{}:{}", stderr.dev(), stderr.ino()))
 }
 
@@ -88,7 +101,11 @@ impl Log for Sink {
         }
         match self {
             Self::Syslog(syslog) => syslog.write(record.level(), record.args()),
-            Self::Stderr { prefixes: true } => print(format_args!("<{}>{}", priority(record.level()), record.args())),
+            Self::Stderr { prefixes: true } => print(format_args!(
+                "<{}>{}",
+                priority(record.level()),
+                record.args()
+            )),
             Self::Stderr { prefixes: false } => print(format_args!("echod: {}", record.args())),
         }
     }
@@ -121,12 +138,23 @@ struct Syslog {
 
 impl Syslog {
     fn connect(path: &Path, facility: Facility) -> Result<Self, String> {
-        let formatter =
-            Formatter3164 { facility, hostname: None, process: "echod".into(), pid: std::process::id() };
+        let formatter = Formatter3164 {
+            facility,
+            hostname: None,
+            process: "echod".into(),
+            pid: std::process::id(),
+        };
         let logger = open(path, &formatter).map_err(|error| {
-            format!("log: {}: {error}: is a system log running? (target = \"stderr\" needs none)", path.display())
+            format!(
+                "log: {}: {error}: is a system log running? (target = \"stderr\" needs none)",
+                path.display()
+            )
         })?;
-        Ok(Self { path: path.into(), formatter, logger: Mutex::new(logger) })
+        Ok(Self {
+            path: path.into(),
+            formatter,
+            logger: Mutex::new(logger),
+        })
     }
 
     fn write(&self, level: Level, line: &fmt::Arguments<'_>) {
@@ -141,7 +169,10 @@ impl Syslog {
     }
 }
 
-fn open(path: &Path, formatter: &Formatter3164) -> std::io::Result<Logger<LoggerBackend, Formatter3164>> {
+fn open(
+    path: &Path,
+    formatter: &Formatter3164,
+) -> std::io::Result<Logger<LoggerBackend, Formatter3164>> {
     let socket = UnixDatagram::unbound()?;
     socket.connect(path)?;
     socket.set_nonblocking(true)?;
@@ -180,11 +211,23 @@ mod tests {
 
     #[test]
     fn auto_takes_the_journal_then_the_terminal_then_syslog() {
-        let auto = |journal, terminal, syslog| choose(LogTarget::Auto, &Surroundings { journal, terminal, syslog });
+        let auto = |journal, terminal, syslog| {
+            choose(
+                LogTarget::Auto,
+                &Surroundings {
+                    journal,
+                    terminal,
+                    syslog,
+                },
+            )
+        };
         assert_eq!(auto(true, false, true), Choice::Stderr { prefixes: true });
         assert_eq!(auto(false, true, true), Choice::Stderr { prefixes: false });
         assert_eq!(auto(false, false, true), Choice::Syslog);
-        assert_eq!(auto(false, false, false), Choice::Stderr { prefixes: false });
+        assert_eq!(
+            auto(false, false, false),
+            Choice::Stderr { prefixes: false }
+        );
     }
 
     fn receive(socket: &UnixDatagram) -> String {
@@ -212,7 +255,10 @@ mod tests {
         let socket = UnixDatagram::bind(&path).unwrap();
         syslog.write(Level::Error, &format_args!("back again"));
         let line = receive(&socket);
-        assert!(line.starts_with("<27>") && line.ends_with("back again"), "{line}");
+        assert!(
+            line.starts_with("<27>") && line.ends_with("back again"),
+            "{line}"
+        );
     }
 
     #[test]

@@ -46,7 +46,9 @@ impl Origin {
             return Ok(Self::File(file.clone()));
         }
         if args.listen.is_empty() {
-            return Ok(Self::Default { reply: args.reply.clone() });
+            return Ok(Self::Default {
+                reply: args.reply.clone(),
+            });
         }
         let mut sources: Vec<Source> = args.reply.iter().map(|reply| reply_source(reply)).collect();
         let mut names = Vec::new();
@@ -54,10 +56,18 @@ impl Origin {
             let (protocol, address) = split_url(url)?;
             let count = names.iter().filter(|name| **name == protocol).count();
             names.push(protocol);
-            let name = if count == 0 { protocol.to_owned() } else { format!("{protocol}-{}", count + 1) };
+            let name = if count == 0 {
+                protocol.to_owned()
+            } else {
+                format!("{protocol}-{}", count + 1)
+            };
             let address = quote(address);
-            let text = format!("[listener.{name}]\nprotocol = \"{protocol}\"\naddress = {address}\n");
-            sources.push(Source { name: format!("--listen {url}"), text });
+            let text =
+                format!("[listener.{name}]\nprotocol = \"{protocol}\"\naddress = {address}\n");
+            sources.push(Source {
+                name: format!("--listen {url}"),
+                text,
+            });
         }
         Ok(Self::Arguments(sources))
     }
@@ -68,23 +78,38 @@ impl Origin {
     /// Everything that could not be read.
     pub fn read(&self) -> Result<Texts, Vec<Diagnostic>> {
         match self {
-            Self::Arguments(sources) => Ok(Texts { sources: sources.clone(), built_in: false }),
-            Self::File(file) => Ok(Texts { sources: read_with_drop_ins(file, true)?, built_in: false }),
+            Self::Arguments(sources) => Ok(Texts {
+                sources: sources.clone(),
+                built_in: false,
+            }),
+            Self::File(file) => Ok(Texts {
+                sources: read_with_drop_ins(file, true)?,
+                built_in: false,
+            }),
             Self::Default { reply } => {
                 let mut files = read_with_drop_ins(Path::new(DEFAULT_FILE), false)?;
                 let built_in = files.is_empty();
                 if built_in {
-                    files.push(Source { name: "built-in".into(), text: EMBEDDED.into() });
+                    files.push(Source {
+                        name: "built-in".into(),
+                        text: EMBEDDED.into(),
+                    });
                 }
                 let reply = reply.as_deref().map(reply_source);
-                Ok(Texts { sources: reply.into_iter().chain(files).collect(), built_in })
+                Ok(Texts {
+                    sources: reply.into_iter().chain(files).collect(),
+                    built_in,
+                })
             }
         }
     }
 }
 
 fn reply_source(reply: &str) -> Source {
-    Source { name: "--reply".into(), text: format!("[defaults]\nreply = {}\n", quote(reply)) }
+    Source {
+        name: "--reply".into(),
+        text: format!("[defaults]\nreply = {}\n", quote(reply)),
+    }
 }
 
 fn split_url(url: &str) -> Result<(&'static str, &str), String> {
@@ -94,7 +119,9 @@ fn split_url(url: &str) -> Result<(&'static str, &str), String> {
         ("unix://", "unix-stream"),
         ("unixgram://", "unix-datagram"),
     ];
-    let found = SCHEMES.iter().find_map(|(scheme, protocol)| Some((*protocol, url.strip_prefix(scheme)?)));
+    let found = SCHEMES
+        .iter()
+        .find_map(|(scheme, protocol)| Some((*protocol, url.strip_prefix(scheme)?)));
     found.ok_or_else(|| {
         format!("--listen \"{url}\": not a URL of a listener: write tcp://HOST:PORT, udp://HOST:PORT, unix://PATH or unixgram://PATH")
     })
@@ -105,7 +132,10 @@ fn read_with_drop_ins(file: &Path, required: bool) -> Result<Vec<Source>, Vec<Di
     let mut sources = Vec::new();
     let mut problems = Vec::new();
     let mut read = |path: &Path, required: bool| match read_text(path) {
-        Ok(text) => sources.push(Source { name: path.display().to_string(), text }),
+        Ok(text) => sources.push(Source {
+            name: path.display().to_string(),
+            text,
+        }),
         Err(error) if error.kind() == io::ErrorKind::NotFound && !required => {}
         Err(error) => problems.push(diagnostic(path, &error)),
     };
@@ -116,14 +146,21 @@ fn read_with_drop_ins(file: &Path, required: bool) -> Result<Vec<Source>, Vec<Di
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => problems.push(diagnostic(&folder, &error)),
     }
-    if problems.is_empty() { Ok(sources) } else { Err(problems) }
+    if problems.is_empty() {
+        Ok(sources)
+    } else {
+        Err(problems)
+    }
 }
 
 fn drop_ins(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "toml") {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "toml")
+        {
             paths.push(path);
         }
     }
@@ -135,9 +172,13 @@ fn read_text(path: &Path) -> io::Result<String> {
     use std::io::Read;
 
     let mut text = String::new();
-    let read = fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    let read = fs::File::open(path)?
+        .take(FILE_BYTES_MAX + 1)
+        .read_to_string(&mut text)?;
     if read as u64 > FILE_BYTES_MAX {
-        return Err(io::Error::other("larger than 1 MiB: is this the right file?"));
+        return Err(io::Error::other(
+            "larger than 1 MiB: is this the right file?",
+        ));
     }
     Ok(text)
 }
@@ -145,9 +186,17 @@ fn read_text(path: &Path) -> io::Result<String> {
 fn diagnostic(path: &Path, error: &io::Error) -> Diagnostic {
     let message = match error.kind() {
         io::ErrorKind::NotFound => "no such file".to_owned(),
-        io::ErrorKind::PermissionDenied => "permission denied: the daemon's user must be able to read it".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            "permission denied: the daemon's user must be able to read it".to_owned()
+        }
         io::ErrorKind::InvalidData => "not UTF-8 text".to_owned(),
         _ => error.to_string(),
     };
-    Diagnostic { file: path.display().to_string(), line: None, column: None, key: None, message }
+    Diagnostic {
+        file: path.display().to_string(),
+        line: None,
+        column: None,
+        key: None,
+        message,
+    }
 }

@@ -4,13 +4,12 @@
 //! nothing can fail. The same [`ReloadResult`] goes to whoever asked, the log, the service manager
 //! and `GetStatus`.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::{self, Config, Loaded, plan};
 use crate::control::schema::{self, ReloadOutcome, ReloadResult, Trigger};
 
 use super::Daemon;
-use super::listeners::Prepared;
 use super::notify;
 use super::origin::{Origin, Texts};
 
@@ -52,7 +51,10 @@ impl History {
             warnings,
             changes: changes.iter().map(change).collect(),
         };
-        Self { last, generation: 1 }
+        Self {
+            last,
+            generation: 1,
+        }
     }
 }
 
@@ -88,39 +90,84 @@ impl Daemon {
         result
     }
 
-    fn attempt(&mut self, dry_run: bool, result: &mut ReloadResult) -> Result<ReloadOutcome, Vec<schema::Diagnostic>> {
+    fn attempt(
+        &mut self,
+        dry_run: bool,
+        result: &mut ReloadResult,
+    ) -> Result<ReloadOutcome, Vec<schema::Diagnostic>> {
         if self.is_stopping() {
-            return Err(vec![general("the daemon is stopping: start it again instead")]);
+            return Err(vec![general(
+                "the daemon is stopping: start it again instead",
+            )]);
         }
-        let (texts, loaded) = load(&self.origin).map_err(|errors| errors.iter().map(diagnostic).collect::<Vec<_>>())?;
+        let (texts, loaded) = load(&self.origin)
+            .map_err(|errors| errors.iter().map(diagnostic).collect::<Vec<_>>())?;
         result.warnings = loaded.warnings.iter().map(diagnostic).collect();
         let changes = plan(&self.config, &loaded.config, &self.listeners.connections());
         result.changes = changes.iter().map(change).collect();
 
-        // Those who would have to be told that they did not change are not in the way of those who did.
-        let unchanged = changes.iter().all(|change| change.keys.is_empty() && change.action == config::Action::Keep);
-        let prepared = self.prepare(&loaded.config, &changes)?;
-        result.warnings.extend(prepared.warnings.iter().map(|warning| general(warning)));
-        if dry_run {
-            return Ok(if unchanged { ReloadOutcome::Unchanged } else { ReloadOutcome::Applied });
+        for change in &changes {
+            let restart = change.restart.iter().map(|key| {
+                general(&format!(
+                    "{key}: takes effect when the daemon is next started"
+                ))
+            });
+            result.warnings.extend(restart);
         }
-        self.files = texts.sources.into_iter().map(|source| source.name).collect();
-        self.listeners.commit(prepared, &loaded.config, &changes, &self.workers, Instant::now());
+        let unchanged = changes.iter().all(|change| {
+            change.action == config::Action::Keep
+                || change.listener.is_none() && change.keys == change.restart
+        });
+        if dry_run {
+            // Binding would show more, but a socket that is bound and let go again loses clients.
+            return Ok(if unchanged {
+                ReloadOutcome::Unchanged
+            } else {
+                ReloadOutcome::Applied
+            });
+        }
+        let prepared = self
+            .listeners
+            .prepare(&loaded.config, &changes, self.workers.count());
+        let prepared = prepared.map_err(|failures| {
+            failures
+                .iter()
+                .map(|failure| general(failure))
+                .collect::<Vec<_>>()
+        })?;
+        result
+            .warnings
+            .extend(prepared.warnings.iter().map(|warning| general(warning)));
+        self.listeners.commit(
+            prepared,
+            &loaded.config,
+            &changes,
+            &self.workers,
+            Instant::now(),
+        );
+        self.files = texts
+            .sources
+            .into_iter()
+            .map(|source| source.name)
+            .collect();
+        super::log::set_level(loaded.config.log.level);
+        let running = std::mem::replace(&mut self.config, loaded.config);
+        keep_until_restart(&mut self.config, &running);
         if unchanged {
             return Ok(ReloadOutcome::Unchanged);
         }
         self.history.generation += 1;
-        super::log::set_level(loaded.config.log.level);
-        let running = std::mem::replace(&mut self.config, loaded.config);
-        self.config.keep_until_restart(&running);
         Ok(ReloadOutcome::Applied)
     }
+}
 
-    /// Binds what is new; a spare descriptor or two may have to be given up for it.
-    fn prepare(&self, new: &Config, changes: &[config::Change]) -> Result<Prepared, Vec<schema::Diagnostic>> {
-        let prepared = self.listeners.prepare(new, changes, self.workers.count());
-        prepared.map_err(|failures| failures.iter().map(|failure| general(failure)).collect())
-    }
+/// What only a restart changes stays as it runs, so that the next reload says so again.
+fn keep_until_restart(config: &mut Config, running: &Config) {
+    config.daemon.workers = running.daemon.workers;
+    config.daemon.driver = running.daemon.driver;
+    config.control = running.control.clone();
+    config.log.target = running.log.target;
+    config.log.facility.clone_from(&running.log.facility);
 }
 
 /// One line for each error and warning, and one for the whole.
@@ -132,18 +179,24 @@ fn log_result(result: &ReloadResult) {
     for error in &result.errors {
         log::error!("reload {id}: {}", text(error));
     }
-    let millis = result.duration_us as f64 / 1000.0;
     match result.outcome {
         ReloadOutcome::Rejected => log::error!(
             "reload {id} rejected with {} error(s); still running generation {generation}",
             result.errors.len()
         ),
-        ReloadOutcome::Unchanged => log::info!("reload {id}: nothing has changed; still generation {generation}"),
+        ReloadOutcome::Unchanged => {
+            log::info!("reload {id}: nothing has changed; still generation {generation}")
+        }
         ReloadOutcome::Applied | ReloadOutcome::RolledBack => {
-            for change in result.changes.iter().filter(|change| change.action != schema::ChangeAction::Keep) {
+            for change in result
+                .changes
+                .iter()
+                .filter(|change| change.action != schema::ChangeAction::Keep)
+            {
                 log::info!("reload {id}: {}", change.text);
             }
-            log::info!("reload {id} applied in {millis:.1} ms; now generation {generation}");
+            let duration = Duration::from_micros(result.duration_us);
+            log::info!("reload {id} applied in {duration:.1?}; now generation {generation}");
         }
     }
 }
@@ -162,7 +215,10 @@ pub(super) fn text(diagnostic: &schema::Diagnostic) -> String {
 
 /// A diagnostic on no particular place.
 pub(super) fn general(message: &str) -> schema::Diagnostic {
-    schema::Diagnostic { message: message.into(), ..schema::Diagnostic::default() }
+    schema::Diagnostic {
+        message: message.into(),
+        ..schema::Diagnostic::default()
+    }
 }
 
 pub(super) fn diagnostic(diagnostic: &config::Diagnostic) -> schema::Diagnostic {

@@ -25,12 +25,23 @@ impl Signals {
     /// From now on signals wait here instead of ending the process.
     pub(super) fn new() -> io::Result<Self> {
         let (read, write) = UnixStream::pair()?;
-        Ok(Self(SignalDelivery::with_pipe(read, write, SignalOnly::default(), [SIGHUP, SIGINT, SIGTERM])?))
+        Ok(Self(SignalDelivery::with_pipe(
+            read,
+            write,
+            SignalOnly::default(),
+            [SIGHUP, SIGINT, SIGTERM],
+        )?))
     }
 
     /// Those that have come. Several of one kind may have become one.
     pub(super) fn take(&mut self) -> Vec<Signal> {
-        let of = |signal| if signal == SIGHUP { Signal::Reload } else { Signal::Stop };
+        let of = |signal| {
+            if signal == SIGHUP {
+                Signal::Reload
+            } else {
+                Signal::Stop
+            }
+        };
         self.0.pending().map(of).collect()
     }
 }

@@ -41,29 +41,42 @@ impl Workers {
         for index in 0..count {
             let cpu = (cpus.len() > 1 && count > 1).then(|| cpus[index % cpus.len()]);
             let (commands, command_receiver) = channel();
-            let mailbox =
-                Mailbox { commands: command_receiver, reports: report_sender.clone(), control: control.clone() };
+            let mailbox = Mailbox {
+                commands: command_receiver,
+                reports: report_sender.clone(),
+                control: control.clone(),
+            };
             let (waker_sender, waker_receiver) = channel();
-            let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-                if let Some(cpu) = cpu
-                    && let Err(error) = process::pin_to_cpu(cpu)
-                {
-                    log::debug!("worker {index}: not kept on CPU {cpu}: {error}");
-                }
-                // A driver belongs to the thread that uses it, so it is made there.
-                match Epoll::new() {
-                    Ok(driver) => {
-                        // The starter waits for it.
-                        let _ = waker_sender.send(Ok(driver.waker()));
-                        serve(index, Worker::new(index, count, driver, mailbox));
+            let thread = std::thread::Builder::new()
+                .name(format!("worker-{index}"))
+                .spawn(move || {
+                    if let Some(cpu) = cpu
+                        && let Err(error) = process::pin_to_cpu(cpu)
+                    {
+                        log::debug!("worker {index}: not kept on CPU {cpu}: {error}");
                     }
-                    Err(error) => _ = waker_sender.send(Err(error)),
-                }
-            })?;
+                    // A driver belongs to the thread that uses it, so it is made there.
+                    match Epoll::new() {
+                        Ok(driver) => {
+                            // The starter waits for it.
+                            let _ = waker_sender.send(Ok(driver.waker()));
+                            serve(index, Worker::new(index, count, driver, mailbox));
+                        }
+                        Err(error) => _ = waker_sender.send(Err(error)),
+                    }
+                })?;
             let waker = waker_receiver.recv().map_err(io::Error::other)??;
-            handles.push(Handle { commands, waker, thread });
+            handles.push(Handle {
+                commands,
+                waker,
+                thread,
+            });
         }
-        Ok(Self { handles, reports, control })
+        Ok(Self {
+            handles,
+            reports,
+            control,
+        })
     }
 
     /// How many there are.
@@ -73,7 +86,10 @@ impl Workers {
 
     /// All their wakers, for who has to reach them from elsewhere.
     pub(super) fn wakers(&self) -> Vec<Waker> {
-        self.handles.iter().map(|handle| handle.waker.clone()).collect()
+        self.handles
+            .iter()
+            .map(|handle| handle.waker.clone())
+            .collect()
     }
 
     /// Gives one of them a command.

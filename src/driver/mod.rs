@@ -51,7 +51,6 @@ pub mod buffers;
 pub mod epoll;
 pub mod permits;
 
-
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -81,7 +80,10 @@ impl Token {
     /// The generation after this one.
     #[must_use]
     pub(crate) fn next(self) -> Self {
-        Self { slot: self.slot, generation: (self.generation + 1) & 0x00ff_ffff }
+        Self {
+            slot: self.slot,
+            generation: (self.generation + 1) & 0x00ff_ffff,
+        }
     }
 }
 
@@ -97,7 +99,10 @@ pub struct Buffer {
 impl Buffer {
     /// How many bytes it holds.
     #[must_use]
-    #[expect(clippy::len_without_is_empty, reason = "an empty datagram is data like any other")]
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "an empty datagram is data like any other"
+    )]
     pub fn len(&self) -> u32 {
         self.len
     }

@@ -22,7 +22,12 @@ impl Permits {
     /// So many permits; `wakers` are all who may rest for want of one.
     #[must_use]
     pub fn new(max: u32, wakers: Vec<Waker>) -> Self {
-        Self { taken: AtomicU32::new(0), max: AtomicU32::new(max), missed: AtomicBool::new(false), wakers }
+        Self {
+            taken: AtomicU32::new(0),
+            max: AtomicU32::new(max),
+            missed: AtomicBool::new(false),
+            wakers,
+        }
     }
 
     /// Takes one, if there is one.

@@ -61,7 +61,14 @@ impl Stream {
     /// A fresh connection. Its first step is [`Step::Receive`].
     #[must_use]
     pub fn new(reply: Reply, one_shot: bool) -> Self {
-        Self { owed: 0, reply, one_shot, receiving: false, input: Input::Answered, shut_down: false }
+        Self {
+            owed: 0,
+            reply,
+            one_shot,
+            receiving: false,
+            input: Input::Answered,
+            shut_down: false,
+        }
     }
 
     /// Bytes arrived; they are turned into their answer in place.
