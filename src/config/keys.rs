@@ -144,7 +144,12 @@ pub(super) const LATER: &[(&str, &str)] = &[
 #[must_use]
 pub fn has_meaning(protocol: Protocol, name: &str) -> bool {
     match name {
-        "backlog" | "max-connections" | "when-full" | "one-shot" | "idle-timeout" | "max-lifetime"
+        "backlog"
+        | "max-connections"
+        | "when-full"
+        | "one-shot"
+        | "idle-timeout"
+        | "max-lifetime"
         | "write-stall-timeout" => protocol.is_stream(),
         "max-per-source" | "no-delay" | "keepalive" => protocol == Protocol::Tcp,
         "allow" | "deny" => !protocol.is_unix(),

@@ -319,7 +319,10 @@ impl Resolver {
         taken.sort_by_key(|taken| taken.place);
         for (index, late) in taken.iter().enumerate() {
             let clash = |early: &Taken| {
-                let pairs = late.addresses.iter().flat_map(|one| early.addresses.iter().map(move |other| (one, other)));
+                let pairs = late
+                    .addresses
+                    .iter()
+                    .flat_map(|one| early.addresses.iter().map(move |other| (one, other)));
                 let clashes = pairs.filter_map(|(one, other)| {
                     address::clash((late.owner.protocol(), one), (early.owner.protocol(), other))
                 });
@@ -459,7 +462,9 @@ fn set_control(control: &mut Control, key: &str, typed: &Typed) -> Result<(), St
         "mode" => control.mode = value::mode(typed)?,
         "group" => {
             let group = value::text(typed, "\"echod\"")?;
-            if group.is_empty() || group.contains(|letter: char| letter.is_whitespace() || letter.is_control()) {
+            if group.is_empty()
+                || group.contains(|letter: char| letter.is_whitespace() || letter.is_control())
+            {
                 return Err("not a group: write its name, as in \"echod\", or leave the key out".into());
             }
             control.group = Some(group.into());
@@ -536,7 +541,9 @@ fn network(typed: &Typed) -> Result<IpNet, String> {
     let text = value::text(typed, "\"192.0.2.0/24\"")?;
     let network = match text.parse::<IpAddr>() {
         Ok(address) => IpNet::from(address),
-        Err(_) => text.parse().map_err(|_| "not a network: write e.g. \"192.0.2.0/24\" or \"2001:db8::/32\"")?,
+        Err(_) => {
+            text.parse().map_err(|_| "not a network: write e.g. \"192.0.2.0/24\" or \"2001:db8::/32\"")?
+        }
     };
     if let IpNet::V6(v6) = network
         && let Some(v4) = v6.addr().to_ipv4_mapped()

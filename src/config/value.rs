@@ -20,8 +20,12 @@ pub(super) fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) 
         return None;
     }
     let word = word.to_lowercase();
-    let distance = |other: &str| strsim::damerau_levenshtein(&word, other);
-    let (near, distance) = words.into_iter().map(|other| (other, distance(other))).min_by_key(|(_, far)| *far)?;
+    let distance = |other: &str| match other.starts_with(&word) || word.starts_with(other) {
+        true if word.len() > 2 => 1,
+        _ => strsim::damerau_levenshtein(&word, other),
+    };
+    let (near, distance) =
+        words.into_iter().map(|other| (other, distance(other))).min_by_key(|(_, far)| *far)?;
     (distance <= (near.len() / 3).max(1)).then_some(near)
 }
 
@@ -42,7 +46,11 @@ pub(super) fn text<'a>(typed: &'a Typed, example: &str) -> Result<&'a str, Strin
 }
 
 /// One of some words.
-pub(super) fn choice<T: Copy>(typed: &Typed, choices: &[T], name: fn(T) -> &'static str) -> Result<T, String> {
+pub(super) fn choice<T: Copy>(
+    typed: &Typed,
+    choices: &[T],
+    name: fn(T) -> &'static str,
+) -> Result<T, String> {
     let names = || choices.iter().map(|choice| name(*choice));
     let all = or(names());
     let Value::Text(text) = &typed.value else {
@@ -51,7 +59,7 @@ pub(super) fn choice<T: Copy>(typed: &Typed, choices: &[T], name: fn(T) -> &'sta
     match choices.iter().find(|choice| name(**choice) == text) {
         Some(choice) => Ok(*choice),
         None => Err(match nearest(text, names()) {
-            Some(near) => format!("unknown: did you mean \"{near}\"? possible are {all}"),
+            Some(near) => format!("unknown: did you mean \"{near}\"?"),
             None => format!("unknown: write {all}"),
         }),
     }
