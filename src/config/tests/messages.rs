@@ -25,7 +25,7 @@ fn a_mistyped_name_gets_a_suggestion_or_the_list() {
         "workers = 2\n[dameon]\n[listeners.a]\n[metrics]\naddress = \"127.0.0.1:1\"\n[xyz]\n[daemon]\nworker = 2\n\
          busy-poll = \"50us\"\nbacklog = 3\nfrobnicate = 1\n[defaults]\naddress = \"*:7\"\nmax_connections = 3\n\
          rate = \"off\"\n[control]\nadmins = []\n",
-        expect![[r#"
+        &expect![[r#"
             echod.toml:1:1: workers: stands outside of a table: move it to [daemon]
             echod.toml:2:2: dameon: unknown table: did you mean [daemon]?
             echod.toml:3:2: listeners: unknown table: did you mean [listener.NAME]?
@@ -47,27 +47,27 @@ fn a_mistyped_name_gets_a_suggestion_or_the_list() {
 fn a_table_where_none_belongs_and_the_other_way_round() {
     check(
         "log = \"info\"\nlistener = 3\n",
-        expect![[r#"
+        &expect![[r#"
         echod.toml:1:1: log: is a table: write a line [log], with its keys below
         echod.toml:2:1: listener: each one has a name: write [listener.NAME]
     "#]],
     );
     check(
         "[listener]\nprotocol = \"tcp\"\n[listener.\"a b\"]\n",
-        expect![[r#"
+        &expect![[r#"
         echod.toml:2:1: listener: protocol: stands outside of a listener: put it below a line [listener.NAME]
         echod.toml:3:11: listener "a b": not a name: use up to 64 letters, digits, "-", "_" and "."
     "#]],
     );
     check(
         "[[listener]]\nprotocol = \"tcp\"\n",
-        expect![[r#"
+        &expect![[r#"
         echod.toml:1:3: listener: each one has a name: write [listener.NAME]
     "#]],
     );
     check(
         "[listener.a]\nprotocol = \"tcp\"\naddress = { port = 7 }\n",
-        expect![[r#"
+        &expect![[r#"
         echod.toml:3:11: listener "a": address { port = 7 }: not a text: write it in quotes, as in "localhost:7007"
     "#]],
     );
@@ -81,7 +81,7 @@ fn a_wrong_type_says_which_one_is_needed() {
          max-per-source = \"none\"\nidle-timeout = 0\nmax-lifetime = 30\nwrite-stall-timeout = \"30\"\nno-delay = 1\n\
          keepalive = true\nreceive-buffer = \"64KB\"\nsend-buffer = 1\nallow = \"10.0.0.0/8\"\n\
          deny = [\"10.0.0.0/33\", 5, \"example.org\"]",
-        expect![[r#"
+        &expect![[r#"
             echod.toml:4:9: listener "a": reply 3: not a text: write "echo", "upper" or "discard", in quotes
             echod.toml:5:12: listener "a": one-shot "yes": not a truth value: write true or false, without quotes
             echod.toml:6:11: listener "a": sockets "2": a text, not a number: leave out the quotes; write 1 to 256, or "auto"
@@ -109,7 +109,7 @@ fn durations_have_limits_of_their_own() {
     check_listener(
         "tcp",
         "idle-timeout = \"0s\"\nmax-lifetime = \"3years\"\nwrite-stall-timeout = \"5 parsecs\"\nkeepalive = \"12h\"",
-        expect![[r#"
+        &expect![[r#"
             echod.toml:4:16: listener "a": idle-timeout "0s": too short: write more than 0, or "off"
             echod.toml:5:16: listener "a": max-lifetime "3years": too long: write at most "1000d", or "off"
             echod.toml:6:23: listener "a": write-stall-timeout "5 parsecs": not a duration: write e.g. "250ms", "30s" or "10m30s", or "off"
@@ -119,7 +119,7 @@ fn durations_have_limits_of_their_own() {
     check_listener(
         "tcp",
         "keepalive = \"1500ms\"\nidle-timeout = \"\"",
-        expect![[r#"
+        &expect![[r#"
         echod.toml:4:13: listener "a": keepalive "1500ms": not whole seconds: the kernel takes no fraction: write e.g. "60s", or "off"
         echod.toml:5:16: listener "a": idle-timeout "": not a duration: write e.g. "250ms", "30s" or "10m30s", or "off"
     "#]],
@@ -127,7 +127,7 @@ fn durations_have_limits_of_their_own() {
     check_listener(
         "tcp",
         "keepalive = \"10ms\"\nidle-timeout = \"99999999999999999999s\"",
-        expect![[r#"
+        &expect![[r#"
         echod.toml:4:13: listener "a": keepalive "10ms": too short: write at least "1s", or "off"
         echod.toml:5:16: listener "a": idle-timeout "99999999999999999999s": not a duration: write e.g. "250ms", "30s" or "10m30s", or "off"
     "#]],
@@ -142,7 +142,7 @@ fn the_values_of_the_daemon_are_judged_too() {
              [control]\nsocket = \"\"\nmode = 660\ngroup = \"a b\"\n\
              [log]\ntarget = \"stdout\"\nlevel = \"warning\"\nfacility = \"lokal0\"\n{TCP}"
         ),
-        expect![[r#"
+        &expect![[r#"
             echod.toml:2:11: daemon: workers 257: out of range: write 1 to 256, or "auto"
             echod.toml:3:10: daemon: driver "io_uring": not available in this version: use "auto" or "epoll"
             echod.toml:4:17: daemon: drain-timeout "off": not a duration: write e.g. "250ms", "30s" or "10m30s"
@@ -157,7 +157,7 @@ fn the_values_of_the_daemon_are_judged_too() {
     );
     check(
         &format!("[control]\nmode = \"0888\"\n[daemon]\nworkers = 1e3\n{TCP}"),
-        expect![[r#"
+        &expect![[r#"
         echod.toml:2:8: control: mode "0888": not permissions: write octal digits from "0000" to "0777", as in "0660"
         echod.toml:4:11: daemon: workers 1e3: not an integer: write 1 to 256, or "auto"
     "#]],
@@ -186,7 +186,7 @@ fn an_address_that_is_none_gets_the_likely_cure() {
     let list: Vec<_> = addresses.iter().map(|address| quote(address)).collect();
     check(
         &format!("[listener.a]\nprotocol = \"tcp\"\naddress = [\n{},\n7]\n", list.join(",\n")),
-        expect![[r#"
+        &expect![[r#"
             echod.toml:4:1: listener "a": address "example.org:7": a host name: write its IP address, as in "192.0.2.1:7"
             echod.toml:5:1: listener "a": address "10.0.0.1": a port is missing: write e.g. "10.0.0.1:7"
             echod.toml:6:1: listener "a": address "7": an address is missing: write e.g. "*:7" for all, or "localhost:7"
@@ -207,7 +207,7 @@ fn an_address_that_is_none_gets_the_likely_cure() {
     );
     check(
         "[listener.a]\nprotocol = \"udp\"\naddress = []\n",
-        expect![[r#"
+        &expect![[r#"
         echod.toml:3:11: listener "a": address []: an empty list: write at least one address
     "#]],
     );
@@ -220,7 +220,7 @@ fn a_path_must_fit_into_a_socket_address() {
         &format!(
             "[listener.a]\nprotocol = \"unix-stream\"\naddress = [\"{long}\", \"\", \"/run/\", \"a\\u0000b\"]\n"
         ),
-        expect![[r#"
+        &expect![[r#"
             echod.toml:3:12: listener "a": address "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…: a path of 108 bytes: a socket's has at most 107: shorten it
             echod.toml:3:124: listener "a": address "": not the path of a file: write one, as in "/run/echod/NAME.sock"
             echod.toml:3:128: listener "a": address "/run/": not the path of a file: write one, as in "/run/echod/NAME.sock"
@@ -228,7 +228,7 @@ fn a_path_must_fit_into_a_socket_address() {
         "#]],
     );
     let most = "x".repeat(107);
-    check(&format!("[listener.a]\nprotocol = \"unix-stream\"\naddress = \"{most}\"\n"), expect![]);
+    check(&format!("[listener.a]\nprotocol = \"unix-stream\"\naddress = \"{most}\"\n"), &expect![]);
 }
 
 #[test]
@@ -245,24 +245,27 @@ fn addresses_that_overlap_are_refused_where_the_second_stands() {
             listener("d", "tcp", "[\"[::]:9\", \"[::1]:9\", \"127.0.0.1:9\", \"127.0.0.1:9\"]"),
             listener("e", "udp", "\"*:7\""),
         ],
-        expect![[r#"
+        &expect![[r#"
             echod.toml:6:11: listener "b": address "10.0.0.1:7": overlaps "*:7" of listener "z" (line 3): keep one of the two
             echod.toml:9:11: listener "c": address "localhost:8": overlaps "0.0.0.0:8" of listener "z" (line 3): keep one of the two
             echod.toml:12:22: listener "d": address "[::1]:9": overlaps "[::]:9" of this listener (line 12): keep one of the two
             echod.toml:12:48: listener "d": address "127.0.0.1:9": already used by this listener (line 12)
         "#]],
     );
-    check(&[listener("a", "tcp", "\"*:0\""), listener("b", "tcp", "[\"*:0\", \"127.0.0.1:0\"]")], expect![]);
-    check(&[listener("a", "tcp", "\"[fe80::1%2]:7\""), listener("b", "tcp", "\"[fe80::1%3]:7\"")], expect![]);
+    check(&[listener("a", "tcp", "\"*:0\""), listener("b", "tcp", "[\"*:0\", \"127.0.0.1:0\"]")], &expect![]);
+    check(
+        &[listener("a", "tcp", "\"[fe80::1%2]:7\""), listener("b", "tcp", "\"[fe80::1%3]:7\"")],
+        &expect![],
+    );
     check(
         &[listener("a", "unix-stream", "\"/run//a\""), listener("b", "unix-datagram", "\"/run/./a\"")],
-        expect![[r#"
+        &expect![[r#"
             echod.toml:6:11: listener "b": address "/run/./a": already used by listener "a" (line 3)
         "#]],
     );
     check(
         &["[control]\nsocket = \"/run/a\"\n".into(), listener("a", "unix-stream", "\"/run/a\"")],
-        expect![[r#"
+        &expect![[r#"
             echod.toml:5:11: listener "a": address "/run/a": already used by the control socket (line 2)
         "#]],
     );
@@ -273,7 +276,7 @@ fn a_key_without_meaning_is_refused_where_it_was_written_for_the_listener() {
     check_listener(
         "udp",
         "backlog = 5\none-shot = true\nmode = \"0660\"\nno-delay = true\nreply = \"upper\"",
-        expect![[r#"
+        &expect![[r#"
         echod.toml:4:11: listener "a": backlog 5: has no meaning for udp: remove it
         echod.toml:5:12: listener "a": one-shot true: has no meaning for udp: remove it
         echod.toml:6:8: listener "a": mode "0660": has no meaning for udp: remove it
@@ -283,33 +286,33 @@ fn a_key_without_meaning_is_refused_where_it_was_written_for_the_listener() {
     check_listener(
         "unix-stream",
         "keepalive = \"off\"\nallow = []\nsockets = 2\nmode = \"0600\"\nbacklog = 2",
-        expect![[r#"
+        &expect![[r#"
         echod.toml:4:13: listener "a": keepalive "off": has no meaning for unix-stream: remove it
         echod.toml:5:9: listener "a": allow []: has no meaning for unix-stream: remove it
         echod.toml:6:11: listener "a": sockets 2: has no meaning for unix-stream: remove it
     "#]],
     );
-    check_listener("unix-datagram", "sockets = 1\nsend-buffer = \"64KiB\"", expect![]);
+    check_listener("unix-datagram", "sockets = 1\nsend-buffer = \"64KiB\"", &expect![]);
 }
 
 #[test]
 fn what_is_missing_is_said() {
     check(
         "",
-        expect![[r#"
+        &expect![[r#"
         echod.toml: nothing to serve: add a [listener.NAME] table
     "#]],
     );
     check(
         "[daemon]\nworkers = 0\n",
-        expect![[r#"
+        &expect![[r#"
         echod.toml: nothing to serve: add a [listener.NAME] table
         echod.toml:2:11: daemon: workers 0: out of range: write 1 to 256, or "auto"
     "#]],
     );
     check(
         "[listener.a]\n",
-        expect![[r#"
+        &expect![[r#"
         echod.toml:1:11: listener "a": address: is missing: add e.g. address = "localhost:7007", or a path for a Unix socket
         echod.toml:1:11: listener "a": protocol: is missing: add protocol = "tcp", "udp", "unix-stream" or "unix-datagram"
     "#]],
@@ -324,7 +327,7 @@ fn what_is_missing_is_said() {
 fn columns_count_characters_also_behind_tabs_and_umlauts() {
     check(
         "[daemon]\n\t\tworkers\t=\t0 # two tabs\n[listener.a]\n\"prötocol\" = 1\n",
-        expect![[r#"
+        &expect![[r#"
         echod.toml:2:13: daemon: workers 0: out of range: write 1 to 256, or "auto"
         echod.toml:3:11: listener "a": address: is missing: add e.g. address = "localhost:7007", or a path for a Unix socket
         echod.toml:3:11: listener "a": protocol: is missing: add protocol = "tcp", "udp", "unix-stream" or "unix-datagram"
@@ -333,14 +336,14 @@ fn columns_count_characters_also_behind_tabs_and_umlauts() {
     );
     check(
         "\u{feff}workers = 3",
-        expect![[r#"
+        &expect![[r#"
         echod.toml: nothing to serve: add a [listener.NAME] table
         echod.toml:1:1: workers: stands outside of a table: move it to [daemon]
     "#]],
     );
     check(
         "daemon = { \"ö\" = 1, workers = 0 }\r\nlog = { level = \"é\" }\r\n",
-        expect![[r#"
+        &expect![[r#"
         echod.toml: nothing to serve: add a [listener.NAME] table
         echod.toml:1:12: daemon: ö: unknown key: the keys are workers, driver, drain-timeout, shutdown-delay
         echod.toml:1:31: daemon: workers 0: out of range: write 1 to 256, or "auto"
@@ -353,7 +356,7 @@ fn columns_count_characters_also_behind_tabs_and_umlauts() {
 fn a_syntax_error_is_one_message_and_hides_no_other_table() {
     check(
         "[daemon]\nworkers = 2x\ndriver = 3\n[log]\nlevel = 4\n[listener.a\nprotocol = \"tcp\"\n",
-        expect![[r#"
+        &expect![[r#"
         echod.toml:2:11: 2x: not a value: put quotes around a text, as in "5m"
         echod.toml:5:9: log: level 4: not a text: write "off", "error", "warn", "info", "debug" or "trace", in quotes
         echod.toml:6:12: not TOML: unclosed table, expected `]`: end the table's name with ]
@@ -361,13 +364,13 @@ fn a_syntax_error_is_one_message_and_hides_no_other_table() {
     );
     check(
         "[listener.a]\nprotocol = \"tcp\naddress = \"*:7\"\n",
-        expect![[r#"
+        &expect![[r#"
         echod.toml:2:16: not TOML: invalid basic string, expected `"`: end the text with the quote that began it
     "#]],
     );
     check(
         "[daemon]\nworkers = 1\nworkers = 2\n[daemon]\ndriver = \"x\"\n",
-        expect![[r#"
+        &expect![[r#"
         echod.toml:3:1: workers stands here twice: remove one of the two
         echod.toml:4:2: daemon stands here twice: remove one of the two
         echod.toml:5:10: daemon: driver "x": unknown: write "auto" or "epoll"
@@ -375,20 +378,20 @@ fn a_syntax_error_is_one_message_and_hides_no_other_table() {
     );
     check(
         "[control]\nmode = 0660\nworkers\n",
-        expect![[r#"
+        &expect![[r#"
         echod.toml:2:8: not TOML: unexpected leading zero, expected nothing: write a number without it, and permissions in quotes, as in "0660"
         echod.toml:3:8: not TOML: key with no value, expected `=`: write KEY = VALUE
     "#]],
     );
     check(
         "[listener.a]\naddress = [\"*:7\",\nprotocol = \"tcp\"\n",
-        expect![[r#"
+        &expect![[r#"
         echod.toml:3:1: protocol: not a value: put quotes around a text, as in "5m"
     "#]],
     );
     check(
         "a = \"\"\"x\n[daemon]",
-        expect![[r#"
+        &expect![[r#"
         echod.toml:1:1: a: unknown table: the tables are [daemon], [control], [log], [defaults] and [listener.NAME]
         echod.toml:2:9: not TOML: invalid multi-line basic string, expected `"`: end the text with the quote that began it
     "#]],
@@ -400,12 +403,12 @@ fn what_is_odd_but_possible_is_a_warning() {
     check_listener(
         "tcp",
         "sockets = 2\nmax-connections = 1\nallow = [\"10.0.0.1/8\"]",
-        expect![[r#"
+        &expect![[r#"
             warning: echod.toml:4:11: listener "a": sockets 2 with max-connections 1: clients wait in 2 queues and are not served in order: write sockets = 1
             warning: echod.toml:6:10: listener "a": allow "10.0.0.1/8": has bits beyond its prefix: it means "10.0.0.0/8": write that
         "#]],
     );
-    check_listener("tcp", "sockets = 1\nmax-connections = 1", expect![]);
+    check_listener("tcp", "sockets = 1\nmax-connections = 1", &expect![]);
 }
 
 #[test]

@@ -28,12 +28,12 @@ fn valid(text: &str) -> Config {
     load(&sources).unwrap_or_else(|_| panic!("{}", report(&sources))).config
 }
 
-fn check(text: &str, expect: Expect) {
+fn check(text: &str, expect: &Expect) {
     expect.assert_eq(&report(&sources(&[("echod.toml", text)])));
 }
 
 /// A listener with nothing but what is required, and these lines.
-fn check_listener(protocol: &str, lines: &str, expect: Expect) {
+fn check_listener(protocol: &str, lines: &str, expect: &Expect) {
     let address = if protocol.starts_with("unix") { "/run/echod/a.sock" } else { "127.0.0.1:7" };
     check(&format!("[listener.a]\nprotocol = \"{protocol}\"\naddress = \"{address}\"\n{lines}\n"), expect);
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn check_plan(old: &str, new: &str, connections: &[(&str, u64)], expect: Expect) {
+fn check_plan(old: &str, new: &str, connections: &[(&str, u64)], expect: &Expect) {
     let connections = connections.iter().map(|(name, count)| ((*name).into(), *count)).collect();
     let changes = plan(&valid(old), &valid(new), &connections);
     let line = |change: &Change| {
@@ -23,7 +23,7 @@ fn a_default_written_out_is_no_change() {
         TCP,
         &format!("{}{TCP}", resolve::default_text()),
         &[("a", 812)],
-        expect![[r#"
+        &expect![[r#"
         keep [] restart []
             a: unchanged; 812 connections stay
     "#]],
@@ -36,7 +36,7 @@ fn new_values_take_effect_as_their_keys_say() {
         TCP,
         &format!("{TCP}backlog = 4096\nreply = \"upper\"\nallow = [\"10.0.0.0/8\"]\nmax-per-source = 3\n"),
         &[("a", 812)],
-        expect![[r#"
+        &expect![[r#"
             update ["reply", "backlog", "max-per-source", "allow"] restart []
                 a: reply echo → upper (new connections), backlog 1024 → 4096 (live), max-per-source off → 3 (live), allow [] → ["10.0.0.0/8"] (live); 812 connections stay
         "#]],
@@ -49,7 +49,7 @@ fn another_address_or_protocol_is_bound_anew() {
         TCP,
         &TCP.replace(":7", ":8"),
         &[("a", 1)],
-        expect![[r#"
+        &expect![[r#"
         rebind ["address"] restart []
             a: address 127.0.0.1:7 → 127.0.0.1:8 (re-bind); the old queue is served; 1 connection stays
     "#]],
@@ -58,7 +58,7 @@ fn another_address_or_protocol_is_bound_anew() {
         &format!("{TCP}backlog = 3\n"),
         &TCP.replace("tcp", "udp"),
         &[("a", 2)],
-        expect![[r#"
+        &expect![[r#"
         rebind ["protocol"] restart []
             a: protocol tcp → udp (re-bind); the old queue is served; 2 connections stay
     "#]],
@@ -67,7 +67,7 @@ fn another_address_or_protocol_is_bound_anew() {
         TCP,
         &format!("{TCP}sockets = 2\nbacklog = 5\n"),
         &[],
-        expect![[r#"
+        &expect![[r#"
         rebind ["sockets", "backlog"] restart []
             a: sockets auto → 2 (re-bind), backlog 1024 → 5 (live); the old queue is served
     "#]],
@@ -83,7 +83,7 @@ fn the_order_of_addresses_and_networks_is_no_change() {
         &with("[\"*:7\", \"*:8\"]", "[\"10.0.0.0/8\", \"11.0.0.0/8\"]"),
         &with("[\"*:8\", \"*:7\"]", "[\"11.0.0.0/8\", \"10.0.0.0/8\"]"),
         &[],
-        expect![[r#"
+        &expect![[r#"
             keep [] restart []
                 a: unchanged
         "#]],
@@ -98,7 +98,7 @@ fn listeners_come_and_go_in_the_order_of_their_names() {
         &format!("{old}{TCP}"),
         &format!("{lab}{TCP}"),
         &[("old", 3)],
-        expect![[r#"
+        &expect![[r#"
         keep [] restart []
             a: unchanged
         add [] restart []
@@ -111,7 +111,7 @@ fn listeners_come_and_go_in_the_order_of_their_names() {
         &format!("{lab}{TCP}"),
         &format!("{old}{TCP}"),
         &[],
-        expect![[r#"
+        &expect![[r#"
         keep [] restart []
             a: unchanged
         remove [] restart []
@@ -124,7 +124,7 @@ fn listeners_come_and_go_in_the_order_of_their_names() {
         &format!("{old}{TCP}"),
         TCP,
         &[("old", 1), ("a", 1)],
-        expect![[r#"
+        &expect![[r#"
         keep [] restart []
             a: unchanged; 1 connection stays
         remove [] restart []
@@ -141,7 +141,7 @@ fn the_daemon_says_what_needs_a_restart() {
             "[daemon]\nworkers = 2\ndrain-timeout = \"1m\"\n[control]\ngroup = \"ops\"\n[log]\nlevel = \"debug\"\n{TCP}"
         ),
         &[],
-        expect![[r#"
+        &expect![[r#"
             keep [] restart []
                 a: unchanged
             update ["workers", "drain-timeout", "group", "level"] restart ["workers", "group"]
