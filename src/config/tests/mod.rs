@@ -1,6 +1,7 @@
 //! Texts in, messages out: what the operator sees, and that no input breaks the loader.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
@@ -254,24 +255,97 @@ proptest! {
     }
 
     #[test]
-    fn what_is_rendered_loads_to_the_same(
-        protocol in prop::sample::select(Protocol::ALL.to_vec()),
+    fn what_was_typed_anyhow_is_refused_or_comes_back(
         daemon in any_lines(&[Section::Daemon]),
         control in any_lines(&[Section::Control]),
         log in any_lines(&[Section::Log]),
         listener in any_lines(&[Section::Listener]),
     ) {
-        let address = if protocol.is_unix() { "a/b" } else { "*:7" };
-        let protocol = protocol.name();
-        let lines: String = listener
-            .lines()
-            .filter(|line| !line.starts_with("protocol") && !line.starts_with("address"))
-            .map(|line| format!("{line}\n"))
-            .collect();
-        round_trip(&format!("[listener.a]\nprotocol = \"{protocol}\"\naddress = \"{address}\"\n{lines}"));
-        round_trip(&format!("[daemon]\n{daemon}{TCP}"));
-        round_trip(&format!("[control]\n{control}{TCP}"));
-        round_trip(&format!("[log]\n{log}{TCP}"));
+        round_trip(&format!("[daemon]\n{daemon}[control]\n{control}[log]\n{log}{TCP}"));
         round_trip(&format!("[defaults]\n{listener}{TCP}"));
+        round_trip(&format!("{TCP}{listener}"));
+    }
+
+    #[test]
+    fn every_valid_value_comes_back(
+        at in prop::sample::select((0..Protocol::ALL.len()).collect::<Vec<_>>()),
+        picks in prop::collection::vec(prop::option::of(any::<prop::sample::Index>()), KEYS.len()),
+    ) {
+        let chosen = VALID[at].iter().zip(&picks).filter_map(|((key, values), pick)| {
+            let value = values.get((*pick)?.index(values.len().max(1)))?;
+            Some((key, value))
+        });
+        let mut tables: BTreeMap<Section, String> = BTreeMap::new();
+        for (key, value) in chosen {
+            *tables.entry(key.section).or_default() += &format!("{} = {value}\n", key.name);
+        }
+        let lines = |section| tables.get(&section).map_or("", String::as_str);
+        let text = format!(
+            "[daemon]\n{}[control]\n{}[log]\n{}{}{}",
+            lines(Section::Daemon),
+            lines(Section::Control),
+            lines(Section::Log),
+            required(Protocol::ALL[at]),
+            lines(Section::Listener),
+        );
+        prop_assert_eq!(valid(&render(&valid(&text))), valid(&text));
+    }
+}
+
+/// For each protocol: the values out of a pool that each key takes.
+static VALID: LazyLock<Vec<Vec<(&Key, Vec<&str>)>>> = LazyLock::new(|| {
+    let pool = [
+        "1",
+        "2",
+        "5000",
+        "4097",
+        "true",
+        "false",
+        "\"auto\"",
+        "\"off\"",
+        "\"epoll\"",
+        "\"upper\"",
+        "\"discard\"",
+        "\"wait\"",
+        "\"reset\"",
+        "\"syslog\"",
+        "\"stderr\"",
+        "\"trace\"",
+        "\"local3\"",
+        "\"0s\"",
+        "\"1s\"",
+        "\"1h1ms\"",
+        "\"999d\"",
+        "\"7KiB\"",
+        "\"1GiB\"",
+        "\"600\"",
+        "\"0777\"",
+        "\"a \\\\ \\\" é\"",
+        "[]",
+        "[\"10.0.0.0/8\", \"::1\"]",
+        "[\"0.0.0.0/0\"]",
+    ];
+    let takes = |protocol, key: &Key, value: &str| {
+        let line = format!("{} = {value}\n", key.name);
+        let text = match key.section {
+            Section::Listener => format!("{}{line}", required(protocol)),
+            section => format!("[{}]\n{line}{}", section.name(), required(protocol)),
+        };
+        load(&sources(&[("a", &text)])).is_ok()
+    };
+    let values = |protocol, key| pool.into_iter().filter(|value| takes(protocol, key, value)).collect();
+    Protocol::ALL.map(|protocol| KEYS.iter().map(|key| (key, values(protocol, key))).collect()).to_vec()
+});
+
+fn required(protocol: Protocol) -> String {
+    let address = if protocol.is_unix() { "a/b" } else { "*:7" };
+    format!("[listener.\"a.b\"]\nprotocol = \"{}\"\naddress = \"{address}\"\n", protocol.name())
+}
+
+#[test]
+fn the_pool_has_a_value_for_every_key() {
+    for (index, key) in KEYS.iter().enumerate() {
+        let required = matches!(key.name, "protocol" | "address");
+        assert!(required || VALID.iter().any(|values| values[index].1.len() > 1), "{}", key.name);
     }
 }
