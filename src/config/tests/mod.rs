@@ -292,8 +292,11 @@ proptest! {
     }
 }
 
+/// The keys, each with values that it takes.
+type Takes = Vec<(&'static Key, Vec<&'static str>)>;
+
 /// For each protocol: the values out of a pool that each key takes.
-static VALID: LazyLock<Vec<Vec<(&Key, Vec<&str>)>>> = LazyLock::new(|| {
+static VALID: LazyLock<Vec<Takes>> = LazyLock::new(|| {
     let pool = [
         "1",
         "2",
