@@ -59,7 +59,7 @@ pub(super) fn parse(protocol: Protocol, text: &str) -> Result<Vec<Address>, Stri
 /// The path of a socket file.
 pub(super) fn parse_path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() || text.ends_with('/') {
-        return Err("not the path of a file: write one, as in \"/run/echod/echo.sock\"".into());
+        return Err("not the path of a file: write one, as in \"/run/echod/NAME.sock\"".into());
     }
     if text.contains('\0') {
         return Err("a path with a NUL: remove it".into());
@@ -88,6 +88,11 @@ fn advise(text: &str) -> String {
     if text.contains('/') {
         return format!("a path: {FORMS}, or set protocol to \"unix-stream\" or \"unix-datagram\"");
     }
+    if let Some((host, port)) = text.rsplit_once(':')
+        && let (Ok(v6), Some(port)) = (host.parse::<Ipv6Addr>(), parse_port(port))
+    {
+        return format!("an IPv6 address needs brackets: write \"[{v6}]:{port}\"");
+    }
     if let Ok(ip) = text.parse::<IpAddr>() {
         let full = SocketAddr::new(ip, 7);
         return format!("a port is missing: write e.g. \"{full}\"");
@@ -103,12 +108,7 @@ fn advise(text: &str) -> String {
     if parse_port(port).is_none() {
         return format!("not a port: write 1 to 65535, or 0 for any; {FORMS}");
     }
-    if let Ok(v6) = host.parse::<Ipv6Addr>() {
-        return format!("an IPv6 address needs brackets: write \"[{v6}]:{port}\"");
-    }
-    let numeric = host
-        .chars()
-        .all(|part| part.is_ascii_digit() || part == '.');
+    let numeric = host.chars().all(|part| part.is_ascii_digit() || part == '.');
     if host.is_empty() {
         format!("an address is missing: write e.g. \"*:{port}\" for all, or \"localhost:{port}\"")
     } else if numeric || host.starts_with('[') {

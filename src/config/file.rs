@@ -136,8 +136,7 @@ pub(super) fn read(sources: &[Source], findings: &mut Findings) -> File {
         errors.sort_by_key(|error| error.span().map_or(0, |span| span.start));
         reader.root(root.get_ref());
 
-        let found = reader.findings;
-        let text = Text::new(index, &source.text);
+        let Reader { text, findings: found, .. } = reader;
         let doubtful = text.doubtful(&errors, findings);
         file.broken |= !errors.is_empty();
         for entries in file.tables.values_mut() {

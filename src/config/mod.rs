@@ -16,6 +16,8 @@ mod render;
 mod resolve;
 #[cfg(test)]
 mod shipped;
+#[cfg(test)]
+mod tests;
 mod value;
 
 use std::collections::BTreeMap;

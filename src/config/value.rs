@@ -20,11 +20,12 @@ pub(super) fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) 
         return None;
     }
     let word = word.to_lowercase();
-    let distance = |other: &str| strsim::damerau_levenshtein(&word, other);
-    let (near, distance) = words
-        .into_iter()
-        .map(|other| (other, distance(other)))
-        .min_by_key(|(_, far)| *far)?;
+    let distance = |other: &str| match other.starts_with(&word) || word.starts_with(other) {
+        true if word.len() > 2 => 1,
+        _ => strsim::damerau_levenshtein(&word, other),
+    };
+    let (near, distance) =
+        words.into_iter().map(|other| (other, distance(other))).min_by_key(|(_, far)| *far)?;
     (distance <= (near.len() / 3).max(1)).then_some(near)
 }
 
@@ -58,7 +59,7 @@ pub(super) fn choice<T: Copy>(
     match choices.iter().find(|choice| name(**choice) == text) {
         Some(choice) => Ok(*choice),
         None => Err(match nearest(text, names()) {
-            Some(near) => format!("unknown: did you mean \"{near}\"? possible are {all}"),
+            Some(near) => format!("unknown: did you mean \"{near}\"?"),
             None => format!("unknown: write {all}"),
         }),
     }
