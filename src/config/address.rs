@@ -108,7 +108,9 @@ fn advise(text: &str) -> String {
     if parse_port(port).is_none() {
         return format!("not a port: write 1 to 65535, or 0 for any; {FORMS}");
     }
-    let numeric = host.chars().all(|part| part.is_ascii_digit() || part == '.');
+    let numeric = host
+        .chars()
+        .all(|part| part.is_ascii_digit() || part == '.');
     if host.is_empty() {
         format!("an address is missing: write e.g. \"*:{port}\" for all, or \"localhost:{port}\"")
     } else if numeric || host.starts_with('[') {

@@ -136,7 +136,11 @@ pub(super) fn read(sources: &[Source], findings: &mut Findings) -> File {
         errors.sort_by_key(|error| error.span().map_or(0, |span| span.start));
         reader.root(root.get_ref());
 
-        let Reader { text, findings: found, .. } = reader;
+        let Reader {
+            text,
+            findings: found,
+            ..
+        } = reader;
         let doubtful = text.doubtful(&errors, findings);
         file.broken |= !errors.is_empty();
         for entries in file.tables.values_mut() {

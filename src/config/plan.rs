@@ -146,9 +146,13 @@ fn added(new: &Listener, connections: u64) -> Change {
 }
 
 fn removed(old: &Listener, connections: u64) -> Change {
-    let stay =
-        stay(connections, ", ", " until they end").replace("stays until they end", "stays until it ends");
-    let queue = if old.protocol.is_stream() { "; its queue is served" } else { "" };
+    let stay = stay(connections, ", ", " until they end")
+        .replace("stays until they end", "stays until it ends");
+    let queue = if old.protocol.is_stream() {
+        "; its queue is served"
+    } else {
+        ""
+    };
     Change {
         listener: Some(old.name.clone()),
         action: Action::Remove,

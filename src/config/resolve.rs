@@ -571,7 +571,9 @@ fn set_control(control: &mut Control, key: &str, typed: &Typed) -> Result<(), St
             if group.is_empty()
                 || group.contains(|letter: char| letter.is_whitespace() || letter.is_control())
             {
-                return Err("not a group: write its name, as in \"echod\", or leave the key out".into());
+                return Err(
+                    "not a group: write its name, as in \"echod\", or leave the key out".into(),
+                );
             }
             control.group = Some(group.into());
         }
@@ -654,9 +656,9 @@ fn network(typed: &Typed) -> Result<IpNet, String> {
     let text = value::text(typed, "\"192.0.2.0/24\"")?;
     let network = match text.parse::<IpAddr>() {
         Ok(address) => IpNet::from(address),
-        Err(_) => {
-            text.parse().map_err(|_| "not a network: write e.g. \"192.0.2.0/24\" or \"2001:db8::/32\"")?
-        }
+        Err(_) => text
+            .parse()
+            .map_err(|_| "not a network: write e.g. \"192.0.2.0/24\" or \"2001:db8::/32\"")?,
     };
     if let IpNet::V6(v6) = network
         && let Some(v4) = v6.addr().to_ipv4_mapped()

@@ -24,8 +24,10 @@ pub(super) fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) 
         true if word.len() > 2 => 1,
         _ => strsim::damerau_levenshtein(&word, other),
     };
-    let (near, distance) =
-        words.into_iter().map(|other| (other, distance(other))).min_by_key(|(_, far)| *far)?;
+    let (near, distance) = words
+        .into_iter()
+        .map(|other| (other, distance(other)))
+        .min_by_key(|(_, far)| *far)?;
     (distance <= (near.len() / 3).max(1)).then_some(near)
 }
 

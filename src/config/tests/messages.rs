@@ -185,7 +185,10 @@ fn an_address_that_is_none_gets_the_likely_cure() {
     ];
     let list: Vec<_> = addresses.iter().map(|address| quote(address)).collect();
     check(
-        &format!("[listener.a]\nprotocol = \"tcp\"\naddress = [\n{},\n7]\n", list.join(",\n")),
+        &format!(
+            "[listener.a]\nprotocol = \"tcp\"\naddress = [\n{},\n7]\n",
+            list.join(",\n")
+        ),
         &expect![[r#"
             echod.toml:4:1: listener "a": address "example.org:7": a host name: write its IP address, as in "192.0.2.1:7"
             echod.toml:5:1: listener "a": address "10.0.0.1": a port is missing: write e.g. "10.0.0.1:7"
@@ -228,7 +231,10 @@ fn a_path_must_fit_into_a_socket_address() {
         "#]],
     );
     let most = "x".repeat(107);
-    check(&format!("[listener.a]\nprotocol = \"unix-stream\"\naddress = \"{most}\"\n"), &expect![]);
+    check(
+        &format!("[listener.a]\nprotocol = \"unix-stream\"\naddress = \"{most}\"\n"),
+        &expect![],
+    );
 }
 
 #[test]
@@ -242,7 +248,11 @@ fn addresses_that_overlap_are_refused_where_the_second_stands() {
             listener("z", "tcp", "[\"*:7\", \"0.0.0.0:8\"]"),
             listener("b", "tcp", "\"10.0.0.1:7\""),
             listener("c", "tcp", "\"localhost:8\""),
-            listener("d", "tcp", "[\"[::]:9\", \"[::1]:9\", \"127.0.0.1:9\", \"127.0.0.1:9\"]"),
+            listener(
+                "d",
+                "tcp",
+                "[\"[::]:9\", \"[::1]:9\", \"127.0.0.1:9\", \"127.0.0.1:9\"]",
+            ),
             listener("e", "udp", "\"*:7\""),
         ],
         &expect![[r#"
@@ -252,19 +262,34 @@ fn addresses_that_overlap_are_refused_where_the_second_stands() {
             echod.toml:12:48: listener "d": address "127.0.0.1:9": already used by this listener (line 12)
         "#]],
     );
-    check(&[listener("a", "tcp", "\"*:0\""), listener("b", "tcp", "[\"*:0\", \"127.0.0.1:0\"]")], &expect![]);
     check(
-        &[listener("a", "tcp", "\"[fe80::1%2]:7\""), listener("b", "tcp", "\"[fe80::1%3]:7\"")],
+        &[
+            listener("a", "tcp", "\"*:0\""),
+            listener("b", "tcp", "[\"*:0\", \"127.0.0.1:0\"]"),
+        ],
         &expect![],
     );
     check(
-        &[listener("a", "unix-stream", "\"/run//a\""), listener("b", "unix-datagram", "\"/run/./a\"")],
+        &[
+            listener("a", "tcp", "\"[fe80::1%2]:7\""),
+            listener("b", "tcp", "\"[fe80::1%3]:7\""),
+        ],
+        &expect![],
+    );
+    check(
+        &[
+            listener("a", "unix-stream", "\"/run//a\""),
+            listener("b", "unix-datagram", "\"/run/./a\""),
+        ],
         &expect![[r#"
             echod.toml:6:11: listener "b": address "/run/./a": already used by listener "a" (line 3)
         "#]],
     );
     check(
-        &["[control]\nsocket = \"/run/a\"\n".into(), listener("a", "unix-stream", "\"/run/a\"")],
+        &[
+            "[control]\nsocket = \"/run/a\"\n".into(),
+            listener("a", "unix-stream", "\"/run/a\""),
+        ],
         &expect![[r#"
             echod.toml:5:11: listener "a": address "/run/a": already used by the control socket (line 2)
         "#]],
@@ -292,7 +317,11 @@ fn a_key_without_meaning_is_refused_where_it_was_written_for_the_listener() {
         echod.toml:6:11: listener "a": sockets 2: has no meaning for unix-stream: remove it
     "#]],
     );
-    check_listener("unix-datagram", "sockets = 1\nsend-buffer = \"64KiB\"", &expect![]);
+    check_listener(
+        "unix-datagram",
+        "sockets = 1\nsend-buffer = \"64KiB\"",
+        &expect![],
+    );
 }
 
 #[test]
@@ -413,8 +442,11 @@ fn what_is_odd_but_possible_is_a_warning() {
 
 #[test]
 fn a_diagnostic_names_its_key() {
-    let errors =
-        load(&sources(&[("a.toml", "[listener.b]\nprotocol = \"tcp\"\naddress = 3\n")])).unwrap_err();
+    let errors = load(&sources(&[(
+        "a.toml",
+        "[listener.b]\nprotocol = \"tcp\"\naddress = 3\n",
+    )]))
+    .unwrap_err();
     assert_eq!(errors[0].key.as_deref(), Some("listener.b.address"));
     assert_eq!((errors[0].line, errors[0].column), (Some(3), Some(11)));
 }

@@ -12,7 +12,13 @@ mod messages;
 mod plans;
 
 fn sources(texts: &[(&str, &str)]) -> Vec<Source> {
-    texts.iter().map(|(name, text)| Source { name: (*name).into(), text: (*text).into() }).collect()
+    texts
+        .iter()
+        .map(|(name, text)| Source {
+            name: (*name).into(),
+            text: (*text).into(),
+        })
+        .collect()
 }
 
 /// The one place that loads: a text's messages, one for each line.
@@ -21,12 +27,17 @@ fn report(sources: &[Source]) -> String {
         Ok(loaded) => ("warning: ", loaded.warnings),
         Err(errors) => ("", errors),
     };
-    diagnostics.iter().map(|diagnostic| format!("{kind}{diagnostic}\n")).collect()
+    diagnostics
+        .iter()
+        .map(|diagnostic| format!("{kind}{diagnostic}\n"))
+        .collect()
 }
 
 fn valid(text: &str) -> Config {
     let sources = sources(&[("echod.toml", text)]);
-    load(&sources).unwrap_or_else(|_| panic!("{}", report(&sources))).config
+    load(&sources)
+        .unwrap_or_else(|_| panic!("{}", report(&sources)))
+        .config
 }
 
 fn check(text: &str, expect: &Expect) {
@@ -35,8 +46,15 @@ fn check(text: &str, expect: &Expect) {
 
 /// A listener with nothing but what is required, and these lines.
 fn check_listener(protocol: &str, lines: &str, expect: &Expect) {
-    let address = if protocol.starts_with("unix") { "/run/echod/a.sock" } else { "127.0.0.1:7" };
-    check(&format!("[listener.a]\nprotocol = \"{protocol}\"\naddress = \"{address}\"\n{lines}\n"), expect);
+    let address = if protocol.starts_with("unix") {
+        "/run/echod/a.sock"
+    } else {
+        "127.0.0.1:7"
+    };
+    check(
+        &format!("[listener.a]\nprotocol = \"{protocol}\"\naddress = \"{address}\"\n{lines}\n"),
+        expect,
+    );
 }
 
 const TCP: &str = "[listener.a]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:7\"\n";
@@ -105,11 +123,19 @@ fn a_later_source_overrides_key_by_key_and_lists_as_a_whole() {
                 address = [\"127.0.0.1:7\", \"127.0.0.1:8\"]\nreply = \"upper\"\n";
     let first = "[listener.a]\naddress = [\"127.0.0.1:9\"]\n[defaults]\nallow = [\"192.0.2.1\"]\n";
     let second = "[listener.a]\nbacklog = 9\n[daemon]\nworkers = 2\n";
-    let config =
-        load(&sources(&[("echod.toml", main), ("10.toml", first), ("20.toml", second)])).unwrap().config;
+    let config = load(&sources(&[
+        ("echod.toml", main),
+        ("10.toml", first),
+        ("20.toml", second),
+    ]))
+    .unwrap()
+    .config;
     let listener = &config.listeners["a"];
     let shown = ["address", "backlog", "reply", "allow"].map(|key| show(listener, key).unwrap());
-    assert_eq!(shown, ["\"127.0.0.1:9\"", "9", "\"upper\"", "[\"192.0.2.1/32\"]"]);
+    assert_eq!(
+        shown,
+        ["\"127.0.0.1:9\"", "9", "\"upper\"", "[\"192.0.2.1/32\"]"]
+    );
     assert_eq!(config.daemon.workers, Some(2));
 }
 
@@ -129,28 +155,49 @@ fn the_short_forms_of_addresses_are_two_each_and_the_second_may_be_missing() {
         let config = valid(&TCP.replace("\"127.0.0.1:7\"", address));
         let listener = &config.listeners["a"];
         let each = listener.addresses.iter().map(|address| match address {
-            Address::Inet { address, optional: true } => format!("({address})"),
+            Address::Inet {
+                address,
+                optional: true,
+            } => format!("({address})"),
             other => other.to_string(),
         });
-        (each.collect::<Vec<_>>().join(" "), show(listener, "address").unwrap())
+        (
+            each.collect::<Vec<_>>().join(" "),
+            show(listener, "address").unwrap(),
+        )
     };
     let pair = |one: &str, other: &str| (one.to_string(), other.to_string());
     assert_eq!(shown("\"*:7\""), pair("0.0.0.0:7 ([::]:7)", "\"*:7\""));
-    assert_eq!(shown("\"localhost:0\""), pair("127.0.0.1:0 ([::1]:0)", "\"localhost:0\""));
-    assert_eq!(shown("[\"0.0.0.0:7\", \"[::]:7\"]"), pair("0.0.0.0:7 [::]:7", "[\"0.0.0.0:7\", \"[::]:7\"]"));
-    assert_eq!(shown("\"[fe80::1%3]:7\""), pair("[fe80::1%3]:7", "\"[fe80::1%3]:7\""));
+    assert_eq!(
+        shown("\"localhost:0\""),
+        pair("127.0.0.1:0 ([::1]:0)", "\"localhost:0\"")
+    );
+    assert_eq!(
+        shown("[\"0.0.0.0:7\", \"[::]:7\"]"),
+        pair("0.0.0.0:7 [::]:7", "[\"0.0.0.0:7\", \"[::]:7\"]")
+    );
+    assert_eq!(
+        shown("\"[fe80::1%3]:7\""),
+        pair("[fe80::1%3]:7", "\"[fe80::1%3]:7\"")
+    );
 }
 
 #[test]
 fn a_mapped_network_is_the_ipv4_network() {
-    let config = valid(&format!("{TCP}deny = [\"::ffff:10.0.0.0/104\", \"10.0.0.0/8\"]"));
-    assert_eq!(show(&config.listeners["a"], "deny").unwrap(), "[\"10.0.0.0/8\"]");
+    let config = valid(&format!(
+        "{TCP}deny = [\"::ffff:10.0.0.0/104\", \"10.0.0.0/8\"]"
+    ));
+    assert_eq!(
+        show(&config.listeners["a"], "deny").unwrap(),
+        "[\"10.0.0.0/8\"]"
+    );
 }
 
 #[test]
 fn durations_and_sizes_are_shown_in_one_form() {
-    let shown =
-        |key: &str, value: &str| show(&valid(&format!("{TCP}{key} = {value}")).listeners["a"], key).unwrap();
+    let shown = |key: &str, value: &str| {
+        show(&valid(&format!("{TCP}{key} = {value}")).listeners["a"], key).unwrap()
+    };
     assert_eq!(shown("idle-timeout", "\"90s\""), "\"1m30s\"");
     assert_eq!(shown("idle-timeout", "\"1day 2h 250ms\""), "\"1d2h250ms\"");
     assert_eq!(shown("idle-timeout", "\"90d\""), "\"90d\"");
@@ -167,7 +214,10 @@ fn every_key_is_shown() {
         config.control.group = Some("echod".into());
         let shown = match key.section {
             Section::Listener => Protocol::ALL.iter().any(|protocol| {
-                let listener = Listener { protocol: *protocol, ..config.listeners["tcp"].clone() };
+                let listener = Listener {
+                    protocol: *protocol,
+                    ..config.listeners["tcp"].clone()
+                };
                 show(&listener, key.name).is_some()
             }),
             section => render::show_global(&config, section, key.name).is_some(),
@@ -196,11 +246,20 @@ fn any_value() -> impl Strategy<Value = String> {
 }
 
 fn any_lines(sections: &'static [Section]) -> impl Strategy<Value = String> {
-    let keys: Vec<&Key> = KEYS.iter().filter(|key| sections.contains(&key.section)).collect();
+    let keys: Vec<&Key> = KEYS
+        .iter()
+        .filter(|key| sections.contains(&key.section))
+        .collect();
     let line = (prop::sample::select(keys), any_value());
     prop::collection::vec(line, 0..6).prop_map(|lines| {
-        let lines: BTreeMap<_, _> = lines.into_iter().map(|(key, value)| (key.name, value)).collect();
-        lines.into_iter().map(|(key, value)| format!("{key} = {value}\n")).collect()
+        let lines: BTreeMap<_, _> = lines
+            .into_iter()
+            .map(|(key, value)| (key.name, value))
+            .collect();
+        lines
+            .into_iter()
+            .map(|(key, value)| format!("{key} = {value}\n"))
+            .collect()
     })
 }
 
@@ -336,19 +395,36 @@ static VALID: LazyLock<Vec<Takes>> = LazyLock::new(|| {
         };
         load(&sources(&[("a", &text)])).is_ok()
     };
-    let values = |protocol, key| pool.into_iter().filter(|value| takes(protocol, key, value)).collect();
-    Protocol::ALL.map(|protocol| KEYS.iter().map(|key| (key, values(protocol, key))).collect()).to_vec()
+    let values = |protocol, key| {
+        pool.into_iter()
+            .filter(|value| takes(protocol, key, value))
+            .collect()
+    };
+    Protocol::ALL
+        .map(|protocol| {
+            KEYS.iter()
+                .map(|key| (key, values(protocol, key)))
+                .collect()
+        })
+        .to_vec()
 });
 
 fn required(protocol: Protocol) -> String {
     let address = if protocol.is_unix() { "a/b" } else { "*:7" };
-    format!("[listener.\"a.b\"]\nprotocol = \"{}\"\naddress = \"{address}\"\n", protocol.name())
+    format!(
+        "[listener.\"a.b\"]\nprotocol = \"{}\"\naddress = \"{address}\"\n",
+        protocol.name()
+    )
 }
 
 #[test]
 fn the_pool_has_a_value_for_every_key() {
     for (index, key) in KEYS.iter().enumerate() {
         let required = matches!(key.name, "protocol" | "address");
-        assert!(required || VALID.iter().any(|values| values[index].1.len() > 1), "{}", key.name);
+        assert!(
+            required || VALID.iter().any(|values| values[index].1.len() > 1),
+            "{}",
+            key.name
+        );
     }
 }

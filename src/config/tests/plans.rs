@@ -3,7 +3,10 @@
 use super::*;
 
 fn check_plan(old: &str, new: &str, connections: &[(&str, u64)], expect: &Expect) {
-    let connections = connections.iter().map(|(name, count)| ((*name).into(), *count)).collect();
+    let connections = connections
+        .iter()
+        .map(|(name, count)| ((*name).into(), *count))
+        .collect();
     let changes = plan(&valid(old), &valid(new), &connections);
     let line = |change: &Change| {
         format!(
@@ -34,7 +37,9 @@ fn a_default_written_out_is_no_change() {
 fn new_values_take_effect_as_their_keys_say() {
     check_plan(
         TCP,
-        &format!("{TCP}backlog = 4096\nreply = \"upper\"\nallow = [\"10.0.0.0/8\"]\nmax-per-source = 3\n"),
+        &format!(
+            "{TCP}backlog = 4096\nreply = \"upper\"\nallow = [\"10.0.0.0/8\"]\nmax-per-source = 3\n"
+        ),
         &[("a", 812)],
         &expect![[r#"
             update ["reply", "backlog", "max-per-source", "allow"] restart []
