@@ -35,6 +35,7 @@ pub struct Cli {
 
 /// What holds for every command.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "For every command")]
 pub struct Options {
     /// The daemon's control socket
     #[arg(long, global = true, value_name = "PATH")]
@@ -42,8 +43,15 @@ pub struct Options {
     /// Print the reply as it came, JSON
     #[arg(long, global = true)]
     pub json: bool,
-    /// Use colors (NO_COLOR turns them off, too)
-    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t)]
+    /// Use colors: auto (not with NO_COLOR), always or never
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "WHEN",
+        default_value_t,
+        hide_possible_values = true
+    )]
     pub color: Color,
     /// How long to wait for each answer
     #[arg(long, global = true, value_name = "TIME", default_value = "5s",
