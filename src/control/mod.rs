@@ -44,10 +44,16 @@ pub const CONFIG_REJECTED: &str = "io.echod.Control.ConfigRejected";
 /// The error of a name that no listener has.
 pub const LISTENER_NOT_FOUND: &str = "io.echod.Control.ListenerNotFound";
 
-const INVALID_BACKLOG: &str = "io.echod.Control.InvalidBacklog";
-const INVALID_PARAMETER: &str = "org.varlink.service.InvalidParameter";
+/// The error of a number that is no backlog.
+pub const INVALID_BACKLOG: &str = "io.echod.Control.InvalidBacklog";
+
+/// The error of a parameter that is missing, unknown, or not what it should be.
+pub const INVALID_PARAMETER: &str = "org.varlink.service.InvalidParameter";
+
+/// The error of a method that there is not.
+pub const METHOD_NOT_FOUND: &str = "org.varlink.service.MethodNotFound";
+
 const INTERFACE_NOT_FOUND: &str = "org.varlink.service.InterfaceNotFound";
-const METHOD_NOT_FOUND: &str = "org.varlink.service.MethodNotFound";
 
 /// The largest backlog that `listen(2)` can be given.
 const BACKLOG_MAX: i64 = i32::MAX as i64;
