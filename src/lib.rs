@@ -6,3 +6,4 @@ pub mod policy;
 pub mod stats;
 pub mod sys;
 pub mod driver;
+pub mod worker;

@@ -43,8 +43,10 @@ pub struct Counters {
     pub datagrams_received: Counter,
     /// Datagrams that went back.
     pub datagrams_sent: Counter,
-    /// Answers that the kernel would not take: the peer is gone, or its queue is full.
-    pub send_failures: Counter,
+    /// Datagrams that the kernel would not send back: the peer is gone, or its queue is full.
+    pub unsent: Counter,
+    /// Connections that ended by the peer's fault: reset, timed out, never read.
+    pub faults: Counter,
     /// Peers turned away, by reason.
     pub refused: [Counter; REASONS_MAX],
 }
@@ -59,7 +61,8 @@ pub struct Totals {
     pub bytes_sent: u64,
     pub datagrams_received: u64,
     pub datagrams_sent: u64,
-    pub send_failures: u64,
+    pub unsent: u64,
+    pub faults: u64,
     pub refused: [u64; REASONS_MAX],
 }
 
@@ -75,7 +78,8 @@ impl Totals {
             totals.bytes_sent += set.bytes_sent.get();
             totals.datagrams_received += set.datagrams_received.get();
             totals.datagrams_sent += set.datagrams_sent.get();
-            totals.send_failures += set.send_failures.get();
+            totals.unsent += set.unsent.get();
+            totals.faults += set.faults.get();
             for (total, reason) in totals.refused.iter_mut().zip(&set.refused) {
                 *total += reason.get();
             }

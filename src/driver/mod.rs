@@ -252,6 +252,9 @@ pub trait Driver {
     /// Takes a listening socket, nonblocking. With `permits` it takes one for each connection.
     fn add_listener(&mut self, socket: Self::Socket, permits: Option<Arc<Permits>>) -> Token;
 
+    /// From now on the listener takes its permits here, or needs none.
+    fn set_permits(&mut self, listener: Token, permits: Option<Arc<Permits>>);
+
     /// Takes a bound datagram socket, nonblocking.
     fn add_datagram_socket(&mut self, socket: Self::Socket) -> Token;
 

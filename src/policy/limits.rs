@@ -33,6 +33,9 @@ pub struct Timeouts {
     pub write_stall: Option<Duration>,
 }
 
+/// How long we wait, after our last word, for the peer's.
+pub const LINGER: Duration = Duration::from_secs(2);
+
 /// When a connection did what.
 #[derive(Clone, Copy, Debug)]
 pub struct Activity {
@@ -40,8 +43,22 @@ pub struct Activity {
     pub opened: Instant,
     /// When it last sent something.
     pub active: Instant,
-    /// Since when it takes nothing of what it is owed, if so.
-    pub stalled: Option<Instant>,
+    /// Since when it keeps us waiting, if so: it takes nothing of what it is owed, or, lingering,
+    /// does not say its last word.
+    pub waits: Option<Instant>,
+    /// How far it has come.
+    pub phase: Phase,
+}
+
+/// How far a connection has come, as far as time is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It may go on.
+    Open,
+    /// It gets what it is owed, and no more.
+    Finishing,
+    /// It got everything, and our FIN.
+    Lingering,
 }
 
 /// The judgment on a connection at one moment.
@@ -55,13 +72,15 @@ pub enum Judgment {
     Expired,
     /// It reads nothing.
     Stalled,
+    /// It got our FIN and does not answer.
+    Lingered,
 }
 
 impl Activity {
     /// A connection that has just been accepted.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self { opened: now, active: now, stalled: None }
+        Self { opened: now, active: now, waits: None, phase: Phase::Open }
     }
 }
 
@@ -70,20 +89,24 @@ impl Timeouts {
     /// before one that is idle: its silence is only what our back-pressure made of it.
     #[must_use]
     pub fn judge(&self, now: Instant, activity: &Activity) -> Judgment {
-        let stall = self.write_stall.zip(activity.stalled).map(|(limit, since)| since + limit);
-        let lifetime = self.lifetime.map(|limit| activity.opened + limit);
-        let idle = self.idle.map(|limit| activity.active + limit);
         let past = |due: Option<Instant>| due.is_some_and(|due| due <= now);
+        if activity.phase == Phase::Lingering {
+            let end = activity.waits.map(|since| since + LINGER);
+            return if past(end) { Judgment::Lingered } else { Judgment::Until(end) };
+        }
+        let open = activity.phase == Phase::Open;
+        let stall = self.write_stall.zip(activity.waits).map(|(limit, since)| since + limit);
+        let lifetime = self.lifetime.filter(|_| open).map(|limit| activity.opened + limit);
+        let idle = self.idle.filter(|_| open && activity.waits.is_none()).map(|limit| activity.active + limit);
         if past(stall) {
             Judgment::Stalled
         } else if past(lifetime) {
             Judgment::Expired
-        } else if past(idle) && activity.stalled.is_none() {
+        } else if past(idle) {
             Judgment::Idle
         } else {
-            let idle = idle.filter(|_| activity.stalled.is_none());
             // A stall is looked at four times before it counts: progress is only seen by looking.
-            let look = self.write_stall.zip(activity.stalled).map(|(limit, _)| now + limit / 4);
+            let look = self.write_stall.zip(activity.waits).map(|(limit, _)| now + limit / 4);
             Judgment::Until([look, stall, lifetime, idle].into_iter().flatten().min())
         }
     }
@@ -150,16 +173,34 @@ mod tests {
     #[test]
     fn a_stalled_connection_is_looked_at_often_and_is_not_called_idle() {
         let start = Instant::now();
-        let activity = Activity { stalled: Some(start + 9 * SECOND), ..Activity::new(start) };
+        let activity = Activity { waits: Some(start + 9 * SECOND), ..Activity::new(start) };
         let judge = |after| timeouts().judge(start + after * SECOND, &activity);
         assert_eq!(judge(11), Judgment::Until(Some(start + 12 * SECOND)));
         assert_eq!(judge(13), Judgment::Stalled);
     }
 
     #[test]
+    fn who_lingers_has_two_seconds_whatever_else_is_set() {
+        let start = Instant::now();
+        let activity = Activity { waits: Some(start), phase: Phase::Lingering, ..Activity::new(start) };
+        let judge = |after| Timeouts::default().judge(start + after, &activity);
+        assert_eq!(judge(SECOND), Judgment::Until(Some(start + LINGER)));
+        assert_eq!(judge(LINGER), Judgment::Lingered);
+    }
+
+    #[test]
+    fn who_finishes_may_take_its_time_as_long_as_it_reads() {
+        let start = Instant::now();
+        let mut activity = Activity { phase: Phase::Finishing, ..Activity::new(start) };
+        assert_eq!(timeouts().judge(start + 500 * SECOND, &activity), Judgment::Until(None));
+        activity.waits = Some(start + 500 * SECOND);
+        assert_eq!(timeouts().judge(start + 504 * SECOND, &activity), Judgment::Stalled);
+    }
+
+    #[test]
     fn without_timeouts_there_is_nothing_to_wait_for() {
         let start = Instant::now();
-        let activity = Activity { stalled: Some(start), ..Activity::new(start) };
+        let activity = Activity { waits: Some(start), ..Activity::new(start) };
         let later = start + 1_000_000 * SECOND;
         assert_eq!(Timeouts::default().judge(later, &activity), Judgment::Until(None));
     }

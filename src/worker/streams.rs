@@ -1,0 +1,272 @@
+//! Streams: what a worker does when something happens to a connection.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use crate::driver::{Buffer, Closing, Driver, Op, Source, Token};
+use crate::echo::stream::Step;
+use crate::echo::{Answer, Stream};
+use crate::policy::Refusal;
+use crate::policy::limits::{Activity, Judgment, Phase, WhenFull};
+
+use super::mailbox::{Kind, Peer};
+use super::{ACCEPT_PAUSE_MIN, Listener, Place, Tenant, Worker};
+
+/// A client as the worker knows it. Small: most of them are idle most of the time.
+#[derive(Debug)]
+pub(super) struct Connection {
+    id: u64,
+    peer: Option<SocketAddr>,
+    stream: Stream,
+    activity: Activity,
+    bytes_received: u64,
+    bytes_sent: u64,
+    // What the driver said of the peer's progress when it was last asked.
+    progress: u64,
+    // What it holds of the gate, to be given back: a permit, and a place among its source's.
+    has_permit: bool,
+    has_place: bool,
+    refused: bool,
+    // The driver has been told to close it.
+    closing: bool,
+}
+
+impl Connection {
+    /// Gives back what it held.
+    pub(super) fn leave(self, listener: &Listener) {
+        if self.has_permit {
+            listener.gate.permits.give_back();
+        }
+        if let Some(peer) = self.peer.filter(|_| self.has_place) {
+            listener.gate.release(peer.ip());
+        }
+        if !self.refused {
+            listener.counters.closed.add(1);
+        }
+    }
+}
+
+impl<D: Driver> Worker<D> {
+    pub(super) fn accepted(&mut self, now: Instant, door: Token, connection: Token, peer: Option<SocketAddr>) {
+        let id = self.ids.take();
+        let Some((place, listener, _)) = self.place(door) else {
+            // The door was closed in this very turn; who came through it last is still welcome to a FIN.
+            self.driver.submit(Op::Close { token: connection, how: Closing::Now });
+            return;
+        };
+        let index = place.listener;
+        if let Tenant::Door(door) = &mut place.tenant {
+            door.pause = ACCEPT_PAUSE_MIN;
+        }
+        let settings = &listener.settings;
+        let has_permit = settings.when_full == WhenFull::Wait || listener.gate.permits.try_take();
+        let admitted = admit(listener, peer.map(|peer| peer.ip()), has_permit);
+        let client = Connection {
+            id,
+            peer,
+            stream: Stream::new(settings.reply, settings.one_shot),
+            activity: Activity::new(now),
+            bytes_received: 0,
+            bytes_sent: 0,
+            progress: 0,
+            has_permit,
+            has_place: admitted.is_ok() && settings.max_per_source.is_some() && peer.is_some(),
+            refused: admitted.is_err(),
+            closing: false,
+        };
+        match admitted {
+            Ok(()) => listener.counters.accepted.add(1),
+            Err(reason) => {
+                listener.refuse(reason);
+                log::debug!("listener \"{}\": {}: refused: {}", settings.name, Name(peer), reason.name());
+            }
+        }
+        self.move_in(connection, index, Tenant::Connection(client));
+        if admitted.is_err() {
+            self.close(connection, Closing::Reset);
+        } else {
+            self.judge(now, connection);
+            self.advance(now, connection);
+        }
+    }
+
+    pub(super) fn received(&mut self, now: Instant, token: Token, buffer: Buffer) {
+        let Some((Place { tenant: Tenant::Connection(client), .. }, listener, driver)) = self.place(token) else {
+            self.driver.recycle(buffer);
+            return;
+        };
+        let len = u64::from(buffer.len());
+        client.activity.active = now;
+        client.bytes_received += len;
+        listener.counters.bytes_received.add(len);
+        match client.stream.handle_received(driver.bytes(&buffer)) {
+            Answer::Send => driver.submit(Op::Send { connection: token, buffer }),
+            Answer::Drop => driver.recycle(buffer),
+        }
+        self.advance(now, token);
+    }
+
+    pub(super) fn sent(&mut self, now: Instant, token: Token, len: u32) {
+        let Some((Place { tenant: Tenant::Connection(client), .. }, listener, _)) = self.place(token) else { return };
+        client.stream.handle_sent(len);
+        client.bytes_sent += u64::from(len);
+        listener.counters.bytes_sent.add(len.into());
+        client.activity.waits = None;
+        self.advance(now, token);
+    }
+
+    pub(super) fn ended(&mut self, now: Instant, token: Token) {
+        if let Some((Place { tenant: Tenant::Connection(client), .. }, ..)) = self.place(token) {
+            client.stream.handle_end();
+            self.advance(now, token);
+        }
+    }
+
+    pub(super) fn stalled(&mut self, now: Instant, token: Token) {
+        let Some((Place { tenant: Tenant::Connection(client), .. }, _, driver)) = self.place(token) else { return };
+        client.activity.waits = Some(now);
+        client.progress = driver.progress(token);
+        self.judge(now, token);
+    }
+
+    /// A broken connection is the peer's affair: a counter, and a line for who looks closely.
+    pub(super) fn failed(&mut self, token: Token, error: &io::Error) {
+        let Some((Place { tenant: Tenant::Connection(client), .. }, listener, _)) = self.place(token) else { return };
+        listener.counters.faults.add(1);
+        log::debug!("listener \"{}\": {}: {error}", listener.settings.name, Name(client.peer));
+        self.close(token, Closing::Now);
+    }
+
+    /// Does what the stream's state asks for.
+    fn advance(&mut self, now: Instant, token: Token) {
+        loop {
+            let Some((Place { tenant: Tenant::Connection(client), .. }, _, driver)) = self.place(token) else { return };
+            if client.closing {
+                return;
+            }
+            match client.stream.poll_step() {
+                None => return,
+                Some(Step::Receive) => driver.submit(Op::Receive { connection: token }),
+                Some(Step::Rest) => driver.submit(Op::Rest { connection: token }),
+                Some(Step::ShutDown) => {
+                    driver.submit(Op::ShutDown { connection: token });
+                    client.activity.phase = Phase::Lingering;
+                    client.activity.waits = Some(now);
+                    self.judge(now, token);
+                }
+                Some(Step::Close) => self.close(token, Closing::Now),
+            }
+        }
+    }
+
+    /// Asks whether the connection may go on, and acts on it.
+    pub(super) fn judge(&mut self, now: Instant, token: Token) {
+        let Some((Place { tenant: Tenant::Connection(client), .. }, listener, driver)) = self.place(token) else { return };
+        if client.closing {
+            return;
+        }
+        if client.activity.phase != Phase::Lingering && client.activity.waits.is_some() {
+            let progress = driver.progress(token);
+            if std::mem::replace(&mut client.progress, progress) != progress {
+                client.activity.waits = Some(now);
+            }
+        }
+        let judgment = listener.settings.timeouts.judge(now, &client.activity);
+        match judgment {
+            Judgment::Until(None) => {}
+            Judgment::Until(Some(due)) => self.timers.set(token.slot, due),
+            Judgment::Idle | Judgment::Expired => {
+                log::debug!("listener \"{}\": {}: {judgment:?}", listener.settings.name, Name(client.peer));
+                self.finish(now, token);
+            }
+            Judgment::Stalled => {
+                listener.counters.faults.add(1);
+                log::debug!("listener \"{}\": {}: reads nothing", listener.settings.name, Name(client.peer));
+                self.close(token, Closing::Reset);
+            }
+            Judgment::Lingered => self.close(token, Closing::Now),
+        }
+    }
+
+    /// Gives the connection what it is owed, then our FIN.
+    fn finish(&mut self, now: Instant, token: Token) {
+        if let Some((Place { tenant: Tenant::Connection(client), .. }, ..)) = self.place(token) {
+            client.stream.finish();
+            if client.activity.phase == Phase::Open {
+                client.activity.phase = Phase::Finishing;
+            }
+            self.advance(now, token);
+            self.judge(now, token);
+        }
+    }
+
+    pub(super) fn finish_all(&mut self, now: Instant) {
+        for slot in 0..self.places.len() {
+            self.finish(now, self.places[slot].token);
+        }
+    }
+
+    pub(super) fn close_peers(&mut self, ids: &[u64]) -> u64 {
+        let mut closed = 0;
+        for slot in 0..self.places.len() {
+            let Place { token, tenant: Tenant::Connection(client), .. } = &self.places[slot] else { continue };
+            if ids.contains(&client.id) && !client.closing {
+                closed += 1;
+                self.close(*token, Closing::Now);
+            }
+        }
+        closed
+    }
+
+    fn close(&mut self, token: Token, how: Closing) {
+        if let Some((Place { tenant: Tenant::Connection(client), .. }, _, driver)) = self.place(token)
+            && !std::mem::replace(&mut client.closing, true)
+        {
+            driver.submit(Op::Close { token, how });
+        }
+    }
+
+    pub(super) fn peer(&self, now: Instant, place: &Place) -> Option<Peer> {
+        let Tenant::Connection(client) = &place.tenant else { return None };
+        let listener = self.listeners[place.listener as usize].as_ref()?;
+        (!client.refused).then(|| Peer {
+            id: client.id,
+            listener: listener.id,
+            kind: Kind::Stream,
+            source: client.peer.map(Source::Inet),
+            local: None,
+            age: now - client.activity.opened,
+            idle: now - client.activity.active,
+            bytes_received: client.bytes_received,
+            bytes_sent: client.bytes_sent,
+            details: self.driver.details(place.token),
+        })
+    }
+}
+
+/// Whether the client may stay; if so, it now has a place among its source's connections.
+fn admit(listener: &Listener, source: Option<IpAddr>, has_permit: bool) -> Result<(), Refusal> {
+    if source.is_some_and(|source| !listener.settings.access.permits(source)) {
+        return Err(Refusal::Denied);
+    }
+    if !has_permit {
+        return Err(Refusal::Full);
+    }
+    match source.zip(listener.settings.max_per_source) {
+        None => Ok(()),
+        Some((source, max)) => listener.gate.admit(source, max),
+    }
+}
+
+/// A peer's name in the log.
+struct Name(Option<SocketAddr>);
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(address) => address.fmt(f),
+            None => f.write_str("unix peer"),
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! One timer per slot, thousands of them: a hashed wheel.
+//!
+//! Setting, clearing and firing cost the same however many there are. A timer never fires early,
+//! and at most [`TICK`] late. It only ever moves nearer: who is asked at a time that has been put
+//! off says so and is asked again, so that a message costs no timer.
+//!
+//! Never reads a clock.
+
+use std::time::{Duration, Instant};
+
+/// How late a timer may be.
+pub const TICK: Duration = Duration::from_millis(16);
+
+/// One turn of the wheel is about half a minute; who is due later is looked at once a turn.
+const BUCKETS: usize = 2048;
+
+/// No slot.
+const NONE: u32 = u32::MAX;
+
+/// The timers of one worker.
+#[derive(Debug)]
+pub struct Timers {
+    start: Instant,
+    // All ticks up to this one have fired.
+    fired: u64,
+    heads: Box<[u32]>,
+    // One bit per bucket: is there anybody?
+    occupied: [u64; BUCKETS / 64],
+    entries: Vec<Entry>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    due: u64,
+    next: u32,
+    previous: u32,
+    bucket: u16,
+    set: bool,
+}
+
+const UNSET: Entry = Entry { due: 0, next: NONE, previous: NONE, bucket: 0, set: false };
+
+impl Timers {
+    /// No timers.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self {
+            start: now,
+            fired: 0,
+            heads: vec![NONE; BUCKETS].into_boxed_slice(),
+            occupied: [0; BUCKETS / 64],
+            entries: Vec::new(),
+        }
+    }
+
+    /// The slot's timer fires at `due`, or when it was to fire already if that is sooner.
+    pub fn set(&mut self, slot: u32, due: Instant) {
+        let since_start = due.saturating_duration_since(self.start).as_nanos();
+        let tick = u64::try_from(since_start.div_ceil(TICK.as_nanos())).unwrap_or(u64::MAX).max(self.fired + 1);
+        if self.entries.len() <= slot as usize {
+            self.entries.resize(slot as usize + 1, UNSET);
+        }
+        let entry = self.entries[slot as usize];
+        if entry.set && entry.due <= tick {
+            return;
+        }
+        self.clear(slot);
+        self.link(slot, tick);
+    }
+
+    /// The slot has no timer any more.
+    pub fn clear(&mut self, slot: u32) {
+        let Some(&Entry { next, previous, bucket, set: true, .. }) = self.entries.get(slot as usize) else { return };
+        self.entries[slot as usize].set = false;
+        if previous == NONE {
+            self.heads[usize::from(bucket)] = next;
+            if next == NONE {
+                self.occupied[usize::from(bucket) / 64] &= !(1 << (bucket % 64));
+            }
+        } else {
+            self.entries[previous as usize].next = next;
+        }
+        if next != NONE {
+            self.entries[next as usize].previous = previous;
+        }
+    }
+
+    fn link(&mut self, slot: u32, due: u64) {
+        let tick = due.min(self.fired + BUCKETS as u64);
+        let bucket = tick as usize % BUCKETS;
+        let head = std::mem::replace(&mut self.heads[bucket], slot);
+        self.occupied[bucket / 64] |= 1 << (bucket % 64);
+        self.entries[slot as usize] = Entry { due, next: head, previous: NONE, bucket: bucket as u16, set: true };
+        if head != NONE {
+            self.entries[head as usize].previous = slot;
+        }
+    }
+
+    /// When to call [`Self::fire`] next, if ever. May be too soon, never too late.
+    #[must_use]
+    pub fn next(&self) -> Option<Instant> {
+        let first = (self.fired + 1) as usize % BUCKETS;
+        let ahead = (0..=BUCKETS / 64).find_map(|step| {
+            let word = (first / 64 + step) % (BUCKETS / 64);
+            let mut bits = self.occupied[word];
+            if step == 0 {
+                bits &= u64::MAX << (first % 64);
+            } else if step == BUCKETS / 64 {
+                bits &= !(u64::MAX << (first % 64));
+            }
+            let bit = (bits != 0).then(|| bits.trailing_zeros() as usize)?;
+            Some((word * 64 + bit + BUCKETS - first) % BUCKETS)
+        })?;
+        let tick = self.fired + 1 + ahead as u64;
+        Some(self.start + Duration::from_nanos((tick * TICK.as_nanos() as u64).max(1)))
+    }
+
+    /// Takes the slots whose time has come; they have no timer any more.
+    pub fn fire(&mut self, now: Instant, due: &mut Vec<u32>) {
+        let reached = now.saturating_duration_since(self.start).as_nanos() / TICK.as_nanos();
+        let reached = u64::try_from(reached).unwrap_or(u64::MAX);
+        // After a long sleep each bucket is looked at once, not once for each turn missed.
+        let from = (self.fired + 1).max((reached + 1).saturating_sub(BUCKETS as u64));
+        for tick in from..=reached {
+            let bucket = tick as usize % BUCKETS;
+            if self.occupied[bucket / 64] & 1 << (bucket % 64) == 0 {
+                continue;
+            }
+            let mut slot = std::mem::replace(&mut self.heads[bucket], NONE);
+            self.occupied[bucket / 64] &= !(1 << (bucket % 64));
+            self.fired = tick;
+            while slot != NONE {
+                let Entry { due: when, next, .. } = self.entries[slot as usize];
+                self.entries[slot as usize].set = false;
+                if when <= reached {
+                    due.push(slot);
+                } else {
+                    self.link(slot, when);
+                }
+                slot = next;
+            }
+        }
+        self.fired = self.fired.max(reached);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn fire(timers: &mut Timers, now: Instant) -> Vec<u32> {
+        let mut due = Vec::new();
+        timers.fire(now, &mut due);
+        due.sort_unstable();
+        due
+    }
+
+    #[test]
+    fn a_timer_fires_at_its_time_and_once() {
+        let start = Instant::now();
+        let mut timers = Timers::new(start);
+        timers.set(3, start + Duration::from_millis(100));
+        assert_eq!(fire(&mut timers, start + Duration::from_millis(99)), []);
+        let next = timers.next().unwrap();
+        assert!(next >= start + Duration::from_millis(100) && next <= start + Duration::from_millis(100) + TICK);
+        assert_eq!(fire(&mut timers, next), [3]);
+        assert_eq!(fire(&mut timers, next + TICK), []);
+        assert_eq!(timers.next(), None);
+    }
+
+    #[test]
+    fn a_timer_moves_nearer_but_not_away() {
+        let start = Instant::now();
+        let mut timers = Timers::new(start);
+        timers.set(1, start + Duration::from_secs(10));
+        timers.set(1, start + Duration::from_secs(20));
+        timers.set(1, start + Duration::from_secs(5));
+        assert_eq!(fire(&mut timers, start + Duration::from_secs(5) + TICK), [1]);
+    }
+
+    #[test]
+    fn one_that_is_far_away_survives_many_turns_of_the_wheel() {
+        let start = Instant::now();
+        let mut timers = Timers::new(start);
+        let due = start + Duration::from_secs(600);
+        timers.set(7, due);
+        let mut fired_at = None;
+        while let Some(next) = timers.next() {
+            if fire(&mut timers, next) == [7] {
+                fired_at = Some(next);
+            }
+        }
+        let fired_at = fired_at.unwrap();
+        assert!(fired_at >= due && fired_at <= due + TICK);
+    }
+
+    #[test]
+    fn a_long_sleep_is_caught_up_at_once() {
+        let start = Instant::now();
+        let mut timers = Timers::new(start);
+        timers.set(1, start + Duration::from_secs(1));
+        timers.set(2, start + Duration::from_secs(100_000));
+        assert_eq!(fire(&mut timers, start + Duration::from_secs(90_000)), [1]);
+        assert_eq!(fire(&mut timers, start + Duration::from_secs(100_001)), [2]);
+    }
+
+    proptest! {
+        /// Against the obvious implementation: a list that is searched.
+        #[test]
+        fn fires_what_a_plain_list_would(steps in proptest::collection::vec((0..3u8, 0..50u32, 0..100_000u64), 1..300)) {
+            let start = Instant::now();
+            let mut timers = Timers::new(start);
+            let mut plain = std::collections::BTreeMap::new();
+            let mut now = start;
+            for (kind, slot, millis) in steps {
+                let time = now + Duration::from_millis(millis);
+                match kind {
+                    0 => {
+                        timers.set(slot, time);
+                        let due = plain.entry(slot).or_insert(time);
+                        *due = time.min(*due);
+                    }
+                    1 => { timers.clear(slot); plain.remove(&slot); }
+                    _ => {
+                        now += Duration::from_millis(millis % 5000);
+                        for slot in fire(&mut timers, now) {
+                            let due = plain.remove(&slot);
+                            prop_assert!(due.is_some_and(|due| due <= now), "never early");
+                        }
+                        for due in plain.values() {
+                            prop_assert!(*due + 2 * TICK > now, "never later than a tick");
+                        }
+                    }
+                }
+                match (timers.next(), plain.values().min()) {
+                    (None, None) => {}
+                    (Some(next), Some(first)) => prop_assert!(next <= *first + 2 * TICK),
+                    (next, first) => prop_assert!(false, "{next:?} {first:?}"),
+                }
+            }
+        }
+    }
+}
