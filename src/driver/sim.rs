@@ -63,6 +63,8 @@ struct Slot {
     armed: bool,
     /// The user has asked for the close.
     closed: bool,
+    /// The user has asked to drain first.
+    drain_asked: bool,
     /// The driver serves who is queued, then closes.
     draining: bool,
     /// The turn in which the user was told of the peer's end.
@@ -108,6 +110,7 @@ impl Slot {
             asked: false,
             armed: false,
             closed: false,
+            drain_asked: false,
             draining: false,
             end_told: None,
             ready: VecDeque::new(),
@@ -174,9 +177,10 @@ impl Sim {
     /// the user may have been about to answer what came before the reason to close.
     fn slot_for_user(&mut self, token: Token, what: &str) -> Option<&mut Slot> {
         let slot = self.slots.get_mut(token.slot as usize).filter(|slot| slot.token == token);
-        let answers = what == "SendTo";
+        // Who drains is still answered; and an accept that failed is tried again.
+        let drains = slot.as_ref().is_some_and(|slot| slot.drain_asked) && matches!(what, "SendTo" | "Accept");
         if let Some(slot) = slot
-            && (!slot.closed || (answers && !self.closed_this_turn.contains(&token)))
+            && (!slot.closed || drains)
         {
             return Some(slot);
         }
@@ -222,10 +226,8 @@ impl Sim {
                 let connection = matches!(slot.thing, Thing::Connection(_));
                 assert!(!(connection && *how == Closing::WhenDrained), "a connection has no queue to drain");
                 slot.closed = true;
-                // Who drains may still answer, in this turn too.
-                if *how != Closing::WhenDrained {
-                    self.closed_this_turn.push(*token);
-                }
+                slot.drain_asked = *how == Closing::WhenDrained;
+                self.closed_this_turn.push(*token);
                 true
             }
         }
@@ -255,7 +257,8 @@ impl Sim {
             (Op::SendTo { buffer, .. }, Thing::Datagrams { outgoing, .. }) => outgoing.push_back(buffer),
             (Op::Close { how: Closing::WhenDrained, .. }, _) => {
                 slot.draining = true;
-                slot.ready.retain(|completion| !matches!(completion, Completion::AcceptRested { .. }));
+                slot.armed = true;
+                slot.asked = true;
             }
             (Op::Close { how, .. }, _) => {
                 self.let_go(token.slot, how);
@@ -328,12 +331,12 @@ impl Sim {
         let shared = Rc::clone(&self.world);
         let mut world = shared.borrow_mut();
         for _ in 0..ROUNDS_PER_TURN {
-            if !(self.slots[index].armed || draining) {
+            if !self.slots[index].armed {
                 return;
             }
             let Some(peer) = world.next_in_queue(socket) else { break };
             let failure = match &permits {
-                _ if !draining && world.faults.accept_error > 0.0 && world.chance(|faults| faults.accept_error) => {
+                _ if world.chance(|faults| faults.accept_error) => {
                     Some(Some(io::Error::from_raw_os_error(libc::EMFILE)))
                 }
                 Some(permits) if draining => {
@@ -406,7 +409,7 @@ impl Sim {
             slot.ready.push_back(Completion::DatagramSent { socket, result });
         }
         for _ in 0..ROUNDS_PER_TURN {
-            if !(slot.armed || slot.draining) || !world.datagram_is_due(id) || world.withholds(|faults| faults.famine) {
+            if !slot.armed || !world.datagram_is_due(id) || world.withholds(|faults| faults.famine) {
                 return;
             }
             let Some((index, memory)) = self.buffers.peek() else { return };
@@ -462,6 +465,13 @@ impl Driver for Sim {
 
     fn add_listener(&mut self, socket: Socket, permits: Option<Arc<Permits>>) -> Token {
         self.allocate(Thing::Listener { socket, permits })
+    }
+
+    fn set_permits(&mut self, listener: Token, new: Option<Arc<Permits>>) {
+        let slot = self.slots.get_mut(listener.slot as usize).filter(|slot| slot.token == listener);
+        if let Some(Thing::Listener { permits, .. }) = slot.map(|slot| &mut slot.thing) {
+            *permits = new;
+        }
     }
 
     fn add_datagram_socket(&mut self, socket: Socket) -> Token {
@@ -810,6 +820,10 @@ impl Network {
         peer
     }
 
+    pub(crate) fn address(&self, peer: Peer) -> SocketAddr {
+        self.0.borrow().wires[peer.0].address
+    }
+
     /// Writes as much as the connection takes; says how much that was.
     pub(crate) fn write(&self, peer: Peer, bytes: &[u8]) -> usize {
         let world = &mut *self.0.borrow_mut();
@@ -970,8 +984,11 @@ impl World {
     }
 
     fn reset(&mut self, peer: Peer) {
-        self.wires[peer.0].end = Some(End::Reset);
-        self.wires[peer.0].to_peer.clear();
+        let wire = &mut self.wires[peer.0];
+        wire.end = Some(End::Reset);
+        wire.to_peer.clear();
+        // What is sent until the reset arrives is not taken.
+        wire.window = 0;
         self.arrive(peer, Segment::Reset);
     }
 
