@@ -48,8 +48,12 @@
 //! as always. The worker decides (only it knows the reply mode), the driver moves.
 
 pub mod buffers;
+#[cfg(test)]
+pub(crate) mod conformance;
 pub mod epoll;
 pub mod permits;
+#[cfg(test)]
+pub(crate) mod sim;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -233,7 +233,7 @@ mod tests {
         fn every_history_ends_in_a_close(events in proptest::collection::vec((0..4u8, 1..40_000usize), 0..200)) {
             let mut stream = Stream::new(Reply::Echo, false);
             let mut receiving = false;
-            let mut steps = |stream: &mut Stream, receiving: &mut bool| {
+            let steps = |stream: &mut Stream, receiving: &mut bool| {
                 let mut closed = false;
                 while let Some(step) = stream.poll_step() {
                     match step {

@@ -254,13 +254,11 @@ pub fn progress(fd: BorrowedFd<'_>) -> u64 {
     }
 }
 
-nix::ioctl_read_bad!(ioctl_outq, libc::TIOCOUTQ, libc::c_int);
-
 /// Bytes written and not yet taken by the peer (`SIOCOUTQ`, `tcp(7)`, `unix(7)`).
 fn send_queue(fd: BorrowedFd<'_>) -> Option<u32> {
-    let mut bytes = 0;
+    let mut bytes: libc::c_int = 0;
     // SAFETY: this ioctl writes one int to a live local.
-    unsafe { ioctl_outq(fd.as_raw_fd(), &raw mut bytes) }.ok()?;
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) }).ok()?;
     u32::try_from(bytes).ok()
 }
 

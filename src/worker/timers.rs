@@ -187,14 +187,14 @@ mod tests {
         let start = Instant::now();
         let mut timers = Timers::new(start);
         timers.set(3, start + Duration::from_millis(100));
-        assert_eq!(fire(&mut timers, start + Duration::from_millis(99)), []);
+        assert!(fire(&mut timers, start + Duration::from_millis(99)).is_empty());
         let next = timers.next().unwrap();
         assert!(
             next >= start + Duration::from_millis(100)
                 && next <= start + Duration::from_millis(100) + TICK
         );
         assert_eq!(fire(&mut timers, next), [3]);
-        assert_eq!(fire(&mut timers, next + TICK), []);
+        assert!(fire(&mut timers, next + TICK).is_empty());
         assert_eq!(timers.next(), None);
     }
 

@@ -1,0 +1,1009 @@
+//! The simulated driver: a network that exists only in memory, with a clock that is moved by hand
+//! or by waiting, and with seeded faults.
+//!
+//! [`Network`] is the peers' side, held by the test; [`Sim`] is the driver over it, owned by
+//! whoever is tested. One seed is one history: the network prints its seed when a test fails. The
+//! driver behaves as unlike epoll as the seam allows: completions of different connections come in
+//! random order, few at a time, and bytes that were taken before a `Rest` still arrive after it.
+//!
+//! It checks its user, too, and panics when a buffer is used twice, when receiving is asked for
+//! twice, and when a token is used in a later turn than the one that closed it.
+
+mod network;
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+pub(crate) use self::network::{Client, End, Faults, Network, Peer, Socket};
+use self::network::{Wire, World};
+use super::buffers::{BUFFER_COUNT, Buffers};
+use super::{
+    Buffer, Closing, Completion, Details, Driver, Envelope, Op, Permits, Source, Token, Waker,
+};
+use crate::sys::message::Local;
+
+/// How many completions one `wait` brings at most.
+const COMPLETIONS_PER_WAIT_MAX: usize = 64;
+
+/// How often one listener, connection or socket is served in one turn.
+const ROUNDS_PER_TURN: usize = 4;
+
+/// A driver over a [`Network`].
+pub(crate) struct Sim {
+    world: Rc<RefCell<World>>,
+    slots: Vec<Slot>,
+    vacant: Vec<u32>,
+    queue: Vec<Op>,
+    turn: u64,
+    closed_this_turn: Vec<Token>,
+    forgiving: bool,
+    buffers: Buffers,
+    with_user: Vec<bool>,
+    envelopes: Vec<Envelope>,
+    held_back: Vec<Buffer>,
+    waker: Waker,
+}
+
+/// What one token stands for.
+struct Slot {
+    token: Token,
+    thing: Thing,
+    /// The user has asked for connections, bytes or datagrams and knows of no end.
+    asked: bool,
+    /// The driver takes them.
+    armed: bool,
+    /// The user has asked for the close.
+    closed: bool,
+    /// The user has asked to drain first.
+    drain_asked: bool,
+    /// The driver serves who is queued, then closes.
+    draining: bool,
+    /// The turn in which the user was told of the peer's end.
+    end_told: Option<u64>,
+    /// What has happened and not yet been said.
+    ready: VecDeque<Completion>,
+}
+
+enum Thing {
+    Nothing,
+    Listener {
+        socket: Socket,
+        permits: Option<Arc<Permits>>,
+    },
+    Connection(Connection),
+    Datagrams {
+        socket: Socket,
+        outgoing: VecDeque<Buffer>,
+    },
+}
+
+struct Connection {
+    peer: Peer,
+    outgoing: VecDeque<Outgoing>,
+    shut_down: bool,
+    ended: bool,
+    failed: bool,
+}
+
+/// A `Send` under way.
+struct Outgoing {
+    bytes: Bytes,
+    len: usize,
+    written: usize,
+    stall_told: bool,
+}
+
+enum Bytes {
+    Leased(Buffer),
+    /// Copied, so that the buffer could go home.
+    Copied(Vec<u8>),
+}
+
+impl Slot {
+    fn vacant(token: Token) -> Self {
+        Self {
+            token,
+            thing: Thing::Nothing,
+            asked: false,
+            armed: false,
+            closed: false,
+            drain_asked: false,
+            draining: false,
+            end_told: None,
+            ready: VecDeque::new(),
+        }
+    }
+}
+
+impl Sim {
+    pub(crate) fn new(network: &Network) -> Self {
+        Self::with_buffers(network, BUFFER_COUNT)
+    }
+
+    /// A driver with so few buffers.
+    pub(crate) fn with_buffers(network: &Network, count: u16) -> Self {
+        let mut buffers = Buffers::new();
+        let held_back = (count..BUFFER_COUNT).map(|_| buffers.lease(0)).collect();
+        Self {
+            world: Rc::clone(&network.0),
+            slots: vec![],
+            vacant: vec![],
+            queue: vec![],
+            turn: 0,
+            closed_this_turn: vec![],
+            forgiving: false,
+            buffers,
+            with_user: vec![false; usize::from(BUFFER_COUNT)],
+            envelopes: vec![Envelope::EMPTY; usize::from(BUFFER_COUNT)],
+            held_back,
+            waker: Waker::new().expect("a descriptor is left for a test"),
+        }
+    }
+
+    /// From now on the use of a dead token is nothing, as the seam says, and no panic.
+    pub(crate) fn forgive(&mut self) {
+        self.forgiving = true;
+    }
+
+    /// Panics unless every buffer is at home.
+    pub(crate) fn assert_all_home(&self) {
+        let away = usize::from(BUFFER_COUNT) - self.held_back.len() - self.buffers.free();
+        let with_user: Vec<usize> = (0..self.with_user.len())
+            .filter(|&index| self.with_user[index])
+            .collect();
+        assert!(
+            with_user.is_empty(),
+            "buffers {with_user:?} are still held by the user, or were dropped"
+        );
+        assert!(away == 0, "{away} buffers are still with the driver");
+    }
+
+    fn allocate(&mut self, thing: Thing) -> Token {
+        let index = self.vacant.pop().unwrap_or_else(|| {
+            let slot = self.slots.len() as u32;
+            self.slots.push(Slot::vacant(Token {
+                slot,
+                generation: 0,
+            }));
+            slot
+        });
+        let slot = &mut self.slots[index as usize];
+        slot.thing = thing;
+        slot.token
+    }
+
+    fn vacate(&mut self, index: u32) {
+        let slot = &mut self.slots[index as usize];
+        *slot = Slot::vacant(slot.token.next());
+        self.vacant.push(index);
+    }
+
+    /// The slot of a token that the user may use. A token closed in this very turn is excused:
+    /// the user may have been about to answer what came before the reason to close.
+    fn slot_for_user(&mut self, token: Token, what: &str) -> Option<&mut Slot> {
+        let slot = self
+            .slots
+            .get_mut(token.slot as usize)
+            .filter(|slot| slot.token == token);
+        // Who drains is still answered; and an accept that failed is tried again.
+        let drains = slot.as_ref().is_some_and(|slot| slot.drain_asked)
+            && matches!(what, "SendTo" | "Accept");
+        if let Some(slot) = slot
+            && (!slot.closed || drains)
+        {
+            return Some(slot);
+        }
+        let excused = self.forgiving || self.closed_this_turn.contains(&token);
+        assert!(
+            excused,
+            "{what} on {token:?}, which was closed in an earlier turn"
+        );
+        None
+    }
+
+    fn take_from_user(&mut self, buffer: &Buffer, what: &str) {
+        let with_user = &mut self.with_user[usize::from(buffer.index)];
+        assert!(
+            *with_user,
+            "{what} of buffer {}, which the user has not got",
+            buffer.index
+        );
+        *with_user = false;
+    }
+
+    fn ask(&mut self, token: Token, what: &str) -> bool {
+        let turn = self.turn;
+        let Some(slot) = self.slot_for_user(token, what) else {
+            return false;
+        };
+        assert!(!slot.asked, "{what} asked for twice on {token:?}");
+        // It is excused when the end was told in this very turn, behind what made the user ask.
+        assert!(
+            slot.end_told.is_none_or(|told| told == turn),
+            "{what} on {token:?} after the peer's end"
+        );
+        slot.asked = slot.end_told.is_none();
+        true
+    }
+
+    /// The rules of submitting: says whether the operation is to be carried out.
+    fn check_user(&mut self, op: &Op) -> bool {
+        match op {
+            Op::Accept { listener } => self.ask(*listener, "Accept"),
+            Op::Receive { connection } => self.ask(*connection, "Receive"),
+            Op::ReceiveFrom { socket } => self.ask(*socket, "ReceiveFrom"),
+            Op::Rest { connection } => self
+                .slot_for_user(*connection, "Rest")
+                .map(|slot| slot.asked = false)
+                .is_some(),
+            Op::Send { connection, buffer } => {
+                self.take_from_user(buffer, "Send");
+                self.slot_for_user(*connection, "Send").is_some()
+            }
+            Op::SendTo { socket, buffer } => {
+                self.take_from_user(buffer, "SendTo");
+                self.slot_for_user(*socket, "SendTo").is_some()
+            }
+            Op::ShutDown { connection } => self.slot_for_user(*connection, "ShutDown").is_some(),
+            Op::Close { token, how } => {
+                let Some(slot) = self.slot_for_user(*token, "Close") else {
+                    return false;
+                };
+                let connection = matches!(slot.thing, Thing::Connection(_));
+                assert!(
+                    !(connection && *how == Closing::WhenDrained),
+                    "a connection has no queue to drain"
+                );
+                slot.closed = true;
+                slot.drain_asked = *how == Closing::WhenDrained;
+                self.closed_this_turn.push(*token);
+                true
+            }
+        }
+    }
+
+    fn carry_out(&mut self, op: Op) {
+        let token = match &op {
+            Op::Accept { listener: token }
+            | Op::ReceiveFrom { socket: token }
+            | Op::SendTo { socket: token, .. } => *token,
+            Op::Receive { connection: token } | Op::Rest { connection: token } => *token,
+            Op::Send {
+                connection: token, ..
+            }
+            | Op::ShutDown { connection: token } => *token,
+            Op::Close { token, .. } => *token,
+        };
+        let Some(slot) = self
+            .slots
+            .get_mut(token.slot as usize)
+            .filter(|slot| slot.token == token)
+        else {
+            return self.abandon(op);
+        };
+        match (op, &mut slot.thing) {
+            (Op::Accept { .. }, Thing::Listener { .. })
+            | (Op::ReceiveFrom { .. }, Thing::Datagrams { .. }) => {
+                slot.armed = true;
+            }
+            (Op::Receive { .. }, Thing::Connection(connection)) => slot.armed = !connection.failed,
+            (Op::Rest { .. }, Thing::Connection(_)) => slot.armed = false,
+            (Op::Send { buffer, .. }, Thing::Connection(connection)) if !connection.failed => {
+                assert!(!connection.shut_down, "Send on {token:?} after ShutDown");
+                connection.outgoing.push_back(Outgoing::new(buffer));
+            }
+            (Op::ShutDown { .. }, Thing::Connection(connection)) => connection.shut_down = true,
+            (Op::SendTo { buffer, .. }, Thing::Datagrams { outgoing, .. }) => {
+                outgoing.push_back(buffer)
+            }
+            (
+                Op::Close {
+                    how: Closing::WhenDrained,
+                    ..
+                },
+                _,
+            ) => {
+                slot.draining = true;
+                slot.armed = true;
+                slot.asked = true;
+            }
+            (Op::Close { how, .. }, _) => {
+                self.let_go(token.slot, how);
+                self.slots[token.slot as usize]
+                    .ready
+                    .push_back(Completion::Closed { token });
+            }
+            (op, _) => self.abandon(op),
+        }
+    }
+
+    /// An operation that comes to nothing gives its buffer back.
+    fn abandon(&mut self, op: Op) {
+        if let Op::Send { buffer, .. } | Op::SendTo { buffer, .. } = op {
+            self.buffers.recycle(buffer);
+        }
+    }
+
+    /// Closes what a slot stands for and forgets what was not yet said of it.
+    fn let_go(&mut self, index: u32, how: Closing) {
+        let slot = &mut self.slots[index as usize];
+        slot.armed = false;
+        let ready = std::mem::take(&mut slot.ready);
+        let thing = std::mem::replace(&mut slot.thing, Thing::Nothing);
+        for completion in ready {
+            match completion {
+                Completion::Received { buffer, .. } | Completion::Datagram { buffer, .. } => {
+                    self.buffers.recycle(buffer)
+                }
+                Completion::Accepted { connection, .. } => {
+                    // Nobody will ever hear of this one.
+                    self.let_go(connection.slot, Closing::Reset);
+                    self.vacate(connection.slot);
+                    if let Thing::Listener {
+                        permits: Some(permits),
+                        ..
+                    } = &thing
+                    {
+                        permits.give_back();
+                    }
+                }
+                _ => {}
+            }
+        }
+        match thing {
+            Thing::Nothing => {}
+            Thing::Listener { socket, .. } => self.world.borrow_mut().close_socket(socket),
+            Thing::Datagrams { socket, outgoing } => {
+                outgoing
+                    .into_iter()
+                    .for_each(|buffer| self.buffers.recycle(buffer));
+                self.world.borrow_mut().close_socket(socket);
+            }
+            Thing::Connection(mut connection) => {
+                connection.drop_outgoing(&mut self.buffers);
+                self.world
+                    .borrow_mut()
+                    .close_connection(connection.peer, how);
+            }
+        }
+    }
+
+    /// One turn of the driver's own work: whatever can be accepted, sent and received is.
+    fn work(&mut self) {
+        let count = self.slots.len();
+        // Whoever is served first finds buffers: let it be somebody else each time.
+        let first = self.world.borrow_mut().random.below(count.max(1));
+        for index in (first..count).chain(0..first) {
+            match self.slots[index].thing {
+                Thing::Nothing => {}
+                Thing::Listener { .. } => self.accept(index),
+                Thing::Connection(_) => self.move_bytes(index),
+                Thing::Datagrams { .. } => self.move_datagrams(index),
+            }
+        }
+    }
+
+    fn accept(&mut self, index: usize) {
+        let slot = &self.slots[index];
+        let Thing::Listener { socket, permits } = &slot.thing else {
+            return;
+        };
+        let (listener, draining, socket, permits) =
+            (slot.token, slot.draining, *socket, permits.clone());
+        let shared = Rc::clone(&self.world);
+        let mut world = shared.borrow_mut();
+        for _ in 0..ROUNDS_PER_TURN {
+            if !self.slots[index].armed {
+                return;
+            }
+            let Some(peer) = world.next_in_queue(socket) else {
+                break;
+            };
+            let failure = match &permits {
+                _ if world.chance(|faults| faults.accept_error) => {
+                    Some(Some(io::Error::from_raw_os_error(libc::EMFILE)))
+                }
+                Some(permits) if draining => {
+                    permits.take_regardless();
+                    None
+                }
+                Some(permits) => (!permits.take_or_be_woken()).then_some(None),
+                None => None,
+            };
+            if let Some(error) = failure {
+                let slot = &mut self.slots[index];
+                slot.armed = false;
+                slot.ready
+                    .push_back(Completion::AcceptRested { listener, error });
+                return;
+            }
+            world.leave_queue(socket);
+            let connection = self.allocate(Thing::Connection(Connection::new(peer)));
+            let peer = Some(world.wires[peer.0].address);
+            self.slots[index].ready.push_back(Completion::Accepted {
+                listener,
+                connection,
+                peer,
+            });
+        }
+        if draining && world.sockets[socket.0].queue.is_empty() {
+            world.close_socket(socket);
+            let slot = &mut self.slots[index];
+            slot.thing = Thing::Nothing;
+            slot.ready.push_back(Completion::Closed { token: listener });
+        }
+    }
+
+    fn move_bytes(&mut self, index: usize) {
+        let shared = Rc::clone(&self.world);
+        let mut world = shared.borrow_mut();
+        let slot = &mut self.slots[index];
+        let Thing::Connection(connection) = &mut slot.thing else {
+            return;
+        };
+        if connection.failed {
+            return;
+        }
+        if world.breaks(connection.peer) {
+            connection.failed = true;
+            connection.drop_outgoing(&mut self.buffers);
+            slot.armed = false;
+            let error = io::Error::from_raw_os_error(libc::ECONNRESET);
+            slot.ready.push_back(Completion::Failed {
+                connection: slot.token,
+                error,
+            });
+            return;
+        }
+        connection.send(slot.token, &mut slot.ready, &mut world, &mut self.buffers);
+        for _ in 0..ROUNDS_PER_TURN {
+            if slot.armed && !connection.ended {
+                connection.receive(slot.token, &mut slot.ready, &mut world, &mut self.buffers);
+            }
+        }
+    }
+
+    fn move_datagrams(&mut self, index: usize) {
+        let shared = Rc::clone(&self.world);
+        let mut world = shared.borrow_mut();
+        let slot = &mut self.slots[index];
+        let Thing::Datagrams {
+            socket: id,
+            outgoing,
+        } = &mut slot.thing
+        else {
+            return;
+        };
+        let (socket, id) = (slot.token, *id);
+        // Who was received in the turn before has had a turn to be answered in.
+        if slot.draining
+            && outgoing.is_empty()
+            && slot.ready.is_empty()
+            && world.sockets[id.0].inbox.is_empty()
+        {
+            world.close_socket(id);
+            slot.thing = Thing::Nothing;
+            slot.ready.push_back(Completion::Closed { token: socket });
+            return;
+        }
+        while let Some(buffer) = outgoing.pop_front() {
+            let envelope = &self.envelopes[usize::from(buffer.index)];
+            let result = world
+                .carry_reply(id, envelope, self.buffers.bytes(&buffer))
+                .map(|()| buffer.len);
+            self.buffers.recycle(buffer);
+            slot.ready
+                .push_back(Completion::DatagramSent { socket, result });
+        }
+        for _ in 0..ROUNDS_PER_TURN {
+            if !slot.armed || !world.datagram_is_due(id) || world.withholds(|faults| faults.famine)
+            {
+                return;
+            }
+            let Some((index, memory)) = self.buffers.peek() else {
+                return;
+            };
+            let parcel = world.sockets[id.0].inbox.pop_front().expect("one is due");
+            let stored = parcel.bytes.len().min(memory.len());
+            memory[..stored].copy_from_slice(&parcel.bytes[..stored]);
+            let local = Some(Local {
+                address: parcel.to,
+                interface: 0,
+            });
+            self.envelopes[usize::from(index)] = Envelope {
+                source: Source::Inet(parcel.from),
+                local,
+                unicast: true,
+            };
+            let buffer = self.buffers.lease(stored);
+            slot.ready.push_back(Completion::Datagram {
+                socket,
+                buffer,
+                len: parcel.bytes.len(),
+            });
+        }
+    }
+
+    /// Says some of what has happened, in any order but each connection's own.
+    fn deliver(&mut self, done: &mut Vec<Completion>) {
+        let mut waiting: Vec<usize> = (0..self.slots.len())
+            .filter(|&index| !self.slots[index].ready.is_empty())
+            .collect();
+        let count = 1 + self
+            .world
+            .borrow_mut()
+            .random
+            .below(COMPLETIONS_PER_WAIT_MAX);
+        for _ in 0..count {
+            if waiting.is_empty() {
+                return;
+            }
+            let chosen = self.world.borrow_mut().random.below(waiting.len());
+            let slot = &mut self.slots[waiting[chosen]];
+            let completion = slot.ready.pop_front().expect("something is ready");
+            if slot.ready.is_empty() {
+                waiting.swap_remove(chosen);
+            }
+            match &completion {
+                Completion::Received { buffer, .. } | Completion::Datagram { buffer, .. } => {
+                    self.with_user[usize::from(buffer.index)] = true;
+                }
+                Completion::Ended { .. } | Completion::Failed { .. } => {
+                    slot.asked = false;
+                    slot.end_told = Some(self.turn);
+                }
+                Completion::AcceptRested { .. } => slot.asked = false,
+                Completion::Closed { token } => self.vacate(token.slot),
+                _ => {}
+            }
+            done.push(completion);
+        }
+    }
+
+    fn wire<T>(&self, connection: Token, ask: impl FnOnce(&Wire) -> T) -> Option<T> {
+        let slot = self
+            .slots
+            .get(connection.slot as usize)
+            .filter(|slot| slot.token == connection)?;
+        let Thing::Connection(connection) = &slot.thing else {
+            return None;
+        };
+        Some(ask(&self.world.borrow().wires[connection.peer.0]))
+    }
+}
+
+impl Driver for Sim {
+    type Socket = Socket;
+
+    fn add_listener(&mut self, socket: Socket, permits: Option<Arc<Permits>>) -> Token {
+        self.allocate(Thing::Listener { socket, permits })
+    }
+
+    fn set_permits(&mut self, listener: Token, new: Option<Arc<Permits>>) {
+        let slot = self
+            .slots
+            .get_mut(listener.slot as usize)
+            .filter(|slot| slot.token == listener);
+        if let Some(Thing::Listener { permits, .. }) = slot.map(|slot| &mut slot.thing) {
+            *permits = new;
+        }
+    }
+
+    fn add_datagram_socket(&mut self, socket: Socket) -> Token {
+        self.allocate(Thing::Datagrams {
+            socket,
+            outgoing: VecDeque::new(),
+        })
+    }
+
+    fn submit(&mut self, op: Op) {
+        if self.check_user(&op) {
+            self.queue.push(op);
+        } else {
+            self.abandon(op);
+        }
+    }
+
+    /// Waits in virtual time: when nothing can happen the clock moves on by itself. With no `until`
+    /// it returns with nothing once the simulated world has come to rest.
+    fn wait(&mut self, until: Option<Instant>, done: &mut Vec<Completion>) -> io::Result<()> {
+        let before = done.len();
+        self.turn += 1;
+        self.closed_this_turn.clear();
+        for op in std::mem::take(&mut self.queue) {
+            self.carry_out(op);
+        }
+        loop {
+            self.work();
+            if self.waker.drain() {
+                done.push(Completion::Woken);
+            }
+            self.deliver(done);
+            if done.len() > before || !self.world.borrow_mut().move_clock(until) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn now(&self) -> Instant {
+        self.world.borrow().time()
+    }
+
+    fn bytes(&mut self, buffer: &Buffer) -> &mut [u8] {
+        self.buffers.bytes(buffer)
+    }
+
+    fn envelope(&self, buffer: &Buffer) -> &Envelope {
+        &self.envelopes[usize::from(buffer.index)]
+    }
+
+    fn recycle(&mut self, buffer: Buffer) {
+        self.take_from_user(&buffer, "recycle");
+        self.buffers.recycle(buffer);
+    }
+
+    fn progress(&self, connection: Token) -> u64 {
+        self.wire(connection, |wire| wire.taken).unwrap_or(0)
+    }
+
+    fn details(&self, connection: Token) -> Details {
+        let ask = |wire: &Wire| (wire.local, wire.to_peer.len() as u32);
+        let (local, send_queue) = self.wire(connection, ask).unzip();
+        Details {
+            local,
+            send_queue,
+            ..Details::default()
+        }
+    }
+
+    fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+}
+
+impl Connection {
+    fn new(peer: Peer) -> Self {
+        Self {
+            peer,
+            outgoing: VecDeque::new(),
+            shut_down: false,
+            ended: false,
+            failed: false,
+        }
+    }
+
+    fn send(
+        &mut self,
+        token: Token,
+        ready: &mut VecDeque<Completion>,
+        world: &mut World,
+        buffers: &mut Buffers,
+    ) {
+        while let Some(send) = self.outgoing.front_mut() {
+            let bytes = send.bytes(buffers);
+            let taken = world.send(self.peer, &bytes[send.written..]);
+            send.written += taken;
+            if send.written < send.len {
+                if !send.stall_told {
+                    send.stall_told = true;
+                    ready.push_back(Completion::Stalled { connection: token });
+                }
+                break;
+            }
+            ready.push_back(Completion::Sent {
+                connection: token,
+                len: send.len as u32,
+            });
+            self.outgoing
+                .pop_front()
+                .expect("it has just been sent")
+                .go_home(buffers);
+        }
+        if buffers.scarce() {
+            self.outgoing
+                .iter_mut()
+                .for_each(|send| send.copy_out(buffers));
+        }
+        if self.shut_down && self.outgoing.is_empty() {
+            world.finish(self.peer);
+        }
+    }
+
+    fn receive(
+        &mut self,
+        token: Token,
+        ready: &mut VecDeque<Completion>,
+        world: &mut World,
+        buffers: &mut Buffers,
+    ) {
+        let stalled = self.outgoing.front().is_some_and(|send| send.stall_told);
+        if stalled && !world.chance(|faults| faults.read_on) {
+            return;
+        }
+        if world.end_is_due(self.peer) {
+            self.ended = true;
+            ready.push_back(Completion::Ended { connection: token });
+            return;
+        }
+        let len = world.bytes_due(self.peer);
+        if len == 0 || world.withholds(|faults| faults.famine) {
+            return;
+        }
+        let Some((_, memory)) = buffers.peek() else {
+            return;
+        };
+        let mut len = len.min(memory.len());
+        if world.chance(|faults| faults.split_read) {
+            len = 1 + world.random.below(len);
+        }
+        world.wires[self.peer.0].take_bytes(&mut memory[..len]);
+        let buffer = buffers.lease(len);
+        ready.push_back(Completion::Received {
+            connection: token,
+            buffer,
+        });
+    }
+
+    fn drop_outgoing(&mut self, buffers: &mut Buffers) {
+        self.outgoing
+            .drain(..)
+            .for_each(|send| send.go_home(buffers));
+    }
+}
+
+impl Outgoing {
+    fn new(buffer: Buffer) -> Self {
+        let len = buffer.len as usize;
+        Self {
+            bytes: Bytes::Leased(buffer),
+            len,
+            written: 0,
+            stall_told: false,
+        }
+    }
+
+    fn bytes<'a>(&'a self, buffers: &'a mut Buffers) -> &'a [u8] {
+        match &self.bytes {
+            Bytes::Leased(buffer) => buffers.bytes(buffer),
+            Bytes::Copied(bytes) => bytes,
+        }
+    }
+
+    fn copy_out(&mut self, buffers: &mut Buffers) {
+        let copy = Bytes::Copied(self.bytes(buffers).to_vec());
+        if let Bytes::Leased(buffer) = std::mem::replace(&mut self.bytes, copy) {
+            buffers.recycle(buffer);
+        }
+    }
+
+    fn go_home(self, buffers: &mut Buffers) {
+        if let Bytes::Leased(buffer) = self.bytes {
+            buffers.recycle(buffer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+    use std::time::Duration;
+
+    use super::*;
+
+    fn here(port: u16) -> SocketAddr {
+        SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)
+    }
+
+    /// A driver, a peer, and its connection.
+    fn connected(network: &Network, sim: &mut Sim) -> (Peer, Token) {
+        let listener = sim.add_listener(network.listen(here(7)), None);
+        sim.submit(Op::Accept { listener });
+        let peer = network.connect(here(1000), here(7));
+        let connection = loop {
+            if let [Completion::Accepted { connection, .. }] = turn(sim)[..] {
+                break connection;
+            }
+        };
+        (peer, connection)
+    }
+
+    fn turn(sim: &mut Sim) -> Vec<Completion> {
+        let mut done = vec![];
+        sim.wait(None, &mut done).unwrap();
+        done
+    }
+
+    /// Echoes until the peer has all of it back; says what happened when.
+    fn history(seed: u64, faults: Faults) -> String {
+        let network = Network::new(seed);
+        let mut sim = Sim::with_buffers(&network, 3);
+        let start = sim.now();
+        network.set_faults(faults);
+        let (peer, connection) = connected(&network, &mut sim);
+        sim.submit(Op::Receive { connection });
+        let (mut written, mut back, mut text) = (0, vec![], String::new());
+        while back.len() < 100_000 {
+            written += network.write(peer, &vec![7; (100_000 - written).min(10_000)]);
+            back.extend(network.read(peer, 5000));
+            for completion in turn(&mut sim) {
+                text += &format!("{:?} {completion:?}\n", sim.now() - start);
+                if let Completion::Received { connection, buffer } = completion {
+                    sim.submit(Op::Send { connection, buffer });
+                }
+            }
+        }
+        sim.submit(Op::Close {
+            token: connection,
+            how: Closing::Now,
+        });
+        while !matches!(turn(&mut sim)[..], [.., Completion::Closed { .. }]) {}
+        sim.assert_all_home();
+        assert_eq!(network.open_connections(), 0);
+        text
+    }
+
+    #[test]
+    fn one_seed_is_one_history() {
+        assert_eq!(history(1, Faults::rough()), history(1, Faults::rough()));
+        assert_ne!(history(1, Faults::rough()), history(2, Faults::rough()));
+    }
+
+    #[test]
+    fn hostile_faults_end_connections_and_lose_no_buffer() {
+        let network = Network::new(3);
+        let mut sim = Sim::with_buffers(&network, 5);
+        network.set_faults(Faults::hostile());
+        let listener = sim.add_listener(network.listen(here(7)), None);
+        sim.submit(Op::Accept { listener });
+        let peers: Vec<Peer> = (0..50)
+            .map(|port| network.connect(here(1000 + port), here(7)))
+            .collect();
+        let (mut failures, mut rests) = (0, 0);
+        for _ in 0..3000 {
+            network.write(peers[network.below(peers.len())], b"hello");
+            network.read(peers[network.below(peers.len())], 3);
+            for completion in turn(&mut sim) {
+                match completion {
+                    Completion::Accepted { connection, .. } => {
+                        sim.submit(Op::Receive { connection })
+                    }
+                    Completion::AcceptRested { listener, .. } => {
+                        rests += 1;
+                        sim.submit(Op::Accept { listener });
+                    }
+                    Completion::Received { connection, buffer } => {
+                        sim.submit(Op::Send { connection, buffer })
+                    }
+                    Completion::Failed { connection, .. } => {
+                        failures += 1;
+                        sim.submit(Op::Close {
+                            token: connection,
+                            how: Closing::Now,
+                        });
+                    }
+                    _ => {}
+                }
+            }
+        }
+        assert!(
+            failures > 10 && rests > 1,
+            "{failures} failures, {rests} rests"
+        );
+        while network.open_connections() > 0 {
+            network.set_faults(Faults {
+                reset: 1.0,
+                ..Faults::default()
+            });
+            for completion in turn(&mut sim) {
+                match completion {
+                    Completion::Received { buffer, .. } => sim.recycle(buffer),
+                    Completion::Failed { connection, .. } => {
+                        sim.submit(Op::Close {
+                            token: connection,
+                            how: Closing::Now,
+                        });
+                    }
+                    _ => {}
+                }
+            }
+        }
+        sim.assert_all_home();
+    }
+
+    #[test]
+    fn the_clock_moves_by_itself_or_by_hand() {
+        let network = Network::new(0);
+        let mut sim = Sim::new(&network);
+        let hour = Duration::from_secs(3600);
+        let start = sim.now();
+        sim.wait(Some(start + hour), &mut vec![]).unwrap();
+        assert_eq!(sim.now(), start + hour);
+        network.stop_clock();
+        sim.wait(Some(start + 2 * hour), &mut vec![]).unwrap();
+        assert_eq!(sim.now(), start + hour);
+        network.advance(hour);
+        assert_eq!(sim.now(), start + 2 * hour);
+    }
+
+    #[test]
+    fn a_peer_that_has_closed_answers_with_a_reset() {
+        let network = Network::new(0);
+        let mut sim = Sim::new(&network);
+        let (peer, connection) = connected(&network, &mut sim);
+        sim.submit(Op::Receive { connection });
+        network.write(peer, b"bye");
+        network.close(peer);
+        let mut failed = false;
+        while !failed {
+            for completion in turn(&mut sim) {
+                match completion {
+                    Completion::Received { connection, buffer } => {
+                        sim.submit(Op::Send { connection, buffer })
+                    }
+                    Completion::Failed { .. } => failed = true,
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "Receive asked for twice")]
+    fn receiving_twice_is_the_users_mistake() {
+        let network = Network::new(0);
+        let mut sim = Sim::new(&network);
+        let (_, connection) = connected(&network, &mut sim);
+        sim.submit(Op::Receive { connection });
+        sim.submit(Op::Receive { connection });
+    }
+
+    #[test]
+    #[should_panic(expected = "which was closed in an earlier turn")]
+    fn a_dead_token_is_the_users_mistake() {
+        let network = Network::new(0);
+        let mut sim = Sim::new(&network);
+        let (_, connection) = connected(&network, &mut sim);
+        sim.submit(Op::Close {
+            token: connection,
+            how: Closing::Now,
+        });
+        sim.submit(Op::Rest { connection });
+        turn(&mut sim);
+        sim.submit(Op::Rest { connection });
+    }
+
+    #[test]
+    #[should_panic(expected = "still held by the user, or were dropped")]
+    fn a_dropped_buffer_is_the_users_mistake() {
+        let network = Network::new(0);
+        let mut sim = Sim::new(&network);
+        let (peer, connection) = connected(&network, &mut sim);
+        sim.submit(Op::Receive { connection });
+        network.write(peer, b"lost");
+        drop(turn(&mut sim));
+        sim.assert_all_home();
+    }
+
+    #[test]
+    #[should_panic(expected = "which the user has not got")]
+    fn a_buffer_given_back_twice_is_the_users_mistake() {
+        let network = Network::new(0);
+        let mut sim = Sim::new(&network);
+        let (peer, connection) = connected(&network, &mut sim);
+        sim.submit(Op::Receive { connection });
+        network.write(peer, b"once");
+        let Some(Completion::Received { buffer, .. }) = turn(&mut sim).pop() else {
+            panic!("bytes are there")
+        };
+        let forged = Buffer {
+            index: buffer.index,
+            len: buffer.len,
+        };
+        sim.recycle(buffer);
+        sim.recycle(forged);
+    }
+}
