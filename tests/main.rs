@@ -3,5 +3,6 @@
 //! Every test starts its own daemon in its own folder ([`harness::Daemon`]), waits for `READY=1`
 //! and never sleeps for luck.
 
+mod echo;
 mod harness;
 mod smoke;
