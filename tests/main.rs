@@ -5,4 +5,6 @@
 
 mod echo;
 mod harness;
+mod limits;
+mod seeds;
 mod smoke;
