@@ -8,3 +8,4 @@ mod harness;
 mod limits;
 mod seeds;
 mod smoke;
+mod start;
