@@ -33,6 +33,8 @@ pub(super) struct Listeners {
     // No longer configured; here as long as they have connections.
     retired: Vec<Listener>,
     retiring: Vec<Retiring>,
+    // What those counted that are no more.
+    departed: Totals,
     next_listener: u32,
     next_socket: u32,
 }
@@ -396,8 +398,10 @@ impl Listeners {
         // A socket on its way out may still bring connections.
         if self.retiring.is_empty() {
             self.retired.retain(|listener| {
-                let has_connections = listener.totals().connections() > 0;
+                let totals = listener.totals();
+                let has_connections = totals.connections() > 0;
                 if !has_connections {
+                    self.departed.add(&totals);
                     workers.command_all(|_| Command::Forget {
                         listener: listener.id,
                     });
@@ -445,12 +449,12 @@ impl Listeners {
             .collect()
     }
 
-    /// The sum over all listeners, those on their way out too.
+    /// The sum over all listeners that there are and were.
     pub(super) fn totals(&self) -> Totals {
-        Totals::of(
-            self.all()
-                .flat_map(|listener| listener.counters.iter().map(|counters| &**counters)),
-        )
+        let mut totals = self.departed;
+        self.all()
+            .for_each(|listener| totals.add(&listener.totals()));
+        totals
     }
 
     /// How many are in service.
