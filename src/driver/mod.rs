@@ -12,6 +12,7 @@
 //! 2. Each `Send`, `SendTo` and `Close` has exactly one completion (a failed connection answers its
 //!    sends with one `Failed`). `Accept`, `Receive` and `ReceiveFrom` repeat until they are ended;
 //!    `Rest` and `ShutDown` have none.
+//!    Nothing is heard of a connection before its `Accepted`.
 //! 3. A `Send` completes when all of its bytes are with the kernel. If that can't be at once, it
 //!    says `Stalled`, once, and goes on by itself.
 //! 4. What is sent on one connection keeps its order, however many sends are queued.

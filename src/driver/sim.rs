@@ -84,6 +84,8 @@ enum Thing {
 struct Connection {
     peer: Peer,
     outgoing: VecDeque<Outgoing>,
+    /// The user has been told of it.
+    announced: bool,
     shut_down: bool,
     ended: bool,
     failed: bool,
@@ -445,7 +447,7 @@ impl Sim {
         let Thing::Connection(connection) = &mut slot.thing else {
             return;
         };
-        if connection.failed {
+        if connection.failed || !connection.announced {
             return;
         }
         if world.breaks(connection.peer) {
@@ -560,7 +562,17 @@ impl Sim {
                 Completion::Closed { token } => self.vacate(token.slot),
                 _ => {}
             }
+            self.announce(&completion);
             done.push(completion);
+        }
+    }
+
+    /// Nothing is heard of a connection before the user knows that it is there.
+    fn announce(&mut self, completion: &Completion) {
+        if let Completion::Accepted { connection, .. } = completion
+            && let Thing::Connection(connection) = &mut self.slots[connection.slot as usize].thing
+        {
+            connection.announced = true;
         }
     }
 
@@ -670,6 +682,7 @@ impl Connection {
         Self {
             peer,
             outgoing: VecDeque::new(),
+            announced: false,
             shut_down: false,
             ended: false,
             failed: false,

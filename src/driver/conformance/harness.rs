@@ -33,6 +33,9 @@ pub(super) trait Harness: Sized {
     type Peer;
     type Client;
 
+    /// Whether the driver knows of a stall before it reads on.
+    const CAN_TELL_STALLS: bool;
+
     fn new() -> (Self, Self::Driver);
     /// A listening socket; none where this machine has no such place.
     fn listen(&mut self, place: Place) -> Option<(SocketOf<Self>, Self::Address)>;
@@ -78,6 +81,8 @@ pub(super) type SocketOf<H> = <<H as Harness>::Driver as Driver>::Socket;
 pub(super) trait Opens: Driver<Socket = OwnedFd> {
     /// Its module in the list.
     const NAME: &str;
+    /// As in [`Harness`].
+    const CAN_TELL_STALLS: bool;
     fn open() -> io::Result<Self>
     where
         Self: Sized;
@@ -85,6 +90,7 @@ pub(super) trait Opens: Driver<Socket = OwnedFd> {
 
 impl Opens for Epoll {
     const NAME: &str = "epoll";
+    const CAN_TELL_STALLS: bool = true;
     fn open() -> io::Result<Self> {
         Self::new()
     }
@@ -147,6 +153,8 @@ impl<D: Opens> Harness for Loopback<D> {
     type Peer = RealPeer;
     type Client = RealClient;
 
+    const CAN_TELL_STALLS: bool = D::CAN_TELL_STALLS;
+
     fn new() -> (Self, D) {
         // Crowds need more descriptors than a shell's default, in all tests at once.
         let descriptors = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit can be asked");
@@ -178,8 +186,8 @@ impl<D: Opens> Harness for Loopback<D> {
                 Address::Unix(path),
             )
         };
-        let small = Some(SOCKET_BUFFER_BYTES);
         let no_delay = (place != Place::Unix).then_some(true);
+        let small = Some(SOCKET_BUFFER_BYTES);
         let options = Inherited {
             no_delay,
             keepalive: None,
@@ -400,6 +408,8 @@ impl<const ROUGH: bool> Harness for Simulated<ROUGH> {
     type Address = SocketAddr;
     type Peer = sim::Peer;
     type Client = sim::Client;
+
+    const CAN_TELL_STALLS: bool = !ROUGH;
 
     fn new() -> (Self, Sim) {
         let network = Network::new(862);

@@ -254,6 +254,16 @@ impl<H: Harness> Stage<H> {
         (listener, address)
     }
 
+    pub(super) fn listener_at(&mut self, place: Place) -> H::Address {
+        let (socket, address) = self
+            .net
+            .listen(place)
+            .expect("every machine has such a place");
+        let listener = self.driver.add_listener(socket, None);
+        self.driver.submit(Op::Accept { listener });
+        address
+    }
+
     pub(super) fn connect(&mut self, to: &H::Address) -> H::Peer {
         self.net.connect(to).expect("the listener has room")
     }
