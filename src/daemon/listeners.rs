@@ -17,7 +17,7 @@ use crate::driver::Permits;
 use crate::policy::Refusal;
 use crate::stats::{Counters, Totals};
 use crate::sys::socket;
-use crate::worker::mailbox::{Command, Gate, Kind, ListenerId, Settings, SocketId};
+use crate::worker::mailbox::{Command, Gate, Hit, Kind, ListenerId, Settings, SocketId};
 
 use super::bind::{self, Bound, Site};
 use super::workers::Workers;
@@ -470,6 +470,19 @@ impl Listeners {
     pub(super) fn describe(&self, id: ListenerId) -> Option<(&str, config::Protocol)> {
         let listener = self.all().find(|listener| listener.id == id)?;
         Some((&listener.config.name, listener.config.protocol))
+    }
+
+    /// Where a datagram came in: the address with the port, or the path.
+    pub(super) fn describe_hit(&self, hit: Hit) -> Option<String> {
+        let mut sockets = self.all().flat_map(|listener| &listener.sockets);
+        let bound = &sockets.find(|socket| socket.id == hit.socket)?.bound;
+        let Some(mut local) = socket::local_address(bound.fd.as_fd()) else {
+            return Some(bound.address.to_string());
+        };
+        if let Some(address) = hit.address {
+            local.set_ip(address);
+        }
+        Some(local.to_string())
     }
 
     /// The path of a Unix listener.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::config::Protocol;
 use crate::control::schema::{self, ClosePeersReply};
 use crate::control::{self, PeerQuery};
-use crate::worker::mailbox::{self, Command, Kind};
+use crate::worker::mailbox::{self, Command};
 
 use super::control::{ClientId, Reply};
 use super::listeners::Listeners;
@@ -180,9 +180,9 @@ fn peer_for_people(peer: mailbox::Peer, listeners: &Listeners) -> Option<schema:
     } else {
         "unknown"
     };
-    let local = match peer.kind {
-        Kind::Stream => peer.details.local.map(|local| local.to_string()),
-        Kind::Datagram => peer.local.map(|local| local.to_string()),
+    let local = match peer.hit {
+        None => peer.details.local.map(|local| local.to_string()),
+        Some(hit) => listeners.describe_hit(hit),
     };
     Some(schema::Peer {
         id: peer.id,
