@@ -69,8 +69,8 @@ struct Slot {
 #[derive(Debug)]
 struct Endpoint {
     fd: OwnedFd,
-    // What the kernel was told; none: the descriptor is not registered.
-    told: Option<EpollFlags>,
+    // What the kernel was told.
+    told: Wish,
     // Accept, receive or receive from.
     takes: bool,
     starved: bool,
@@ -91,7 +91,8 @@ struct Connection {
     // Of the first buffer in `unsent`, or of what was spilled.
     sent: u32,
     // The bytes of a stalled send, moved out when buffers are scarce.
-    spilled: Option<Box<[u8]>>,
+    // Boxed twice: hardly anybody has it, and everybody has room for it.
+    spilled: Option<Box<Box<[u8]>>>,
     shut_down: bool,
     ended: bool,
     // Broken, or hung up while nothing was asked of it: the kernel need not say so again.
@@ -105,20 +106,45 @@ impl Connection {
 }
 
 impl Endpoint {
-    /// What the kernel should report, if anything.
-    fn wish(&self) -> Option<EpollFlags> {
+    /// What the kernel should report.
+    fn wish(&self) -> Wish {
         let takes = self.takes && !self.starved;
+        let input = |wish| if takes { wish } else { Wish::Nothing };
         match &self.kind {
-            // Several workers may wait on one listening socket: one of them is enough.
-            Kind::Listener(_) => takes.then_some(EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE),
-            Kind::Datagrams { unsent, .. } if !unsent.is_empty() => Some(EpollFlags::EPOLLOUT),
-            Kind::Datagrams { .. } => takes.then_some(EpollFlags::EPOLLIN),
-            Kind::Connection(connection) if connection.silent => None,
-            Kind::Connection(connection) if connection.stalled() => Some(EpollFlags::EPOLLOUT),
-            Kind::Connection(connection) if connection.ended => None,
-            Kind::Connection(_) if takes => Some(EpollFlags::EPOLLIN),
-            // Errors are always reported.
-            Kind::Connection(_) => Some(EpollFlags::empty()),
+            Kind::Listener(_) => input(Wish::Clients),
+            Kind::Datagrams { unsent, .. } if !unsent.is_empty() => Wish::Output,
+            Kind::Datagrams { .. } => input(Wish::Input),
+            Kind::Connection(connection) if connection.silent => Wish::Nothing,
+            Kind::Connection(connection) if connection.stalled() => Wish::Output,
+            Kind::Connection(connection) if connection.ended => Wish::Nothing,
+            Kind::Connection(_) if takes => Wish::Input,
+            Kind::Connection(_) => Wish::Errors,
+        }
+    }
+}
+
+/// What the kernel is to report of a descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    /// Nothing: it is not registered.
+    Nothing,
+    /// What it always reports: errors and hang-ups.
+    Errors,
+    /// Bytes or datagrams.
+    Input,
+    /// Clients; where several workers wait on one socket, one of them is enough.
+    Clients,
+    /// Room to send.
+    Output,
+}
+
+impl Wish {
+    fn flags(self) -> EpollFlags {
+        match self {
+            Self::Nothing | Self::Errors => EpollFlags::empty(),
+            Self::Input => EpollFlags::EPOLLIN,
+            Self::Clients => EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE,
+            Self::Output => EpollFlags::EPOLLOUT,
         }
     }
 }
@@ -159,7 +185,7 @@ impl Epoll {
     fn insert(&mut self, fd: OwnedFd, kind: Kind) -> Token {
         let endpoint = Endpoint {
             fd,
-            told: None,
+            told: Wish::Nothing,
             takes: false,
             starved: false,
             draining: false,
@@ -294,7 +320,7 @@ impl Epoll {
         };
         let raw = fd.as_raw_fd();
         let flushed = loop {
-            let spilled = connection.spilled.as_deref();
+            let spilled = connection.spilled.as_ref().map(|spilled| &***spilled);
             let Some(bytes) = spilled.or_else(|| Some(&*buffers.front(&connection.unsent)?.1))
             else {
                 break Flushed::All;
@@ -477,7 +503,7 @@ impl Epoll {
     }
 
     fn forget(&self, endpoint: &Endpoint) {
-        if endpoint.told.is_some() {
+        if endpoint.told != Wish::Nothing {
             // It is registered, as noted, so this can't fail.
             let _ = self.kernel.delete(&endpoint.fd);
         }
@@ -494,12 +520,11 @@ impl Epoll {
                 continue;
             }
             let data = u64::from(token.generation) << 32 | u64::from(token.slot);
+            let mut event = EpollEvent::new(wish.flags(), data);
             let result = match (endpoint.told, wish) {
-                (None, Some(flags)) => self.kernel.add(&endpoint.fd, EpollEvent::new(flags, data)),
-                (_, Some(flags)) => self
-                    .kernel
-                    .modify(&endpoint.fd, &mut EpollEvent::new(flags, data)),
-                (_, None) => self.kernel.delete(&endpoint.fd),
+                (_, Wish::Nothing) => self.kernel.delete(&endpoint.fd),
+                (Wish::Nothing, _) => self.kernel.add(&endpoint.fd, event),
+                _ => self.kernel.modify(&endpoint.fd, &mut event),
             };
             match result {
                 Ok(()) => endpoint.told = wish,
@@ -911,7 +936,7 @@ fn spill_if_scarce(buffers: &mut Buffers, connection: &mut Connection) {
     let buffer = buffers
         .pop(&mut connection.unsent)
         .expect("the queue holds one");
-    connection.spilled = Some(buffers.bytes(&buffer).into());
+    connection.spilled = Some(Box::new(buffers.bytes(&buffer).into()));
     buffers.recycle(buffer);
 }
 
@@ -979,6 +1004,6 @@ mod tests {
 
     #[test]
     fn an_idle_connection_is_small() {
-        assert!(size_of::<Slot>() <= 64, "{} bytes", size_of::<Slot>());
+        assert!(size_of::<Slot>() <= 48, "{} bytes", size_of::<Slot>());
     }
 }

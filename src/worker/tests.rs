@@ -188,6 +188,11 @@ fn udp_server() -> SocketAddr {
 }
 
 #[test]
+fn an_idle_peer_is_small() {
+    assert!(size_of::<super::Place>() <= 160, "{} bytes", size_of::<super::Place>());
+}
+
+#[test]
 fn echoes_to_several_peers_at_once() {
     let mut rig = Rig::new(1, Faults::default(), 10, settings());
     let (one, two) = (rig.connect(), rig.connect());
