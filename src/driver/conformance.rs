@@ -921,30 +921,31 @@ fn details_and_accepted_tell_the_addresses<H: Harness>() {
 fn buffers_come_home_in_every_case<H: Harness>() {
     let mut stage = Stage::<H>::new(Answer::Echo);
     let (listener, address) = stage.listener(None);
-    let mut open = vec![];
-    for number in 0..40 {
-        let (mut peer, connection) = stage.connection(&address);
-        stage.write_all(&mut peer, &pattern(number, 2000));
-        stage.turn();
-        let closing = if number % 2 == 0 { Closing::Now } else { Closing::Reset };
-        match number % 5 {
-            // Closed, reset, ended, or just left while something is under way.
-            0 | 1 => stage.close(connection, closing),
-            2 => {
-                stage.net.reset(peer);
-                stage.until_event(&Event::Failed(connection));
-                stage.close(connection, closing);
-            }
-            3 => {
-                stage.net.half_close(&mut peer);
-                stage.until_event(&Event::Ended(connection));
-                stage.close(connection, closing);
-            }
-            _ => open.push((peer, connection)),
+    for round in 1..=4 {
+        let mut crowd: Vec<_> = (0..40).map(|_| stage.connection(&address)).collect();
+        for (peer, _) in &mut crowd {
+            stage.net.write(peer, &pattern(0, 2000));
         }
+        // Some of it has been received and some not, some of that was said and some not.
+        stage.turn();
+        for (_, connection) in crowd {
+            stage.driver.submit(Op::Close { token: connection, how: Closing::Now });
+        }
+        stage.until("all are Closed", |stage| stage.count(|event| matches!(event, Event::Closed(_))) == 40 * round);
+    }
+    let mut crowd: Vec<_> = (0..20).map(|_| stage.connection(&address)).collect();
+    for (mut peer, connection) in crowd.drain(..10) {
+        stage.net.half_close(&mut peer);
+        stage.until_event(&Event::Ended(connection));
+        stage.close(connection, Closing::Now);
+    }
+    for (peer, connection) in crowd.drain(..5) {
+        stage.net.reset(peer);
+        stage.until_event(&Event::Failed(connection));
+        stage.close(connection, Closing::Reset);
     }
     stage.close(listener, Closing::Reset);
-    for (_, connection) in &open {
+    for (_, connection) in &crowd {
         stage.close(*connection, Closing::Now);
     }
     stage.assert_all_home();
