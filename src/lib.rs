@@ -1,9 +1,50 @@
 //! echod: the echo service a network can rely on.
-#![allow(missing_docs)]
+//!
+//! This is the map; the modules stand in the order in which they are best read. The upper half
+//! decides and can be read without knowing what a socket is; then comes what touches the kernel,
+//! and last what runs.
+//!
+//! What holds everywhere:
+//!
+//! - Deciding code takes bytes and the time as arguments and returns what to do. It knows no
+//!   socket, clock, thread or file.
+//! - Workers share nothing but the gates of their listeners, which are touched when a connection
+//!   comes and when it goes. Nothing on the path of a message allocates, locks or logs.
+//! - The control plane never waits for a worker, nor a worker for it.
+//! - `unsafe` is in [`sys`] and [`driver`] alone.
 
+// Decides.
+pub mod config;
+pub mod control;
 pub mod echo;
 pub mod policy;
 pub mod stats;
-pub mod sys;
+// Touches the kernel.
 pub mod driver;
+pub mod sys;
+// Runs.
+pub mod ctl;
+pub mod daemon;
+pub mod exit;
+pub mod probe;
 pub mod worker;
+
+use std::process::ExitCode;
+
+/// The program `echod`.
+#[must_use]
+pub fn echod_main() -> ExitCode {
+    daemon::main()
+}
+
+/// The program `echoctl`.
+#[must_use]
+pub fn echoctl_main() -> ExitCode {
+    ctl::main()
+}
+
+/// The program `echoprobe`.
+#[must_use]
+pub fn echoprobe_main() -> ExitCode {
+    probe::main()
+}

@@ -17,7 +17,8 @@ pub struct Counter(AtomicU64);
 impl Counter {
     /// Adds, from the counter's one writer.
     pub fn add(&self, more: u64) {
-        self.0.store(self.get().wrapping_add(more), Ordering::Relaxed);
+        self.0
+            .store(self.get().wrapping_add(more), Ordering::Relaxed);
     }
 
     /// The number now.
@@ -53,7 +54,10 @@ pub struct Counters {
 
 /// The sum of some sets at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "each field is the sum of the counter of the same name")]
+#[expect(
+    missing_docs,
+    reason = "each field is the sum of the counter of the same name"
+)]
 pub struct Totals {
     pub accepted: u64,
     pub closed: u64,
@@ -72,19 +76,35 @@ impl Totals {
         let mut totals = Self::default();
         for set in sets {
             // `closed` is read before `accepted`, so that the difference is never negative.
-            totals.closed += set.closed.get();
-            totals.accepted += set.accepted.get();
-            totals.bytes_received += set.bytes_received.get();
-            totals.bytes_sent += set.bytes_sent.get();
-            totals.datagrams_received += set.datagrams_received.get();
-            totals.datagrams_sent += set.datagrams_sent.get();
-            totals.unsent += set.unsent.get();
-            totals.faults += set.faults.get();
-            for (total, reason) in totals.refused.iter_mut().zip(&set.refused) {
-                *total += reason.get();
-            }
+            let closed = set.closed.get();
+            totals.add(&Self {
+                closed,
+                accepted: set.accepted.get(),
+                bytes_received: set.bytes_received.get(),
+                bytes_sent: set.bytes_sent.get(),
+                datagrams_received: set.datagrams_received.get(),
+                datagrams_sent: set.datagrams_sent.get(),
+                unsent: set.unsent.get(),
+                faults: set.faults.get(),
+                refused: set.refused.each_ref().map(Counter::get),
+            });
         }
         totals
+    }
+
+    /// Adds others to these.
+    pub fn add(&mut self, more: &Self) {
+        self.accepted += more.accepted;
+        self.closed += more.closed;
+        self.bytes_received += more.bytes_received;
+        self.bytes_sent += more.bytes_sent;
+        self.datagrams_received += more.datagrams_received;
+        self.datagrams_sent += more.datagrams_sent;
+        self.unsent += more.unsent;
+        self.faults += more.faults;
+        for (total, reason) in self.refused.iter_mut().zip(more.refused) {
+            *total += reason;
+        }
     }
 
     /// Connections that are there now.
@@ -106,7 +126,32 @@ mod tests {
         sets[1].accepted.add(3);
         sets[1].refused[1].add(7);
         let totals = Totals::of(&sets);
-        assert_eq!((totals.accepted, totals.connections(), totals.refused[1]), (8, 6, 7));
+        assert_eq!(
+            (totals.accepted, totals.connections(), totals.refused[1]),
+            (8, 6, 7)
+        );
+    }
+
+    #[test]
+    fn adding_leaves_nothing_out() {
+        let ones = Counters::default();
+        for counter in [
+            &ones.accepted,
+            &ones.closed,
+            &ones.bytes_received,
+            &ones.bytes_sent,
+            &ones.datagrams_received,
+            &ones.datagrams_sent,
+            &ones.unsent,
+            &ones.faults,
+        ] {
+            counter.add(1);
+        }
+        ones.refused.iter().for_each(|reason| reason.add(1));
+        let mut twice = Totals::of([&ones]);
+        twice.add(&Totals::of([&ones]));
+        assert_eq!(twice, Totals::of([&ones, &ones]));
+        assert_eq!((twice.accepted, twice.unsent, twice.refused[7]), (2, 2, 2));
     }
 
     #[test]

@@ -59,7 +59,10 @@ impl Buffers {
     pub(crate) fn lease(&mut self, len: usize) -> Buffer {
         debug_assert!(len <= BUFFER_BYTES, "no more than fits was received");
         let index = self.free.pop().expect("peek has shown a buffer");
-        Buffer { index, len: len as u32 }
+        Buffer {
+            index,
+            len: len as u32,
+        }
     }
 
     pub(crate) fn bytes(&mut self, buffer: &Buffer) -> &mut [u8] {
@@ -69,12 +72,21 @@ impl Buffers {
     #[expect(clippy::needless_pass_by_value, reason = "the lease ends here")]
     pub(crate) fn recycle(&mut self, buffer: Buffer) {
         self.free.push(buffer.index);
-        debug_assert!(self.free.len() <= usize::from(BUFFER_COUNT), "a buffer comes home once");
+        debug_assert!(
+            self.free.len() <= usize::from(BUFFER_COUNT),
+            "a buffer comes home once"
+        );
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "the queue holds the lease now")]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the queue holds the lease now"
+    )]
     pub(crate) fn push(&mut self, queue: &mut Queue, buffer: Buffer) {
-        self.notes[usize::from(buffer.index)] = Note { len: buffer.len, next: NONE };
+        self.notes[usize::from(buffer.index)] = Note {
+            len: buffer.len,
+            next: NONE,
+        };
         if queue.head == NONE {
             queue.head = buffer.index;
         } else {
@@ -125,7 +137,10 @@ pub(crate) struct Queue {
 
 impl Queue {
     pub(crate) const fn new() -> Self {
-        Self { head: NONE, tail: NONE }
+        Self {
+            head: NONE,
+            tail: NONE,
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -177,7 +192,10 @@ mod tests {
             }
             text
         };
-        assert_eq!((drain(&mut one), drain(&mut two)), ("abc".into(), "ABC".into()));
+        assert_eq!(
+            (drain(&mut one), drain(&mut two)),
+            ("abc".into(), "ABC".into())
+        );
         assert!(one.is_empty() && two.is_empty());
         assert_eq!(buffers.free(), usize::from(BUFFER_COUNT));
     }

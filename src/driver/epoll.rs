@@ -157,19 +157,36 @@ impl Epoll {
     }
 
     fn insert(&mut self, fd: OwnedFd, kind: Kind) -> Token {
-        let endpoint = Endpoint { fd, told: None, takes: false, starved: false, draining: false, kind };
+        let endpoint = Endpoint {
+            fd,
+            told: None,
+            takes: false,
+            starved: false,
+            draining: false,
+            kind,
+        };
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { generation: 0, endpoint: None });
+            self.slots.push(Slot {
+                generation: 0,
+                endpoint: None,
+            });
             u32::try_from(self.slots.len() - 1).expect("descriptors are far fewer than 2^32")
         });
         let place = &mut self.slots[slot as usize];
         place.endpoint = Some(endpoint);
-        Token { slot, generation: place.generation }
+        Token {
+            slot,
+            generation: place.generation,
+        }
     }
 
     fn endpoint(&mut self, token: Token) -> Option<&mut Endpoint> {
         let slot = self.slots.get_mut(token.slot as usize)?;
-        if slot.generation == token.generation { slot.endpoint.as_mut() } else { None }
+        if slot.generation == token.generation {
+            slot.endpoint.as_mut()
+        } else {
+            None
+        }
     }
 
     fn connection_fd(&self, token: Token) -> Option<BorrowedFd<'_>> {
@@ -185,7 +202,9 @@ impl Epoll {
         let mut ops = std::mem::take(&mut self.ops);
         for op in ops.drain(..) {
             match op {
-                Op::Accept { listener: token } | Op::Receive { connection: token } | Op::ReceiveFrom { socket: token } => {
+                Op::Accept { listener: token }
+                | Op::Receive { connection: token }
+                | Op::ReceiveFrom { socket: token } => {
                     self.take_from(token, true);
                 }
                 Op::Rest { connection } => self.take_from(connection, false),
@@ -200,7 +219,9 @@ impl Epoll {
     }
 
     fn take_from(&mut self, token: Token, takes: bool) {
-        let Some(endpoint) = self.endpoint(token) else { return };
+        let Some(endpoint) = self.endpoint(token) else {
+            return;
+        };
         endpoint.takes = takes;
         if let Kind::Connection(connection) = &mut endpoint.kind
             && takes
@@ -216,7 +237,12 @@ impl Epoll {
 
     fn send(&mut self, token: Token, buffer: Buffer, done: &mut Vec<Completion>) {
         let Self { slots, buffers, .. } = self;
-        let Some(Endpoint { fd, kind: Kind::Connection(connection), .. }) = find(slots, token) else {
+        let Some(Endpoint {
+            fd,
+            kind: Kind::Connection(connection),
+            ..
+        }) = find(slots, token)
+        else {
             buffers.recycle(buffer);
             return;
         };
@@ -229,9 +255,16 @@ impl Epoll {
             buffers.push(&mut connection.unsent, buffer);
             return;
         }
-        match send(fd.as_raw_fd(), buffers.bytes(&buffer), MsgFlags::MSG_NOSIGNAL) {
+        match send(
+            fd.as_raw_fd(),
+            buffers.bytes(&buffer),
+            MsgFlags::MSG_NOSIGNAL,
+        ) {
             Ok(sent) if sent == buffer.len as usize => {
-                done.push(Completion::Sent { connection: token, len: buffer.len });
+                done.push(Completion::Sent {
+                    connection: token,
+                    len: buffer.len,
+                });
                 buffers.recycle(buffer);
             }
             Err(errno) if errno != Errno::EAGAIN => {
@@ -251,22 +284,39 @@ impl Epoll {
     /// Goes on with a stalled send.
     fn flush(&mut self, token: Token, done: &mut Vec<Completion>) {
         let Self { slots, buffers, .. } = self;
-        let Some(Endpoint { fd, kind: Kind::Connection(connection), .. }) = find(slots, token) else { return };
+        let Some(Endpoint {
+            fd,
+            kind: Kind::Connection(connection),
+            ..
+        }) = find(slots, token)
+        else {
+            return;
+        };
         let raw = fd.as_raw_fd();
         let flushed = loop {
             let spilled = connection.spilled.as_deref();
-            let Some(bytes) = spilled.or_else(|| Some(&*buffers.front(&connection.unsent)?.1)) else {
+            let Some(bytes) = spilled.or_else(|| Some(&*buffers.front(&connection.unsent)?.1))
+            else {
                 break Flushed::All;
             };
             let len = bytes.len();
-            match send(raw, &bytes[connection.sent as usize..], MsgFlags::MSG_NOSIGNAL) {
+            match send(
+                raw,
+                &bytes[connection.sent as usize..],
+                MsgFlags::MSG_NOSIGNAL,
+            ) {
                 Ok(sent) if connection.sent as usize + sent == len => {
                     connection.sent = 0;
                     if connection.spilled.take().is_none() {
-                        let buffer = buffers.pop(&mut connection.unsent).expect("its bytes were just sent");
+                        let buffer = buffers
+                            .pop(&mut connection.unsent)
+                            .expect("its bytes were just sent");
                         buffers.recycle(buffer);
                     }
-                    done.push(Completion::Sent { connection: token, len: len as u32 });
+                    done.push(Completion::Sent {
+                        connection: token,
+                        len: len as u32,
+                    });
                 }
                 Ok(sent) => {
                     connection.sent += sent as u32;
@@ -289,7 +339,14 @@ impl Epoll {
     }
 
     fn shut_down(&mut self, token: Token) {
-        let Some(Endpoint { fd, kind: Kind::Connection(connection), .. }) = find(&mut self.slots, token) else { return };
+        let Some(Endpoint {
+            fd,
+            kind: Kind::Connection(connection),
+            ..
+        }) = find(&mut self.slots, token)
+        else {
+            return;
+        };
         connection.shut_down = true;
         if !connection.stalled() {
             finish_writing(fd.as_fd());
@@ -298,18 +355,38 @@ impl Epoll {
 
     fn fail(&mut self, token: Token, error: io::Error, done: &mut Vec<Completion>) {
         let Self { slots, buffers, .. } = self;
-        let Some(Endpoint { kind: Kind::Connection(connection), takes, .. }) = find(slots, token) else { return };
+        let Some(Endpoint {
+            kind: Kind::Connection(connection),
+            takes,
+            ..
+        }) = find(slots, token)
+        else {
+            return;
+        };
         buffers.clear(&mut connection.unsent);
         connection.spilled = None;
         connection.silent = true;
         *takes = false;
         self.changed.push(token);
-        done.push(Completion::Failed { connection: token, error });
+        done.push(Completion::Failed {
+            connection: token,
+            error,
+        });
     }
 
     fn send_to(&mut self, token: Token, buffer: Buffer, done: &mut Vec<Completion>) {
-        let Self { slots, buffers, envelopes, .. } = self;
-        let Some(Endpoint { fd, kind: Kind::Datagrams { inet, unsent }, .. }) = find(slots, token) else {
+        let Self {
+            slots,
+            buffers,
+            envelopes,
+            ..
+        } = self;
+        let Some(Endpoint {
+            fd,
+            kind: Kind::Datagrams { inet, unsent },
+            ..
+        }) = find(slots, token)
+        else {
             buffers.recycle(buffer);
             return;
         };
@@ -325,13 +402,28 @@ impl Epoll {
             return;
         }
         buffers.recycle(buffer);
-        done.push(Completion::DatagramSent { socket: token, result: result.map(|sent| sent as u32) });
+        done.push(Completion::DatagramSent {
+            socket: token,
+            result: result.map(|sent| sent as u32),
+        });
     }
 
     /// Sends the datagrams that had to wait for the socket's own send buffer.
     fn flush_datagrams(&mut self, token: Token, done: &mut Vec<Completion>) {
-        let Self { slots, buffers, envelopes, .. } = self;
-        let Some(Endpoint { fd, kind: Kind::Datagrams { unsent, .. }, .. }) = find(slots, token) else { return };
+        let Self {
+            slots,
+            buffers,
+            envelopes,
+            ..
+        } = self;
+        let Some(Endpoint {
+            fd,
+            kind: Kind::Datagrams { unsent, .. },
+            ..
+        }) = find(slots, token)
+        else {
+            return;
+        };
         while let Some((index, bytes)) = buffers.front(unsent) {
             let result = message::send(fd.as_fd(), bytes, &envelopes[usize::from(index)]);
             if would_block(&result) {
@@ -339,13 +431,18 @@ impl Epoll {
             }
             let buffer = buffers.pop(unsent).expect("it was just at the front");
             buffers.recycle(buffer);
-            done.push(Completion::DatagramSent { socket: token, result: result.map(|sent| sent as u32) });
+            done.push(Completion::DatagramSent {
+                socket: token,
+                result: result.map(|sent| sent as u32),
+            });
         }
         self.changed.push(token);
     }
 
     fn close(&mut self, token: Token, how: Closing, done: &mut Vec<Completion>) {
-        let Some(endpoint) = self.endpoint(token) else { return };
+        let Some(endpoint) = self.endpoint(token) else {
+            return;
+        };
         let is_connection = matches!(endpoint.kind, Kind::Connection(_));
         if how == Closing::WhenDrained && !is_connection {
             endpoint.draining = true;
@@ -361,7 +458,9 @@ impl Epoll {
     /// Closes the descriptor and ends the token.
     fn let_go(&mut self, token: Token, done: &mut Vec<Completion>) {
         let slot = &mut self.slots[token.slot as usize];
-        let Some(mut endpoint) = slot.endpoint.take() else { return };
+        let Some(mut endpoint) = slot.endpoint.take() else {
+            return;
+        };
         slot.generation = token.next().generation;
         self.free.push(token.slot);
         match &mut endpoint.kind {
@@ -387,7 +486,9 @@ impl Epoll {
     /// Tells the kernel what has changed of what we wait for.
     fn tell_kernel(&mut self, done: &mut Vec<Completion>) {
         while let Some(token) = self.changed.pop() {
-            let Some(endpoint) = find(&mut self.slots, token) else { continue };
+            let Some(endpoint) = find(&mut self.slots, token) else {
+                continue;
+            };
             let wish = endpoint.wish();
             if wish == endpoint.told {
                 continue;
@@ -395,7 +496,9 @@ impl Epoll {
             let data = u64::from(token.generation) << 32 | u64::from(token.slot);
             let result = match (endpoint.told, wish) {
                 (None, Some(flags)) => self.kernel.add(&endpoint.fd, EpollEvent::new(flags, data)),
-                (_, Some(flags)) => self.kernel.modify(&endpoint.fd, &mut EpollEvent::new(flags, data)),
+                (_, Some(flags)) => self
+                    .kernel
+                    .modify(&endpoint.fd, &mut EpollEvent::new(flags, data)),
                 (_, None) => self.kernel.delete(&endpoint.fd),
             };
             match result {
@@ -407,12 +510,17 @@ impl Epoll {
     }
 
     fn refuse(&mut self, token: Token, error: io::Error, done: &mut Vec<Completion>) {
-        let Some(endpoint) = self.endpoint(token) else { return };
+        let Some(endpoint) = self.endpoint(token) else {
+            return;
+        };
         match endpoint.kind {
             Kind::Connection(_) => self.fail(token, error, done),
             Kind::Listener(_) => {
                 endpoint.takes = false;
-                done.push(Completion::AcceptRested { listener: token, error: Some(error) });
+                done.push(Completion::AcceptRested {
+                    listener: token,
+                    error: Some(error),
+                });
             }
             // Try again with the next turn: a datagram socket has nobody to give up.
             Kind::Datagrams { .. } => self.starve(token),
@@ -462,7 +570,13 @@ impl Epoll {
     fn drain_datagrams(&mut self, token: Token, done: &mut Vec<Completion>) -> bool {
         let before = done.len();
         let emptied = self.receive_from(token, done);
-        let Some(Endpoint { kind: Kind::Datagrams { unsent, .. }, .. }) = find(&mut self.slots, token) else { return false };
+        let Some(Endpoint {
+            kind: Kind::Datagrams { unsent, .. },
+            ..
+        }) = find(&mut self.slots, token)
+        else {
+            return false;
+        };
         // What this turn received is answered in the next one.
         let gone = emptied && done.len() == before && unsent.is_empty();
         if gone {
@@ -477,16 +591,31 @@ impl Epoll {
             done.push(Completion::Woken);
             return;
         }
-        let token = Token { slot: event.data() as u32, generation: (event.data() >> 32) as u32 };
-        let Some(endpoint) = self.endpoint(token) else { return };
+        let token = Token {
+            slot: event.data() as u32,
+            generation: (event.data() >> 32) as u32,
+        };
+        let Some(endpoint) = self.endpoint(token) else {
+            return;
+        };
         match &endpoint.kind {
-            Kind::Listener(_) if endpoint.takes && !endpoint.draining => _ = self.accept(token, done),
-            Kind::Datagrams { unsent, .. } if !unsent.is_empty() => self.flush_datagrams(token, done),
-            Kind::Datagrams { .. } if endpoint.takes && !endpoint.draining => _ = self.receive_from(token, done),
+            Kind::Listener(_) if endpoint.takes && !endpoint.draining => {
+                _ = self.accept(token, done)
+            }
+            Kind::Datagrams { unsent, .. } if !unsent.is_empty() => {
+                self.flush_datagrams(token, done)
+            }
+            Kind::Datagrams { .. } if endpoint.takes && !endpoint.draining => {
+                _ = self.receive_from(token, done)
+            }
             Kind::Connection(connection) if connection.silent => {}
             Kind::Connection(connection) if connection.stalled() => self.flush(token, done),
             Kind::Connection(_) if endpoint.takes => self.receive(token, done),
-            Kind::Connection(_) if event.events().intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP) => {
+            Kind::Connection(_)
+                if event
+                    .events()
+                    .intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP) =>
+            {
                 self.hang_up(token, done);
             }
             _ => {}
@@ -496,7 +625,13 @@ impl Epoll {
     /// Accepts a burst. Whether there may be more, for one that is being drained.
     fn accept(&mut self, token: Token, done: &mut Vec<Completion>) -> bool {
         for _ in 0..BURST_MAX {
-            let Some(Endpoint { fd, kind: Kind::Listener(permits), takes, draining, .. }) = find(&mut self.slots, token)
+            let Some(Endpoint {
+                fd,
+                kind: Kind::Listener(permits),
+                takes,
+                draining,
+                ..
+            }) = find(&mut self.slots, token)
             else {
                 return false;
             };
@@ -506,7 +641,10 @@ impl Epoll {
                 } else if !permits.take_or_be_woken() {
                     *takes = false;
                     self.changed.push(token);
-                    done.push(Completion::AcceptRested { listener: token, error: None });
+                    done.push(Completion::AcceptRested {
+                        listener: token,
+                        error: None,
+                    });
                     return false;
                 }
             }
@@ -529,14 +667,23 @@ impl Epoll {
             if !concerns_one_peer(&error) {
                 *takes = false;
                 self.changed.push(token);
-                done.push(Completion::AcceptRested { listener: token, error: Some(error) });
+                done.push(Completion::AcceptRested {
+                    listener: token,
+                    error: Some(error),
+                });
                 return false;
             }
         }
         true
     }
 
-    fn accepted(&mut self, listener: Token, fd: OwnedFd, peer: Option<SocketAddr>, done: &mut Vec<Completion>) {
+    fn accepted(
+        &mut self,
+        listener: Token,
+        fd: OwnedFd,
+        peer: Option<SocketAddr>,
+        done: &mut Vec<Completion>,
+    ) {
         let connection = Connection {
             unsent: Queue::new(),
             sent: 0,
@@ -546,12 +693,24 @@ impl Epoll {
             silent: false,
         };
         let connection = self.insert(fd, Kind::Connection(connection));
-        done.push(Completion::Accepted { listener, connection, peer });
+        done.push(Completion::Accepted {
+            listener,
+            connection,
+            peer,
+        });
     }
 
     fn receive(&mut self, token: Token, done: &mut Vec<Completion>) {
         let Self { slots, buffers, .. } = self;
-        let Some(Endpoint { fd, takes, kind: Kind::Connection(connection), .. }) = find(slots, token) else { return };
+        let Some(Endpoint {
+            fd,
+            takes,
+            kind: Kind::Connection(connection),
+            ..
+        }) = find(slots, token)
+        else {
+            return;
+        };
         let Some((_, memory)) = buffers.peek() else {
             self.starve(token);
             return;
@@ -566,7 +725,10 @@ impl Epoll {
             Ok(len) => {
                 self.received_bytes += len;
                 let buffer = self.buffers.lease(len);
-                done.push(Completion::Received { connection: token, buffer });
+                done.push(Completion::Received {
+                    connection: token,
+                    buffer,
+                });
             }
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(errno) => self.fail(token, errno.into(), done),
@@ -575,7 +737,14 @@ impl Epoll {
 
     /// An error or hang-up on a connection of which nothing was asked.
     fn hang_up(&mut self, token: Token, done: &mut Vec<Completion>) {
-        let Some(Endpoint { fd, kind: Kind::Connection(connection), .. }) = find(&mut self.slots, token) else { return };
+        let Some(Endpoint {
+            fd,
+            kind: Kind::Connection(connection),
+            ..
+        }) = find(&mut self.slots, token)
+        else {
+            return;
+        };
         if let Some(error) = socket::take_error(fd.as_fd()) {
             self.fail(token, error, done);
         } else {
@@ -588,18 +757,39 @@ impl Epoll {
     /// Receives a burst of datagrams. Whether the socket has been emptied.
     fn receive_from(&mut self, token: Token, done: &mut Vec<Completion>) -> bool {
         for _ in 0..BURST_MAX {
-            let Self { slots, buffers, envelopes, .. } = self;
-            let Some(Endpoint { fd, kind: Kind::Datagrams { inet, .. }, .. }) = find(slots, token) else { return true };
+            let Self {
+                slots,
+                buffers,
+                envelopes,
+                ..
+            } = self;
+            let Some(Endpoint {
+                fd,
+                kind: Kind::Datagrams { inet, .. },
+                ..
+            }) = find(slots, token)
+            else {
+                return true;
+            };
             let Some((index, memory)) = buffers.peek() else {
                 self.starve(token);
                 return false;
             };
             let room = memory.len();
-            match message::receive(fd.as_fd(), *inet, memory, &mut envelopes[usize::from(index)]) {
+            match message::receive(
+                fd.as_fd(),
+                *inet,
+                memory,
+                &mut envelopes[usize::from(index)],
+            ) {
                 Ok(len) => {
                     let buffer = buffers.lease(len.min(room));
                     self.received_bytes += len.min(room);
-                    done.push(Completion::Datagram { socket: token, buffer, len });
+                    done.push(Completion::Datagram {
+                        socket: token,
+                        buffer,
+                        len,
+                    });
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
                 // An error of an earlier answer, which the kernel reports when it can (udp(7)).
@@ -618,14 +808,24 @@ impl Driver for Epoll {
     }
 
     fn set_permits(&mut self, listener: Token, permits: Option<Arc<Permits>>) {
-        if let Some(Endpoint { kind: Kind::Listener(old), .. }) = self.endpoint(listener) {
+        if let Some(Endpoint {
+            kind: Kind::Listener(old),
+            ..
+        }) = self.endpoint(listener)
+        {
             *old = permits;
         }
     }
 
     fn add_datagram_socket(&mut self, socket: OwnedFd) -> Token {
         let inet = socket::is_inet(socket.as_fd());
-        self.insert(socket, Kind::Datagrams { inet, unsent: Queue::new() })
+        self.insert(
+            socket,
+            Kind::Datagrams {
+                inet,
+                unsent: Queue::new(),
+            },
+        )
     }
 
     fn submit(&mut self, op: Op) {
@@ -641,7 +841,11 @@ impl Driver for Epoll {
             if !done.is_empty() {
                 return Ok(());
             }
-            let timeout = if self.draining.is_empty() { timeout(until, self.now()) } else { EpollTimeout::ZERO };
+            let timeout = if self.draining.is_empty() {
+                timeout(until, self.now())
+            } else {
+                EpollTimeout::ZERO
+            };
             self.ready = match self.kernel.wait(&mut self.events, timeout) {
                 Ok(count) => 0..count,
                 Err(Errno::EINTR) => 0..0,
@@ -650,7 +854,9 @@ impl Driver for Epoll {
         }
         self.received_bytes = 0;
         while done.len() < COMPLETIONS_MAX && self.received_bytes < RECEIVED_BYTES_MAX {
-            let Some(index) = self.ready.next() else { break };
+            let Some(index) = self.ready.next() else {
+                break;
+            };
             self.handle(self.events[index], done);
         }
         Ok(())
@@ -677,7 +883,9 @@ impl Driver for Epoll {
     }
 
     fn details(&self, connection: Token) -> Details {
-        self.connection_fd(connection).map(socket::details).unwrap_or_default()
+        self.connection_fd(connection)
+            .map(socket::details)
+            .unwrap_or_default()
     }
 
     fn waker(&self) -> Waker {
@@ -687,7 +895,11 @@ impl Driver for Epoll {
 
 fn find(slots: &mut [Slot], token: Token) -> Option<&mut Endpoint> {
     let slot = slots.get_mut(token.slot as usize)?;
-    if slot.generation == token.generation { slot.endpoint.as_mut() } else { None }
+    if slot.generation == token.generation {
+        slot.endpoint.as_mut()
+    } else {
+        None
+    }
 }
 
 /// Moves the rest of a stalled send into memory of its own, of just its size, when buffers are
@@ -696,7 +908,9 @@ fn spill_if_scarce(buffers: &mut Buffers, connection: &mut Connection) {
     if connection.spilled.is_some() || !buffers.scarce() || !connection.unsent.holds_one() {
         return;
     }
-    let buffer = buffers.pop(&mut connection.unsent).expect("the queue holds one");
+    let buffer = buffers
+        .pop(&mut connection.unsent)
+        .expect("the queue holds one");
     connection.spilled = Some(buffers.bytes(&buffer).into());
     buffers.recycle(buffer);
 }
@@ -707,7 +921,9 @@ fn finish_writing(fd: BorrowedFd<'_>) {
 }
 
 fn would_block(result: &io::Result<usize>) -> bool {
-    result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    result
+        .as_ref()
+        .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
 /// Whether an error of `accept4(2)` is about the client at the head of the queue only, so that the
@@ -728,13 +944,17 @@ fn concerns_one_peer(error: &io::Error) -> bool {
         libc::ENETUNREACH,
         libc::ETIMEDOUT,
     ];
-    error.raw_os_error().is_some_and(|errno| OF_ONE_PEER.contains(&errno))
+    error
+        .raw_os_error()
+        .is_some_and(|errno| OF_ONE_PEER.contains(&errno))
 }
 
 /// The time to wait in the kernel's terms: milliseconds, rounded up, so that a wait never ends
 /// just before its time and turns into many.
 fn timeout(until: Option<Instant>, now: Instant) -> EpollTimeout {
-    let Some(until) = until else { return EpollTimeout::NONE };
+    let Some(until) = until else {
+        return EpollTimeout::NONE;
+    };
     let left = until.saturating_duration_since(now) + Duration::from_nanos(999_999);
     EpollTimeout::try_from(left.as_millis()).unwrap_or(EpollTimeout::MAX)
 }
@@ -750,7 +970,10 @@ mod tests {
         assert_eq!(millis(Duration::ZERO), EpollTimeout::ZERO);
         assert_eq!(millis(Duration::from_nanos(1)), EpollTimeout::from(1u8));
         assert_eq!(millis(Duration::from_millis(3)), EpollTimeout::from(3u8));
-        assert_eq!(timeout(Some(now), now + Duration::from_secs(9)), EpollTimeout::ZERO);
+        assert_eq!(
+            timeout(Some(now), now + Duration::from_secs(9)),
+            EpollTimeout::ZERO
+        );
         assert_eq!(timeout(None, now), EpollTimeout::NONE);
     }
 

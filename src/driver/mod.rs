@@ -12,6 +12,7 @@
 //! 2. Each `Send`, `SendTo` and `Close` has exactly one completion (a failed connection answers its
 //!    sends with one `Failed`). `Accept`, `Receive` and `ReceiveFrom` repeat until they are ended;
 //!    `Rest` and `ShutDown` have none.
+//!    Nothing is heard of a connection before its `Accepted`.
 //! 3. A `Send` completes when all of its bytes are with the kernel. If that can't be at once, it
 //!    says `Stalled`, once, and goes on by itself.
 //! 4. What is sent on one connection keeps its order, however many sends are queued.
@@ -84,7 +85,10 @@ impl Token {
     /// The generation after this one.
     #[must_use]
     pub(crate) fn next(self) -> Self {
-        Self { slot: self.slot, generation: (self.generation + 1) & 0x00ff_ffff }
+        Self {
+            slot: self.slot,
+            generation: (self.generation + 1) & 0x00ff_ffff,
+        }
     }
 }
 
@@ -100,7 +104,10 @@ pub struct Buffer {
 impl Buffer {
     /// How many bytes it holds.
     #[must_use]
-    #[expect(clippy::len_without_is_empty, reason = "an empty datagram is data like any other")]
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "an empty datagram is data like any other"
+    )]
     pub fn len(&self) -> u32 {
         self.len
     }

@@ -21,7 +21,9 @@ use std::time::Instant;
 pub(crate) use self::network::{Client, End, Faults, Network, Peer, Socket};
 use self::network::{Wire, World};
 use super::buffers::{BUFFER_COUNT, Buffers};
-use super::{Buffer, Closing, Completion, Details, Driver, Envelope, Op, Permits, Source, Token, Waker};
+use super::{
+    Buffer, Closing, Completion, Details, Driver, Envelope, Op, Permits, Source, Token, Waker,
+};
 use crate::sys::message::Local;
 
 /// How many completions one `wait` brings at most.
@@ -68,14 +70,22 @@ struct Slot {
 
 enum Thing {
     Nothing,
-    Listener { socket: Socket, permits: Option<Arc<Permits>> },
+    Listener {
+        socket: Socket,
+        permits: Option<Arc<Permits>>,
+    },
     Connection(Connection),
-    Datagrams { socket: Socket, outgoing: VecDeque<Buffer> },
+    Datagrams {
+        socket: Socket,
+        outgoing: VecDeque<Buffer>,
+    },
 }
 
 struct Connection {
     peer: Peer,
     outgoing: VecDeque<Outgoing>,
+    /// The user has been told of it.
+    announced: bool,
     shut_down: bool,
     ended: bool,
     failed: bool,
@@ -144,15 +154,23 @@ impl Sim {
     /// Panics unless every buffer is at home.
     pub(crate) fn assert_all_home(&self) {
         let away = usize::from(BUFFER_COUNT) - self.held_back.len() - self.buffers.free();
-        let with_user: Vec<usize> = (0..self.with_user.len()).filter(|&index| self.with_user[index]).collect();
-        assert!(with_user.is_empty(), "buffers {with_user:?} are still held by the user, or were dropped");
+        let with_user: Vec<usize> = (0..self.with_user.len())
+            .filter(|&index| self.with_user[index])
+            .collect();
+        assert!(
+            with_user.is_empty(),
+            "buffers {with_user:?} are still held by the user, or were dropped"
+        );
         assert!(away == 0, "{away} buffers are still with the driver");
     }
 
     fn allocate(&mut self, thing: Thing) -> Token {
         let index = self.vacant.pop().unwrap_or_else(|| {
             let slot = self.slots.len() as u32;
-            self.slots.push(Slot::vacant(Token { slot, generation: 0 }));
+            self.slots.push(Slot::vacant(Token {
+                slot,
+                generation: 0,
+            }));
             slot
         });
         let slot = &mut self.slots[index as usize];
@@ -169,31 +187,47 @@ impl Sim {
     /// The slot of a token that the user may use. A token closed in this very turn is excused:
     /// the user may have been about to answer what came before the reason to close.
     fn slot_for_user(&mut self, token: Token, what: &str) -> Option<&mut Slot> {
-        let slot = self.slots.get_mut(token.slot as usize).filter(|slot| slot.token == token);
+        let slot = self
+            .slots
+            .get_mut(token.slot as usize)
+            .filter(|slot| slot.token == token);
         // Who drains is still answered; and an accept that failed is tried again.
-        let drains = slot.as_ref().is_some_and(|slot| slot.drain_asked) && matches!(what, "SendTo" | "Accept");
+        let drains = slot.as_ref().is_some_and(|slot| slot.drain_asked)
+            && matches!(what, "SendTo" | "Accept");
         if let Some(slot) = slot
             && (!slot.closed || drains)
         {
             return Some(slot);
         }
         let excused = self.forgiving || self.closed_this_turn.contains(&token);
-        assert!(excused, "{what} on {token:?}, which was closed in an earlier turn");
+        assert!(
+            excused,
+            "{what} on {token:?}, which was closed in an earlier turn"
+        );
         None
     }
 
     fn take_from_user(&mut self, buffer: &Buffer, what: &str) {
         let with_user = &mut self.with_user[usize::from(buffer.index)];
-        assert!(*with_user, "{what} of buffer {}, which the user has not got", buffer.index);
+        assert!(
+            *with_user,
+            "{what} of buffer {}, which the user has not got",
+            buffer.index
+        );
         *with_user = false;
     }
 
     fn ask(&mut self, token: Token, what: &str) -> bool {
         let turn = self.turn;
-        let Some(slot) = self.slot_for_user(token, what) else { return false };
+        let Some(slot) = self.slot_for_user(token, what) else {
+            return false;
+        };
         assert!(!slot.asked, "{what} asked for twice on {token:?}");
         // It is excused when the end was told in this very turn, behind what made the user ask.
-        assert!(slot.end_told.is_none_or(|told| told == turn), "{what} on {token:?} after the peer's end");
+        assert!(
+            slot.end_told.is_none_or(|told| told == turn),
+            "{what} on {token:?} after the peer's end"
+        );
         slot.asked = slot.end_told.is_none();
         true
     }
@@ -204,7 +238,10 @@ impl Sim {
             Op::Accept { listener } => self.ask(*listener, "Accept"),
             Op::Receive { connection } => self.ask(*connection, "Receive"),
             Op::ReceiveFrom { socket } => self.ask(*socket, "ReceiveFrom"),
-            Op::Rest { connection } => self.slot_for_user(*connection, "Rest").map(|slot| slot.asked = false).is_some(),
+            Op::Rest { connection } => self
+                .slot_for_user(*connection, "Rest")
+                .map(|slot| slot.asked = false)
+                .is_some(),
             Op::Send { connection, buffer } => {
                 self.take_from_user(buffer, "Send");
                 self.slot_for_user(*connection, "Send").is_some()
@@ -215,9 +252,14 @@ impl Sim {
             }
             Op::ShutDown { connection } => self.slot_for_user(*connection, "ShutDown").is_some(),
             Op::Close { token, how } => {
-                let Some(slot) = self.slot_for_user(*token, "Close") else { return false };
+                let Some(slot) = self.slot_for_user(*token, "Close") else {
+                    return false;
+                };
                 let connection = matches!(slot.thing, Thing::Connection(_));
-                assert!(!(connection && *how == Closing::WhenDrained), "a connection has no queue to drain");
+                assert!(
+                    !(connection && *how == Closing::WhenDrained),
+                    "a connection has no queue to drain"
+                );
                 slot.closed = true;
                 slot.drain_asked = *how == Closing::WhenDrained;
                 self.closed_this_turn.push(*token);
@@ -228,18 +270,26 @@ impl Sim {
 
     fn carry_out(&mut self, op: Op) {
         let token = match &op {
-            Op::Accept { listener: token } | Op::ReceiveFrom { socket: token } | Op::SendTo { socket: token, .. } => {
-                *token
-            }
+            Op::Accept { listener: token }
+            | Op::ReceiveFrom { socket: token }
+            | Op::SendTo { socket: token, .. } => *token,
             Op::Receive { connection: token } | Op::Rest { connection: token } => *token,
-            Op::Send { connection: token, .. } | Op::ShutDown { connection: token } => *token,
+            Op::Send {
+                connection: token, ..
+            }
+            | Op::ShutDown { connection: token } => *token,
             Op::Close { token, .. } => *token,
         };
-        let Some(slot) = self.slots.get_mut(token.slot as usize).filter(|slot| slot.token == token) else {
+        let Some(slot) = self
+            .slots
+            .get_mut(token.slot as usize)
+            .filter(|slot| slot.token == token)
+        else {
             return self.abandon(op);
         };
         match (op, &mut slot.thing) {
-            (Op::Accept { .. }, Thing::Listener { .. }) | (Op::ReceiveFrom { .. }, Thing::Datagrams { .. }) => {
+            (Op::Accept { .. }, Thing::Listener { .. })
+            | (Op::ReceiveFrom { .. }, Thing::Datagrams { .. }) => {
                 slot.armed = true;
             }
             (Op::Receive { .. }, Thing::Connection(connection)) => slot.armed = !connection.failed,
@@ -249,15 +299,25 @@ impl Sim {
                 connection.outgoing.push_back(Outgoing::new(buffer));
             }
             (Op::ShutDown { .. }, Thing::Connection(connection)) => connection.shut_down = true,
-            (Op::SendTo { buffer, .. }, Thing::Datagrams { outgoing, .. }) => outgoing.push_back(buffer),
-            (Op::Close { how: Closing::WhenDrained, .. }, _) => {
+            (Op::SendTo { buffer, .. }, Thing::Datagrams { outgoing, .. }) => {
+                outgoing.push_back(buffer)
+            }
+            (
+                Op::Close {
+                    how: Closing::WhenDrained,
+                    ..
+                },
+                _,
+            ) => {
                 slot.draining = true;
                 slot.armed = true;
                 slot.asked = true;
             }
             (Op::Close { how, .. }, _) => {
                 self.let_go(token.slot, how);
-                self.slots[token.slot as usize].ready.push_back(Completion::Closed { token });
+                self.slots[token.slot as usize]
+                    .ready
+                    .push_back(Completion::Closed { token });
             }
             (op, _) => self.abandon(op),
         }
@@ -285,7 +345,11 @@ impl Sim {
                     // Nobody will ever hear of this one.
                     self.let_go(connection.slot, Closing::Reset);
                     self.vacate(connection.slot);
-                    if let Thing::Listener { permits: Some(permits), .. } = &thing {
+                    if let Thing::Listener {
+                        permits: Some(permits),
+                        ..
+                    } = &thing
+                    {
                         permits.give_back();
                     }
                 }
@@ -296,12 +360,16 @@ impl Sim {
             Thing::Nothing => {}
             Thing::Listener { socket, .. } => self.world.borrow_mut().close_socket(socket),
             Thing::Datagrams { socket, outgoing } => {
-                outgoing.into_iter().for_each(|buffer| self.buffers.recycle(buffer));
+                outgoing
+                    .into_iter()
+                    .for_each(|buffer| self.buffers.recycle(buffer));
                 self.world.borrow_mut().close_socket(socket);
             }
             Thing::Connection(mut connection) => {
                 connection.drop_outgoing(&mut self.buffers);
-                self.world.borrow_mut().close_connection(connection.peer, how);
+                self.world
+                    .borrow_mut()
+                    .close_connection(connection.peer, how);
             }
         }
     }
@@ -323,15 +391,20 @@ impl Sim {
 
     fn accept(&mut self, index: usize) {
         let slot = &self.slots[index];
-        let Thing::Listener { socket, permits } = &slot.thing else { return };
-        let (listener, draining, socket, permits) = (slot.token, slot.draining, *socket, permits.clone());
+        let Thing::Listener { socket, permits } = &slot.thing else {
+            return;
+        };
+        let (listener, draining, socket, permits) =
+            (slot.token, slot.draining, *socket, permits.clone());
         let shared = Rc::clone(&self.world);
         let mut world = shared.borrow_mut();
         for _ in 0..ROUNDS_PER_TURN {
             if !self.slots[index].armed {
                 return;
             }
-            let Some(peer) = world.next_in_queue(socket) else { break };
+            let Some(peer) = world.next_in_queue(socket) else {
+                break;
+            };
             let failure = match &permits {
                 _ if world.chance(|faults| faults.accept_error) => {
                     Some(Some(io::Error::from_raw_os_error(libc::EMFILE)))
@@ -346,13 +419,18 @@ impl Sim {
             if let Some(error) = failure {
                 let slot = &mut self.slots[index];
                 slot.armed = false;
-                slot.ready.push_back(Completion::AcceptRested { listener, error });
+                slot.ready
+                    .push_back(Completion::AcceptRested { listener, error });
                 return;
             }
             world.leave_queue(socket);
             let connection = self.allocate(Thing::Connection(Connection::new(peer)));
             let peer = Some(world.wires[peer.0].address);
-            self.slots[index].ready.push_back(Completion::Accepted { listener, connection, peer });
+            self.slots[index].ready.push_back(Completion::Accepted {
+                listener,
+                connection,
+                peer,
+            });
         }
         if draining && world.sockets[socket.0].queue.is_empty() {
             world.close_socket(socket);
@@ -366,8 +444,10 @@ impl Sim {
         let shared = Rc::clone(&self.world);
         let mut world = shared.borrow_mut();
         let slot = &mut self.slots[index];
-        let Thing::Connection(connection) = &mut slot.thing else { return };
-        if connection.failed {
+        let Thing::Connection(connection) = &mut slot.thing else {
+            return;
+        };
+        if connection.failed || !connection.announced {
             return;
         }
         if world.breaks(connection.peer) {
@@ -375,7 +455,10 @@ impl Sim {
             connection.drop_outgoing(&mut self.buffers);
             slot.armed = false;
             let error = io::Error::from_raw_os_error(libc::ECONNRESET);
-            slot.ready.push_back(Completion::Failed { connection: slot.token, error });
+            slot.ready.push_back(Completion::Failed {
+                connection: slot.token,
+                error,
+            });
             return;
         }
         connection.send(slot.token, &mut slot.ready, &mut world, &mut self.buffers);
@@ -390,10 +473,20 @@ impl Sim {
         let shared = Rc::clone(&self.world);
         let mut world = shared.borrow_mut();
         let slot = &mut self.slots[index];
-        let Thing::Datagrams { socket: id, outgoing } = &mut slot.thing else { return };
+        let Thing::Datagrams {
+            socket: id,
+            outgoing,
+        } = &mut slot.thing
+        else {
+            return;
+        };
         let (socket, id) = (slot.token, *id);
         // Who was received in the turn before has had a turn to be answered in.
-        if slot.draining && outgoing.is_empty() && slot.ready.is_empty() && world.sockets[id.0].inbox.is_empty() {
+        if slot.draining
+            && outgoing.is_empty()
+            && slot.ready.is_empty()
+            && world.sockets[id.0].inbox.is_empty()
+        {
             world.close_socket(id);
             slot.thing = Thing::Nothing;
             slot.ready.push_back(Completion::Closed { token: socket });
@@ -401,30 +494,52 @@ impl Sim {
         }
         while let Some(buffer) = outgoing.pop_front() {
             let envelope = &self.envelopes[usize::from(buffer.index)];
-            let result = world.carry_reply(id, envelope, self.buffers.bytes(&buffer)).map(|()| buffer.len);
+            let result = world
+                .carry_reply(id, envelope, self.buffers.bytes(&buffer))
+                .map(|()| buffer.len);
             self.buffers.recycle(buffer);
-            slot.ready.push_back(Completion::DatagramSent { socket, result });
+            slot.ready
+                .push_back(Completion::DatagramSent { socket, result });
         }
         for _ in 0..ROUNDS_PER_TURN {
-            if !slot.armed || !world.datagram_is_due(id) || world.withholds(|faults| faults.famine) {
+            if !slot.armed || !world.datagram_is_due(id) || world.withholds(|faults| faults.famine)
+            {
                 return;
             }
-            let Some((index, memory)) = self.buffers.peek() else { return };
+            let Some((index, memory)) = self.buffers.peek() else {
+                return;
+            };
             let parcel = world.sockets[id.0].inbox.pop_front().expect("one is due");
             let stored = parcel.bytes.len().min(memory.len());
             memory[..stored].copy_from_slice(&parcel.bytes[..stored]);
-            let local = Some(Local { address: parcel.to, interface: 0 });
-            self.envelopes[usize::from(index)] = Envelope { source: Source::Inet(parcel.from), local, unicast: true };
+            let local = Some(Local {
+                address: parcel.to,
+                interface: 0,
+            });
+            self.envelopes[usize::from(index)] = Envelope {
+                source: Source::Inet(parcel.from),
+                local,
+                unicast: true,
+            };
             let buffer = self.buffers.lease(stored);
-            slot.ready.push_back(Completion::Datagram { socket, buffer, len: parcel.bytes.len() });
+            slot.ready.push_back(Completion::Datagram {
+                socket,
+                buffer,
+                len: parcel.bytes.len(),
+            });
         }
     }
 
     /// Says some of what has happened, in any order but each connection's own.
     fn deliver(&mut self, done: &mut Vec<Completion>) {
-        let mut waiting: Vec<usize> =
-            (0..self.slots.len()).filter(|&index| !self.slots[index].ready.is_empty()).collect();
-        let count = 1 + self.world.borrow_mut().random.below(COMPLETIONS_PER_WAIT_MAX);
+        let mut waiting: Vec<usize> = (0..self.slots.len())
+            .filter(|&index| !self.slots[index].ready.is_empty())
+            .collect();
+        let count = 1 + self
+            .world
+            .borrow_mut()
+            .random
+            .below(COMPLETIONS_PER_WAIT_MAX);
         for _ in 0..count {
             if waiting.is_empty() {
                 return;
@@ -447,13 +562,28 @@ impl Sim {
                 Completion::Closed { token } => self.vacate(token.slot),
                 _ => {}
             }
+            self.announce(&completion);
             done.push(completion);
         }
     }
 
+    /// Nothing is heard of a connection before the user knows that it is there.
+    fn announce(&mut self, completion: &Completion) {
+        if let Completion::Accepted { connection, .. } = completion
+            && let Thing::Connection(connection) = &mut self.slots[connection.slot as usize].thing
+        {
+            connection.announced = true;
+        }
+    }
+
     fn wire<T>(&self, connection: Token, ask: impl FnOnce(&Wire) -> T) -> Option<T> {
-        let slot = self.slots.get(connection.slot as usize).filter(|slot| slot.token == connection)?;
-        let Thing::Connection(connection) = &slot.thing else { return None };
+        let slot = self
+            .slots
+            .get(connection.slot as usize)
+            .filter(|slot| slot.token == connection)?;
+        let Thing::Connection(connection) = &slot.thing else {
+            return None;
+        };
         Some(ask(&self.world.borrow().wires[connection.peer.0]))
     }
 }
@@ -466,14 +596,20 @@ impl Driver for Sim {
     }
 
     fn set_permits(&mut self, listener: Token, new: Option<Arc<Permits>>) {
-        let slot = self.slots.get_mut(listener.slot as usize).filter(|slot| slot.token == listener);
+        let slot = self
+            .slots
+            .get_mut(listener.slot as usize)
+            .filter(|slot| slot.token == listener);
         if let Some(Thing::Listener { permits, .. }) = slot.map(|slot| &mut slot.thing) {
             *permits = new;
         }
     }
 
     fn add_datagram_socket(&mut self, socket: Socket) -> Token {
-        self.allocate(Thing::Datagrams { socket, outgoing: VecDeque::new() })
+        self.allocate(Thing::Datagrams {
+            socket,
+            outgoing: VecDeque::new(),
+        })
     }
 
     fn submit(&mut self, op: Op) {
@@ -529,7 +665,11 @@ impl Driver for Sim {
     fn details(&self, connection: Token) -> Details {
         let ask = |wire: &Wire| (wire.local, wire.to_peer.len() as u32);
         let (local, send_queue) = self.wire(connection, ask).unzip();
-        Details { local, send_queue, ..Details::default() }
+        Details {
+            local,
+            send_queue,
+            ..Details::default()
+        }
     }
 
     fn waker(&self) -> Waker {
@@ -539,10 +679,23 @@ impl Driver for Sim {
 
 impl Connection {
     fn new(peer: Peer) -> Self {
-        Self { peer, outgoing: VecDeque::new(), shut_down: false, ended: false, failed: false }
+        Self {
+            peer,
+            outgoing: VecDeque::new(),
+            announced: false,
+            shut_down: false,
+            ended: false,
+            failed: false,
+        }
     }
 
-    fn send(&mut self, token: Token, ready: &mut VecDeque<Completion>, world: &mut World, buffers: &mut Buffers) {
+    fn send(
+        &mut self,
+        token: Token,
+        ready: &mut VecDeque<Completion>,
+        world: &mut World,
+        buffers: &mut Buffers,
+    ) {
         while let Some(send) = self.outgoing.front_mut() {
             let bytes = send.bytes(buffers);
             let taken = world.send(self.peer, &bytes[send.written..]);
@@ -554,18 +707,32 @@ impl Connection {
                 }
                 break;
             }
-            ready.push_back(Completion::Sent { connection: token, len: send.len as u32 });
-            self.outgoing.pop_front().expect("it has just been sent").go_home(buffers);
+            ready.push_back(Completion::Sent {
+                connection: token,
+                len: send.len as u32,
+            });
+            self.outgoing
+                .pop_front()
+                .expect("it has just been sent")
+                .go_home(buffers);
         }
         if buffers.scarce() {
-            self.outgoing.iter_mut().for_each(|send| send.copy_out(buffers));
+            self.outgoing
+                .iter_mut()
+                .for_each(|send| send.copy_out(buffers));
         }
         if self.shut_down && self.outgoing.is_empty() {
             world.finish(self.peer);
         }
     }
 
-    fn receive(&mut self, token: Token, ready: &mut VecDeque<Completion>, world: &mut World, buffers: &mut Buffers) {
+    fn receive(
+        &mut self,
+        token: Token,
+        ready: &mut VecDeque<Completion>,
+        world: &mut World,
+        buffers: &mut Buffers,
+    ) {
         let stalled = self.outgoing.front().is_some_and(|send| send.stall_told);
         if stalled && !world.chance(|faults| faults.read_on) {
             return;
@@ -579,25 +746,37 @@ impl Connection {
         if len == 0 || world.withholds(|faults| faults.famine) {
             return;
         }
-        let Some((_, memory)) = buffers.peek() else { return };
+        let Some((_, memory)) = buffers.peek() else {
+            return;
+        };
         let mut len = len.min(memory.len());
         if world.chance(|faults| faults.split_read) {
             len = 1 + world.random.below(len);
         }
         world.wires[self.peer.0].take_bytes(&mut memory[..len]);
         let buffer = buffers.lease(len);
-        ready.push_back(Completion::Received { connection: token, buffer });
+        ready.push_back(Completion::Received {
+            connection: token,
+            buffer,
+        });
     }
 
     fn drop_outgoing(&mut self, buffers: &mut Buffers) {
-        self.outgoing.drain(..).for_each(|send| send.go_home(buffers));
+        self.outgoing
+            .drain(..)
+            .for_each(|send| send.go_home(buffers));
     }
 }
 
 impl Outgoing {
     fn new(buffer: Buffer) -> Self {
         let len = buffer.len as usize;
-        Self { bytes: Bytes::Leased(buffer), len, written: 0, stall_told: false }
+        Self {
+            bytes: Bytes::Leased(buffer),
+            len,
+            written: 0,
+            stall_told: false,
+        }
     }
 
     fn bytes<'a>(&'a self, buffers: &'a mut Buffers) -> &'a [u8] {
@@ -670,7 +849,10 @@ mod tests {
                 }
             }
         }
-        sim.submit(Op::Close { token: connection, how: Closing::Now });
+        sim.submit(Op::Close {
+            token: connection,
+            how: Closing::Now,
+        });
         while !matches!(turn(&mut sim)[..], [.., Completion::Closed { .. }]) {}
         sim.assert_all_home();
         assert_eq!(network.open_connections(), 0);
@@ -690,35 +872,53 @@ mod tests {
         network.set_faults(Faults::hostile());
         let listener = sim.add_listener(network.listen(here(7)), None);
         sim.submit(Op::Accept { listener });
-        let peers: Vec<Peer> = (0..50).map(|port| network.connect(here(1000 + port), here(7))).collect();
+        let peers: Vec<Peer> = (0..50)
+            .map(|port| network.connect(here(1000 + port), here(7)))
+            .collect();
         let (mut failures, mut rests) = (0, 0);
         for _ in 0..3000 {
             network.write(peers[network.below(peers.len())], b"hello");
             network.read(peers[network.below(peers.len())], 3);
             for completion in turn(&mut sim) {
                 match completion {
-                    Completion::Accepted { connection, .. } => sim.submit(Op::Receive { connection }),
+                    Completion::Accepted { connection, .. } => {
+                        sim.submit(Op::Receive { connection })
+                    }
                     Completion::AcceptRested { listener, .. } => {
                         rests += 1;
                         sim.submit(Op::Accept { listener });
                     }
-                    Completion::Received { connection, buffer } => sim.submit(Op::Send { connection, buffer }),
+                    Completion::Received { connection, buffer } => {
+                        sim.submit(Op::Send { connection, buffer })
+                    }
                     Completion::Failed { connection, .. } => {
                         failures += 1;
-                        sim.submit(Op::Close { token: connection, how: Closing::Now });
+                        sim.submit(Op::Close {
+                            token: connection,
+                            how: Closing::Now,
+                        });
                     }
                     _ => {}
                 }
             }
         }
-        assert!(failures > 10 && rests > 1, "{failures} failures, {rests} rests");
+        assert!(
+            failures > 10 && rests > 1,
+            "{failures} failures, {rests} rests"
+        );
         while network.open_connections() > 0 {
-            network.set_faults(Faults { reset: 1.0, ..Faults::default() });
+            network.set_faults(Faults {
+                reset: 1.0,
+                ..Faults::default()
+            });
             for completion in turn(&mut sim) {
                 match completion {
                     Completion::Received { buffer, .. } => sim.recycle(buffer),
                     Completion::Failed { connection, .. } => {
-                        sim.submit(Op::Close { token: connection, how: Closing::Now });
+                        sim.submit(Op::Close {
+                            token: connection,
+                            how: Closing::Now,
+                        });
                     }
                     _ => {}
                 }
@@ -754,7 +954,9 @@ mod tests {
         while !failed {
             for completion in turn(&mut sim) {
                 match completion {
-                    Completion::Received { connection, buffer } => sim.submit(Op::Send { connection, buffer }),
+                    Completion::Received { connection, buffer } => {
+                        sim.submit(Op::Send { connection, buffer })
+                    }
                     Completion::Failed { .. } => failed = true,
                     _ => {}
                 }
@@ -778,7 +980,10 @@ mod tests {
         let network = Network::new(0);
         let mut sim = Sim::new(&network);
         let (_, connection) = connected(&network, &mut sim);
-        sim.submit(Op::Close { token: connection, how: Closing::Now });
+        sim.submit(Op::Close {
+            token: connection,
+            how: Closing::Now,
+        });
         sim.submit(Op::Rest { connection });
         turn(&mut sim);
         sim.submit(Op::Rest { connection });
@@ -804,8 +1009,13 @@ mod tests {
         let (peer, connection) = connected(&network, &mut sim);
         sim.submit(Op::Receive { connection });
         network.write(peer, b"once");
-        let Some(Completion::Received { buffer, .. }) = turn(&mut sim).pop() else { panic!("bytes are there") };
-        let forged = Buffer { index: buffer.index, len: buffer.len };
+        let Some(Completion::Received { buffer, .. }) = turn(&mut sim).pop() else {
+            panic!("bytes are there")
+        };
+        let forged = Buffer {
+            index: buffer.index,
+            len: buffer.len,
+        };
         sim.recycle(buffer);
         sim.recycle(forged);
     }

@@ -43,7 +43,10 @@ mod tests {
     use super::*;
 
     fn arrival(len: usize) -> Arrival {
-        Arrival { len, has_address: true }
+        Arrival {
+            len,
+            has_address: true,
+        }
     }
 
     #[test]
@@ -55,20 +58,35 @@ mod tests {
     fn the_largest_datagram_is_answered_and_a_larger_one_is_not() {
         let mut bytes = vec![7; DATAGRAM_BYTES_MAX + 1];
         let (most, _) = bytes.split_at_mut(DATAGRAM_BYTES_MAX);
-        assert_eq!(answer(Reply::Echo, arrival(DATAGRAM_BYTES_MAX), most), Ok(Answer::Send));
+        assert_eq!(
+            answer(Reply::Echo, arrival(DATAGRAM_BYTES_MAX), most),
+            Ok(Answer::Send)
+        );
         let too_long = arrival(DATAGRAM_BYTES_MAX + 1);
-        assert_eq!(answer(Reply::Echo, too_long, &mut bytes), Err(Unanswerable::Oversize));
+        assert_eq!(
+            answer(Reply::Echo, too_long, &mut bytes),
+            Err(Unanswerable::Oversize)
+        );
     }
 
     #[test]
     fn a_truncated_datagram_is_never_echoed() {
-        assert_eq!(answer(Reply::Echo, arrival(100), &mut [0; 64]), Err(Unanswerable::Oversize));
+        assert_eq!(
+            answer(Reply::Echo, arrival(100), &mut [0; 64]),
+            Err(Unanswerable::Oversize)
+        );
     }
 
     #[test]
     fn a_nameless_sender_gets_no_answer_but_may_be_discarded() {
-        let nameless = Arrival { len: 1, has_address: false };
-        assert_eq!(answer(Reply::Echo, nameless, &mut [1]), Err(Unanswerable::NoAddress));
+        let nameless = Arrival {
+            len: 1,
+            has_address: false,
+        };
+        assert_eq!(
+            answer(Reply::Echo, nameless, &mut [1]),
+            Err(Unanswerable::NoAddress)
+        );
         assert_eq!(answer(Reply::Discard, nameless, &mut [1]), Ok(Answer::Drop));
     }
 }

@@ -68,7 +68,11 @@ mod tests {
         let mut bytes: Vec<u8> = (0..=255).collect();
         assert_eq!(Reply::Upper.answer(&mut bytes), Answer::Send);
         for (before, after) in (0..=255u8).zip(bytes) {
-            let expected = if before.is_ascii_lowercase() { before - 32 } else { before };
+            let expected = if before.is_ascii_lowercase() {
+                before - 32
+            } else {
+                before
+            };
             assert_eq!(after, expected, "byte {before}");
         }
     }

@@ -61,7 +61,14 @@ impl Stream {
     /// A fresh connection. Its first step is [`Step::Receive`].
     #[must_use]
     pub fn new(reply: Reply, one_shot: bool) -> Self {
-        Self { owed: 0, reply, one_shot, receiving: false, input: Input::Answered, shut_down: false }
+        Self {
+            owed: 0,
+            reply,
+            one_shot,
+            receiving: false,
+            input: Input::Answered,
+            shut_down: false,
+        }
     }
 
     /// Bytes arrived; they are turned into their answer in place.
@@ -226,7 +233,7 @@ mod tests {
         fn every_history_ends_in_a_close(events in proptest::collection::vec((0..4u8, 1..40_000usize), 0..200)) {
             let mut stream = Stream::new(Reply::Echo, false);
             let mut receiving = false;
-            let mut steps = |stream: &mut Stream, receiving: &mut bool| {
+            let steps = |stream: &mut Stream, receiving: &mut bool| {
                 let mut closed = false;
                 while let Some(step) = stream.poll_step() {
                     match step {

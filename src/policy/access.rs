@@ -32,7 +32,10 @@ impl Access {
 
 /// The length of the longest prefix that holds this address.
 fn longest(nets: &[IpNet], source: IpAddr) -> Option<u8> {
-    nets.iter().filter(|net| net.contains(&source)).map(IpNet::prefix_len).max()
+    nets.iter()
+        .filter(|net| net.contains(&source))
+        .map(IpNet::prefix_len)
+        .max()
 }
 
 /// `::ffff:a.b.c.d` is the same host as `a.b.c.d` (RFC 4291, section 2.5.5.2).
@@ -60,11 +63,18 @@ mod tests {
 
     fn access(allow: &[&str], deny: &[&str]) -> Access {
         let parse = |nets: &[&str]| nets.iter().map(|net| net.parse().unwrap()).collect();
-        Access { allow: parse(allow), deny: parse(deny) }
+        Access {
+            allow: parse(allow),
+            deny: parse(deny),
+        }
     }
 
     fn check(access: &Access, source: &str, expected: bool) {
-        assert_eq!(access.permits(source.parse().unwrap()), expected, "{source}");
+        assert_eq!(
+            access.permits(source.parse().unwrap()),
+            expected,
+            "{source}"
+        );
     }
 
     #[test]
@@ -91,7 +101,10 @@ mod tests {
 
     #[test]
     fn the_most_specific_rule_wins_and_deny_at_equal_length() {
-        let access = access(&["10.1.0.0/16", "10.2.0.0/16"], &["10.0.0.0/8", "10.1.1.0/24", "10.2.0.0/16"]);
+        let access = access(
+            &["10.1.0.0/16", "10.2.0.0/16"],
+            &["10.0.0.0/8", "10.1.1.0/24", "10.2.0.0/16"],
+        );
         check(&access, "10.1.2.3", true);
         check(&access, "10.1.1.3", false);
         check(&access, "10.3.0.1", false);

@@ -80,7 +80,12 @@ impl Activity {
     /// A connection that has just been accepted.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self { opened: now, active: now, waits: None, phase: Phase::Open }
+        Self {
+            opened: now,
+            active: now,
+            waits: None,
+            phase: Phase::Open,
+        }
     }
 }
 
@@ -92,12 +97,25 @@ impl Timeouts {
         let past = |due: Option<Instant>| due.is_some_and(|due| due <= now);
         if activity.phase == Phase::Lingering {
             let end = activity.waits.map(|since| since + LINGER);
-            return if past(end) { Judgment::Lingered } else { Judgment::Until(end) };
+            return if past(end) {
+                Judgment::Lingered
+            } else {
+                Judgment::Until(end)
+            };
         }
         let open = activity.phase == Phase::Open;
-        let stall = self.write_stall.zip(activity.waits).map(|(limit, since)| since + limit);
-        let lifetime = self.lifetime.filter(|_| open).map(|limit| activity.opened + limit);
-        let idle = self.idle.filter(|_| open && activity.waits.is_none()).map(|limit| activity.active + limit);
+        let stall = self
+            .write_stall
+            .zip(activity.waits)
+            .map(|(limit, since)| since + limit);
+        let lifetime = self
+            .lifetime
+            .filter(|_| open)
+            .map(|limit| activity.opened + limit);
+        let idle = self
+            .idle
+            .filter(|_| open && activity.waits.is_none())
+            .map(|limit| activity.active + limit);
         if past(stall) {
             Judgment::Stalled
         } else if past(lifetime) {
@@ -106,7 +124,10 @@ impl Timeouts {
             Judgment::Idle
         } else {
             // A stall is looked at four times before it counts: progress is only seen by looking.
-            let look = self.write_stall.zip(activity.waits).map(|(limit, _)| now + limit / 4);
+            let look = self
+                .write_stall
+                .zip(activity.waits)
+                .map(|(limit, _)| now + limit / 4);
             Judgment::Until([look, stall, lifetime, idle].into_iter().flatten().min())
         }
     }
@@ -151,13 +172,20 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn timeouts() -> Timeouts {
-        Timeouts { idle: Some(10 * SECOND), lifetime: Some(100 * SECOND), write_stall: Some(4 * SECOND) }
+        Timeouts {
+            idle: Some(10 * SECOND),
+            lifetime: Some(100 * SECOND),
+            write_stall: Some(4 * SECOND),
+        }
     }
 
     #[test]
     fn a_silent_connection_is_idle_at_its_time_and_not_before() {
         let start = Instant::now();
-        let activity = Activity { active: start + 5 * SECOND, ..Activity::new(start) };
+        let activity = Activity {
+            active: start + 5 * SECOND,
+            ..Activity::new(start)
+        };
         let judge = |after| timeouts().judge(start + after * SECOND, &activity);
         assert_eq!(judge(14), Judgment::Until(Some(start + 15 * SECOND)));
         assert_eq!(judge(15), Judgment::Idle);
@@ -166,14 +194,23 @@ mod tests {
     #[test]
     fn a_busy_connection_still_expires() {
         let start = Instant::now();
-        let activity = Activity { active: start + 99 * SECOND, ..Activity::new(start) };
-        assert_eq!(timeouts().judge(start + 100 * SECOND, &activity), Judgment::Expired);
+        let activity = Activity {
+            active: start + 99 * SECOND,
+            ..Activity::new(start)
+        };
+        assert_eq!(
+            timeouts().judge(start + 100 * SECOND, &activity),
+            Judgment::Expired
+        );
     }
 
     #[test]
     fn a_stalled_connection_is_looked_at_often_and_is_not_called_idle() {
         let start = Instant::now();
-        let activity = Activity { waits: Some(start + 9 * SECOND), ..Activity::new(start) };
+        let activity = Activity {
+            waits: Some(start + 9 * SECOND),
+            ..Activity::new(start)
+        };
         let judge = |after| timeouts().judge(start + after * SECOND, &activity);
         assert_eq!(judge(11), Judgment::Until(Some(start + 12 * SECOND)));
         assert_eq!(judge(13), Judgment::Stalled);
@@ -182,7 +219,11 @@ mod tests {
     #[test]
     fn who_lingers_has_two_seconds_whatever_else_is_set() {
         let start = Instant::now();
-        let activity = Activity { waits: Some(start), phase: Phase::Lingering, ..Activity::new(start) };
+        let activity = Activity {
+            waits: Some(start),
+            phase: Phase::Lingering,
+            ..Activity::new(start)
+        };
         let judge = |after| Timeouts::default().judge(start + after, &activity);
         assert_eq!(judge(SECOND), Judgment::Until(Some(start + LINGER)));
         assert_eq!(judge(LINGER), Judgment::Lingered);
@@ -191,18 +232,33 @@ mod tests {
     #[test]
     fn who_finishes_may_take_its_time_as_long_as_it_reads() {
         let start = Instant::now();
-        let mut activity = Activity { phase: Phase::Finishing, ..Activity::new(start) };
-        assert_eq!(timeouts().judge(start + 500 * SECOND, &activity), Judgment::Until(None));
+        let mut activity = Activity {
+            phase: Phase::Finishing,
+            ..Activity::new(start)
+        };
+        assert_eq!(
+            timeouts().judge(start + 500 * SECOND, &activity),
+            Judgment::Until(None)
+        );
         activity.waits = Some(start + 500 * SECOND);
-        assert_eq!(timeouts().judge(start + 504 * SECOND, &activity), Judgment::Stalled);
+        assert_eq!(
+            timeouts().judge(start + 504 * SECOND, &activity),
+            Judgment::Stalled
+        );
     }
 
     #[test]
     fn without_timeouts_there_is_nothing_to_wait_for() {
         let start = Instant::now();
-        let activity = Activity { waits: Some(start), ..Activity::new(start) };
+        let activity = Activity {
+            waits: Some(start),
+            ..Activity::new(start)
+        };
         let later = start + 1_000_000 * SECOND;
-        assert_eq!(Timeouts::default().judge(later, &activity), Judgment::Until(None));
+        assert_eq!(
+            Timeouts::default().judge(later, &activity),
+            Judgment::Until(None)
+        );
     }
 
     #[test]

@@ -29,8 +29,14 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every reason; the order is that of the counters.
-    pub const ALL: [Self; 6] =
-        [Self::Denied, Self::Full, Self::PerSource, Self::NotUnicast, Self::NoAddress, Self::Oversize];
+    pub const ALL: [Self; 6] = [
+        Self::Denied,
+        Self::Full,
+        Self::PerSource,
+        Self::NotUnicast,
+        Self::NoAddress,
+        Self::Oversize,
+    ];
 
     /// The reason's name in `refused`, in tables and in the log.
     #[must_use]

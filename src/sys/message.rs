@@ -25,7 +25,11 @@ pub struct Envelope {
 
 impl Envelope {
     /// Nobody's.
-    pub const EMPTY: Self = Self { source: Source::Unix(UnixName::NONE), local: None, unicast: true };
+    pub const EMPTY: Self = Self {
+        source: Source::Unix(UnixName::NONE),
+        local: None,
+        unicast: true,
+    };
 }
 
 /// An address of this host, and the interface where the address alone would not do.
@@ -66,7 +70,8 @@ impl fmt::Display for Source {
     }
 }
 
-const NAME_BYTES_MAX: usize = size_of::<libc::sockaddr_un>() - offset_of!(libc::sockaddr_un, sun_path);
+const NAME_BYTES_MAX: usize =
+    size_of::<libc::sockaddr_un>() - offset_of!(libc::sockaddr_un, sun_path);
 
 /// The name of a Unix socket (`unix(7)`), as the kernel gave it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -77,7 +82,10 @@ pub struct UnixName {
 
 impl UnixName {
     /// The name of a socket that has none.
-    pub const NONE: Self = Self { len: 0, bytes: [0; NAME_BYTES_MAX] };
+    pub const NONE: Self = Self {
+        len: 0,
+        bytes: [0; NAME_BYTES_MAX],
+    };
 }
 
 impl fmt::Display for UnixName {
@@ -86,7 +94,10 @@ impl fmt::Display for UnixName {
             [] => f.write_str("unnamed"),
             [0, name @ ..] => write!(f, "@{}", OsStr::from_bytes(name).display()),
             path => {
-                let end = path.iter().position(|&byte| byte == 0).unwrap_or(path.len());
+                let end = path
+                    .iter()
+                    .position(|&byte| byte == 0)
+                    .unwrap_or(path.len());
                 OsStr::from_bytes(&path[..end]).display().fmt(f)
             }
         }
@@ -117,10 +128,18 @@ const _: () = {
 ///
 /// # Errors
 /// `WouldBlock` when there is none; others as `recvmsg(2)`.
-pub fn receive(fd: BorrowedFd<'_>, inet: bool, bytes: &mut [u8], envelope: &mut Envelope) -> io::Result<usize> {
+pub fn receive(
+    fd: BorrowedFd<'_>,
+    inet: bool,
+    bytes: &mut [u8],
+    envelope: &mut Envelope,
+) -> io::Result<usize> {
     let mut name = MaybeUninit::<libc::sockaddr_storage>::uninit();
     let mut control = Control([0; 64]);
-    let mut parts = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    let mut parts = libc::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: bytes.len(),
+    };
     // SAFETY: all fields of `msghdr` are integers and pointers, for which zero is a value.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
     header.msg_name = name.as_mut_ptr().cast();
@@ -146,10 +165,17 @@ pub fn receive(fd: BorrowedFd<'_>, inet: bool, bytes: &mut [u8], envelope: &mut 
         read_packet_info(&header, envelope);
     } else {
         let path_offset = offset_of!(libc::sockaddr_un, sun_path);
-        let name_len = (header.msg_namelen as usize).saturating_sub(path_offset).min(NAME_BYTES_MAX);
-        let mut unix = UnixName { len: name_len as u8, ..UnixName::NONE };
+        let name_len = (header.msg_namelen as usize)
+            .saturating_sub(path_offset)
+            .min(NAME_BYTES_MAX);
+        let mut unix = UnixName {
+            len: name_len as u8,
+            ..UnixName::NONE
+        };
         // SAFETY: the kernel has written `msg_namelen` bytes, of which these are the last.
-        let path = unsafe { std::slice::from_raw_parts(name.as_ptr().cast::<u8>().add(path_offset), name_len) };
+        let path = unsafe {
+            std::slice::from_raw_parts(name.as_ptr().cast::<u8>().add(path_offset), name_len)
+        };
         unix.bytes[..name_len].copy_from_slice(path);
         envelope.source = Source::Unix(unix);
     }
@@ -167,20 +193,32 @@ fn read_packet_info(header: &libc::msghdr, envelope: &mut Envelope) {
         match (message.cmsg_level, message.cmsg_type) {
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
                 // SAFETY: that is what such a message holds; it need not be aligned.
-                let info: libc::in_pktinfo = unsafe { data.cast::<libc::in_pktinfo>().read_unaligned() };
+                let info: libc::in_pktinfo =
+                    unsafe { data.cast::<libc::in_pktinfo>().read_unaligned() };
                 // The kernel gives the header's destination and, beside it, the local address to
                 // answer from. They differ for a broadcast or multicast.
                 envelope.unicast = info.ipi_addr.s_addr == info.ipi_spec_dst.s_addr;
                 let address = Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes());
-                envelope.local = Some(Local { address: address.into(), interface: 0 });
+                envelope.local = Some(Local {
+                    address: address.into(),
+                    interface: 0,
+                });
             }
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                 // SAFETY: as above.
-                let info: libc::in6_pktinfo = unsafe { data.cast::<libc::in6_pktinfo>().read_unaligned() };
+                let info: libc::in6_pktinfo =
+                    unsafe { data.cast::<libc::in6_pktinfo>().read_unaligned() };
                 let address = Ipv6Addr::from(info.ipi6_addr.s6_addr);
                 envelope.unicast = !address.is_multicast();
-                let interface = if address.is_unicast_link_local() { info.ipi6_ifindex } else { 0 };
-                envelope.local = Some(Local { address: address.into(), interface });
+                let interface = if address.is_unicast_link_local() {
+                    info.ipi6_ifindex
+                } else {
+                    0
+                };
+                envelope.local = Some(Local {
+                    address: address.into(),
+                    interface,
+                });
             }
             _ => {}
         }
@@ -196,7 +234,10 @@ fn read_packet_info(header: &libc::msghdr, envelope: &mut Envelope) {
 pub fn send(fd: BorrowedFd<'_>, bytes: &[u8], envelope: &Envelope) -> io::Result<usize> {
     let mut name = MaybeUninit::<libc::sockaddr_storage>::zeroed();
     let mut control = Control([0; 64]);
-    let mut parts = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+    let mut parts = libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
     // SAFETY: as in `receive`.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
     header.msg_namelen = match &envelope.source {
@@ -215,7 +256,10 @@ pub fn send(fd: BorrowedFd<'_>, bytes: &[u8], envelope: &Envelope) -> io::Result
 }
 
 fn encode_unix(unix: &UnixName, name: &mut MaybeUninit<libc::sockaddr_storage>) -> libc::socklen_t {
-    let mut address = libc::sockaddr_un { sun_family: libc::AF_UNIX as u16, sun_path: [0; NAME_BYTES_MAX] };
+    let mut address = libc::sockaddr_un {
+        sun_family: libc::AF_UNIX as u16,
+        sun_path: [0; NAME_BYTES_MAX],
+    };
     for (to, from) in address.sun_path.iter_mut().zip(unix.bytes) {
         *to = from.cast_signed();
     }
@@ -227,8 +271,16 @@ fn encode_unix(unix: &UnixName, name: &mut MaybeUninit<libc::sockaddr_storage>) 
 /// Writes which address to answer from as the one control message of the header.
 fn write_packet_info(header: &mut libc::msghdr, control: &mut Control, local: &Local) {
     let (level, kind, size) = match local.address {
-        IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_PKTINFO, size_of::<libc::in_pktinfo>()),
-        IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, size_of::<libc::in6_pktinfo>()),
+        IpAddr::V4(_) => (
+            libc::IPPROTO_IP,
+            libc::IP_PKTINFO,
+            size_of::<libc::in_pktinfo>(),
+        ),
+        IpAddr::V6(_) => (
+            libc::IPPROTO_IPV6,
+            libc::IPV6_PKTINFO,
+            size_of::<libc::in6_pktinfo>(),
+        ),
     };
     header.msg_control = control.0.as_mut_ptr().cast();
     // SAFETY: `CMSG_SPACE` only computes; that it fits is checked above at compile time.
@@ -243,15 +295,26 @@ fn write_packet_info(header: &mut libc::msghdr, control: &mut Control, local: &L
     let data = unsafe { libc::CMSG_DATA(message) };
     match local.address {
         IpAddr::V4(address) => {
-            let source = libc::in_addr { s_addr: u32::from_ne_bytes(address.octets()) };
+            let source = libc::in_addr {
+                s_addr: u32::from_ne_bytes(address.octets()),
+            };
             let any = libc::in_addr { s_addr: 0 };
-            let info = libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: source, ipi_addr: any };
+            let info = libc::in_pktinfo {
+                ipi_ifindex: 0,
+                ipi_spec_dst: source,
+                ipi_addr: any,
+            };
             // SAFETY: there is room for it, as computed; it need not be aligned.
             unsafe { data.cast::<libc::in_pktinfo>().write_unaligned(info) };
         }
         IpAddr::V6(address) => {
-            let source = libc::in6_addr { s6_addr: address.octets() };
-            let info = libc::in6_pktinfo { ipi6_addr: source, ipi6_ifindex: local.interface };
+            let source = libc::in6_addr {
+                s6_addr: address.octets(),
+            };
+            let info = libc::in6_pktinfo {
+                ipi6_addr: source,
+                ipi6_ifindex: local.interface,
+            };
             // SAFETY: as above.
             unsafe { data.cast::<libc::in6_pktinfo>().write_unaligned(info) };
         }

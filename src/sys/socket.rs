@@ -28,7 +28,11 @@ pub enum Binding {
 /// # Errors
 /// As `socket(2)` and `bind(2)`.
 pub fn bind_inet(kind: Type, address: SocketAddr, binding: Binding) -> io::Result<OwnedFd> {
-    let socket = Socket::new(Domain::for_address(address), kind.nonblocking().cloexec(), None)?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        kind.nonblocking().cloexec(),
+        None,
+    )?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -143,7 +147,8 @@ pub fn set_inherited(fd: BorrowedFd<'_>, options: &Inherited) -> io::Result<()> 
             Some(silence) => {
                 // After that silence a probe each sixth of it; six without an answer are the end.
                 let interval = (silence / 6).max(Duration::from_secs(1));
-                let probes = socket2::TcpKeepalive::new().with_time(silence.max(Duration::from_secs(1)));
+                let probes =
+                    socket2::TcpKeepalive::new().with_time(silence.max(Duration::from_secs(1)));
                 socket.set_tcp_keepalive(&probes.with_interval(interval).with_retries(6))?;
             }
         }
@@ -166,7 +171,14 @@ pub fn accept(fd: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
     let mut len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
     let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     // SAFETY: both pointers are to live locals, and `len` is the size of what the first points to.
-    let accepted = check(unsafe { libc::accept4(fd.as_raw_fd(), name.as_mut_ptr().cast(), &raw mut len, flags) })?;
+    let accepted = check(unsafe {
+        libc::accept4(
+            fd.as_raw_fd(),
+            name.as_mut_ptr().cast(),
+            &raw mut len,
+            flags,
+        )
+    })?;
     // SAFETY: `accept4(2)` has just made this descriptor for us alone.
     let connection = unsafe { OwnedFd::from_raw_fd(accepted) };
     // SAFETY: the kernel wrote `len` bytes of address.
@@ -215,7 +227,12 @@ pub fn details(fd: BorrowedFd<'_>) -> Details {
     if !is_inet(fd) {
         let peer = getsockopt(&fd, sockopt::PeerCredentials).ok();
         let (pid, uid) = (peer.map(|peer| peer.pid()), peer.map(|peer| peer.uid()));
-        return Details { send_queue: send_queue(fd), pid, uid, ..Details::default() };
+        return Details {
+            send_queue: send_queue(fd),
+            pid,
+            uid,
+            ..Details::default()
+        };
     }
     let tcp = tcp_info(fd);
     Details {
@@ -237,13 +254,11 @@ pub fn progress(fd: BorrowedFd<'_>) -> u64 {
     }
 }
 
-nix::ioctl_read_bad!(ioctl_outq, libc::TIOCOUTQ, libc::c_int);
-
 /// Bytes written and not yet taken by the peer (`SIOCOUTQ`, `tcp(7)`, `unix(7)`).
 fn send_queue(fd: BorrowedFd<'_>) -> Option<u32> {
-    let mut bytes = 0;
+    let mut bytes: libc::c_int = 0;
     // SAFETY: this ioctl writes one int to a live local.
-    unsafe { ioctl_outq(fd.as_raw_fd(), &raw mut bytes) }.ok()?;
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) }).ok()?;
     u32::try_from(bytes).ok()
 }
 
@@ -254,7 +269,8 @@ fn tcp_info(fd: BorrowedFd<'_>) -> Option<libc::tcp_info> {
     let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
     let (raw, to) = (fd.as_raw_fd(), (&raw mut info).cast());
     // SAFETY: the kernel writes at most `len` bytes to a live local of that size.
-    check(unsafe { libc::getsockopt(raw, libc::IPPROTO_TCP, libc::TCP_INFO, to, &raw mut len) }).ok()?;
+    check(unsafe { libc::getsockopt(raw, libc::IPPROTO_TCP, libc::TCP_INFO, to, &raw mut len) })
+        .ok()?;
     Some(info)
 }
 
@@ -265,7 +281,8 @@ fn tcp_bytes_acked(fd: BorrowedFd<'_>) -> Option<u64> {
     let mut len = size_of_val(&words) as libc::socklen_t;
     let (raw, to) = (fd.as_raw_fd(), words.as_mut_ptr().cast());
     // SAFETY: the kernel writes at most `len` bytes to a live local of that size.
-    check(unsafe { libc::getsockopt(raw, libc::IPPROTO_TCP, libc::TCP_INFO, to, &raw mut len) }).ok()?;
+    check(unsafe { libc::getsockopt(raw, libc::IPPROTO_TCP, libc::TCP_INFO, to, &raw mut len) })
+        .ok()?;
     (len >= 128).then_some(words[15])
 }
 
@@ -285,7 +302,11 @@ pub struct Queue {
 #[must_use]
 pub fn queue(fd: BorrowedFd<'_>) -> Option<Queue> {
     let info = tcp_info(fd)?;
-    Some(Queue { effective: info.tcpi_sacked, queued: info.tcpi_unacked, overflows: drops(fd) })
+    Some(Queue {
+        effective: info.tcpi_sacked,
+        queued: info.tcpi_unacked,
+        overflows: drops(fd),
+    })
 }
 
 /// How many packets this socket has dropped (`SO_MEMINFO`, `SK_MEMINFO_DROPS`): clients that found
@@ -313,16 +334,32 @@ pub fn drops(fd: BorrowedFd<'_>) -> u32 {
 pub fn drop_new_connections(fd: BorrowedFd<'_>) -> io::Result<()> {
     const SYN_ACK: u32 = 0x12;
     const SYN: u32 = 0x02;
-    let statement = |code, k| libc::sock_filter { code, jt: 0, jf: 0, k };
+    let statement = |code, k| libc::sock_filter {
+        code,
+        jt: 0,
+        jf: 0,
+        k,
+    };
     // A classic BPF program on the TCP header, whose byte 13 holds the flags (RFC 9293).
     let mut program = [
         statement((libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16, 13),
-        statement((libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16, SYN_ACK),
-        libc::sock_filter { code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, jt: 0, jf: 1, k: SYN },
+        statement(
+            (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16,
+            SYN_ACK,
+        ),
+        libc::sock_filter {
+            code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
+            jt: 0,
+            jf: 1,
+            k: SYN,
+        },
         statement((libc::BPF_RET | libc::BPF_K) as u16, 0),
         statement((libc::BPF_RET | libc::BPF_K) as u16, u32::MAX),
     ];
-    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    let filter = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
     let (raw, from) = (fd.as_raw_fd(), (&raw const filter).cast());
     let len = size_of::<libc::sock_fprog>() as libc::socklen_t;
     // SAFETY: the kernel copies the program, which is live and of the length beside its pointer.
@@ -334,7 +371,10 @@ pub fn drop_new_connections(fd: BorrowedFd<'_>) -> io::Result<()> {
 ///
 /// # Safety
 /// The first `len` bytes at `name` must have been written.
-pub(super) unsafe fn decode_inet(name: *const libc::sockaddr_storage, len: libc::socklen_t) -> Option<SocketAddr> {
+pub(super) unsafe fn decode_inet(
+    name: *const libc::sockaddr_storage,
+    len: libc::socklen_t,
+) -> Option<SocketAddr> {
     if (len as usize) < size_of::<libc::sa_family_t>() {
         return None;
     }
@@ -350,20 +390,33 @@ pub(super) unsafe fn decode_inet(name: *const libc::sockaddr_storage, len: libc:
         // SAFETY: of this family and written in whole.
         let address = unsafe { name.cast::<libc::sockaddr_in6>().read() };
         let (ip, port) = (address.sin6_addr.s6_addr, u16::from_be(address.sin6_port));
-        Some(SocketAddrV6::new(ip.into(), port, address.sin6_flowinfo, address.sin6_scope_id).into())
+        Some(
+            SocketAddrV6::new(
+                ip.into(),
+                port,
+                address.sin6_flowinfo,
+                address.sin6_scope_id,
+            )
+            .into(),
+        )
     } else {
         None
     }
 }
 
 /// Writes an address for the kernel to read; returns its length.
-pub(super) fn encode_inet(address: &SocketAddr, name: &mut MaybeUninit<libc::sockaddr_storage>) -> libc::socklen_t {
+pub(super) fn encode_inet(
+    address: &SocketAddr,
+    name: &mut MaybeUninit<libc::sockaddr_storage>,
+) -> libc::socklen_t {
     match address {
         SocketAddr::V4(address) => {
             let encoded = libc::sockaddr_in {
                 sin_family: libc::AF_INET as u16,
                 sin_port: address.port().to_be(),
-                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.ip().octets()) },
+                sin_addr: libc::in_addr {
+                    s_addr: u32::from_ne_bytes(address.ip().octets()),
+                },
                 sin_zero: [0; 8],
             };
             // SAFETY: a `sockaddr_storage` is made to hold any address.
@@ -375,11 +428,17 @@ pub(super) fn encode_inet(address: &SocketAddr, name: &mut MaybeUninit<libc::soc
                 sin6_family: libc::AF_INET6 as u16,
                 sin6_port: address.port().to_be(),
                 sin6_flowinfo: address.flowinfo(),
-                sin6_addr: libc::in6_addr { s6_addr: address.ip().octets() },
+                sin6_addr: libc::in6_addr {
+                    s6_addr: address.ip().octets(),
+                },
                 sin6_scope_id: address.scope_id(),
             };
             // SAFETY: as above.
-            unsafe { name.as_mut_ptr().cast::<libc::sockaddr_in6>().write(encoded) };
+            unsafe {
+                name.as_mut_ptr()
+                    .cast::<libc::sockaddr_in6>()
+                    .write(encoded)
+            };
             size_of::<libc::sockaddr_in6>() as libc::socklen_t
         }
     }

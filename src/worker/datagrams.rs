@@ -14,7 +14,11 @@ use super::{Listener, Worker};
 
 impl<D: Driver> Worker<D> {
     pub(super) fn datagram(&mut self, now: Instant, socket: Token, buffer: Buffer, len: usize) {
-        let Some(place) = self.places.get(socket.slot as usize).filter(|place| place.token == socket) else {
+        let Some(place) = self
+            .places
+            .get(socket.slot as usize)
+            .filter(|place| place.token == socket)
+        else {
             self.driver.recycle(buffer);
             return;
         };
@@ -30,8 +34,12 @@ impl<D: Driver> Worker<D> {
             self.driver.recycle(buffer);
             return;
         }
-        let arrival = Arrival { len, has_address: envelope.source.has_address() };
-        let answer = echo::datagram::answer(listener.settings.reply, arrival, self.driver.bytes(&buffer));
+        let arrival = Arrival {
+            len,
+            has_address: envelope.source.has_address(),
+        };
+        let answer =
+            echo::datagram::answer(listener.settings.reply, arrival, self.driver.bytes(&buffer));
 
         let ids = &mut self.ids;
         let source = listener.sources.entry(&envelope.source, || Entry {
@@ -62,7 +70,9 @@ impl<D: Driver> Worker<D> {
 
     /// No send error is fatal: the peer may be gone, or slow, or behind a firewall.
     pub(super) fn datagram_sent(&mut self, socket: Token, result: &io::Result<u32>) {
-        let Some((_, listener, _)) = self.place(socket) else { return };
+        let Some((_, listener, _)) = self.place(socket) else {
+            return;
+        };
         match result {
             Ok(len) => {
                 listener.counters.datagrams_sent.add(1);
@@ -70,7 +80,10 @@ impl<D: Driver> Worker<D> {
             }
             Err(error) => {
                 listener.counters.unsent.add(1);
-                log::debug!("listener \"{}\": answer not sent: {error}", listener.settings.name);
+                log::debug!(
+                    "listener \"{}\": answer not sent: {error}",
+                    listener.settings.name
+                );
             }
         }
     }

@@ -24,7 +24,10 @@ pub struct SocketId(pub u32);
 
 /// What a worker has to know about a listener.
 #[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "each field is the configuration key of the same name")]
+#[expect(
+    missing_docs,
+    reason = "each field is the configuration key of the same name"
+)]
 pub struct Settings {
     pub name: String,
     pub reply: Reply,
@@ -50,16 +53,26 @@ impl Gate {
     /// A gate that nobody has passed.
     #[must_use]
     pub fn new(permits: Permits) -> Self {
-        Self { permits: Arc::new(permits), sources: Mutex::default() }
+        Self {
+            permits: Arc::new(permits),
+            sources: Mutex::default(),
+        }
     }
 
     pub(super) fn admit(&self, source: IpAddr, max: u32) -> Result<(), Refusal> {
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        if sources.admit(source, max) { Ok(()) } else { Err(Refusal::PerSource) }
+        if sources.admit(source, max) {
+            Ok(())
+        } else {
+            Err(Refusal::PerSource)
+        }
     }
 
     pub(super) fn release(&self, source: IpAddr) {
-        self.sources.lock().unwrap_or_else(PoisonError::into_inner).release(source);
+        self.sources
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .release(source);
     }
 }
 
@@ -155,7 +168,10 @@ pub enum Report {
 
 /// A connection, or a source of datagrams seen lately.
 #[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "the names say it; they are those of the control protocol")]
+#[expect(
+    missing_docs,
+    reason = "the names say it; they are those of the control protocol"
+)]
 pub struct Peer {
     pub id: u64,
     pub listener: ListenerId,

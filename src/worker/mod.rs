@@ -104,7 +104,10 @@ struct Door {
     pause: Duration,
 }
 
-const NOWHERE: Token = Token { slot: u32::MAX, generation: 0 };
+const NOWHERE: Token = Token {
+    slot: u32::MAX,
+    generation: 0,
+};
 
 /// Numbers for peers: unique in the process, small, and made without asking other workers.
 #[derive(Debug)]
@@ -139,7 +142,10 @@ impl<D: Driver> Worker<D> {
             listeners: Vec::new(),
             places: Vec::new(),
             timers: Timers::new(now),
-            ids: Ids { next: index as u64 + 1, step: workers as u64 },
+            ids: Ids {
+                next: index as u64 + 1,
+                step: workers as u64,
+            },
             listings: VecDeque::new(),
             accept_logged: None,
             stopped: false,
@@ -164,7 +170,11 @@ impl<D: Driver> Worker<D> {
     /// # Errors
     /// Only when the driver can't go on.
     pub fn turn(&mut self) -> io::Result<()> {
-        let until = if self.listings.is_empty() { self.timers.next() } else { Some(self.driver.now()) };
+        let until = if self.listings.is_empty() {
+            self.timers.next()
+        } else {
+            Some(self.driver.now())
+        };
         let mut done = std::mem::take(&mut self.done);
         self.driver.wait(until, &mut done)?;
         let now = self.driver.now();
@@ -182,13 +192,23 @@ impl<D: Driver> Worker<D> {
         match completion {
             Completion::Received { connection, buffer } => self.received(now, connection, buffer),
             Completion::Sent { connection, len } => self.sent(now, connection, len),
-            Completion::Datagram { socket, buffer, len } => self.datagram(now, socket, buffer, len),
+            Completion::Datagram {
+                socket,
+                buffer,
+                len,
+            } => self.datagram(now, socket, buffer, len),
             Completion::DatagramSent { socket, result } => self.datagram_sent(socket, &result),
-            Completion::Accepted { listener, connection, peer } => self.accepted(now, listener, connection, peer),
+            Completion::Accepted {
+                listener,
+                connection,
+                peer,
+            } => self.accepted(now, listener, connection, peer),
             Completion::Ended { connection } => self.ended(now, connection),
             Completion::Stalled { connection } => self.stalled(now, connection),
             Completion::Failed { connection, error } => self.failed(connection, &error),
-            Completion::AcceptRested { listener, error } => self.accept_rested(now, listener, error),
+            Completion::AcceptRested { listener, error } => {
+                self.accept_rested(now, listener, error)
+            }
             Completion::Closed { token } => self.closed(token),
             Completion::Woken => self.woken(now),
         }
@@ -196,7 +216,10 @@ impl<D: Driver> Worker<D> {
 
     /// Who lives in the token's slot, and its listener; none if that was another tenant.
     fn place(&mut self, token: Token) -> Option<(&mut Place, &mut Listener, &mut D)> {
-        let place = self.places.get_mut(token.slot as usize).filter(|place| place.token == token)?;
+        let place = self
+            .places
+            .get_mut(token.slot as usize)
+            .filter(|place| place.token == token)?;
         let listener = self.listeners[place.listener as usize].as_mut()?;
         Some((place, listener, &mut self.driver))
     }
@@ -204,36 +227,67 @@ impl<D: Driver> Worker<D> {
     fn move_in(&mut self, token: Token, listener: u32, tenant: Tenant) {
         let slot = token.slot as usize;
         if self.places.len() <= slot {
-            let empty = || Place { token: NOWHERE, listener: 0, tenant: Tenant::Nobody };
+            let empty = || Place {
+                token: NOWHERE,
+                listener: 0,
+                tenant: Tenant::Nobody,
+            };
             self.places.resize_with(slot + 1, empty);
         }
-        self.places[slot] = Place { token, listener, tenant };
+        self.places[slot] = Place {
+            token,
+            listener,
+            tenant,
+        };
     }
 
     fn closed(&mut self, token: Token) {
-        let Some((place, listener, _)) = self.place(token) else { return };
+        let Some((place, listener, _)) = self.place(token) else {
+            return;
+        };
         place.token = NOWHERE;
         match std::mem::replace(&mut place.tenant, Tenant::Nobody) {
             Tenant::Nobody => {}
             Tenant::Connection(connection) => connection.leave(listener),
             Tenant::Door(Door { id, .. }) | Tenant::Datagrams(id) => {
-                self.mailbox.report(Report::Retired { worker: self.index, id });
+                self.mailbox.report(Report::Retired {
+                    worker: self.index,
+                    id,
+                });
             }
         }
         self.timers.clear(token.slot);
     }
 
     fn accept_rested(&mut self, now: Instant, token: Token, error: Option<io::Error>) {
-        let Some((Place { tenant: Tenant::Door(door), .. }, listener, _)) = self.place(token) else { return };
+        let Some((
+            Place {
+                tenant: Tenant::Door(door),
+                ..
+            },
+            listener,
+            _,
+        )) = self.place(token)
+        else {
+            return;
+        };
         let Some(error) = error else {
-            door.rests = true;
+            // The permit may have come back while this news was on its way.
+            if listener.gate.permits.is_free_or_be_woken() {
+                self.driver.submit(Op::Accept { listener: token });
+            } else {
+                door.rests = true;
+            }
             return;
         };
         let pause = door.pause;
         door.pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
         let name = listener.settings.name.clone();
         self.timers.set(token.slot, now + pause);
-        if self.accept_logged.is_none_or(|logged| now >= logged + ACCEPT_LOG_INTERVAL) {
+        if self
+            .accept_logged
+            .is_none_or(|logged| now >= logged + ACCEPT_LOG_INTERVAL)
+        {
             self.accept_logged = Some(now);
             log::warn!(
                 "listener \"{name}\": accept: {error}; clients wait in the backlog until there is room again \
@@ -263,7 +317,9 @@ impl<D: Driver> Worker<D> {
             if let Tenant::Door(door) = &mut place.tenant
                 && std::mem::take(&mut door.rests)
             {
-                self.driver.submit(Op::Accept { listener: place.token });
+                self.driver.submit(Op::Accept {
+                    listener: place.token,
+                });
             }
         }
         loop {
@@ -280,10 +336,29 @@ impl<D: Driver> Worker<D> {
 
     fn obey(&mut self, now: Instant, command: Command<D::Socket>) {
         match command {
-            Command::Configure { listener, settings, gate, counters } => {
-                self.configure(now, Listener { id: listener, settings, gate, counters, sources: SourceTable::default() });
+            Command::Configure {
+                listener,
+                settings,
+                gate,
+                counters,
+            } => {
+                self.configure(
+                    now,
+                    Listener {
+                        id: listener,
+                        settings,
+                        gate,
+                        counters,
+                        sources: SourceTable::default(),
+                    },
+                );
             }
-            Command::AddSocket { listener, id, kind, socket } => self.add_socket(listener, id, kind, socket),
+            Command::AddSocket {
+                listener,
+                id,
+                kind,
+                socket,
+            } => self.add_socket(listener, id, kind, socket),
             Command::RetireSocket { id } => {
                 let socket = self.places.iter().find(|place| match &place.tenant {
                     Tenant::Door(door) => door.id == id,
@@ -291,8 +366,14 @@ impl<D: Driver> Worker<D> {
                     _ => false,
                 });
                 match socket {
-                    Some(place) => self.driver.submit(Op::Close { token: place.token, how: Closing::WhenDrained }),
-                    None => self.mailbox.report(Report::Retired { worker: self.index, id }),
+                    Some(place) => self.driver.submit(Op::Close {
+                        token: place.token,
+                        how: Closing::WhenDrained,
+                    }),
+                    None => self.mailbox.report(Report::Retired {
+                        worker: self.index,
+                        id,
+                    }),
                 }
             }
             Command::Forget { listener } => {
@@ -300,7 +381,10 @@ impl<D: Driver> Worker<D> {
                     self.listeners[index as usize] = None;
                 }
             }
-            Command::ListPeers { query } => self.listings.push_back(Listing { query, next_slot: 0 }),
+            Command::ListPeers { query } => self.listings.push_back(Listing {
+                query,
+                next_slot: 0,
+            }),
             Command::ClosePeers { query, ids } => {
                 let closed = self.close_peers(&ids);
                 self.mailbox.report(Report::PeersClosed { query, closed });
@@ -311,8 +395,12 @@ impl<D: Driver> Worker<D> {
     }
 
     fn index_of(&self, listener: ListenerId) -> Option<u32> {
-        let is_it = |known: &Option<Listener>| known.as_ref().is_some_and(|known| known.id == listener);
-        self.listeners.iter().position(is_it).map(|index| index as u32)
+        let is_it =
+            |known: &Option<Listener>| known.as_ref().is_some_and(|known| known.id == listener);
+        self.listeners
+            .iter()
+            .position(is_it)
+            .map(|index| index as u32)
     }
 
     fn configure(&mut self, now: Instant, listener: Listener) {
@@ -323,16 +411,26 @@ impl<D: Driver> Worker<D> {
             }
             return;
         };
-        let known = self.listeners[index as usize].as_mut().expect("it was just found");
+        let known = self.listeners[index as usize]
+            .as_mut()
+            .expect("it was just found");
         known.settings = listener.settings;
         let permits = known.driver_permits();
         // All timeouts may be others now, and whether doors ask for permits.
-        for place in self.places.iter().filter(|place| place.listener == index) {
-            match &place.tenant {
+        for place in self
+            .places
+            .iter_mut()
+            .filter(|place| place.listener == index)
+        {
+            match &mut place.tenant {
                 Tenant::Connection(_) => self.timers.set(place.token.slot, now),
-                Tenant::Door(_) => {
+                Tenant::Door(door) => {
                     self.driver.set_permits(place.token, permits.clone());
-                    self.driver.submit(Op::Accept { listener: place.token });
+                    if std::mem::take(&mut door.rests) {
+                        self.driver.submit(Op::Accept {
+                            listener: place.token,
+                        });
+                    }
                 }
                 Tenant::Datagrams(_) | Tenant::Nobody => {}
             }
@@ -340,13 +438,21 @@ impl<D: Driver> Worker<D> {
     }
 
     fn add_socket(&mut self, listener: ListenerId, id: SocketId, kind: Kind, socket: D::Socket) {
-        let index = self.index_of(listener).expect("a listener is configured before it gets sockets");
-        let known = self.listeners[index as usize].as_ref().expect("it was just found");
+        let index = self
+            .index_of(listener)
+            .expect("a listener is configured before it gets sockets");
+        let known = self.listeners[index as usize]
+            .as_ref()
+            .expect("it was just found");
         let token = match kind {
             Kind::Stream => {
                 let token = self.driver.add_listener(socket, known.driver_permits());
                 self.driver.submit(Op::Accept { listener: token });
-                let door = Door { id, rests: false, pause: ACCEPT_PAUSE_MIN };
+                let door = Door {
+                    id,
+                    rests: false,
+                    pause: ACCEPT_PAUSE_MIN,
+                };
                 self.move_in(token, index, Tenant::Door(door));
                 token
             }
@@ -362,15 +468,25 @@ impl<D: Driver> Worker<D> {
 
     /// Reports a part of the oldest list that was asked for.
     fn go_on_listing(&mut self, now: Instant) {
-        let Some(listing) = self.listings.front() else { return };
+        let Some(listing) = self.listings.front() else {
+            return;
+        };
         let (query, from) = (listing.query, listing.next_slot);
         let to = (from + LISTED_PER_TURN).min(self.places.len());
-        let mut peers: Vec<Peer> = self.places[from..to].iter().filter_map(|place| self.peer(now, place)).collect();
+        let mut peers: Vec<Peer> = self.places[from..to]
+            .iter()
+            .filter_map(|place| self.peer(now, place))
+            .collect();
         let last = to == self.places.len();
         if last {
             self.listings.pop_front();
             for listener in self.listeners.iter().flatten() {
-                peers.extend(listener.sources.iter().map(|entry| datagrams::peer(now, listener.id, entry)));
+                peers.extend(
+                    listener
+                        .sources
+                        .iter()
+                        .map(|entry| datagrams::peer(now, listener.id, entry)),
+                );
             }
         } else if let Some(listing) = self.listings.front_mut() {
             listing.next_slot = to;

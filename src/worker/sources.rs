@@ -43,10 +43,14 @@ impl SourceTable {
         }
         let set = self.hasher.hash_one(source) as usize % (SOURCES_MAX / WAYS) * WAYS;
         let set = &mut self.entries[set..][..WAYS];
-        let known = set.iter().position(|entry| entry.as_ref().is_some_and(|entry| entry.source == *source));
+        let known = set
+            .iter()
+            .position(|entry| entry.as_ref().is_some_and(|entry| entry.source == *source));
         let way = known.unwrap_or_else(|| {
             let silent_longest = |way: &usize| set[*way].as_ref().map(|entry| entry.last);
-            let way = (0..WAYS).min_by_key(silent_longest).expect("there are four");
+            let way = (0..WAYS)
+                .min_by_key(silent_longest)
+                .expect("there are four");
             set[way] = Some(new());
             way
         });
@@ -67,20 +71,41 @@ mod tests {
     use super::*;
 
     fn entry(source: Source, now: Instant) -> Entry {
-        Entry { id: 0, source, local: None, first: now, last: now, bytes_received: 0, bytes_sent: 0 }
+        Entry {
+            id: 0,
+            source,
+            local: None,
+            first: now,
+            last: now,
+            bytes_received: 0,
+            bytes_sent: 0,
+        }
     }
 
     fn source(number: u16) -> Source {
-        Source::Inet(SocketAddr::from(([10, 0, (number >> 8) as u8, number as u8], 7)))
+        Source::Inet(SocketAddr::from((
+            [10, 0, (number >> 8) as u8, number as u8],
+            7,
+        )))
     }
 
     #[test]
     fn a_source_is_found_again() {
         let mut table = SourceTable::default();
         let now = Instant::now();
-        table.entry(&source(1), || entry(source(1), now)).bytes_received += 5;
-        table.entry(&source(1), || unreachable!("it is known")).bytes_received += 5;
-        assert_eq!(table.iter().map(|entry| entry.bytes_received).collect::<Vec<_>>(), [10]);
+        table
+            .entry(&source(1), || entry(source(1), now))
+            .bytes_received += 5;
+        table
+            .entry(&source(1), || unreachable!("it is known"))
+            .bytes_received += 5;
+        assert_eq!(
+            table
+                .iter()
+                .map(|entry| entry.bytes_received)
+                .collect::<Vec<_>>(),
+            [10]
+        );
     }
 
     #[test]
@@ -93,6 +118,9 @@ mod tests {
         }
         assert_eq!(table.iter().count(), SOURCES_MAX);
         let last = Source::clone(&source(u16::MAX - 1));
-        assert!(table.iter().any(|entry| entry.source == last), "the newest is there");
+        assert!(
+            table.iter().any(|entry| entry.source == last),
+            "the newest is there"
+        );
     }
 }

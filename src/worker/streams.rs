@@ -48,11 +48,20 @@ impl Connection {
 }
 
 impl<D: Driver> Worker<D> {
-    pub(super) fn accepted(&mut self, now: Instant, door: Token, connection: Token, peer: Option<SocketAddr>) {
+    pub(super) fn accepted(
+        &mut self,
+        now: Instant,
+        door: Token,
+        connection: Token,
+        peer: Option<SocketAddr>,
+    ) {
         let id = self.ids.take();
         let Some((place, listener, _)) = self.place(door) else {
             // The door was closed in this very turn; who came through it last is still welcome to a FIN.
-            self.driver.submit(Op::Close { token: connection, how: Closing::Now });
+            self.driver.submit(Op::Close {
+                token: connection,
+                how: Closing::Now,
+            });
             return;
         };
         let index = place.listener;
@@ -79,7 +88,12 @@ impl<D: Driver> Worker<D> {
             Ok(()) => listener.counters.accepted.add(1),
             Err(reason) => {
                 listener.refuse(reason);
-                log::debug!("listener \"{}\": {}: refused: {}", settings.name, Name(peer), reason.name());
+                log::debug!(
+                    "listener \"{}\": {}: refused: {}",
+                    settings.name,
+                    Name(peer),
+                    reason.name()
+                );
             }
         }
         self.move_in(connection, index, Tenant::Connection(client));
@@ -92,7 +106,15 @@ impl<D: Driver> Worker<D> {
     }
 
     pub(super) fn received(&mut self, now: Instant, token: Token, buffer: Buffer) {
-        let Some((Place { tenant: Tenant::Connection(client), .. }, listener, driver)) = self.place(token) else {
+        let Some((
+            Place {
+                tenant: Tenant::Connection(client),
+                ..
+            },
+            listener,
+            driver,
+        )) = self.place(token)
+        else {
             self.driver.recycle(buffer);
             return;
         };
@@ -101,14 +123,27 @@ impl<D: Driver> Worker<D> {
         client.bytes_received += len;
         listener.counters.bytes_received.add(len);
         match client.stream.handle_received(driver.bytes(&buffer)) {
-            Answer::Send => driver.submit(Op::Send { connection: token, buffer }),
+            Answer::Send => driver.submit(Op::Send {
+                connection: token,
+                buffer,
+            }),
             Answer::Drop => driver.recycle(buffer),
         }
         self.advance(now, token);
     }
 
     pub(super) fn sent(&mut self, now: Instant, token: Token, len: u32) {
-        let Some((Place { tenant: Tenant::Connection(client), .. }, listener, _)) = self.place(token) else { return };
+        let Some((
+            Place {
+                tenant: Tenant::Connection(client),
+                ..
+            },
+            listener,
+            _,
+        )) = self.place(token)
+        else {
+            return;
+        };
         client.stream.handle_sent(len);
         client.bytes_sent += u64::from(len);
         listener.counters.bytes_sent.add(len.into());
@@ -117,14 +152,31 @@ impl<D: Driver> Worker<D> {
     }
 
     pub(super) fn ended(&mut self, now: Instant, token: Token) {
-        if let Some((Place { tenant: Tenant::Connection(client), .. }, ..)) = self.place(token) {
+        if let Some((
+            Place {
+                tenant: Tenant::Connection(client),
+                ..
+            },
+            ..,
+        )) = self.place(token)
+        {
             client.stream.handle_end();
             self.advance(now, token);
         }
     }
 
     pub(super) fn stalled(&mut self, now: Instant, token: Token) {
-        let Some((Place { tenant: Tenant::Connection(client), .. }, _, driver)) = self.place(token) else { return };
+        let Some((
+            Place {
+                tenant: Tenant::Connection(client),
+                ..
+            },
+            _,
+            driver,
+        )) = self.place(token)
+        else {
+            return;
+        };
         client.activity.waits = Some(now);
         client.progress = driver.progress(token);
         self.judge(now, token);
@@ -132,16 +184,40 @@ impl<D: Driver> Worker<D> {
 
     /// A broken connection is the peer's affair: a counter, and a line for who looks closely.
     pub(super) fn failed(&mut self, token: Token, error: &io::Error) {
-        let Some((Place { tenant: Tenant::Connection(client), .. }, listener, _)) = self.place(token) else { return };
+        let Some((
+            Place {
+                tenant: Tenant::Connection(client),
+                ..
+            },
+            listener,
+            _,
+        )) = self.place(token)
+        else {
+            return;
+        };
         listener.counters.faults.add(1);
-        log::debug!("listener \"{}\": {}: {error}", listener.settings.name, Name(client.peer));
+        log::debug!(
+            "listener \"{}\": {}: {error}",
+            listener.settings.name,
+            Name(client.peer)
+        );
         self.close(token, Closing::Now);
     }
 
     /// Does what the stream's state asks for.
     fn advance(&mut self, now: Instant, token: Token) {
         loop {
-            let Some((Place { tenant: Tenant::Connection(client), .. }, _, driver)) = self.place(token) else { return };
+            let Some((
+                Place {
+                    tenant: Tenant::Connection(client),
+                    ..
+                },
+                _,
+                driver,
+            )) = self.place(token)
+            else {
+                return;
+            };
             if client.closing {
                 return;
             }
@@ -162,7 +238,17 @@ impl<D: Driver> Worker<D> {
 
     /// Asks whether the connection may go on, and acts on it.
     pub(super) fn judge(&mut self, now: Instant, token: Token) {
-        let Some((Place { tenant: Tenant::Connection(client), .. }, listener, driver)) = self.place(token) else { return };
+        let Some((
+            Place {
+                tenant: Tenant::Connection(client),
+                ..
+            },
+            listener,
+            driver,
+        )) = self.place(token)
+        else {
+            return;
+        };
         if client.closing {
             return;
         }
@@ -177,12 +263,20 @@ impl<D: Driver> Worker<D> {
             Judgment::Until(None) => {}
             Judgment::Until(Some(due)) => self.timers.set(token.slot, due),
             Judgment::Idle | Judgment::Expired => {
-                log::debug!("listener \"{}\": {}: {judgment:?}", listener.settings.name, Name(client.peer));
+                log::debug!(
+                    "listener \"{}\": {}: {judgment:?}",
+                    listener.settings.name,
+                    Name(client.peer)
+                );
                 self.finish(now, token);
             }
             Judgment::Stalled => {
                 listener.counters.faults.add(1);
-                log::debug!("listener \"{}\": {}: reads nothing", listener.settings.name, Name(client.peer));
+                log::debug!(
+                    "listener \"{}\": {}: reads nothing",
+                    listener.settings.name,
+                    Name(client.peer)
+                );
                 self.close(token, Closing::Reset);
             }
             Judgment::Lingered => self.close(token, Closing::Now),
@@ -191,7 +285,14 @@ impl<D: Driver> Worker<D> {
 
     /// Gives the connection what it is owed, then our FIN.
     fn finish(&mut self, now: Instant, token: Token) {
-        if let Some((Place { tenant: Tenant::Connection(client), .. }, ..)) = self.place(token) {
+        if let Some((
+            Place {
+                tenant: Tenant::Connection(client),
+                ..
+            },
+            ..,
+        )) = self.place(token)
+        {
             client.stream.finish();
             if client.activity.phase == Phase::Open {
                 client.activity.phase = Phase::Finishing;
@@ -210,7 +311,14 @@ impl<D: Driver> Worker<D> {
     pub(super) fn close_peers(&mut self, ids: &[u64]) -> u64 {
         let mut closed = 0;
         for slot in 0..self.places.len() {
-            let Place { token, tenant: Tenant::Connection(client), .. } = &self.places[slot] else { continue };
+            let Place {
+                token,
+                tenant: Tenant::Connection(client),
+                ..
+            } = &self.places[slot]
+            else {
+                continue;
+            };
             if ids.contains(&client.id) && !client.closing {
                 closed += 1;
                 self.close(*token, Closing::Now);
@@ -220,7 +328,14 @@ impl<D: Driver> Worker<D> {
     }
 
     fn close(&mut self, token: Token, how: Closing) {
-        if let Some((Place { tenant: Tenant::Connection(client), .. }, _, driver)) = self.place(token)
+        if let Some((
+            Place {
+                tenant: Tenant::Connection(client),
+                ..
+            },
+            _,
+            driver,
+        )) = self.place(token)
             && !std::mem::replace(&mut client.closing, true)
         {
             driver.submit(Op::Close { token, how });
@@ -228,7 +343,9 @@ impl<D: Driver> Worker<D> {
     }
 
     pub(super) fn peer(&self, now: Instant, place: &Place) -> Option<Peer> {
-        let Tenant::Connection(client) = &place.tenant else { return None };
+        let Tenant::Connection(client) = &place.tenant else {
+            return None;
+        };
         let listener = self.listeners[place.listener as usize].as_ref()?;
         (!client.refused).then(|| Peer {
             id: client.id,

@@ -58,7 +58,13 @@ pub(super) trait Harness: Sized {
     /// Somebody who sends datagrams to there.
     fn client(&mut self, to: &Self::Address) -> Self::Client;
     /// Sends to the address, or to its port at another address of this host.
-    fn send(&mut self, client: &mut Self::Client, to: &Self::Address, at: Option<IpAddr>, bytes: &[u8]);
+    fn send(
+        &mut self,
+        client: &mut Self::Client,
+        to: &Self::Address,
+        at: Option<IpAddr>,
+        bytes: &[u8],
+    );
     /// The next answer and where it came from.
     fn receive(&mut self, client: &mut Self::Client) -> Option<(Option<SocketAddr>, Vec<u8>)>;
     fn leave(&mut self, client: Self::Client);
@@ -155,10 +161,19 @@ impl<D: Opens> Harness for Loopback<D> {
         // Crowds need more descriptors than a shell's default, in all tests at once.
         let descriptors = getrlimit(Resource::RLIMIT_NOFILE).expect("the limit can be asked");
         if std::env::var_os(ALONE).is_none() {
-            setrlimit(Resource::RLIMIT_NOFILE, descriptors.1, descriptors.1).expect("up to the hard limit");
+            setrlimit(Resource::RLIMIT_NOFILE, descriptors.1, descriptors.1)
+                .expect("up to the hard limit");
         }
         let folder = tempfile::tempdir().expect("a folder for Unix sockets");
-        (Self { folder, sockets: 0, descriptors, driver: PhantomData }, D::open().expect("the driver opens"))
+        (
+            Self {
+                folder,
+                sockets: 0,
+                descriptors,
+                driver: PhantomData,
+            },
+            D::open().expect("the driver opens"),
+        )
     }
 
     fn listen(&mut self, place: Place) -> Option<(OwnedFd, Address)> {
@@ -168,7 +183,10 @@ impl<D: Opens> Harness for Loopback<D> {
             (socket, Address::Inet(bound))
         } else {
             let path = self.path();
-            (socket::bind_unix(Type::STREAM, &path).expect("the path is free"), Address::Unix(path))
+            (
+                socket::bind_unix(Type::STREAM, &path).expect("the path is free"),
+                Address::Unix(path),
+            )
         };
         let no_delay = (place != Place::Unix).then_some(true);
         let small = Some(SOCKET_BUFFER_BYTES);
@@ -176,7 +194,11 @@ impl<D: Opens> Harness for Loopback<D> {
             no_delay,
             keepalive: None,
             receive_buffer: small,
-            send_buffer: if place == Place::Narrow { Some(1) } else { small },
+            send_buffer: if place == Place::Narrow {
+                Some(1)
+            } else {
+                small
+            },
         };
         socket::set_inherited(socket.as_fd(), &options).expect("sizes can be set");
         socket::listen(socket.as_fd(), BACKLOG).expect("it is bound");
@@ -186,7 +208,10 @@ impl<D: Opens> Harness for Loopback<D> {
     fn bind(&mut self, place: Place) -> Option<(OwnedFd, Address)> {
         let Some(wildcard) = any(place, false) else {
             let path = self.path();
-            return Some((socket::bind_unix(Type::DGRAM, &path).expect("the path is free"), Address::Unix(path)));
+            return Some((
+                socket::bind_unix(Type::DGRAM, &path).expect("the path is free"),
+                Address::Unix(path),
+            ));
         };
         let socket = socket::bind_inet(Type::DGRAM, wildcard, Binding::Exclusive).ok()?;
         let mut bound = socket::local_address(socket.as_fd()).expect("it is bound");
@@ -198,13 +223,18 @@ impl<D: Opens> Harness for Loopback<D> {
     }
 
     fn inet(address: &Address) -> Option<SocketAddr> {
-        if let Address::Inet(address) = address { Some(*address) } else { None }
+        if let Address::Inet(address) = address {
+            Some(*address)
+        } else {
+            None
+        }
     }
 
     fn connect(&mut self, to: &Address) -> io::Result<RealPeer> {
         match to {
             Address::Inet(address) => {
-                let socket = Socket::new(Domain::for_address(*address), Type::STREAM.cloexec(), None)?;
+                let socket =
+                    Socket::new(Domain::for_address(*address), Type::STREAM.cloexec(), None)?;
                 socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES as usize)?;
                 socket.set_tcp_nodelay(true)?;
                 socket.connect(&(*address).into())?;
@@ -220,7 +250,11 @@ impl<D: Opens> Harness for Loopback<D> {
     }
 
     fn address(&mut self, peer: &RealPeer) -> Option<SocketAddr> {
-        if let RealPeer::Tcp(stream) = peer { stream.local_addr().ok() } else { None }
+        if let RealPeer::Tcp(stream) = peer {
+            stream.local_addr().ok()
+        } else {
+            None
+        }
     }
 
     fn write(&mut self, peer: &mut RealPeer, bytes: &[u8]) -> usize {
@@ -246,7 +280,9 @@ impl<D: Opens> Harness for Loopback<D> {
                 Ok(0) => return Some(End::Fin),
                 Ok(len) => bytes.extend(&memory[..len]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => return Some(End::Reset),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => {
+                    return Some(End::Reset);
+                }
                 Err(error) => panic!("a peer can read: {error}"),
             }
             if max < usize::MAX {
@@ -263,15 +299,27 @@ impl<D: Opens> Harness for Loopback<D> {
     }
 
     fn reset(&mut self, peer: RealPeer) {
-        let RealPeer::Tcp(stream) = peer else { panic!("only TCP has a reset") };
-        SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("it is open");
+        let RealPeer::Tcp(stream) = peer else {
+            panic!("only TCP has a reset")
+        };
+        SockRef::from(&stream)
+            .set_linger(Some(Duration::ZERO))
+            .expect("it is open");
     }
 
     fn client(&mut self, to: &Address) -> RealClient {
         match to {
             Address::Inet(address) => {
-                let local = any(if address.is_ipv4() { Place::V4 } else { Place::V6 }, true);
-                let socket = UdpSocket::bind(local.expect("it is not Unix")).expect("a port is free");
+                let local = any(
+                    if address.is_ipv4() {
+                        Place::V4
+                    } else {
+                        Place::V6
+                    },
+                    true,
+                );
+                let socket =
+                    UdpSocket::bind(local.expect("it is not Unix")).expect("a port is free");
                 socket.set_nonblocking(true).expect("it is open");
                 RealClient::Udp(socket)
             }
@@ -285,9 +333,10 @@ impl<D: Opens> Harness for Loopback<D> {
 
     fn send(&mut self, client: &mut RealClient, to: &Address, at: Option<IpAddr>, bytes: &[u8]) {
         let sent = match (client, to) {
-            (RealClient::Udp(socket), Address::Inet(address)) => {
-                socket.send_to(bytes, SocketAddr::new(at.unwrap_or(address.ip()), address.port()))
-            }
+            (RealClient::Udp(socket), Address::Inet(address)) => socket.send_to(
+                bytes,
+                SocketAddr::new(at.unwrap_or(address.ip()), address.port()),
+            ),
             (RealClient::Unix(socket), Address::Unix(path)) => socket.send_to(bytes, path),
             _ => panic!("a client and a socket are of one kind"),
         };
@@ -297,7 +346,9 @@ impl<D: Opens> Harness for Loopback<D> {
     fn receive(&mut self, client: &mut RealClient) -> Option<(Option<SocketAddr>, Vec<u8>)> {
         let mut memory = vec![0; 256 * 1024];
         let received = match client {
-            RealClient::Udp(socket) => socket.recv_from(&mut memory).map(|(len, from)| (len, Some(from))),
+            RealClient::Udp(socket) => socket
+                .recv_from(&mut memory)
+                .map(|(len, from)| (len, Some(from))),
             RealClient::Unix(socket) => socket.recv(&mut memory).map(|len| (len, None)),
         };
         let (len, from) = received.ok()?;
@@ -316,16 +367,28 @@ impl<D: Opens> Harness for Loopback<D> {
         // The limit is the process's, and other tests run in this one.
         let name = format!("driver::conformance::{}::{promise}", D::NAME);
         let program = std::env::current_exe().expect("this test's program is known");
-        let output = Command::new(program).args(["--exact", &name, "--nocapture"]).env(ALONE, "1").output();
+        let output = Command::new(program)
+            .args(["--exact", &name, "--nocapture"])
+            .env(ALONE, "1")
+            .output();
         let output = output.expect("a test can be run alone");
         let text = String::from_utf8_lossy(&output.stdout);
-        assert!(text.contains("1 passed"), "alone: {text}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            text.contains("1 passed"),
+            "alone: {text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         false
     }
 
     fn exhaust_descriptors(&mut self, exhausted: bool) {
         let (soft, hard) = self.descriptors;
-        setrlimit(Resource::RLIMIT_NOFILE, if exhausted { 0 } else { soft }, hard).expect("the soft limit is ours");
+        setrlimit(
+            Resource::RLIMIT_NOFILE,
+            if exhausted { 0 } else { soft },
+            hard,
+        )
+        .expect("the soft limit is ours");
     }
 }
 
@@ -339,7 +402,8 @@ impl<const ROUGH: bool> Simulated<ROUGH> {
     /// A fresh address. Ports tell places apart.
     fn place(&mut self, place: Place, local: bool) -> SocketAddr {
         self.places += 1;
-        let mut address = any(place, local).unwrap_or(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0));
+        let mut address =
+            any(place, local).unwrap_or(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0));
         address.set_port(self.places);
         address
     }
@@ -370,7 +434,10 @@ impl<const ROUGH: bool> Harness for Simulated<ROUGH> {
     fn bind(&mut self, place: Place) -> Option<(sim::Socket, SocketAddr)> {
         let bound = self.place(place, false);
         let local = any(place, true).map_or(bound.ip(), |local| local.ip());
-        Some((self.network.bind(bound), SocketAddr::new(local, bound.port())))
+        Some((
+            self.network.bind(bound),
+            SocketAddr::new(local, bound.port()),
+        ))
     }
 
     fn inet(address: &SocketAddr) -> Option<SocketAddr> {
@@ -380,7 +447,11 @@ impl<const ROUGH: bool> Harness for Simulated<ROUGH> {
     fn connect(&mut self, to: &SocketAddr) -> io::Result<sim::Peer> {
         let from = self.place(Place::V4, true);
         let peer = self.network.connect(from, *to);
-        if self.network.end(peer).is_some() { Err(ErrorKind::ConnectionRefused.into()) } else { Ok(peer) }
+        if self.network.end(peer).is_some() {
+            Err(ErrorKind::ConnectionRefused.into())
+        } else {
+            Ok(peer)
+        }
     }
 
     fn address(&mut self, peer: &sim::Peer) -> Option<SocketAddr> {
@@ -409,8 +480,18 @@ impl<const ROUGH: bool> Harness for Simulated<ROUGH> {
         self.network.client(address)
     }
 
-    fn send(&mut self, client: &mut sim::Client, to: &SocketAddr, at: Option<IpAddr>, bytes: &[u8]) {
-        self.network.send_datagram(*client, SocketAddr::new(at.unwrap_or(to.ip()), to.port()), bytes);
+    fn send(
+        &mut self,
+        client: &mut sim::Client,
+        to: &SocketAddr,
+        at: Option<IpAddr>,
+        bytes: &[u8],
+    ) {
+        self.network.send_datagram(
+            *client,
+            SocketAddr::new(at.unwrap_or(to.ip()), to.port()),
+            bytes,
+        );
     }
 
     fn receive(&mut self, client: &mut sim::Client) -> Option<(Option<SocketAddr>, Vec<u8>)> {
@@ -427,9 +508,16 @@ impl<const ROUGH: bool> Harness for Simulated<ROUGH> {
     }
 
     fn exhaust_descriptors(&mut self, exhausted: bool) {
-        let faults = if ROUGH { Faults::rough() } else { Faults::default() };
+        let faults = if ROUGH {
+            Faults::rough()
+        } else {
+            Faults::default()
+        };
         let accept_error = if exhausted { 1.0 } else { 0.0 };
-        self.network.set_faults(Faults { accept_error, ..faults });
+        self.network.set_faults(Faults {
+            accept_error,
+            ..faults
+        });
     }
 
     fn forgive(driver: &mut Sim) {

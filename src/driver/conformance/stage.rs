@@ -38,9 +38,13 @@ impl Event {
     pub(super) fn is_about(&self, token: Token) -> bool {
         match self {
             Self::Accepted(listener, connection, _) => *listener == token || *connection == token,
-            Self::AcceptRested(about, _) | Self::Received(about, _) | Self::Ended(about) => *about == token,
+            Self::AcceptRested(about, _) | Self::Received(about, _) | Self::Ended(about) => {
+                *about == token
+            }
             Self::Sent(about, _) | Self::Stalled(about) | Self::Failed(about) => *about == token,
-            Self::Datagram(about, ..) | Self::DatagramSent(about, _) | Self::Closed(about) => *about == token,
+            Self::Datagram(about, ..) | Self::DatagramSent(about, _) | Self::Closed(about) => {
+                *about == token
+            }
             Self::Woken => false,
         }
     }
@@ -70,25 +74,41 @@ pub(super) struct Stage<H: Harness> {
 impl<H: Harness> Stage<H> {
     pub(super) fn new(answer: Answer) -> Self {
         let (net, driver) = H::new();
-        Self { net, driver, answer, kept: VecDeque::new(), events: vec![], owed: HashMap::new(), resting: vec![] }
+        Self {
+            net,
+            driver,
+            answer,
+            kept: VecDeque::new(),
+            events: vec![],
+            owed: HashMap::new(),
+            resting: vec![],
+        }
     }
 
     /// One wait, as a worker does it. Says how much happened.
     pub(super) fn turn(&mut self) -> usize {
         let mut done = vec![];
         let until = self.driver.now() + TURN;
-        self.driver.wait(Some(until), &mut done).expect("the driver goes on");
+        self.driver
+            .wait(Some(until), &mut done)
+            .expect("the driver goes on");
         let count = done.len();
-        done.into_iter().for_each(|completion| self.handle(completion));
+        done.into_iter()
+            .for_each(|completion| self.handle(completion));
         count
     }
 
     pub(super) fn handle(&mut self, completion: Completion) {
         let event = match completion {
-            Completion::Accepted { listener, connection, peer } => Event::Accepted(listener, connection, peer),
-            Completion::AcceptRested { listener, error } => {
-                Event::AcceptRested(listener, error.map(|error| error.raw_os_error().unwrap_or(0)))
-            }
+            Completion::Accepted {
+                listener,
+                connection,
+                peer,
+            } => Event::Accepted(listener, connection, peer),
+            Completion::AcceptRested { listener, error } => Event::AcceptRested(
+                listener,
+                error.map(|error| error.raw_os_error().unwrap_or(0)),
+            ),
             Completion::Received { connection, buffer } => {
                 let bytes = self.driver.bytes(&buffer).to_vec();
                 assert!(!bytes.is_empty(), "bytes are received, or the end is said");
@@ -102,7 +122,11 @@ impl<H: Harness> Stage<H> {
             }
             Completion::Stalled { connection } => Event::Stalled(connection),
             Completion::Failed { connection, .. } => Event::Failed(connection),
-            Completion::Datagram { socket, buffer, len } => {
+            Completion::Datagram {
+                socket,
+                buffer,
+                len,
+            } => {
                 let bytes = self.driver.bytes(&buffer).to_vec();
                 match self.answer {
                     Answer::Echo => self.driver.submit(Op::SendTo { socket, buffer }),
@@ -139,10 +163,18 @@ impl<H: Harness> Stage<H> {
     }
 
     pub(super) fn settle(&mut self, connection: Token, len: u32) {
-        let owed = self.owed.get_mut(&connection).expect("only what was sent is Sent");
-        *owed = owed.checked_sub(len).expect("no more is Sent than was sent");
+        let owed = self
+            .owed
+            .get_mut(&connection)
+            .expect("only what was sent is Sent");
+        *owed = owed
+            .checked_sub(len)
+            .expect("no more is Sent than was sent");
         if *owed == 0
-            && let Some(place) = self.resting.iter().position(|&resting| resting == connection)
+            && let Some(place) = self
+                .resting
+                .iter()
+                .position(|&resting| resting == connection)
         {
             self.resting.swap_remove(place);
             self.driver.submit(Op::Receive { connection });
@@ -153,7 +185,11 @@ impl<H: Harness> Stage<H> {
     pub(super) fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Self) -> bool) {
         let deadline = Instant::now() + DEADLINE;
         while !holds(self) {
-            assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}; {}", self.seen());
+            assert!(
+                Instant::now() < deadline,
+                "not within {DEADLINE:?}: {what}; {}",
+                self.seen()
+            );
             self.turn();
         }
     }
@@ -164,7 +200,11 @@ impl<H: Harness> Stage<H> {
         let deadline = Instant::now() + DEADLINE;
         let mut quiet = 0;
         while quiet < 4 {
-            assert!(Instant::now() < deadline, "no rest within {DEADLINE:?}; {}", self.seen());
+            assert!(
+                Instant::now() < deadline,
+                "no rest within {DEADLINE:?}; {}",
+                self.seen()
+            );
             let until = self.driver.now() + TURN;
             match self.turn() {
                 0 if self.driver.now() >= until => quiet += 1,
@@ -176,7 +216,10 @@ impl<H: Harness> Stage<H> {
 
     pub(super) fn seen(&self) -> String {
         let last = &self.events[self.events.len().saturating_sub(20)..];
-        let texts: Vec<String> = last.iter().map(|event| format!("{event:?}").chars().take(120).collect()).collect();
+        let texts: Vec<String> = last
+            .iter()
+            .map(|event| format!("{event:?}").chars().take(120).collect())
+            .collect();
         format!("seen {} events, at last {texts:#?}", self.events.len())
     }
 
@@ -218,7 +261,10 @@ impl<H: Harness> Stage<H> {
     }
 
     pub(super) fn listener_at(&mut self, place: Place) -> H::Address {
-        let (socket, address) = self.net.listen(place).expect("every machine has such a place");
+        let (socket, address) = self
+            .net
+            .listen(place)
+            .expect("every machine has such a place");
         let listener = self.driver.add_listener(socket, None);
         self.driver.submit(Op::Accept { listener });
         address
@@ -232,7 +278,9 @@ impl<H: Harness> Stage<H> {
     pub(super) fn connection(&mut self, to: &H::Address) -> (H::Peer, Token) {
         let before = self.accepted().len();
         let peer = self.connect(to);
-        self.until("the peer is accepted", |stage| stage.accepted().len() > before);
+        self.until("the peer is accepted", |stage| {
+            stage.accepted().len() > before
+        });
         let connection = self.accepted()[before];
         self.driver.submit(Op::Receive { connection });
         (peer, connection)
@@ -261,7 +309,11 @@ impl<H: Harness> Stage<H> {
         let mut bytes = vec![];
         self.until("the peer could read", |stage| {
             let end = stage.net.read(peer, len - bytes.len(), &mut bytes);
-            assert!(end.is_none() || bytes.len() >= len, "{end:?} after {} of {len} bytes", bytes.len());
+            assert!(
+                end.is_none() || bytes.len() >= len,
+                "{end:?} after {} of {len} bytes",
+                bytes.len()
+            );
             bytes.len() >= len
         });
         bytes
@@ -282,10 +334,18 @@ impl<H: Harness> Stage<H> {
         self.until("all came back", |stage| {
             written += stage.net.write(peer, &bytes[written..]);
             let end = stage.net.read(peer, usize::MAX, &mut back);
-            assert!(end.is_none(), "{end:?} after {} of {} bytes", back.len(), bytes.len());
+            assert!(
+                end.is_none(),
+                "{end:?} after {} of {} bytes",
+                back.len(),
+                bytes.len()
+            );
             back.len() >= bytes.len()
         });
-        assert!(back == bytes, "the bytes that came back are those that were sent");
+        assert!(
+            back == bytes,
+            "the bytes that came back are those that were sent"
+        );
     }
 
     /// A connection whose peer wrote, in echo, until a send stalled and all came to rest.
@@ -295,7 +355,8 @@ impl<H: Harness> Stage<H> {
         self.until("a send stalls for good", |stage| {
             written += stage.net.write(&mut peer, &pattern(written, BUFFER_BYTES));
             stage.until_quiet();
-            stage.owed.get(&connection).is_some_and(|&owed| owed > 0) && stage.has(&Event::Stalled(connection))
+            stage.owed.get(&connection).is_some_and(|&owed| owed > 0)
+                && stage.has(&Event::Stalled(connection))
         });
         (peer, connection, written)
     }
@@ -313,7 +374,9 @@ impl<H: Harness> Stage<H> {
         self.answer = Answer::Keep;
         for count in 1..=usize::from(BUFFER_COUNT) {
             self.write_all(&mut peer, b".");
-            self.until("one more buffer is at home", |stage| stage.kept.len() == count);
+            self.until("one more buffer is at home", |stage| {
+                stage.kept.len() == count
+            });
         }
         for (_, buffer) in std::mem::take(&mut self.kept) {
             self.driver.recycle(buffer);
@@ -342,5 +405,7 @@ impl<H: Harness> Stage<H> {
 
 /// Bytes of which any piece tells where in the stream it belongs.
 pub(super) fn pattern(start: usize, len: usize) -> Vec<u8> {
-    (start..start + len).map(|place| (place % 251) as u8 ^ (place / 251) as u8).collect()
+    (start..start + len)
+        .map(|place| (place % 251) as u8 ^ (place / 251) as u8)
+        .collect()
 }

@@ -67,7 +67,13 @@ impl Faults {
 
     /// And all that ends connections or refuses service.
     pub(crate) fn hostile() -> Self {
-        Self { reset: 0.005, accept_error: 0.1, abort: 0.1, send_error: 0.1, ..Self::rough() }
+        Self {
+            reset: 0.005,
+            accept_error: 0.1,
+            abort: 0.1,
+            send_error: 0.1,
+            ..Self::rough()
+        }
     }
 }
 
@@ -192,7 +198,12 @@ impl Network {
     /// A datagram socket at this address, which may be a wildcard.
     pub(crate) fn bind(&self, address: SocketAddr) -> Socket {
         let sockets = &mut self.0.borrow_mut().sockets;
-        sockets.push(Bound { address, open: true, queue: VecDeque::new(), inbox: VecDeque::new() });
+        sockets.push(Bound {
+            address,
+            open: true,
+            queue: VecDeque::new(),
+            inbox: VecDeque::new(),
+        });
         Socket(sockets.len() - 1)
     }
 
@@ -200,8 +211,11 @@ impl Network {
     pub(crate) fn connect(&self, from: SocketAddr, to: SocketAddr) -> Peer {
         let world = &mut *self.0.borrow_mut();
         let listener = world.find_socket(to);
-        let window =
-            if world.chance(|faults| faults.small_window) { 64 + world.random.below(2000) } else { WINDOW_BYTES };
+        let window = if world.chance(|faults| faults.small_window) {
+            64 + world.random.below(2000)
+        } else {
+            WINDOW_BYTES
+        };
         let peer = Peer(world.wires.len());
         world.wires.push(Wire {
             address: from,
@@ -270,13 +284,22 @@ impl Network {
 
     /// How many connections our side has open, those not yet accepted included.
     pub(crate) fn open_connections(&self) -> usize {
-        self.0.borrow().wires.iter().filter(|wire| wire.open).count()
+        self.0
+            .borrow()
+            .wires
+            .iter()
+            .filter(|wire| wire.open)
+            .count()
     }
 
     /// Somebody at this address who sends datagrams.
     pub(crate) fn client(&self, address: SocketAddr) -> Client {
         let mailboxes = &mut self.0.borrow_mut().mailboxes;
-        mailboxes.push(Mailbox { address, gone: false, inbox: VecDeque::new() });
+        mailboxes.push(Mailbox {
+            address,
+            gone: false,
+            inbox: VecDeque::new(),
+        });
         Client(mailboxes.len() - 1)
     }
 
@@ -284,8 +307,18 @@ impl Network {
         let world = &mut *self.0.borrow_mut();
         let from = world.mailboxes[client.0].address;
         if let Some(socket) = world.find_socket(to) {
-            let due = world.due(world.sockets[socket.0].inbox.back().map(|parcel| parcel.due));
-            world.sockets[socket.0].inbox.push_back(Parcel { due, from, to: to.ip(), bytes: bytes.to_vec() });
+            let due = world.due(
+                world.sockets[socket.0]
+                    .inbox
+                    .back()
+                    .map(|parcel| parcel.due),
+            );
+            world.sockets[socket.0].inbox.push_back(Parcel {
+                due,
+                from,
+                to: to.ip(),
+                bytes: bytes.to_vec(),
+            });
         }
     }
 
@@ -330,12 +363,27 @@ impl World {
             return false;
         }
         let now = self.now;
-        let arrivals = self.wires.iter().filter(|wire| wire.open).flat_map(|wire| &wire.to_us).map(|(due, _)| *due);
+        let arrivals = self
+            .wires
+            .iter()
+            .filter(|wire| wire.open)
+            .flat_map(|wire| &wire.to_us)
+            .map(|(due, _)| *due);
         let bound = self.sockets.iter().filter(|bound| bound.open);
-        let queued = bound.clone().flat_map(|bound| &bound.queue).map(|(due, _)| *due);
-        let parcels = bound.flat_map(|bound| &bound.inbox).map(|parcel| parcel.due);
+        let queued = bound
+            .clone()
+            .flat_map(|bound| &bound.queue)
+            .map(|(due, _)| *due);
+        let parcels = bound
+            .flat_map(|bound| &bound.inbox)
+            .map(|parcel| parcel.due);
         let tick = self.withheld.then_some(now + TICK);
-        let next = arrivals.chain(queued).chain(parcels).chain(tick).filter(|due| *due > now).min();
+        let next = arrivals
+            .chain(queued)
+            .chain(parcels)
+            .chain(tick)
+            .filter(|due| *due > now)
+            .min();
         let until = until.map(|until| until.saturating_duration_since(self.start));
         let withheld = std::mem::take(&mut self.withheld);
         self.now = match (next, until) {
@@ -343,13 +391,17 @@ impl World {
             (Some(time), None) | (None, Some(time)) => time.max(now),
             (None, None) => return false,
         };
-        next == Some(self.now) && !(withheld && until.is_none()) && until.is_none_or(|until| self.now < until)
+        next == Some(self.now)
+            && !(withheld && until.is_none())
+            && until.is_none_or(|until| self.now < until)
     }
 
     fn find_socket(&self, to: SocketAddr) -> Option<Socket> {
         let fits = |bound: &Bound| {
             let ip = bound.address.ip();
-            bound.open && bound.address.port() == to.port() && (ip == to.ip() || ip.is_unspecified())
+            bound.open
+                && bound.address.port() == to.port()
+                && (ip == to.ip() || ip.is_unspecified())
         };
         self.sockets.iter().position(fits).map(Socket)
     }
@@ -366,7 +418,10 @@ impl World {
     /// Who is next to be accepted. One who gave up in the queue is passed over.
     pub(super) fn next_in_queue(&mut self, socket: Socket) -> Option<Peer> {
         loop {
-            let (_, peer) = *self.sockets[socket.0].queue.front().filter(|(due, _)| *due <= self.now)?;
+            let (_, peer) = *self.sockets[socket.0]
+                .queue
+                .front()
+                .filter(|(due, _)| *due <= self.now)?;
             if !self.chance(|faults| faults.abort) {
                 return Some(peer);
             }
@@ -399,7 +454,10 @@ impl World {
             self.reset(peer);
         }
         let now = self.now;
-        let mut due = self.wires[peer.0].to_us.iter().take_while(|(due, _)| *due <= now);
+        let mut due = self.wires[peer.0]
+            .to_us
+            .iter()
+            .take_while(|(due, _)| *due <= now);
         match due.position(|(_, segment)| matches!(segment, Segment::Reset)) {
             None => false,
             Some(0) => true,
@@ -412,8 +470,13 @@ impl World {
     }
 
     pub(super) fn bytes_due(&self, peer: Peer) -> usize {
-        let due = self.wires[peer.0].to_us.iter().take_while(|(due, _)| *due <= self.now);
-        due.map_while(|(_, segment)| segment.bytes()).map(VecDeque::len).sum()
+        let due = self.wires[peer.0]
+            .to_us
+            .iter()
+            .take_while(|(due, _)| *due <= self.now);
+        due.map_while(|(_, segment)| segment.bytes())
+            .map(VecDeque::len)
+            .sum()
     }
 
     pub(super) fn end_is_due(&self, peer: Peer) -> bool {
@@ -429,7 +492,9 @@ impl World {
             self.withheld = true;
             return 0;
         }
-        let mut len = bytes.len().min(wire.window.saturating_sub(wire.to_peer.len()));
+        let mut len = bytes
+            .len()
+            .min(wire.window.saturating_sub(wire.to_peer.len()));
         if len > 0 && self.withholds(|faults| faults.stall) {
             len = 0;
         } else if len > 1 && self.withholds(|faults| faults.short_write) {
@@ -456,23 +521,41 @@ impl World {
     }
 
     pub(super) fn datagram_is_due(&self, socket: Socket) -> bool {
-        self.sockets[socket.0].inbox.front().is_some_and(|parcel| parcel.due <= self.now)
+        self.sockets[socket.0]
+            .inbox
+            .front()
+            .is_some_and(|parcel| parcel.due <= self.now)
     }
 
-    pub(super) fn carry_reply(&mut self, socket: Socket, envelope: &Envelope, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn carry_reply(
+        &mut self,
+        socket: Socket,
+        envelope: &Envelope,
+        bytes: &[u8],
+    ) -> io::Result<()> {
         if self.chance(|faults| faults.send_error) {
             return Err(io::Error::from_raw_os_error(libc::ENETUNREACH));
         }
         let port = self.sockets[socket.0].address.port();
-        let Envelope { source: Source::Inet(to), local: Some(local), .. } = *envelope else {
+        let Envelope {
+            source: Source::Inet(to),
+            local: Some(local),
+            ..
+        } = *envelope
+        else {
             return Err(io::Error::from_raw_os_error(libc::EDESTADDRREQ));
         };
-        let mailbox = self.mailboxes.iter_mut().find(|mailbox| mailbox.address == to && !mailbox.gone);
+        let mailbox = self
+            .mailboxes
+            .iter_mut()
+            .find(|mailbox| mailbox.address == to && !mailbox.gone);
         let mailbox = mailbox.ok_or_else(|| io::Error::from_raw_os_error(libc::ECONNREFUSED))?;
         if mailbox.inbox.len() == MAILBOX_MAX {
             return Err(io::Error::from_raw_os_error(libc::EAGAIN));
         }
-        mailbox.inbox.push_back((SocketAddr::new(local.address, port), bytes.to_vec()));
+        mailbox
+            .inbox
+            .push_back((SocketAddr::new(local.address, port), bytes.to_vec()));
         Ok(())
     }
 }
@@ -488,13 +571,18 @@ impl Drop for World {
 impl Wire {
     /// How many bytes are on their way to us or wait to be received.
     fn unread(&self) -> usize {
-        self.to_us.iter().filter_map(|(_, segment)| segment.bytes()).map(VecDeque::len).sum()
+        self.to_us
+            .iter()
+            .filter_map(|(_, segment)| segment.bytes())
+            .map(VecDeque::len)
+            .sum()
     }
 
     /// Fills `memory` with bytes that have arrived.
     pub(super) fn take_bytes(&mut self, memory: &mut [u8]) {
         for byte in memory {
-            let (_, Segment::Bytes(bytes)) = self.to_us.front_mut().expect("so many bytes are due") else {
+            let (_, Segment::Bytes(bytes)) = self.to_us.front_mut().expect("so many bytes are due")
+            else {
                 unreachable!("so many bytes are due before the end");
             };
             *byte = bytes.pop_front().expect("an empty segment is removed");
@@ -507,7 +595,11 @@ impl Wire {
 
 impl Segment {
     fn bytes(&self) -> Option<&VecDeque<u8>> {
-        if let Self::Bytes(bytes) = self { Some(bytes) } else { None }
+        if let Self::Bytes(bytes) = self {
+            Some(bytes)
+        } else {
+            None
+        }
     }
 }
 

@@ -1,0 +1,321 @@
+//! What the operator wants: a TOML text becomes a [`Config`] that can't be invalid, or a list of
+//! everything that is wrong with it.
+//!
+//! Knows texts and values. Never opens a file, resolves a name or reads a clock: the daemon
+//! brings the texts as [`Source`]s and carries out what [`plan()`] says. Read on in [`keys`] for
+//! the table of all keys, then along the way of a text: `file` (as typed) → `resolve` (as meant,
+//! with `value` for scalars and `address` for addresses) → `render` (shown again) and [`plan`].
+
+#![forbid(unsafe_code)]
+
+mod address;
+mod file;
+pub mod keys;
+pub mod plan;
+mod render;
+mod resolve;
+#[cfg(test)]
+mod shipped;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use log::LevelFilter;
+
+use crate::echo;
+use crate::policy::{self, limits};
+
+pub use keys::{Effect, KEYS, Key, Section};
+pub use plan::{Action, Change, plan};
+pub use render::{quote, render, show};
+
+/// What is served without any file: loopback, a port that needs no privilege, TCP and UDP.
+pub const EMBEDDED: &str = r#"# Built into echod, for when there is no configuration file.
+[listener.tcp]
+protocol = "tcp"
+address = "localhost:7007"
+
+[listener.udp]
+protocol = "udp"
+address = "localhost:7007"
+"#;
+
+/// Everything that was configured, checked as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `[daemon]`: threads, driver, and the end of the service.
+    pub daemon: Daemon,
+    /// `[control]`: the control socket.
+    pub control: Control,
+    /// `[log]`: where the log goes.
+    pub log: Log,
+    /// `[listener.NAME]`, by name; there is at least one.
+    pub listeners: BTreeMap<String, Listener>,
+}
+
+/// `[daemon]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Daemon {
+    /// Threads that serve, 1 to 256; `None` is as many as this process may use CPUs.
+    pub workers: Option<u16>,
+    /// How to wait for the kernel.
+    pub driver: DriverChoice,
+    /// How long established peers may go on after SIGTERM.
+    pub drain_timeout: Duration,
+    /// How long to go on serving as not ready before that, for load balancers.
+    pub shutdown_delay: Duration,
+}
+
+/// How to wait for the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DriverChoice {
+    /// The best that the kernel allows.
+    #[default]
+    Auto,
+    /// `epoll(7)`.
+    Epoll,
+}
+
+/// `[control]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Control {
+    /// Where the control socket is; `None` is the runtime directory.
+    pub socket: Option<PathBuf>,
+    /// Permissions of the control socket's file.
+    pub mode: u32,
+    /// Whose group may connect; `None` is the daemon's own.
+    pub group: Option<String>,
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Where the log goes.
+    pub target: LogTarget,
+    /// The least important messages to log.
+    pub level: LevelFilter,
+    /// The name of a syslog facility.
+    pub facility: String,
+}
+
+/// Where the log goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogTarget {
+    /// stderr under the journal, else syslog where there is one, else stderr.
+    #[default]
+    Auto,
+    /// The system log.
+    Syslog,
+    /// Standard error.
+    Stderr,
+}
+
+/// `[listener.NAME]`. What has no meaning for the protocol is at its default.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// The name of its table.
+    pub name: String,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// Where it listens; at least one, none of them used twice in the whole configuration.
+    pub addresses: Vec<Address>,
+    /// What comes back.
+    pub reply: echo::Reply,
+    /// Whether the first answer is also the last.
+    pub one_shot: bool,
+    /// Sockets per address; `None` is one per worker.
+    pub sockets: Option<u16>,
+    /// Clients that may wait to be accepted, per socket.
+    pub backlog: u32,
+    /// Connections at one time.
+    pub max_connections: u32,
+    /// What happens to the next one.
+    pub when_full: limits::WhenFull,
+    /// Connections of one source; `None` is any number.
+    pub max_per_source: Option<u32>,
+    /// When a connection must go.
+    pub timeouts: limits::Timeouts,
+    /// Whether small answers go out at once.
+    pub no_delay: bool,
+    /// When to probe a silent peer, in whole seconds; `None` is never.
+    pub keepalive: Option<Duration>,
+    /// The kernel's receive buffer in bytes; `None` leaves it to the kernel.
+    pub receive_buffer: Option<u32>,
+    /// The kernel's send buffer in bytes; `None` leaves it to the kernel.
+    pub send_buffer: Option<u32>,
+    /// Who may come; both lists are sorted, without duplicates.
+    pub access: policy::Access,
+    /// Permissions of a Unix socket's file.
+    pub mode: u32,
+}
+
+/// What a listener speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// TCP over IPv4 or IPv6.
+    Tcp,
+    /// UDP over IPv4 or IPv6.
+    Udp,
+    /// A connection within this machine.
+    UnixStream,
+    /// A datagram within this machine.
+    UnixDatagram,
+}
+
+/// One place to listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// An IP address and a port; port 0 is any.
+    Inet {
+        /// The address.
+        address: SocketAddr,
+        /// Whether a kernel without this address family is no error: the IPv6 half of `*` and
+        /// `localhost`.
+        optional: bool,
+    },
+    /// The path of a socket file, at most 107 bytes.
+    Unix(PathBuf),
+}
+
+/// A text, and the name that messages give it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// What messages call it: the path that was read.
+    pub name: String,
+    /// The TOML text.
+    pub text: String,
+}
+
+/// A valid configuration, and what is odd about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// What is allowed but hardly meant.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// One thing that is wrong, or odd, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// The name of the source.
+    pub file: String,
+    /// The line, from 1; absent when the whole is meant.
+    pub line: Option<u32>,
+    /// The column in characters, from 1.
+    pub column: Option<u32>,
+    /// The key it is about, e.g. `listener.main.backlog`.
+    pub key: Option<String>,
+    /// What is wrong: what to do.
+    pub message: String,
+}
+
+/// Reads the sources in order: a later one overrides an earlier one key by key, and a list is
+/// replaced as a whole.
+///
+/// # Errors
+///
+/// Everything that is wrong in all sources, in order of place.
+pub fn load(sources: &[Source]) -> Result<Loaded, Vec<Diagnostic>> {
+    resolve::load(sources)
+}
+
+impl Config {
+    /// What [`EMBEDDED`] says.
+    #[must_use]
+    pub fn embedded() -> Self {
+        let source = Source {
+            name: "built-in configuration".into(),
+            text: EMBEDDED.into(),
+        };
+        load(&[source])
+            .expect("the built-in configuration is valid")
+            .config
+    }
+}
+
+impl DriverChoice {
+    /// Every choice, in the order in which messages list them.
+    pub const ALL: [Self; 2] = [Self::Auto, Self::Epoll];
+
+    /// The choice's name in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Epoll => "epoll",
+        }
+    }
+}
+
+impl LogTarget {
+    /// Every target, in the order in which messages list them.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::Syslog, Self::Stderr];
+
+    /// The target's name in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Syslog => "syslog",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+impl Protocol {
+    /// Every protocol, in the order in which messages list them.
+    pub const ALL: [Self; 4] = [Self::Tcp, Self::Udp, Self::UnixStream, Self::UnixDatagram];
+
+    /// The protocol's name in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::UnixStream => "unix-stream",
+            Self::UnixDatagram => "unix-datagram",
+        }
+    }
+
+    /// Whether it has connections.
+    #[must_use]
+    pub fn is_stream(self) -> bool {
+        matches!(self, Self::Tcp | Self::UnixStream)
+    }
+
+    /// Whether its addresses are paths.
+    #[must_use]
+    pub fn is_unix(self) -> bool {
+        matches!(self, Self::UnixStream | Self::UnixDatagram)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inet { address, .. } => address.fmt(f),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = [self.line, self.column]
+            .into_iter()
+            .flatten()
+            .map(|number| format!(":{number}"));
+        let place: String = place.collect();
+        match self.file.as_str() {
+            "" => write!(f, "{}", self.message),
+            file => write!(f, "{file}{place}: {}", self.message),
+        }
+    }
+}

@@ -1,0 +1,430 @@
+//! Texts in, messages out: what the operator sees, and that no input breaks the loader.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use expect_test::{Expect, expect};
+use proptest::prelude::*;
+
+use super::*;
+
+mod messages;
+mod plans;
+
+fn sources(texts: &[(&str, &str)]) -> Vec<Source> {
+    texts
+        .iter()
+        .map(|(name, text)| Source {
+            name: (*name).into(),
+            text: (*text).into(),
+        })
+        .collect()
+}
+
+/// The one place that loads: a text's messages, one for each line.
+fn report(sources: &[Source]) -> String {
+    let (kind, diagnostics) = match load(sources) {
+        Ok(loaded) => ("warning: ", loaded.warnings),
+        Err(errors) => ("", errors),
+    };
+    diagnostics
+        .iter()
+        .map(|diagnostic| format!("{kind}{diagnostic}\n"))
+        .collect()
+}
+
+fn valid(text: &str) -> Config {
+    let sources = sources(&[("echod.toml", text)]);
+    load(&sources)
+        .unwrap_or_else(|_| panic!("{}", report(&sources)))
+        .config
+}
+
+fn check(text: &str, expect: &Expect) {
+    expect.assert_eq(&report(&sources(&[("echod.toml", text)])));
+}
+
+/// A listener with nothing but what is required, and these lines.
+fn check_listener(protocol: &str, lines: &str, expect: &Expect) {
+    let address = if protocol.starts_with("unix") {
+        "/run/echod/a.sock"
+    } else {
+        "127.0.0.1:7"
+    };
+    check(
+        &format!("[listener.a]\nprotocol = \"{protocol}\"\naddress = \"{address}\"\n{lines}\n"),
+        expect,
+    );
+}
+
+const TCP: &str = "[listener.a]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:7\"\n";
+
+#[test]
+fn the_defaults_are_as_the_table_of_keys_says() {
+    let text = format!("{}{TCP}", resolve::default_text());
+    assert_eq!(valid(&text), valid(TCP));
+}
+
+#[test]
+fn without_a_file_there_is_tcp_and_udp_on_loopback() {
+    expect![[r#"
+        [daemon]
+        workers = "auto"
+        driver = "auto"
+        drain-timeout = "30s"
+        shutdown-delay = "0s"
+
+        [control]
+        # socket is not set
+        mode = "0660"
+        # group is not set
+
+        [log]
+        target = "auto"
+        level = "info"
+        facility = "daemon"
+
+        [listener.tcp]
+        protocol = "tcp"
+        address = "localhost:7007"
+        reply = "echo"
+        one-shot = false
+        sockets = "auto"
+        backlog = 1024
+        max-connections = 10000
+        when-full = "wait"
+        max-per-source = "off"
+        idle-timeout = "10m"
+        max-lifetime = "off"
+        write-stall-timeout = "30s"
+        no-delay = true
+        keepalive = "1m"
+        receive-buffer = "auto"
+        send-buffer = "auto"
+        allow = []
+        deny = []
+
+        [listener.udp]
+        protocol = "udp"
+        address = "localhost:7007"
+        reply = "echo"
+        sockets = "auto"
+        receive-buffer = "auto"
+        send-buffer = "auto"
+        allow = []
+        deny = []
+    "#]]
+    .assert_eq(&render(&Config::embedded()));
+}
+
+#[test]
+fn a_later_source_overrides_key_by_key_and_lists_as_a_whole() {
+    let main = "[defaults]\nbacklog = 5\nallow = [\"10.0.0.0/8\"]\n[listener.a]\nprotocol = \"tcp\"\n\
+                address = [\"127.0.0.1:7\", \"127.0.0.1:8\"]\nreply = \"upper\"\n";
+    let first = "[listener.a]\naddress = [\"127.0.0.1:9\"]\n[defaults]\nallow = [\"192.0.2.1\"]\n";
+    let second = "[listener.a]\nbacklog = 9\n[daemon]\nworkers = 2\n";
+    let config = load(&sources(&[
+        ("echod.toml", main),
+        ("10.toml", first),
+        ("20.toml", second),
+    ]))
+    .unwrap()
+    .config;
+    let listener = &config.listeners["a"];
+    let shown = ["address", "backlog", "reply", "allow"].map(|key| show(listener, key).unwrap());
+    assert_eq!(
+        shown,
+        ["\"127.0.0.1:9\"", "9", "\"upper\"", "[\"192.0.2.1/32\"]"]
+    );
+    assert_eq!(config.daemon.workers, Some(2));
+}
+
+#[test]
+fn defaults_that_have_no_meaning_for_a_protocol_do_nothing_there() {
+    let udp = "[listener.u]\nprotocol = \"udp\"\naddress = \"*:7\"\n";
+    let unix = "[listener.x]\nprotocol = \"unix-stream\"\naddress = \"x.sock\"\n";
+    let defaults = "[defaults]\nbacklog = 1\nno-delay = false\nmax-lifetime = \"1h\"\n";
+    assert_eq!(valid(&format!("{defaults}{udp}")), valid(udp));
+    let defaults = "[defaults]\nsockets = 4\nkeepalive = \"off\"\nallow = [\"10.0.0.0/8\"]\n";
+    assert_eq!(valid(&format!("{defaults}{unix}")), valid(unix));
+}
+
+#[test]
+fn the_short_forms_of_addresses_are_two_each_and_the_second_may_be_missing() {
+    let shown = |address: &str| {
+        let config = valid(&TCP.replace("\"127.0.0.1:7\"", address));
+        let listener = &config.listeners["a"];
+        let each = listener.addresses.iter().map(|address| match address {
+            Address::Inet {
+                address,
+                optional: true,
+            } => format!("({address})"),
+            other => other.to_string(),
+        });
+        (
+            each.collect::<Vec<_>>().join(" "),
+            show(listener, "address").unwrap(),
+        )
+    };
+    let pair = |one: &str, other: &str| (one.to_string(), other.to_string());
+    assert_eq!(shown("\"*:7\""), pair("0.0.0.0:7 ([::]:7)", "\"*:7\""));
+    assert_eq!(
+        shown("\"localhost:0\""),
+        pair("127.0.0.1:0 ([::1]:0)", "\"localhost:0\"")
+    );
+    assert_eq!(
+        shown("[\"0.0.0.0:7\", \"[::]:7\"]"),
+        pair("0.0.0.0:7 [::]:7", "[\"0.0.0.0:7\", \"[::]:7\"]")
+    );
+    assert_eq!(
+        shown("\"[fe80::1%3]:7\""),
+        pair("[fe80::1%3]:7", "\"[fe80::1%3]:7\"")
+    );
+}
+
+#[test]
+fn a_mapped_network_is_the_ipv4_network() {
+    let config = valid(&format!(
+        "{TCP}deny = [\"::ffff:10.0.0.0/104\", \"10.0.0.0/8\"]"
+    ));
+    assert_eq!(
+        show(&config.listeners["a"], "deny").unwrap(),
+        "[\"10.0.0.0/8\"]"
+    );
+}
+
+#[test]
+fn durations_and_sizes_are_shown_in_one_form() {
+    let shown = |key: &str, value: &str| {
+        show(&valid(&format!("{TCP}{key} = {value}")).listeners["a"], key).unwrap()
+    };
+    assert_eq!(shown("idle-timeout", "\"90s\""), "\"1m30s\"");
+    assert_eq!(shown("idle-timeout", "\"1day 2h 250ms\""), "\"1d2h250ms\"");
+    assert_eq!(shown("idle-timeout", "\"90d\""), "\"90d\"");
+    assert_eq!(shown("send-buffer", "65536"), "\"64KiB\"");
+    assert_eq!(shown("send-buffer", "\"4097\""), "\"4097B\"");
+    assert_eq!(shown("send-buffer", "\"1024 KiB\""), "\"1MiB\"");
+}
+
+#[test]
+fn every_key_is_shown() {
+    for key in KEYS {
+        let mut config = Config::embedded();
+        config.control.socket = Some("/run/c".into());
+        config.control.group = Some("echod".into());
+        let shown = match key.section {
+            Section::Listener => Protocol::ALL.iter().any(|protocol| {
+                let listener = Listener {
+                    protocol: *protocol,
+                    ..config.listeners["tcp"].clone()
+                };
+                show(&listener, key.name).is_some()
+            }),
+            section => render::show_global(&config, section, key.name).is_some(),
+        };
+        assert!(shown, "{} is missing in render.rs", key.name);
+    }
+}
+
+/// A value for each key, some of them wrong.
+fn any_value() -> impl Strategy<Value = String> {
+    prop_oneof![
+        any::<i64>().prop_map(|number| number.to_string()),
+        (0..5000_u32).prop_map(|number| number.to_string()),
+        "[a-z0-9:*/.\\[\\]-]{0,12}".prop_map(|text| quote(&text)),
+        (0..200_000_u64).prop_map(|number| format!("\"{number}ms\"")),
+        (0..200_000_u64).prop_map(|number| format!("\"{number}KiB\"")),
+        (0..0o777_u32).prop_map(|mode| format!("\"{mode:04o}\"")),
+        Just("\"auto\"".into()),
+        Just("\"off\"".into()),
+        Just("true".into()),
+        Just("[\"10.0.0.0/8\", \"2001:db8::/32\"]".into()),
+        Just("{ a = 1 }".into()),
+        Just("1979-05-27".into()),
+        any::<String>().prop_map(|text| quote(&text)),
+    ]
+}
+
+fn any_lines(sections: &'static [Section]) -> impl Strategy<Value = String> {
+    let keys: Vec<&Key> = KEYS
+        .iter()
+        .filter(|key| sections.contains(&key.section))
+        .collect();
+    let line = (prop::sample::select(keys), any_value());
+    prop::collection::vec(line, 0..6).prop_map(|lines| {
+        let lines: BTreeMap<_, _> = lines
+            .into_iter()
+            .map(|(key, value)| (key.name, value))
+            .collect();
+        lines
+            .into_iter()
+            .map(|(key, value)| format!("{key} = {value}\n"))
+            .collect()
+    })
+}
+
+/// What is rendered must load again, to the same.
+fn round_trip(text: &str) {
+    let Ok(loaded) = load(&sources(&[("echod.toml", text)])) else {
+        return;
+    };
+    let rendered = render(&loaded.config);
+    assert_eq!(valid(&rendered), loaded.config, "{rendered}");
+}
+
+#[test]
+fn a_key_that_is_set_everywhere_comes_back() {
+    round_trip(
+        "[daemon]\nworkers = 3\ndriver = \"epoll\"\ndrain-timeout = \"0s\"\nshutdown-delay = \"1500ms\"\n\
+         [control]\nsocket = \"/run/a \\\"b\\\".sock\"\nmode = \"600\"\ngroup = \"echod\"\n\
+         [log]\ntarget = \"syslog\"\nlevel = \"off\"\nfacility = \"local7\"\n\
+         [listener.\"a.b\"]\nprotocol = \"tcp\"\naddress = [\"localhost:7\", \"10.0.0.1:8\"]\nreply = \"discard\"\n\
+         one-shot = true\nsockets = 2\nbacklog = 2147483647\nmax-connections = 1\nwhen-full = \"reset\"\n\
+         max-per-source = 7\nidle-timeout = \"off\"\nmax-lifetime = \"999d\"\nwrite-stall-timeout = \"1ms\"\n\
+         no-delay = false\nkeepalive = \"off\"\nreceive-buffer = \"1KiB\"\nsend-buffer = \"1GiB\"\n\
+         allow = [\"10.0.0.0/8\"]\ndeny = [\"::/0\"]\n\
+         [listener.x]\nprotocol = \"unix-datagram\"\naddress = \"run/é\\u007f.sock\"\nmode = \"0777\"\n",
+    );
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_loader_panic(text in any::<String>()) {
+        let _ = load(&sources(&[("a.toml", &text)]));
+    }
+
+    #[test]
+    fn no_words_of_toml_make_the_loader_panic(
+        text in "((listener|daemon|a|é|protocol|address|\\[|\\]|\\[\\[|=|\"|'|\"\"\"|\\.|,|#|\\{|\\}|\t| |\n|\r\n|0|-|1|\u{feff}){0,3}){0,20}",
+    ) {
+        let _ = load(&sources(&[("a.toml", &text), ("b.toml", &text)]));
+    }
+
+    #[test]
+    fn no_mutation_of_a_valid_text_makes_the_loader_panic(
+        at in any::<prop::sample::Index>(), len in 0..20_usize, with in "\\PC{0,4}|[\\[\\]\"=\n]{0,3}",
+    ) {
+        let text = render(&Config::embedded());
+        let characters: Vec<char> = text.chars().collect();
+        let start = at.index(characters.len());
+        let end = (start + len).min(characters.len());
+        let mutated: String =
+            characters[..start].iter().copied().chain(with.chars()).chain(characters[end..].iter().copied()).collect();
+        round_trip(&mutated);
+    }
+
+    #[test]
+    fn what_was_typed_anyhow_is_refused_or_comes_back(
+        daemon in any_lines(&[Section::Daemon]),
+        control in any_lines(&[Section::Control]),
+        log in any_lines(&[Section::Log]),
+        listener in any_lines(&[Section::Listener]),
+    ) {
+        round_trip(&format!("[daemon]\n{daemon}[control]\n{control}[log]\n{log}{TCP}"));
+        round_trip(&format!("[defaults]\n{listener}{TCP}"));
+        round_trip(&format!("{TCP}{listener}"));
+    }
+
+    #[test]
+    fn every_valid_value_comes_back(
+        at in prop::sample::select((0..Protocol::ALL.len()).collect::<Vec<_>>()),
+        picks in prop::collection::vec(prop::option::of(any::<prop::sample::Index>()), KEYS.len()),
+    ) {
+        let chosen = VALID[at].iter().zip(&picks).filter_map(|((key, values), pick)| {
+            let value = values.get((*pick)?.index(values.len().max(1)))?;
+            Some((key, value))
+        });
+        let mut tables: BTreeMap<Section, String> = BTreeMap::new();
+        for (key, value) in chosen {
+            *tables.entry(key.section).or_default() += &format!("{} = {value}\n", key.name);
+        }
+        let lines = |section| tables.get(&section).map_or("", String::as_str);
+        let text = format!(
+            "[daemon]\n{}[control]\n{}[log]\n{}{}{}",
+            lines(Section::Daemon),
+            lines(Section::Control),
+            lines(Section::Log),
+            required(Protocol::ALL[at]),
+            lines(Section::Listener),
+        );
+        prop_assert_eq!(valid(&render(&valid(&text))), valid(&text));
+    }
+}
+
+/// The keys, each with values that it takes.
+type Takes = Vec<(&'static Key, Vec<&'static str>)>;
+
+/// For each protocol: the values out of a pool that each key takes.
+static VALID: LazyLock<Vec<Takes>> = LazyLock::new(|| {
+    let pool = [
+        "1",
+        "2",
+        "5000",
+        "4097",
+        "true",
+        "false",
+        "\"auto\"",
+        "\"off\"",
+        "\"epoll\"",
+        "\"upper\"",
+        "\"discard\"",
+        "\"wait\"",
+        "\"reset\"",
+        "\"syslog\"",
+        "\"stderr\"",
+        "\"trace\"",
+        "\"local3\"",
+        "\"0s\"",
+        "\"1s\"",
+        "\"1h1ms\"",
+        "\"999d\"",
+        "\"7KiB\"",
+        "\"1GiB\"",
+        "\"600\"",
+        "\"0777\"",
+        "\"a \\\\ \\\" é\"",
+        "[]",
+        "[\"10.0.0.0/8\", \"::1\"]",
+        "[\"0.0.0.0/0\"]",
+    ];
+    let takes = |protocol, key: &Key, value: &str| {
+        let line = format!("{} = {value}\n", key.name);
+        let text = match key.section {
+            Section::Listener => format!("{}{line}", required(protocol)),
+            section => format!("[{}]\n{line}{}", section.name(), required(protocol)),
+        };
+        load(&sources(&[("a", &text)])).is_ok()
+    };
+    let values = |protocol, key| {
+        pool.into_iter()
+            .filter(|value| takes(protocol, key, value))
+            .collect()
+    };
+    Protocol::ALL
+        .map(|protocol| {
+            KEYS.iter()
+                .map(|key| (key, values(protocol, key)))
+                .collect()
+        })
+        .to_vec()
+});
+
+fn required(protocol: Protocol) -> String {
+    let address = if protocol.is_unix() { "a/b" } else { "*:7" };
+    format!(
+        "[listener.\"a.b\"]\nprotocol = \"{}\"\naddress = \"{address}\"\n",
+        protocol.name()
+    )
+}
+
+#[test]
+fn the_pool_has_a_value_for_every_key() {
+    for (index, key) in KEYS.iter().enumerate() {
+        let required = matches!(key.name, "protocol" | "address");
+        assert!(
+            required || VALID.iter().any(|values| values[index].1.len() > 1),
+            "{}",
+            key.name
+        );
+    }
+}

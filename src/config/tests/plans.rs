@@ -1,0 +1,156 @@
+//! What a reload would do, in the words of the plan.
+
+use super::*;
+
+fn check_plan(old: &str, new: &str, connections: &[(&str, u64)], expect: &Expect) {
+    let connections = connections
+        .iter()
+        .map(|(name, count)| ((*name).into(), *count))
+        .collect();
+    let changes = plan(&valid(old), &valid(new), &connections);
+    let line = |change: &Change| {
+        format!(
+            "{} {:?} restart {:?}\n    {}\n",
+            change.action.name(),
+            change.keys,
+            change.restart,
+            change.text
+        )
+    };
+    expect.assert_eq(&changes.iter().map(line).collect::<String>());
+}
+
+#[test]
+fn a_default_written_out_is_no_change() {
+    check_plan(
+        TCP,
+        &format!("{}{TCP}", resolve::default_text()),
+        &[("a", 812)],
+        &expect![[r#"
+        keep [] restart []
+            a: unchanged; 812 connections stay
+    "#]],
+    );
+}
+
+#[test]
+fn new_values_take_effect_as_their_keys_say() {
+    check_plan(
+        TCP,
+        &format!(
+            "{TCP}backlog = 4096\nreply = \"upper\"\nallow = [\"10.0.0.0/8\"]\nmax-per-source = 3\n"
+        ),
+        &[("a", 812)],
+        &expect![[r#"
+            update ["reply", "backlog", "max-per-source", "allow"] restart []
+                a: reply echo → upper (new connections), backlog 1024 → 4096 (live), max-per-source off → 3 (live), allow [] → ["10.0.0.0/8"] (live); 812 connections stay
+        "#]],
+    );
+}
+
+#[test]
+fn another_address_or_protocol_is_bound_anew() {
+    check_plan(
+        TCP,
+        &TCP.replace(":7", ":8"),
+        &[("a", 1)],
+        &expect![[r#"
+        rebind ["address"] restart []
+            a: address 127.0.0.1:7 → 127.0.0.1:8 (re-bind); the old queue is served; 1 connection stays
+    "#]],
+    );
+    check_plan(
+        &format!("{TCP}backlog = 3\n"),
+        &TCP.replace("tcp", "udp"),
+        &[("a", 2)],
+        &expect![[r#"
+        rebind ["protocol"] restart []
+            a: protocol tcp → udp (re-bind); the old queue is served; 2 connections stay
+    "#]],
+    );
+    check_plan(
+        TCP,
+        &format!("{TCP}sockets = 2\nbacklog = 5\n"),
+        &[],
+        &expect![[r#"
+        rebind ["sockets", "backlog"] restart []
+            a: sockets auto → 2 (re-bind), backlog 1024 → 5 (live); the old queue is served
+    "#]],
+    );
+}
+
+#[test]
+fn the_order_of_addresses_and_networks_is_no_change() {
+    let with = |address: &str, allow: &str| {
+        format!("[listener.a]\nprotocol = \"tcp\"\naddress = {address}\nallow = {allow}\n")
+    };
+    check_plan(
+        &with("[\"*:7\", \"*:8\"]", "[\"10.0.0.0/8\", \"11.0.0.0/8\"]"),
+        &with("[\"*:8\", \"*:7\"]", "[\"11.0.0.0/8\", \"10.0.0.0/8\"]"),
+        &[],
+        &expect![[r#"
+            keep [] restart []
+                a: unchanged
+        "#]],
+    );
+}
+
+#[test]
+fn listeners_come_and_go_in_the_order_of_their_names() {
+    let lab = "[listener.lab]\nprotocol = \"udp\"\naddress = [\"*:7\", \"*:8\"]\n";
+    let old = "[listener.old]\nprotocol = \"tcp\"\naddress = \"*:8\"\n";
+    check_plan(
+        &format!("{old}{TCP}"),
+        &format!("{lab}{TCP}"),
+        &[("old", 3)],
+        &expect![[r#"
+        keep [] restart []
+            a: unchanged
+        add [] restart []
+            lab: added on *:7, *:8 (udp)
+        remove [] restart []
+            old: removed; its queue is served, 3 connections stay until they end
+    "#]],
+    );
+    check_plan(
+        &format!("{lab}{TCP}"),
+        &format!("{old}{TCP}"),
+        &[],
+        &expect![[r#"
+        keep [] restart []
+            a: unchanged
+        remove [] restart []
+            lab: removed
+        add [] restart []
+            old: added on *:8 (tcp)
+    "#]],
+    );
+    check_plan(
+        &format!("{old}{TCP}"),
+        TCP,
+        &[("old", 1), ("a", 1)],
+        &expect![[r#"
+        keep [] restart []
+            a: unchanged; 1 connection stays
+        remove [] restart []
+            old: removed; its queue is served, 1 connection stays until it ends
+    "#]],
+    );
+}
+
+#[test]
+fn the_daemon_says_what_needs_a_restart() {
+    check_plan(
+        TCP,
+        &format!(
+            "[daemon]\nworkers = 2\ndrain-timeout = \"1m\"\n[control]\ngroup = \"ops\"\n[log]\nlevel = \"debug\"\n{TCP}"
+        ),
+        &[],
+        &expect![[r#"
+            keep [] restart []
+                a: unchanged
+            update ["workers", "drain-timeout", "group", "level"] restart ["workers", "group"]
+                daemon: workers auto → 2 (needs a restart), drain-timeout 30s → 1m (live), control group not set → ops (needs a restart), log level info → debug (live)
+        "#]],
+    );
+}

@@ -1,0 +1,380 @@
+//! What goes over the control socket, as types: one for each type, request and reply of
+//! `io.echod.Control.varlink`.
+//!
+//! Knows names and values only. The interface text is the contract and these mirror it: a test
+//! reads the text and compares. Whoever reads a reply ignores the fields that it does not know;
+//! a request with a parameter that is not known is refused, since ignoring it could do more
+//! than was asked for.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::wire::Parameters;
+
+/// The daemon as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "each field is explained in the interface text")]
+pub struct Status {
+    pub version: String,
+    pub pid: u32,
+    pub uptime_ms: u64,
+    pub state: String,
+    pub driver: String,
+    pub workers: u32,
+    pub config: Vec<String>,
+    pub generation: u64,
+    pub last_reload: ReloadResult,
+    pub listeners: u64,
+    pub connections: u64,
+    pub bytes_received: u64,
+    pub bytes_sent: u64,
+}
+
+/// One listener, all its sockets together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "each field is explained in the interface text")]
+pub struct Listener {
+    pub name: String,
+    pub protocol: String,
+    pub addresses: Vec<String>,
+    pub reply: String,
+    pub state: ListenerState,
+    pub sockets: u32,
+    /// Absent for datagrams.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backlog: Option<Backlog>,
+    pub connections: u64,
+    pub accepted: u64,
+    pub refused: BTreeMap<String, u64>,
+    pub datagrams_received: u64,
+    pub datagrams_sent: u64,
+    pub bytes_received: u64,
+    pub bytes_sent: u64,
+    pub overridden: Vec<String>,
+}
+
+/// What a listener does at present.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ListenerState {
+    /// It takes new peers.
+    Listening,
+    /// It turns new peers away.
+    Paused,
+    /// It leaves new peers in the backlog.
+    Holding,
+    /// It takes no new peers and waits for those that are there.
+    Draining,
+    /// It is no longer configured; peers of it are still there.
+    Retired,
+}
+
+impl ListenerState {
+    /// The state's name on the wire and in tables.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Listening => "listening",
+            Self::Paused => "paused",
+            Self::Holding => "holding",
+            Self::Draining => "draining",
+            Self::Retired => "retired",
+        }
+    }
+}
+
+/// The queue of connections that wait to be accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backlog {
+    /// What was asked for, of each listening socket.
+    pub requested: u32,
+    /// What the kernel made of it.
+    pub effective: u32,
+    /// The kernel's cap, net.core.somaxconn.
+    pub limit: u32,
+    /// Connections that wait now, in all sockets.
+    pub queued: u64,
+    /// Connections lost because the queue was full, in all sockets.
+    pub overflows: u64,
+}
+
+/// A connection, or a source of datagrams seen lately.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "each field is explained in the interface text")]
+pub struct Peer {
+    pub id: u64,
+    pub listener: String,
+    pub protocol: String,
+    pub address: String,
+    pub local_address: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub via: Option<String>,
+    pub age_ms: u64,
+    pub idle_ms: u64,
+    pub bytes_received: u64,
+    pub bytes_sent: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtt_us: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retransmits: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub send_queue: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+}
+
+/// What became of a configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "each field is explained in the interface text")]
+pub struct ReloadResult {
+    pub id: u64,
+    pub generation: u64,
+    pub trigger: Trigger,
+    pub outcome: ReloadOutcome,
+    pub at: String,
+    pub duration_us: u64,
+    pub errors: Vec<Diagnostic>,
+    pub warnings: Vec<Diagnostic>,
+    pub changes: Vec<Change>,
+}
+
+/// Why the configuration was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trigger {
+    /// The daemon started.
+    Start,
+    /// SIGHUP.
+    Signal,
+    /// The control socket.
+    Control,
+    /// A reload on trial was not confirmed in time.
+    ConfirmExpired,
+}
+
+impl Trigger {
+    /// In the words of a person.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Start => "at start",
+            Self::Signal => "by signal",
+            Self::Control => "by the control socket",
+            Self::ConfirmExpired => "because it was not confirmed",
+        }
+    }
+}
+
+/// How a reload ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReloadOutcome {
+    /// The configuration is in force.
+    Applied,
+    /// It is the one that was in force already.
+    Unchanged,
+    /// It has errors; the one before is in force.
+    Rejected,
+    /// It was in force and is no longer.
+    RolledBack,
+}
+
+impl ReloadOutcome {
+    /// In the words of a person.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Unchanged => "unchanged",
+            Self::Rejected => "rejected",
+            Self::RolledBack => "rolled back",
+        }
+    }
+}
+
+/// Something to say about the configuration, and where.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "each field says what it is")]
+pub struct Diagnostic {
+    pub file: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub column: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    pub message: String,
+}
+
+/// What a configuration changes: of one listener, or, without a name, of the daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "each field is explained in the interface text")]
+pub struct Change {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listener: Option<String>,
+    pub action: ChangeAction,
+    pub keys: Vec<String>,
+    pub connections: u64,
+    pub text: String,
+}
+
+/// What happens to a listener at a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangeAction {
+    /// It is new.
+    Add,
+    /// Nothing.
+    Keep,
+    /// Keys change, its sockets stay.
+    Update,
+    /// It gets new sockets; its peers stay.
+    Rebind,
+    /// It is taken out of service.
+    Remove,
+}
+
+impl ChangeAction {
+    /// The action's name on the wire and in tables.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Add => "add",
+            Self::Keep => "keep",
+            Self::Update => "update",
+            Self::Rebind => "rebind",
+            Self::Remove => "remove",
+        }
+    }
+}
+
+/// The parameters of a call. A field that must be there is an `Option` too: `handle` can then
+/// say which one is missing.
+macro_rules! request {
+    ($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        #[expect(missing_docs, reason = "each field is explained in the interface text")]
+        pub struct $name {
+            $(
+                #[serde(default, skip_serializing_if = "Option::is_none")]
+                pub $field: Option<$type>,
+            )*
+        }
+    };
+}
+
+request! {
+    /// Of `ListListeners`.
+    ListListeners { name: String }
+}
+request! {
+    /// Of `ListPeers`.
+    ListPeers {
+        listener: String,
+        address: String,
+        older_ms: u64,
+        idle_ms: u64,
+        sort: String,
+        limit: u64,
+    }
+}
+request! {
+    /// Of `SetBacklog`.
+    SetBacklog { listener: String, backlog: i64 }
+}
+request! {
+    /// Of `ClosePeers`.
+    ClosePeers {
+        id: u64,
+        listener: String,
+        address: String,
+        older_ms: u64,
+        idle_ms: u64,
+        dry_run: bool,
+    }
+}
+request! {
+    /// Of `Reload`.
+    Reload { dry_run: bool }
+}
+request! {
+    /// Of `SetLogLevel`.
+    SetLogLevel { level: String }
+}
+
+/// No parameters at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
+
+/// The values that a method returns, or that belong to an error.
+macro_rules! reply {
+    ($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[expect(missing_docs, reason = "each field is explained in the interface text")]
+        pub struct $name {
+            $(pub $field: $type,)*
+        }
+    };
+}
+
+reply! {
+    /// Of `GetStatus`.
+    GetStatusReply { status: Status }
+}
+reply! {
+    /// Of `ListListeners`.
+    ListListenersReply { listeners: Vec<Listener> }
+}
+reply! {
+    /// Of `ListPeers`: one page.
+    ListPeersReply { peers: Vec<Peer>, total: u64 }
+}
+reply! {
+    /// Of `SetBacklog`.
+    SetBacklogReply { before: Backlog, after: Backlog }
+}
+reply! {
+    /// Of `ClosePeers`.
+    ClosePeersReply { matched: u64, closed: u64 }
+}
+reply! {
+    /// Of `Reload`, and of the error `ConfigRejected`.
+    ReloadReply { result: ReloadResult }
+}
+reply! {
+    /// Of `GetConfig`.
+    GetConfigReply { toml: String }
+}
+reply! {
+    /// Of `SetLogLevel`.
+    SetLogLevelReply { before: String, after: String }
+}
+reply! {
+    /// Of the error `ListenerNotFound`.
+    ListenerNotFound { name: String }
+}
+reply! {
+    /// Of the error `InvalidBacklog`.
+    InvalidBacklog { backlog: i64 }
+}
+
+/// The values of a request or reply by name, as they go over the wire.
+#[must_use]
+pub fn parameters(values: &impl Serialize) -> Parameters {
+    match serde_json::to_value(values) {
+        Ok(Value::Object(parameters)) => parameters,
+        other => unreachable!("the types of this file become objects, not {other:?}"),
+    }
+}
+
+#[cfg(test)]
+#[path = "schema_tests.rs"]
+mod tests;

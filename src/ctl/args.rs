@@ -1,0 +1,248 @@
+//! The command line of `echoctl`: what can be typed, and the help that teaches it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+const EXAMPLES: &str = "\
+Examples:
+  echoctl status                          is it up, and with which configuration?
+  echoctl peers --sort idle --limit 10    who has been silent longest?
+  echoctl backlog main 4096               a longer queue, at once
+  echoctl reload --dry-run                what would change?
+  echoctl --json listeners | jq .         the same facts for programs
+
+Exit status: 0 done, 1 refused or failed, 2 usage, 3 echod is not running,
+4 not permitted, 5 configuration rejected, 6 timed out.
+
+The socket is --socket, else $ECHOCTL_SOCKET, else $RUNTIME_DIRECTORY/control.sock, else
+/run/echod/control.sock for root and $XDG_RUNTIME_DIR/echod/control.sock, if it is there, for
+others.";
+
+/// See and steer a running echod.
+#[derive(Debug, Parser)]
+#[command(name = "echoctl", version, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What holds for every command.
+    #[command(flatten)]
+    pub options: Options,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What holds for every command.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "For every command")]
+pub struct Options {
+    /// The daemon's control socket
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Print the reply as it came, JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Use colors: auto (not with NO_COLOR), always or never
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "WHEN",
+        default_value_t,
+        hide_possible_values = true
+    )]
+    pub color: Color,
+    /// How long to wait for each answer
+    #[arg(long, global = true, value_name = "TIME", default_value = "5s",
+          value_parser = humantime::parse_duration)]
+    pub timeout: Duration,
+}
+
+/// When to use colors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless NO_COLOR is set.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Version, state, configuration and totals on one screen
+    #[command(after_help = "Example:\n  echoctl status")]
+    Status,
+    /// The listeners, or all about one
+    #[command(after_help = "Example:\n  echoctl listeners main")]
+    Listeners {
+        /// The listener to tell all about
+        name: Option<String>,
+    },
+    /// Who talks to the daemon
+    #[command(after_help = "Examples:
+  echoctl peers --listener main --address 10.0.0.0/8
+  echoctl peers --older 10m --idle 30s --sort received --limit 20
+  echoctl peers --watch")]
+    Peers(PeersArgs),
+    /// Show a listener's backlog, or set it at once
+    #[command(after_help = "Example:\n  echoctl backlog main 4096")]
+    Backlog {
+        /// The listener
+        listener: String,
+        /// How many connections may wait to be accepted, in each listening socket
+        #[arg(value_name = "N", allow_negative_numbers = true)]
+        backlog: Option<i64>,
+    },
+    /// Close connections
+    #[command(after_help = "Examples:
+  echoctl kick 4711                       this one
+  echoctl kick 192.0.2.0/24 --dry-run     how many are there of this network?
+  echoctl kick main --idle 1h             those of a listener that are silent")]
+    Kick(KickArgs),
+    /// Read the configuration again and apply it, all or nothing
+    #[command(after_help = "Examples:
+  echoctl reload --dry-run                what would change?
+  echoctl reload
+  echoctl reload --last                   what came of the last one, whoever asked for it?")]
+    Reload {
+        /// Only tell what would change
+        #[arg(long)]
+        dry_run: bool,
+        /// Tell what came of the last reload
+        #[arg(long, conflicts_with = "dry_run")]
+        last: bool,
+    },
+    /// Check a configuration file without a daemon
+    #[command(after_help = "Example:\n  echoctl check ./echod.toml")]
+    Check {
+        /// The file, else the one that echod would read
+        file: Option<PathBuf>,
+    },
+    /// The configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Set what is logged, until the next reload
+    #[command(after_help = "Example:\n  echoctl log-level debug")]
+    LogLevel {
+        /// off, error, warn, info, debug or trace
+        level: String,
+    },
+    /// Call a method of the control protocol
+    #[command(after_help = "Examples:
+  echoctl call GetStatus
+  echoctl call ListPeers '{\"limit\": 1}'
+  echoctl call org.varlink.service.GetInfo")]
+    Call {
+        /// The method; the interface io.echod.Control may be left out
+        method: String,
+        /// Its parameters, an object
+        #[arg(value_name = "JSON")]
+        parameters: Option<String>,
+        /// Take several replies
+        #[arg(long)]
+        more: bool,
+    },
+    /// Completions for a shell
+    #[command(after_help = "Example:\n  echoctl completions bash > \
+        ~/.local/share/bash-completion/completions/echoctl")]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// Of `echoctl peers`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct PeersArgs {
+    /// Those of this listener
+    #[arg(long)]
+    pub listener: Option<String>,
+    /// Those of this address or network
+    #[arg(long, value_name = "CIDR")]
+    pub address: Option<String>,
+    /// Those that have been there for at least so long
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub older: Option<Duration>,
+    /// Those that have been silent for at least so long
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub idle: Option<Duration>,
+    /// id, listener, address, age, idle, received, sent or rtt
+    #[arg(long, value_name = "KEY")]
+    pub sort: Option<String>,
+    /// How many to list
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u64>,
+    /// List them again every second
+    #[arg(long)]
+    pub watch: bool,
+}
+
+/// Of `echoctl kick`.
+#[derive(Clone, Debug, Default, Args)]
+#[command(group(
+    ArgGroup::new("who")
+        .required(true)
+        .multiple(true)
+        .args(["selector", "listener", "address", "older", "idle"])
+))]
+pub struct KickArgs {
+    /// A peer's id, an address or network, or a listener's name
+    pub selector: Option<String>,
+    /// Those of this listener
+    #[arg(long)]
+    pub listener: Option<String>,
+    /// Those of this address or network
+    #[arg(long, value_name = "CIDR")]
+    pub address: Option<String>,
+    /// Those that have been there for at least so long
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub older: Option<Duration>,
+    /// Those that have been silent for at least so long
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub idle: Option<Duration>,
+    /// Only count them
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Of `echoctl config`.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// The configuration in force, TOML
+    #[command(after_help = "Example:\n  echoctl config show > echod.toml")]
+    Show,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        for command in Cli::command().get_subcommands() {
+            let has_commands = command.get_subcommands().next().is_some();
+            let help = command.get_after_help().map(ToString::to_string);
+            let has_example = help.is_some_and(|help| help.contains("echoctl"));
+            assert!(has_commands || has_example, "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn nobody_is_kicked_without_being_named() {
+        assert!(Cli::try_parse_from(["echoctl", "kick"]).is_err());
+        assert!(Cli::try_parse_from(["echoctl", "kick", "--dry-run"]).is_err());
+        assert!(Cli::try_parse_from(["echoctl", "kick", "--idle", "1h"]).is_ok());
+    }
+}

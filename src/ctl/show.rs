@@ -1,0 +1,370 @@
+//! Replies as people read them: values in, text out.
+//!
+//! Knows the types of the protocol and nothing of how they came. All text that the daemon or the
+//! network has had a hand in is escaped here.
+
+use crate::control::schema::{
+    Backlog, ChangeAction, ClosePeersReply, Diagnostic, Listener, ListenerState, Peer,
+    ReloadOutcome, ReloadResult, SetBacklogReply, SetLogLevelReply, Status,
+};
+
+use super::text::{Align, Paint, Table, age, bytes, counted, escape, microseconds};
+
+/// The daemon as a whole, on one screen.
+#[must_use]
+pub fn status(status: &Status, paint: Paint) -> String {
+    let title = format!("echod {}", escape(&status.version));
+    let uptime = age(status.uptime_ms);
+    let mut text = format!(
+        "{}, {}, up {uptime}\n",
+        paint.bold(&title),
+        escape(&status.state)
+    );
+    let mut line = |name: &str, value: &str| text += &field(name, value);
+    line(
+        "process",
+        &format!(
+            "pid {}, {}, {}",
+            status.pid,
+            counted(status.workers.into(), "worker"),
+            escape(&status.driver)
+        ),
+    );
+    let files = joined(&status.config);
+    let files = if files.is_empty() { "built in" } else { &files };
+    line(
+        "configuration",
+        &format!("generation {}: {files}", status.generation),
+    );
+    line("last reload", &reload_line(&status.last_reload, paint));
+    for diagnostic in &status.last_reload.errors {
+        line("", &paint.red(&diagnostic_line(diagnostic)));
+    }
+    for diagnostic in &status.last_reload.warnings {
+        line("", &paint.yellow(&diagnostic_line(diagnostic)));
+    }
+    line("listeners", &status.listeners.to_string());
+    line("connections", &status.connections.to_string());
+    line("received", &bytes(status.bytes_received));
+    line("sent", &bytes(status.bytes_sent));
+    text
+}
+
+/// A line of a list of names and values.
+fn field(name: &str, value: &str) -> String {
+    format!("  {name:<15}{value}\n")
+}
+
+fn joined(texts: &[String]) -> String {
+    escape(&texts.join(", "))
+}
+
+/// All listeners.
+#[must_use]
+pub fn listeners(listeners: &[Listener], paint: Paint) -> String {
+    let mut table = Table::new(&[
+        ("NAME", Align::Left),
+        ("PROTOCOL", Align::Left),
+        ("ADDRESSES", Align::Left),
+        ("REPLY", Align::Left),
+        ("STATE", Align::Left),
+        ("SOCKETS", Align::Right),
+        ("BACKLOG", Align::Right),
+        ("QUEUED", Align::Right),
+        ("CONNECTIONS", Align::Right),
+        ("ACCEPTED", Align::Right),
+        ("REFUSED", Align::Right),
+        ("RECEIVED", Align::Right),
+        ("SENT", Align::Right),
+    ]);
+    for listener in listeners {
+        let of_backlog = |value: fn(&Backlog) -> u64| {
+            let backlog = listener.backlog.as_ref();
+            backlog.map_or(String::new(), |backlog| value(backlog).to_string())
+        };
+        table.row(vec![
+            escape(&listener.name),
+            escape(&listener.protocol),
+            joined(&listener.addresses),
+            escape(&listener.reply),
+            listener.state.name().to_owned(),
+            listener.sockets.to_string(),
+            of_backlog(|backlog| backlog.effective.into()),
+            of_backlog(|backlog| backlog.queued),
+            listener.connections.to_string(),
+            listener.accepted.to_string(),
+            refused(listener).to_string(),
+            bytes(listener.bytes_received),
+            bytes(listener.bytes_sent),
+        ]);
+    }
+    let sum = |value: fn(&Listener) -> u64| listeners.iter().map(value).sum::<u64>();
+    let totals = format!(
+        "{}, {}, {} received, {} sent\n",
+        counted(listeners.len() as u64, "listener"),
+        counted(sum(|listener| listener.connections), "connection"),
+        bytes(sum(|listener| listener.bytes_received)),
+        bytes(sum(|listener| listener.bytes_sent)),
+    );
+    table.render(paint) + &totals
+}
+
+fn refused(listener: &Listener) -> u64 {
+    listener.refused.values().sum()
+}
+
+/// All about one listener.
+#[must_use]
+pub fn listener(listener: &Listener, paint: Paint) -> String {
+    let state = match listener.state {
+        ListenerState::Listening => paint.green(listener.state.name()),
+        _ => paint.yellow(listener.state.name()),
+    };
+    let name = paint.bold(&escape(&listener.name));
+    let mut text = format!("{name}, {}, {state}\n", escape(&listener.protocol));
+    let mut line = |name: &str, value: &str| text += &field(name, value);
+    for (index, address) in listener.addresses.iter().enumerate() {
+        line(if index == 0 { "addresses" } else { "" }, &escape(address));
+    }
+    line("reply", &escape(&listener.reply));
+    line("sockets", &listener.sockets.to_string());
+    if let Some(backlog) = &listener.backlog {
+        for (index, part) in backlog_lines(backlog).iter().enumerate() {
+            line(if index == 0 { "backlog" } else { "" }, part);
+        }
+        line("connections", &listener.connections.to_string());
+        line("accepted", &listener.accepted.to_string());
+    } else {
+        let received = counted(listener.datagrams_received, "datagram");
+        line(
+            "datagrams",
+            &format!("{received} received, {} sent", listener.datagrams_sent),
+        );
+    }
+    line("refused", &refusals(listener));
+    line("received", &bytes(listener.bytes_received));
+    line("sent", &bytes(listener.bytes_sent));
+    if !listener.overridden.is_empty() {
+        line("overridden", &paint.yellow(&joined(&listener.overridden)));
+    }
+    text
+}
+
+/// How many were turned away, and why: `12: 10 denied, 2 full`.
+fn refusals(listener: &Listener) -> String {
+    let reasons: Vec<String> = listener
+        .refused
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(reason, count)| format!("{count} {}", escape(reason)))
+        .collect();
+    if reasons.is_empty() {
+        return "0".to_owned();
+    }
+    format!("{}: {}", refused(listener), reasons.join(", "))
+}
+
+/// A list of peers; `total` counts those too that are not listed.
+#[must_use]
+pub fn peers(peers: &[Peer], total: u64, paint: Paint) -> String {
+    let mut table = Table::new(&[
+        ("ID", Align::Right),
+        ("LISTENER", Align::Left),
+        ("PROTOCOL", Align::Left),
+        ("ADDRESS", Align::Left),
+        ("LOCAL", Align::Left),
+        ("VIA", Align::Left),
+        ("AGE", Align::Right),
+        ("IDLE", Align::Right),
+        ("RECEIVED", Align::Right),
+        ("SENT", Align::Right),
+        ("RTT", Align::Right),
+        ("RETRANSMITS", Align::Right),
+        ("QUEUED", Align::Right),
+        ("PID", Align::Right),
+        ("UID", Align::Right),
+    ]);
+    let number = |value: Option<u64>| value.map_or(String::new(), |value| value.to_string());
+    for peer in peers {
+        table.row(vec![
+            peer.id.to_string(),
+            escape(&peer.listener),
+            escape(&peer.protocol),
+            escape(&peer.address),
+            escape(&peer.local_address),
+            escape(peer.via.as_deref().unwrap_or_default()),
+            age(peer.age_ms),
+            age(peer.idle_ms),
+            bytes(peer.bytes_received),
+            bytes(peer.bytes_sent),
+            peer.rtt_us.map_or(String::new(), microseconds),
+            number(peer.retransmits),
+            peer.send_queue.map_or(String::new(), bytes),
+            number(peer.pid.map(u64::from)),
+            number(peer.uid.map(u64::from)),
+        ]);
+    }
+    let listed = peers.len() as u64;
+    let totals = if listed == total {
+        counted(total, "peer")
+    } else {
+        format!("{listed} of {}", counted(total, "peer"))
+    };
+    if peers.is_empty() {
+        return totals + "\n";
+    }
+    table.render(paint) + &totals + "\n"
+}
+
+/// The backlog of a listener.
+#[must_use]
+pub fn backlog(listener: &str, backlog: &Backlog, paint: Paint) -> String {
+    let lines = backlog_lines(backlog);
+    let mut text = format!("{}: backlog {}\n", paint.bold(&escape(listener)), lines[0]);
+    for line in &lines[1..] {
+        text += &format!("  {line}\n");
+    }
+    text
+}
+
+/// The backlog of a listener that was given another.
+#[must_use]
+pub fn backlog_set(listener: &str, reply: &SetBacklogReply, paint: Paint) -> String {
+    let Backlog {
+        requested,
+        effective,
+        ..
+    } = reply.before;
+    let before = format!("  before: {requested} requested → {effective} effective\n");
+    backlog(listener, &reply.after, paint) + &before
+}
+
+/// What was asked for and what came of it, why these differ, and how full it is.
+fn backlog_lines(backlog: &Backlog) -> Vec<String> {
+    let Backlog {
+        requested,
+        effective,
+        limit,
+        queued,
+        overflows,
+    } = backlog;
+    let mut lines = vec![format!("{requested} requested → {effective} effective")];
+    if effective < requested && limit <= effective {
+        lines.push(format!(
+            "capped by net.core.somaxconn = {limit}; \
+             raise it with sysctl -w net.core.somaxconn={requested}"
+        ));
+    } else if effective < requested {
+        lines.push(format!(
+            "capped when it was set; net.core.somaxconn = {limit} by now: set it again"
+        ));
+    }
+    lines.push(format!(
+        "{queued} queued now, {} so far",
+        counted(*overflows, "overflow")
+    ));
+    lines
+}
+
+/// What came of `kick`.
+#[must_use]
+pub fn kicked(reply: &ClosePeersReply, dry_run: bool) -> String {
+    let ClosePeersReply { matched, closed } = *reply;
+    match (matched, dry_run) {
+        (0, _) => "no connection matches\n".to_owned(),
+        (_, true) => format!("would close {}\n", counted(matched, "connection")),
+        _ if matched == closed => format!("closed {}\n", counted(closed, "connection")),
+        _ => format!("closed {closed} of {}\n", counted(matched, "connection")),
+    }
+}
+
+/// What was logged, and what is.
+#[must_use]
+pub fn log_level(reply: &SetLogLevelReply) -> String {
+    format!("{} → {}\n", escape(&reply.before), escape(&reply.after))
+}
+
+/// What came of a reload: how it ended, warnings, changes.
+#[must_use]
+pub fn reload(result: &ReloadResult, paint: Paint) -> String {
+    let mut text = reload_line(result, paint) + "\n";
+    for warning in &result.warnings {
+        let line = format!("warning: {}", diagnostic_line(warning));
+        text += &format!("{}\n", paint.yellow(&line));
+    }
+    let changes = result.changes.iter();
+    let changes: Vec<_> = changes
+        .filter(|change| change.action != ChangeAction::Keep)
+        .collect();
+    let kept = result.changes.len() - changes.len();
+    let mut table = Table::new(&[
+        ("ACTION", Align::Left),
+        ("LISTENER", Align::Left),
+        ("CONNECTIONS", Align::Right),
+        ("CHANGE", Align::Left),
+    ]);
+    for change in &changes {
+        table.row(vec![
+            change.action.name().to_owned(),
+            escape(change.listener.as_deref().unwrap_or("(daemon)")),
+            change.connections.to_string(),
+            escape(&change.text),
+        ]);
+    }
+    if !changes.is_empty() {
+        text += &table.render(paint);
+    }
+    if !result.changes.is_empty() {
+        text += &format!(
+            "{}, {kept} kept as is\n",
+            counted(changes.len() as u64, "change")
+        );
+    }
+    text
+}
+
+/// What a reload would do.
+#[must_use]
+pub fn reload_plan(result: &ReloadResult, paint: Paint) -> String {
+    paint.bold("dry run, nothing has changed: ") + &reload(result, paint)
+}
+
+/// `applied, generation 4, in 1.20 ms, by signal, at 2026-01-02T03:04:05Z`
+fn reload_line(result: &ReloadResult, paint: Paint) -> String {
+    let outcome = result.outcome.words();
+    let outcome = match result.outcome {
+        ReloadOutcome::Applied | ReloadOutcome::Unchanged => paint.green(outcome),
+        ReloadOutcome::RolledBack => paint.yellow(outcome),
+        ReloadOutcome::Rejected => paint.red(outcome),
+    };
+    format!(
+        "{outcome}, generation {}, in {}, {}, at {}",
+        result.generation,
+        microseconds(result.duration_us),
+        result.trigger.words(),
+        escape(&result.at),
+    )
+}
+
+/// The errors of a configuration, a line each.
+#[must_use]
+pub fn errors(diagnostics: &[Diagnostic], paint: Paint) -> String {
+    let lines = diagnostics.iter().map(|diagnostic| {
+        let line = diagnostic_line(diagnostic);
+        format!("echoctl: {}\n", paint.red(&line))
+    });
+    lines.collect()
+}
+
+/// `file:line:column: message`, as compilers write it, so that editors find the place.
+fn diagnostic_line(diagnostic: &Diagnostic) -> String {
+    let mut place = escape(&diagnostic.file);
+    for number in [diagnostic.line, diagnostic.column].into_iter().flatten() {
+        place += &format!(":{number}");
+    }
+    format!("{place}: {}", escape(&diagnostic.message))
+}
+
+#[cfg(test)]
+#[path = "show_tests.rs"]
+mod tests;

@@ -1,0 +1,311 @@
+//! How values become text: units, tables, colors, and characters that must not reach a terminal.
+//!
+//! Knows strings and numbers only.
+
+use std::fmt::Write;
+
+/// Text from the daemon or the network, so that it cannot steer a terminal: what is no printable
+/// character is written as an escape.
+#[must_use]
+pub fn escape(text: &str) -> String {
+    escape_but(text, &[])
+}
+
+/// The same for text of several lines.
+#[must_use]
+pub fn escape_lines(text: &str) -> String {
+    escape_but(text, &['\n', '\t'])
+}
+
+fn escape_but(text: &str, kept: &[char]) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        if kept.contains(&character) || !is_unprintable(character) {
+            escaped.push(character);
+        } else {
+            escaped.extend(character.escape_default());
+        }
+    }
+    escaped
+}
+
+/// JSON with what JSON itself lets through written as an escape; it means the same. Such a
+/// character can only be within a string.
+#[must_use]
+pub fn escape_json(json: &str) -> String {
+    let mut escaped = String::with_capacity(json.len());
+    for character in json.chars() {
+        if character != '\n' && is_unprintable(character) {
+            let code = u32::from(character);
+            write!(escaped, "\\u{code:04x}").expect("a string takes all");
+        } else {
+            escaped.push(character);
+        }
+    }
+    escaped
+}
+
+/// Control characters, and those that reorder or hide what stands beside them. All are in the
+/// basic plane, so that four digits name them.
+fn is_unprintable(character: char) -> bool {
+    character.is_control()
+        || matches!(character,
+            '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// Colors, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Paint {
+    /// Whether there are any.
+    pub colored: bool,
+}
+
+impl Paint {
+    /// Of headers and names.
+    #[must_use]
+    pub fn bold(self, text: &str) -> String {
+        self.wrap("1", text)
+    }
+
+    /// Of what is wrong.
+    #[must_use]
+    pub fn red(self, text: &str) -> String {
+        self.wrap("31", text)
+    }
+
+    /// Of what deserves a look.
+    #[must_use]
+    pub fn yellow(self, text: &str) -> String {
+        self.wrap("33", text)
+    }
+
+    /// Of what is well.
+    #[must_use]
+    pub fn green(self, text: &str) -> String {
+        self.wrap("32", text)
+    }
+
+    fn wrap(self, code: &str, text: &str) -> String {
+        if self.colored {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+}
+
+/// A size: `512 B`, `1.5 KiB`, `64.0 MiB`.
+#[must_use]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "one digit after the point is shown"
+)]
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    let mut value = count as f64 / 1024.0;
+    let mut unit = 0;
+    // What would be rounded to 1024.0 is one of the next unit.
+    while value >= 1023.95 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// An age: `850ms`, `12s`, `5m 12s`, `3h 4m`, `2d 5h`.
+#[must_use]
+pub fn age(milliseconds: u64) -> String {
+    let seconds = milliseconds / 1000;
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match () {
+        () if seconds == 0 => format!("{milliseconds}ms"),
+        () if minutes == 0 => format!("{seconds}s"),
+        () if hours == 0 => format!("{minutes}m {}s", seconds % 60),
+        () if days == 0 => format!("{hours}h {}m", minutes % 60),
+        () => format!("{days}d {}h", hours % 24),
+    }
+}
+
+/// A short time: `85 µs`, `1.25 ms`, `2.10 s`.
+#[must_use]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "two digits after the point are shown"
+)]
+pub fn microseconds(count: u64) -> String {
+    match count {
+        0..1000 => format!("{count} µs"),
+        1000..1_000_000 => format!("{:.2} ms", count as f64 / 1e3),
+        _ => format!("{:.2} s", count as f64 / 1e6),
+    }
+}
+
+/// A number with what it counts: `1 peer`, `2 peers`.
+#[must_use]
+pub fn counted(count: u64, one: &str) -> String {
+    if count == 1 {
+        format!("1 {one}")
+    } else {
+        format!("{count} {one}s")
+    }
+}
+
+/// A table of aligned columns. A column in which nothing stands is left out.
+#[derive(Debug)]
+pub struct Table {
+    columns: Vec<(&'static str, Align)>,
+    rows: Vec<Vec<String>>,
+}
+
+/// On which side the cells of a column are aligned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Align {
+    /// Names.
+    Left,
+    /// Numbers.
+    Right,
+}
+
+impl Table {
+    /// With these headers.
+    #[must_use]
+    pub fn new(columns: &[(&'static str, Align)]) -> Self {
+        Self {
+            columns: columns.to_vec(),
+            rows: Vec::new(),
+        }
+    }
+
+    /// Adds a row: a cell for each column.
+    pub fn row(&mut self, cells: Vec<String>) {
+        debug_assert_eq!(cells.len(), self.columns.len(), "a cell for each column");
+        self.rows.push(cells);
+    }
+
+    /// The table as text, nothing cut off, each line ended.
+    #[must_use]
+    pub fn render(&self, paint: Paint) -> String {
+        let header: Vec<String> = self
+            .columns
+            .iter()
+            .map(|(name, _)| (*name).to_owned())
+            .collect();
+        let mut text = paint.bold(&self.line(&header));
+        text.push('\n');
+        for row in &self.rows {
+            text += &self.line(row);
+            text.push('\n');
+        }
+        text
+    }
+
+    fn line(&self, cells: &[String]) -> String {
+        let mut line = String::new();
+        for (index, (cell, (_, align))) in cells.iter().zip(&self.columns).enumerate() {
+            let Some(width) = self.width(index) else {
+                continue;
+            };
+            if !line.is_empty() {
+                line += "  ";
+            }
+            // A gap would shift the columns for whoever takes them apart.
+            let cell = if cell.is_empty() { "-" } else { cell };
+            let padding = " ".repeat(width - cell.chars().count());
+            match align {
+                Align::Left => line += &format!("{cell}{padding}"),
+                Align::Right => line += &format!("{padding}{cell}"),
+            }
+        }
+        line.trim_end().to_owned()
+    }
+
+    /// How wide a column is; `None` if nothing stands in it.
+    fn width(&self, index: usize) -> Option<usize> {
+        let cells = self.rows.iter().map(|row| row[index].chars().count());
+        let widest = cells.max().unwrap_or(1);
+        (widest > 0).then(|| widest.max(self.columns[index].0.chars().count()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_steers_a_terminal_gets_through() {
+        assert_eq!(escape("a\x1b[31mb\r\n\u{9b}"), "a\\u{1b}[31mb\\r\\n\\u{9b}");
+        assert_eq!(escape("left\u{202e}right"), "left\\u{202e}right");
+        assert_eq!(escape("grüße 日本 \"quoted\""), "grüße 日本 \"quoted\"");
+        assert_eq!(escape_lines("a\n\tb\x07"), "a\n\tb\\u{7}");
+    }
+
+    #[test]
+    fn escaped_json_means_the_same() {
+        let value = serde_json::json!({"a": "\u{9b}31m\u{7f}\u{202e}\u{1b}ü"});
+        let text = escape_json(&value.to_string());
+        assert!(
+            text.chars().all(|character| !is_unprintable(character)),
+            "{text}"
+        );
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(&text).unwrap(),
+            value
+        );
+    }
+
+    #[test]
+    fn sizes_have_a_unit_that_people_can_read() {
+        let shown = [0, 1023, 1024, 1536, 1_048_524, 1_048_576, u64::MAX].map(bytes);
+        let meant = [
+            "0 B",
+            "1023 B",
+            "1.0 KiB",
+            "1.5 KiB",
+            "1023.9 KiB",
+            "1.0 MiB",
+            "16.0 EiB",
+        ];
+        assert_eq!(shown, meant);
+    }
+
+    #[test]
+    fn ages_have_two_units_at_most() {
+        let shown = [
+            0,
+            999,
+            1000,
+            59_999,
+            60_000,
+            312_000,
+            11_040_000,
+            190_800_000,
+        ]
+        .map(age);
+        let meant = [
+            "0ms", "999ms", "1s", "59s", "1m 0s", "5m 12s", "3h 4m", "2d 5h",
+        ];
+        assert_eq!(shown, meant);
+        assert_eq!(
+            [85, 1250, 2_100_000].map(microseconds),
+            ["85 µs", "1.25 ms", "2.10 s"]
+        );
+    }
+
+    #[test]
+    fn columns_are_aligned_and_empty_ones_left_out() {
+        let columns = [
+            ("NAME", Align::Left),
+            ("VIA", Align::Left),
+            ("N", Align::Right),
+        ];
+        let mut table = Table::new(&columns);
+        table.row(vec!["a".to_owned(), String::new(), "1".to_owned()]);
+        table.row(vec!["grüße".to_owned(), String::new(), "1000".to_owned()]);
+        let text = table.render(Paint { colored: false });
+        assert_eq!(text, "NAME      N\na         1\ngrüße  1000\n");
+    }
+}

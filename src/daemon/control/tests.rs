@@ -1,0 +1,404 @@
+//! The control socket with real clients and a made-up clock.
+//!
+//! Most tests drive the server from the same thread as the client, so that each turn is visible.
+
+use std::net::Shutdown;
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::*;
+use crate::control;
+use crate::control::schema::Peer;
+
+struct Fixture {
+    server: Server,
+    path: PathBuf,
+    now: Instant,
+    _directory: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control.sock");
+        let server = Server::bind(&path, 0o600, None).unwrap();
+        let now = server.now;
+        Self {
+            server,
+            path,
+            now,
+            _directory: directory,
+        }
+    }
+
+    fn client(&self) -> UnixStream {
+        let client = UnixStream::connect(&self.path).unwrap();
+        let limit = Some(Duration::from_secs(10));
+        client.set_read_timeout(limit).unwrap();
+        client
+    }
+
+    fn turn(&mut self) -> Vec<Call> {
+        self.server.turn(self.now)
+    }
+
+    /// Turns until nothing more happens, and answers each request with its own parameters.
+    fn serve(&mut self) -> usize {
+        let mut answered = 0;
+        for _ in 0..1000 {
+            let calls = self.turn();
+            if calls.is_empty() && !self.busy() {
+                return answered;
+            }
+            answered += calls.len();
+            for call in calls {
+                let reply = wire::Reply::done(call.request.parameters);
+                self.server.reply(call.id, Reply::One(reply), self.now);
+            }
+        }
+        panic!("the server spins");
+    }
+
+    /// Whether there is something to do without any time passing.
+    fn busy(&self) -> bool {
+        use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+        let mut fds = [PollFd::new(self.server.as_fd(), PollFlags::POLLIN)];
+        let due = self.server.poll_timeout();
+        poll(&mut fds, PollTimeout::ZERO).unwrap() > 0 || due.is_some_and(|due| due <= self.now)
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+    }
+}
+
+fn request(number: u64) -> Vec<u8> {
+    let parameters = json!({ "number": number });
+    let parameters = parameters.as_object().unwrap().clone();
+    Request {
+        method: "a.B".to_owned(),
+        parameters,
+        ..Request::default()
+    }
+    .encode()
+}
+
+fn read_reply(client: &mut UnixStream) -> Option<wire::Reply> {
+    let mut message = Vec::new();
+    let mut byte = [0];
+    loop {
+        match client.read(&mut byte) {
+            Ok(0) => return None,
+            Err(cause) if cause.kind() == ErrorKind::ConnectionReset => return None,
+            Err(cause) => panic!("{cause}"),
+            Ok(_) if byte[0] == 0 => return Some(wire::Reply::decode(&message).unwrap()),
+            Ok(_) => message.push(byte[0]),
+        }
+    }
+}
+
+fn peers(count: u64) -> Vec<Peer> {
+    (0..count)
+        .map(|id| Peer {
+            id,
+            address: "192.0.2.1:12345".to_owned(),
+            ..Peer::default()
+        })
+        .collect()
+}
+
+#[test]
+fn a_request_is_answered_and_its_sender_known() {
+    let mut fixture = Fixture::new();
+    let mut client = fixture.client();
+    client.write_all(&request(7)).unwrap();
+    let mut calls = fixture.turn();
+    calls.append(&mut fixture.turn());
+    assert_eq!(calls.len(), 1);
+    assert_eq!(calls[0].client.pid, nix::unistd::getpid().as_raw());
+    assert_eq!(calls[0].client.uid, nix::unistd::getuid().as_raw());
+    let reply = Reply::One(wire::Reply::done(calls[0].request.parameters.clone()));
+    fixture.server.reply(calls[0].id, reply, fixture.now);
+    assert_eq!(read_reply(&mut client).unwrap().parameters["number"], 7);
+}
+
+#[test]
+fn a_request_in_pieces_is_one_request() {
+    let mut fixture = Fixture::new();
+    let mut client = fixture.client();
+    for byte in request(7) {
+        assert_eq!(fixture.serve(), 0);
+        client.write_all(&[byte]).unwrap();
+    }
+    assert_eq!(fixture.serve(), 1);
+}
+
+#[test]
+fn the_next_request_waits_for_the_reply_to_the_one_before() {
+    let mut fixture = Fixture::new();
+    let mut client = fixture.client();
+    client
+        .write_all(&[request(1), request(2)].concat())
+        .unwrap();
+    fixture.turn();
+    let first = fixture.turn();
+    assert_eq!(first.len(), 1);
+    assert!(!fixture.busy() && fixture.turn().is_empty());
+    let reply = Reply::One(wire::Reply::default());
+    fixture.server.reply(first[0].id, reply, fixture.now);
+    assert!(fixture.busy(), "the next one is here already");
+    assert_eq!(fixture.serve(), 1);
+    read_reply(&mut client).unwrap();
+    assert_eq!(read_reply(&mut client).unwrap().parameters["number"], 2);
+}
+
+#[test]
+fn a_request_that_wants_no_reply_gets_none() {
+    let mut fixture = Fixture::new();
+    let mut client = fixture.client();
+    let oneway = Request {
+        method: "a.B".to_owned(),
+        oneway: true,
+        ..Request::default()
+    };
+    client.write_all(&oneway.encode()).unwrap();
+    client.write_all(&request(2)).unwrap();
+    assert_eq!(fixture.serve(), 2);
+    assert_eq!(read_reply(&mut client).unwrap().parameters["number"], 2);
+}
+
+#[test]
+fn who_half_closes_still_gets_his_answers() {
+    let mut fixture = Fixture::new();
+    let mut client = fixture.client();
+    client
+        .write_all(&[request(1), request(2)].concat())
+        .unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(fixture.serve(), 2);
+    assert_eq!(read_reply(&mut client).unwrap().parameters["number"], 1);
+    assert_eq!(read_reply(&mut client).unwrap().parameters["number"], 2);
+    assert_eq!(read_reply(&mut client), None);
+    assert!(fixture.server.connections.is_empty());
+}
+
+#[test]
+fn who_is_gone_before_the_answer_is_no_mistake_and_no_spin() {
+    let mut fixture = Fixture::new();
+    let mut client = fixture.client();
+    client.write_all(&request(1)).unwrap();
+    fixture.turn();
+    let calls = fixture.turn();
+    drop(client);
+    assert!(!fixture.busy());
+    let reply = Reply::One(wire::Reply::default());
+    fixture.server.reply(calls[0].id, reply, fixture.now);
+    assert!(fixture.server.connections.is_empty());
+}
+
+#[test]
+fn rubbish_ends_its_own_connection_and_no_other() {
+    let mut fixture = Fixture::new();
+    let mut good = fixture.client();
+    for rubbish in [
+        &b"GET / HTTP/1.1\r\n\r\n\0"[..],
+        b"\0",
+        b"{}\0",
+        b"\xff\xfe\0",
+    ] {
+        let mut bad = fixture.client();
+        bad.write_all(rubbish).unwrap();
+        fixture.serve();
+        assert_eq!(read_reply(&mut bad), None);
+    }
+    good.write_all(&request(1)).unwrap();
+    assert_eq!(fixture.serve(), 1);
+    assert!(read_reply(&mut good).is_some());
+}
+
+#[test]
+fn a_flood_without_end_is_cut_off_at_64_kib() {
+    let mut fixture = Fixture::new();
+    let mut client = fixture.client();
+    client.set_nonblocking(true).unwrap();
+    let mut sent = 0;
+    loop {
+        match client.write(&[b'x'; 4096]) {
+            Ok(len) => sent += len,
+            Err(cause) if cause.kind() == ErrorKind::WouldBlock => {
+                fixture.turn();
+            }
+            Err(_) => break,
+        }
+        assert!(sent < 1 << 20, "it is cut off");
+    }
+    assert!(fixture.server.connections.is_empty());
+}
+
+#[test]
+fn the_ninth_connection_of_a_user_is_refused() {
+    let mut fixture = Fixture::new();
+    let mut clients: Vec<UnixStream> = (0..9).map(|_| fixture.client()).collect();
+    fixture.serve();
+    assert_eq!(fixture.server.connections.len(), 8);
+    assert_eq!(read_reply(&mut clients[8]), None);
+    clients[0].write_all(&request(1)).unwrap();
+    fixture.serve();
+    assert!(read_reply(&mut clients[0]).is_some());
+    drop(clients);
+    fixture.serve();
+    let mut late = fixture.client();
+    late.write_all(&request(2)).unwrap();
+    assert_eq!(fixture.serve(), 1);
+}
+
+#[test]
+fn idle_clients_beyond_the_limit_are_refused_and_the_others_are_served() {
+    let mut fixture = Fixture::new();
+    fixture.server.per_user_max = usize::MAX;
+    let mut clients: Vec<UnixStream> = (0..40).map(|_| fixture.client()).collect();
+    fixture.serve();
+    assert_eq!(fixture.server.connections.len(), CONNECTIONS_MAX);
+    clients[31].write_all(&request(1)).unwrap();
+    fixture.serve();
+    assert!(read_reply(&mut clients[31]).is_some());
+    assert_eq!(read_reply(&mut clients[32]), None);
+}
+
+#[test]
+fn silence_ends_after_30_seconds_and_a_trickle_too() {
+    let mut fixture = Fixture::new();
+    let mut silent = fixture.client();
+    let mut trickling = fixture.client();
+    fixture.serve();
+    fixture.pass(REQUEST_TIME_MAX - Duration::from_millis(1));
+    trickling.write_all(b"{").unwrap();
+    fixture.serve();
+    assert_eq!(fixture.server.connections.len(), 2);
+    fixture.pass(Duration::from_millis(1));
+    assert!(fixture.busy());
+    fixture.serve();
+    assert!(fixture.server.connections.is_empty());
+    assert_eq!(read_reply(&mut silent), None);
+    assert_eq!(read_reply(&mut trickling), None);
+}
+
+#[test]
+fn a_request_may_be_worked_on_for_longer_than_a_client_may_be_silent() {
+    let mut fixture = Fixture::new();
+    let mut client = fixture.client();
+    client.write_all(&request(1)).unwrap();
+    fixture.turn();
+    let calls = fixture.turn();
+    assert_eq!(fixture.server.poll_timeout(), None);
+    fixture.pass(REQUEST_TIME_MAX * 3);
+    assert!(fixture.turn().is_empty());
+    let reply = Reply::One(wire::Reply::default());
+    fixture.server.reply(calls[0].id, reply, fixture.now);
+    assert!(read_reply(&mut client).is_some());
+}
+
+#[test]
+fn who_does_not_take_his_reply_is_gone_after_2_seconds() {
+    let mut fixture = Fixture::new();
+    let mut stalled = fixture.client();
+    let mut other = fixture.client();
+    let more = Request {
+        method: "a.B".to_owned(),
+        more: true,
+        ..Request::default()
+    };
+    stalled.write_all(&more.encode()).unwrap();
+    fixture.turn();
+    let calls = fixture.turn();
+    let pages = control::pages(peers(20_000), 20_000);
+    fixture
+        .server
+        .reply(calls[0].id, Reply::Pages(pages), fixture.now);
+    for _ in 0..100 {
+        fixture.turn();
+    }
+    assert!(!fixture.busy(), "it waits for the client");
+    fixture.pass(REPLY_TIME_MAX - Duration::from_millis(1));
+    other.write_all(&request(1)).unwrap();
+    assert_eq!(fixture.serve(), 1, "the other one notices nothing");
+    assert_eq!(fixture.server.connections.len(), 2);
+    fixture.pass(Duration::from_millis(1));
+    fixture.serve();
+    assert_eq!(fixture.server.connections.len(), 1);
+}
+
+#[test]
+fn a_long_list_comes_in_pages_each_made_when_the_one_before_was_taken() {
+    let mut fixture = Fixture::new();
+    let mut client = fixture.client();
+    let more = Request {
+        method: "a.B".to_owned(),
+        more: true,
+        ..Request::default()
+    };
+    client.write_all(&more.encode()).unwrap();
+    fixture.turn();
+    let calls = fixture.turn();
+    let reader = std::thread::spawn(move || {
+        let mut count = 0;
+        loop {
+            let reply = read_reply(&mut client).unwrap();
+            count += reply.parameters["peers"].as_array().unwrap().len();
+            if !reply.continues {
+                return count;
+            }
+        }
+    });
+    let pages = control::pages(peers(3000), 3000);
+    fixture
+        .server
+        .reply(calls[0].id, Reply::Pages(pages), fixture.now);
+    while !reader.is_finished() {
+        fixture.turn();
+        for connection in fixture.server.connections.values() {
+            if let State::Writing { message, .. } = &connection.state {
+                assert!(message.len() < 128 * 1024, "one page at a time");
+            }
+        }
+        std::thread::yield_now();
+    }
+    assert_eq!(reader.join().unwrap(), 3000);
+}
+
+#[test]
+fn without_more_a_long_list_is_one_page() {
+    let mut fixture = Fixture::new();
+    let mut client = fixture.client();
+    client.write_all(&request(1)).unwrap();
+    fixture.turn();
+    let calls = fixture.turn();
+    let reply = Reply::Pages(control::pages(peers(300), 300));
+    fixture.server.reply(calls[0].id, reply, fixture.now);
+    // The page may be more than the client's socket holds at once.
+    let reader = std::thread::spawn(move || read_reply(&mut client).unwrap());
+    while !reader.is_finished() {
+        fixture.turn();
+        std::thread::yield_now();
+    }
+    let reply = reader.join().unwrap();
+    assert_eq!(
+        (reply.continues, &reply.parameters["total"]),
+        (false, &json!(300))
+    );
+    assert_eq!(reply.parameters["peers"].as_array().unwrap().len(), 256);
+}
+
+#[test]
+fn spare_descriptors_are_given_up_and_taken_back() {
+    let mut spare = Spare(Vec::new());
+    spare.refill();
+    assert_eq!(spare.0.len(), SPARE_DESCRIPTORS);
+    for _ in 0..SPARE_DESCRIPTORS {
+        assert!(spare.give_up());
+    }
+    assert!(!spare.give_up());
+    spare.refill();
+    assert_eq!(spare.0.len(), SPARE_DESCRIPTORS);
+}

@@ -1,0 +1,647 @@
+//! The listeners in service: what is bound, what is being retired, and how one set becomes another.
+//!
+//! Two steps. [`Listeners::prepare`] binds all that is new and can fail, leaving everything as it
+//! was. [`Listeners::commit`] tells the workers and can't fail. What is no longer wanted is then
+//! retired in the background: no new client, everybody in the queue served, closed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::config::{self, Action, Address, Change, Config};
+use crate::control::schema;
+use crate::driver::Permits;
+use crate::policy::Refusal;
+use crate::stats::{Counters, Totals};
+use crate::sys::socket;
+use crate::worker::mailbox::{Command, Gate, Kind, ListenerId, Settings, SocketId};
+
+use super::bind::{self, Bound, Site};
+use super::workers::Workers;
+
+/// Between the last SYN that a socket takes and the sweep that empties its queue, so that
+/// handshakes which are under way arrive there: a long round trip.
+const HANDSHAKE: Duration = Duration::from_millis(200);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Listeners {
+    in_service: BTreeMap<String, Listener>,
+    // No longer configured; here as long as they have connections.
+    retired: Vec<Listener>,
+    retiring: Vec<Retiring>,
+    // What those counted that are no more.
+    departed: Totals,
+    next_listener: u32,
+    next_socket: u32,
+}
+
+#[derive(Debug)]
+struct Listener {
+    id: ListenerId,
+    config: config::Listener,
+    gate: Arc<Gate>,
+    // One set for each worker.
+    counters: Vec<Arc<Counters>>,
+    sockets: Vec<Serving>,
+    overridden: Vec<&'static str>,
+}
+
+#[derive(Debug)]
+struct Serving {
+    id: SocketId,
+    workers: Vec<usize>,
+    bound: Bound,
+}
+
+/// A socket on its way out.
+#[derive(Debug)]
+struct Retiring {
+    socket: Serving,
+    // When its workers are to be told, until they are.
+    sweep_at: Option<Instant>,
+    // Workers that have not yet reported it closed.
+    waits_for: usize,
+}
+
+/// All that is new of a configuration, bound and listening.
+#[derive(Debug, Default)]
+pub(super) struct Prepared {
+    sockets: BTreeMap<String, Vec<Bound>>,
+    pub warnings: Vec<String>,
+}
+
+impl Listeners {
+    /// Binds what `changes` need. On failure nothing has changed.
+    pub(super) fn prepare(
+        &self,
+        new: &Config,
+        changes: &[Change],
+        workers: usize,
+    ) -> Result<Prepared, Vec<String>> {
+        let leaving: Vec<&Serving> = self.leaving(new, changes, workers);
+        let retiring: Vec<BorrowedFd<'_>> = leaving
+            .iter()
+            .map(|socket| socket.bound.fd.as_fd())
+            .collect();
+        let retiring_paths: Vec<PathBuf> = leaving
+            .iter()
+            .filter_map(|socket| path(&socket.bound))
+            .collect();
+        let site = Site {
+            workers,
+            retiring: &retiring,
+            retiring_paths: &retiring_paths,
+        };
+
+        let mut prepared = Prepared::default();
+        let mut failures = Vec::new();
+        for (listener, change) in changed_listeners(new, changes) {
+            let sockets = prepared.sockets.entry(listener.name.clone()).or_default();
+            let mut last_port = None;
+            for address in &listener.addresses {
+                if change.action == Action::Rebind && self.keeps(listener, address, workers) {
+                    continue;
+                }
+                // The two halves of `*:0` get the same port.
+                let port =
+                    last_port.filter(|_| matches!(address, Address::Inet { optional: true, .. }));
+                match bind::bind(listener, address, port, &site, &mut prepared.warnings) {
+                    Ok(bound) => {
+                        last_port = bound.first().and_then(|bound| {
+                            Some(socket::local_address(bound.fd.as_fd())?.port())
+                        });
+                        sockets.extend(bound);
+                    }
+                    Err(failure) => failures.push(failure),
+                }
+            }
+        }
+        if failures.is_empty() {
+            self.listen(new, &mut prepared, &mut failures);
+        }
+        if failures.is_empty() {
+            Ok(prepared)
+        } else {
+            Err(failures)
+        }
+    }
+
+    fn listen(&self, new: &Config, prepared: &mut Prepared, failures: &mut Vec<String>) {
+        for (name, sockets) in &prepared.sockets {
+            let listener = &new.listeners[name];
+            for socket in sockets.iter().filter(|socket| socket.kind == Kind::Stream) {
+                if let Err(error) = socket::listen(socket.fd.as_fd(), listener.backlog) {
+                    failures.push(format!(
+                        "listener \"{name}\": listen on {}: {error}",
+                        socket.address
+                    ));
+                }
+            }
+            let capped = sockets
+                .iter()
+                .find_map(|socket| capped(&socket.fd, listener.backlog));
+            prepared
+                .warnings
+                .extend(capped.map(|warning| format!("listener \"{name}\": {warning}")));
+        }
+    }
+
+    /// The sockets in service that the new configuration does not keep.
+    fn leaving(&self, new: &Config, changes: &[Change], workers: usize) -> Vec<&Serving> {
+        let affected = changes
+            .iter()
+            .filter(|change| matches!(change.action, Action::Rebind | Action::Remove));
+        let old = affected.filter_map(|change| self.in_service.get(change.listener.as_deref()?));
+        old.flat_map(|old| {
+            let stays = |socket: &&Serving| {
+                let listener = new.listeners.get(&old.config.name);
+                listener.is_some_and(|new| {
+                    new.addresses.contains(&socket.bound.address)
+                        && self.keeps(new, &socket.bound.address, workers)
+                })
+            };
+            old.sockets.iter().filter(move |socket| !stays(socket))
+        })
+        .collect()
+    }
+
+    /// Whether the sockets that serve this address now will do for the new listener of their name.
+    fn keeps(&self, new: &config::Listener, address: &Address, workers: usize) -> bool {
+        self.in_service.get(&new.name).is_some_and(|old| {
+            old.config.protocol == new.protocol
+                && bind::sockets_per_address(&old.config, workers)
+                    == bind::sockets_per_address(new, workers)
+                && old
+                    .sockets
+                    .iter()
+                    .any(|socket| socket.bound.address == *address)
+        })
+    }
+
+    /// Puts the new configuration into service.
+    pub(super) fn commit(
+        &mut self,
+        mut prepared: Prepared,
+        new: &Config,
+        changes: &[Change],
+        workers: &Workers,
+        now: Instant,
+    ) {
+        for change in changes {
+            let Some(name) = &change.listener else {
+                continue;
+            };
+            let listener = new.listeners.get(name);
+            let bound = prepared.sockets.remove(name).unwrap_or_default();
+            match (change.action, listener) {
+                (Action::Remove, _) => self.remove(name, workers, now),
+                (Action::Add, Some(listener)) => self.add(listener, bound, workers),
+                (Action::Rebind, Some(listener))
+                    if self.in_service[name].config.protocol != listener.protocol =>
+                {
+                    self.remove(name, workers, now);
+                    self.add(listener, bound, workers);
+                }
+                (Action::Rebind, Some(listener)) => {
+                    self.rebind(listener, bound, workers, now);
+                    self.update(listener, workers);
+                }
+                // What was overridden at run time is as configured again.
+                (Action::Update | Action::Keep, Some(listener)) => {
+                    if change.action == Action::Update {
+                        self.update(listener, workers);
+                    }
+                    if let Some(known) = self.in_service.get_mut(name) {
+                        known.overridden.clear();
+                    }
+                }
+                (_, None) => {}
+            }
+        }
+        self.sweep(workers, now);
+    }
+
+    fn add(&mut self, listener: &config::Listener, bound: Vec<Bound>, workers: &Workers) {
+        let id = ListenerId(self.next_listener);
+        self.next_listener += 1;
+        let new = Listener {
+            id,
+            config: listener.clone(),
+            gate: Arc::new(Gate::new(Permits::new(
+                listener.max_connections,
+                workers.wakers(),
+            ))),
+            counters: (0..workers.count()).map(|_| Arc::default()).collect(),
+            sockets: Vec::new(),
+            overridden: Vec::new(),
+        };
+        new.configure(workers);
+        self.in_service.insert(listener.name.clone(), new);
+        self.serve(&listener.name, bound, workers);
+    }
+
+    /// Hands new sockets to the workers.
+    fn serve(&mut self, name: &str, bound: Vec<Bound>, workers: &Workers) {
+        let Some(listener) = self.in_service.get_mut(name) else {
+            return;
+        };
+        for mut bound in bound {
+            let id = SocketId(self.next_socket);
+            self.next_socket += 1;
+            if let Some(file) = &mut bound.file
+                && let Err(error) = file.settle()
+            {
+                log::error!("listener \"{name}\": {}: {error}", bound.address);
+            }
+            let kind = bound.kind;
+            let handles = std::mem::take(&mut bound.handles);
+            let serving = handles.iter().map(|(worker, _)| *worker).collect();
+            for (worker, socket) in handles {
+                workers.command(
+                    worker,
+                    Command::AddSocket {
+                        listener: listener.id,
+                        id,
+                        kind,
+                        socket,
+                    },
+                );
+            }
+            listener.sockets.push(Serving {
+                id,
+                workers: serving,
+                bound,
+            });
+        }
+    }
+
+    fn rebind(
+        &mut self,
+        new: &config::Listener,
+        bound: Vec<Bound>,
+        workers: &Workers,
+        now: Instant,
+    ) {
+        let keeps: Vec<Address> = new
+            .addresses
+            .iter()
+            .filter(|address| self.keeps(new, address, workers.count()))
+            .cloned()
+            .collect();
+        let Some(listener) = self.in_service.get_mut(&new.name) else {
+            return;
+        };
+        let (stay, leave) = std::mem::take(&mut listener.sockets)
+            .into_iter()
+            .partition(|socket| keeps.contains(&socket.bound.address));
+        listener.sockets = stay;
+        self.serve(&new.name, bound, workers);
+        self.retire_sockets(leave, now);
+    }
+
+    fn update(&mut self, new: &config::Listener, workers: &Workers) {
+        let Some(listener) = self.in_service.get_mut(&new.name) else {
+            return;
+        };
+        let options = bind::inherited(new);
+        for socket in &listener.sockets {
+            let fd = socket.bound.fd.as_fd();
+            if socket.bound.kind == Kind::Stream
+                && new.backlog != listener.config.backlog
+                && let Err(error) = socket::listen(fd, new.backlog)
+            {
+                log::error!("listener \"{}\": backlog: {error}", new.name);
+            }
+            if options != bind::inherited(&listener.config)
+                && let Err(error) = socket::set_inherited(fd, &options)
+            {
+                log::error!("listener \"{}\": socket options: {error}", new.name);
+            }
+            if new.mode != listener.config.mode
+                && let Some(file) = &socket.bound.file
+                && let Err(error) = file.set_mode(new.mode)
+            {
+                log::error!(
+                    "listener \"{}\": {}: mode: {error}",
+                    new.name,
+                    socket.bound.address
+                );
+            }
+        }
+        listener.config = new.clone();
+        listener.overridden.clear();
+        listener.gate.permits.set_max(new.max_connections);
+        listener.configure(workers);
+    }
+
+    fn remove(&mut self, name: &str, workers: &Workers, now: Instant) {
+        let Some(mut listener) = self.in_service.remove(name) else {
+            return;
+        };
+        let sockets = std::mem::take(&mut listener.sockets);
+        self.retire_sockets(sockets, now);
+        self.retired.push(listener);
+        self.sweep(workers, now);
+    }
+
+    /// Takes everything out of service.
+    pub(super) fn retire_all(&mut self, workers: &Workers, now: Instant) {
+        let names: Vec<String> = self.in_service.keys().cloned().collect();
+        for name in names {
+            self.remove(&name, workers, now);
+        }
+    }
+
+    fn retire_sockets(&mut self, sockets: Vec<Serving>, now: Instant) {
+        for mut socket in sockets {
+            // The path goes first: nobody new finds the way. A successor's file is not touched.
+            socket.bound.file = None;
+            let is_tcp = socket.bound.kind == Kind::Stream
+                && matches!(socket.bound.address, Address::Inet { .. });
+            let mut sweep_at = now;
+            if is_tcp {
+                match socket::drop_new_connections(socket.bound.fd.as_fd()) {
+                    Ok(()) => sweep_at += HANDSHAKE,
+                    Err(error) => {
+                        log::warn!("{}: clients may be reset: {error}", socket.bound.address)
+                    }
+                }
+            }
+            let waits_for = socket.workers.len();
+            self.retiring.push(Retiring {
+                socket,
+                sweep_at: Some(sweep_at),
+                waits_for,
+            });
+        }
+    }
+
+    /// Tells workers to empty and close the sockets whose time has come.
+    pub(super) fn sweep(&mut self, workers: &Workers, now: Instant) {
+        for retiring in &mut self.retiring {
+            if retiring.sweep_at.is_some_and(|at| at <= now) {
+                retiring.sweep_at = None;
+                for worker in &retiring.socket.workers {
+                    workers.command(
+                        *worker,
+                        Command::RetireSocket {
+                            id: retiring.socket.id,
+                        },
+                    );
+                }
+            }
+        }
+        // A socket on its way out may still bring connections.
+        if self.retiring.is_empty() {
+            self.retired.retain(|listener| {
+                let totals = listener.totals();
+                let has_connections = totals.connections() > 0;
+                if !has_connections {
+                    self.departed.add(&totals);
+                    workers.command_all(|_| Command::Forget {
+                        listener: listener.id,
+                    });
+                }
+                has_connections
+            });
+        }
+    }
+
+    /// When [`Self::sweep`] is next due.
+    pub(super) fn next_sweep(&self, now: Instant) -> Option<Instant> {
+        let sweep = self
+            .retiring
+            .iter()
+            .filter_map(|retiring| retiring.sweep_at)
+            .min();
+        // Connections of retired listeners end whenever they like; it is enough to notice soon.
+        let forget = (!self.retired.is_empty()).then(|| now + Duration::from_secs(1));
+        [sweep, forget].into_iter().flatten().min()
+    }
+
+    /// A worker has closed its descriptor of a socket.
+    pub(super) fn handle_retired(&mut self, id: SocketId) {
+        if let Some(retiring) = self
+            .retiring
+            .iter_mut()
+            .find(|retiring| retiring.socket.id == id)
+        {
+            retiring.waits_for -= 1;
+        }
+        // With the last descriptor, ours, the socket is gone.
+        self.retiring.retain(|retiring| retiring.waits_for > 0);
+    }
+
+    /// Whether no socket is on its way out any more.
+    pub(super) fn all_retired(&self) -> bool {
+        self.retiring.is_empty()
+    }
+
+    /// Connections of each listener, by name.
+    pub(super) fn connections(&self) -> BTreeMap<String, u64> {
+        self.in_service
+            .iter()
+            .map(|(name, listener)| (name.clone(), listener.totals().connections()))
+            .collect()
+    }
+
+    /// The sum over all listeners that there are and were.
+    pub(super) fn totals(&self) -> Totals {
+        let mut totals = self.departed;
+        self.all()
+            .for_each(|listener| totals.add(&listener.totals()));
+        totals
+    }
+
+    /// How many are in service.
+    pub(super) fn count(&self) -> usize {
+        self.in_service.len()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Listener> {
+        self.in_service.values().chain(&self.retired)
+    }
+
+    /// The name and the protocol of a listener, in service or not.
+    pub(super) fn describe(&self, id: ListenerId) -> Option<(&str, config::Protocol)> {
+        let listener = self.all().find(|listener| listener.id == id)?;
+        Some((&listener.config.name, listener.config.protocol))
+    }
+
+    /// The path of a Unix listener.
+    pub(super) fn local_path(&self, id: ListenerId) -> Option<String> {
+        let listener = self.all().find(|listener| listener.id == id)?;
+        let address = listener.config.addresses.first()?;
+        matches!(address, Address::Unix(_)).then(|| address.to_string())
+    }
+
+    /// All listeners, for people and programs.
+    pub(super) fn report(&self) -> Vec<schema::Listener> {
+        let limit = somaxconn();
+        let in_service = self
+            .in_service
+            .values()
+            .map(|listener| listener.report(schema::ListenerState::Listening, limit));
+        let retired = self
+            .retired
+            .iter()
+            .map(|listener| listener.report(schema::ListenerState::Retired, limit));
+        in_service.chain(retired).collect()
+    }
+
+    /// The backlog of a stream listener.
+    pub(super) fn backlog(&self, name: &str) -> Option<schema::Backlog> {
+        self.in_service.get(name)?.backlog(somaxconn())
+    }
+
+    /// Gives all sockets of a listener this backlog.
+    pub(super) fn set_backlog(&mut self, name: &str, backlog: u32) -> std::io::Result<()> {
+        let Some(listener) = self.in_service.get_mut(name) else {
+            return Ok(());
+        };
+        for socket in &listener.sockets {
+            socket::listen(socket.bound.fd.as_fd(), backlog)?;
+        }
+        listener.config.backlog = backlog;
+        if !listener.overridden.contains(&"backlog") {
+            listener.overridden.push("backlog");
+        }
+        Ok(())
+    }
+}
+
+fn changed_listeners<'a>(
+    new: &'a Config,
+    changes: &'a [Change],
+) -> impl Iterator<Item = (&'a config::Listener, &'a Change)> {
+    changes.iter().filter_map(|change| {
+        let listener = new.listeners.get(change.listener.as_ref()?)?;
+        matches!(change.action, Action::Add | Action::Rebind).then_some((listener, change))
+    })
+}
+
+fn path(bound: &Bound) -> Option<PathBuf> {
+    match &bound.address {
+        Address::Unix(path) => Some(path.clone()),
+        Address::Inet { .. } => None,
+    }
+}
+
+/// What to tell an operator whose backlog the kernel has cut, silently.
+fn capped(fd: impl AsFd, requested: u32) -> Option<String> {
+    let effective = socket::queue(fd.as_fd())?.effective;
+    (effective < requested).then(|| {
+        format!(
+            "backlog {requested} is capped to {effective} by net.core.somaxconn: \
+             raise it with sysctl -w net.core.somaxconn={requested}"
+        )
+    })
+}
+
+/// The kernel's cap on every backlog (`listen(2)`). Under `ProcSubset=pid` the file is not to be
+/// seen; then a socket that asks for all there is tells.
+fn somaxconn() -> u32 {
+    let text = fs::read_to_string("/proc/sys/net/core/somaxconn");
+    text.ok()
+        .and_then(|text| text.trim().parse().ok())
+        .or_else(probe_somaxconn)
+        .unwrap_or(0)
+}
+
+fn probe_somaxconn() -> Option<u32> {
+    let loopback = ([127, 0, 0, 1], 0).into();
+    let probe =
+        socket::bind_inet(socket2::Type::STREAM, loopback, socket::Binding::Exclusive).ok()?;
+    socket::drop_new_connections(probe.as_fd()).ok()?;
+    socket::listen(probe.as_fd(), u32::MAX).ok()?;
+    Some(socket::queue(probe.as_fd())?.effective)
+}
+
+impl Listener {
+    fn configure(&self, workers: &Workers) {
+        workers.command_all(|worker| Command::Configure {
+            listener: self.id,
+            settings: settings(&self.config),
+            gate: Arc::clone(&self.gate),
+            counters: Arc::clone(&self.counters[worker]),
+        });
+    }
+
+    fn totals(&self) -> Totals {
+        Totals::of(self.counters.iter().map(|counters| &**counters))
+    }
+
+    fn backlog(&self, limit: u32) -> Option<schema::Backlog> {
+        if !self.config.protocol.is_stream() {
+            return None;
+        }
+        let requested = self.config.backlog;
+        let mut sum = schema::Backlog {
+            requested,
+            effective: requested.min(limit),
+            limit,
+            queued: 0,
+            overflows: 0,
+        };
+        for queue in self
+            .sockets
+            .iter()
+            .filter_map(|socket| socket::queue(socket.bound.fd.as_fd()))
+        {
+            sum.effective = queue.effective;
+            sum.queued += u64::from(queue.queued);
+            sum.overflows += u64::from(queue.overflows);
+        }
+        Some(sum)
+    }
+
+    fn report(&self, state: schema::ListenerState, limit: u32) -> schema::Listener {
+        let totals = self.totals();
+        let mut addresses: Vec<String> = Vec::new();
+        for socket in &self.sockets {
+            let local = socket::local_address(socket.bound.fd.as_fd());
+            let address = local.map_or_else(
+                || socket.bound.address.to_string(),
+                |local| local.to_string(),
+            );
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        let refused =
+            Refusal::ALL.map(|reason| (reason.name().to_owned(), totals.refused[reason as usize]));
+        schema::Listener {
+            name: self.config.name.clone(),
+            protocol: self.config.protocol.name().into(),
+            addresses,
+            reply: self.config.reply.name().into(),
+            state,
+            sockets: self.sockets.len() as u32,
+            backlog: self.backlog(limit),
+            connections: totals.connections(),
+            accepted: totals.accepted,
+            refused: refused.into_iter().collect(),
+            datagrams_received: totals.datagrams_received,
+            datagrams_sent: totals.datagrams_sent,
+            bytes_received: totals.bytes_received,
+            bytes_sent: totals.bytes_sent,
+            overridden: self.overridden.iter().map(|key| (*key).into()).collect(),
+        }
+    }
+}
+
+fn settings(listener: &config::Listener) -> Settings {
+    Settings {
+        name: listener.name.clone(),
+        reply: listener.reply,
+        one_shot: listener.one_shot,
+        timeouts: listener.timeouts,
+        when_full: listener.when_full,
+        max_per_source: listener.max_per_source,
+        access: listener.access.clone(),
+    }
+}

@@ -1,0 +1,140 @@
+//! The pool of workers: started, spoken to, ended.
+//!
+//! A worker that fails takes the process down with it: half a service that looks whole is worse
+//! than one that is restarted.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use crate::driver::epoll::Epoll;
+use crate::driver::{Driver, Waker};
+use crate::exit;
+use crate::sys::process;
+use crate::worker::Worker;
+use crate::worker::mailbox::{Command, Mailbox, Report};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Workers {
+    handles: Vec<Handle>,
+    reports: Receiver<Report>,
+    control: Waker,
+}
+
+#[derive(Debug)]
+struct Handle {
+    commands: Sender<Command<OwnedFd>>,
+    waker: Waker,
+    thread: JoinHandle<()>,
+}
+
+impl Workers {
+    /// Starts so many, each with a processor of its own if there are several.
+    pub(super) fn start(count: usize) -> io::Result<Self> {
+        let control = Waker::new()?;
+        let (report_sender, reports) = channel();
+        let cpus = process::allowed_cpus();
+        let mut handles = Vec::with_capacity(count);
+        for index in 0..count {
+            let cpu = (cpus.len() > 1 && count > 1).then(|| cpus[index % cpus.len()]);
+            let (commands, command_receiver) = channel();
+            let mailbox = Mailbox {
+                commands: command_receiver,
+                reports: report_sender.clone(),
+                control: control.clone(),
+            };
+            let (waker_sender, waker_receiver) = channel();
+            let thread = std::thread::Builder::new()
+                .name(format!("worker-{index}"))
+                .spawn(move || {
+                    if let Some(cpu) = cpu
+                        && let Err(error) = process::pin_to_cpu(cpu)
+                    {
+                        log::debug!("worker {index}: not kept on CPU {cpu}: {error}");
+                    }
+                    // A driver belongs to the thread that uses it, so it is made there.
+                    match Epoll::new() {
+                        Ok(driver) => {
+                            // The starter waits for it.
+                            let _ = waker_sender.send(Ok(driver.waker()));
+                            serve(index, Worker::new(index, count, driver, mailbox));
+                        }
+                        Err(error) => _ = waker_sender.send(Err(error)),
+                    }
+                })?;
+            let waker = waker_receiver.recv().map_err(io::Error::other)??;
+            handles.push(Handle {
+                commands,
+                waker,
+                thread,
+            });
+        }
+        Ok(Self {
+            handles,
+            reports,
+            control,
+        })
+    }
+
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.handles.len()
+    }
+
+    /// All their wakers, for who has to reach them from elsewhere.
+    pub(super) fn wakers(&self) -> Vec<Waker> {
+        self.handles
+            .iter()
+            .map(|handle| handle.waker.clone())
+            .collect()
+    }
+
+    /// Gives one of them a command.
+    pub(super) fn command(&self, worker: usize, command: Command<OwnedFd>) {
+        let handle = &self.handles[worker];
+        // A worker ends only with the process, or when told to.
+        if handle.commands.send(command).is_ok() {
+            handle.waker.wake();
+        }
+    }
+
+    /// Gives each of them a command.
+    pub(super) fn command_all(&self, command: impl Fn(usize) -> Command<OwnedFd>) {
+        for worker in 0..self.handles.len() {
+            self.command(worker, command(worker));
+        }
+    }
+
+    /// Readable when there are reports.
+    pub(super) fn control(&self) -> &Waker {
+        &self.control
+    }
+
+    /// The reports that have come.
+    pub(super) fn take_reports(&self) -> Vec<Report> {
+        self.control.drain();
+        self.reports.try_iter().collect()
+    }
+
+    /// Ends them all, closing every socket that they have.
+    pub(super) fn stop(self) {
+        self.command_all(|_| Command::Stop);
+        for handle in self.handles {
+            // One that panicked has ended the process already.
+            let _ = handle.thread.join();
+        }
+    }
+}
+
+fn serve<D: Driver>(index: usize, mut worker: Worker<D>) {
+    let failure = match catch_unwind(AssertUnwindSafe(|| worker.run())) {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => format!("worker {index}: waiting for the kernel: {error}"),
+        Err(_) => format!("worker {index}: panicked, which is a bug in echod; the service ends"),
+    };
+    log::error!("{failure}");
+    std::process::exit(exit::BUG.into());
+}

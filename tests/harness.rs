@@ -1,0 +1,223 @@
+//! A daemon to test: started in a folder of its own, waited for, and ended with the test.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// How long anything may take before it is called broken. Generous: the machine may be busy.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) const ECHOD: &str = env!("CARGO_BIN_EXE_echod");
+pub(crate) const ECHOCTL: &str = env!("CARGO_BIN_EXE_echoctl");
+
+/// A running echod. It is killed when the test ends, if it has not ended by itself.
+pub(crate) struct Daemon {
+    pub(crate) folder: tempfile::TempDir,
+    child: Child,
+    notify: UnixDatagram,
+}
+
+impl Daemon {
+    /// Starts echod with this configuration and waits until it is ready. `{dir}` in the text
+    /// becomes the test's folder. Log lines go to standard error, into the file `log`.
+    pub(crate) fn start(config: &str) -> Self {
+        Self::start_with(config, |_| {})
+    }
+
+    /// The same, with changes to the command before it is run.
+    pub(crate) fn start_with(config: &str, change: impl FnOnce(&mut Command)) -> Self {
+        let mut daemon = Self::spawn(config, change);
+        daemon.wait_for_notification("READY=1");
+        daemon
+    }
+
+    /// The same, without waiting.
+    pub(crate) fn spawn(config: &str, change: impl FnOnce(&mut Command)) -> Self {
+        let folder = tempfile::tempdir().expect("a folder for the test");
+        let notify =
+            UnixDatagram::bind(folder.path().join("notify")).expect("a notification socket");
+        notify
+            .set_read_timeout(Some(Duration::from_millis(50)))
+            .expect("a timeout");
+        let path = folder.path().join("echod.toml");
+        std::fs::write(
+            &path,
+            config.replace("{dir}", &folder.path().display().to_string()),
+        )
+        .expect("a configuration");
+        let log = std::fs::File::create(folder.path().join("log")).expect("a log file");
+        let mut command = Command::new(ECHOD);
+        command
+            .arg("--config")
+            .arg(&path)
+            .arg("--socket")
+            .arg(folder.path().join("control.sock"))
+            .env("NOTIFY_SOCKET", folder.path().join("notify"))
+            .env_remove("JOURNAL_STREAM")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        change(&mut command);
+        let child = command.spawn().expect("echod runs");
+        Self {
+            folder,
+            child,
+            notify,
+        }
+    }
+
+    /// Waits for a message to the service manager that has this line; returns all of it.
+    pub(crate) fn wait_for_notification(&mut self, line: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        let mut message = [0; 4096];
+        loop {
+            if let Ok(len) = self.notify.recv(&mut message) {
+                let text = String::from_utf8_lossy(&message[..len]).into_owned();
+                if text.lines().any(|found| found == line) {
+                    return text;
+                }
+            } else if let Some(status) = self.child.try_wait().expect("a child of ours") {
+                panic!("echod ended ({status}) before {line}: {}", self.log());
+            }
+            assert!(Instant::now() < deadline, "no {line}: {}", self.log());
+        }
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// A path in the test's folder.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("a process id")
+    }
+
+    /// Writes another configuration; it takes effect at the next reload.
+    pub(crate) fn write_config(&self, config: &str) {
+        let text = config.replace("{dir}", &self.folder.path().display().to_string());
+        std::fs::write(self.path("echod.toml"), text).expect("a configuration");
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: nix::sys::signal::Signal) {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid()), signal)
+            .expect("it is there");
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child of ours") {
+                return status;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "echod does not end: {}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Runs echoctl against it.
+    pub(crate) fn ctl(&self, arguments: &[&str]) -> Output {
+        Command::new(ECHOCTL)
+            .env("ECHOCTL_SOCKET", self.path("control.sock"))
+            .args(arguments)
+            .output()
+            .expect("echoctl runs")
+    }
+
+    /// Runs echoctl with `--json`, which must succeed, and returns what it prints.
+    pub(crate) fn ctl_json(&self, arguments: &[&str]) -> Value {
+        let output = self.ctl(&[&["--json"], arguments].concat());
+        assert!(
+            output.status.success(),
+            "echoctl {arguments:?}: {}",
+            text(&output.stderr)
+        );
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
+    /// What `ListListeners` says of one listener.
+    pub(crate) fn listener(&self, name: &str) -> Value {
+        let reply = self.ctl_json(&["listeners", name]);
+        reply["listeners"][0].clone()
+    }
+
+    /// The first address that a listener is bound to (with port 0: the one that it got).
+    pub(crate) fn address(&self, name: &str) -> SocketAddr {
+        let listener = self.listener(name);
+        let address = listener["addresses"][0].as_str().expect("an address");
+        address.parse().expect("an Internet address")
+    }
+
+    /// A TCP connection to a listener, with a timeout on everything.
+    pub(crate) fn connect(&self, name: &str) -> TcpStream {
+        connect(self.address(name))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- log of echod ---\n{}", self.log());
+        }
+    }
+}
+
+/// A TCP connection with a timeout on everything.
+pub(crate) fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("a connection");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
+    stream
+}
+
+/// Sends a message and reads as many bytes back.
+pub(crate) fn exchange(stream: &mut (impl Read + Write), message: &[u8]) -> Vec<u8> {
+    stream.write_all(message).expect("sent");
+    let mut answer = vec![0; message.len()];
+    stream.read_exact(&mut answer).expect("answered");
+    answer
+}
+
+/// A UDP socket on loopback with a timeout.
+pub(crate) fn udp(local: &str) -> UdpSocket {
+    let socket = UdpSocket::bind(local).expect("a UDP socket");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    socket
+}
+
+/// Tries until it is so; fails with `what` when it never is.
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Output of a program as text.
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A file of the repository.
+pub(crate) fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}

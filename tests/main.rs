@@ -1,0 +1,7 @@
+//! The programs as processes: one test binary, a file for each subject.
+//!
+//! Every test starts its own daemon in its own folder ([`harness::Daemon`]), waits for `READY=1`
+//! and never sleeps for luck.
+
+mod harness;
+mod smoke;
