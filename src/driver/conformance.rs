@@ -7,18 +7,20 @@
 //! Nothing here sleeps for luck: a [`Stage`] turns the driver until what is promised has happened,
 //! or panics with what was seen instead. That something does *not* happen is watched for a while.
 
+mod datagrams;
 mod harness;
+mod listeners;
 mod stage;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::datagrams::*;
 use self::harness::{Harness, Place};
+use self::listeners::*;
 use self::stage::{Answer, DEADLINE, Event, Stage, TURN, pattern};
 use super::buffers::{BUFFER_BYTES, BUFFER_COUNT};
 use super::sim::End;
-use super::{Closing, Driver, Op, Permits, Source};
+use super::{Closing, Driver, Op};
 
 /// How many connections make a crowd: more than there are buffers.
 const CROWD: usize = BUFFER_COUNT as usize + 44;
@@ -108,7 +110,10 @@ fn submitting_alone_does_nothing<H: Harness>() {
     let buffer = stage.buffer(&mut peer, b"later");
     stage.until_quiet();
     stage.send(connection, buffer);
-    stage.driver.submit(Op::Close { token: connection, how: Closing::Now });
+    stage.driver.submit(Op::Close {
+        token: connection,
+        how: Closing::Now,
+    });
     let mut bytes = vec![];
     for _ in 0..100 {
         assert_eq!(stage.net.read(&mut peer, usize::MAX, &mut bytes), None);
@@ -126,7 +131,9 @@ fn one_accept_and_one_receive_bring_many<H: Harness>() {
     for round in 1..=5 {
         for (peer, connection) in &mut connections {
             stage.write_all(peer, b"hello");
-            stage.until("it is received", |stage| stage.received(*connection).len() == 5 * round);
+            stage.until("it is received", |stage| {
+                stage.received(*connection).len() == 5 * round
+            });
         }
     }
     assert_eq!(stage.accepted().len(), 5);
@@ -155,7 +162,11 @@ fn a_failed_connection_answers_its_sends_with_one_failed<H: Harness>() {
     stage.until_event(&Event::Failed(connection));
     stage.until_quiet();
     assert_eq!(stage.count(|event| matches!(event, Event::Failed(_))), 1);
-    assert_eq!(stage.count(|event| matches!(event, Event::Sent(..))), sent, "what was not sent is not Sent");
+    assert_eq!(
+        stage.count(|event| matches!(event, Event::Sent(..))),
+        sent,
+        "what was not sent is not Sent"
+    );
     stage.close(connection, Closing::Now);
     stage.assert_all_home();
 }
@@ -170,13 +181,26 @@ fn a_send_that_waits_says_stalled_and_completes_when_all_is_taken<H: Harness>() 
     let owed = stage.owed[&connection];
     let stalls = stage.count(|event| matches!(event, Event::Stalled(_)));
     stage.until_quiet();
-    assert_eq!(stage.owed[&connection], owed, "nothing is Sent that the peer has no room for");
-    assert_eq!(stage.count(|event| matches!(event, Event::Stalled(_))), stalls, "a stall is said once");
+    assert_eq!(
+        stage.owed[&connection], owed,
+        "nothing is Sent that the peer has no room for"
+    );
+    assert_eq!(
+        stage.count(|event| matches!(event, Event::Stalled(_))),
+        stalls,
+        "a stall is said once"
+    );
     let back = stage.read(&mut peer, written);
-    assert!(back == pattern(0, written), "the bytes are whole and in order");
+    assert!(
+        back == pattern(0, written),
+        "the bytes are whole and in order"
+    );
     stage.until("all is Sent", |stage| stage.owed[&connection] == 0);
     let stalls = stage.count(|event| matches!(event, Event::Stalled(_)));
-    assert!(stalls <= stage.count(|event| matches!(event, Event::Sent(..))), "no send stalls twice");
+    assert!(
+        stalls <= stage.count(|event| matches!(event, Event::Sent(..))),
+        "no send stalls twice"
+    );
 }
 
 fn a_peer_that_reads_slowly_gets_every_byte<H: Harness>() {
@@ -191,11 +215,17 @@ fn a_peer_that_reads_slowly_gets_every_byte<H: Harness>() {
             stage.net.read(&mut peer, 10_000, &mut back);
             back.len() >= bytes.len()
         });
-        assert!(back == bytes, "the bytes that came back are those that were sent");
+        assert!(
+            back == bytes,
+            "the bytes that came back are those that were sent"
+        );
         stage.until("all is Sent", |stage| stage.owed[&connection] == 0);
         let stalls = stage.count(|event| matches!(event, Event::Stalled(_)));
         let sends = stage.count(|event| matches!(event, Event::Sent(..)));
-        assert!((1..=sends).contains(&stalls), "{stalls} stalls of {sends} sends");
+        assert!(
+            (1..=sends).contains(&stalls),
+            "{stalls} stalls of {sends} sends"
+        );
     }
 }
 
@@ -211,7 +241,9 @@ fn sends_keep_their_order_however_many_are_queued<H: Harness>() {
         let message = pattern(number * 7, if number < 20 { 60_000 } else { number });
         let before = stage.received(connection).len();
         stage.write_all(&mut peer, &message);
-        stage.until("it is received", |stage| stage.received(connection).len() == before + message.len());
+        stage.until("it is received", |stage| {
+            stage.received(connection).len() == before + message.len()
+        });
         expected.extend(message);
     }
     for (_, buffer) in std::mem::take(&mut stage.kept) {
@@ -221,7 +253,12 @@ fn sends_keep_their_order_however_many_are_queued<H: Harness>() {
     stage.driver.submit(Op::ShutDown { connection });
     stage.until_quiet();
     let (bytes, end) = stage.read_end(&mut peer);
-    assert!(bytes == expected, "{} of {} bytes, in order", bytes.len(), expected.len());
+    assert!(
+        bytes == expected,
+        "{} of {} bytes, in order",
+        bytes.len(),
+        expected.len()
+    );
     assert_eq!(end, End::Fin);
     stage.until("all is Sent", |stage| stage.owed[&connection] == 0);
 }
@@ -252,7 +289,9 @@ fn idle_connections_hold_no_buffer<H: Harness>() {
     let mut crowd: Vec<_> = (0..CROWD).map(|_| stage.connection(&address)).collect();
     for (peer, connection) in crowd.iter_mut().take(20) {
         stage.write_all(peer, b"busy once");
-        stage.until("it is received", |stage| !stage.received(*connection).is_empty());
+        stage.until("it is received", |stage| {
+            !stage.received(*connection).is_empty()
+        });
     }
     stage.assert_all_home();
 }
@@ -283,18 +322,29 @@ fn without_buffers_receiving_waits_and_nothing_fails<H: Harness>() {
     let mut done = vec![];
     for _ in 0..5 {
         let until = stage.driver.now() + TURN;
-        stage.driver.wait(Some(until), &mut done).expect("famine is no failure");
+        stage
+            .driver
+            .wait(Some(until), &mut done)
+            .expect("famine is no failure");
         assert!(stage.driver.now() >= until, "it waits and does not spin");
     }
-    assert!(done.is_empty() && stage.events.len() == before, "nothing arrives and nothing fails: {done:?}");
+    assert!(
+        done.is_empty() && stage.events.len() == before,
+        "nothing arrives and nothing fails: {done:?}"
+    );
     stage.answer = Answer::Discard;
     for (_, buffer) in std::mem::take(&mut stage.kept) {
         stage.driver.recycle(buffer);
     }
     for (_, connection) in others {
-        stage.until("it is received", |stage| stage.received(connection) == b"patience");
+        stage.until("it is received", |stage| {
+            stage.received(connection) == b"patience"
+        });
     }
-    assert_eq!(stage.count(|event| matches!(event, Event::Failed(_) | Event::Ended(_))), 0);
+    assert_eq!(
+        stage.count(|event| matches!(event, Event::Failed(_) | Event::Ended(_))),
+        0
+    );
     stage.assert_all_home();
 }
 
@@ -324,10 +374,15 @@ fn peers_that_do_not_read_starve_nobody<H: Harness>() {
     let mut crowd: Vec<_> = (0..CROWD).map(|_| stage.connection(&address)).collect();
     let bytes = pattern(0, BUFFER_BYTES);
     stage.until("nobody in the crowd can write any more", |stage| {
-        let written: usize = crowd.iter_mut().map(|(peer, _)| stage.net.write(peer, &bytes)).sum();
+        let written: usize = crowd
+            .iter_mut()
+            .map(|(peer, _)| stage.net.write(peer, &bytes))
+            .sum();
         written == 0 && {
             stage.until_quiet();
-            crowd.iter().all(|(_, connection)| stage.owed.get(connection).is_some_and(|&owed| owed > 0))
+            crowd
+                .iter()
+                .all(|(_, connection)| stage.owed.get(connection).is_some_and(|&owed| owed > 0))
         }
     });
     let (mut peer, connection) = stage.connection(&address);
@@ -335,9 +390,14 @@ fn peers_that_do_not_read_starve_nobody<H: Harness>() {
     assert_eq!(stage.owed[&connection], 0);
     for (peer, connection) in crowd {
         drop(peer);
-        stage.driver.submit(Op::Close { token: connection, how: Closing::Now });
+        stage.driver.submit(Op::Close {
+            token: connection,
+            how: Closing::Now,
+        });
     }
-    stage.until("all are Closed", |stage| stage.count(|event| matches!(event, Event::Closed(_))) == CROWD);
+    stage.until("all are Closed", |stage| {
+        stage.count(|event| matches!(event, Event::Closed(_))) == CROWD
+    });
     stage.assert_all_home();
 }
 
@@ -348,14 +408,18 @@ fn after_rest_nothing_new_arrives_until_receive<H: Harness>() {
     let (_, address) = stage.listener(None);
     let (mut peer, connection) = stage.connection(&address);
     stage.write_all(&mut peer, b"one ");
-    stage.until("it is received", |stage| stage.received(connection) == b"one ");
+    stage.until("it is received", |stage| {
+        stage.received(connection) == b"one "
+    });
     stage.driver.submit(Op::Rest { connection });
     stage.until_quiet();
     stage.write_all(&mut peer, b"two");
     stage.until_quiet();
     assert_eq!(stage.received(connection), b"one ");
     stage.driver.submit(Op::Receive { connection });
-    stage.until("it is received", |stage| stage.received(connection) == b"one two");
+    stage.until("it is received", |stage| {
+        stage.received(connection) == b"one two"
+    });
 }
 
 fn a_connection_is_not_read_while_a_send_is_stalled_if_the_driver_can_tell<H: Harness>() {
@@ -387,7 +451,10 @@ fn a_connection_is_not_read_while_a_send_is_stalled_if_the_driver_can_tell<H: Ha
         // TCP may yet move some bytes to the peer, in its own time; then the stall may end.
         let lasts = stage.owed[&connection] == owed;
         rounds = if lasts { rounds + 1 } else { 0 };
-        assert!(!lasts || stage.received(connection).len() == received, "it is read while a send is stalled");
+        assert!(
+            !lasts || stage.received(connection).len() == received,
+            "it is read while a send is stalled"
+        );
         rounds == 10
     });
 }
@@ -404,11 +471,17 @@ fn after_close_nothing_is_heard_but_closed<H: Harness>() {
         }
         stage.net.half_close(&mut peer);
         stage.turn();
-        stage.driver.submit(Op::Close { token: connection, how: Closing::Now });
+        stage.driver.submit(Op::Close {
+            token: connection,
+            how: Closing::Now,
+        });
         let before = stage.events.len();
         stage.until_event(&Event::Closed(connection));
         stage.until_quiet();
-        let after: Vec<_> = stage.events[before..].iter().filter(|event| event.is_about(connection)).collect();
+        let after: Vec<_> = stage.events[before..]
+            .iter()
+            .filter(|event| event.is_about(connection))
+            .collect();
         assert_eq!(after, [&Event::Closed(connection)]);
     }
     stage.assert_all_home();
@@ -423,14 +496,26 @@ fn a_token_never_comes_back_and_its_use_is_nothing<H: Harness>() {
     stage.close(old, Closing::Now);
     let (mut peer, new) = stage.connection(&address);
     assert_ne!(old, new, "the slot has another generation");
-    stage.driver.submit(Op::Send { connection: old, buffer });
+    stage.driver.submit(Op::Send {
+        connection: old,
+        buffer,
+    });
     stage.driver.submit(Op::ShutDown { connection: old });
     stage.driver.submit(Op::Rest { connection: old });
     stage.driver.submit(Op::Receive { connection: old });
-    stage.driver.submit(Op::Close { token: old, how: Closing::Reset });
+    stage.driver.submit(Op::Close {
+        token: old,
+        how: Closing::Reset,
+    });
     let before = stage.events.len();
     stage.until_quiet();
-    assert!(!stage.events[before..].iter().any(|event| event.is_about(old)), "{}", stage.seen());
+    assert!(
+        !stage.events[before..]
+            .iter()
+            .any(|event| event.is_about(old)),
+        "{}",
+        stage.seen()
+    );
     stage.answer = Answer::Echo;
     stage.echo(&mut peer, b"untouched");
     stage.until("it is Sent", |stage| stage.owed[&new] == 0);
@@ -443,7 +528,9 @@ fn close_now_is_a_fin_behind_all_that_was_sent<H: Harness>() {
     let (_, address) = stage.listener(None);
     let (mut peer, connection) = stage.connection(&address);
     stage.write_all(&mut peer, &pattern(0, 5000));
-    stage.until("all is Sent", |stage| stage.received(connection).len() == 5000 && stage.owed[&connection] == 0);
+    stage.until("all is Sent", |stage| {
+        stage.received(connection).len() == 5000 && stage.owed[&connection] == 0
+    });
     stage.close(connection, Closing::Now);
     let (bytes, end) = stage.read_end(&mut peer);
     assert_eq!(end, End::Fin);
@@ -475,146 +562,21 @@ fn a_closed_listener_is_gone<H: Harness>() {
     let (listener, address) = stage.listener(None);
     let (mut peer, _) = stage.connection(&address);
     stage.close(listener, Closing::Now);
-    assert!(stage.net.connect(&address).is_err(), "nobody listens any more");
+    assert!(
+        stage.net.connect(&address).is_err(),
+        "nobody listens any more"
+    );
     stage.echo(&mut peer, b"its connections stay");
-}
-
-// 9. Draining.
-
-fn a_listener_that_drains_accepts_all_who_are_queued_without_permits<H: Harness>() {
-    let mut stage = Stage::<H>::new(Answer::Echo);
-    let permits = Arc::new(Permits::new(1, vec![stage.driver.waker()]));
-    let (listener, address) = stage.listener(Some(Arc::clone(&permits)));
-    let mut peers = vec![stage.connection(&address).0];
-    peers.extend((0..70).map(|_| stage.connect(&address)));
-    stage.until("it rests for want of a permit", |stage| stage.has(&Event::AcceptRested(listener, None)));
-    assert_eq!(stage.accepted().len(), 1);
-    stage.close(listener, Closing::WhenDrained);
-    assert_eq!(stage.accepted().len(), 71, "all are accepted before Closed");
-    for connection in stage.accepted().split_off(1) {
-        stage.driver.submit(Op::Receive { connection });
-    }
-    for peer in &mut peers {
-        stage.echo(peer, b"served");
-    }
-    assert!(stage.net.connect(&address).is_err(), "nobody listens any more");
-    // Each holds a permit all the same, so that each may give one back.
-    assert!(!permits.try_take());
-    (0..71).for_each(|_| permits.give_back());
-    assert!(permits.try_take() && !permits.try_take());
-}
-
-fn a_datagram_socket_that_drains_receives_and_answers_who_is_queued<H: Harness>() {
-    let mut stage = Stage::<H>::new(Answer::Echo);
-    let (socket, address) = stage.net.bind(Place::V4).expect("every machine has IPv4");
-    let socket = stage.driver.add_datagram_socket(socket);
-    let mut clients: Vec<_> = (0..40).map(|_| stage.net.client(&address)).collect();
-    for client in &mut clients {
-        stage.net.send(client, &address, None, b"last words");
-    }
-    stage.close(socket, Closing::WhenDrained);
-    for client in &mut clients {
-        assert_eq!(stage.answer_to(client).1, b"last words");
-    }
-    assert_eq!(stage.count(|event| matches!(event, Event::DatagramSent(_, Ok(10)))), 40);
-    assert_eq!(stage.events.last(), Some(&Event::Closed(socket)));
-    stage.assert_all_home();
-}
-
-// 10. Accepting.
-
-fn without_a_permit_a_listener_rests_and_goes_on_when_one_comes_back<H: Harness>() {
-    let mut stage = Stage::<H>::new(Answer::Echo);
-    let permits = Arc::new(Permits::new(2, vec![stage.driver.waker()]));
-    let (listener, address) = stage.listener(Some(Arc::clone(&permits)));
-    let mut peers: Vec<_> = (0..5).map(|_| stage.connect(&address)).collect();
-    for accepted in 2..=5 {
-        stage.until("it accepts, then rests", |stage| {
-            let rests = stage.count(|event| matches!(event, Event::AcceptRested(..)));
-            // With the last client gone nobody need be missed.
-            stage.accepted().len() == accepted && (rests == accepted - 1 || accepted == 5)
-        });
-        stage.until_quiet();
-        assert_eq!(stage.accepted().len(), accepted);
-        let woken = stage.count(|event| matches!(event, Event::Woken));
-        if accepted < 5 {
-            permits.give_back();
-            stage.until("it is woken", |stage| stage.count(|event| matches!(event, Event::Woken)) > woken);
-            stage.driver.submit(Op::Accept { listener });
-        }
-    }
-    let rested = stage.count(|event| matches!(event, Event::AcceptRested(_, None)));
-    assert_eq!(rested, stage.count(|event| matches!(event, Event::AcceptRested(..))));
-    for connection in stage.accepted() {
-        stage.driver.submit(Op::Receive { connection });
-    }
-    for peer in &mut peers {
-        stage.echo(peer, b"nobody was lost");
-    }
-}
-
-fn new_permits_count_from_the_next_accept_on<H: Harness>() {
-    let mut stage = Stage::<H>::new(Answer::Echo);
-    let (listener, address) = stage.listener(Some(Arc::new(Permits::new(0, vec![]))));
-    let peers: Vec<_> = (0..3).map(|_| stage.connect(&address)).collect();
-    stage.until_event(&Event::AcceptRested(listener, None));
-    stage.driver.set_permits(listener, None);
-    stage.driver.submit(Op::Accept { listener });
-    stage.until("all are accepted", |stage| stage.accepted().len() == peers.len());
-}
-
-fn out_of_descriptors_is_a_result_and_not_a_spin<H: Harness>() {
-    let mut stage = Stage::<H>::new(Answer::Echo);
-    if !stage.net.alone("out_of_descriptors_is_a_result_and_not_a_spin") {
-        return;
-    }
-    let permits = Arc::new(Permits::new(3, vec![]));
-    let (socket, address) = stage.net.listen(Place::V4).expect("every machine has IPv4");
-    let listener = stage.driver.add_listener(socket, Some(Arc::clone(&permits)));
-    let mut peers: Vec<_> = (0..3).map(|_| stage.connect(&address)).collect();
-    stage.net.exhaust_descriptors(true);
-    for tries in 1..=3 {
-        stage.driver.submit(Op::Accept { listener });
-        stage.until("the accept fails", |stage| stage.events.len() == tries);
-        assert_eq!(stage.events[tries - 1], Event::AcceptRested(listener, Some(libc::EMFILE)));
-        let until = stage.driver.now() + TURN;
-        assert_eq!(stage.turn(), 0, "it is said once");
-        assert!(stage.driver.now() >= until, "it rests and does not spin");
-    }
-    stage.net.exhaust_descriptors(false);
-    stage.driver.submit(Op::Accept { listener });
-    stage.until("all are accepted", |stage| stage.accepted().len() == 3);
-    for connection in stage.accepted() {
-        stage.driver.submit(Op::Receive { connection });
-    }
-    for peer in &mut peers {
-        stage.echo(peer, b"nobody was lost");
-    }
-    (0..3).for_each(|_| permits.give_back());
-}
-
-fn a_peer_that_gave_up_in_the_queue_is_in_nobodys_way<H: Harness>() {
-    let mut stage = Stage::<H>::new(Answer::Echo);
-    let (socket, address) = stage.net.listen(Place::V4).expect("every machine has IPv4");
-    let quitter = stage.connect(&address);
-    let mut peer = stage.connect(&address);
-    stage.net.reset(quitter);
-    let listener = stage.driver.add_listener(socket, None);
-    stage.driver.submit(Op::Accept { listener });
-    let expected = stage.net.address(&peer);
-    let is_peer = |event: &&Event| matches!(event, Event::Accepted(_, _, address) if *address == expected);
-    stage.until("the other is accepted", |stage| stage.events.iter().any(|event| is_peer(&event)));
-    for connection in stage.accepted() {
-        stage.driver.submit(Op::Receive { connection });
-    }
-    stage.echo(&mut peer, b"all is well");
-    assert_eq!(stage.count(|event| matches!(event, Event::AcceptRested(..))), 0);
 }
 
 // 11. Bounded work.
 
 /// Counts the waits until something has happened that is ready now.
-fn waits_until<H: Harness>(stage: &mut Stage<H>, what: &str, mut holds: impl FnMut(&mut Stage<H>) -> bool) {
+fn waits_until<H: Harness>(
+    stage: &mut Stage<H>,
+    what: &str,
+    mut holds: impl FnMut(&mut Stage<H>) -> bool,
+) {
     for _ in 0..WAITS_MAX {
         let count = stage.turn();
         assert!(count <= COMPLETIONS_MAX, "{count} completions in one wait");
@@ -651,8 +613,12 @@ fn a_crowd_of_clients_hides_no_connection<H: Harness>() {
     stage.net.write(&mut peer, b"x");
     let listener = stage.driver.add_listener(socket, None);
     stage.driver.submit(Op::Accept { listener });
-    waits_until(&mut stage, "the other is heard", |stage| !stage.received(connection).is_empty());
-    stage.until("all are accepted", |stage| stage.accepted().len() == crowd.len() + 1);
+    waits_until(&mut stage, "the other is heard", |stage| {
+        !stage.received(connection).is_empty()
+    });
+    stage.until("all are accepted", |stage| {
+        stage.accepted().len() == crowd.len() + 1
+    });
 }
 
 fn a_flood_of_datagrams_hides_no_connection<H: Harness>() {
@@ -667,7 +633,9 @@ fn a_flood_of_datagrams_hides_no_connection<H: Harness>() {
         stage.net.send(&mut flood, &flooded, None, b"flood");
         !stage.received(connection).is_empty()
     });
-    stage.until("the flood is over", |stage| stage.count(|event| matches!(event, Event::Datagram(..))) > 200);
+    stage.until("the flood is over", |stage| {
+        stage.count(|event| matches!(event, Event::Datagram(..))) > 200
+    });
 }
 
 // 12. Ends.
@@ -680,12 +648,19 @@ fn the_end_comes_once_and_after_all_bytes<H: Harness>() {
         stage.write_all(&mut peer, &pattern(0, size));
         stage.net.half_close(&mut peer);
         stage.until_event(&Event::Ended(connection));
-        let last = stage.events.iter().rfind(|event| event.is_about(connection));
+        let last = stage
+            .events
+            .iter()
+            .rfind(|event| event.is_about(connection));
         assert_eq!(last, Some(&Event::Ended(connection)));
         assert!(stage.received(connection) == pattern(0, size));
         stage.until_quiet();
         assert_eq!(stage.count(|event| *event == Event::Ended(connection)), 1);
-        assert_eq!(stage.net.read(&mut peer, 1, &mut vec![]), None, "our side is still open");
+        assert_eq!(
+            stage.net.read(&mut peer, 1, &mut vec![]),
+            None,
+            "our side is still open"
+        );
     }
 }
 
@@ -721,119 +696,22 @@ fn after_shut_down_the_peer_sees_the_end_and_is_still_heard<H: Harness>() {
     let (_, address) = stage.listener(None);
     let (mut peer, connection) = stage.connection(&address);
     stage.write_all(&mut peer, b"last words");
-    stage.until("all is received", |stage| stage.received(connection).len() == 10);
+    stage.until("all is received", |stage| {
+        stage.received(connection).len() == 10
+    });
     stage.driver.submit(Op::ShutDown { connection });
-    assert_eq!(stage.read_end(&mut peer), (b"last words".to_vec(), End::Fin));
+    assert_eq!(
+        stage.read_end(&mut peer),
+        (b"last words".to_vec(), End::Fin)
+    );
     stage.answer = Answer::Discard;
     stage.write_all(&mut peer, b", heard");
-    stage.until("it is received", |stage| stage.received(connection) == b"last words, heard");
+    stage.until("it is received", |stage| {
+        stage.received(connection) == b"last words, heard"
+    });
     stage.net.half_close(&mut peer);
     stage.until_event(&Event::Ended(connection));
     assert_eq!(stage.count(|event| matches!(event, Event::Failed(_))), 0);
-}
-
-// 13. Datagrams.
-
-fn datagrams_of_every_size_come_back_whole<H: Harness>() {
-    for place in [Place::V4, Place::V6, Place::Unix] {
-        let mut stage = Stage::<H>::new(Answer::Echo);
-        let Some((socket, address)) = stage.datagrams(place) else { continue };
-        let mut client = stage.net.client(&address);
-        for size in [0, 1, 1472, 1473, 65_507, 0, 2] {
-            stage.net.send(&mut client, &address, None, &pattern(size, size));
-            assert!(stage.answer_to(&mut client).1 == pattern(size, size), "{size} bytes at {place:?}");
-            stage.until("it is said", |stage| stage.has(&Event::DatagramSent(socket, Ok(size as u32))));
-        }
-        // Several at once are several still: as many as a Unix socket queues (unix(7)).
-        (1..=8).for_each(|size| stage.net.send(&mut client, &address, None, &pattern(0, size)));
-        for size in 1..=8 {
-            assert_eq!(stage.answer_to(&mut client).1, pattern(0, size));
-        }
-        stage.until_quiet();
-        assert_eq!(stage.count(|event| matches!(event, Event::DatagramSent(..))), 15);
-        stage.close(socket, Closing::Now);
-        stage.assert_all_home();
-    }
-}
-
-fn a_datagram_that_does_not_fit_says_how_long_it_was<H: Harness>() {
-    let mut stage = Stage::<H>::new(Answer::Discard);
-    let (_, address) = stage.datagrams(Place::Unix).expect("Unix sockets are everywhere");
-    let mut client = stage.net.client(&address);
-    stage.net.send(&mut client, &address, None, &pattern(0, 100_000));
-    stage.net.send(&mut client, &address, None, b"next");
-    stage.until("both arrive", |stage| stage.events.len() == 2);
-    let Event::Datagram(_, bytes, len) = &stage.events[0] else { panic!("{}", stage.seen()) };
-    assert_eq!(*len, 100_000);
-    assert!(*bytes == pattern(0, bytes.len()) && bytes.len() <= BUFFER_BYTES);
-    assert!(matches!(&stage.events[1], Event::Datagram(_, bytes, 4) if bytes == b"next"));
-}
-
-fn answers_leave_from_where_they_were_sent_to<H: Harness>(place: Place, hosts: &[IpAddr]) {
-    let mut stage = Stage::<H>::new(Answer::Keep);
-    let Some((_, address)) = stage.datagrams(place) else { return };
-    let mut client = stage.net.client(&address);
-    let port = H::inet(&address).expect("it is of the Internet").port();
-    for &host in hosts {
-        stage.net.send(&mut client, &address, Some(host), b"where?");
-        stage.until("it is received", |stage| !stage.kept.is_empty());
-        let (socket, buffer) = stage.kept.pop_front().expect("one is kept");
-        let envelope = stage.driver.envelope(&buffer);
-        assert_eq!(envelope.local.map(|local| local.address), Some(host));
-        assert!(envelope.unicast && matches!(envelope.source, Source::Inet(_)));
-        stage.driver.submit(Op::SendTo { socket, buffer });
-        assert_eq!(stage.answer_to(&mut client), (Some(SocketAddr::new(host, port)), b"where?".to_vec()));
-    }
-}
-
-fn an_answer_leaves_from_the_address_that_was_hit<H: Harness>() {
-    let hosts = [1, 2, 77].map(|last| Ipv4Addr::new(127, 0, 0, last).into());
-    answers_leave_from_where_they_were_sent_to::<H>(Place::V4, &hosts);
-}
-
-fn ipv6_answers_leave_from_the_address_that_was_hit<H: Harness>() {
-    answers_leave_from_where_they_were_sent_to::<H>(Place::V6, &[std::net::Ipv6Addr::LOCALHOST.into()]);
-}
-
-fn a_datagram_peer_that_is_gone_ends_nothing<H: Harness>() {
-    for place in [Place::V4, Place::Unix] {
-        let mut stage = Stage::<H>::new(Answer::Keep);
-        let (_, address) = stage.datagrams(place).expect("every machine has both");
-        let mut other = stage.net.client(&address);
-        for round in 1..=3 {
-            let mut client = stage.net.client(&address);
-            stage.net.send(&mut client, &address, None, b"too late");
-            stage.until("it is received", |stage| !stage.kept.is_empty());
-            stage.net.leave(client);
-            let (socket, buffer) = stage.kept.pop_front().expect("one is kept");
-            stage.driver.submit(Op::SendTo { socket, buffer });
-            stage.answer = Answer::Echo;
-            stage.net.send(&mut other, &address, None, b"still here?");
-            assert_eq!(stage.answer_to(&mut other).1, b"still here?");
-            stage.answer = Answer::Keep;
-            stage.until("both are done", |stage| {
-                stage.count(|event| matches!(event, Event::DatagramSent(..))) == 2 * round
-            });
-        }
-        stage.assert_all_home();
-    }
-}
-
-fn a_datagram_peer_that_does_not_read_holds_nobody_up<H: Harness>() {
-    for place in [Place::V4, Place::Unix] {
-        let mut stage = Stage::<H>::new(Answer::Echo);
-        let (_, address) = stage.datagrams(place).expect("every machine has both");
-        let (mut deaf, mut other) = (stage.net.client(&address), stage.net.client(&address));
-        for count in 1..=600 {
-            stage.net.send(&mut deaf, &address, None, &pattern(0, 1000));
-            stage.until("each answer is done", |stage| {
-                stage.count(|event| matches!(event, Event::DatagramSent(..))) == count
-            });
-        }
-        stage.net.send(&mut other, &address, None, b"and I?");
-        assert_eq!(stage.answer_to(&mut other).1, b"and I?");
-        stage.assert_all_home();
-    }
 }
 
 // Time, the waker, and what can be asked.
@@ -852,7 +730,11 @@ fn a_waker_wakes_from_another_thread_once<H: Harness>() {
         let waker = stage.driver.waker();
         (0..5).for_each(|_| waker.wake());
         stage.until_quiet();
-        assert_eq!(stage.events.len(), woken + 1, "any number of calls before a wait are one");
+        assert_eq!(
+            stage.events.len(),
+            woken + 1,
+            "any number of calls before a wait are one"
+        );
     }
 }
 
@@ -861,13 +743,26 @@ fn a_wait_ends_at_its_time_and_not_before<H: Harness>() {
     let (_, address) = stage.listener(None);
     let (_peer, connection) = stage.connection(&address);
     stage.until_quiet();
-    for time in [Duration::from_micros(100), Duration::from_millis(3), Duration::from_millis(60)] {
+    for time in [
+        Duration::from_micros(100),
+        Duration::from_millis(3),
+        Duration::from_millis(60),
+    ] {
         let before = stage.driver.now();
         let mut done = vec![];
-        stage.driver.wait(Some(before + time), &mut done).expect("the driver goes on");
+        stage
+            .driver
+            .wait(Some(before + time), &mut done)
+            .expect("the driver goes on");
         let waited = stage.driver.now() - before;
-        assert!(done.is_empty(), "nothing happens on {connection:?}: {done:?}");
-        assert!(waited >= time && waited < time + Duration::from_secs(5), "{waited:?} instead of {time:?}");
+        assert!(
+            done.is_empty(),
+            "nothing happens on {connection:?}: {done:?}"
+        );
+        assert!(
+            waited >= time && waited < time + Duration::from_secs(5),
+            "{waited:?} instead of {time:?}"
+        );
     }
 }
 
@@ -882,8 +777,12 @@ fn a_wait_whose_time_has_passed_still_says_what_is_ready<H: Harness>() {
     while stage.received(connection) != b"now" {
         assert!(Instant::now() < deadline, "{}", stage.seen());
         let mut done = vec![];
-        stage.driver.wait(Some(passed), &mut done).expect("the driver goes on");
-        done.into_iter().for_each(|completion| stage.handle(completion));
+        stage
+            .driver
+            .wait(Some(passed), &mut done)
+            .expect("the driver goes on");
+        done.into_iter()
+            .for_each(|completion| stage.handle(completion));
         // What takes virtual time to arrive does not arrive in none.
         passed += Duration::from_millis(1);
     }
@@ -912,7 +811,11 @@ fn details_and_accepted_tell_the_addresses<H: Harness>() {
     let (listener, address) = stage.listener(None);
     let (peer, connection) = stage.connection(&address);
     let expected = stage.net.address(&peer);
-    assert!(stage.has(&Event::Accepted(listener, connection, expected)), "{}", stage.seen());
+    assert!(
+        stage.has(&Event::Accepted(listener, connection, expected)),
+        "{}",
+        stage.seen()
+    );
     assert_eq!(stage.driver.details(connection).local, H::inet(&address));
     stage.close(connection, Closing::Now);
     assert_eq!(stage.driver.details(connection).local, None);
@@ -929,9 +832,14 @@ fn buffers_come_home_in_every_case<H: Harness>() {
         // Some of it has been received and some not, some of that was said and some not.
         stage.turn();
         for (_, connection) in crowd {
-            stage.driver.submit(Op::Close { token: connection, how: Closing::Now });
+            stage.driver.submit(Op::Close {
+                token: connection,
+                how: Closing::Now,
+            });
         }
-        stage.until("all are Closed", |stage| stage.count(|event| matches!(event, Event::Closed(_))) == 40 * round);
+        stage.until("all are Closed", |stage| {
+            stage.count(|event| matches!(event, Event::Closed(_))) == 40 * round
+        });
     }
     let mut crowd: Vec<_> = (0..20).map(|_| stage.connection(&address)).collect();
     for (mut peer, connection) in crowd.drain(..10) {
