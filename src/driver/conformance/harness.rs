@@ -22,6 +22,8 @@ use crate::sys::socket::{self, Binding, Inherited};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     V4,
+    /// The same with the smallest send buffer: one send needs many pieces.
+    Narrow,
     V6,
     Unix,
 }
@@ -138,8 +140,8 @@ impl<D> Loopback<D> {
 
 fn any(place: Place, local: bool) -> Option<SocketAddr> {
     let ip: IpAddr = match place {
-        Place::V4 if local => Ipv4Addr::LOCALHOST.into(),
-        Place::V4 => Ipv4Addr::UNSPECIFIED.into(),
+        Place::V4 | Place::Narrow if local => Ipv4Addr::LOCALHOST.into(),
+        Place::V4 | Place::Narrow => Ipv4Addr::UNSPECIFIED.into(),
         Place::V6 if local => Ipv6Addr::LOCALHOST.into(),
         Place::V6 => Ipv6Addr::UNSPECIFIED.into(),
         Place::Unix => return None,
@@ -192,7 +194,11 @@ impl<D: Opens> Harness for Loopback<D> {
             no_delay,
             keepalive: None,
             receive_buffer: small,
-            send_buffer: small,
+            send_buffer: if place == Place::Narrow {
+                Some(1)
+            } else {
+                small
+            },
         };
         socket::set_inherited(socket.as_fd(), &options).expect("sizes can be set");
         socket::listen(socket.as_fd(), BACKLOG).expect("it is bound");

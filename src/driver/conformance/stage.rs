@@ -194,7 +194,8 @@ impl<H: Harness> Stage<H> {
         }
     }
 
-    /// Turns until nothing has happened for a while.
+    /// Turns until nothing has happened for a while. A wait that brings nothing before its time is
+    /// no rest: a driver that spins never comes to it.
     pub(super) fn until_quiet(&mut self) {
         let deadline = Instant::now() + DEADLINE;
         let mut quiet = 0;
@@ -204,7 +205,12 @@ impl<H: Harness> Stage<H> {
                 "no rest within {DEADLINE:?}; {}",
                 self.seen()
             );
-            quiet = if self.turn() == 0 { quiet + 1 } else { 0 };
+            let until = self.driver.now() + TURN;
+            match self.turn() {
+                0 if self.driver.now() >= until => quiet += 1,
+                0 => {}
+                _ => quiet = 0,
+            }
         }
     }
 
