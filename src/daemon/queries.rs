@@ -96,7 +96,7 @@ impl Queries {
     pub(super) fn handle_peers(
         &mut self,
         id: u64,
-        peers: Vec<mailbox::Peer>,
+        peers: &[mailbox::Peer],
         last: bool,
         listeners: &Listeners,
         workers: &Workers,
@@ -105,7 +105,7 @@ impl Queries {
         let open = &mut self.open[index];
         if let Asked::Peers { query, found, .. } = &mut open.asked {
             let peers = peers
-                .into_iter()
+                .iter()
                 .filter_map(|peer| peer_for_people(peer, listeners));
             found.extend(peers.filter(|peer| query.matches(peer)));
         }
@@ -173,7 +173,7 @@ fn closed(client: ClientId, matched: u64, closed: u64) -> Answer {
     )
 }
 
-fn peer_for_people(peer: mailbox::Peer, listeners: &Listeners) -> Option<schema::Peer> {
+fn peer_for_people(peer: &mailbox::Peer, listeners: &Listeners) -> Option<schema::Peer> {
     let (listener, protocol) = listeners.describe(peer.listener)?;
     let nameless = if protocol == Protocol::UnixStream {
         "unix"

@@ -189,7 +189,11 @@ fn udp_server() -> SocketAddr {
 
 #[test]
 fn an_idle_peer_is_small() {
-    assert!(size_of::<super::Place>() <= 160, "{} bytes", size_of::<super::Place>());
+    assert!(
+        size_of::<super::Place>() <= 160,
+        "{} bytes",
+        size_of::<super::Place>()
+    );
 }
 
 #[test]
@@ -339,7 +343,7 @@ fn a_peer_that_reads_nothing_is_reset_and_a_slow_one_is_not() {
     for _ in 0..20 {
         // Nobody reads as fast as this is written, so in the end the echoes are stuck.
         for peer in [deaf, slow] {
-            rig.network.write(peer, &[7; 60_000]);
+            rig.network.write(peer, &vec![7; 60_000]);
         }
         rig.run();
     }
@@ -565,7 +569,7 @@ fn a_denied_datagram_and_one_that_is_too_large_are_counted_and_not_answered() {
     let stranger = rig.network.client("198.51.100.2:5000".parse().unwrap());
     rig.network.send_datagram(stranger, udp_server(), b"x");
     rig.network
-        .send_datagram(welcome, udp_server(), &[0; 65_508]);
+        .send_datagram(welcome, udp_server(), &vec![0; 65_508]);
     rig.run();
     assert_eq!(
         count_answers(&rig, welcome) + count_answers(&rig, stranger),
@@ -644,7 +648,7 @@ fn finishing_gives_everybody_what_they_are_owed_and_our_fin() {
     let mut rig = Rig::new(1, Faults::default(), 10, settings());
     let (idle, slow) = (rig.connect(), rig.connect());
     for _ in 0..10 {
-        rig.network.write(slow, &[1; 60_000]);
+        rig.network.write(slow, &vec![1; 60_000]);
         rig.run();
     }
     rig.command(Command::Finish);
@@ -721,7 +725,7 @@ fn talk(seed: u64, faults: Faults) {
         let from = SocketAddr::new("198.51.100.7".parse().unwrap(), rig.ports);
         let peer = rig.network.connect(from, server());
         let total = [0, 1, 100, 5_000, 70_000, 200_000][rig.network.below(6)];
-        let resets_at = (rig.network.below(6) == 0).then(|| total / 2);
+        let resets_at = (rig.network.below(6) == 0).then_some(total / 2);
         talkers.push(Talker {
             peer,
             key: number,
