@@ -54,7 +54,14 @@ const END_TIME_MAX: Duration = LINGER.saturating_add(Duration::from_secs(5));
 /// The program.
 #[must_use]
 pub fn main() -> ExitCode {
-    exit::end("echod", run(&Args::parse()))
+    let result = run(&Args::parse());
+    // The journal has to be told that this is an error; it takes the prefix away.
+    let name = if log::stderr_is_journal() {
+        "<3>echod"
+    } else {
+        "echod"
+    };
+    exit::end(name, result)
 }
 
 fn run(args: &Args) -> Result<(), Failure> {
