@@ -91,6 +91,21 @@ impl Totals {
         totals
     }
 
+    /// Adds what others have counted.
+    pub fn add(&mut self, others: &Self) {
+        self.accepted += others.accepted;
+        self.closed += others.closed;
+        self.bytes_received += others.bytes_received;
+        self.bytes_sent += others.bytes_sent;
+        self.datagrams_received += others.datagrams_received;
+        self.datagrams_sent += others.datagrams_sent;
+        self.unsent += others.unsent;
+        self.faults += others.faults;
+        for (total, other) in self.refused.iter_mut().zip(others.refused) {
+            *total += other;
+        }
+    }
+
     /// Connections that are there now.
     #[must_use]
     pub fn connections(&self) -> u64 {

@@ -32,6 +32,8 @@ pub(super) struct Listeners {
     in_service: BTreeMap<String, Listener>,
     // No longer configured; here as long as they have connections.
     retired: Vec<Listener>,
+    // What those have counted that are no longer here.
+    forgotten: Totals,
     retiring: Vec<Retiring>,
     next_listener: u32,
     next_socket: u32,
@@ -396,8 +398,10 @@ impl Listeners {
         // A socket on its way out may still bring connections.
         if self.retiring.is_empty() {
             self.retired.retain(|listener| {
-                let has_connections = listener.totals().connections() > 0;
+                let totals = listener.totals();
+                let has_connections = totals.connections() > 0;
                 if !has_connections {
+                    self.forgotten.add(&totals);
                     workers.command_all(|_| Command::Forget {
                         listener: listener.id,
                     });
@@ -445,12 +449,13 @@ impl Listeners {
             .collect()
     }
 
-    /// The sum over all listeners, those on their way out too.
+    /// The sum over all listeners that there have been.
     pub(super) fn totals(&self) -> Totals {
-        Totals::of(
-            self.all()
-                .flat_map(|listener| listener.counters.iter().map(|counters| &**counters)),
-        )
+        let mut totals = self.forgotten;
+        for listener in self.all() {
+            totals.add(&listener.totals());
+        }
+        totals
     }
 
     /// How many are in service.
