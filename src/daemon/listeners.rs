@@ -569,7 +569,9 @@ fn probe_somaxconn() -> Option<u32> {
     let loopback = ([127, 0, 0, 1], 0).into();
     let probe =
         socket::bind_inet(socket2::Type::STREAM, loopback, socket::Binding::Exclusive).ok()?;
-    socket::drop_new_connections(probe.as_fd()).ok()?;
+    // So that nobody gets in meanwhile. A daemon without privileges may not (since Linux 6.18), and
+    // then whoever found the port in that moment is reset.
+    let _ = socket::drop_new_connections(probe.as_fd());
     socket::listen(probe.as_fd(), u32::MAX).ok()?;
     Some(socket::queue(probe.as_fd())?.effective)
 }
