@@ -17,7 +17,7 @@ use crate::driver::Permits;
 use crate::policy::Refusal;
 use crate::stats::{Counters, Totals};
 use crate::sys::socket;
-use crate::worker::mailbox::{Command, Gate, Kind, ListenerId, Settings, SocketId};
+use crate::worker::mailbox::{Command, Gate, Hit, Kind, ListenerId, Settings, SocketId};
 
 use super::bind::{self, Bound, Site};
 use super::workers::Workers;
@@ -33,6 +33,8 @@ pub(super) struct Listeners {
     // No longer configured; here as long as they have connections.
     retired: Vec<Listener>,
     retiring: Vec<Retiring>,
+    // What those counted that are no more.
+    departed: Totals,
     next_listener: u32,
     next_socket: u32,
 }
@@ -396,8 +398,10 @@ impl Listeners {
         // A socket on its way out may still bring connections.
         if self.retiring.is_empty() {
             self.retired.retain(|listener| {
-                let has_connections = listener.totals().connections() > 0;
+                let totals = listener.totals();
+                let has_connections = totals.connections() > 0;
                 if !has_connections {
+                    self.departed.add(&totals);
                     workers.command_all(|_| Command::Forget {
                         listener: listener.id,
                     });
@@ -445,12 +449,12 @@ impl Listeners {
             .collect()
     }
 
-    /// The sum over all listeners, those on their way out too.
+    /// The sum over all listeners that there are and were.
     pub(super) fn totals(&self) -> Totals {
-        Totals::of(
-            self.all()
-                .flat_map(|listener| listener.counters.iter().map(|counters| &**counters)),
-        )
+        let mut totals = self.departed;
+        self.all()
+            .for_each(|listener| totals.add(&listener.totals()));
+        totals
     }
 
     /// How many are in service.
@@ -466,6 +470,19 @@ impl Listeners {
     pub(super) fn describe(&self, id: ListenerId) -> Option<(&str, config::Protocol)> {
         let listener = self.all().find(|listener| listener.id == id)?;
         Some((&listener.config.name, listener.config.protocol))
+    }
+
+    /// Where a datagram came in: the address with the port, or the path.
+    pub(super) fn describe_hit(&self, hit: Hit) -> Option<String> {
+        let mut sockets = self.all().flat_map(|listener| &listener.sockets);
+        let bound = &sockets.find(|socket| socket.id == hit.socket)?.bound;
+        let Some(mut local) = socket::local_address(bound.fd.as_fd()) else {
+            return Some(bound.address.to_string());
+        };
+        if let Some(address) = hit.address {
+            local.set_ip(address);
+        }
+        Some(local.to_string())
     }
 
     /// The path of a Unix listener.
@@ -552,7 +569,9 @@ fn probe_somaxconn() -> Option<u32> {
     let loopback = ([127, 0, 0, 1], 0).into();
     let probe =
         socket::bind_inet(socket2::Type::STREAM, loopback, socket::Binding::Exclusive).ok()?;
-    socket::drop_new_connections(probe.as_fd()).ok()?;
+    // So that nobody gets in meanwhile. A daemon without privileges may not (since Linux 6.18), and
+    // then whoever found the port in that moment is reset.
+    let _ = socket::drop_new_connections(probe.as_fd());
     socket::listen(probe.as_fd(), u32::MAX).ok()?;
     Some(socket::queue(probe.as_fd())?.effective)
 }

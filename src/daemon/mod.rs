@@ -48,10 +48,20 @@ use workers::Workers;
 /// How often to look whether the last peer has gone, while stopping.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
+/// How long the end may take after the drain: the last words of the peers, and our own.
+const END_TIME_MAX: Duration = LINGER.saturating_add(Duration::from_secs(5));
+
 /// The program.
 #[must_use]
 pub fn main() -> ExitCode {
-    exit::end("echod", run(&Args::parse()))
+    let result = run(&Args::parse());
+    // The journal has to be told that this is an error; it takes the prefix away.
+    let name = if log::stderr_is_journal() {
+        "<3>echod"
+    } else {
+        "echod"
+    };
+    exit::end(name, result)
 }
 
 fn run(args: &Args) -> Result<(), Failure> {
@@ -269,7 +279,7 @@ impl Daemon {
             .map(|server| server.turn(now))
             .unwrap_or_default();
         for call in calls {
-            self.handle_call(call, now);
+            self.handle_call(&call, now);
         }
         self.listeners.sweep(&self.workers, now);
         self.go_on_stopping(now);
@@ -315,7 +325,7 @@ impl Daemon {
             }
             Report::Peers { query, peers, last } => {
                 self.queries
-                    .handle_peers(query, peers, last, &self.listeners, &self.workers)
+                    .handle_peers(query, &peers, last, &self.listeners, &self.workers)
             }
             Report::PeersClosed { query, closed } => self.queries.handle_closed(query, closed),
         };
@@ -324,10 +334,10 @@ impl Daemon {
         }
     }
 
-    fn handle_call(&mut self, call: Call, now: Instant) {
+    fn handle_call(&mut self, call: &Call, now: Instant) {
         let reply = match protocol::handle(&call.request, &self.snapshot()) {
             Outcome::Reply(reply) => reply,
-            Outcome::Effect(effect) => match self.carry_out(effect, &call) {
+            Outcome::Effect(effect) => match self.carry_out(effect, call) {
                 Some(reply) => reply,
                 // The workers have been asked.
                 None => return,
@@ -432,6 +442,7 @@ impl Daemon {
             return;
         }
         let delay = self.config.daemon.shutdown_delay;
+        notify::needs_time_to_stop(delay + self.config.daemon.drain_timeout + END_TIME_MAX);
         self.stage = Stage::Leaving { until: now + delay };
         let words = format!(
             "stopping; serving on for {}",
