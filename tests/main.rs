@@ -9,3 +9,4 @@ mod limits;
 mod seeds;
 mod smoke;
 mod start;
+mod tidy;
