@@ -5,6 +5,7 @@
 
 mod echo;
 mod harness;
+mod interop;
 mod limits;
 mod seeds;
 mod smoke;
