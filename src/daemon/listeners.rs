@@ -4,8 +4,9 @@
 //! was. [`Listeners::commit`] tells the workers and can't fail. What is no longer wanted is then
 //! retired in the background: no new client, everybody in the queue served, closed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -470,6 +471,25 @@ impl Listeners {
     pub(super) fn describe(&self, id: ListenerId) -> Option<(&str, config::Protocol)> {
         let listener = self.all().find(|listener| listener.id == id)?;
         Some((&listener.config.name, listener.config.protocol))
+    }
+
+    /// The address of ours that a datagram was sent to, with its port where that is certain: a
+    /// listener can have this address with several.
+    pub(super) fn local_address(&self, id: ListenerId, ip: IpAddr) -> String {
+        let listener = self.all().find(|listener| listener.id == id);
+        let sockets = listener.into_iter().flat_map(|listener| &listener.sockets);
+        let ports: BTreeSet<u16> = sockets
+            .filter_map(|socket| socket::local_address(socket.bound.fd.as_fd()))
+            .filter(|local| {
+                let any = local.ip().is_unspecified() && local.is_ipv4() == ip.is_ipv4();
+                any || local.ip() == ip
+            })
+            .map(|local| local.port())
+            .collect();
+        match Vec::from_iter(ports)[..] {
+            [port] => SocketAddr::new(ip, port).to_string(),
+            _ => ip.to_string(),
+        }
     }
 
     /// The path of a Unix listener.

@@ -182,7 +182,9 @@ fn peer_for_people(peer: mailbox::Peer, listeners: &Listeners) -> Option<schema:
     };
     let local = match peer.kind {
         Kind::Stream => peer.details.local.map(|local| local.to_string()),
-        Kind::Datagram => peer.local.map(|local| local.to_string()),
+        Kind::Datagram => peer
+            .local
+            .map(|local| listeners.local_address(peer.listener, local)),
     };
     Some(schema::Peer {
         id: peer.id,
