@@ -228,8 +228,23 @@ impl Daemon {
         Control::connect(&self.path("control.sock"))
     }
 
+    /// Reads what the service manager was told so far, so that its queue, which is short, has room.
+    pub(crate) fn forget_notifications(&self) {
+        use nix::sys::socket::{MsgFlags, recv};
+        use std::os::fd::AsRawFd;
+
+        while recv(
+            self.notify.as_raw_fd(),
+            &mut [0; 4096],
+            MsgFlags::MSG_DONTWAIT,
+        )
+        .is_ok()
+        {}
+    }
+
     /// Reloads over the control socket; what came of it, also when it was rejected.
     pub(crate) fn reload(&self) -> Value {
+        self.forget_notifications();
         let reply = self
             .control()
             .ask("Reload", &serde_json::json!({}))
