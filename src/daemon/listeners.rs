@@ -61,7 +61,8 @@ struct Serving {
 /// A socket on its way out.
 #[derive(Debug)]
 struct Retiring {
-    socket: Serving,
+    id: SocketId,
+    workers: Vec<usize>,
     // When its workers are to be told, until they are.
     sweep_at: Option<Instant>,
     // Workers that have not yet reported it closed.
@@ -358,25 +359,37 @@ impl Listeners {
     }
 
     fn retire_sockets(&mut self, sockets: Vec<Serving>, now: Instant) {
-        for mut socket in sockets {
+        for Serving { id, workers, bound } in sockets {
+            let Bound {
+                address,
+                kind,
+                fd,
+                file,
+                ..
+            } = bound;
             // The path goes first: nobody new finds the way. A successor's file is not touched.
-            socket.bound.file = None;
-            let is_tcp = socket.bound.kind == Kind::Stream
-                && matches!(socket.bound.address, Address::Inet { .. });
+            drop(file);
             let mut sweep_at = now;
-            if is_tcp {
-                match socket::drop_new_connections(socket.bound.fd.as_fd()) {
-                    Ok(()) => sweep_at += HANDSHAKE,
-                    Err(error) => {
-                        log::warn!("{}: clients may be reset: {error}", socket.bound.address)
+            if let Address::Inet { .. } = address {
+                let turned = match kind {
+                    Kind::Stream => {
+                        sweep_at += HANDSHAKE;
+                        socket::drop_new_connections(fd.as_fd())
                     }
+                    Kind::Datagram => socket::turn_away_datagrams(fd.as_fd()),
+                };
+                if let Err(error) = turned {
+                    log::warn!("{address}: clients may be lost: {error}");
                 }
             }
-            let waits_for = socket.workers.len();
+            // Ours goes now: the last descriptor is to be closed by a worker that has just emptied
+            // the queue, with nobody in it.
+            drop(fd);
             self.retiring.push(Retiring {
-                socket,
+                id,
+                waits_for: workers.len(),
+                workers,
                 sweep_at: Some(sweep_at),
-                waits_for,
             });
         }
     }
@@ -386,13 +399,8 @@ impl Listeners {
         for retiring in &mut self.retiring {
             if retiring.sweep_at.is_some_and(|at| at <= now) {
                 retiring.sweep_at = None;
-                for worker in &retiring.socket.workers {
-                    workers.command(
-                        *worker,
-                        Command::RetireSocket {
-                            id: retiring.socket.id,
-                        },
-                    );
+                for worker in &retiring.workers {
+                    workers.command(*worker, Command::RetireSocket { id: retiring.id });
                 }
             }
         }
@@ -426,14 +434,9 @@ impl Listeners {
 
     /// A worker has closed its descriptor of a socket.
     pub(super) fn handle_retired(&mut self, id: SocketId) {
-        if let Some(retiring) = self
-            .retiring
-            .iter_mut()
-            .find(|retiring| retiring.socket.id == id)
-        {
+        if let Some(retiring) = self.retiring.iter_mut().find(|retiring| retiring.id == id) {
             retiring.waits_for -= 1;
         }
-        // With the last descriptor, ours, the socket is gone.
         self.retiring.retain(|retiring| retiring.waits_for > 0);
     }
 
