@@ -209,10 +209,7 @@ fn every_live_key_takes_effect_without_a_new_socket() {
     assert!(is_reset(address));
     assert_eq!(daemon.listener("main")["refused"]["per-source"], 1);
     // The queue.
-    update(
-        "backlog = 33",
-        &["max-per-source", "backlog"],
-    );
+    update("backlog = 33", &["backlog", "max-per-source"]);
     assert_eq!(daemon.listener("main")["backlog"]["effective"], 33);
     // What comes back: the old connections have their old reply.
     update("reply = \"upper\"", &["reply", "backlog"]);
@@ -501,5 +498,64 @@ fn an_address_is_handed_from_one_listener_to_another() {
             .filter(|name| name.ends_with('~'))
             .collect();
         assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+#[test]
+fn a_datagram_that_arrives_while_its_address_changes_hands_is_answered() {
+    let port = free_port();
+    let config = |address: &str, sockets: &str| {
+        format!(
+            "[listener.main]\nprotocol = \"udp\"\naddress = \"{address}:{port}\"\nsockets = {sockets}\n"
+        )
+    };
+    let daemon = Daemon::start(&config("0.0.0.0", "1"));
+    let stop = AtomicBool::new(false);
+    let answered = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        let ends = StopAtEnd(&stop);
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let socket = udp("127.0.0.1:0");
+                let mut number = 0u64;
+                while !stop.load(Relaxed) {
+                    number += 1;
+                    socket
+                        .send_to(&number.to_be_bytes(), at(port))
+                        .expect("sent");
+                    let mut answer = [0; 16];
+                    let (len, from) = socket.recv_from(&mut answer).expect("answered");
+                    assert_eq!(from, at(port));
+                    assert_eq!(answer[..len], number.to_be_bytes());
+                    answered.fetch_add(1, Relaxed);
+                }
+            });
+        }
+        for (address, sockets) in [
+            ("127.0.0.1", "1"),
+            ("127.0.0.1", "2"),
+            ("0.0.0.0", "2"),
+            ("0.0.0.0", "1"),
+        ]
+        .repeat(25)
+        {
+            let before = answered.load(Relaxed);
+            assert_applied(&daemon.reload_with(&config(address, sockets)));
+            eventually("somebody is answered", || answered.load(Relaxed) > before);
+        }
+        drop(ends);
+    });
+    println!(
+        "{} datagrams in turn through 100 reloads, each answered",
+        answered.load(Relaxed)
+    );
+}
+
+/// Ends the threads of a scope also when the test fails.
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
     }
 }
