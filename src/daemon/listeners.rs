@@ -63,6 +63,8 @@ struct Serving {
 struct Retiring {
     id: SocketId,
     workers: Vec<usize>,
+    // Of an Internet socket: a successor may have it already.
+    port: Option<u16>,
     // When its workers are to be told, until they are.
     sweep_at: Option<Instant>,
     // Workers that have not yet reported it closed.
@@ -93,9 +95,15 @@ impl Listeners {
             .iter()
             .filter_map(|socket| path(&socket.bound))
             .collect();
+        let retired_ports: Vec<u16> = self
+            .retiring
+            .iter()
+            .filter_map(|retiring| retiring.port)
+            .collect();
         let site = Site {
             workers,
             retiring: &retiring,
+            retired_ports: &retired_ports,
             retiring_paths: &retiring_paths,
         };
 
@@ -193,6 +201,9 @@ impl Listeners {
         workers: &Workers,
         now: Instant,
     ) {
+        // They go when all that is new is there, so that a path which changes hands never lacks a
+        // file.
+        let mut leave = Vec::new();
         for change in changes {
             let Some(name) = &change.listener else {
                 continue;
@@ -200,16 +211,16 @@ impl Listeners {
             let listener = new.listeners.get(name);
             let bound = prepared.sockets.remove(name).unwrap_or_default();
             match (change.action, listener) {
-                (Action::Remove, _) => self.remove(name, workers, now),
+                (Action::Remove, _) => leave.extend(self.take_out(name)),
                 (Action::Add, Some(listener)) => self.add(listener, bound, workers),
                 (Action::Rebind, Some(listener))
                     if self.in_service[name].config.protocol != listener.protocol =>
                 {
-                    self.remove(name, workers, now);
+                    leave.extend(self.take_out(name));
                     self.add(listener, bound, workers);
                 }
                 (Action::Rebind, Some(listener)) => {
-                    self.rebind(listener, bound, workers, now);
+                    leave.extend(self.rebind(listener, bound, workers));
                     self.update(listener, workers);
                 }
                 // What was overridden at run time is as configured again.
@@ -224,6 +235,7 @@ impl Listeners {
                 (_, None) => {}
             }
         }
+        self.retire_sockets(leave, now);
         self.sweep(workers, now);
     }
 
@@ -281,13 +293,13 @@ impl Listeners {
         }
     }
 
+    /// Serves what is new and returns what is no longer wanted.
     fn rebind(
         &mut self,
         new: &config::Listener,
         bound: Vec<Bound>,
         workers: &Workers,
-        now: Instant,
-    ) {
+    ) -> Vec<Serving> {
         let keeps: Vec<Address> = new
             .addresses
             .iter()
@@ -295,14 +307,14 @@ impl Listeners {
             .cloned()
             .collect();
         let Some(listener) = self.in_service.get_mut(&new.name) else {
-            return;
+            return Vec::new();
         };
         let (stay, leave) = std::mem::take(&mut listener.sockets)
             .into_iter()
             .partition(|socket| keeps.contains(&socket.bound.address));
         listener.sockets = stay;
         self.serve(&new.name, bound, workers);
-        self.retire_sockets(leave, now);
+        leave
     }
 
     fn update(&mut self, new: &config::Listener, workers: &Workers) {
@@ -340,22 +352,22 @@ impl Listeners {
         listener.configure(workers);
     }
 
-    fn remove(&mut self, name: &str, workers: &Workers, now: Instant) {
+    /// Takes a listener out of service; its sockets are to be retired.
+    fn take_out(&mut self, name: &str) -> Vec<Serving> {
         let Some(mut listener) = self.in_service.remove(name) else {
-            return;
+            return Vec::new();
         };
         let sockets = std::mem::take(&mut listener.sockets);
-        self.retire_sockets(sockets, now);
         self.retired.push(listener);
-        self.sweep(workers, now);
+        sockets
     }
 
     /// Takes everything out of service.
     pub(super) fn retire_all(&mut self, workers: &Workers, now: Instant) {
         let names: Vec<String> = self.in_service.keys().cloned().collect();
-        for name in names {
-            self.remove(&name, workers, now);
-        }
+        let leave = names.iter().flat_map(|name| self.take_out(name)).collect();
+        self.retire_sockets(leave, now);
+        self.sweep(workers, now);
     }
 
     fn retire_sockets(&mut self, sockets: Vec<Serving>, now: Instant) {
@@ -370,7 +382,11 @@ impl Listeners {
             // The path goes first: nobody new finds the way. A successor's file is not touched.
             drop(file);
             let mut sweep_at = now;
+            let mut port = None;
             if let Address::Inet { .. } = address {
+                port = socket::local_address(fd.as_fd()).map(|local| local.port());
+                // The address may be wanted again before this one is gone.
+                let shared = socket::share_address(fd.as_fd());
                 let turned = match kind {
                     Kind::Stream => {
                         sweep_at += HANDSHAKE;
@@ -378,7 +394,7 @@ impl Listeners {
                     }
                     Kind::Datagram => socket::turn_away_datagrams(fd.as_fd()),
                 };
-                if let Err(error) = turned {
+                if let Err(error) = shared.and(turned) {
                     log::warn!("{address}: clients may be lost: {error}");
                 }
             }
@@ -389,6 +405,7 @@ impl Listeners {
                 id,
                 waits_for: workers.len(),
                 workers,
+                port,
                 sweep_at: Some(sweep_at),
             });
         }
