@@ -3,5 +3,9 @@
 //! Every test starts its own daemon in its own folder ([`harness::Daemon`]), waits for `READY=1`
 //! and never sleeps for luck.
 
+mod control;
 mod harness;
+mod life;
+mod reload;
 mod smoke;
+mod varlink;

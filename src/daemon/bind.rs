@@ -44,6 +44,9 @@ pub(super) struct Site<'a> {
     pub workers: usize,
     /// Sockets of ours that are about to be retired and may have an address that is wanted.
     pub retiring: &'a [BorrowedFd<'a>],
+    /// Ports of sockets of ours that were retired by an earlier reload and share their address
+    /// until they are closed.
+    pub retired_ports: &'a [u16],
     /// Paths of Unix sockets that are about to be retired.
     pub retiring_paths: &'a [PathBuf],
 }
@@ -165,7 +168,7 @@ fn bind_first(socket_type: Type, inet: SocketAddr, site: &Site<'_>) -> io::Resul
         socket::local_address(**fd).is_some_and(|local| local.port() == inet.port())
     };
     let ours: Vec<_> = site.retiring.iter().filter(same_port).collect();
-    if ours.is_empty() {
+    if ours.is_empty() && !site.retired_ports.contains(&inet.port()) {
         return alone;
     }
     for fd in ours {

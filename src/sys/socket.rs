@@ -367,6 +367,17 @@ pub fn drop_new_connections(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
+/// From now on the UDP socket gets no new datagrams, so that its queue can be emptied for good: they
+/// go to another socket of the address, if there is one. It is connected to itself, which leaves
+/// it one possible sender; what it sends may still go to anybody.
+///
+/// # Errors
+/// As `connect(2)`.
+pub fn turn_away_datagrams(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let socket = SockRef::from(&fd);
+    socket.connect(&socket.local_addr()?)
+}
+
 /// Reads an IPv4 or IPv6 address as the kernel wrote it; none if it is neither.
 ///
 /// # Safety
