@@ -76,33 +76,34 @@ impl Totals {
         let mut totals = Self::default();
         for set in sets {
             // `closed` is read before `accepted`, so that the difference is never negative.
-            totals.closed += set.closed.get();
-            totals.accepted += set.accepted.get();
-            totals.bytes_received += set.bytes_received.get();
-            totals.bytes_sent += set.bytes_sent.get();
-            totals.datagrams_received += set.datagrams_received.get();
-            totals.datagrams_sent += set.datagrams_sent.get();
-            totals.unsent += set.unsent.get();
-            totals.faults += set.faults.get();
-            for (total, reason) in totals.refused.iter_mut().zip(&set.refused) {
-                *total += reason.get();
-            }
+            let closed = set.closed.get();
+            totals.add(&Self {
+                closed,
+                accepted: set.accepted.get(),
+                bytes_received: set.bytes_received.get(),
+                bytes_sent: set.bytes_sent.get(),
+                datagrams_received: set.datagrams_received.get(),
+                datagrams_sent: set.datagrams_sent.get(),
+                unsent: set.unsent.get(),
+                faults: set.faults.get(),
+                refused: set.refused.each_ref().map(Counter::get),
+            });
         }
         totals
     }
 
-    /// Adds what others have counted.
-    pub fn add(&mut self, others: &Self) {
-        self.accepted += others.accepted;
-        self.closed += others.closed;
-        self.bytes_received += others.bytes_received;
-        self.bytes_sent += others.bytes_sent;
-        self.datagrams_received += others.datagrams_received;
-        self.datagrams_sent += others.datagrams_sent;
-        self.unsent += others.unsent;
-        self.faults += others.faults;
-        for (total, other) in self.refused.iter_mut().zip(others.refused) {
-            *total += other;
+    /// Adds others to these.
+    pub fn add(&mut self, more: &Self) {
+        self.accepted += more.accepted;
+        self.closed += more.closed;
+        self.bytes_received += more.bytes_received;
+        self.bytes_sent += more.bytes_sent;
+        self.datagrams_received += more.datagrams_received;
+        self.datagrams_sent += more.datagrams_sent;
+        self.unsent += more.unsent;
+        self.faults += more.faults;
+        for (total, reason) in self.refused.iter_mut().zip(more.refused) {
+            *total += reason;
         }
     }
 
@@ -129,6 +130,28 @@ mod tests {
             (totals.accepted, totals.connections(), totals.refused[1]),
             (8, 6, 7)
         );
+    }
+
+    #[test]
+    fn adding_leaves_nothing_out() {
+        let ones = Counters::default();
+        for counter in [
+            &ones.accepted,
+            &ones.closed,
+            &ones.bytes_received,
+            &ones.bytes_sent,
+            &ones.datagrams_received,
+            &ones.datagrams_sent,
+            &ones.unsent,
+            &ones.faults,
+        ] {
+            counter.add(1);
+        }
+        ones.refused.iter().for_each(|reason| reason.add(1));
+        let mut twice = Totals::of([&ones]);
+        twice.add(&Totals::of([&ones]));
+        assert_eq!(twice, Totals::of([&ones, &ones]));
+        assert_eq!((twice.accepted, twice.unsent, twice.refused[7]), (2, 2, 2));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::driver::Permits;
 use crate::policy::Refusal;
 use crate::stats::{Counters, Totals};
 use crate::sys::socket;
-use crate::worker::mailbox::{Command, Gate, Kind, ListenerId, Settings, SocketId};
+use crate::worker::mailbox::{Command, Gate, Hit, Kind, ListenerId, Settings, SocketId};
 
 use super::bind::{self, Bound, Site};
 use super::workers::Workers;
@@ -32,9 +32,9 @@ pub(super) struct Listeners {
     in_service: BTreeMap<String, Listener>,
     // No longer configured; here as long as they have connections.
     retired: Vec<Listener>,
-    // What those have counted that are no longer here.
-    forgotten: Totals,
     retiring: Vec<Retiring>,
+    // What those counted that are no more.
+    departed: Totals,
     next_listener: u32,
     next_socket: u32,
 }
@@ -401,7 +401,7 @@ impl Listeners {
                 let totals = listener.totals();
                 let has_connections = totals.connections() > 0;
                 if !has_connections {
-                    self.forgotten.add(&totals);
+                    self.departed.add(&totals);
                     workers.command_all(|_| Command::Forget {
                         listener: listener.id,
                     });
@@ -449,12 +449,11 @@ impl Listeners {
             .collect()
     }
 
-    /// The sum over all listeners that there have been.
+    /// The sum over all listeners that there are and were.
     pub(super) fn totals(&self) -> Totals {
-        let mut totals = self.forgotten;
-        for listener in self.all() {
-            totals.add(&listener.totals());
-        }
+        let mut totals = self.departed;
+        self.all()
+            .for_each(|listener| totals.add(&listener.totals()));
         totals
     }
 
@@ -471,6 +470,19 @@ impl Listeners {
     pub(super) fn describe(&self, id: ListenerId) -> Option<(&str, config::Protocol)> {
         let listener = self.all().find(|listener| listener.id == id)?;
         Some((&listener.config.name, listener.config.protocol))
+    }
+
+    /// Where a datagram came in: the address with the port, or the path.
+    pub(super) fn describe_hit(&self, hit: Hit) -> Option<String> {
+        let mut sockets = self.all().flat_map(|listener| &listener.sockets);
+        let bound = &sockets.find(|socket| socket.id == hit.socket)?.bound;
+        let Some(mut local) = socket::local_address(bound.fd.as_fd()) else {
+            return Some(bound.address.to_string());
+        };
+        if let Some(address) = hit.address {
+            local.set_ip(address);
+        }
+        Some(local.to_string())
     }
 
     /// The path of a Unix listener.

@@ -279,7 +279,7 @@ impl Daemon {
             .map(|server| server.turn(now))
             .unwrap_or_default();
         for call in calls {
-            self.handle_call(call, now);
+            self.handle_call(&call, now);
         }
         self.listeners.sweep(&self.workers, now);
         self.go_on_stopping(now);
@@ -325,7 +325,7 @@ impl Daemon {
             }
             Report::Peers { query, peers, last } => {
                 self.queries
-                    .handle_peers(query, peers, last, &self.listeners, &self.workers)
+                    .handle_peers(query, &peers, last, &self.listeners, &self.workers)
             }
             Report::PeersClosed { query, closed } => self.queries.handle_closed(query, closed),
         };
@@ -334,10 +334,10 @@ impl Daemon {
         }
     }
 
-    fn handle_call(&mut self, call: Call, now: Instant) {
+    fn handle_call(&mut self, call: &Call, now: Instant) {
         let reply = match protocol::handle(&call.request, &self.snapshot()) {
             Outcome::Reply(reply) => reply,
-            Outcome::Effect(effect) => match self.carry_out(effect, &call) {
+            Outcome::Effect(effect) => match self.carry_out(effect, call) {
                 Some(reply) => reply,
                 // The workers have been asked.
                 None => return,
