@@ -589,7 +589,7 @@ fn probe_somaxconn() -> Option<u32> {
     let loopback = ([127, 0, 0, 1], 0).into();
     let probe =
         socket::bind_inet(socket2::Type::STREAM, loopback, socket::Binding::Exclusive).ok()?;
-    // So that nobody gets in meanwhile. A daemon without privileges may not (since Linux 6.18), and
+    // So that nobody gets in meanwhile. A daemon without privileges may not on recent kernels, and
     // then whoever found the port in that moment is reset.
     let _ = socket::drop_new_connections(probe.as_fd());
     socket::listen(probe.as_fd(), u32::MAX).ok()?;
