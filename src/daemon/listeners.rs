@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -78,12 +78,14 @@ pub(super) struct Prepared {
 }
 
 impl Listeners {
-    /// Binds what `changes` need. On failure nothing has changed.
+    /// Binds what `changes` need, but for what the service manager has bound and passed. On failure
+    /// nothing has changed.
     pub(super) fn prepare(
         &self,
         new: &Config,
         changes: &[Change],
         workers: usize,
+        mut passed: Vec<OwnedFd>,
     ) -> Result<Prepared, Vec<String>> {
         let leaving: Vec<&Serving> = self.leaving(new, changes, workers);
         let retiring: Vec<BorrowedFd<'_>> = leaving
@@ -115,6 +117,20 @@ impl Listeners {
                 if change.action == Action::Rebind && self.keeps(listener, address, workers) {
                     continue;
                 }
+                match bind::adopt(listener, address, workers, &mut passed) {
+                    Ok(None) => {}
+                    Ok(Some(bound)) => {
+                        sockets.push(bound);
+                        continue;
+                    }
+                    Err(error) => {
+                        let name = &listener.name;
+                        failures.push(format!(
+                            "listener \"{name}\": passed socket {address}: {error}"
+                        ));
+                        continue;
+                    }
+                }
                 // The two halves of `*:0` get the same port.
                 let port =
                     last_port.filter(|_| matches!(address, Address::Inet { optional: true, .. }));
@@ -129,6 +145,15 @@ impl Listeners {
                 }
             }
         }
+        for socket in passed {
+            let local = socket::local_address(socket.as_fd()).map(|local| local.to_string());
+            let path = || Some(socket::local_path(socket.as_fd())?.display().to_string());
+            let place = local.or_else(path).unwrap_or_else(|| "nowhere".into());
+            prepared.warnings.push(format!(
+                "the service manager passed a socket bound to {place}, which no listener has as its address: \
+                 it is not served"
+            ));
+        }
         if failures.is_empty() {
             self.listen(new, &mut prepared, &mut failures);
         }
@@ -142,7 +167,8 @@ impl Listeners {
     fn listen(&self, new: &Config, prepared: &mut Prepared, failures: &mut Vec<String>) {
         for (name, sockets) in &prepared.sockets {
             let listener = &new.listeners[name];
-            for socket in sockets.iter().filter(|socket| socket.kind == Kind::Stream) {
+            let ours = |socket: &&Bound| socket.kind == Kind::Stream && !socket.passed;
+            for socket in sockets.iter().filter(ours) {
                 if let Err(error) = socket::listen(socket.fd.as_fd(), listener.backlog) {
                     failures.push(format!(
                         "listener \"{name}\": listen on {}: {error}",
@@ -152,6 +178,7 @@ impl Listeners {
             }
             let capped = sockets
                 .iter()
+                .filter(|socket| !socket.passed)
                 .find_map(|socket| capped(&socket.fd, listener.backlog));
             prepared
                 .warnings
@@ -376,13 +403,16 @@ impl Listeners {
                 kind,
                 fd,
                 file,
+                passed,
                 ..
             } = bound;
             // The path goes first: nobody new finds the way. A successor's file is not touched.
             drop(file);
             let mut sweep_at = now;
             let mut port = None;
-            if let Address::Inet { .. } = address {
+            // What the service manager passed it will pass again, so it must stay as it is; who is
+            // queued there then is served then.
+            if matches!(address, Address::Inet { .. }) && !passed {
                 port = socket::local_address(fd.as_fd()).map(|local| local.port());
                 // The address may be wanted again before this one is gone.
                 let shared = socket::share_address(fd.as_fd());
