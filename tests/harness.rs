@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -60,10 +60,9 @@ impl Daemon {
             .env("NOTIFY_SOCKET", folder.path().join("notify"))
             .env_remove("JOURNAL_STREAM")
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
+            .stdout(Stdio::null());
         change(&mut command);
-        let child = command.spawn().expect("echod runs");
+        let child = command.stderr(log).spawn().expect("echod runs");
         Self {
             folder,
             child,
@@ -176,28 +175,17 @@ impl Daemon {
     pub(crate) fn start_without_file(arguments: &[&str]) -> Self {
         Self::start_with("", |command| {
             let folder = folder_of(command);
-            let arguments = arguments
-                .iter()
-                .map(|argument| {
-                    argument
-                        .replace("{dir}", &folder.display().to_string())
-                        .into()
-                })
-                .chain(["--socket".into(), folder.join("control.sock").into()])
-                .collect();
-            *command = instead(command, ECHOD, arguments);
-        })
-    }
-
-    /// Starts it with so few descriptors that it can't get more.
-    pub(crate) fn start_with_few_descriptors(config: &str, most: u32) -> Self {
-        Self::start_with(config, |command| {
-            let script = format!("ulimit -n {most}; exec \"$0\" \"$@\"");
-            let arguments = ["-c".into(), script.into(), ECHOD.into()]
-                .into_iter()
-                .chain(command.get_args().map(Into::into))
-                .collect();
-            *command = instead(command, "sh", arguments);
+            let mut bare = Command::new(ECHOD);
+            for argument in arguments {
+                bare.arg(argument.replace("{dir}", &folder.display().to_string()));
+            }
+            bare.arg("--socket")
+                .arg(folder.join("control.sock"))
+                .env("NOTIFY_SOCKET", folder.join("notify"))
+                .env_remove("JOURNAL_STREAM")
+                .stdin(Stdio::null())
+                .stdout(Stdio::null());
+            *command = bare;
         })
     }
 
@@ -250,24 +238,6 @@ impl Daemon {
 fn folder_of(command: &Command) -> PathBuf {
     let config = command.get_args().nth(1).expect("--config FILE");
     Path::new(config).parent().expect("a folder").into()
-}
-
-/// Another program with other arguments, and all else as for the daemon.
-fn instead(command: &Command, program: &str, arguments: Vec<std::ffi::OsString>) -> Command {
-    let log = std::fs::File::create(folder_of(command).join("log")).expect("a log file");
-    let mut other = Command::new(program);
-    other
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log);
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => other.env(name, value),
-            None => other.env_remove(name),
-        };
-    }
-    other
 }
 
 impl Drop for Daemon {
@@ -374,4 +344,157 @@ pub(crate) fn has_ipv6() -> bool {
 /// Lets this process open as many files as it may, and returns how many that is.
 pub(crate) fn allow_many_descriptors() -> u64 {
     echod::sys::process::raise_descriptor_limit().expect("setrlimit")
+}
+
+impl Daemon {
+    /// A bare connection to its control socket.
+    pub(crate) fn control(&self) -> Control {
+        Control::connect(&self.path("control.sock"))
+    }
+
+    /// Reads what the service manager was told so far, so that its queue, which is short, has room.
+    pub(crate) fn forget_notifications(&self) {
+        use nix::sys::socket::{MsgFlags, recv};
+        use std::os::fd::AsRawFd;
+
+        while recv(
+            self.notify.as_raw_fd(),
+            &mut [0; 4096],
+            MsgFlags::MSG_DONTWAIT,
+        )
+        .is_ok()
+        {}
+    }
+
+    /// Reloads over the control socket; what came of it, also when it was rejected.
+    pub(crate) fn reload(&self) -> Value {
+        self.forget_notifications();
+        let reply = self
+            .control()
+            .ask("Reload", &serde_json::json!({}))
+            .expect("a reply");
+        reply["parameters"]["result"].clone()
+    }
+
+    /// The same with another configuration.
+    pub(crate) fn reload_with(&self, config: &str) -> Value {
+        self.write_config(config);
+        self.reload()
+    }
+
+    /// What echoctl prints, which must succeed.
+    pub(crate) fn ctl_text(&self, arguments: &[&str]) -> String {
+        let output = self.ctl(arguments);
+        assert!(
+            output.status.success(),
+            "echoctl {arguments:?}: {}",
+            text(&output.stderr)
+        );
+        text(&output.stdout)
+    }
+}
+
+/// A bare connection to a control socket: what a client in another language is.
+pub(crate) struct Control {
+    pub(crate) stream: UnixStream,
+    unread: Vec<u8>,
+}
+
+impl Control {
+    pub(crate) fn connect(path: &Path) -> Self {
+        let stream = UnixStream::connect(path).expect("a control connection");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
+        Self {
+            stream,
+            unread: Vec::new(),
+        }
+    }
+
+    /// Calls a method of `io.echod.Control` and takes one reply, whatever it is. None when the
+    /// daemon has closed the connection instead.
+    pub(crate) fn ask(&mut self, method: &str, parameters: &Value) -> Option<Value> {
+        let method = format!("io.echod.Control.{method}");
+        let request = serde_json::json!({ "method": method, "parameters": parameters });
+        let sent = self
+            .stream
+            .write_all(format!("{request}\0").as_bytes())
+            .is_ok();
+        if sent { self.reply() } else { None }
+    }
+
+    /// The next reply; none at the end of the connection.
+    pub(crate) fn reply(&mut self) -> Option<Value> {
+        loop {
+            if let Some(end) = self.unread.iter().position(|byte| *byte == 0) {
+                let reply: Vec<u8> = self.unread.drain(..=end).collect();
+                return Some(serde_json::from_slice(&reply[..end]).expect("JSON"));
+            }
+            let mut buffer = [0; 16 * 1024];
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return None,
+                Ok(len) => self.unread.extend(&buffer[..len]),
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                Err(error) => panic!("control connection: {error}"),
+            }
+        }
+    }
+}
+
+/// A port that nobody has, of TCP and UDP, on any address. It is not one of those that the kernel
+/// gives to clients, so that nobody gets it meanwhile but who asks for it by number.
+pub(crate) fn free_port() -> u16 {
+    use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+    use std::sync::atomic::{AtomicU16, Ordering};
+
+    // Every process begins elsewhere, so that two test runs on one machine keep out of each
+    // other's way; within one, no port is given twice.
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    let first = (std::process::id() * 61 % 12_000) as u16;
+    loop {
+        let port = 20_000 + (first + TAKEN.fetch_add(1, Ordering::Relaxed)) % 12_000;
+        let any = (Ipv4Addr::UNSPECIFIED, port);
+        let any_v6 = (Ipv6Addr::UNSPECIFIED, port);
+        let free = |free: std::io::Result<()>| match free {
+            Ok(()) => true,
+            // A host without IPv6 has nobody there.
+            Err(error) => error.kind() != std::io::ErrorKind::AddrInUse,
+        };
+        if free(TcpListener::bind(any).map(drop))
+            && free(UdpSocket::bind(any).map(drop))
+            && free(TcpListener::bind(any_v6).map(drop))
+            && free(UdpSocket::bind(any_v6).map(drop))
+        {
+            return port;
+        }
+    }
+}
+
+/// Has a shell run a line, such as `ulimit -n 64`, and then become this program.
+pub(crate) fn after_shell_line(command: &mut Command, line: &str) {
+    let log = command
+        .get_envs()
+        .find(|(name, _)| *name == "NOTIFY_SOCKET")
+        .and_then(|(_, path)| Some(Path::new(path?).with_file_name("log")))
+        .expect("a command of `Daemon::spawn`");
+    let log = std::fs::OpenOptions::new()
+        .append(true)
+        .open(log)
+        .expect("a log file");
+    let mut shell = Command::new("sh");
+    shell
+        .arg("-c")
+        .arg(format!("{line}; exec \"$0\" \"$@\""))
+        .arg(command.get_program())
+        .args(command.get_args())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log);
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    *command = shell;
 }
