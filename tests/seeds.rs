@@ -159,7 +159,10 @@ fn hundreds_are_served_at_once_and_one_address_does_not_get_it_all() {
     }
     assert_eq!(daemon.connections("hundreds"), 500);
     // max-per-source is 500.
-    let end = TcpStream::connect(server).and_then(|mut one_more| one_more.read(&mut [0]));
+    let end = TcpStream::connect(server).and_then(|mut one_more| {
+        one_more.set_read_timeout(Some(PATIENCE))?;
+        one_more.read(&mut [0])
+    });
     let end = end.map_err(|error| error.kind());
     assert_eq!(end, Err(ErrorKind::ConnectionReset));
     assert_eq!(daemon.refused("hundreds", "per-source"), 1);
