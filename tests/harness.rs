@@ -168,6 +168,100 @@ impl Daemon {
     }
 }
 
+/// What the system says of the process, and other ways to start it.
+impl Daemon {
+    /// Starts it without a configuration file, with these arguments. `{dir}` in them becomes the
+    /// test's folder.
+    pub(crate) fn start_without_file(arguments: &[&str]) -> Self {
+        Self::start_with("", |command| {
+            let folder = folder_of(command);
+            let arguments = arguments
+                .iter()
+                .map(|argument| {
+                    argument
+                        .replace("{dir}", &folder.display().to_string())
+                        .into()
+                })
+                .chain(["--socket".into(), folder.join("control.sock").into()])
+                .collect();
+            *command = instead(command, ECHOD, arguments);
+        })
+    }
+
+    /// Starts it with so few descriptors that it can't get more.
+    pub(crate) fn start_with_few_descriptors(config: &str, most: u32) -> Self {
+        Self::start_with(config, |command| {
+            after_shell_line(command, &format!("ulimit -n {most}"));
+        })
+    }
+
+    /// A file of `/proc/PID`.
+    fn proc(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{name}", self.pid()))
+    }
+
+    /// Memory that it has of its own, in KiB.
+    pub(crate) fn memory_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(self.proc("status")).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        number.expect("VmRSS").parse().expect("a number")
+    }
+
+    /// How many descriptors it has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        std::fs::read_dir(self.proc("fd")).expect("it runs").count()
+    }
+
+    /// The processor time that it has used.
+    pub(crate) fn processor_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(self.proc("stat")).expect("it runs");
+        // The name, in parentheses, may have blanks; user and system time are fields 14 and 15.
+        let after_name = stat.rsplit_once(')').expect("a name").1;
+        let fields: Vec<&str> = after_name.split_whitespace().collect();
+        let ticks: u64 = fields[11..13]
+            .iter()
+            .map(|field| field.parse::<u64>().expect("ticks"))
+            .sum();
+        // A tick is 10 ms in everything that the kernel tells user space (USER_HZ).
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// Peers of a listener that were turned away for this reason.
+    pub(crate) fn refused(&self, listener: &str, reason: &str) -> u64 {
+        let refused = &self.listener(listener)["refused"][reason];
+        refused.as_u64().expect("a known reason")
+    }
+
+    /// Connections of a listener.
+    pub(crate) fn connections(&self, listener: &str) -> u64 {
+        let connections = &self.listener(listener)["connections"];
+        connections.as_u64().expect("a number")
+    }
+}
+
+/// The test's folder, which the command of a daemon names.
+fn folder_of(command: &Command) -> PathBuf {
+    let config = command.get_args().nth(1).expect("--config FILE");
+    Path::new(config).parent().expect("a folder").into()
+}
+
+/// Another program with other arguments, and all else as for the daemon.
+fn instead(command: &Command, program: &str, arguments: Vec<std::ffi::OsString>) -> Command {
+    let mut other = Command::new(program);
+    other
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => other.env(name, value),
+            None => other.env_remove(name),
+        };
+    }
+    other
+}
+
 impl Drop for Daemon {
     fn drop(&mut self) {
         // It may have ended by itself.
@@ -347,29 +441,61 @@ pub(crate) fn free_port() -> u16 {
 
 /// Has a shell run a line, such as `ulimit -n 64`, and then become this program.
 pub(crate) fn after_shell_line(command: &mut Command, line: &str) {
-    let log = command
-        .get_envs()
-        .find(|(name, _)| *name == "NOTIFY_SOCKET")
-        .and_then(|(_, path)| Some(Path::new(path?).with_file_name("log")))
-        .expect("a command of `Daemon::spawn`");
-    let log = std::fs::OpenOptions::new()
-        .append(true)
-        .open(log)
-        .expect("a log file");
-    let mut shell = Command::new("sh");
-    shell
-        .arg("-c")
-        .arg(format!("{line}; exec \"$0\" \"$@\""))
-        .arg(command.get_program())
-        .args(command.get_args())
+    let mut arguments = vec!["-c".into(), format!("{line}; exec \"$0\" \"$@\"").into()];
+    arguments.push(command.get_program().into());
+    arguments.extend(command.get_args().map(Into::into));
+    *command = instead(command, "sh", arguments);
+}
+
+/// Runs a program that ends by itself, and returns what it said.
+pub(crate) fn run(command: &mut Command) -> Output {
+    command
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log);
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => shell.env(name, value),
-            None => shell.env_remove(name),
-        };
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program runs");
+    let deadline = Instant::now() + PATIENCE;
+    while child.try_wait().expect("a child of ours").is_none() {
+        if Instant::now() >= deadline {
+            // It may end in this very moment.
+            let _ = child.kill();
+            let output = child.wait_with_output().expect("a child of ours");
+            panic!(
+                "does not end: {command:?}: {}{}",
+                text(&output.stdout),
+                text(&output.stderr)
+            );
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
-    *command = shell;
+    child.wait_with_output().expect("a child of ours")
+}
+
+/// So many bytes that look random, others for each seed.
+pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
+    // xorshift64*
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        bytes.extend(state.wrapping_mul(0x2545_F491_4F6C_DD1D).to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// Whether this machine has IPv6; if not, says that the test shows nothing here.
+pub(crate) fn has_ipv6() -> bool {
+    let has = UdpSocket::bind("[::1]:0").is_ok();
+    if !has {
+        eprintln!("this machine has no ::1: what concerns IPv6 is not tested");
+    }
+    has
+}
+
+/// Lets this process open as many files as it may, and returns how many that is.
+pub(crate) fn allow_many_descriptors() -> u64 {
+    echod::sys::process::raise_descriptor_limit().expect("setrlimit")
 }

@@ -5,8 +5,13 @@
 
 mod activation;
 mod control;
+mod echo;
 mod harness;
 mod life;
+mod limits;
 mod reload;
+mod seeds;
 mod smoke;
+mod start;
+mod tidy;
 mod varlink;
