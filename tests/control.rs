@@ -1024,3 +1024,21 @@ fn a_full_disk_of_output_is_no_crash() {
     assert_eq!(code(&output), Some(1));
     assert!(text(&output.stderr).starts_with("echoctl: standard output: "));
 }
+
+#[test]
+fn the_queue_of_a_unix_listener_is_counted() {
+    let daemon = Daemon::start(
+        "[listener.local]\nprotocol = \"unix-stream\"\naddress = \"{dir}/echo.sock\"\nmax-connections = 1\n",
+    );
+    let connect = || UnixStream::connect(daemon.path("echo.sock")).unwrap();
+    let mut served = connect();
+    served.set_read_timeout(Some(PATIENCE)).unwrap();
+    exchange(&mut served, b"x");
+    let waiting = [connect(), connect()];
+    let backlog = daemon.listener("local")["backlog"].clone();
+    assert_eq!(
+        (&backlog["queued"], &backlog["effective"]),
+        (&2.into(), &1024.into())
+    );
+    drop(waiting);
+}

@@ -661,6 +661,10 @@ impl Listener {
             sum.queued += u64::from(queue.queued);
             sum.overflows += u64::from(queue.overflows);
         }
+        for path in self.sockets.iter().filter_map(|socket| path(&socket.bound)) {
+            // Without /proc it is not known. A full queue loses nobody: connect(2) waits.
+            sum.queued += u64::from(socket::queued_at_path(&path).unwrap_or(0));
+        }
         Some(sum)
     }
 

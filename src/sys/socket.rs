@@ -5,6 +5,7 @@ use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::SocketAddr as UnixAddress;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -324,6 +325,24 @@ pub fn queue(fd: BorrowedFd<'_>) -> Option<Queue> {
         queued: info.tcpi_unacked,
         overflows: drops(fd),
     })
+}
+
+/// How many clients wait on a listening Unix socket, by its path. The kernel lists them under that
+/// path as connections that no process has yet (`proc_net_unix(5)`: state 2, connecting).
+///
+/// # Errors
+/// When `/proc` is not to be read.
+pub fn queued_at_path(path: &Path) -> io::Result<u32> {
+    let table = std::fs::read("/proc/self/net/unix")?;
+    let end = [b" ", path.as_os_str().as_bytes()].concat();
+    let waits = |line: &&[u8]| {
+        // Num RefCount Protocol Flags Type St Inode Path
+        let mut fields = line
+            .split(|&byte| byte == b' ')
+            .filter(|field| !field.is_empty());
+        fields.nth(5) == Some(b"02") && line.ends_with(&end)
+    };
+    Ok(table.split(|&byte| byte == b'\n').filter(waits).count() as u32)
 }
 
 /// How many packets this socket has dropped (`SO_MEMINFO`, `SK_MEMINFO_DROPS`): clients that found
