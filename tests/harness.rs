@@ -60,10 +60,9 @@ impl Daemon {
             .env("NOTIFY_SOCKET", folder.path().join("notify"))
             .env_remove("JOURNAL_STREAM")
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
+            .stdout(Stdio::null());
         change(&mut command);
-        let child = command.spawn().expect("echod runs");
+        let child = command.stderr(log).spawn().expect("echod runs");
         Self {
             folder,
             child,

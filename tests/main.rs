@@ -3,6 +3,7 @@
 //! Every test starts its own daemon in its own folder ([`harness::Daemon`]), waits for `READY=1`
 //! and never sleeps for luck.
 
+mod activation;
 mod control;
 mod harness;
 mod life;

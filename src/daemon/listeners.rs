@@ -4,10 +4,9 @@
 //! was. [`Listeners::commit`] tells the workers and can't fail. What is no longer wanted is then
 //! retired in the background: no new client, everybody in the queue served, closed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +17,7 @@ use crate::driver::Permits;
 use crate::policy::Refusal;
 use crate::stats::{Counters, Totals};
 use crate::sys::socket;
-use crate::worker::mailbox::{Command, Gate, Kind, ListenerId, Settings, SocketId};
+use crate::worker::mailbox::{Command, Gate, Hit, Kind, ListenerId, Settings, SocketId};
 
 use super::bind::{self, Bound, Site};
 use super::workers::Workers;
@@ -79,12 +78,14 @@ pub(super) struct Prepared {
 }
 
 impl Listeners {
-    /// Binds what `changes` need. On failure nothing has changed.
+    /// Binds what `changes` need, but for what the service manager has bound and passed. On failure
+    /// nothing has changed.
     pub(super) fn prepare(
         &self,
         new: &Config,
         changes: &[Change],
         workers: usize,
+        mut passed: Vec<OwnedFd>,
     ) -> Result<Prepared, Vec<String>> {
         let leaving: Vec<&Serving> = self.leaving(new, changes, workers);
         let retiring: Vec<BorrowedFd<'_>> = leaving
@@ -116,6 +117,20 @@ impl Listeners {
                 if change.action == Action::Rebind && self.keeps(listener, address, workers) {
                     continue;
                 }
+                match bind::adopt(listener, address, workers, &mut passed) {
+                    Ok(None) => {}
+                    Ok(Some(bound)) => {
+                        sockets.push(bound);
+                        continue;
+                    }
+                    Err(error) => {
+                        let name = &listener.name;
+                        failures.push(format!(
+                            "listener \"{name}\": passed socket {address}: {error}"
+                        ));
+                        continue;
+                    }
+                }
                 // The two halves of `*:0` get the same port.
                 let port =
                     last_port.filter(|_| matches!(address, Address::Inet { optional: true, .. }));
@@ -130,6 +145,15 @@ impl Listeners {
                 }
             }
         }
+        for socket in passed {
+            let local = socket::local_address(socket.as_fd()).map(|local| local.to_string());
+            let path = || Some(socket::local_path(socket.as_fd())?.display().to_string());
+            let place = local.or_else(path).unwrap_or_else(|| "nowhere".into());
+            prepared.warnings.push(format!(
+                "the service manager passed a socket bound to {place}, which no listener has as its address: \
+                 it is not served"
+            ));
+        }
         if failures.is_empty() {
             self.listen(new, &mut prepared, &mut failures);
         }
@@ -143,7 +167,8 @@ impl Listeners {
     fn listen(&self, new: &Config, prepared: &mut Prepared, failures: &mut Vec<String>) {
         for (name, sockets) in &prepared.sockets {
             let listener = &new.listeners[name];
-            for socket in sockets.iter().filter(|socket| socket.kind == Kind::Stream) {
+            let ours = |socket: &&Bound| socket.kind == Kind::Stream && !socket.passed;
+            for socket in sockets.iter().filter(ours) {
                 if let Err(error) = socket::listen(socket.fd.as_fd(), listener.backlog) {
                     failures.push(format!(
                         "listener \"{name}\": listen on {}: {error}",
@@ -153,6 +178,7 @@ impl Listeners {
             }
             let capped = sockets
                 .iter()
+                .filter(|socket| !socket.passed)
                 .find_map(|socket| capped(&socket.fd, listener.backlog));
             prepared
                 .warnings
@@ -393,13 +419,16 @@ impl Listeners {
                 kind,
                 fd,
                 file,
+                passed,
                 ..
             } = bound;
             // The path goes first: nobody new finds the way. A successor's file is not touched.
             drop(file);
             let mut sweep_at = now;
             let mut port = None;
-            if let Address::Inet { .. } = address {
+            // What the service manager passed it will pass again, so it must stay as it is; who is
+            // queued there then is served then.
+            if matches!(address, Address::Inet { .. }) && !passed {
                 port = socket::local_address(fd.as_fd()).map(|local| local.port());
                 // The address may be wanted again before this one is gone.
                 let shared = socket::share_address(fd.as_fd());
@@ -509,23 +538,17 @@ impl Listeners {
         Some((&listener.config.name, listener.config.protocol))
     }
 
-    /// The address of ours that a datagram was sent to, with its port where that is certain: a
-    /// listener can have this address with several.
-    pub(super) fn local_address(&self, id: ListenerId, ip: IpAddr) -> String {
-        let listener = self.all().find(|listener| listener.id == id);
-        let sockets = listener.into_iter().flat_map(|listener| &listener.sockets);
-        let ports: BTreeSet<u16> = sockets
-            .filter_map(|socket| socket::local_address(socket.bound.fd.as_fd()))
-            .filter(|local| {
-                let any = local.ip().is_unspecified() && local.is_ipv4() == ip.is_ipv4();
-                any || local.ip() == ip
-            })
-            .map(|local| local.port())
-            .collect();
-        match Vec::from_iter(ports)[..] {
-            [port] => SocketAddr::new(ip, port).to_string(),
-            _ => ip.to_string(),
+    /// Where a datagram came in: the address with the port, or the path.
+    pub(super) fn describe_hit(&self, hit: Hit) -> Option<String> {
+        let mut sockets = self.all().flat_map(|listener| &listener.sockets);
+        let bound = &sockets.find(|socket| socket.id == hit.socket)?.bound;
+        let Some(mut local) = socket::local_address(bound.fd.as_fd()) else {
+            return Some(bound.address.to_string());
+        };
+        if let Some(address) = hit.address {
+            local.set_ip(address);
         }
+        Some(local.to_string())
     }
 
     /// The path of a Unix listener.
@@ -612,7 +635,9 @@ fn probe_somaxconn() -> Option<u32> {
     let loopback = ([127, 0, 0, 1], 0).into();
     let probe =
         socket::bind_inet(socket2::Type::STREAM, loopback, socket::Binding::Exclusive).ok()?;
-    socket::drop_new_connections(probe.as_fd()).ok()?;
+    // So that nobody gets in meanwhile. A daemon without privileges may not on recent kernels, and
+    // then whoever found the port in that moment is reset.
+    let _ = socket::drop_new_connections(probe.as_fd());
     socket::listen(probe.as_fd(), u32::MAX).ok()?;
     Some(socket::queue(probe.as_fd())?.effective)
 }

@@ -75,7 +75,7 @@ fn choose(target: config::LogTarget, surroundings: &Surroundings) -> Choice {
 
 /// Whether standard error is the journal's: `$JOURNAL_STREAM` names its device and inode
 /// (`systemd.exec(5)`), which tells also after a redirection.
-fn stderr_is_journal() -> bool {
+pub(super) fn stderr_is_journal() -> bool {
     let Some(stream) = std::env::var_os("JOURNAL_STREAM") else {
         return false;
     };

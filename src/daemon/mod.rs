@@ -19,7 +19,7 @@ pub mod reload;
 mod signals;
 mod workers;
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -48,10 +48,20 @@ use workers::Workers;
 /// How often to look whether the last peer has gone, while stopping.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
+/// How long the end may take after the drain: the last words of the peers, and our own.
+const END_TIME_MAX: Duration = LINGER.saturating_add(Duration::from_secs(5));
+
 /// The program.
 #[must_use]
 pub fn main() -> ExitCode {
-    exit::end("echod", run(&Args::parse()))
+    let result = run(&Args::parse());
+    // The journal has to be told that this is an error; it takes the prefix away.
+    let name = if log::stderr_is_journal() {
+        "<3>echod"
+    } else {
+        "echod"
+    };
+    exit::end(name, result)
 }
 
 fn run(args: &Args) -> Result<(), Failure> {
@@ -72,8 +82,10 @@ fn run(args: &Args) -> Result<(), Failure> {
         check_only(&texts, &loaded);
         return Ok(());
     }
+    let passed = process::take_passed_sockets()
+        .map_err(|error| Failure::new(format!("sockets of the service manager: {error}")))?;
     log::start(&loaded.config.log).map_err(Failure::new)?;
-    let mut daemon = Daemon::start(args, origin, texts, loaded, begun)?;
+    let mut daemon = Daemon::start(args, origin, texts, loaded, passed, begun)?;
     daemon.serve()?;
     daemon.end();
     Ok(())
@@ -145,6 +157,7 @@ impl Daemon {
         origin: Origin,
         texts: Texts,
         loaded: Loaded,
+        passed: Vec<OwnedFd>,
         begun: Instant,
     ) -> Result<Self, Failure> {
         let Loaded { config, warnings } = loaded;
@@ -167,7 +180,7 @@ impl Daemon {
         };
         let changes = plan(&nothing, &config, &Default::default());
         let prepared = listeners
-            .prepare(&config, &changes, count)
+            .prepare(&config, &changes, count, passed)
             .map_err(|messages| Failure { code: 1, messages })?;
         let mut warnings: Vec<_> = warnings.iter().map(reload::diagnostic).collect();
         warnings.extend(
@@ -273,7 +286,7 @@ impl Daemon {
             .map(|server| server.turn(now))
             .unwrap_or_default();
         for call in calls {
-            self.handle_call(call, now);
+            self.handle_call(&call, now);
         }
         self.listeners.sweep(&self.workers, now);
         self.go_on_stopping(now);
@@ -321,7 +334,7 @@ impl Daemon {
             }
             Report::Peers { query, peers, last } => {
                 self.queries
-                    .handle_peers(query, peers, last, &self.listeners, &self.workers)
+                    .handle_peers(query, &peers, last, &self.listeners, &self.workers)
             }
             Report::PeersClosed { query, closed } => self.queries.handle_closed(query, closed),
         };
@@ -330,10 +343,10 @@ impl Daemon {
         }
     }
 
-    fn handle_call(&mut self, call: Call, now: Instant) {
+    fn handle_call(&mut self, call: &Call, now: Instant) {
         let reply = match protocol::handle(&call.request, &self.snapshot()) {
             Outcome::Reply(reply) => reply,
-            Outcome::Effect(effect) => match self.carry_out(effect, &call) {
+            Outcome::Effect(effect) => match self.carry_out(effect, call) {
                 Some(reply) => reply,
                 // The workers have been asked.
                 None => return,
@@ -438,6 +451,7 @@ impl Daemon {
             return;
         }
         let delay = self.config.daemon.shutdown_delay;
+        notify::needs_time_to_stop(delay + self.config.daemon.drain_timeout + END_TIME_MAX);
         self.stage = Stage::Leaving { until: now + delay };
         let words = format!(
             "stopping; serving on for {}",

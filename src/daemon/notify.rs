@@ -1,5 +1,7 @@
 //! Telling the service manager how we are (`sd_notify(3)`). Without one, nothing is told.
 
+use std::time::Duration;
+
 use sd_notify::NotifyState;
 
 /// All is bound and served.
@@ -23,6 +25,12 @@ pub(super) fn status(status: &str) {
 /// The end has begun.
 pub(super) fn stopping(status: &str) {
     tell(&[NotifyState::Stopping, NotifyState::Status(status)]);
+}
+
+/// The service manager is to wait for the end for so long from now, if it would have waited less.
+pub(super) fn needs_time_to_stop(time: Duration) {
+    let usec = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    tell(&[NotifyState::Custom(&format!("EXTEND_TIMEOUT_USEC={usec}"))]);
 }
 
 fn tell(states: &[NotifyState<'_>]) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::config::Protocol;
 use crate::control::schema::{self, ClosePeersReply};
 use crate::control::{self, PeerQuery};
-use crate::worker::mailbox::{self, Command, Kind};
+use crate::worker::mailbox::{self, Command};
 
 use super::control::{ClientId, Reply};
 use super::listeners::Listeners;
@@ -96,7 +96,7 @@ impl Queries {
     pub(super) fn handle_peers(
         &mut self,
         id: u64,
-        peers: Vec<mailbox::Peer>,
+        peers: &[mailbox::Peer],
         last: bool,
         listeners: &Listeners,
         workers: &Workers,
@@ -105,7 +105,7 @@ impl Queries {
         let open = &mut self.open[index];
         if let Asked::Peers { query, found, .. } = &mut open.asked {
             let peers = peers
-                .into_iter()
+                .iter()
                 .filter_map(|peer| peer_for_people(peer, listeners));
             found.extend(peers.filter(|peer| query.matches(peer)));
         }
@@ -173,18 +173,16 @@ fn closed(client: ClientId, matched: u64, closed: u64) -> Answer {
     )
 }
 
-fn peer_for_people(peer: mailbox::Peer, listeners: &Listeners) -> Option<schema::Peer> {
+fn peer_for_people(peer: &mailbox::Peer, listeners: &Listeners) -> Option<schema::Peer> {
     let (listener, protocol) = listeners.describe(peer.listener)?;
     let nameless = if protocol == Protocol::UnixStream {
         "unix"
     } else {
         "unknown"
     };
-    let local = match peer.kind {
-        Kind::Stream => peer.details.local.map(|local| local.to_string()),
-        Kind::Datagram => peer
-            .local
-            .map(|local| listeners.local_address(peer.listener, local)),
+    let local = match peer.hit {
+        None => peer.details.local.map(|local| local.to_string()),
+        Some(hit) => listeners.describe_hit(hit),
     };
     Some(schema::Peer {
         id: peer.id,

@@ -28,7 +28,7 @@ impl Signals {
         Ok(Self(SignalDelivery::with_pipe(
             read,
             write,
-            SignalOnly::default(),
+            SignalOnly,
             [SIGHUP, SIGINT, SIGTERM],
         )?))
     }

@@ -5,22 +5,27 @@
 //! nothing more. What a socket waits for is told to the kernel lazily, once a turn, so that a
 //! connection which comes and goes costs one `epoll_ctl(2)`.
 //!
-//! Never decides anything about an echo; never blocks but in [`Driver::wait`].
+//! Never decides anything about an echo; never blocks but in [`Driver::wait`]. Read on in
+//! `connection`, `listener` and `datagrams` for what is done with each kind of descriptor.
+
+mod connection;
+mod datagrams;
+mod listener;
 
 use std::io;
-use std::net::SocketAddr;
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll as Kernel, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 
 use super::buffers::{BUFFER_COUNT, Buffers, Queue};
 use super::{Buffer, Closing, Completion, Details, Driver, Envelope, Op, Permits, Token, Waker};
-use crate::sys::{message, socket};
+use crate::sys::socket;
+
+use connection::Connection;
 
 /// How many events are taken from the kernel at once.
 const EVENTS_MAX: usize = 256;
@@ -69,8 +74,8 @@ struct Slot {
 #[derive(Debug)]
 struct Endpoint {
     fd: OwnedFd,
-    // What the kernel was told; none: the descriptor is not registered.
-    told: Option<EpollFlags>,
+    // What the kernel was told.
+    told: Wish,
     // Accept, receive or receive from.
     takes: bool,
     starved: bool,
@@ -85,51 +90,49 @@ enum Kind {
     Datagrams { inet: bool, unsent: Queue },
 }
 
-#[derive(Debug)]
-struct Connection {
-    unsent: Queue,
-    // Of the first buffer in `unsent`, or of what was spilled.
-    sent: u32,
-    // The bytes of a stalled send, moved out when buffers are scarce.
-    spilled: Option<Box<[u8]>>,
-    shut_down: bool,
-    ended: bool,
-    // Broken, or hung up while nothing was asked of it: the kernel need not say so again.
-    silent: bool,
-}
-
-impl Connection {
-    fn stalled(&self) -> bool {
-        !self.unsent.is_empty() || self.spilled.is_some()
-    }
-}
-
 impl Endpoint {
-    /// What the kernel should report, if anything.
-    fn wish(&self) -> Option<EpollFlags> {
+    /// What the kernel should report.
+    fn wish(&self) -> Wish {
         let takes = self.takes && !self.starved;
+        let input = |wish| if takes { wish } else { Wish::Nothing };
         match &self.kind {
-            // Several workers may wait on one listening socket: one of them is enough.
-            Kind::Listener(_) => takes.then_some(EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE),
-            Kind::Datagrams { unsent, .. } if !unsent.is_empty() => Some(EpollFlags::EPOLLOUT),
-            Kind::Datagrams { .. } => takes.then_some(EpollFlags::EPOLLIN),
-            Kind::Connection(connection) if connection.silent => None,
-            Kind::Connection(connection) if connection.stalled() => Some(EpollFlags::EPOLLOUT),
-            Kind::Connection(connection) if connection.ended => None,
-            Kind::Connection(_) if takes => Some(EpollFlags::EPOLLIN),
-            // Errors are always reported.
-            Kind::Connection(_) => Some(EpollFlags::empty()),
+            Kind::Listener(_) => input(Wish::Clients),
+            Kind::Datagrams { unsent, .. } if !unsent.is_empty() => Wish::Output,
+            Kind::Datagrams { .. } => input(Wish::Input),
+            Kind::Connection(connection) if connection.silent => Wish::Nothing,
+            Kind::Connection(connection) if connection.stalled() => Wish::Output,
+            Kind::Connection(connection) if connection.ended => Wish::Nothing,
+            Kind::Connection(_) if takes => Wish::Input,
+            Kind::Connection(_) => Wish::Errors,
         }
     }
 }
 
-/// What became of an attempt to send.
-enum Flushed {
-    All,
-    Stalled,
-    Failed(io::Error),
+/// What the kernel is to report of a descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wish {
+    /// Nothing: it is not registered.
+    Nothing,
+    /// What it always reports: errors and hang-ups.
+    Errors,
+    /// Bytes or datagrams.
+    Input,
+    /// Clients; where several workers wait on one socket, one of them is enough.
+    Clients,
+    /// Room to send.
+    Output,
 }
 
+impl Wish {
+    fn flags(self) -> EpollFlags {
+        match self {
+            Self::Nothing | Self::Errors => EpollFlags::empty(),
+            Self::Input => EpollFlags::EPOLLIN,
+            Self::Clients => EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE,
+            Self::Output => EpollFlags::EPOLLOUT,
+        }
+    }
+}
 impl Epoll {
     /// A driver with nothing to do. Make it in the thread that will use it.
     ///
@@ -159,7 +162,7 @@ impl Epoll {
     fn insert(&mut self, fd: OwnedFd, kind: Kind) -> Token {
         let endpoint = Endpoint {
             fd,
-            told: None,
+            told: Wish::Nothing,
             takes: false,
             starved: false,
             draining: false,
@@ -235,210 +238,6 @@ impl Epoll {
         self.changed.push(token);
     }
 
-    fn send(&mut self, token: Token, buffer: Buffer, done: &mut Vec<Completion>) {
-        let Self { slots, buffers, .. } = self;
-        let Some(Endpoint {
-            fd,
-            kind: Kind::Connection(connection),
-            ..
-        }) = find(slots, token)
-        else {
-            buffers.recycle(buffer);
-            return;
-        };
-        if connection.silent {
-            // It has failed, and that has been said.
-            buffers.recycle(buffer);
-            return;
-        }
-        if connection.stalled() {
-            buffers.push(&mut connection.unsent, buffer);
-            return;
-        }
-        match send(
-            fd.as_raw_fd(),
-            buffers.bytes(&buffer),
-            MsgFlags::MSG_NOSIGNAL,
-        ) {
-            Ok(sent) if sent == buffer.len as usize => {
-                done.push(Completion::Sent {
-                    connection: token,
-                    len: buffer.len,
-                });
-                buffers.recycle(buffer);
-            }
-            Err(errno) if errno != Errno::EAGAIN => {
-                buffers.recycle(buffer);
-                self.fail(token, errno.into(), done);
-            }
-            partly => {
-                connection.sent = partly.unwrap_or(0) as u32;
-                buffers.push(&mut connection.unsent, buffer);
-                spill_if_scarce(buffers, connection);
-                done.push(Completion::Stalled { connection: token });
-                self.changed.push(token);
-            }
-        }
-    }
-
-    /// Goes on with a stalled send.
-    fn flush(&mut self, token: Token, done: &mut Vec<Completion>) {
-        let Self { slots, buffers, .. } = self;
-        let Some(Endpoint {
-            fd,
-            kind: Kind::Connection(connection),
-            ..
-        }) = find(slots, token)
-        else {
-            return;
-        };
-        let raw = fd.as_raw_fd();
-        let flushed = loop {
-            let spilled = connection.spilled.as_deref();
-            let Some(bytes) = spilled.or_else(|| Some(&*buffers.front(&connection.unsent)?.1))
-            else {
-                break Flushed::All;
-            };
-            let len = bytes.len();
-            match send(
-                raw,
-                &bytes[connection.sent as usize..],
-                MsgFlags::MSG_NOSIGNAL,
-            ) {
-                Ok(sent) if connection.sent as usize + sent == len => {
-                    connection.sent = 0;
-                    if connection.spilled.take().is_none() {
-                        let buffer = buffers
-                            .pop(&mut connection.unsent)
-                            .expect("its bytes were just sent");
-                        buffers.recycle(buffer);
-                    }
-                    done.push(Completion::Sent {
-                        connection: token,
-                        len: len as u32,
-                    });
-                }
-                Ok(sent) => {
-                    connection.sent += sent as u32;
-                    break Flushed::Stalled;
-                }
-                Err(Errno::EAGAIN) => break Flushed::Stalled,
-                Err(errno) => break Flushed::Failed(errno.into()),
-            }
-        };
-        match flushed {
-            Flushed::All => {
-                if connection.shut_down {
-                    finish_writing(fd.as_fd());
-                }
-                self.changed.push(token);
-            }
-            Flushed::Stalled => spill_if_scarce(buffers, connection),
-            Flushed::Failed(error) => self.fail(token, error, done),
-        }
-    }
-
-    fn shut_down(&mut self, token: Token) {
-        let Some(Endpoint {
-            fd,
-            kind: Kind::Connection(connection),
-            ..
-        }) = find(&mut self.slots, token)
-        else {
-            return;
-        };
-        connection.shut_down = true;
-        if !connection.stalled() {
-            finish_writing(fd.as_fd());
-        }
-    }
-
-    fn fail(&mut self, token: Token, error: io::Error, done: &mut Vec<Completion>) {
-        let Self { slots, buffers, .. } = self;
-        let Some(Endpoint {
-            kind: Kind::Connection(connection),
-            takes,
-            ..
-        }) = find(slots, token)
-        else {
-            return;
-        };
-        buffers.clear(&mut connection.unsent);
-        connection.spilled = None;
-        connection.silent = true;
-        *takes = false;
-        self.changed.push(token);
-        done.push(Completion::Failed {
-            connection: token,
-            error,
-        });
-    }
-
-    fn send_to(&mut self, token: Token, buffer: Buffer, done: &mut Vec<Completion>) {
-        let Self {
-            slots,
-            buffers,
-            envelopes,
-            ..
-        } = self;
-        let Some(Endpoint {
-            fd,
-            kind: Kind::Datagrams { inet, unsent },
-            ..
-        }) = find(slots, token)
-        else {
-            buffers.recycle(buffer);
-            return;
-        };
-        if !unsent.is_empty() {
-            buffers.push(unsent, buffer);
-            return;
-        }
-        let envelope = &envelopes[usize::from(buffer.index)];
-        let result = message::send(fd.as_fd(), buffers.bytes(&buffer), envelope);
-        if *inet && would_block(&result) {
-            buffers.push(unsent, buffer);
-            self.changed.push(token);
-            return;
-        }
-        buffers.recycle(buffer);
-        done.push(Completion::DatagramSent {
-            socket: token,
-            result: result.map(|sent| sent as u32),
-        });
-    }
-
-    /// Sends the datagrams that had to wait for the socket's own send buffer.
-    fn flush_datagrams(&mut self, token: Token, done: &mut Vec<Completion>) {
-        let Self {
-            slots,
-            buffers,
-            envelopes,
-            ..
-        } = self;
-        let Some(Endpoint {
-            fd,
-            kind: Kind::Datagrams { unsent, .. },
-            ..
-        }) = find(slots, token)
-        else {
-            return;
-        };
-        while let Some((index, bytes)) = buffers.front(unsent) {
-            let result = message::send(fd.as_fd(), bytes, &envelopes[usize::from(index)]);
-            if would_block(&result) {
-                return;
-            }
-            let buffer = buffers.pop(unsent).expect("it was just at the front");
-            buffers.recycle(buffer);
-            done.push(Completion::DatagramSent {
-                socket: token,
-                result: result.map(|sent| sent as u32),
-            });
-        }
-        self.changed.push(token);
-    }
-
     fn close(&mut self, token: Token, how: Closing, done: &mut Vec<Completion>) {
         let Some(endpoint) = self.endpoint(token) else {
             return;
@@ -477,7 +276,7 @@ impl Epoll {
     }
 
     fn forget(&self, endpoint: &Endpoint) {
-        if endpoint.told.is_some() {
+        if endpoint.told != Wish::Nothing {
             // It is registered, as noted, so this can't fail.
             let _ = self.kernel.delete(&endpoint.fd);
         }
@@ -494,12 +293,11 @@ impl Epoll {
                 continue;
             }
             let data = u64::from(token.generation) << 32 | u64::from(token.slot);
+            let mut event = EpollEvent::new(wish.flags(), data);
             let result = match (endpoint.told, wish) {
-                (None, Some(flags)) => self.kernel.add(&endpoint.fd, EpollEvent::new(flags, data)),
-                (_, Some(flags)) => self
-                    .kernel
-                    .modify(&endpoint.fd, &mut EpollEvent::new(flags, data)),
-                (_, None) => self.kernel.delete(&endpoint.fd),
+                (_, Wish::Nothing) => self.kernel.delete(&endpoint.fd),
+                (Wish::Nothing, _) => self.kernel.add(&endpoint.fd, event),
+                _ => self.kernel.modify(&endpoint.fd, &mut event),
             };
             match result {
                 Ok(()) => endpoint.told = wish,
@@ -566,25 +364,6 @@ impl Epoll {
         }
     }
 
-    /// Whether the socket stays: it has more, or the answers to what it had are still to be sent.
-    fn drain_datagrams(&mut self, token: Token, done: &mut Vec<Completion>) -> bool {
-        let before = done.len();
-        let emptied = self.receive_from(token, done);
-        let Some(Endpoint {
-            kind: Kind::Datagrams { unsent, .. },
-            ..
-        }) = find(&mut self.slots, token)
-        else {
-            return false;
-        };
-        // What this turn received is answered in the next one.
-        let gone = emptied && done.len() == before && unsent.is_empty();
-        if gone {
-            self.let_go(token, done);
-        }
-        !gone
-    }
-
     fn handle(&mut self, event: EpollEvent, done: &mut Vec<Completion>) {
         if event.data() == WAKER {
             self.waker.drain();
@@ -620,183 +399,6 @@ impl Epoll {
             }
             _ => {}
         }
-    }
-
-    /// Accepts a burst. Whether there may be more, for one that is being drained.
-    fn accept(&mut self, token: Token, done: &mut Vec<Completion>) -> bool {
-        for _ in 0..BURST_MAX {
-            let Some(Endpoint {
-                fd,
-                kind: Kind::Listener(permits),
-                takes,
-                draining,
-                ..
-            }) = find(&mut self.slots, token)
-            else {
-                return false;
-            };
-            if let Some(permits) = &permits {
-                if *draining {
-                    permits.take_regardless();
-                } else if !permits.take_or_be_woken() {
-                    *takes = false;
-                    self.changed.push(token);
-                    done.push(Completion::AcceptRested {
-                        listener: token,
-                        error: None,
-                    });
-                    return false;
-                }
-            }
-            let error = match socket::accept(fd.as_fd()) {
-                Ok((fd, peer)) => {
-                    self.accepted(token, fd, peer, done);
-                    continue;
-                }
-                Err(error) => error,
-            };
-            if let Some(permits) = permits {
-                permits.give_back();
-            }
-            if error.kind() == io::ErrorKind::WouldBlock {
-                if *draining {
-                    self.let_go(token, done);
-                }
-                return false;
-            }
-            if !concerns_one_peer(&error) {
-                *takes = false;
-                self.changed.push(token);
-                done.push(Completion::AcceptRested {
-                    listener: token,
-                    error: Some(error),
-                });
-                return false;
-            }
-        }
-        true
-    }
-
-    fn accepted(
-        &mut self,
-        listener: Token,
-        fd: OwnedFd,
-        peer: Option<SocketAddr>,
-        done: &mut Vec<Completion>,
-    ) {
-        let connection = Connection {
-            unsent: Queue::new(),
-            sent: 0,
-            spilled: None,
-            shut_down: false,
-            ended: false,
-            silent: false,
-        };
-        let connection = self.insert(fd, Kind::Connection(connection));
-        done.push(Completion::Accepted {
-            listener,
-            connection,
-            peer,
-        });
-    }
-
-    fn receive(&mut self, token: Token, done: &mut Vec<Completion>) {
-        let Self { slots, buffers, .. } = self;
-        let Some(Endpoint {
-            fd,
-            takes,
-            kind: Kind::Connection(connection),
-            ..
-        }) = find(slots, token)
-        else {
-            return;
-        };
-        let Some((_, memory)) = buffers.peek() else {
-            self.starve(token);
-            return;
-        };
-        match recv(fd.as_raw_fd(), memory, MsgFlags::empty()) {
-            Ok(0) => {
-                *takes = false;
-                connection.ended = true;
-                self.changed.push(token);
-                done.push(Completion::Ended { connection: token });
-            }
-            Ok(len) => {
-                self.received_bytes += len;
-                let buffer = self.buffers.lease(len);
-                done.push(Completion::Received {
-                    connection: token,
-                    buffer,
-                });
-            }
-            Err(Errno::EAGAIN | Errno::EINTR) => {}
-            Err(errno) => self.fail(token, errno.into(), done),
-        }
-    }
-
-    /// An error or hang-up on a connection of which nothing was asked.
-    fn hang_up(&mut self, token: Token, done: &mut Vec<Completion>) {
-        let Some(Endpoint {
-            fd,
-            kind: Kind::Connection(connection),
-            ..
-        }) = find(&mut self.slots, token)
-        else {
-            return;
-        };
-        if let Some(error) = socket::take_error(fd.as_fd()) {
-            self.fail(token, error, done);
-        } else {
-            // Both sides have finished, and there may be bytes left to read: later, when asked.
-            connection.silent = true;
-            self.changed.push(token);
-        }
-    }
-
-    /// Receives a burst of datagrams. Whether the socket has been emptied.
-    fn receive_from(&mut self, token: Token, done: &mut Vec<Completion>) -> bool {
-        for _ in 0..BURST_MAX {
-            let Self {
-                slots,
-                buffers,
-                envelopes,
-                ..
-            } = self;
-            let Some(Endpoint {
-                fd,
-                kind: Kind::Datagrams { inet, .. },
-                ..
-            }) = find(slots, token)
-            else {
-                return true;
-            };
-            let Some((index, memory)) = buffers.peek() else {
-                self.starve(token);
-                return false;
-            };
-            let room = memory.len();
-            match message::receive(
-                fd.as_fd(),
-                *inet,
-                memory,
-                &mut envelopes[usize::from(index)],
-            ) {
-                Ok(len) => {
-                    let buffer = buffers.lease(len.min(room));
-                    self.received_bytes += len.min(room);
-                    done.push(Completion::Datagram {
-                        socket: token,
-                        buffer,
-                        len,
-                    });
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
-                // An error of an earlier answer, which the kernel reports when it can (udp(7)).
-                Err(_) => {}
-            }
-        }
-        false
     }
 }
 
@@ -901,54 +503,6 @@ fn find(slots: &mut [Slot], token: Token) -> Option<&mut Endpoint> {
         None
     }
 }
-
-/// Moves the rest of a stalled send into memory of its own, of just its size, when buffers are
-/// scarce: peers that do not read must not starve those that do.
-fn spill_if_scarce(buffers: &mut Buffers, connection: &mut Connection) {
-    if connection.spilled.is_some() || !buffers.scarce() || !connection.unsent.holds_one() {
-        return;
-    }
-    let buffer = buffers
-        .pop(&mut connection.unsent)
-        .expect("the queue holds one");
-    connection.spilled = Some(buffers.bytes(&buffer).into());
-    buffers.recycle(buffer);
-}
-
-fn finish_writing(fd: BorrowedFd<'_>) {
-    // Fails only when the peer is gone already, which the next receive will say.
-    let _ = shutdown(fd.as_raw_fd(), Shutdown::Write);
-}
-
-fn would_block(result: &io::Result<usize>) -> bool {
-    result
-        .as_ref()
-        .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
-}
-
-/// Whether an error of `accept4(2)` is about the client at the head of the queue only, so that the
-/// next one may be fine. (accept(2), "Error handling": network errors that were pending on the new
-/// connection are returned from accept; EPERM is a firewall's no.)
-fn concerns_one_peer(error: &io::Error) -> bool {
-    const OF_ONE_PEER: [i32; 12] = [
-        libc::ECONNABORTED,
-        libc::EINTR,
-        libc::EPERM,
-        libc::EPROTO,
-        libc::ENETDOWN,
-        libc::ENOPROTOOPT,
-        libc::EHOSTDOWN,
-        libc::ENONET,
-        libc::EHOSTUNREACH,
-        libc::EOPNOTSUPP,
-        libc::ENETUNREACH,
-        libc::ETIMEDOUT,
-    ];
-    error
-        .raw_os_error()
-        .is_some_and(|errno| OF_ONE_PEER.contains(&errno))
-}
-
 /// The time to wait in the kernel's terms: milliseconds, rounded up, so that a wait never ends
 /// just before its time and turns into many.
 fn timeout(until: Option<Instant>, now: Instant) -> EpollTimeout {
@@ -979,6 +533,6 @@ mod tests {
 
     #[test]
     fn an_idle_connection_is_small() {
-        assert!(size_of::<Slot>() <= 64, "{} bytes", size_of::<Slot>());
+        assert!(size_of::<Slot>() <= 48, "{} bytes", size_of::<Slot>());
     }
 }

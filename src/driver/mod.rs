@@ -9,11 +9,13 @@
 //! Each is a test in `conformance`, run on every driver.
 //!
 //! 1. [`Driver::submit`] queues: it makes no system call and never fails.
-//! 2. Each `Send`, `SendTo` and `Close` has exactly one completion (a failed connection answers its
-//!    sends with one `Failed`). `Accept`, `Receive` and `ReceiveFrom` repeat until they are ended;
-//!    `Rest` and `ShutDown` have none.
+//! 2. Each `Send`, `SendTo` and `Close` has exactly one completion, but for sends of a connection
+//!    that fails, which have one `Failed` together, and of one that is closed first, which have
+//!    none. `Accept`, `Receive` and `ReceiveFrom` repeat until they are ended; `Rest` and `ShutDown`
+//!    have none.
+//!    Nothing is heard of a connection before its `Accepted`.
 //! 3. A `Send` completes when all of its bytes are with the kernel. If that can't be at once, it
-//!    says `Stalled`, once, and goes on by itself.
+//!    says `Stalled`, once for all that wait behind it, and goes on by itself.
 //! 4. What is sent on one connection keeps its order, however many sends are queued.
 //! 5. A buffer is chosen only when bytes are there. An idle connection holds none.
 //! 6. When buffers run out, receiving waits; nothing fails, nothing spins. Peers that do not read
@@ -22,8 +24,9 @@
 //!    tell does not read a connection while one of its sends is stalled.
 //! 8. After `Close` nothing more is heard of the token but its `Closed`; then its buffers are home,
 //!    its descriptor is gone, and that token never comes back (its slot does, a generation later).
-//! 9. `Closing::WhenDrained` loses nobody: who is queued is accepted (received) first, and no
-//!    permit is asked.
+//! 9. `Closing::WhenDrained` loses nobody: who is queued is accepted first, with a permit whether
+//!    there is one or not, or received first and still answered. An accept that fails meanwhile
+//!    makes the listener rest as in 10, and the next `Accept` goes on with it.
 //! 10. No permit, or an accept that fails (EMFILE), is a result and not a spin: the listener rests
 //!     until the next `Accept`. A peer that gave up in the queue (ECONNABORTED) is nothing at all.
 //! 11. The work of one `wait` is bounded, so that no peer keeps others, timers or the mailbox
@@ -269,7 +272,7 @@ pub trait Driver {
     fn submit(&mut self, op: Op);
 
     /// Carries out what is queued and waits until something has happened or `until` has come;
-    /// appends what happened to `done`.
+    /// appends what happened to `done`. May return early with nothing, but not again and again.
     ///
     /// # Errors
     /// Only when the driver itself can't go on.

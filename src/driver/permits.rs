@@ -44,6 +44,14 @@ impl Permits {
         }
     }
 
+    /// Whether there is one; if not, the caller is woken when there may be.
+    ///
+    /// For who hears late that a driver found none: the waking may have come before the news.
+    pub fn is_free_or_be_woken(&self) -> bool {
+        self.missed.store(true, SeqCst);
+        self.taken.load(SeqCst) < self.max.load(SeqCst)
+    }
+
     /// Takes one more than there are, if need be: for who was promised service.
     pub fn take_regardless(&self) {
         self.taken.fetch_add(1, SeqCst);
@@ -91,6 +99,17 @@ mod tests {
         assert!(!waker.drain());
         permits.give_back();
         assert!(waker.drain());
+    }
+
+    #[test]
+    fn who_hears_late_that_there_was_none_finds_it_or_is_woken() {
+        let waker = Waker::new().unwrap();
+        let permits = Permits::new(1, vec![waker.clone()]);
+        assert!(permits.try_take());
+        assert!(!permits.is_free_or_be_woken());
+        permits.give_back();
+        assert!(waker.drain());
+        assert!(permits.is_free_or_be_woken());
     }
 
     #[test]

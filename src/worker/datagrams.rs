@@ -8,21 +8,23 @@ use crate::echo::datagram::{Arrival, Unanswerable};
 use crate::echo::{self, Answer};
 use crate::policy::Refusal;
 
-use super::mailbox::{Kind, ListenerId, Peer};
+use super::mailbox::{Hit, Kind, ListenerId, Peer};
 use super::sources::Entry;
-use super::{Listener, Worker};
+use super::{Listener, Place, Tenant, Worker};
 
 impl<D: Driver> Worker<D> {
     pub(super) fn datagram(&mut self, now: Instant, socket: Token, buffer: Buffer, len: usize) {
-        let Some(place) = self
-            .places
-            .get(socket.slot as usize)
-            .filter(|place| place.token == socket)
+        let place = self.places.get(socket.slot as usize);
+        let Some(&Place {
+            listener,
+            tenant: Tenant::Datagrams(id),
+            ..
+        }) = place.filter(|place| place.token == socket)
         else {
             self.driver.recycle(buffer);
             return;
         };
-        let Some(listener) = self.listeners[place.listener as usize].as_mut() else {
+        let Some(listener) = self.listeners[listener as usize].as_mut() else {
             self.driver.recycle(buffer);
             return;
         };
@@ -41,18 +43,22 @@ impl<D: Driver> Worker<D> {
         let answer =
             echo::datagram::answer(listener.settings.reply, arrival, self.driver.bytes(&buffer));
 
+        let hit = Hit {
+            socket: id,
+            address: envelope.local.map(|local| local.address),
+        };
         let ids = &mut self.ids;
         let source = listener.sources.entry(&envelope.source, || Entry {
             id: ids.take(),
             source: envelope.source,
-            local: None,
+            hit,
             first: now,
             last: now,
             bytes_received: 0,
             bytes_sent: 0,
         });
         source.last = now;
-        source.local = envelope.local.map(|local| local.address);
+        source.hit = hit;
         source.bytes_received += len as u64;
 
         match answer {
@@ -105,7 +111,7 @@ pub(super) fn peer(now: Instant, listener: ListenerId, entry: &Entry) -> Peer {
         listener,
         kind: Kind::Datagram,
         source: Some(entry.source),
-        local: entry.local,
+        hit: Some(entry.hit),
         age: now - entry.first,
         idle: now - entry.last,
         bytes_received: entry.bytes_received,

@@ -166,6 +166,15 @@ pub enum Report {
     },
 }
 
+/// Where a datagram came in.
+#[derive(Clone, Copy, Debug)]
+pub struct Hit {
+    /// The socket.
+    pub socket: SocketId,
+    /// Which of the addresses that the socket has, where it has several.
+    pub address: Option<IpAddr>,
+}
+
 /// A connection, or a source of datagrams seen lately.
 #[derive(Clone, Debug)]
 #[expect(
@@ -178,8 +187,8 @@ pub struct Peer {
     pub kind: Kind,
     /// None for a Unix stream: its client has no name.
     pub source: Option<Source>,
-    /// Of a datagram's source: which of our addresses it sent to last.
-    pub local: Option<IpAddr>,
+    /// Of a datagram's source: where it sent its last one.
+    pub hit: Option<Hit>,
     pub age: Duration,
     pub idle: Duration,
     pub bytes_received: u64,

@@ -272,7 +272,12 @@ impl<D: Driver> Worker<D> {
             return;
         };
         let Some(error) = error else {
-            door.rests = true;
+            // The permit may have come back while this news was on its way.
+            if listener.gate.permits.is_free_or_be_woken() {
+                self.driver.submit(Op::Accept { listener: token });
+            } else {
+                door.rests = true;
+            }
             return;
         };
         let pause = door.pause;
@@ -412,14 +417,20 @@ impl<D: Driver> Worker<D> {
         known.settings = listener.settings;
         let permits = known.driver_permits();
         // All timeouts may be others now, and whether doors ask for permits.
-        for place in self.places.iter().filter(|place| place.listener == index) {
-            match &place.tenant {
+        for place in self
+            .places
+            .iter_mut()
+            .filter(|place| place.listener == index)
+        {
+            match &mut place.tenant {
                 Tenant::Connection(_) => self.timers.set(place.token.slot, now),
-                Tenant::Door(_) => {
+                Tenant::Door(door) => {
                     self.driver.set_permits(place.token, permits.clone());
-                    self.driver.submit(Op::Accept {
-                        listener: place.token,
-                    });
+                    if std::mem::take(&mut door.rests) {
+                        self.driver.submit(Op::Accept {
+                            listener: place.token,
+                        });
+                    }
                 }
                 Tenant::Datagrams(_) | Tenant::Nobody => {}
             }

@@ -4,10 +4,11 @@
 //! silent longest. So a flood of sources costs no memory and no time.
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::driver::Source;
+
+use super::mailbox::Hit;
 
 /// How many sources are remembered, per listener and worker.
 pub const SOURCES_MAX: usize = 1024;
@@ -28,7 +29,7 @@ pub struct SourceTable {
 pub struct Entry {
     pub id: u64,
     pub source: Source,
-    pub local: Option<IpAddr>,
+    pub hit: Hit,
     pub first: Instant,
     pub last: Instant,
     pub bytes_received: u64,
@@ -68,13 +69,17 @@ mod tests {
     use std::net::SocketAddr;
     use std::time::Duration;
 
+    use super::super::mailbox::SocketId;
     use super::*;
 
     fn entry(source: Source, now: Instant) -> Entry {
         Entry {
             id: 0,
             source,
-            local: None,
+            hit: Hit {
+                socket: SocketId(0),
+                address: None,
+            },
             first: now,
             last: now,
             bytes_received: 0,

@@ -352,7 +352,7 @@ impl<D: Driver> Worker<D> {
             listener: listener.id,
             kind: Kind::Stream,
             source: client.peer.map(Source::Inet),
-            local: None,
+            hit: None,
             age: now - client.activity.opened,
             idle: now - client.activity.active,
             bytes_received: client.bytes_received,

@@ -1,1 +1,785 @@
+//! Whole workers over the simulated driver: virtual time, seeded faults, no sockets.
+//!
+//! A failure names its seed, and one seed is one history.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use crate::driver::sim::{Client, End, Faults, Network, Peer as Far, Sim};
+use crate::driver::{Driver, Permits, Waker};
+use crate::echo::Reply;
+use crate::policy::limits::{LINGER, Timeouts, WhenFull};
+use crate::policy::{Access, Refusal};
+use crate::stats::{Counters, Totals};
+
+use super::Worker;
+use super::mailbox::{Command, Gate, Kind, ListenerId, Mailbox, Report, Settings, SocketId};
+use super::timers::TICK;
+
+const SECOND: Duration = Duration::from_secs(1);
+const LISTENER: ListenerId = ListenerId(1);
+const STREAM: SocketId = SocketId(1);
+const DATAGRAM: SocketId = SocketId(2);
+
+/// One worker in a simulated world.
+struct Rig {
+    network: Network,
+    worker: Worker<Sim>,
+    commands: Sender<Command<<Sim as Driver>::Socket>>,
+    reports: Receiver<Report>,
+    waker: Waker,
+    counters: Arc<Counters>,
+    gate: Arc<Gate>,
+    ports: u16,
+}
+
+fn settings() -> Settings {
+    Settings {
+        name: "test".into(),
+        reply: Reply::Echo,
+        one_shot: false,
+        timeouts: Timeouts::default(),
+        when_full: WhenFull::Wait,
+        max_per_source: None,
+        access: Access::default(),
+    }
+}
+
+fn server() -> SocketAddr {
+    "192.0.2.1:7".parse().unwrap()
+}
+
+impl Rig {
+    /// A worker with a listener and a datagram socket that share their settings.
+    fn new(seed: u64, faults: Faults, max_connections: u32, settings: Settings) -> Self {
+        let network = Network::new(seed);
+        network.set_faults(faults);
+        let driver = Sim::new(&network);
+        let waker = driver.waker();
+        let (commands, command_receiver) = channel();
+        let (report_sender, reports) = channel();
+        let mailbox = Mailbox {
+            commands: command_receiver,
+            reports: report_sender,
+            control: Waker::new().unwrap(),
+        };
+        let mut rig = Self {
+            worker: Worker::new(0, 1, driver, mailbox),
+            commands,
+            reports,
+            gate: Arc::new(Gate::new(Permits::new(
+                max_connections,
+                vec![waker.clone()],
+            ))),
+            waker,
+            counters: Arc::default(),
+            network,
+            ports: 1024,
+        };
+        rig.configure(settings);
+        for (id, kind) in [(STREAM, Kind::Stream), (DATAGRAM, Kind::Datagram)] {
+            let socket = rig.network.bind(match kind {
+                Kind::Stream => server(),
+                Kind::Datagram => udp_server(),
+            });
+            rig.command(Command::AddSocket {
+                listener: LISTENER,
+                id,
+                kind,
+                socket,
+            });
+        }
+        rig.run();
+        rig
+    }
+
+    fn configure(&mut self, settings: Settings) {
+        let (gate, counters) = (Arc::clone(&self.gate), Arc::clone(&self.counters));
+        self.command(Command::Configure {
+            listener: LISTENER,
+            settings,
+            gate,
+            counters,
+        });
+    }
+
+    fn command(&self, command: Command<<Sim as Driver>::Socket>) {
+        self.commands.send(command).unwrap();
+        self.waker.wake();
+    }
+
+    fn turn(&mut self) {
+        self.worker.turn().unwrap();
+    }
+
+    /// Turns until nothing more can happen at this time.
+    fn run(&mut self) {
+        self.network.stop_clock();
+        for _ in 0..20 {
+            self.turn();
+        }
+    }
+
+    /// Lets time pass, in steps that no timer is smaller than.
+    fn pass(&mut self, time: Duration) {
+        let mut left = time;
+        while left > Duration::ZERO {
+            let step = left.min(TICK);
+            self.network.advance(step);
+            self.turn();
+            left -= step;
+        }
+        self.run();
+    }
+
+    fn connect_from(&mut self, host: &str) -> Far {
+        self.ports += 1;
+        let from = SocketAddr::new(host.parse().unwrap(), self.ports);
+        let peer = self.network.connect(from, server());
+        self.run();
+        peer
+    }
+
+    fn connect(&mut self) -> Far {
+        self.connect_from("198.51.100.1")
+    }
+
+    fn exchange(&mut self, peer: Far, message: &[u8]) -> Vec<u8> {
+        self.network.write(peer, message);
+        self.run();
+        self.network.read(peer, usize::MAX)
+    }
+
+    fn totals(&self) -> Totals {
+        Totals::of([&*self.counters])
+    }
+
+    fn refused(&self, reason: Refusal) -> u64 {
+        self.totals().refused[reason as usize]
+    }
+
+    /// Everybody has gone: nothing may be left of them.
+    fn assert_nothing_left(&mut self, max_connections: u32) {
+        self.worker.driver.assert_all_home();
+        assert_eq!(
+            self.totals().connections(),
+            0,
+            "connections are counted out as they are counted in"
+        );
+        assert_eq!(
+            self.network.open_connections(),
+            0,
+            "every connection is closed"
+        );
+        for _ in 0..max_connections {
+            assert!(self.gate.permits.try_take(), "every permit has come back");
+        }
+        assert!(
+            !self.gate.permits.try_take(),
+            "no permit has come back twice"
+        );
+    }
+}
+
+fn udp_server() -> SocketAddr {
+    "192.0.2.1:9".parse().unwrap()
+}
+
+#[test]
+fn an_idle_peer_is_small() {
+    assert!(
+        size_of::<super::Place>() <= 160,
+        "{} bytes",
+        size_of::<super::Place>()
+    );
+}
+
+#[test]
+fn echoes_to_several_peers_at_once() {
+    let mut rig = Rig::new(1, Faults::default(), 10, settings());
+    let (one, two) = (rig.connect(), rig.connect());
+    assert_eq!(rig.exchange(one, b"one"), b"one");
+    assert_eq!(rig.exchange(two, b"two"), b"two");
+    assert_eq!((rig.totals().accepted, rig.totals().bytes_sent), (2, 6));
+}
+
+#[test]
+fn a_half_close_gets_everything_and_then_our_fin() {
+    let mut rig = Rig::new(1, Faults::default(), 1, settings());
+    let peer = rig.connect();
+    rig.network.write(peer, b"the last words");
+    rig.network.half_close(peer);
+    rig.run();
+    assert_eq!(rig.network.read(peer, 100), b"the last words");
+    assert_eq!(rig.network.end(peer), Some(End::Fin));
+    rig.assert_nothing_left(1);
+}
+
+#[test]
+fn one_shot_answers_once_and_does_not_reset_a_peer_that_sends_more() {
+    let mut rig = Rig::new(
+        1,
+        Faults::default(),
+        1,
+        Settings {
+            one_shot: true,
+            reply: Reply::Upper,
+            ..settings()
+        },
+    );
+    let peer = rig.connect();
+    assert_eq!(rig.exchange(peer, b"first"), b"FIRST");
+    assert_eq!(rig.exchange(peer, b"second"), b"");
+    assert_eq!(rig.network.end(peer), Some(End::Fin));
+    rig.network.half_close(peer);
+    rig.run();
+    rig.assert_nothing_left(1);
+}
+
+#[test]
+fn a_peer_that_never_says_its_last_word_is_let_go() {
+    let mut rig = Rig::new(
+        1,
+        Faults::default(),
+        1,
+        Settings {
+            one_shot: true,
+            ..settings()
+        },
+    );
+    let peer = rig.connect();
+    assert_eq!(rig.exchange(peer, b"x"), b"x");
+    rig.pass(LINGER - SECOND);
+    assert_eq!(rig.totals().connections(), 1);
+    rig.pass(SECOND + TICK);
+    rig.assert_nothing_left(1);
+}
+
+#[test]
+fn an_idle_peer_gets_our_fin_and_a_busy_one_stays() {
+    let timeouts = Timeouts {
+        idle: Some(10 * SECOND),
+        ..Timeouts::default()
+    };
+    let mut rig = Rig::new(
+        1,
+        Faults::default(),
+        2,
+        Settings {
+            timeouts,
+            ..settings()
+        },
+    );
+    let (idle, busy) = (rig.connect(), rig.connect());
+    for _ in 0..4 {
+        rig.pass(4 * SECOND);
+        assert_eq!(rig.exchange(busy, b"x"), b"x");
+    }
+    assert_eq!(rig.network.end(idle), Some(End::Fin));
+    assert_eq!(rig.network.end(busy), None);
+}
+
+#[test]
+fn a_timeout_that_is_set_later_applies_to_connections_that_are_there() {
+    let mut rig = Rig::new(1, Faults::default(), 2, settings());
+    let peer = rig.connect();
+    rig.pass(20 * SECOND);
+    assert_eq!(rig.network.end(peer), None);
+    let timeouts = Timeouts {
+        idle: Some(10 * SECOND),
+        ..Timeouts::default()
+    };
+    rig.configure(Settings {
+        timeouts,
+        ..settings()
+    });
+    rig.run();
+    rig.pass(TICK);
+    assert_eq!(rig.network.end(peer), Some(End::Fin));
+}
+
+#[test]
+fn a_lifetime_ends_also_a_busy_connection() {
+    let timeouts = Timeouts {
+        lifetime: Some(10 * SECOND),
+        ..Timeouts::default()
+    };
+    let mut rig = Rig::new(
+        1,
+        Faults::default(),
+        1,
+        Settings {
+            timeouts,
+            ..settings()
+        },
+    );
+    let peer = rig.connect();
+    for _ in 0..9 {
+        rig.pass(SECOND);
+        assert_eq!(rig.exchange(peer, b"x"), b"x");
+    }
+    rig.pass(SECOND + TICK);
+    assert_eq!(rig.network.end(peer), Some(End::Fin));
+}
+
+#[test]
+fn a_peer_that_reads_nothing_is_reset_and_a_slow_one_is_not() {
+    let timeouts = Timeouts {
+        write_stall: Some(8 * SECOND),
+        ..Timeouts::default()
+    };
+    let mut rig = Rig::new(
+        1,
+        Faults::default(),
+        2,
+        Settings {
+            timeouts,
+            ..settings()
+        },
+    );
+    let (deaf, slow) = (rig.connect(), rig.connect());
+    for _ in 0..20 {
+        // Nobody reads as fast as this is written, so in the end the echoes are stuck.
+        for peer in [deaf, slow] {
+            rig.network.write(peer, &vec![7; 60_000]);
+        }
+        rig.run();
+    }
+    for _ in 0..20 {
+        rig.pass(SECOND);
+        rig.network.read(slow, 10);
+    }
+    rig.network.read(deaf, usize::MAX);
+    assert_eq!(rig.network.end(deaf), Some(End::Reset));
+    assert_eq!(rig.network.end(slow), None);
+    assert_eq!(rig.totals().faults, 1);
+}
+
+#[test]
+fn who_finds_it_full_waits_in_the_queue_and_is_served_when_one_leaves() {
+    let mut rig = Rig::new(1, Faults::default(), 1, settings());
+    let (first, second) = (rig.connect(), rig.connect());
+    assert_eq!(rig.exchange(first, b"1"), b"1");
+    assert_eq!(rig.exchange(second, b"2"), b"");
+    assert_eq!(rig.totals().accepted, 1);
+    rig.network.half_close(first);
+    rig.run();
+    assert_eq!(rig.network.read(second, 10), b"2");
+}
+
+#[test]
+fn who_finds_it_full_is_reset_where_that_is_configured() {
+    let full = Settings {
+        when_full: WhenFull::Reset,
+        ..settings()
+    };
+    let mut rig = Rig::new(1, Faults::default(), 1, full);
+    let (first, second) = (rig.connect(), rig.connect());
+    assert_eq!(rig.exchange(first, b"1"), b"1");
+    assert_eq!(rig.network.end(second), Some(End::Reset));
+    assert_eq!((rig.refused(Refusal::Full), rig.totals().accepted), (1, 1));
+    rig.network.half_close(first);
+    rig.run();
+    let third = rig.connect();
+    assert_eq!(rig.exchange(third, b"3"), b"3");
+    rig.network.half_close(third);
+    rig.run();
+    rig.assert_nothing_left(1);
+}
+
+#[test]
+fn changing_what_happens_when_full_loses_no_permit() {
+    let mut rig = Rig::new(1, Faults::default(), 2, settings());
+    let first = rig.connect();
+    rig.configure(Settings {
+        when_full: WhenFull::Reset,
+        ..settings()
+    });
+    rig.run();
+    let (second, third) = (rig.connect(), rig.connect());
+    assert_eq!(rig.network.end(third), Some(End::Reset));
+    rig.configure(settings());
+    rig.run();
+    for peer in [first, second] {
+        assert_eq!(rig.exchange(peer, b"x"), b"x");
+        rig.network.half_close(peer);
+    }
+    rig.run();
+    rig.assert_nothing_left(2);
+}
+
+#[test]
+fn one_source_can_not_take_all_places() {
+    let mut rig = Rig::new(
+        1,
+        Faults::default(),
+        10,
+        Settings {
+            max_per_source: Some(2),
+            ..settings()
+        },
+    );
+    let ours: Vec<Far> = (0..3).map(|_| rig.connect()).collect();
+    let other = rig.connect_from("198.51.100.2");
+    assert_eq!(rig.network.end(ours[2]), Some(End::Reset));
+    assert_eq!(rig.exchange(other, b"x"), b"x");
+    assert_eq!(rig.refused(Refusal::PerSource), 1);
+    for peer in [ours[0], ours[1], other] {
+        rig.network.half_close(peer);
+    }
+    rig.run();
+    let again = rig.connect();
+    assert_eq!(rig.exchange(again, b"x"), b"x");
+}
+
+#[test]
+fn who_is_denied_is_reset_and_counted() {
+    let access = Access {
+        allow: vec![],
+        deny: vec!["198.51.100.0/24".parse().unwrap()],
+    };
+    let mut rig = Rig::new(
+        1,
+        Faults::default(),
+        1,
+        Settings {
+            access,
+            ..settings()
+        },
+    );
+    let denied = rig.connect();
+    assert_eq!(rig.network.end(denied), Some(End::Reset));
+    assert_eq!(
+        (rig.refused(Refusal::Denied), rig.totals().accepted),
+        (1, 0)
+    );
+    let welcome = rig.connect_from("203.0.113.1");
+    assert_eq!(rig.exchange(welcome, b"x"), b"x");
+}
+
+#[test]
+fn out_of_descriptors_the_door_rests_and_opens_again_by_itself() {
+    let mut rig = Rig::new(
+        1,
+        Faults {
+            accept_error: 1.0,
+            ..Faults::default()
+        },
+        10,
+        settings(),
+    );
+    let peer = rig.connect();
+    rig.network.write(peer, b"patience");
+    rig.pass(5 * SECOND);
+    assert_eq!(rig.network.read(peer, 10), b"");
+    rig.network.set_faults(Faults::default());
+    rig.pass(super::ACCEPT_PAUSE_MAX + TICK);
+    assert_eq!(rig.network.read(peer, 10), b"patience");
+}
+
+#[test]
+fn a_retired_socket_serves_its_queue_although_it_is_full() {
+    let mut rig = Rig::new(1, Faults::default(), 1, settings());
+    let (first, queued) = (rig.connect(), rig.connect());
+    rig.command(Command::RetireSocket { id: STREAM });
+    rig.run();
+    assert!(matches!(
+        rig.reports.try_recv(),
+        Ok(Report::Retired {
+            worker: 0,
+            id: STREAM
+        })
+    ));
+    let late = rig.connect();
+    assert_eq!(rig.network.end(late), Some(End::Reset));
+    for peer in [first, queued] {
+        assert_eq!(rig.exchange(peer, b"x"), b"x");
+        rig.network.half_close(peer);
+    }
+    rig.run();
+    rig.assert_nothing_left(1);
+}
+
+#[test]
+fn a_retired_datagram_socket_answers_what_it_had() {
+    let mut rig = Rig::new(1, Faults::default(), 1, settings());
+    let client = rig.network.client("198.51.100.1:5000".parse().unwrap());
+    for _ in 0..100 {
+        rig.network.send_datagram(client, udp_server(), b"x");
+    }
+    rig.command(Command::RetireSocket { id: DATAGRAM });
+    rig.run();
+    rig.run();
+    assert!(matches!(
+        rig.reports.try_recv(),
+        Ok(Report::Retired {
+            worker: 0,
+            id: DATAGRAM
+        })
+    ));
+    assert_eq!(count_answers(&rig, client), 100);
+}
+
+fn count_answers(rig: &Rig, client: Client) -> usize {
+    std::iter::from_fn(|| rig.network.receive_datagram(client)).count()
+}
+
+#[test]
+fn a_datagram_comes_back_from_the_address_that_was_hit() {
+    let mut rig = Rig::new(
+        1,
+        Faults::default(),
+        1,
+        Settings {
+            reply: Reply::Upper,
+            ..settings()
+        },
+    );
+    let client = rig.network.client("198.51.100.1:5000".parse().unwrap());
+    for message in [b"a datagram".as_slice(), b""] {
+        rig.network.send_datagram(client, udp_server(), message);
+        rig.run();
+        let (from, answer) = rig.network.receive_datagram(client).unwrap();
+        assert_eq!((from, answer), (udp_server(), message.to_ascii_uppercase()));
+    }
+    assert_eq!(
+        (rig.totals().datagrams_received, rig.totals().datagrams_sent),
+        (2, 2)
+    );
+}
+
+#[test]
+fn a_denied_datagram_and_one_that_is_too_large_are_counted_and_not_answered() {
+    let access = Access {
+        allow: vec!["198.51.100.1/32".parse().unwrap()],
+        deny: vec![],
+    };
+    let mut rig = Rig::new(
+        1,
+        Faults::default(),
+        1,
+        Settings {
+            access,
+            ..settings()
+        },
+    );
+    let welcome = rig.network.client("198.51.100.1:5000".parse().unwrap());
+    let stranger = rig.network.client("198.51.100.2:5000".parse().unwrap());
+    rig.network.send_datagram(stranger, udp_server(), b"x");
+    rig.network
+        .send_datagram(welcome, udp_server(), &vec![0; 65_508]);
+    rig.run();
+    assert_eq!(
+        count_answers(&rig, welcome) + count_answers(&rig, stranger),
+        0
+    );
+    assert_eq!(
+        (rig.refused(Refusal::Denied), rig.refused(Refusal::Oversize)),
+        (1, 1)
+    );
+    rig.worker.driver.assert_all_home();
+}
+
+fn listed(rig: &mut Rig) -> Vec<super::mailbox::Peer> {
+    rig.command(Command::ListPeers { query: 9 });
+    rig.run();
+    let mut all = Vec::new();
+    while let Ok(report) = rig.reports.try_recv() {
+        let Report::Peers {
+            query: 9,
+            peers,
+            last,
+        } = report
+        else {
+            panic!("{report:?}")
+        };
+        all.extend(peers);
+        if last {
+            return all;
+        }
+    }
+    panic!("the list has no end");
+}
+
+#[test]
+fn peers_are_listed_in_parts_and_closed_by_number() {
+    let mut rig = Rig::new(1, Faults::default(), 1000, settings());
+    let peers: Vec<Far> = (0..600).map(|_| rig.connect()).collect();
+    rig.exchange(peers[0], b"12345");
+    let client = rig.network.client("198.51.100.1:5000".parse().unwrap());
+    rig.network.send_datagram(client, udp_server(), b"123");
+    rig.pass(SECOND);
+    let found = listed(&mut rig);
+    assert_eq!(found.len(), 601);
+    assert_eq!(
+        found
+            .iter()
+            .filter(|peer| peer.kind == Kind::Datagram && peer.bytes_sent == 3)
+            .count(),
+        1
+    );
+    let busy = found.iter().find(|peer| peer.bytes_received == 5).unwrap();
+    assert!(busy.age >= SECOND && busy.idle >= SECOND && busy.bytes_sent == 5);
+    let mut ids: Vec<u64> = found.iter().map(|peer| peer.id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), 601, "no two have one number");
+
+    rig.command(Command::ClosePeers {
+        query: 3,
+        ids: Arc::from([busy.id, 1_000_000]),
+    });
+    rig.run();
+    assert!(matches!(
+        rig.reports.try_recv(),
+        Ok(Report::PeersClosed {
+            query: 3,
+            closed: 1
+        })
+    ));
+    assert_eq!(rig.network.end(peers[0]), Some(End::Fin));
+    assert_eq!(listed(&mut rig).len(), 600);
+}
+
+#[test]
+fn finishing_gives_everybody_what_they_are_owed_and_our_fin() {
+    let mut rig = Rig::new(1, Faults::default(), 10, settings());
+    let (idle, slow) = (rig.connect(), rig.connect());
+    for _ in 0..10 {
+        rig.network.write(slow, &vec![1; 60_000]);
+        rig.run();
+    }
+    rig.command(Command::Finish);
+    rig.run();
+    assert_eq!(rig.network.end(idle), Some(End::Fin));
+    let mut read = 0;
+    while rig.network.end(slow).is_none() {
+        let some = rig.network.read(slow, 50_000).len();
+        assert!(some > 0 || read > 0, "it gets its bytes");
+        read += some;
+        rig.run();
+    }
+    assert_eq!(rig.network.end(slow), Some(End::Fin));
+    assert_eq!(rig.totals().bytes_sent, read as u64);
+}
+
+/// A client that writes so many bytes of a pattern, reads at its own pace, and checks every byte.
+struct Talker {
+    peer: Far,
+    key: u8,
+    written: usize,
+    read: usize,
+    total: usize,
+    finished: bool,
+    // Leaves without a word after so many bytes.
+    resets_at: Option<usize>,
+}
+
+impl Talker {
+    fn byte(&self, index: usize) -> u8 {
+        self.key.wrapping_mul(31).wrapping_add((index % 251) as u8)
+    }
+
+    fn step(&mut self, rig: &Rig) {
+        let network = &rig.network;
+        if self.written < self.total {
+            let end = (self.written + 1 + network.below(30_000)).min(self.total);
+            let bytes: Vec<u8> = (self.written..end).map(|index| self.byte(index)).collect();
+            self.written += network.write(self.peer, &bytes);
+        } else if !self.finished {
+            self.finished = true;
+            network.half_close(self.peer);
+        }
+        if network.below(3) > 0 {
+            for byte in network.read(self.peer, 1 + network.below(40_000)) {
+                assert_eq!(
+                    byte,
+                    self.byte(self.read),
+                    "byte {} of {}",
+                    self.read,
+                    self.total
+                );
+                self.read += 1;
+            }
+        }
+        if self.resets_at.is_some_and(|at| self.read >= at) && !self.finished {
+            self.finished = true;
+            network.reset(self.peer);
+        }
+    }
+
+    fn is_done(&self, rig: &Rig) -> bool {
+        rig.network.end(self.peer).is_some()
+    }
+}
+
+fn talk(seed: u64, faults: Faults) {
+    let loses_nobody = faults.reset == 0.0;
+    let mut rig = Rig::new(seed, faults, 8, settings());
+    let mut talkers: Vec<Talker> = Vec::new();
+    let mut done = 0;
+    for number in 0..24u8 {
+        rig.ports += 1;
+        let from = SocketAddr::new("198.51.100.7".parse().unwrap(), rig.ports);
+        let peer = rig.network.connect(from, server());
+        let total = [0, 1, 100, 5_000, 70_000, 200_000][rig.network.below(6)];
+        let resets_at = (rig.network.below(6) == 0).then_some(total / 2);
+        talkers.push(Talker {
+            peer,
+            key: number,
+            written: 0,
+            read: 0,
+            total,
+            finished: false,
+            resets_at,
+        });
+    }
+    for round in 0.. {
+        assert!(
+            round < 200_000,
+            "{} of 24 talkers are never served",
+            talkers.len()
+        );
+        rig.network
+            .advance(Duration::from_millis(rig.network.below(3) as u64));
+        rig.turn();
+        for talker in &mut talkers {
+            talker.step(&rig);
+        }
+        talkers.retain(|talker| {
+            let is_done = talker.is_done(&rig);
+            if is_done && loses_nobody && talker.resets_at.is_none() {
+                assert_eq!(rig.network.end(talker.peer), Some(End::Fin));
+                assert_eq!(
+                    talker.read, talker.total,
+                    "every byte comes back before our FIN"
+                );
+            }
+            done += usize::from(is_done);
+            !is_done
+        });
+        if talkers.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(done, 24);
+    rig.network.set_faults(Faults::default());
+    rig.pass(2 * SECOND);
+    rig.assert_nothing_left(8);
+}
+
+#[test]
+fn whatever_the_network_does_every_byte_comes_back_in_order() {
+    for seed in 0..60 {
+        talk(seed, Faults::rough());
+    }
+}
+
+#[test]
+fn whatever_the_peers_do_nobody_gets_a_byte_of_another_and_nothing_is_left_behind() {
+    for seed in 1000..1060 {
+        talk(seed, Faults::hostile());
+    }
+}

@@ -107,7 +107,12 @@ impl Socket {
     /// Lets those in who may connect: first whose it is, then what they may.
     fn open_up(&self, mode: u32, group: Option<u32>) -> Result<(), BindError> {
         let path = &self.path;
-        if group.is_some() {
+        // One that it has anyway is not set again: a service manager's system call filter may forbid
+        // that, and the service runs with this group for that very reason.
+        let present = fs::symlink_metadata(path)
+            .ok()
+            .map(|metadata| metadata.gid());
+        if group.is_some() && group != present {
             lchown(path, None, group)
                 .map_err(|cause| BindError::failed(path, "change its group", errno(&cause)))?;
         }

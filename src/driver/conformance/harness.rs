@@ -22,6 +22,8 @@ use crate::sys::socket::{self, Binding, Inherited};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     V4,
+    /// The same with the smallest send buffer: one send needs many pieces.
+    Narrow,
     V6,
     Unix,
 }
@@ -32,6 +34,9 @@ pub(super) trait Harness: Sized {
     type Address: Clone;
     type Peer;
     type Client;
+
+    /// Whether the driver knows of a stall before it reads on.
+    const CAN_TELL_STALLS: bool;
 
     fn new() -> (Self, Self::Driver);
     /// A listening socket; none where this machine has no such place.
@@ -78,6 +83,8 @@ pub(super) type SocketOf<H> = <<H as Harness>::Driver as Driver>::Socket;
 pub(super) trait Opens: Driver<Socket = OwnedFd> {
     /// Its module in the list.
     const NAME: &str;
+    /// As in [`Harness`].
+    const CAN_TELL_STALLS: bool;
     fn open() -> io::Result<Self>
     where
         Self: Sized;
@@ -85,6 +92,7 @@ pub(super) trait Opens: Driver<Socket = OwnedFd> {
 
 impl Opens for Epoll {
     const NAME: &str = "epoll";
+    const CAN_TELL_STALLS: bool = true;
     fn open() -> io::Result<Self> {
         Self::new()
     }
@@ -132,8 +140,8 @@ impl<D> Loopback<D> {
 
 fn any(place: Place, local: bool) -> Option<SocketAddr> {
     let ip: IpAddr = match place {
-        Place::V4 if local => Ipv4Addr::LOCALHOST.into(),
-        Place::V4 => Ipv4Addr::UNSPECIFIED.into(),
+        Place::V4 | Place::Narrow if local => Ipv4Addr::LOCALHOST.into(),
+        Place::V4 | Place::Narrow => Ipv4Addr::UNSPECIFIED.into(),
         Place::V6 if local => Ipv6Addr::LOCALHOST.into(),
         Place::V6 => Ipv6Addr::UNSPECIFIED.into(),
         Place::Unix => return None,
@@ -146,6 +154,8 @@ impl<D: Opens> Harness for Loopback<D> {
     type Address = Address;
     type Peer = RealPeer;
     type Client = RealClient;
+
+    const CAN_TELL_STALLS: bool = D::CAN_TELL_STALLS;
 
     fn new() -> (Self, D) {
         // Crowds need more descriptors than a shell's default, in all tests at once.
@@ -178,13 +188,17 @@ impl<D: Opens> Harness for Loopback<D> {
                 Address::Unix(path),
             )
         };
-        let small = Some(SOCKET_BUFFER_BYTES);
         let no_delay = (place != Place::Unix).then_some(true);
+        let small = Some(SOCKET_BUFFER_BYTES);
         let options = Inherited {
             no_delay,
             keepalive: None,
             receive_buffer: small,
-            send_buffer: small,
+            send_buffer: if place == Place::Narrow {
+                Some(1)
+            } else {
+                small
+            },
         };
         socket::set_inherited(socket.as_fd(), &options).expect("sizes can be set");
         socket::listen(socket.as_fd(), BACKLOG).expect("it is bound");
@@ -400,6 +414,8 @@ impl<const ROUGH: bool> Harness for Simulated<ROUGH> {
     type Address = SocketAddr;
     type Peer = sim::Peer;
     type Client = sim::Client;
+
+    const CAN_TELL_STALLS: bool = !ROUGH;
 
     fn new() -> (Self, Sim) {
         let network = Network::new(862);

@@ -194,7 +194,8 @@ impl<H: Harness> Stage<H> {
         }
     }
 
-    /// Turns until nothing has happened for a while.
+    /// Turns until nothing has happened for a while. A wait that brings nothing before its time is
+    /// no rest: a driver that spins never comes to it.
     pub(super) fn until_quiet(&mut self) {
         let deadline = Instant::now() + DEADLINE;
         let mut quiet = 0;
@@ -204,7 +205,12 @@ impl<H: Harness> Stage<H> {
                 "no rest within {DEADLINE:?}; {}",
                 self.seen()
             );
-            quiet = if self.turn() == 0 { quiet + 1 } else { 0 };
+            let until = self.driver.now() + TURN;
+            match self.turn() {
+                0 if self.driver.now() >= until => quiet += 1,
+                0 => {}
+                _ => quiet = 0,
+            }
         }
     }
 
@@ -252,6 +258,16 @@ impl<H: Harness> Stage<H> {
         let listener = self.driver.add_listener(socket, permits);
         self.driver.submit(Op::Accept { listener });
         (listener, address)
+    }
+
+    pub(super) fn listener_at(&mut self, place: Place) -> H::Address {
+        let (socket, address) = self
+            .net
+            .listen(place)
+            .expect("every machine has such a place");
+        let listener = self.driver.add_listener(socket, None);
+        self.driver.submit(Op::Accept { listener });
+        address
     }
 
     pub(super) fn connect(&mut self, to: &H::Address) -> H::Peer {

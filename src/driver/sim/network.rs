@@ -21,7 +21,7 @@ const MAILBOX_MAX: usize = 256;
 
 /// How many bytes a connection holds for a driver that does not receive, and for a peer that does
 /// not read.
-const WINDOW_BYTES: usize = 128 * 1024;
+const WINDOW_BYTES: usize = 48 * 1024;
 
 /// How likely it is that something goes wrong, each from 0 to 1. By default nothing does.
 #[derive(Clone, Debug, Default)]

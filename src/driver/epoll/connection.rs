@@ -1,0 +1,263 @@
+//! Streams over epoll: one receive, one send, and what happens when the peer is slow or gone.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
+
+use super::{Endpoint, Epoll, Kind, find};
+use crate::driver::buffers::{Buffers, Queue};
+use crate::driver::{Buffer, Completion, Token};
+use crate::sys::socket;
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) unsent: Queue,
+    // Of the first buffer in `unsent`, or of what was spilled.
+    sent: u32,
+    // The bytes of a stalled send, moved out when buffers are scarce.
+    // Boxed twice: hardly anybody has it, and everybody has room for it.
+    spilled: Option<Box<Box<[u8]>>>,
+    shut_down: bool,
+    pub(super) ended: bool,
+    // Broken, or hung up while nothing was asked of it: the kernel need not say so again.
+    pub(super) silent: bool,
+}
+
+impl Connection {
+    pub(super) fn new() -> Self {
+        Self {
+            unsent: Queue::new(),
+            sent: 0,
+            spilled: None,
+            shut_down: false,
+            ended: false,
+            silent: false,
+        }
+    }
+
+    pub(super) fn stalled(&self) -> bool {
+        !self.unsent.is_empty() || self.spilled.is_some()
+    }
+}
+
+/// What became of an attempt to send.
+enum Flushed {
+    All,
+    Stalled,
+    Failed(io::Error),
+}
+
+impl Epoll {
+    pub(super) fn send(&mut self, token: Token, buffer: Buffer, done: &mut Vec<Completion>) {
+        let Self { slots, buffers, .. } = self;
+        let Some(Endpoint {
+            fd,
+            kind: Kind::Connection(connection),
+            ..
+        }) = find(slots, token)
+        else {
+            buffers.recycle(buffer);
+            return;
+        };
+        if connection.silent {
+            // It has failed, and that has been said.
+            buffers.recycle(buffer);
+            return;
+        }
+        if connection.stalled() {
+            buffers.push(&mut connection.unsent, buffer);
+            return;
+        }
+        match send(
+            fd.as_raw_fd(),
+            buffers.bytes(&buffer),
+            MsgFlags::MSG_NOSIGNAL,
+        ) {
+            Ok(sent) if sent == buffer.len as usize => {
+                done.push(Completion::Sent {
+                    connection: token,
+                    len: buffer.len,
+                });
+                buffers.recycle(buffer);
+            }
+            Err(errno) if errno != Errno::EAGAIN => {
+                buffers.recycle(buffer);
+                self.fail(token, errno.into(), done);
+            }
+            partly => {
+                connection.sent = partly.unwrap_or(0) as u32;
+                buffers.push(&mut connection.unsent, buffer);
+                spill_if_scarce(buffers, connection);
+                done.push(Completion::Stalled { connection: token });
+                self.changed.push(token);
+            }
+        }
+    }
+
+    /// Goes on with a stalled send.
+    pub(super) fn flush(&mut self, token: Token, done: &mut Vec<Completion>) {
+        let Self { slots, buffers, .. } = self;
+        let Some(Endpoint {
+            fd,
+            kind: Kind::Connection(connection),
+            ..
+        }) = find(slots, token)
+        else {
+            return;
+        };
+        let raw = fd.as_raw_fd();
+        let flushed = loop {
+            let spilled = connection.spilled.as_ref().map(|spilled| &***spilled);
+            let Some(bytes) = spilled.or_else(|| Some(&*buffers.front(&connection.unsent)?.1))
+            else {
+                break Flushed::All;
+            };
+            let len = bytes.len();
+            match send(
+                raw,
+                &bytes[connection.sent as usize..],
+                MsgFlags::MSG_NOSIGNAL,
+            ) {
+                Ok(sent) if connection.sent as usize + sent == len => {
+                    connection.sent = 0;
+                    if connection.spilled.take().is_none() {
+                        let buffer = buffers
+                            .pop(&mut connection.unsent)
+                            .expect("its bytes were just sent");
+                        buffers.recycle(buffer);
+                    }
+                    done.push(Completion::Sent {
+                        connection: token,
+                        len: len as u32,
+                    });
+                }
+                Ok(sent) => {
+                    connection.sent += sent as u32;
+                    break Flushed::Stalled;
+                }
+                Err(Errno::EAGAIN) => break Flushed::Stalled,
+                Err(errno) => break Flushed::Failed(errno.into()),
+            }
+        };
+        match flushed {
+            Flushed::All => {
+                if connection.shut_down {
+                    finish_writing(fd.as_fd());
+                }
+                self.changed.push(token);
+            }
+            Flushed::Stalled => spill_if_scarce(buffers, connection),
+            Flushed::Failed(error) => self.fail(token, error, done),
+        }
+    }
+
+    pub(super) fn shut_down(&mut self, token: Token) {
+        let Some(Endpoint {
+            fd,
+            kind: Kind::Connection(connection),
+            ..
+        }) = find(&mut self.slots, token)
+        else {
+            return;
+        };
+        connection.shut_down = true;
+        if !connection.stalled() {
+            finish_writing(fd.as_fd());
+        }
+    }
+
+    pub(super) fn fail(&mut self, token: Token, error: io::Error, done: &mut Vec<Completion>) {
+        let Self { slots, buffers, .. } = self;
+        let Some(Endpoint {
+            kind: Kind::Connection(connection),
+            takes,
+            ..
+        }) = find(slots, token)
+        else {
+            return;
+        };
+        buffers.clear(&mut connection.unsent);
+        connection.spilled = None;
+        connection.silent = true;
+        *takes = false;
+        self.changed.push(token);
+        done.push(Completion::Failed {
+            connection: token,
+            error,
+        });
+    }
+
+    pub(super) fn receive(&mut self, token: Token, done: &mut Vec<Completion>) {
+        let Self { slots, buffers, .. } = self;
+        let Some(Endpoint {
+            fd,
+            takes,
+            kind: Kind::Connection(connection),
+            ..
+        }) = find(slots, token)
+        else {
+            return;
+        };
+        let Some((_, memory)) = buffers.peek() else {
+            self.starve(token);
+            return;
+        };
+        match recv(fd.as_raw_fd(), memory, MsgFlags::empty()) {
+            Ok(0) => {
+                *takes = false;
+                connection.ended = true;
+                self.changed.push(token);
+                done.push(Completion::Ended { connection: token });
+            }
+            Ok(len) => {
+                self.received_bytes += len;
+                let buffer = self.buffers.lease(len);
+                done.push(Completion::Received {
+                    connection: token,
+                    buffer,
+                });
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(errno) => self.fail(token, errno.into(), done),
+        }
+    }
+
+    /// An error or hang-up on a connection of which nothing was asked.
+    pub(super) fn hang_up(&mut self, token: Token, done: &mut Vec<Completion>) {
+        let Some(Endpoint {
+            fd,
+            kind: Kind::Connection(connection),
+            ..
+        }) = find(&mut self.slots, token)
+        else {
+            return;
+        };
+        if let Some(error) = socket::take_error(fd.as_fd()) {
+            self.fail(token, error, done);
+        } else {
+            // Both sides have finished, and there may be bytes left to read: later, when asked.
+            connection.silent = true;
+            self.changed.push(token);
+        }
+    }
+}
+
+/// Moves the rest of a stalled send into memory of its own, of just its size, when buffers are
+/// scarce: peers that do not read must not starve those that do.
+fn spill_if_scarce(buffers: &mut Buffers, connection: &mut Connection) {
+    if connection.spilled.is_some() || !buffers.scarce() || !connection.unsent.holds_one() {
+        return;
+    }
+    let buffer = buffers
+        .pop(&mut connection.unsent)
+        .expect("the queue holds one");
+    connection.spilled = Some(Box::new(buffers.bytes(&buffer).into()));
+    buffers.recycle(buffer);
+}
+
+fn finish_writing(fd: BorrowedFd<'_>) {
+    // Fails only when the peer is gone already, which the next receive will say.
+    let _ = shutdown(fd.as_raw_fd(), Shutdown::Write);
+}
