@@ -236,7 +236,7 @@ fn without_a_journal_lines_begin_with_the_name_and_peers_faults_are_none() {
         let mut peer = connect(address);
         exchange(&mut peer, b"hello");
         if round % 2 == 0 {
-            peer.write_all(&[b'x'; 100_000]).expect("sent");
+            peer.write_all(&vec![b'x'; 100_000]).expect("sent");
         }
         socket2::SockRef::from(&peer)
             .set_linger(Some(Duration::ZERO))
