@@ -979,14 +979,13 @@ fn without_descriptors_the_control_plane_answers_and_clients_wait() {
             .contains("clients wait in the backlog until there is room")
     });
     measure_answers(&daemon, "out of descriptors");
-    let listener = daemon.listener("main");
-    let connections = listener["connections"].as_u64().expect("a number");
-    assert!((10..64).contains(&connections), "{listener}");
-    assert_eq!(
-        daemon.ctl_json(&["peers"])["total"],
-        connections,
-        "peers are listed too"
-    );
+    // Not one number: whenever a control connection ends, its descriptor may serve a client.
+    let connections = daemon.listener("main")["connections"].clone();
+    let peers = daemon.ctl_json(&["peers"])["total"].clone();
+    for count in [connections, peers] {
+        let count = count.as_u64().expect("a number");
+        assert!((10..64).contains(&count), "{count}");
+    }
     // A reload that needs descriptors says so and changes nothing.
     let more = "\n[listener.more]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\n";
     let result = daemon.reload_with(&format!("{ALL_KINDS}{more}"));
