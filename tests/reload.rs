@@ -804,7 +804,7 @@ fn keys_that_need_a_restart_warn_at_every_reload_until_then() {
             .map(|warning| warning["message"].as_str().expect("a text").to_owned())
             .collect();
         assert_eq!(warnings.len(), 2, "{warnings:?}");
-        for (warning, key) in warnings.iter().zip(["workers", "mode"]) {
+        for (warning, key) in warnings.iter().zip(["[daemon] workers", "[control] mode"]) {
             assert!(warning.contains(key), "{warning}");
             assert!(
                 warning.ends_with("takes effect when the daemon is next started"),
@@ -817,7 +817,7 @@ fn keys_that_need_a_restart_warn_at_every_reload_until_then() {
     assert_eq!(daemon.ctl_json(&["status"])["status"]["workers"], 1);
     assert!(daemon.ctl_text(&["config", "show"]).contains("workers = 1"));
     let told = daemon.ctl_text(&["reload"]);
-    assert!(told.contains("\nwarning: workers: takes effect"), "{told}");
+    assert!(told.contains("\nwarning: [daemon] workers: takes effect"), "{told}");
 }
 
 #[test]

@@ -39,6 +39,7 @@ use crate::worker::mailbox::{Command, Report};
 use args::Args;
 use control::{Call, Reply, Server};
 use listeners::Listeners;
+use notify::Manager;
 use origin::{Origin, Texts};
 use queries::Queries;
 use reload::History;
@@ -125,6 +126,8 @@ struct Daemon {
     queries: Queries,
     // None where there is no place for it.
     server: Option<Server>,
+    // None where nobody has started us who wants to know.
+    manager: Option<Manager>,
 }
 
 /// How far the service has come in its life.
@@ -164,6 +167,8 @@ impl Daemon {
         if let Err(error) = process::raise_descriptor_limit() {
             ::log::warn!("the limit of descriptors stays as it is: {error}");
         }
+        let manager =
+            Manager::find().map_err(|error| Failure::new(format!("sd_notify: {error}")))?;
         let signals = Signals::new().map_err(|error| Failure::new(format!("signals: {error}")))?;
         let count = config
             .daemon
@@ -211,6 +216,7 @@ impl Daemon {
             listeners,
             queries: Queries::default(),
             server,
+            manager,
         };
         daemon.announce(texts.built_in);
         Ok(daemon)
@@ -241,7 +247,13 @@ impl Daemon {
             "echod {} is ready: {workers} worker(s), driver epoll",
             env!("CARGO_PKG_VERSION")
         );
-        notify::ready(&self.status_line());
+        self.tell_manager(|manager| manager.ready(&self.status_line()));
+    }
+
+    fn tell_manager(&self, tell: impl FnOnce(&Manager)) {
+        if let Some(manager) = &self.manager {
+            tell(manager);
+        }
     }
 
     fn status_line(&self) -> String {
@@ -451,7 +463,8 @@ impl Daemon {
             return;
         }
         let delay = self.config.daemon.shutdown_delay;
-        notify::needs_time_to_stop(delay + self.config.daemon.drain_timeout + END_TIME_MAX);
+        let time = delay + self.config.daemon.drain_timeout + END_TIME_MAX;
+        self.tell_manager(|manager| manager.needs_time_to_stop(time));
         self.stage = Stage::Leaving { until: now + delay };
         let words = format!(
             "stopping; serving on for {}",
@@ -459,7 +472,7 @@ impl Daemon {
         );
         if !delay.is_zero() {
             ::log::info!("{words}");
-            notify::status(&words);
+            self.tell_manager(|manager| manager.status(&words));
         }
     }
 
@@ -472,7 +485,8 @@ impl Daemon {
                     "stopping: {connections} connection(s) have {} to finish",
                     humantime::format_duration(timeout)
                 );
-                notify::stopping(&format!("draining {connections} connections"));
+                let status = format!("draining {connections} connections");
+                self.tell_manager(|manager| manager.stopping(&status));
                 self.listeners.retire_streams(&self.workers, now);
                 self.stage = Stage::Draining {
                     until: now + timeout,
@@ -524,6 +538,9 @@ impl Daemon {
             totals.datagrams_received,
             totals.connections()
         );
+        if let Some(manager) = self.manager {
+            manager.end();
+        }
     }
 }
 
