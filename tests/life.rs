@@ -406,3 +406,18 @@ fn a_second_daemon_does_not_share_the_port_of_the_first() {
     assert!(told.contains("address already in use"), "{told}");
     assert!(!first.path("second.sock").exists());
 }
+
+#[test]
+fn a_service_manager_that_does_not_listen_stops_nothing() {
+    let config = "[listener.main]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\n";
+    let mut daemon = Daemon::start(config);
+    // Each tells it twice, and its queue holds about ten messages (net.unix.max_dgram_qlen).
+    for _ in 0..50 {
+        assert!(daemon.ctl(&["reload"]).status.success());
+    }
+    let mut peer = daemon.connect("main");
+    assert_eq!(exchange(&mut peer, b"hello"), b"hello");
+    drop(peer);
+    daemon.signal(Signal::SIGTERM);
+    assert!(daemon.wait().success());
+}

@@ -817,7 +817,10 @@ fn keys_that_need_a_restart_warn_at_every_reload_until_then() {
     assert_eq!(daemon.ctl_json(&["status"])["status"]["workers"], 1);
     assert!(daemon.ctl_text(&["config", "show"]).contains("workers = 1"));
     let told = daemon.ctl_text(&["reload"]);
-    assert!(told.contains("\nwarning: [daemon] workers: takes effect"), "{told}");
+    assert!(
+        told.contains("\nwarning: [daemon] workers: takes effect"),
+        "{told}"
+    );
 }
 
 #[test]
