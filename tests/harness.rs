@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -60,10 +60,9 @@ impl Daemon {
             .env("NOTIFY_SOCKET", folder.path().join("notify"))
             .env_remove("JOURNAL_STREAM")
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
+            .stdout(Stdio::null());
         change(&mut command);
-        let child = command.spawn().expect("echod runs");
+        let child = command.stderr(log).spawn().expect("echod runs");
         Self {
             folder,
             child,
@@ -169,6 +168,100 @@ impl Daemon {
     }
 }
 
+/// What the system says of the process, and other ways to start it.
+impl Daemon {
+    /// Starts it without a configuration file, with these arguments. `{dir}` in them becomes the
+    /// test's folder.
+    pub(crate) fn start_without_file(arguments: &[&str]) -> Self {
+        Self::start_with("", |command| {
+            let folder = folder_of(command);
+            let arguments = arguments
+                .iter()
+                .map(|argument| {
+                    argument
+                        .replace("{dir}", &folder.display().to_string())
+                        .into()
+                })
+                .chain(["--socket".into(), folder.join("control.sock").into()])
+                .collect();
+            *command = instead(command, ECHOD, arguments);
+        })
+    }
+
+    /// Starts it with so few descriptors that it can't get more.
+    pub(crate) fn start_with_few_descriptors(config: &str, most: u32) -> Self {
+        Self::start_with(config, |command| {
+            after_shell_line(command, &format!("ulimit -n {most}"));
+        })
+    }
+
+    /// A file of `/proc/PID`.
+    fn proc(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{name}", self.pid()))
+    }
+
+    /// Memory that it has of its own, in KiB.
+    pub(crate) fn memory_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(self.proc("status")).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        number.expect("VmRSS").parse().expect("a number")
+    }
+
+    /// How many descriptors it has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        std::fs::read_dir(self.proc("fd")).expect("it runs").count()
+    }
+
+    /// The processor time that it has used.
+    pub(crate) fn processor_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(self.proc("stat")).expect("it runs");
+        // The name, in parentheses, may have blanks; user and system time are fields 14 and 15.
+        let after_name = stat.rsplit_once(')').expect("a name").1;
+        let fields: Vec<&str> = after_name.split_whitespace().collect();
+        let ticks: u64 = fields[11..13]
+            .iter()
+            .map(|field| field.parse::<u64>().expect("ticks"))
+            .sum();
+        // A tick is 10 ms in everything that the kernel tells user space (USER_HZ).
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// Peers of a listener that were turned away for this reason.
+    pub(crate) fn refused(&self, listener: &str, reason: &str) -> u64 {
+        let refused = &self.listener(listener)["refused"][reason];
+        refused.as_u64().expect("a known reason")
+    }
+
+    /// Connections of a listener.
+    pub(crate) fn connections(&self, listener: &str) -> u64 {
+        let connections = &self.listener(listener)["connections"];
+        connections.as_u64().expect("a number")
+    }
+}
+
+/// The test's folder, which the command of a daemon names.
+fn folder_of(command: &Command) -> PathBuf {
+    let config = command.get_args().nth(1).expect("--config FILE");
+    Path::new(config).parent().expect("a folder").into()
+}
+
+/// Another program with other arguments, and all else as for the daemon.
+fn instead(command: &Command, program: &str, arguments: Vec<std::ffi::OsString>) -> Command {
+    let mut other = Command::new(program);
+    other
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => other.env(name, value),
+            None => other.env_remove(name),
+        };
+    }
+    other
+}
+
 impl Drop for Daemon {
     fn drop(&mut self) {
         // It may have ended by itself.
@@ -220,4 +313,189 @@ pub(crate) fn text(bytes: &[u8]) -> String {
 /// A file of the repository.
 pub(crate) fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+impl Daemon {
+    /// A bare connection to its control socket.
+    pub(crate) fn control(&self) -> Control {
+        Control::connect(&self.path("control.sock"))
+    }
+
+    /// Reads what the service manager was told so far, so that its queue, which is short, has room.
+    pub(crate) fn forget_notifications(&self) {
+        use nix::sys::socket::{MsgFlags, recv};
+        use std::os::fd::AsRawFd;
+
+        while recv(
+            self.notify.as_raw_fd(),
+            &mut [0; 4096],
+            MsgFlags::MSG_DONTWAIT,
+        )
+        .is_ok()
+        {}
+    }
+
+    /// Reloads over the control socket; what came of it, also when it was rejected.
+    pub(crate) fn reload(&self) -> Value {
+        self.forget_notifications();
+        let reply = self
+            .control()
+            .ask("Reload", &serde_json::json!({}))
+            .expect("a reply");
+        reply["parameters"]["result"].clone()
+    }
+
+    /// The same with another configuration.
+    pub(crate) fn reload_with(&self, config: &str) -> Value {
+        self.write_config(config);
+        self.reload()
+    }
+
+    /// What echoctl prints, which must succeed.
+    pub(crate) fn ctl_text(&self, arguments: &[&str]) -> String {
+        let output = self.ctl(arguments);
+        assert!(
+            output.status.success(),
+            "echoctl {arguments:?}: {}",
+            text(&output.stderr)
+        );
+        text(&output.stdout)
+    }
+}
+
+/// A bare connection to a control socket: what a client in another language is.
+pub(crate) struct Control {
+    pub(crate) stream: UnixStream,
+    unread: Vec<u8>,
+}
+
+impl Control {
+    pub(crate) fn connect(path: &Path) -> Self {
+        let stream = UnixStream::connect(path).expect("a control connection");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
+        Self {
+            stream,
+            unread: Vec::new(),
+        }
+    }
+
+    /// Calls a method of `io.echod.Control` and takes one reply, whatever it is. None when the
+    /// daemon has closed the connection instead.
+    pub(crate) fn ask(&mut self, method: &str, parameters: &Value) -> Option<Value> {
+        let method = format!("io.echod.Control.{method}");
+        let request = serde_json::json!({ "method": method, "parameters": parameters });
+        let sent = self
+            .stream
+            .write_all(format!("{request}\0").as_bytes())
+            .is_ok();
+        if sent { self.reply() } else { None }
+    }
+
+    /// The next reply; none at the end of the connection.
+    pub(crate) fn reply(&mut self) -> Option<Value> {
+        loop {
+            if let Some(end) = self.unread.iter().position(|byte| *byte == 0) {
+                let reply: Vec<u8> = self.unread.drain(..=end).collect();
+                return Some(serde_json::from_slice(&reply[..end]).expect("JSON"));
+            }
+            let mut buffer = [0; 16 * 1024];
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return None,
+                Ok(len) => self.unread.extend(&buffer[..len]),
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                Err(error) => panic!("control connection: {error}"),
+            }
+        }
+    }
+}
+
+/// A port that nobody has, of TCP and UDP, on any address. It is not one of those that the kernel
+/// gives to clients, so that nobody gets it meanwhile but who asks for it by number.
+pub(crate) fn free_port() -> u16 {
+    use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+    use std::sync::atomic::{AtomicU16, Ordering};
+
+    // Every process begins elsewhere, so that two test runs on one machine keep out of each
+    // other's way; within one, no port is given twice.
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    let first = (std::process::id() * 61 % 12_000) as u16;
+    loop {
+        let port = 20_000 + (first + TAKEN.fetch_add(1, Ordering::Relaxed)) % 12_000;
+        let any = (Ipv4Addr::UNSPECIFIED, port);
+        let any_v6 = (Ipv6Addr::UNSPECIFIED, port);
+        let free = |free: std::io::Result<()>| match free {
+            Ok(()) => true,
+            // A host without IPv6 has nobody there.
+            Err(error) => error.kind() != std::io::ErrorKind::AddrInUse,
+        };
+        if free(TcpListener::bind(any).map(drop))
+            && free(UdpSocket::bind(any).map(drop))
+            && free(TcpListener::bind(any_v6).map(drop))
+            && free(UdpSocket::bind(any_v6).map(drop))
+        {
+            return port;
+        }
+    }
+}
+
+/// Has a shell run a line, such as `ulimit -n 64`, and then become this program.
+pub(crate) fn after_shell_line(command: &mut Command, line: &str) {
+    let mut arguments = vec!["-c".into(), format!("{line}; exec \"$0\" \"$@\"").into()];
+    arguments.push(command.get_program().into());
+    arguments.extend(command.get_args().map(Into::into));
+    *command = instead(command, "sh", arguments);
+}
+
+/// Runs a program that ends by itself, and returns what it said.
+pub(crate) fn run(command: &mut Command) -> Output {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program runs");
+    let deadline = Instant::now() + PATIENCE;
+    while child.try_wait().expect("a child of ours").is_none() {
+        if Instant::now() >= deadline {
+            // It may end in this very moment.
+            let _ = child.kill();
+            let output = child.wait_with_output().expect("a child of ours");
+            panic!(
+                "does not end: {command:?}: {}{}",
+                text(&output.stdout),
+                text(&output.stderr)
+            );
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.wait_with_output().expect("a child of ours")
+}
+
+/// So many bytes that look random, others for each seed.
+pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
+    // xorshift64*
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        bytes.extend(state.wrapping_mul(0x2545_F491_4F6C_DD1D).to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// Whether this machine has IPv6; if not, says that the test shows nothing here.
+pub(crate) fn has_ipv6() -> bool {
+    let has = UdpSocket::bind("[::1]:0").is_ok();
+    if !has {
+        eprintln!("this machine has no ::1: what concerns IPv6 is not tested");
+    }
+    has
+}
+
+/// Lets this process open as many files as it may, and returns how many that is.
+pub(crate) fn allow_many_descriptors() -> u64 {
+    echod::sys::process::raise_descriptor_limit().expect("setrlimit")
 }

@@ -3,5 +3,15 @@
 //! Every test starts its own daemon in its own folder ([`harness::Daemon`]), waits for `READY=1`
 //! and never sleeps for luck.
 
+mod activation;
+mod control;
+mod echo;
 mod harness;
+mod life;
+mod limits;
+mod reload;
+mod seeds;
 mod smoke;
+mod start;
+mod tidy;
+mod varlink;

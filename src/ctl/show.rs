@@ -358,11 +358,16 @@ pub fn errors(diagnostics: &[Diagnostic], paint: Paint) -> String {
 
 /// `file:line:column: message`, as compilers write it, so that editors find the place.
 fn diagnostic_line(diagnostic: &Diagnostic) -> String {
+    let message = escape(&diagnostic.message);
+    // What is not about a place, such as an address that somebody else has.
+    if diagnostic.file.is_empty() {
+        return message;
+    }
     let mut place = escape(&diagnostic.file);
     for number in [diagnostic.line, diagnostic.column].into_iter().flatten() {
         place += &format!(":{number}");
     }
-    format!("{place}: {}", escape(&diagnostic.message))
+    format!("{place}: {message}")
 }
 
 #[cfg(test)]

@@ -26,8 +26,10 @@ pub(super) struct Bound {
     pub fd: OwnedFd,
     /// One descriptor for each worker that will serve it.
     pub handles: Vec<(usize, OwnedFd)>,
-    /// The socket's file, of a Unix socket.
+    /// The socket's file, of a Unix socket that we have bound.
     pub file: Option<SocketFile>,
+    /// The service manager has bound it, keeps it, and chose its backlog.
+    pub passed: bool,
 }
 
 /// A Unix socket's file: removed in the end, if it is still ours.
@@ -44,6 +46,9 @@ pub(super) struct Site<'a> {
     pub workers: usize,
     /// Sockets of ours that are about to be retired and may have an address that is wanted.
     pub retiring: &'a [BorrowedFd<'a>],
+    /// Ports of sockets of ours that were retired by an earlier reload and share their address
+    /// until they are closed.
+    pub retired_ports: &'a [u16],
     /// Paths of Unix sockets that are about to be retired.
     pub retiring_paths: &'a [PathBuf],
 }
@@ -65,6 +70,39 @@ pub(super) fn sockets_per_address(listener: &Listener, workers: usize) -> usize 
     } else {
         listener.sockets.map_or(workers, usize::from)
     }
+}
+
+/// Takes the socket for this address out of those that the service manager has passed, if there is
+/// one. All workers serve it.
+pub(super) fn adopt(
+    listener: &Listener,
+    address: &Address,
+    workers: usize,
+    passed: &mut Vec<OwnedFd>,
+) -> io::Result<Option<Bound>> {
+    let (kind, socket_type) = kinds(listener.protocol);
+    let fits = |fd: &OwnedFd| {
+        let fd = fd.as_fd();
+        let is_there = match address {
+            Address::Inet { address, .. } => socket::local_address(fd) == Some(*address),
+            Address::Unix(path) => socket::local_path(fd).is_some_and(|local| local == *path),
+        };
+        is_there && socket::kind(fd) == Some(socket_type)
+    };
+    let Some(index) = passed.iter().position(fits) else {
+        return Ok(None);
+    };
+    let fd = passed.swap_remove(index);
+    socket::adopt(fd.as_fd())?;
+    socket::set_inherited(fd.as_fd(), &inherited(listener))?;
+    Ok(Some(Bound {
+        address: address.clone(),
+        kind,
+        handles: handles(&fd, (0..workers).collect())?,
+        fd,
+        file: None,
+        passed: true,
+    }))
 }
 
 /// Binds one address of a listener. Streams do not listen yet. Nothing, with a warning, for an
@@ -147,6 +185,7 @@ fn bind_inet(
             handles: handles(&fd, workers)?,
             fd,
             file: None,
+            passed: false,
         })
     });
     bound.collect()
@@ -165,7 +204,7 @@ fn bind_first(socket_type: Type, inet: SocketAddr, site: &Site<'_>) -> io::Resul
         socket::local_address(**fd).is_some_and(|local| local.port() == inet.port())
     };
     let ours: Vec<_> = site.retiring.iter().filter(same_port).collect();
-    if ours.is_empty() {
+    if ours.is_empty() && !site.retired_ports.contains(&inet.port()) {
         return alone;
     }
     for fd in ours {
@@ -209,6 +248,7 @@ fn bind_path(listener: &Listener, path: &Path, site: &Site<'_>) -> io::Result<Bo
         fd,
         handles,
         file: Some(file),
+        passed: false,
     })
 }
 

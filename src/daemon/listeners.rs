@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -60,7 +60,10 @@ struct Serving {
 /// A socket on its way out.
 #[derive(Debug)]
 struct Retiring {
-    socket: Serving,
+    id: SocketId,
+    workers: Vec<usize>,
+    // Of an Internet socket: a successor may have it already.
+    port: Option<u16>,
     // When its workers are to be told, until they are.
     sweep_at: Option<Instant>,
     // Workers that have not yet reported it closed.
@@ -75,12 +78,14 @@ pub(super) struct Prepared {
 }
 
 impl Listeners {
-    /// Binds what `changes` need. On failure nothing has changed.
+    /// Binds what `changes` need, but for what the service manager has bound and passed. On failure
+    /// nothing has changed.
     pub(super) fn prepare(
         &self,
         new: &Config,
         changes: &[Change],
         workers: usize,
+        mut passed: Vec<OwnedFd>,
     ) -> Result<Prepared, Vec<String>> {
         let leaving: Vec<&Serving> = self.leaving(new, changes, workers);
         let retiring: Vec<BorrowedFd<'_>> = leaving
@@ -91,9 +96,15 @@ impl Listeners {
             .iter()
             .filter_map(|socket| path(&socket.bound))
             .collect();
+        let retired_ports: Vec<u16> = self
+            .retiring
+            .iter()
+            .filter_map(|retiring| retiring.port)
+            .collect();
         let site = Site {
             workers,
             retiring: &retiring,
+            retired_ports: &retired_ports,
             retiring_paths: &retiring_paths,
         };
 
@@ -105,6 +116,20 @@ impl Listeners {
             for address in &listener.addresses {
                 if change.action == Action::Rebind && self.keeps(listener, address, workers) {
                     continue;
+                }
+                match bind::adopt(listener, address, workers, &mut passed) {
+                    Ok(None) => {}
+                    Ok(Some(bound)) => {
+                        sockets.push(bound);
+                        continue;
+                    }
+                    Err(error) => {
+                        let name = &listener.name;
+                        failures.push(format!(
+                            "listener \"{name}\": passed socket {address}: {error}"
+                        ));
+                        continue;
+                    }
                 }
                 // The two halves of `*:0` get the same port.
                 let port =
@@ -120,6 +145,15 @@ impl Listeners {
                 }
             }
         }
+        for socket in passed {
+            let local = socket::local_address(socket.as_fd()).map(|local| local.to_string());
+            let path = || Some(socket::local_path(socket.as_fd())?.display().to_string());
+            let place = local.or_else(path).unwrap_or_else(|| "nowhere".into());
+            prepared.warnings.push(format!(
+                "the service manager passed a socket bound to {place}, which no listener has as its address: \
+                 it is not served"
+            ));
+        }
         if failures.is_empty() {
             self.listen(new, &mut prepared, &mut failures);
         }
@@ -133,7 +167,8 @@ impl Listeners {
     fn listen(&self, new: &Config, prepared: &mut Prepared, failures: &mut Vec<String>) {
         for (name, sockets) in &prepared.sockets {
             let listener = &new.listeners[name];
-            for socket in sockets.iter().filter(|socket| socket.kind == Kind::Stream) {
+            let ours = |socket: &&Bound| socket.kind == Kind::Stream && !socket.passed;
+            for socket in sockets.iter().filter(ours) {
                 if let Err(error) = socket::listen(socket.fd.as_fd(), listener.backlog) {
                     failures.push(format!(
                         "listener \"{name}\": listen on {}: {error}",
@@ -143,6 +178,7 @@ impl Listeners {
             }
             let capped = sockets
                 .iter()
+                .filter(|socket| !socket.passed)
                 .find_map(|socket| capped(&socket.fd, listener.backlog));
             prepared
                 .warnings
@@ -191,6 +227,9 @@ impl Listeners {
         workers: &Workers,
         now: Instant,
     ) {
+        // They go when all that is new is there, so that a path which changes hands never lacks a
+        // file.
+        let mut leave = Vec::new();
         for change in changes {
             let Some(name) = &change.listener else {
                 continue;
@@ -198,16 +237,16 @@ impl Listeners {
             let listener = new.listeners.get(name);
             let bound = prepared.sockets.remove(name).unwrap_or_default();
             match (change.action, listener) {
-                (Action::Remove, _) => self.remove(name, workers, now),
+                (Action::Remove, _) => leave.extend(self.take_out(name)),
                 (Action::Add, Some(listener)) => self.add(listener, bound, workers),
                 (Action::Rebind, Some(listener))
                     if self.in_service[name].config.protocol != listener.protocol =>
                 {
-                    self.remove(name, workers, now);
+                    leave.extend(self.take_out(name));
                     self.add(listener, bound, workers);
                 }
                 (Action::Rebind, Some(listener)) => {
-                    self.rebind(listener, bound, workers, now);
+                    leave.extend(self.rebind(listener, bound, workers));
                     self.update(listener, workers);
                 }
                 // What was overridden at run time is as configured again.
@@ -222,6 +261,7 @@ impl Listeners {
                 (_, None) => {}
             }
         }
+        self.retire_sockets(leave, now);
         self.sweep(workers, now);
     }
 
@@ -279,13 +319,13 @@ impl Listeners {
         }
     }
 
+    /// Serves what is new and returns what is no longer wanted.
     fn rebind(
         &mut self,
         new: &config::Listener,
         bound: Vec<Bound>,
         workers: &Workers,
-        now: Instant,
-    ) {
+    ) -> Vec<Serving> {
         let keeps: Vec<Address> = new
             .addresses
             .iter()
@@ -293,14 +333,14 @@ impl Listeners {
             .cloned()
             .collect();
         let Some(listener) = self.in_service.get_mut(&new.name) else {
-            return;
+            return Vec::new();
         };
         let (stay, leave) = std::mem::take(&mut listener.sockets)
             .into_iter()
             .partition(|socket| keeps.contains(&socket.bound.address));
         listener.sockets = stay;
         self.serve(&new.name, bound, workers);
-        self.retire_sockets(leave, now);
+        leave
     }
 
     fn update(&mut self, new: &config::Listener, workers: &Workers) {
@@ -338,44 +378,64 @@ impl Listeners {
         listener.configure(workers);
     }
 
-    fn remove(&mut self, name: &str, workers: &Workers, now: Instant) {
+    /// Takes a listener out of service; its sockets are to be retired.
+    fn take_out(&mut self, name: &str) -> Vec<Serving> {
         let Some(mut listener) = self.in_service.remove(name) else {
-            return;
+            return Vec::new();
         };
         let sockets = std::mem::take(&mut listener.sockets);
-        self.retire_sockets(sockets, now);
         self.retired.push(listener);
-        self.sweep(workers, now);
+        sockets
     }
 
     /// Takes everything out of service.
     pub(super) fn retire_all(&mut self, workers: &Workers, now: Instant) {
         let names: Vec<String> = self.in_service.keys().cloned().collect();
-        for name in names {
-            self.remove(&name, workers, now);
-        }
+        let leave = names.iter().flat_map(|name| self.take_out(name)).collect();
+        self.retire_sockets(leave, now);
+        self.sweep(workers, now);
     }
 
     fn retire_sockets(&mut self, sockets: Vec<Serving>, now: Instant) {
-        for mut socket in sockets {
+        for Serving { id, workers, bound } in sockets {
+            let Bound {
+                address,
+                kind,
+                fd,
+                file,
+                passed,
+                ..
+            } = bound;
             // The path goes first: nobody new finds the way. A successor's file is not touched.
-            socket.bound.file = None;
-            let is_tcp = socket.bound.kind == Kind::Stream
-                && matches!(socket.bound.address, Address::Inet { .. });
+            drop(file);
             let mut sweep_at = now;
-            if is_tcp {
-                match socket::drop_new_connections(socket.bound.fd.as_fd()) {
-                    Ok(()) => sweep_at += HANDSHAKE,
-                    Err(error) => {
-                        log::warn!("{}: clients may be reset: {error}", socket.bound.address)
+            let mut port = None;
+            // What the service manager passed it will pass again, so it must stay as it is; who is
+            // queued there then is served then.
+            if matches!(address, Address::Inet { .. }) && !passed {
+                port = socket::local_address(fd.as_fd()).map(|local| local.port());
+                // The address may be wanted again before this one is gone.
+                let shared = socket::share_address(fd.as_fd());
+                let turned = match kind {
+                    Kind::Stream => {
+                        sweep_at += HANDSHAKE;
+                        socket::drop_new_connections(fd.as_fd())
                     }
+                    Kind::Datagram => socket::turn_away_datagrams(fd.as_fd()),
+                };
+                if let Err(error) = shared.and(turned) {
+                    log::warn!("{address}: clients may be lost: {error}");
                 }
             }
-            let waits_for = socket.workers.len();
+            // Ours goes now: the last descriptor is to be closed by a worker that has just emptied
+            // the queue, with nobody in it.
+            drop(fd);
             self.retiring.push(Retiring {
-                socket,
+                id,
+                waits_for: workers.len(),
+                workers,
+                port,
                 sweep_at: Some(sweep_at),
-                waits_for,
             });
         }
     }
@@ -385,13 +445,8 @@ impl Listeners {
         for retiring in &mut self.retiring {
             if retiring.sweep_at.is_some_and(|at| at <= now) {
                 retiring.sweep_at = None;
-                for worker in &retiring.socket.workers {
-                    workers.command(
-                        *worker,
-                        Command::RetireSocket {
-                            id: retiring.socket.id,
-                        },
-                    );
+                for worker in &retiring.workers {
+                    workers.command(*worker, Command::RetireSocket { id: retiring.id });
                 }
             }
         }
@@ -425,14 +480,9 @@ impl Listeners {
 
     /// A worker has closed its descriptor of a socket.
     pub(super) fn handle_retired(&mut self, id: SocketId) {
-        if let Some(retiring) = self
-            .retiring
-            .iter_mut()
-            .find(|retiring| retiring.socket.id == id)
-        {
+        if let Some(retiring) = self.retiring.iter_mut().find(|retiring| retiring.id == id) {
             retiring.waits_for -= 1;
         }
-        // With the last descriptor, ours, the socket is gone.
         self.retiring.retain(|retiring| retiring.waits_for > 0);
     }
 

@@ -19,7 +19,7 @@ pub mod reload;
 mod signals;
 mod workers;
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -82,8 +82,10 @@ fn run(args: &Args) -> Result<(), Failure> {
         check_only(&texts, &loaded);
         return Ok(());
     }
+    let passed = process::take_passed_sockets()
+        .map_err(|error| Failure::new(format!("sockets of the service manager: {error}")))?;
     log::start(&loaded.config.log).map_err(Failure::new)?;
-    let mut daemon = Daemon::start(args, origin, texts, loaded, begun)?;
+    let mut daemon = Daemon::start(args, origin, texts, loaded, passed, begun)?;
     daemon.serve()?;
     daemon.end();
     Ok(())
@@ -151,6 +153,7 @@ impl Daemon {
         origin: Origin,
         texts: Texts,
         loaded: Loaded,
+        passed: Vec<OwnedFd>,
         begun: Instant,
     ) -> Result<Self, Failure> {
         let Loaded { config, warnings } = loaded;
@@ -173,7 +176,7 @@ impl Daemon {
         };
         let changes = plan(&nothing, &config, &Default::default());
         let prepared = listeners
-            .prepare(&config, &changes, count)
+            .prepare(&config, &changes, count, passed)
             .map_err(|messages| Failure { code: 1, messages })?;
         let mut warnings: Vec<_> = warnings.iter().map(reload::diagnostic).collect();
         warnings.extend(

@@ -126,9 +126,9 @@ impl Daemon {
                 ReloadOutcome::Applied
             });
         }
-        let prepared = self
-            .listeners
-            .prepare(&loaded.config, &changes, self.workers.count());
+        let prepared =
+            self.listeners
+                .prepare(&loaded.config, &changes, self.workers.count(), Vec::new());
         let prepared = prepared.map_err(|failures| {
             failures
                 .iter()

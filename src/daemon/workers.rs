@@ -138,3 +138,66 @@ fn serve<D: Driver>(index: usize, mut worker: Worker<D>) {
     log::error!("{failure}");
     std::process::exit(exit::BUG.into());
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::process::Command as Program;
+    use std::time::Duration;
+
+    use log::LevelFilter;
+
+    use super::*;
+    use crate::config;
+    use crate::worker::mailbox::{Kind, ListenerId, SocketId};
+
+    /// Set in the process that is to be taken down.
+    const VICTIM: &str = "ECHOD_TEST_WORKER_PANICS";
+
+    /// The process is this test again, for it does not survive.
+    #[test]
+    fn a_worker_that_panics_takes_the_process_down_and_says_so() {
+        if std::env::var_os(VICTIM).is_some() {
+            provoke_a_panic();
+        }
+        let output = Program::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "--nocapture",
+                "daemon::workers::tests::a_worker_that_panics_takes_the_process_down_and_says_so",
+            ])
+            .env(VICTIM, "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(exit::BUG.into()), "{said}");
+        assert!(
+            said.contains("echod: worker 1: panicked, which is a bug in echod; the service ends"),
+            "{said}"
+        );
+    }
+
+    /// Breaks a promise that the control plane gives its workers.
+    fn provoke_a_panic() {
+        super::super::log::start(&config::Log {
+            target: config::LogTarget::Stderr,
+            level: LevelFilter::Info,
+            facility: "daemon".into(),
+        })
+        .unwrap();
+        let workers = Workers::start(2).unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        workers.command(
+            1,
+            Command::AddSocket {
+                listener: ListenerId(7),
+                id: SocketId(7),
+                kind: Kind::Datagram,
+                socket: socket.into(),
+            },
+        );
+        // Should the panic go unnoticed, the test fails for the exit code.
+        std::thread::sleep(Duration::from_secs(20));
+        std::process::exit(0);
+    }
+}

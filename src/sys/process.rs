@@ -1,6 +1,7 @@
-//! About ourselves: processors and descriptors.
+//! About ourselves: processors, and descriptors that we were given.
 
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -37,4 +38,17 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     }
     Ok(hard)
+}
+
+/// Takes the sockets that the service manager has passed (`sd_listen_fds(3)`). Call it once, before
+/// anything is opened.
+///
+/// # Errors
+/// When `$LISTEN_PID` or `$LISTEN_FDS` is not a number.
+pub fn take_passed_sockets() -> io::Result<Vec<OwnedFd>> {
+    let passed = sd_notify::listen_fds()?;
+    // SAFETY: the manager has opened these for this process, and nobody else here knows of them.
+    Ok(passed
+        .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+        .collect())
 }

@@ -4,9 +4,9 @@
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::SocketAddr as UnixAddress;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
@@ -40,10 +40,8 @@ pub fn bind_inet(kind: Type, address: SocketAddr, binding: Binding) -> io::Resul
         // Connections of a predecessor in TIME_WAIT do not keep the port. On a datagram socket the
         // option would mean something else: that others may take the address over.
         socket.set_reuse_address(true)?;
-    } else if address.is_ipv6() {
-        socket.set_recv_packet_info_v6(true)?;
     } else {
-        setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
+        tell_packet_info(&socket, address)?;
     }
     if binding == Binding::Shared {
         socket.set_reuse_port(true)?;
@@ -52,14 +50,33 @@ pub fn bind_inet(kind: Type, address: SocketAddr, binding: Binding) -> io::Resul
     Ok(socket.into())
 }
 
-trait PacketInfo {
-    fn set_recv_packet_info_v6(&self, on: bool) -> io::Result<()>;
+/// Makes a datagram socket tell which address each datagram was sent to (`ip(7)`, `ipv6(7)`).
+fn tell_packet_info(socket: &impl AsFd, address: SocketAddr) -> io::Result<()> {
+    if address.is_ipv6() {
+        setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+    } else {
+        setsockopt(socket, sockopt::Ipv4PacketInfo, &true)?;
+    }
+    Ok(())
 }
 
-impl PacketInfo for Socket {
-    fn set_recv_packet_info_v6(&self, on: bool) -> io::Result<()> {
-        Ok(setsockopt(self, sockopt::Ipv6RecvPacketInfo, &on)?)
+/// Makes a socket that somebody else has bound as one of ours would be.
+///
+/// # Errors
+/// As `setsockopt(2)`.
+pub fn adopt(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let socket = SockRef::from(&fd);
+    socket.set_nonblocking(true)?;
+    match local_address(fd) {
+        Some(address) if socket.r#type()? == Type::DGRAM => tell_packet_info(&fd, address),
+        _ => Ok(()),
     }
+}
+
+/// Whether it is a stream or a datagram socket.
+#[must_use]
+pub fn kind(fd: BorrowedFd<'_>) -> Option<Type> {
+    SockRef::from(&fd).r#type().ok()
 }
 
 /// Binds a nonblocking Unix socket to a path that does not exist.
@@ -113,11 +130,11 @@ pub fn local_address(fd: BorrowedFd<'_>) -> Option<SocketAddr> {
     SockRef::from(&fd).local_addr().ok()?.as_socket()
 }
 
-/// The path that the socket is bound to, as text.
+/// The path that the socket is bound to.
 #[must_use]
-pub fn local_path(fd: BorrowedFd<'_>) -> Option<String> {
+pub fn local_path(fd: BorrowedFd<'_>) -> Option<PathBuf> {
     let address: UnixAddress = SockRef::from(&fd).local_addr().ok()?.as_unix()?;
-    Some(address.as_pathname()?.display().to_string())
+    Some(address.as_pathname()?.into())
 }
 
 /// Options that connections inherit from the socket which they were accepted from, so that none
@@ -365,6 +382,17 @@ pub fn drop_new_connections(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: the kernel copies the program, which is live and of the length beside its pointer.
     check(unsafe { libc::setsockopt(raw, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, from, len) })?;
     Ok(())
+}
+
+/// From now on the UDP socket gets no new datagrams, so that its queue can be emptied for good: they
+/// go to another socket of the address, if there is one. It is connected to itself, which leaves
+/// it one possible sender; what it sends may still go to anybody.
+///
+/// # Errors
+/// As `connect(2)`.
+pub fn turn_away_datagrams(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let socket = SockRef::from(&fd);
+    socket.connect(&socket.local_addr()?)
 }
 
 /// Reads an IPv4 or IPv6 address as the kernel wrote it; none if it is neither.

@@ -1,0 +1,229 @@
+//! The ordinary life of a connection, over TCP and Unix sockets alike.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+
+use super::{KINDS, STREAMS, address_of, connect, read_to_end, streams_with, talk};
+use crate::harness::{Daemon, allow_many_descriptors, eventually, exchange, has_ipv6, noise};
+
+#[test]
+fn a_message_of_any_size_comes_back_byte_for_byte() {
+    let daemon = Daemon::start(STREAMS);
+    let edges = [64, 1460, 4096, 16_384, 32_768, 65_536, 131_072]
+        .into_iter()
+        .flat_map(|edge| [edge - 1, edge, edge + 1]);
+    let sizes: Vec<usize> = (1..10)
+        .chain(edges)
+        .chain((1..200_000).step_by(17_389))
+        .chain([199_999, 200_000])
+        .collect();
+    for kind in KINDS {
+        let address = address_of(&daemon, kind);
+        let socket = connect(&address);
+        for &size in &sizes {
+            let message = noise(size, size as u64);
+            let mut answer = vec![0; size];
+            std::thread::scope(|scope| {
+                scope.spawn(|| (&socket).write_all(&message).expect("sent"));
+                (&socket).read_exact(&mut answer).expect("answered");
+            });
+            assert!(answer == message, "{kind}: {size} bytes are not the same");
+        }
+        socket.shutdown(Shutdown::Write).expect("half-closed");
+        assert_eq!(read_to_end(&socket), b"", "{kind}: nothing more");
+    }
+}
+
+#[test]
+fn megabytes_come_back_while_they_are_still_being_sent() {
+    let daemon = Daemon::start(STREAMS);
+    for kind in KINDS {
+        let message = noise(5_000_000, 5);
+        let answer = talk(&connect(&address_of(&daemon, kind)), &message);
+        assert_eq!(answer.len(), message.len(), "{kind}");
+        assert!(answer == message, "{kind}: other bytes");
+    }
+}
+
+#[test]
+fn messages_sent_without_waiting_for_answers_are_answered_in_order() {
+    let daemon = Daemon::start(STREAMS);
+    for kind in KINDS {
+        let socket = connect(&address_of(&daemon, kind));
+        let messages: Vec<Vec<u8>> = (0..2000).map(|n| noise(1 + n % 90, n as u64)).collect();
+        let answer = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for message in &messages {
+                    (&socket).write_all(message).expect("sent");
+                }
+                socket.shutdown(Shutdown::Write).expect("half-closed");
+            });
+            read_to_end(&socket)
+        });
+        assert!(answer == messages.concat(), "{kind}: other bytes");
+    }
+}
+
+#[test]
+fn who_half_closes_gets_all_that_is_owed_and_then_the_end() {
+    let daemon = Daemon::start(STREAMS);
+    for kind in KINDS {
+        let address = address_of(&daemon, kind);
+        for size in [0, 1, 60_000] {
+            let message = noise(size, 3);
+            let socket = connect(&address);
+            (&socket).write_all(&message).expect("sent");
+            socket.shutdown(Shutdown::Write).expect("half-closed");
+            assert!(read_to_end(&socket) == message, "{kind}: {size} bytes");
+        }
+        eventually("nobody is left", || daemon.connections(kind) == 0);
+    }
+}
+
+#[test]
+fn two_thousand_connections_are_served_at_once_and_let_go() {
+    // Each has an end here, and one in the daemon, which has as many descriptors as we.
+    let room = allow_many_descriptors().saturating_sub(1000);
+    let count = usize::try_from(room / 2).map_or(2000, |half| half.min(2000));
+    if count < 2000 {
+        eprintln!("with so few descriptors (ulimit -Hn) only {count} connections are tried");
+    }
+    let daemon = Daemon::start(STREAMS);
+    let descriptors = daemon.descriptors();
+    for kind in KINDS {
+        let address = address_of(&daemon, kind);
+        let mut sockets: Vec<_> = (0..count).map(|_| connect(&address)).collect();
+        for (index, socket) in sockets.iter_mut().enumerate() {
+            let message = noise(32, index as u64);
+            assert_eq!(exchange(socket, &message), message, "{kind}: {index}");
+        }
+        assert_eq!(daemon.connections(kind), count as u64);
+        // And all of them together, each with its own bytes under way.
+        for (index, socket) in sockets.iter_mut().enumerate() {
+            socket
+                .write_all(&noise(100, index as u64 + 7))
+                .expect("sent");
+        }
+        for (index, socket) in sockets.iter_mut().enumerate() {
+            let mut answer = [0; 100];
+            socket.read_exact(&mut answer).expect("answered");
+            assert_eq!(answer[..], noise(100, index as u64 + 7), "{kind}: {index}");
+        }
+        drop(sockets);
+        eventually("nobody is left", || daemon.connections(kind) == 0);
+    }
+    eventually("all descriptors are given back", || {
+        daemon.descriptors() <= descriptors
+    });
+}
+
+#[test]
+fn one_shot_answers_the_first_read_and_ends_with_a_fin_although_more_comes() {
+    let daemon = Daemon::start(&streams_with("one-shot = true"));
+    for kind in KINDS {
+        let address = address_of(&daemon, kind);
+        for round in 0..50 {
+            let message = noise(1_000_000, round);
+            let socket = connect(&address);
+            // All of it is written although only the beginning is answered: the rest is read and
+            // thrown away, or the FIN would become an RST and take the answer with it.
+            (&socket).write_all(&message).expect("sent, and not reset");
+            let answer = read_to_end(&socket);
+            assert!(!answer.is_empty(), "{kind}: an answer");
+            assert!(message.starts_with(&answer), "{kind}: other bytes");
+            assert!(answer.len() < message.len(), "{kind}: only the first read");
+        }
+        eventually("nobody is left", || daemon.connections(kind) == 0);
+    }
+}
+
+#[test]
+fn one_shot_answers_one_message_and_closes() {
+    let daemon = Daemon::start(&streams_with("one-shot = true\nreply = \"upper\""));
+    for kind in KINDS {
+        let socket = connect(&address_of(&daemon, kind));
+        (&socket).write_all(b"one message").expect("sent");
+        assert_eq!(read_to_end(&socket), b"ONE MESSAGE", "{kind}");
+    }
+}
+
+#[test]
+fn upper_changes_a_to_z_and_no_other_byte() {
+    let daemon = Daemon::start(&streams_with("reply = \"upper\""));
+    let all: Vec<u8> = (0..=255).collect();
+    let message = [all.as_slice(), "grüße, мир".as_bytes(), b"Az[`{"].concat();
+    for kind in KINDS {
+        let answer = talk(&connect(&address_of(&daemon, kind)), &message);
+        assert_eq!(answer, message.to_ascii_uppercase(), "{kind}");
+    }
+}
+
+#[test]
+fn discard_takes_everything_and_answers_nothing() {
+    let daemon = Daemon::start(&streams_with("reply = \"discard\""));
+    for kind in KINDS {
+        let message = noise(3_000_000, 1);
+        let answer = talk(&connect(&address_of(&daemon, kind)), &message);
+        assert_eq!(answer, b"", "{kind}");
+        let listener = daemon.listener(kind);
+        assert_eq!(listener["bytes_received"], 3_000_000, "{kind}");
+        assert_eq!(listener["bytes_sent"], 0, "{kind}");
+    }
+}
+
+#[test]
+fn an_urgent_byte_disturbs_nothing() {
+    let daemon = Daemon::start(STREAMS);
+    let mut socket = connect(&address_of(&daemon, "tcp"));
+    socket.write_all(b"before").expect("sent");
+    socket.send_out_of_band(b"!").expect("sent");
+    socket.write_all(b"after").expect("sent");
+    socket.shutdown(Shutdown::Write).expect("half-closed");
+    // Urgent data are not part of the stream, and whether they are sent back is nobody's promise.
+    let answer = String::from_utf8(read_to_end(&socket)).expect("text");
+    assert_eq!(answer.replace('!', ""), "beforeafter");
+}
+
+#[test]
+fn streams_are_served_over_ipv6() {
+    if !has_ipv6() {
+        return;
+    }
+    let daemon = Daemon::start("[listener.tcp]\nprotocol = \"tcp\"\naddress = \"[::1]:0\"\n");
+    let message = noise(100_000, 6);
+    assert!(talk(&connect(&address_of(&daemon, "tcp")), &message) == message);
+}
+
+#[test]
+fn a_wildcard_listens_on_both_families_with_one_port() {
+    let daemon = Daemon::start("[listener.tcp]\nprotocol = \"tcp\"\naddress = \"*:0\"\n");
+    let port = daemon.address("tcp").port();
+    let mut hosts = vec!["127.0.0.1", "127.0.0.2"];
+    if has_ipv6() {
+        hosts.push("[::1]");
+    }
+    for host in hosts {
+        let address: std::net::SocketAddr = format!("{host}:{port}").parse().expect("an address");
+        assert_eq!(
+            talk(&connect(&address.into()), b"hello"),
+            b"hello",
+            "{host}"
+        );
+    }
+}
+
+#[test]
+fn counters_tell_what_came_and_went() {
+    let daemon = Daemon::start(STREAMS);
+    for kind in KINDS {
+        let address = address_of(&daemon, kind);
+        for round in 1..=10 {
+            talk(&connect(&address), &noise(1000 * round, 0));
+        }
+        eventually("nobody is left", || daemon.connections(kind) == 0);
+        let listener = daemon.listener(kind);
+        assert_eq!(listener["accepted"], 10, "{kind}");
+        assert_eq!(listener["bytes_received"], 55_000, "{kind}");
+        assert_eq!(listener["bytes_sent"], 55_000, "{kind}");
+    }
+}

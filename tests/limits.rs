@@ -1,0 +1,244 @@
+//! How many may come, and who: what happens to those who may not.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
+
+use crate::harness::{Daemon, PATIENCE, connect, eventually, exchange, udp};
+
+fn tcp(keys: &str) -> String {
+    format!(
+        "[daemon]\nworkers = 2\n[listener.tcp]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\n{keys}\n"
+    )
+}
+
+/// A client that has said hello and does not know whether it is served.
+struct Client {
+    stream: TcpStream,
+    answered: bool,
+}
+
+impl Client {
+    fn new(server: SocketAddr) -> Self {
+        let mut stream = connect(server);
+        stream.write_all(b"hello").expect("sent");
+        stream.set_nonblocking(true).expect("an option");
+        Self {
+            stream,
+            answered: false,
+        }
+    }
+
+    /// Whether its answer has come.
+    fn is_served(&mut self) -> bool {
+        let mut answer = [0; 10];
+        match self.stream.read(&mut answer) {
+            Ok(len) => {
+                assert_eq!(&answer[..len], b"hello");
+                self.answered = true;
+            }
+            Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+        }
+        self.answered
+    }
+}
+
+fn count_served(clients: &mut [Client]) -> usize {
+    clients
+        .iter_mut()
+        .filter_map(|c| c.is_served().then_some(()))
+        .count()
+}
+
+/// A connection from a certain address of this host.
+fn connect_from(local: &str, server: SocketAddr) -> TcpStream {
+    try_from(local, server).expect("a connection")
+}
+
+fn try_from(local: &str, server: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    let local: SocketAddr = format!("{local}:0").parse().expect("an address");
+    socket.bind(&local.into()).expect("bound");
+    socket.connect_timeout(&server.into(), PATIENCE)?;
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    Ok(socket.into())
+}
+
+/// The listener is full, or does not like us: it tells us so with a reset, which comes so soon
+/// that it may be seen while still connecting.
+fn assert_reset(local: &str, server: SocketAddr) {
+    let end = try_from(local, server).and_then(|mut stream| stream.read(&mut [0]));
+    assert_eq!(
+        end.map_err(|error| error.kind()),
+        Err(ErrorKind::ConnectionReset)
+    );
+}
+
+#[test]
+fn exactly_so_many_are_served_and_the_next_one_when_one_leaves() {
+    for sockets in ["\"auto\"", "1", "2"] {
+        let daemon = Daemon::start(&tcp(&format!("max-connections = 5\nsockets = {sockets}")));
+        let server = daemon.address("tcp");
+        let mut waiting: Vec<Client> = (0..12).map(|_| Client::new(server)).collect();
+        let mut served = Vec::new();
+        for gone in 0..=7 {
+            // Somebody of those who wait gets the place: which one, the kernel decides.
+            eventually("the free places are taken", || {
+                count_served(&mut waiting) + served.len() == 5
+            });
+            let (now_served, still_waiting) = waiting.into_iter().partition(|c| c.answered);
+            waiting = still_waiting;
+            served.extend::<Vec<Client>>(now_served);
+            let listener = daemon.listener("tcp");
+            assert_eq!(listener["connections"], 5, "sockets = {sockets}");
+            assert_eq!(listener["backlog"]["queued"], 7 - gone, "{sockets}");
+            assert_eq!(count_served(&mut waiting), 0, "sockets = {sockets}");
+            served.remove(0);
+        }
+        assert_eq!(daemon.refused("tcp", "full"), 0);
+        drop(served);
+        eventually("nobody is left", || daemon.connections("tcp") == 0);
+        assert_eq!(daemon.listener("tcp")["accepted"], 12);
+    }
+}
+
+#[test]
+fn a_full_listener_may_reset_who_comes_and_counts_it() {
+    for sockets in ["\"auto\"", "1"] {
+        let daemon = Daemon::start(&tcp(&format!(
+            "max-connections = 3\nwhen-full = \"reset\"\nsockets = {sockets}"
+        )));
+        let server = daemon.address("tcp");
+        let mut inside: Vec<TcpStream> = (0..3).map(|_| daemon.connect("tcp")).collect();
+        for stream in &mut inside {
+            exchange(stream, b"in");
+        }
+        for count in 1..=10 {
+            assert_reset("127.0.0.1", server);
+            eventually("it is counted", || daemon.refused("tcp", "full") == count);
+        }
+        assert_eq!(daemon.listener("tcp")["accepted"], 3);
+        inside.pop();
+        eventually("there is room", || daemon.connections("tcp") == 2);
+        inside.push(daemon.connect("tcp"));
+        for stream in &mut inside {
+            assert_eq!(exchange(stream, b"still in"), b"still in");
+        }
+        assert_reset("127.0.0.1", server);
+    }
+}
+
+#[test]
+fn a_source_gets_so_many_connections_and_others_get_theirs() {
+    let daemon = Daemon::start(&tcp("max-per-source = 2"));
+    let server = daemon.address("tcp");
+    let mut first: Vec<TcpStream> = (0..2).map(|_| connect_from("127.0.0.1", server)).collect();
+    for stream in &mut first {
+        exchange(stream, b"one of two");
+    }
+    for count in 1..=5 {
+        assert_reset("127.0.0.1", server);
+        assert_eq!(daemon.refused("tcp", "per-source"), count);
+    }
+    let mut other = connect_from("127.0.0.2", server);
+    assert_eq!(exchange(&mut other, b"another"), b"another");
+    first.pop();
+    eventually("a place is free", || daemon.connections("tcp") == 2);
+    let mut again = connect_from("127.0.0.1", server);
+    assert_eq!(exchange(&mut again, b"again"), b"again");
+    assert_reset("127.0.0.1", server);
+}
+
+#[test]
+fn a_source_that_is_not_allowed_is_reset_and_counted() {
+    let daemon = Daemon::start(&tcp("allow = [\"127.0.0.2/32\"]"));
+    let server = daemon.address("tcp");
+    for count in 1..=5 {
+        assert_reset("127.0.0.1", server);
+        assert_eq!(daemon.refused("tcp", "denied"), count);
+    }
+    let mut allowed = connect_from("127.0.0.2", server);
+    assert_eq!(exchange(&mut allowed, b"welcome"), b"welcome");
+    assert_eq!(daemon.listener("tcp")["accepted"], 1);
+}
+
+#[test]
+fn the_most_specific_rule_decides() {
+    let daemon = Daemon::start(&tcp(
+        "allow = [\"127.0.0.0/8\", \"127.9.0.1/32\"]\ndeny = [\"127.9.0.0/16\"]",
+    ));
+    let server = daemon.address("tcp");
+    for welcome in ["127.0.0.1", "127.8.0.1", "127.9.0.1"] {
+        let mut stream = connect_from(welcome, server);
+        assert_eq!(exchange(&mut stream, b"hi"), b"hi", "{welcome}");
+    }
+    assert_reset("127.9.0.2", server);
+}
+
+#[test]
+fn a_datagram_from_a_denied_source_is_counted_and_not_answered() {
+    let daemon = Daemon::start(
+        "[listener.udp]\nprotocol = \"udp\"\naddress = \"127.0.0.1:0\"\ndeny = [\"127.0.0.2/32\"]\n",
+    );
+    let server = daemon.address("udp");
+    let denied = udp("127.0.0.2:0");
+    for count in 1..=5 {
+        denied.send_to(b"please", server).expect("sent");
+        eventually("it is counted", || daemon.refused("udp", "denied") == count);
+    }
+    denied.set_nonblocking(true).expect("an option");
+    let answer = denied.recv(&mut [0; 10]).map_err(|error| error.kind());
+    assert_eq!(answer, Err(ErrorKind::WouldBlock));
+    let welcome = udp("127.0.0.1:0");
+    welcome.send_to(b"hello", server).expect("sent");
+    let mut answer = [0; 10];
+    let len = welcome.recv(&mut answer).expect("answered");
+    assert_eq!(&answer[..len], b"hello");
+}
+
+#[test]
+fn out_of_descriptors_it_rests_answers_operators_and_serves_the_others_later() {
+    let daemon = Daemon::start_with_few_descriptors(&tcp(""), 64);
+    let server = daemon.address("tcp");
+    let mut clients: Vec<Client> = (0..100).map(|_| Client::new(server)).collect();
+    eventually("it has run out of descriptors", || {
+        daemon.descriptors() >= 60
+    });
+    let served = count_served(&mut clients);
+    assert!(served < 64, "{served} of 64 descriptors");
+
+    // It does not spin: what it uses of a processor is far below what there is.
+    let (before, begun) = (daemon.processor_time(), Instant::now());
+    while begun.elapsed() < Duration::from_secs(2) {
+        // Operators are answered all the while, and those inside are served.
+        let status = daemon.ctl_json(&["status"]);
+        let connections = status["status"]["connections"].as_u64().expect("a number");
+        assert!(connections < 64);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let used = daemon.processor_time() - before;
+    assert!(
+        used < begun.elapsed() / 2,
+        "{used:?} of {:?}",
+        begun.elapsed()
+    );
+    let inside = clients.iter_mut().find(|client| client.answered);
+    let inside = &mut inside.expect("somebody is served").stream;
+    inside.set_nonblocking(false).expect("an option");
+    assert_eq!(exchange(inside, b"still here"), b"still here");
+    inside.set_nonblocking(true).expect("an option");
+
+    // As those inside leave, those who wait come in, until everybody has been served.
+    let mut done = 0;
+    eventually("everybody is served", || {
+        count_served(&mut clients);
+        let before = clients.len();
+        clients.retain(|client| !client.answered);
+        done += before - clients.len();
+        done == 100
+    });
+    eventually("nobody is left", || daemon.connections("tcp") == 0);
+    assert_eq!(daemon.listener("tcp")["accepted"], 100);
+}

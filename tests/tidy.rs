@@ -1,0 +1,373 @@
+//! The rules of the house as tests, reading the repository as text.
+//!
+//! Those of the configuration (every key in `etc/echod.toml` and the manual page with its default
+//! and effect) are in `src/config/shipped.rs`, beside the table of keys; those of the interface
+//! text in `src/control/schema_tests.rs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::harness::repository;
+
+/// Which modules may know which. If you add a module, say here what it may know, and in
+/// `docs/architecture.md` why.
+const DIRECTIONS: &[(&str, &[&str])] = &[
+    ("echo", &[]),
+    ("policy", &[]),
+    ("stats", &[]),
+    ("control", &[]),
+    ("sys", &[]),
+    ("exit", &[]),
+    ("config", &["policy", "echo"]),
+    ("driver", &["sys"]),
+    ("worker", &["driver", "echo", "policy", "stats"]),
+    ("ctl", &["control", "exit"]),
+    ("probe", &["stats", "driver", "exit"]),
+    (
+        "daemon",
+        &[
+            "echo", "policy", "stats", "control", "sys", "exit", "config", "driver", "worker",
+        ],
+    ),
+];
+
+/// Where `unsafe` may be.
+const UNSAFE_ROOMS: [&str; 2] = ["sys", "driver"];
+
+/// A file that is longer has a second thing in it.
+const LINES_MAX: usize = 900;
+
+/// Programs that are still to get a manual page.
+const PAGES_OWED: [&str; 1] = ["echoprobe"];
+
+/// A file of the repository and what is in it.
+struct File {
+    /// Its path, from the top of the repository.
+    name: String,
+    text: String,
+}
+
+/// All text files below a folder of the repository, or one file; none where there is none.
+fn files(place: &str) -> Vec<File> {
+    let mut found = Vec::new();
+    collect(&repository(place), &mut found);
+    found.sort();
+    let top = repository("");
+    let read = |path: &PathBuf| {
+        let name = path
+            .strip_prefix(&top)
+            .unwrap_or(path)
+            .display()
+            .to_string();
+        // What is not text is nobody's prose.
+        let text = fs::read_to_string(path).ok()?;
+        Some(File { name, text })
+    };
+    found.iter().filter_map(read).collect()
+}
+
+fn collect(path: &Path, found: &mut Vec<PathBuf>) {
+    // Made by tools, not by us.
+    const MADE: [&str; 3] = ["target", "corpus", "artifacts"];
+    if path.is_file() {
+        found.push(path.into());
+    } else if let Ok(entries) = fs::read_dir(path) {
+        let made = |path: &Path| {
+            path.file_name()
+                .is_some_and(|name| MADE.iter().any(|made| *made == name))
+        };
+        for entry in entries {
+            let path = entry.expect("an entry").path();
+            if !made(&path) {
+                collect(&path, found);
+            }
+        }
+    }
+}
+
+fn rust_files(place: &str) -> Vec<File> {
+    let mut files = files(place);
+    files.retain(|file| file.name.ends_with(".rs"));
+    files
+}
+
+/// The module at the top that a file of `src` belongs to; none for `lib.rs` and the programs.
+fn module_of(name: &str) -> Option<&str> {
+    let path = name.strip_prefix("src/")?;
+    let first = path.split('/').next()?;
+    let module = first.strip_suffix(".rs").unwrap_or(first);
+    (module != "lib" && module != "bin").then_some(module)
+}
+
+/// A line without its comment and its strings.
+fn code(line: &str) -> String {
+    let mut code = String::new();
+    let mut pieces = line.split('"');
+    // What stands at an odd place is within quotation marks; good enough for what is looked for.
+    while let Some(outside) = pieces.next() {
+        if let Some((before, _)) = outside.split_once("//") {
+            code += before;
+            break;
+        }
+        code += outside;
+        pieces.next();
+    }
+    code
+}
+
+/// The modules at the top that a source names: `crate::a::…`, `use crate::{a::…, b}`.
+fn named_modules(text: &str) -> BTreeSet<String> {
+    let code: String = text.lines().map(|line| code(line) + "\n").collect();
+    let mut named = BTreeSet::new();
+    for (at, _) in code.match_indices("crate::") {
+        // `$crate::` and such is not a path of ours.
+        let rest = &code[at + "crate::".len()..];
+        if let Some(group) = rest.strip_prefix('{') {
+            let mut depth = 0;
+            let mut name = String::new();
+            let mut is_head = true;
+            for character in group.chars() {
+                match character {
+                    '}' if depth == 0 => break,
+                    '{' => depth += 1,
+                    '}' => depth -= 1,
+                    ',' if depth == 0 => {
+                        named.insert(std::mem::take(&mut name));
+                        is_head = true;
+                    }
+                    ':' if depth == 0 => is_head = false,
+                    _ if is_head && (character.is_alphanumeric() || character == '_') => {
+                        name.push(character);
+                    }
+                    _ => {}
+                }
+            }
+            named.insert(name);
+        } else {
+            let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_');
+            named.insert(rest[..end.unwrap_or(rest.len())].into());
+        }
+    }
+    named.retain(|name| !name.is_empty());
+    named
+}
+
+#[test]
+fn modules_know_each_other_in_the_allowed_directions_only() {
+    let directions: BTreeMap<&str, &[&str]> = DIRECTIONS.iter().copied().collect();
+    let mut wrong = Vec::new();
+    for file in rust_files("src") {
+        let Some(module) = module_of(&file.name) else {
+            continue;
+        };
+        let Some(allowed) = directions.get(module) else {
+            wrong.push(format!(
+                "{}: what may {module} know? see DIRECTIONS",
+                file.name
+            ));
+            continue;
+        };
+        for named in named_modules(&file.text) {
+            if named != module && !allowed.contains(&named.as_str()) {
+                wrong.push(format!("{}: {module} may not know {named}", file.name));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_module_leaves_itself_with_super() {
+    let mut wrong = Vec::new();
+    for file in rust_files("src") {
+        if module_of(&file.name).is_none() {
+            continue;
+        }
+        // From `src/echo/stream.rs` it takes two to the top, from its `mod tests` three.
+        let path = file.name.trim_end_matches("/mod.rs");
+        let mut depth = path.matches('/').count();
+        for (number, line) in file.text.lines().enumerate() {
+            if line.starts_with("mod ") && line.ends_with('{') {
+                depth += 1;
+            }
+            let line = code(line);
+            let longest = (1..=depth + 1)
+                .rev()
+                .find(|count| line.contains(&"super::".repeat(*count)));
+            if longest.is_some_and(|count| count >= depth) {
+                wrong.push(format!(
+                    "{}:{}: write crate:: instead",
+                    file.name,
+                    number + 1
+                ));
+            }
+            if line.starts_with('}') && depth > path.matches('/').count() {
+                depth -= 1;
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_table_of_directions_is_that_of_the_sources_and_has_no_circle() {
+    let modules: BTreeSet<String> = rust_files("src")
+        .iter()
+        .filter_map(|file| module_of(&file.name).map(Into::into))
+        .collect();
+    let table: BTreeSet<String> = DIRECTIONS.iter().map(|(name, _)| (*name).into()).collect();
+    assert_eq!(modules, table);
+    // It stands in an order in which each knows only those before it.
+    for (index, (module, allowed)) in DIRECTIONS.iter().enumerate() {
+        for known in *allowed {
+            let before = DIRECTIONS[..index].iter().any(|(name, _)| name == known);
+            assert!(before, "{module} knows {known}, which comes after it");
+        }
+    }
+}
+
+#[test]
+fn unsafe_is_in_its_two_rooms_and_forbidden_in_all_others() {
+    let mut wrong = Vec::new();
+    for file in rust_files("src").into_iter().chain(rust_files("tests")) {
+        let module = module_of(&file.name);
+        if module.is_some_and(|module| UNSAFE_ROOMS.contains(&module)) {
+            continue;
+        }
+        for (number, line) in file.text.lines().enumerate() {
+            let line = code(line);
+            let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+            if words.any(|word| word == "unsafe") {
+                wrong.push(format!("{}:{}: unsafe", file.name, number + 1));
+            }
+        }
+        let opens_module = module.is_some_and(|module| {
+            [format!("src/{module}.rs"), format!("src/{module}/mod.rs")].contains(&file.name)
+        });
+        let forbids = file
+            .text
+            .lines()
+            .any(|line| line == "#![forbid(unsafe_code)]");
+        if opens_module && !forbids {
+            wrong.push(format!("{}: #![forbid(unsafe_code)] is missing", file.name));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_source_opens_with_what_it_knows() {
+    for folder in ["src", "tests", "benches"] {
+        for file in rust_files(folder) {
+            assert!(file.text.starts_with("//! "), "{}", file.name);
+        }
+    }
+}
+
+#[test]
+fn no_source_is_longer_than_one_thing() {
+    for file in rust_files("src") {
+        let lines = file.text.lines().count();
+        assert!(lines <= LINES_MAX, "{}: {lines} lines", file.name);
+    }
+}
+
+#[test]
+fn every_control_method_is_documented() {
+    let page = fs::read_to_string(repository("docs/control.md")).expect("a page");
+    for method in echod::control::METHODS {
+        let name = method.name.trim_start_matches("io.echod.Control.");
+        let row = format!("\n| `{name}` | ");
+        assert!(page.contains(&row), "{name} is missing in docs/control.md");
+    }
+}
+
+#[test]
+fn every_configuration_that_is_shipped_loads_without_a_warning() {
+    let mut count = 0;
+    for file in files("etc") {
+        if !file.name.ends_with(".toml") {
+            continue;
+        }
+        count += 1;
+        let source = echod::config::Source {
+            name: file.name.clone(),
+            text: file.text,
+        };
+        let loaded = echod::config::load(&[source]);
+        let loaded = loaded.unwrap_or_else(|errors| panic!("{}", errors[0]));
+        assert!(loaded.warnings.is_empty(), "{}", file.name);
+    }
+    assert!(count > 1, "etc/ has configurations");
+}
+
+#[test]
+fn every_program_has_a_manual_page() {
+    let cargo = fs::read_to_string(repository("Cargo.toml")).expect("a manifest");
+    let pages: Vec<String> = files("docs/man")
+        .into_iter()
+        .map(|file| file.name)
+        .collect();
+    let programs = cargo.split("[[bin]]").skip(1).map(|table| {
+        let name = table.lines().find_map(|line| line.strip_prefix("name = "));
+        name.expect("a name").trim_matches('"')
+    });
+    let programs: Vec<&str> = programs.collect();
+    assert!(programs.contains(&"echod"), "{programs:?}");
+    for program in programs {
+        let has_page = ["1", "8"]
+            .iter()
+            .any(|section| pages.contains(&format!("docs/man/{program}.{section}")));
+        let owed = PAGES_OWED.contains(&program);
+        assert!(has_page || owed, "{program} has no page in docs/man");
+        assert!(
+            !(has_page && owed),
+            "{program} has its page: take it off the list of those owed"
+        );
+    }
+}
+
+#[test]
+fn no_file_names_a_path_of_somebodys_own_machine() {
+    // In two halves, or this file would be the first to be found.
+    let paths = [
+        ("/wo", "rk/"),
+        ("/ro", "ot/"),
+        ("/ho", "me/"),
+        ("/tm", "p/wt-"),
+        ("/tm", "p/target"),
+    ];
+    // What is tracked; whatever else lies around in somebody's folder is theirs.
+    let places = [
+        "src",
+        "tests",
+        "docs",
+        "etc",
+        "systemd",
+        "benches",
+        "bench",
+        "fuzz",
+        ".ci",
+        "Cargo.toml",
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+    ];
+    let mut wrong = Vec::new();
+    for file in places.into_iter().flat_map(files) {
+        for (number, line) in file.text.lines().enumerate() {
+            for (head, tail) in paths {
+                let path = format!("{head}{tail}");
+                // At the beginning of a path, not in its middle.
+                let starts = line.match_indices(&path).any(|(at, _)| {
+                    !line[..at].ends_with(|c: char| c.is_alphanumeric() || "._-})".contains(c))
+                });
+                if starts {
+                    wrong.push(format!("{}:{}: {path}", file.name, number + 1));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
