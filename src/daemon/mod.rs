@@ -143,6 +143,10 @@ enum Stage {
     Finishing {
         until: Instant,
     },
+    /// The connections are over; the datagrams that have come are answered.
+    Emptying {
+        until: Instant,
+    },
     Ended,
 }
 
@@ -294,7 +298,9 @@ impl Daemon {
         let stage = match self.stage {
             Stage::Serving | Stage::Ended => None,
             Stage::Leaving { until } => Some(until),
-            Stage::Draining { .. } | Stage::Finishing { .. } => Some(now + DRAIN_LOOK),
+            Stage::Draining { .. } | Stage::Finishing { .. } | Stage::Emptying { .. } => {
+                Some(now + DRAIN_LOOK)
+            }
         };
         let control = self.server.as_ref().and_then(Server::poll_timeout);
         let until = [stage, control, self.listeners.next_sweep(now)]
@@ -467,7 +473,7 @@ impl Daemon {
                     humantime::format_duration(timeout)
                 );
                 notify::stopping(&format!("draining {connections} connections"));
-                self.listeners.retire_all(&self.workers, now);
+                self.listeners.retire_streams(&self.workers, now);
                 self.stage = Stage::Draining {
                     until: now + timeout,
                 };
@@ -475,7 +481,7 @@ impl Daemon {
             Stage::Draining { until } if self.listeners.all_retired() => {
                 let connections = self.listeners.totals().connections();
                 if connections == 0 {
-                    self.stage = Stage::Ended;
+                    self.empty(now);
                 } else if now >= until {
                     ::log::info!(
                         "stopping: {connections} connection(s) did not finish in time and are closed"
@@ -489,10 +495,21 @@ impl Daemon {
             Stage::Finishing { until }
                 if now >= until || self.listeners.totals().connections() == 0 =>
             {
+                self.empty(now);
+            }
+            Stage::Emptying { until } if now >= until || self.listeners.all_retired() => {
                 self.stage = Stage::Ended;
             }
             _ => {}
         }
+    }
+
+    /// Datagrams are served to the very end, and nobody who sent one in time is left without.
+    fn empty(&mut self, now: Instant) {
+        self.listeners.retire_all(&self.workers, now);
+        self.stage = Stage::Emptying {
+            until: now + Duration::from_secs(1),
+        };
     }
 
     /// Lets go of everything, in order.
@@ -516,7 +533,7 @@ impl Stage {
             Self::Serving => "serving",
             Self::Leaving { .. } => "leaving",
             Self::Draining { .. } => "draining",
-            Self::Finishing { .. } | Self::Ended => "stopping",
+            Self::Finishing { .. } | Self::Emptying { .. } | Self::Ended => "stopping",
         }
     }
 }
