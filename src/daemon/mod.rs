@@ -174,7 +174,8 @@ impl Daemon {
             .daemon
             .workers
             .map_or_else(available_cpus, usize::from);
-        let server = open_control_socket(args, &config, &origin)?;
+        let has_file = !texts.built_in && !matches!(origin, Origin::Arguments(_));
+        let server = open_control_socket(args, &config, has_file)?;
         let workers =
             Workers::start(count).map_err(|error| Failure::new(format!("workers: {error}")))?;
 
@@ -565,7 +566,7 @@ fn available_cpus() -> usize {
 fn open_control_socket(
     args: &Args,
     config: &Config,
-    origin: &Origin,
+    has_file: bool,
 ) -> Result<Option<Server>, Failure> {
     let group = match &config.control.group {
         None => None,
@@ -590,7 +591,7 @@ fn open_control_socket(
     };
     match Server::bind(&path, config.control.mode, group) {
         Ok(server) => Ok(Some(server)),
-        Err(error) if is_default && !matches!(origin, Origin::File(_)) => {
+        Err(error) if is_default && !has_file => {
             ::log::warn!("no control socket: {error}");
             Ok(None)
         }
