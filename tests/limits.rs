@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
-use crate::harness::{Daemon, PATIENCE, connect, eventually, exchange, udp};
+use crate::harness::{Daemon, PATIENCE, after_shell_line, connect, eventually, exchange, udp};
 
 fn tcp(keys: &str) -> String {
     format!(
@@ -200,7 +200,9 @@ fn a_datagram_from_a_denied_source_is_counted_and_not_answered() {
 
 #[test]
 fn out_of_descriptors_it_rests_answers_operators_and_serves_the_others_later() {
-    let daemon = Daemon::start_with_few_descriptors(&tcp(""), 64);
+    let daemon = Daemon::start_with(&tcp(""), |command| {
+        after_shell_line(command, "ulimit -n 64");
+    });
     let server = daemon.address("tcp");
     let mut clients: Vec<Client> = (0..100).map(|_| Client::new(server)).collect();
     eventually("it has run out of descriptors", || {

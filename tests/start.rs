@@ -373,7 +373,9 @@ fn a_wildcard_on_the_command_line_is_both_families() {
     let daemon = Daemon::start_without_file(&["--listen", "tcp://*:0"]);
     let addresses = daemon.listener("tcp")["addresses"].clone();
     let count = addresses.as_array().expect("a list").len();
-    assert_eq!(count, if has_ipv6() { 2 } else { 1 }, "{addresses}");
+    // A machine may know IPv6 and have no address of it, not even ::1.
+    let knows_ipv6 = UdpSocket::bind("[::]:0").is_ok();
+    assert_eq!(count, if knows_ipv6 { 2 } else { 1 }, "{addresses}");
 }
 
 #[test]
@@ -550,16 +552,15 @@ fn a_socket_that_was_replaced_meanwhile_is_not_removed_at_the_end() {
 }
 
 #[test]
-fn a_listener_without_ipv6_is_left_out_or_refused() {
+fn without_ipv6_a_wildcard_is_served_and_an_ipv6_address_is_refused() {
     if has_ipv6() {
         // What a machine without it does can only be seen there.
         return;
     }
-    let daemon = Daemon::start(&format!("[log]\ntarget = \"stderr\"\n{}", tcp("*:0")));
-    assert!(
-        daemon.log().contains("this host has no IPv6"),
-        "{}",
-        daemon.log()
-    );
-    failure(&echod(&tcp("[::1]:0"), &[]), 1);
+    let daemon = Daemon::start(&tcp("*:0"));
+    let port = daemon.address("main").port();
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    assert_eq!(exchange(&mut connect(address), b"four"), b"four");
+    let said = failure(&echod(&tcp("[::1]:0"), &[]), 1);
+    assert!(said.contains("listener \"main\": bind [::1]:0: "), "{said}");
 }

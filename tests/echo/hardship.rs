@@ -11,7 +11,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use socket2::Socket;
 
-use super::{KINDS, STREAMS, address_of, connect, connect_with, read_to_end, streams_with, stuff};
+use super::{
+    KINDS, STREAMS, address_of, connect, connect_with, read_to_end, streams_with, stuff, talk,
+};
 use crate::harness::{Daemon, PATIENCE, allow_many_descriptors, eventually, exchange, noise};
 
 /// Small buffers in the kernel, so that a peer that does not read is noticed after little.
@@ -152,6 +154,17 @@ fn a_half_close_behind_a_full_pipe_is_answered_in_full() {
         let answer = read_to_end(&peer);
         assert_eq!(answer.len(), sent, "{kind}");
         assert!(answer == bytes[..sent], "{kind}: other bytes");
+    }
+}
+
+#[test]
+fn nothing_is_lost_where_every_answer_goes_out_in_many_pieces() {
+    let daemon = Daemon::start(&streams_with("send-buffer = \"4KiB\""));
+    for kind in KINDS {
+        let bytes = noise(1_500_000, 11);
+        let answer = talk(&connect(&address_of(&daemon, kind)), &bytes);
+        assert_eq!(answer.len(), bytes.len(), "{kind}");
+        assert!(answer == bytes, "{kind}: other bytes");
     }
 }
 
