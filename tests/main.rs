@@ -7,10 +7,7 @@ mod activation;
 mod control;
 mod echo;
 mod harness;
-<<<<<<< HEAD
-=======
 mod interop;
->>>>>>> tdata
 mod life;
 mod limits;
 mod reload;
