@@ -3,27 +3,17 @@
 use std::io::Read;
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{Daemon, ECHOD, connect, exchange, udp};
+use crate::harness::{Daemon, after_shell_line, connect, exchange, udp};
 
 /// Starts echod with this socket as its descriptor 3, as systemd would.
 fn start_with_socket(config: &str, socket: OwnedFd) -> Daemon {
     Daemon::start_with(config, |command| {
-        const PASS: &str = r#"LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@" 3<&0 </dev/null"#;
-        let mut through_shell = Command::new("sh");
-        through_shell
-            .args(["-c", PASS, ECHOD])
-            .args(command.get_args());
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => through_shell.env(name, value),
-                None => through_shell.env_remove(name),
-            };
-        }
-        *command = through_shell;
+        let pass = "export LISTEN_PID=$$ LISTEN_FDS=1; exec 3<&0 </dev/null";
+        after_shell_line(command, pass);
         command.stdin(Stdio::from(socket));
     })
 }

@@ -175,17 +175,16 @@ impl Daemon {
     pub(crate) fn start_without_file(arguments: &[&str]) -> Self {
         Self::start_with("", |command| {
             let folder = folder_of(command);
-            let mut bare = Command::new(ECHOD);
-            for argument in arguments {
-                bare.arg(argument.replace("{dir}", &folder.display().to_string()));
-            }
-            bare.arg("--socket")
-                .arg(folder.join("control.sock"))
-                .env("NOTIFY_SOCKET", folder.join("notify"))
-                .env_remove("JOURNAL_STREAM")
-                .stdin(Stdio::null())
-                .stdout(Stdio::null());
-            *command = bare;
+            let arguments = arguments
+                .iter()
+                .map(|argument| {
+                    argument
+                        .replace("{dir}", &folder.display().to_string())
+                        .into()
+                })
+                .chain(["--socket".into(), folder.join("control.sock").into()])
+                .collect();
+            *command = instead(command, ECHOD, arguments);
         })
     }
 
@@ -240,6 +239,22 @@ fn folder_of(command: &Command) -> PathBuf {
     Path::new(config).parent().expect("a folder").into()
 }
 
+/// Another program with other arguments, and all else as for the daemon.
+fn instead(command: &Command, program: &str, arguments: Vec<std::ffi::OsString>) -> Command {
+    let mut other = Command::new(program);
+    other
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => other.env(name, value),
+            None => other.env_remove(name),
+        };
+    }
+    other
+}
+
 impl Drop for Daemon {
     fn drop(&mut self) {
         // It may have ended by itself.
@@ -291,59 +306,6 @@ pub(crate) fn text(bytes: &[u8]) -> String {
 /// A file of the repository.
 pub(crate) fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-/// Runs a program that ends by itself, and returns what it said.
-pub(crate) fn run(command: &mut Command) -> Output {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = command.spawn().expect("the program runs");
-    let deadline = Instant::now() + PATIENCE;
-    while child.try_wait().expect("a child of ours").is_none() {
-        if Instant::now() >= deadline {
-            // It may end in this very moment.
-            let _ = child.kill();
-            let output = child.wait_with_output().expect("a child of ours");
-            panic!(
-                "does not end: {command:?}: {}{}",
-                text(&output.stdout),
-                text(&output.stderr)
-            );
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    child.wait_with_output().expect("a child of ours")
-}
-
-/// So many bytes that look random, others for each seed.
-pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
-    // xorshift64*
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut bytes = Vec::with_capacity(len + 8);
-    while bytes.len() < len {
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        bytes.extend(state.wrapping_mul(0x2545_F491_4F6C_DD1D).to_le_bytes());
-    }
-    bytes.truncate(len);
-    bytes
-}
-
-/// Whether this machine has IPv6; if not, says that the test shows nothing here.
-pub(crate) fn has_ipv6() -> bool {
-    let has = UdpSocket::bind("[::1]:0").is_ok();
-    if !has {
-        eprintln!("this machine has no ::1: what concerns IPv6 is not tested");
-    }
-    has
-}
-
-/// Lets this process open as many files as it may, and returns how many that is.
-pub(crate) fn allow_many_descriptors() -> u64 {
-    echod::sys::process::raise_descriptor_limit().expect("setrlimit")
 }
 
 impl Daemon {
@@ -472,29 +434,61 @@ pub(crate) fn free_port() -> u16 {
 
 /// Has a shell run a line, such as `ulimit -n 64`, and then become this program.
 pub(crate) fn after_shell_line(command: &mut Command, line: &str) {
-    let log = command
-        .get_envs()
-        .find(|(name, _)| *name == "NOTIFY_SOCKET")
-        .and_then(|(_, path)| Some(Path::new(path?).with_file_name("log")))
-        .expect("a command of `Daemon::spawn`");
-    let log = std::fs::OpenOptions::new()
-        .append(true)
-        .open(log)
-        .expect("a log file");
-    let mut shell = Command::new("sh");
-    shell
-        .arg("-c")
-        .arg(format!("{line}; exec \"$0\" \"$@\""))
-        .arg(command.get_program())
-        .args(command.get_args())
+    let mut arguments = vec!["-c".into(), format!("{line}; exec \"$0\" \"$@\"").into()];
+    arguments.push(command.get_program().into());
+    arguments.extend(command.get_args().map(Into::into));
+    *command = instead(command, "sh", arguments);
+}
+
+/// Runs a program that ends by itself, and returns what it said.
+pub(crate) fn run(command: &mut Command) -> Output {
+    command
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log);
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => shell.env(name, value),
-            None => shell.env_remove(name),
-        };
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program runs");
+    let deadline = Instant::now() + PATIENCE;
+    while child.try_wait().expect("a child of ours").is_none() {
+        if Instant::now() >= deadline {
+            // It may end in this very moment.
+            let _ = child.kill();
+            let output = child.wait_with_output().expect("a child of ours");
+            panic!(
+                "does not end: {command:?}: {}{}",
+                text(&output.stdout),
+                text(&output.stderr)
+            );
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
-    *command = shell;
+    child.wait_with_output().expect("a child of ours")
+}
+
+/// So many bytes that look random, others for each seed.
+pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
+    // xorshift64*
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        bytes.extend(state.wrapping_mul(0x2545_F491_4F6C_DD1D).to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// Whether this machine has IPv6; if not, says that the test shows nothing here.
+pub(crate) fn has_ipv6() -> bool {
+    let has = UdpSocket::bind("[::1]:0").is_ok();
+    if !has {
+        eprintln!("this machine has no ::1: what concerns IPv6 is not tested");
+    }
+    has
+}
+
+/// Lets this process open as many files as it may, and returns how many that is.
+pub(crate) fn allow_many_descriptors() -> u64 {
+    echod::sys::process::raise_descriptor_limit().expect("setrlimit")
 }

@@ -1,1 +1,423 @@
-//! To come.
+//! From the start to the end: what is told to whom, what is left behind, and who may finish.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::harness::{
+    Daemon, ECHOD, PATIENCE, after_shell_line, connect, eventually, exchange, free_port, text, udp,
+};
+
+fn tcp(more: &str) -> String {
+    format!("[listener.main]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\n{more}\n")
+}
+
+/// Reads to the end, which must be a FIN; returns what came before it.
+fn read_to_fin(stream: &mut impl Read) -> Vec<u8> {
+    let mut rest = Vec::new();
+    stream
+        .read_to_end(&mut rest)
+        .expect("a FIN and not a reset");
+    rest
+}
+
+#[test]
+fn who_waits_in_the_queue_is_served_before_the_end() {
+    let mut daemon = Daemon::start(&format!(
+        "[daemon]\ndrain-timeout = \"20s\"\n{}",
+        tcp("max-connections = 1\nsockets = 1")
+    ));
+    let address = daemon.address("main");
+    let mut inside = connect(address);
+    exchange(&mut inside, b"inside");
+    let mut queued: Vec<TcpStream> = (0..20).map(|_| connect(address)).collect();
+    for client in &mut queued {
+        client.write_all(b"queued").expect("sent");
+    }
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait_for_notification("STOPPING=1");
+    for mut client in queued {
+        client.shutdown(Shutdown::Write).expect("half closed");
+        assert_eq!(read_to_fin(&mut client), b"queued");
+    }
+    // Who is established goes on for as long as he likes, within the drain timeout.
+    assert_eq!(exchange(&mut inside, b"still inside"), b"still inside");
+    assert_eq!(daemon.ctl_json(&["status"])["status"]["state"], "draining");
+    // Nobody new comes in.
+    let refused = TcpStream::connect_timeout(&address, PATIENCE).expect_err("nobody listens");
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    // A reload would be for nobody.
+    assert_eq!(daemon.ctl(&["reload"]).status.code(), Some(5));
+    inside.shutdown(Shutdown::Write).expect("half closed");
+    assert_eq!(read_to_fin(&mut inside), b"");
+    assert!(daemon.wait().success());
+    assert!(!daemon.path("control.sock").exists());
+    let log = daemon.log();
+    assert!(log.contains("have 20s to finish"), "{log}");
+    assert!(log.contains("stopped after 21 connection(s)"), "{log}");
+    assert!(log.contains("; 0 cut"), "{log}");
+}
+
+#[test]
+fn who_does_not_finish_in_time_gets_a_fin_and_no_reset() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut daemon = Daemon::start(&format!(
+            "[daemon]\ndrain-timeout = \"300ms\"\n{}[listener.local]\nprotocol = \"unix-stream\"\naddress = \"{{dir}}/local.sock\"\n",
+            tcp("")
+        ));
+        let mut peers: Vec<TcpStream> = (0..5).map(|_| daemon.connect("main")).collect();
+        let mut local = UnixStream::connect(daemon.path("local.sock")).expect("a connection");
+        for peer in &mut peers {
+            exchange(peer, b"hello");
+        }
+        exchange(&mut local, b"hello");
+        let begun = Instant::now();
+        daemon.signal(signal);
+        for peer in &mut peers {
+            assert_eq!(read_to_fin(peer), b"");
+        }
+        assert_eq!(read_to_fin(&mut local), b"");
+        assert!(
+            begun.elapsed() >= Duration::from_millis(300),
+            "they had less time than they were promised"
+        );
+        drop((peers, local));
+        assert!(daemon.wait().success(), "{signal}");
+        let log = daemon.log();
+        assert!(
+            log.contains("6 connection(s) did not finish in time and are closed"),
+            "{log}"
+        );
+    }
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let mut daemon = Daemon::start(&format!(
+        "[daemon]\ndrain-timeout = \"10m\"\nshutdown-delay = \"10m\"\n{}",
+        tcp("")
+    ));
+    let mut peer = daemon.connect("main");
+    exchange(&mut peer, b"hello");
+    daemon.signal(Signal::SIGTERM);
+    eventually("it is leaving", || {
+        daemon.ctl_json(&["status"])["status"]["state"] == "leaving"
+    });
+    daemon.signal(Signal::SIGINT);
+    assert!(daemon.wait().success());
+    // And while draining, too.
+    let mut daemon = Daemon::start(&format!("[daemon]\ndrain-timeout = \"10m\"\n{}", tcp("")));
+    let mut peer = daemon.connect("main");
+    exchange(&mut peer, b"hello");
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait_for_notification("STOPPING=1");
+    assert_eq!(exchange(&mut peer, b"draining"), b"draining");
+    daemon.signal(Signal::SIGTERM);
+    assert!(daemon.wait().success());
+    assert!(daemon.log().contains("; 1 cut"), "{}", daemon.log());
+}
+
+#[test]
+fn during_the_shutdown_delay_everything_is_served_on() {
+    let mut daemon = Daemon::start(&format!(
+        "[daemon]\nshutdown-delay = \"1s\"\n{}[listener.datagrams]\nprotocol = \"udp\"\naddress = \"127.0.0.1:0\"\n",
+        tcp("")
+    ));
+    let (address, datagrams) = (daemon.address("main"), daemon.address("datagrams"));
+    daemon.signal(Signal::SIGTERM);
+    eventually("it is leaving", || {
+        daemon.ctl_json(&["status"])["status"]["state"] == "leaving"
+    });
+    // New ones too, for as long as the state is that.
+    let mut new = connect(address);
+    let socket = udp("127.0.0.1:0");
+    socket.send_to(b"datagram", datagrams).expect("sent");
+    let leaving = daemon.ctl_json(&["status"])["status"]["state"] == "leaving";
+    if leaving {
+        assert_eq!(exchange(&mut new, b"new"), b"new");
+        assert_eq!(socket.recv(&mut [0; 16]).expect("answered"), 8);
+    } else {
+        println!("too busy a machine: the second was over before it could be looked at");
+    }
+    drop(new);
+    daemon.wait_for_notification("STOPPING=1");
+    assert!(daemon.wait().success());
+    assert!(
+        daemon.log().contains("serving on for 1s"),
+        "{}",
+        daemon.log()
+    );
+}
+
+#[test]
+fn datagrams_are_answered_until_the_last_connection_has_ended() {
+    let mut daemon = Daemon::start(&format!(
+        "{}[listener.datagrams]\nprotocol = \"udp\"\naddress = \"127.0.0.1:0\"\n[listener.local]\nprotocol = \"unix-datagram\"\naddress = \"{{dir}}/datagrams.sock\"\n",
+        tcp("")
+    ));
+    let datagrams = daemon.address("datagrams");
+    let mut peer = daemon.connect("main");
+    exchange(&mut peer, b"hello");
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait_for_notification("STOPPING=1");
+    let socket = udp("127.0.0.1:0");
+    let local = UnixDatagram::bind(daemon.path("peer.sock")).expect("bound");
+    local.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    for _ in 0..10 {
+        socket.send_to(b"datagram", datagrams).expect("sent");
+        assert_eq!(socket.recv(&mut [0; 16]).expect("answered"), 8);
+        local
+            .send_to(b"gram", daemon.path("datagrams.sock"))
+            .expect("sent");
+        assert_eq!(local.recv(&mut [0; 16]).expect("answered"), 4);
+    }
+    assert_eq!(exchange(&mut peer, b"still"), b"still");
+    drop(peer);
+    assert!(daemon.wait().success());
+    assert!(!daemon.path("datagrams.sock").exists());
+}
+
+#[test]
+fn nothing_is_left_behind_and_the_port_is_free_for_the_next() {
+    let port = free_port();
+    let config = format!(
+        "[daemon]\ndrain-timeout = \"100ms\"\n\
+         [listener.main]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:{port}\"\n\
+         [listener.datagrams]\nprotocol = \"udp\"\naddress = \"127.0.0.1:{port}\"\n\
+         [listener.stream]\nprotocol = \"unix-stream\"\naddress = \"{{dir}}/stream.sock\"\n\
+         [listener.datagram]\nprotocol = \"unix-datagram\"\naddress = \"{{dir}}/datagram.sock\"\n"
+    );
+    let address: SocketAddr = (Ipv4Addr::LOCALHOST, port).into();
+    for _ in 0..3 {
+        let mut daemon = Daemon::start(&config);
+        for file in ["control.sock", "stream.sock", "datagram.sock"] {
+            assert!(daemon.path(file).exists(), "{file}");
+        }
+        let mut peers: Vec<TcpStream> = (0..3).map(|_| connect(address)).collect();
+        for peer in &mut peers {
+            exchange(peer, b"hello");
+        }
+        // The daemon closes first, so that the connections go into TIME_WAIT on its side.
+        daemon.signal(Signal::SIGTERM);
+        for peer in &mut peers {
+            assert_eq!(read_to_fin(peer), b"");
+        }
+        drop(peers);
+        assert!(daemon.wait().success());
+        for file in ["control.sock", "stream.sock", "datagram.sock"] {
+            assert!(!daemon.path(file).exists(), "{file}");
+        }
+    }
+}
+
+#[test]
+fn a_unix_socket_of_a_daemon_that_was_killed_is_taken_over() {
+    let config = "[listener.local]\nprotocol = \"unix-stream\"\naddress = \"{dir}/local.sock\"\n";
+    let mut killed = Daemon::start(config);
+    killed.signal(Signal::SIGKILL);
+    assert!(!killed.wait().success());
+    assert!(killed.path("local.sock").exists());
+    let folder = killed.folder.path();
+    let _next = Daemon::start(&config.replace("{dir}", &folder.display().to_string()));
+    let mut peer = UnixStream::connect(killed.path("local.sock")).expect("a connection");
+    assert_eq!(exchange(&mut peer, b"next"), b"next");
+}
+
+#[test]
+fn without_a_journal_lines_begin_with_the_name_and_peers_faults_are_none() {
+    let daemon = Daemon::start(&format!("[log]\ntarget = \"stderr\"\n{}", tcp("")));
+    let address = daemon.address("main");
+    for round in 0..20 {
+        let mut peer = connect(address);
+        exchange(&mut peer, b"hello");
+        if round % 2 == 0 {
+            peer.write_all(&vec![b'x'; 100_000]).expect("sent");
+        }
+        socket2::SockRef::from(&peer)
+            .set_linger(Some(Duration::ZERO))
+            .expect("set");
+    }
+    eventually("all are gone", || {
+        let listener = daemon.listener("main");
+        listener["accepted"] == 20 && listener["connections"] == 0
+    });
+    let log = daemon.log();
+    assert!(log.lines().all(|line| line.starts_with("echod: ")), "{log}");
+    // The listener, and that it is ready.
+    assert_eq!(log.lines().count(), 2, "{log}");
+}
+
+#[test]
+fn under_the_journal_lines_have_their_priority_and_no_name() {
+    let daemon = Daemon::start_with(&tcp(""), |command| {
+        // The log file is the only thing known of the standard error here.
+        let notify = command
+            .get_envs()
+            .find(|(name, _)| *name == "NOTIFY_SOCKET")
+            .and_then(|(_, path)| path.map(std::path::PathBuf::from))
+            .expect("a path");
+        let log = std::fs::metadata(notify.with_file_name("log")).expect("a log file");
+        command.env("JOURNAL_STREAM", format!("{}:{}", log.dev(), log.ino()));
+    });
+    daemon.write_config("[listener.main]\nprotocol = \"tpc\"\n");
+    assert_eq!(daemon.reload()["outcome"], "rejected");
+    daemon.ctl_text(&["log-level", "debug"]);
+    drop(daemon.connect("main"));
+    let log = daemon.log();
+    let priority = |part: &str| {
+        let line = log.lines().find(|line| line.contains(part));
+        let line = line.unwrap_or_else(|| panic!("no {part:?} in {log}"));
+        line.get(..3).expect("a prefix").to_owned()
+    };
+    assert_eq!(priority("is ready"), "<6>");
+    assert_eq!(priority("echod.toml:2:12: "), "<3>");
+    assert_eq!(priority("reload 2 rejected with"), "<3>");
+    assert_eq!(priority("closed by the client"), "<7>");
+    assert!(
+        log.lines()
+            .all(|line| line.starts_with('<') && !line.contains("echod: ")),
+        "{log}"
+    );
+}
+
+#[test]
+fn another_processs_journal_is_none_of_ours() {
+    let daemon = Daemon::start_with(&tcp(""), |command| {
+        command.env("JOURNAL_STREAM", "1:2");
+    });
+    assert!(daemon.log().starts_with("echod: "), "{}", daemon.log());
+}
+
+#[test]
+fn the_limit_of_descriptors_is_raised_to_the_hard_one() {
+    let daemon = Daemon::start_with(&tcp(""), |command| {
+        after_shell_line(command, "ulimit -S -n 128");
+    });
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.pid()));
+    let limits = limits.expect("a table");
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))
+        .expect("a line");
+    let mut values = line.split_whitespace();
+    let (soft, hard) = (values.next(), values.next());
+    assert!(soft.is_some() && soft == hard, "{line}");
+}
+
+/// Of each thread: its name, and the processors that it may use.
+fn threads(pid: i32) -> Vec<(String, String)> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("threads");
+    let thread = |path: std::path::PathBuf| {
+        let status = std::fs::read_to_string(path.join("status")).expect("a status");
+        let value = |key: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(key));
+            line.expect("a line").trim().to_owned()
+        };
+        (value("Name:"), value("Cpus_allowed_list:"))
+    };
+    let mut threads: Vec<_> = tasks
+        .map(|task| thread(task.expect("a thread").path()))
+        .collect();
+    threads.sort();
+    threads
+}
+
+#[test]
+fn workers_are_named_and_each_has_a_processor_of_its_own() {
+    let daemon = Daemon::start(&format!("[daemon]\nworkers = 2\n{}", tcp("")));
+    let workers: Vec<_> = threads(daemon.pid())
+        .into_iter()
+        .filter(|(name, _)| name.starts_with("worker-"))
+        .collect();
+    let names: Vec<_> = workers.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["worker-0", "worker-1"]);
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    if cpus > 1 {
+        assert!(
+            workers.iter().all(|(_, list)| list.parse::<u32>().is_ok()),
+            "{workers:?}"
+        );
+        assert_ne!(workers[0].1, workers[1].1);
+    } else {
+        println!("one processor: nothing to be kept on");
+    }
+}
+
+/// Runs echod with a configuration that it must refuse; its exit status and what it says.
+fn refused(config: &str, arguments: &[&str]) -> (Option<i32>, String) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("echod.toml");
+    std::fs::write(&file, config).expect("written");
+    let output = Command::new(ECHOD)
+        .arg("--config")
+        .arg(&file)
+        .args(arguments)
+        .env_remove("NOTIFY_SOCKET")
+        .stdin(Stdio::null())
+        .output()
+        .expect("echod runs");
+    assert!(output.stdout.is_empty());
+    (output.status.code(), text(&output.stderr))
+}
+
+#[test]
+fn a_group_that_is_not_there_is_a_mistake_in_the_configuration() {
+    let config = format!("[control]\ngroup = \"no-such-group\"\n{}", tcp(""));
+    let (status, told) = refused(&config, &["--socket", "/nonexistent/control.sock"]);
+    assert_eq!(status, Some(78), "{told}");
+    assert!(
+        told.contains(
+            "group \"no-such-group\": there is no such group: groupadd --system no-such-group"
+        ),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_second_daemon_does_not_take_the_control_socket_of_the_first() {
+    let first = Daemon::start(&tcp(""));
+    let socket = first.path("control.sock").display().to_string();
+    let (status, told) = refused(&tcp(""), &["--socket", &socket]);
+    assert_eq!(status, Some(1), "{told}");
+    assert!(
+        told.contains(&format!(
+            "control socket: {socket}: already running: a daemon listens there; stop it, or use another --socket"
+        )),
+        "{told}"
+    );
+    assert_eq!(first.ctl_json(&["status"])["status"]["state"], "serving");
+}
+
+#[test]
+fn a_second_daemon_does_not_share_the_port_of_the_first() {
+    let port = free_port();
+    let config = format!(
+        "[listener.main]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:{port}\"\nsockets = 2\n"
+    );
+    let first = Daemon::start(&config);
+    let socket = first.path("second.sock").display().to_string();
+    let (status, told) = refused(&config, &["--socket", &socket]);
+    assert_eq!(status, Some(1), "{told}");
+    assert!(told.contains("address already in use"), "{told}");
+    assert!(!first.path("second.sock").exists());
+}
+
+#[test]
+fn a_service_manager_that_does_not_listen_stops_nothing() {
+    let config = "[listener.main]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\n";
+    let mut daemon = Daemon::start(config);
+    // Each tells it twice, and its queue holds about ten messages (net.unix.max_dgram_qlen).
+    for _ in 0..50 {
+        assert!(daemon.ctl(&["reload"]).status.success());
+    }
+    let mut peer = daemon.connect("main");
+    assert_eq!(exchange(&mut peer, b"hello"), b"hello");
+    drop(peer);
+    daemon.signal(Signal::SIGTERM);
+    assert!(daemon.wait().success());
+}

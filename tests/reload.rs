@@ -804,7 +804,7 @@ fn keys_that_need_a_restart_warn_at_every_reload_until_then() {
             .map(|warning| warning["message"].as_str().expect("a text").to_owned())
             .collect();
         assert_eq!(warnings.len(), 2, "{warnings:?}");
-        for (warning, key) in warnings.iter().zip(["workers", "mode"]) {
+        for (warning, key) in warnings.iter().zip(["[daemon] workers", "[control] mode"]) {
             assert!(warning.contains(key), "{warning}");
             assert!(
                 warning.ends_with("takes effect when the daemon is next started"),
@@ -817,7 +817,10 @@ fn keys_that_need_a_restart_warn_at_every_reload_until_then() {
     assert_eq!(daemon.ctl_json(&["status"])["status"]["workers"], 1);
     assert!(daemon.ctl_text(&["config", "show"]).contains("workers = 1"));
     let told = daemon.ctl_text(&["reload"]);
-    assert!(told.contains("\nwarning: workers: takes effect"), "{told}");
+    assert!(
+        told.contains("\nwarning: [daemon] workers: takes effect"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -859,6 +862,28 @@ fn drop_ins_are_read_in_the_order_of_their_names() {
     assert_applied(&daemon.reload());
     assert_eq!(daemon.listener("main")["backlog"]["effective"], 10);
     assert!(refuses(at(second)));
+}
+
+#[test]
+fn a_listener_that_was_removed_can_come_back_at_once() {
+    // Its old sockets are still being emptied then: for a fifth of a second.
+    let port = free_port();
+    let other = tcp("other", &local(free_port()), "");
+    let udp = format!(
+        "[listener.datagrams]\nprotocol = \"udp\"\naddress = {}\n",
+        local(port)
+    );
+    let both = format!("{other}{udp}{}", tcp("main", &local(port), ""));
+    let daemon = Daemon::start(&both);
+    for _ in 0..5 {
+        assert_applied(&daemon.reload_with(&other));
+        assert_applied(&daemon.reload_with(&both));
+        // By another name, too.
+        let renamed = format!("{other}{}", tcp("renamed", &local(port), ""));
+        assert_applied(&daemon.reload_with(&renamed));
+        assert_applied(&daemon.reload_with(&both));
+    }
+    assert_eq!(exchange(&mut connect(at(port)), b"back"), b"back");
 }
 
 #[test]
@@ -990,13 +1015,13 @@ fn tally_end(exchanged: std::io::Result<()>, tally: &Tally) {
         ErrorKind::ConnectionReset => &tally.reset,
         _ => &tally.other,
     };
-    println!("failed: {error}");
     count.fetch_add(1, Relaxed);
 }
 
 #[test]
 fn a_hundred_reloads_under_churn_lose_nobody_and_nothing() {
     const RELOADS: u64 = 100;
+    const REBOUND: usize = 1;
     let [kept, rebound, always, sometimes, changed, passing] = [(); 6].map(|()| free_port());
     let config =
         |round: u64| {
@@ -1094,12 +1119,15 @@ fn a_hundred_reloads_under_churn_lose_nobody_and_nothing() {
             let before = served();
             let result = daemon.reload_with(&config(round));
             assert_applied(&result);
-            // On with it when everybody has been served meanwhile, in whichever way.
+            // On with it when everybody has been served meanwhile. Who meets a socket on its way
+            // out tries again after a second, or several: that is waited for only sometimes.
+            let patient = round % 20 == 0;
             let begun = std::time::Instant::now();
             while served()
                 .iter()
                 .zip(before)
-                .any(|(now, before)| *now == before)
+                .enumerate()
+                .any(|(index, (now, before))| *now == before && (index != REBOUND || patient))
             {
                 assert!(
                     begun.elapsed() < CHURN_PATIENCE,
@@ -1108,7 +1136,9 @@ fn a_hundred_reloads_under_churn_lose_nobody_and_nothing() {
                 );
                 std::thread::sleep(Duration::from_millis(1));
             }
-            waited = waited.max(begun.elapsed());
+            if patient {
+                waited = waited.max(begun.elapsed());
+            }
         }
         drop(ends);
     });
@@ -1127,7 +1157,7 @@ fn a_hundred_reloads_under_churn_lose_nobody_and_nothing() {
         );
     }
     println!(
-        "{} bytes over established connections, none wrong or missing; the longest wait of a client for a rebound listener {waited:?}",
+        "{} bytes over established connections, none wrong or missing; the longest wait for a client of the rebound listener {waited:?}",
         talked.load(Relaxed)
     );
     for tally in [

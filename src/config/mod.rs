@@ -4,7 +4,7 @@
 //! Knows texts and values. Never opens a file, resolves a name or reads a clock: the daemon
 //! brings the texts as [`Source`]s and carries out what [`plan()`] says. Read on in [`keys`] for
 //! the table of all keys, then along the way of a text: `file` (as typed) → `resolve` (as meant,
-//! with `value` for scalars and `address` for addresses) → `render` (shown again) and [`plan`].
+//! with `value` for scalars and `address` for addresses) → `render` (shown again) and [`mod@plan`].
 
 #![forbid(unsafe_code)]
 

@@ -19,7 +19,7 @@ pub struct Change {
     /// The keys whose values differ, in the order of the table of keys.
     pub keys: Vec<&'static str>,
     /// Those of them that only a restart takes up.
-    pub restart: Vec<&'static str>,
+    pub restart: Vec<&'static Key>,
     /// The established connections that this is about.
     pub connections: u64,
     /// All of it in a line for people.
@@ -180,10 +180,7 @@ fn daemon(old: &Config, new: &Config) -> Option<Change> {
         listener: None,
         action: Action::Update,
         keys: names.clone().map(|key| key.name).collect(),
-        restart: names
-            .filter(|key| key.effect == Effect::Restart)
-            .map(|key| key.name)
-            .collect(),
+        restart: names.filter(|key| key.effect == Effect::Restart).collect(),
         connections: 0,
         text: format!("daemon: {}", words(&differences)),
     })

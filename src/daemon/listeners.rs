@@ -390,7 +390,23 @@ impl Listeners {
 
     /// Takes everything out of service.
     pub(super) fn retire_all(&mut self, workers: &Workers, now: Instant) {
-        let names: Vec<String> = self.in_service.keys().cloned().collect();
+        self.retire(|_| true, workers, now);
+    }
+
+    /// Takes all listeners of streams out of service.
+    pub(super) fn retire_streams(&mut self, workers: &Workers, now: Instant) {
+        self.retire(|listener| listener.protocol.is_stream(), workers, now);
+    }
+
+    fn retire(
+        &mut self,
+        is_meant: impl Fn(&config::Listener) -> bool,
+        workers: &Workers,
+        now: Instant,
+    ) {
+        let meant = self.in_service.values().map(|listener| &listener.config);
+        let meant = meant.filter(|listener| is_meant(listener));
+        let names: Vec<String> = meant.map(|listener| listener.name.clone()).collect();
         let leave = names.iter().flat_map(|name| self.take_out(name)).collect();
         self.retire_sockets(leave, now);
         self.sweep(workers, now);
@@ -660,6 +676,10 @@ impl Listener {
             sum.effective = queue.effective;
             sum.queued += u64::from(queue.queued);
             sum.overflows += u64::from(queue.overflows);
+        }
+        for path in self.sockets.iter().filter_map(|socket| path(&socket.bound)) {
+            // Without /proc it is not known. A full queue loses nobody: connect(2) waits.
+            sum.queued += u64::from(socket::queued_at_path(&path).unwrap_or(0));
         }
         Some(sum)
     }

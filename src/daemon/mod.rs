@@ -39,6 +39,7 @@ use crate::worker::mailbox::{Command, Report};
 use args::Args;
 use control::{Call, Reply, Server};
 use listeners::Listeners;
+use notify::Manager;
 use origin::{Origin, Texts};
 use queries::Queries;
 use reload::History;
@@ -125,6 +126,8 @@ struct Daemon {
     queries: Queries,
     // None where there is no place for it.
     server: Option<Server>,
+    // None where nobody has started us who wants to know.
+    manager: Option<Manager>,
 }
 
 /// How far the service has come in its life.
@@ -141,6 +144,10 @@ enum Stage {
     },
     /// Those still there got our FIN.
     Finishing {
+        until: Instant,
+    },
+    /// The connections are over; the datagrams that have come are answered.
+    Emptying {
         until: Instant,
     },
     Ended,
@@ -160,12 +167,15 @@ impl Daemon {
         if let Err(error) = process::raise_descriptor_limit() {
             ::log::warn!("the limit of descriptors stays as it is: {error}");
         }
+        let manager =
+            Manager::find().map_err(|error| Failure::new(format!("sd_notify: {error}")))?;
         let signals = Signals::new().map_err(|error| Failure::new(format!("signals: {error}")))?;
         let count = config
             .daemon
             .workers
             .map_or_else(available_cpus, usize::from);
-        let server = open_control_socket(args, &config, &origin)?;
+        let has_file = !texts.built_in && !matches!(origin, Origin::Arguments(_));
+        let server = open_control_socket(args, &config, has_file)?;
         let workers =
             Workers::start(count).map_err(|error| Failure::new(format!("workers: {error}")))?;
 
@@ -207,6 +217,7 @@ impl Daemon {
             listeners,
             queries: Queries::default(),
             server,
+            manager,
         };
         daemon.announce(texts.built_in);
         Ok(daemon)
@@ -237,7 +248,13 @@ impl Daemon {
             "echod {} is ready: {workers} worker(s), driver epoll",
             env!("CARGO_PKG_VERSION")
         );
-        notify::ready(&self.status_line());
+        self.tell_manager(|manager| manager.ready(&self.status_line()));
+    }
+
+    fn tell_manager(&self, tell: impl FnOnce(&Manager)) {
+        if let Some(manager) = &self.manager {
+            tell(manager);
+        }
     }
 
     fn status_line(&self) -> String {
@@ -294,7 +311,9 @@ impl Daemon {
         let stage = match self.stage {
             Stage::Serving | Stage::Ended => None,
             Stage::Leaving { until } => Some(until),
-            Stage::Draining { .. } | Stage::Finishing { .. } => Some(now + DRAIN_LOOK),
+            Stage::Draining { .. } | Stage::Finishing { .. } | Stage::Emptying { .. } => {
+                Some(now + DRAIN_LOOK)
+            }
         };
         let control = self.server.as_ref().and_then(Server::poll_timeout);
         let until = [stage, control, self.listeners.next_sweep(now)]
@@ -445,7 +464,8 @@ impl Daemon {
             return;
         }
         let delay = self.config.daemon.shutdown_delay;
-        notify::needs_time_to_stop(delay + self.config.daemon.drain_timeout + END_TIME_MAX);
+        let time = delay + self.config.daemon.drain_timeout + END_TIME_MAX;
+        self.tell_manager(|manager| manager.needs_time_to_stop(time));
         self.stage = Stage::Leaving { until: now + delay };
         let words = format!(
             "stopping; serving on for {}",
@@ -453,7 +473,7 @@ impl Daemon {
         );
         if !delay.is_zero() {
             ::log::info!("{words}");
-            notify::status(&words);
+            self.tell_manager(|manager| manager.status(&words));
         }
     }
 
@@ -466,8 +486,9 @@ impl Daemon {
                     "stopping: {connections} connection(s) have {} to finish",
                     humantime::format_duration(timeout)
                 );
-                notify::stopping(&format!("draining {connections} connections"));
-                self.listeners.retire_all(&self.workers, now);
+                let status = format!("draining {connections} connections");
+                self.tell_manager(|manager| manager.stopping(&status));
+                self.listeners.retire_streams(&self.workers, now);
                 self.stage = Stage::Draining {
                     until: now + timeout,
                 };
@@ -475,7 +496,7 @@ impl Daemon {
             Stage::Draining { until } if self.listeners.all_retired() => {
                 let connections = self.listeners.totals().connections();
                 if connections == 0 {
-                    self.stage = Stage::Ended;
+                    self.empty(now);
                 } else if now >= until {
                     ::log::info!(
                         "stopping: {connections} connection(s) did not finish in time and are closed"
@@ -489,10 +510,21 @@ impl Daemon {
             Stage::Finishing { until }
                 if now >= until || self.listeners.totals().connections() == 0 =>
             {
+                self.empty(now);
+            }
+            Stage::Emptying { until } if now >= until || self.listeners.all_retired() => {
                 self.stage = Stage::Ended;
             }
             _ => {}
         }
+    }
+
+    /// Datagrams are served to the very end, and nobody who sent one in time is left without.
+    fn empty(&mut self, now: Instant) {
+        self.listeners.retire_all(&self.workers, now);
+        self.stage = Stage::Emptying {
+            until: now + Duration::from_secs(1),
+        };
     }
 
     /// Lets go of everything, in order.
@@ -507,6 +539,9 @@ impl Daemon {
             totals.datagrams_received,
             totals.connections()
         );
+        if let Some(manager) = self.manager {
+            manager.end();
+        }
     }
 }
 
@@ -516,7 +551,7 @@ impl Stage {
             Self::Serving => "serving",
             Self::Leaving { .. } => "leaving",
             Self::Draining { .. } => "draining",
-            Self::Finishing { .. } | Self::Ended => "stopping",
+            Self::Finishing { .. } | Self::Emptying { .. } | Self::Ended => "stopping",
         }
     }
 }
@@ -531,7 +566,7 @@ fn available_cpus() -> usize {
 fn open_control_socket(
     args: &Args,
     config: &Config,
-    origin: &Origin,
+    has_file: bool,
 ) -> Result<Option<Server>, Failure> {
     let group = match &config.control.group {
         None => None,
@@ -556,7 +591,7 @@ fn open_control_socket(
     };
     match Server::bind(&path, config.control.mode, group) {
         Ok(server) => Ok(Some(server)),
-        Err(error) if is_default && !matches!(origin, Origin::File(_)) => {
+        Err(error) if is_default && !has_file => {
             ::log::warn!("no control socket: {error}");
             Ok(None)
         }

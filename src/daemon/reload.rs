@@ -10,7 +10,7 @@ use crate::config::{self, Config, Loaded, plan};
 use crate::control::schema::{self, ReloadOutcome, ReloadResult, Trigger};
 
 use super::Daemon;
-use super::notify;
+use super::notify::Manager;
 use super::origin::{Origin, Texts};
 
 /// Reads and checks the configuration.
@@ -63,7 +63,7 @@ impl Daemon {
     pub(super) fn reload(&mut self, trigger: Trigger, dry_run: bool) -> ReloadResult {
         let begun = Instant::now();
         if !dry_run {
-            notify::reloading();
+            self.tell_manager(Manager::reloading);
         }
         let mut result = ReloadResult {
             id: self.history.last.id + u64::from(!dry_run),
@@ -85,7 +85,7 @@ impl Daemon {
         if !dry_run {
             log_result(&result);
             self.history.last = result.clone();
-            notify::ready(&self.status_line());
+            self.tell_manager(|manager| manager.ready(&self.status_line()));
         }
         result
     }
@@ -106,17 +106,16 @@ impl Daemon {
         let changes = plan(&self.config, &loaded.config, &self.listeners.connections());
         result.changes = changes.iter().map(change).collect();
 
-        for change in &changes {
-            let restart = change.restart.iter().map(|key| {
-                general(&format!(
-                    "{key}: takes effect when the daemon is next started"
-                ))
-            });
-            result.warnings.extend(restart);
-        }
+        let restart = changes.iter().flat_map(|change| &change.restart);
+        result.warnings.extend(restart.map(|key| {
+            let (table, name) = (key.section.name(), key.name);
+            general(&format!(
+                "[{table}] {name}: takes effect when the daemon is next started"
+            ))
+        }));
         let unchanged = changes.iter().all(|change| {
             change.action == config::Action::Keep
-                || change.listener.is_none() && change.keys == change.restart
+                || change.listener.is_none() && change.keys.len() == change.restart.len()
         });
         if dry_run {
             // Binding would show more, but a socket that is bound and let go again loses clients.

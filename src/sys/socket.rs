@@ -5,6 +5,7 @@ use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::SocketAddr as UnixAddress;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -326,6 +327,24 @@ pub fn queue(fd: BorrowedFd<'_>) -> Option<Queue> {
     })
 }
 
+/// How many clients wait on a listening Unix socket, by its path. The kernel lists them under that
+/// path as connections that no process has yet (`proc_net_unix(5)`: state 2, connecting).
+///
+/// # Errors
+/// When `/proc` is not to be read.
+pub fn queued_at_path(path: &Path) -> io::Result<u32> {
+    let table = std::fs::read("/proc/self/net/unix")?;
+    let end = [b" ", path.as_os_str().as_bytes()].concat();
+    let waits = |line: &&[u8]| {
+        // Num RefCount Protocol Flags Type St Inode Path
+        let mut fields = line
+            .split(|&byte| byte == b' ')
+            .filter(|field| !field.is_empty());
+        fields.nth(5) == Some(b"02") && line.ends_with(&end)
+    };
+    Ok(table.split(|&byte| byte == b'\n').filter(waits).count() as u32)
+}
+
 /// How many packets this socket has dropped (`SO_MEMINFO`, `SK_MEMINFO_DROPS`): clients that found
 /// the backlog full, or datagrams that found the receive buffer full.
 #[must_use]
@@ -342,13 +361,30 @@ pub fn drops(fd: BorrowedFd<'_>) -> u32 {
     }
 }
 
-/// From now on the listening TCP socket drops every SYN unanswered, so that its queue can be
-/// emptied for good: such a client tries again in a second and reaches another socket of the
-/// address. Clients whose handshake is under way are not touched.
+/// From now on the listening TCP socket takes no SYN, so that its queue can be emptied for good.
+/// Such a client reaches another socket that fits, or is refused; only where the other socket has
+/// the very same address may it have to try again, in a second. Clients whose handshake is under
+/// way are not touched.
 ///
 /// # Errors
 /// As `setsockopt(2)`.
 pub fn drop_new_connections(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // It is bound to an interface that does not exist. Anybody may, from Linux 5.7 on; a filter
+    // takes privileges on some kernels.
+    let nowhere = libc::c_int::MAX;
+    let (raw, from) = (fd.as_raw_fd(), (&raw const nowhere).cast());
+    let len = size_of_val(&nowhere) as libc::socklen_t;
+    // SAFETY: the kernel reads one int from a live local.
+    let bound = check(unsafe {
+        libc::setsockopt(raw, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, from, len)
+    });
+    match bound {
+        Ok(_) => Ok(()),
+        Err(_) => filter_syns(fd),
+    }
+}
+
+fn filter_syns(fd: BorrowedFd<'_>) -> io::Result<()> {
     const SYN_ACK: u32 = 0x12;
     const SYN: u32 = 0x02;
     let statement = |code, k| libc::sock_filter {

@@ -48,6 +48,15 @@ impl Connection {
 }
 
 impl<D: Driver> Worker<D> {
+    /// The connection of this token, if it is still the tenant of its slot.
+    fn connection(&mut self, token: Token) -> Option<(&mut Connection, &mut Listener, &mut D)> {
+        let (place, listener, driver) = self.place(token)?;
+        match &mut place.tenant {
+            Tenant::Connection(client) => Some((client, listener, driver)),
+            _ => None,
+        }
+    }
+
     pub(super) fn accepted(
         &mut self,
         now: Instant,
@@ -106,15 +115,7 @@ impl<D: Driver> Worker<D> {
     }
 
     pub(super) fn received(&mut self, now: Instant, token: Token, buffer: Buffer) {
-        let Some((
-            Place {
-                tenant: Tenant::Connection(client),
-                ..
-            },
-            listener,
-            driver,
-        )) = self.place(token)
-        else {
+        let Some((client, listener, driver)) = self.connection(token) else {
             self.driver.recycle(buffer);
             return;
         };
@@ -133,48 +134,27 @@ impl<D: Driver> Worker<D> {
     }
 
     pub(super) fn sent(&mut self, now: Instant, token: Token, len: u32) {
-        let Some((
-            Place {
-                tenant: Tenant::Connection(client),
-                ..
-            },
-            listener,
-            _,
-        )) = self.place(token)
-        else {
+        let Some((client, listener, _)) = self.connection(token) else {
             return;
         };
         client.stream.handle_sent(len);
         client.bytes_sent += u64::from(len);
         listener.counters.bytes_sent.add(len.into());
-        client.activity.waits = None;
+        // What still waits behind it has waited from now on.
+        let owes = client.stream.owed() > 0;
+        client.activity.waits = client.activity.waits.filter(|_| owes).map(|_| now);
         self.advance(now, token);
     }
 
     pub(super) fn ended(&mut self, now: Instant, token: Token) {
-        if let Some((
-            Place {
-                tenant: Tenant::Connection(client),
-                ..
-            },
-            ..,
-        )) = self.place(token)
-        {
+        if let Some((client, _, _)) = self.connection(token) {
             client.stream.handle_end();
             self.advance(now, token);
         }
     }
 
     pub(super) fn stalled(&mut self, now: Instant, token: Token) {
-        let Some((
-            Place {
-                tenant: Tenant::Connection(client),
-                ..
-            },
-            _,
-            driver,
-        )) = self.place(token)
-        else {
+        let Some((client, _, driver)) = self.connection(token) else {
             return;
         };
         client.activity.waits = Some(now);
@@ -184,15 +164,7 @@ impl<D: Driver> Worker<D> {
 
     /// A broken connection is the peer's affair: a counter, and a line for who looks closely.
     pub(super) fn failed(&mut self, token: Token, error: &io::Error) {
-        let Some((
-            Place {
-                tenant: Tenant::Connection(client),
-                ..
-            },
-            listener,
-            _,
-        )) = self.place(token)
-        else {
+        let Some((client, listener, _)) = self.connection(token) else {
             return;
         };
         listener.counters.faults.add(1);
@@ -207,15 +179,7 @@ impl<D: Driver> Worker<D> {
     /// Does what the stream's state asks for.
     fn advance(&mut self, now: Instant, token: Token) {
         loop {
-            let Some((
-                Place {
-                    tenant: Tenant::Connection(client),
-                    ..
-                },
-                _,
-                driver,
-            )) = self.place(token)
-            else {
+            let Some((client, _, driver)) = self.connection(token) else {
                 return;
             };
             if client.closing {
@@ -238,15 +202,7 @@ impl<D: Driver> Worker<D> {
 
     /// Asks whether the connection may go on, and acts on it.
     pub(super) fn judge(&mut self, now: Instant, token: Token) {
-        let Some((
-            Place {
-                tenant: Tenant::Connection(client),
-                ..
-            },
-            listener,
-            driver,
-        )) = self.place(token)
-        else {
+        let Some((client, listener, driver)) = self.connection(token) else {
             return;
         };
         if client.closing {
@@ -285,14 +241,7 @@ impl<D: Driver> Worker<D> {
 
     /// Gives the connection what it is owed, then our FIN.
     fn finish(&mut self, now: Instant, token: Token) {
-        if let Some((
-            Place {
-                tenant: Tenant::Connection(client),
-                ..
-            },
-            ..,
-        )) = self.place(token)
-        {
+        if let Some((client, _, _)) = self.connection(token) {
             client.stream.finish();
             if client.activity.phase == Phase::Open {
                 client.activity.phase = Phase::Finishing;
@@ -328,14 +277,7 @@ impl<D: Driver> Worker<D> {
     }
 
     fn close(&mut self, token: Token, how: Closing) {
-        if let Some((
-            Place {
-                tenant: Tenant::Connection(client),
-                ..
-            },
-            _,
-            driver,
-        )) = self.place(token)
+        if let Some((client, _, driver)) = self.connection(token)
             && !std::mem::replace(&mut client.closing, true)
         {
             driver.submit(Op::Close { token, how });

@@ -9,11 +9,12 @@ fn check_plan(old: &str, new: &str, connections: &[(&str, u64)], expect: &Expect
         .collect();
     let changes = plan(&valid(old), &valid(new), &connections);
     let line = |change: &Change| {
+        let restart: Vec<_> = change.restart.iter().map(|key| key.name).collect();
         format!(
             "{} {:?} restart {:?}\n    {}\n",
             change.action.name(),
             change.keys,
-            change.restart,
+            restart,
             change.text
         )
     };
