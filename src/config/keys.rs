@@ -327,6 +327,10 @@ pub fn has_meaning(protocol: Protocol, name: &str) -> bool {
         | "write-stall-timeout" => protocol.is_stream(),
         "max-per-source" | "no-delay" | "keepalive" => protocol == Protocol::Tcp,
         "allow" | "deny" => !protocol.is_unix(),
+        // What is received on a Unix socket is charged to its sender, and a connection does not
+        // take the listening socket's buffers over (unix(7)).
+        "receive-buffer" => !protocol.is_unix(),
+        "send-buffer" => protocol != Protocol::UnixStream,
         "mode" => protocol.is_unix(),
         _ => true,
     }

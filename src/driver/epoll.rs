@@ -30,9 +30,10 @@ use connection::Connection;
 /// How many events are taken from the kernel at once.
 const EVENTS_MAX: usize = 256;
 
-/// A `wait` ends after so many completions. Small enough that the first peer of a batch need not
-/// wait for the last one's bytes before it gets its own.
-const COMPLETIONS_MAX: usize = 64;
+/// A `wait` ends after so many completions. Few, so that what was received is sent while it is still
+/// in the cache, and the first peer of a batch need not wait for the last one's bytes: measured,
+/// 16 is 1 to 3 percent cheaper than 64.
+const COMPLETIONS_MAX: usize = 16;
 
 /// A `wait` ends after so many bytes received, so that they are sent while the cache has them.
 const RECEIVED_BYTES_MAX: usize = 128 * 1024;

@@ -450,3 +450,15 @@ fn a_diagnostic_names_its_key() {
     assert_eq!(errors[0].key.as_deref(), Some("listener.b.address"));
     assert_eq!((errors[0].line, errors[0].column), (Some(3), Some(11)));
 }
+
+#[test]
+fn a_buffer_that_a_unix_socket_would_not_use_is_refused() {
+    check_listener(
+        "unix-stream",
+        "receive-buffer = \"8KiB\"\nsend-buffer = \"8KiB\"",
+        &expect![[r#"
+            echod.toml:4:18: listener "a": receive-buffer "8KiB": has no meaning for unix-stream: remove it
+            echod.toml:5:15: listener "a": send-buffer "8KiB": has no meaning for unix-stream: remove it
+        "#]],
+    );
+}
