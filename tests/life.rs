@@ -421,3 +421,19 @@ fn a_service_manager_that_does_not_listen_stops_nothing() {
     daemon.signal(Signal::SIGTERM);
     assert!(daemon.wait().success());
 }
+
+#[test]
+fn it_ends_in_time_also_when_a_queue_can_not_be_emptied_for_want_of_descriptors() {
+    let config = "[daemon]\nworkers = 1\ndrain-timeout = \"100ms\"\n\
+                  [listener.main]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\n";
+    let mut daemon =
+        Daemon::start_with(config, |command| after_shell_line(command, "ulimit -n 64"));
+    let address = daemon.address("main");
+    // More than there are descriptors, and none of them leaves.
+    let _peers: Vec<_> = (0..80).map(|_| connect(address)).collect();
+    eventually("it is out of descriptors", || {
+        daemon.log().contains("clients wait in the backlog")
+    });
+    daemon.signal(Signal::SIGTERM);
+    assert!(daemon.wait().success());
+}

@@ -226,6 +226,7 @@ pub fn load(sources: &[Source]) -> Result<Loaded, Vec<Diagnostic>> {
     resolve::load(sources)
 }
 
+#[cfg(test)]
 impl Config {
     /// What [`EMBEDDED`] says.
     #[must_use]

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 
 pub use peers::{Pages, PeerQuery, SortKey, pages};
 use schema::{Listener, ReloadOutcome, ReloadResult, Status};
-use wire::{Parameters, Reply, Request};
+use wire::{Reply, Request};
 
 /// The name of our interface.
 pub const INTERFACE: &str = "io.echod.Control";
@@ -360,12 +360,6 @@ pub fn reloaded(result: ReloadResult) -> Reply {
     } else {
         reply(&values)
     }
-}
-
-/// The answer to a caller whose [`role`] does not suffice.
-#[must_use]
-pub fn permission_denied() -> Reply {
-    Reply::error(PERMISSION_DENIED, Parameters::new())
 }
 
 #[cfg(test)]

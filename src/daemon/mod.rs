@@ -52,6 +52,10 @@ const DRAIN_LOOK: Duration = Duration::from_millis(20);
 /// How long the end may take after the drain: the last words of the peers, and our own.
 const END_TIME_MAX: Duration = LINGER.saturating_add(Duration::from_secs(5));
 
+/// How long after `drain-timeout` queues may still be emptied, so that also a timeout of zero serves
+/// who is queued.
+const QUEUES_TIME_MAX: Duration = Duration::from_secs(1);
+
 /// The program.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -493,7 +497,11 @@ impl Daemon {
                     until: now + timeout,
                 };
             }
-            Stage::Draining { until } if self.listeners.all_retired() => {
+            // Without descriptors a queue can't be emptied, and peers that stay leave none: the end
+            // does not wait for that.
+            Stage::Draining { until }
+                if self.listeners.all_retired() || now >= until + QUEUES_TIME_MAX =>
+            {
                 let connections = self.listeners.totals().connections();
                 if connections == 0 {
                     self.empty(now);
