@@ -14,7 +14,7 @@ mod listener;
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll as Kernel, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::buffers::{BUFFER_COUNT, Buffers, Queue};
+use super::table::Table;
 use super::{Buffer, Closing, Completion, Details, Driver, Envelope, Op, Permits, Token, Waker};
 use crate::sys::socket;
 
@@ -49,8 +50,7 @@ const WAKER: u64 = u64::MAX;
 pub struct Epoll {
     kernel: Kernel,
     waker: Waker,
-    slots: Vec<Slot>,
-    free: Vec<u32>,
+    endpoints: Table<Endpoint>,
     buffers: Buffers,
     envelopes: Box<[Envelope]>,
     ops: Vec<Op>,
@@ -64,12 +64,6 @@ pub struct Epoll {
     // Who is to be closed when nobody is queued any more.
     draining: Vec<Token>,
     received_bytes: usize,
-}
-
-#[derive(Debug)]
-struct Slot {
-    generation: u32,
-    endpoint: Option<Endpoint>,
 }
 
 #[derive(Debug)]
@@ -146,8 +140,7 @@ impl Epoll {
         Ok(Self {
             kernel,
             waker,
-            slots: Vec::new(),
-            free: Vec::new(),
+            endpoints: Table::new(),
             buffers: Buffers::new(),
             envelopes: vec![Envelope::EMPTY; usize::from(BUFFER_COUNT)].into_boxed_slice(),
             ops: Vec::with_capacity(COMPLETIONS_MAX * 4),
@@ -161,44 +154,14 @@ impl Epoll {
     }
 
     fn insert(&mut self, fd: OwnedFd, kind: Kind) -> Token {
-        let endpoint = Endpoint {
+        self.endpoints.insert(Endpoint {
             fd,
             told: Wish::Nothing,
             takes: false,
             starved: false,
             draining: false,
             kind,
-        };
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot {
-                generation: 0,
-                endpoint: None,
-            });
-            u32::try_from(self.slots.len() - 1).expect("descriptors are far fewer than 2^32")
-        });
-        let place = &mut self.slots[slot as usize];
-        place.endpoint = Some(endpoint);
-        Token {
-            slot,
-            generation: place.generation,
-        }
-    }
-
-    fn endpoint(&mut self, token: Token) -> Option<&mut Endpoint> {
-        let slot = self.slots.get_mut(token.slot as usize)?;
-        if slot.generation == token.generation {
-            slot.endpoint.as_mut()
-        } else {
-            None
-        }
-    }
-
-    fn connection_fd(&self, token: Token) -> Option<BorrowedFd<'_>> {
-        let slot = self.slots.get(token.slot as usize)?;
-        if slot.generation != token.generation {
-            return None;
-        }
-        Some(slot.endpoint.as_ref()?.fd.as_fd())
+        })
     }
 
     /// Carries out the queued operations.
@@ -223,7 +186,7 @@ impl Epoll {
     }
 
     fn take_from(&mut self, token: Token, takes: bool) {
-        let Some(endpoint) = self.endpoint(token) else {
+        let Some(endpoint) = self.endpoints.get_mut(token) else {
             return;
         };
         endpoint.takes = takes;
@@ -240,7 +203,7 @@ impl Epoll {
     }
 
     fn close(&mut self, token: Token, how: Closing, done: &mut Vec<Completion>) {
-        let Some(endpoint) = self.endpoint(token) else {
+        let Some(endpoint) = self.endpoints.get_mut(token) else {
             return;
         };
         let is_connection = matches!(endpoint.kind, Kind::Connection(_));
@@ -257,12 +220,9 @@ impl Epoll {
 
     /// Closes the descriptor and ends the token.
     fn let_go(&mut self, token: Token, done: &mut Vec<Completion>) {
-        let slot = &mut self.slots[token.slot as usize];
-        let Some(mut endpoint) = slot.endpoint.take() else {
+        let Some(mut endpoint) = self.endpoints.remove(token) else {
             return;
         };
-        slot.generation = token.next().generation;
-        self.free.push(token.slot);
         match &mut endpoint.kind {
             // Other workers may hold the same listening or datagram socket, and closing ours would
             // not end its registration (epoll(7), question 6).
@@ -286,7 +246,7 @@ impl Epoll {
     /// Tells the kernel what has changed of what we wait for.
     fn tell_kernel(&mut self, done: &mut Vec<Completion>) {
         while let Some(token) = self.changed.pop() {
-            let Some(endpoint) = find(&mut self.slots, token) else {
+            let Some(endpoint) = self.endpoints.get_mut(token) else {
                 continue;
             };
             let wish = endpoint.wish();
@@ -309,7 +269,7 @@ impl Epoll {
     }
 
     fn refuse(&mut self, token: Token, error: io::Error, done: &mut Vec<Completion>) {
-        let Some(endpoint) = self.endpoint(token) else {
+        let Some(endpoint) = self.endpoints.get_mut(token) else {
             return;
         };
         match endpoint.kind {
@@ -327,7 +287,7 @@ impl Epoll {
     }
 
     fn starve(&mut self, token: Token) {
-        if let Some(endpoint) = self.endpoint(token) {
+        if let Some(endpoint) = self.endpoints.get_mut(token) {
             endpoint.starved = true;
             self.starved.push(token);
             self.changed.push(token);
@@ -340,7 +300,7 @@ impl Epoll {
             return;
         }
         while let Some(token) = self.starved.pop() {
-            if let Some(endpoint) = self.endpoint(token) {
+            if let Some(endpoint) = self.endpoints.get_mut(token) {
                 endpoint.starved = false;
                 self.changed.push(token);
             }
@@ -352,7 +312,7 @@ impl Epoll {
         let mut index = 0;
         while index < self.draining.len() {
             let token = self.draining[index];
-            let goes_on = match self.endpoint(token).map(|endpoint| &endpoint.kind) {
+            let goes_on = match self.endpoints.get_mut(token).map(|endpoint| &endpoint.kind) {
                 Some(Kind::Listener(_)) => self.accept(token, done),
                 Some(Kind::Datagrams { .. }) => self.drain_datagrams(token, done),
                 _ => false,
@@ -375,7 +335,7 @@ impl Epoll {
             slot: event.data() as u32,
             generation: (event.data() >> 32) as u32,
         };
-        let Some(endpoint) = self.endpoint(token) else {
+        let Some(endpoint) = self.endpoints.get_mut(token) else {
             return;
         };
         match &endpoint.kind {
@@ -414,7 +374,7 @@ impl Driver for Epoll {
         if let Some(Endpoint {
             kind: Kind::Listener(old),
             ..
-        }) = self.endpoint(listener)
+        }) = self.endpoints.get_mut(listener)
         {
             *old = permits;
         }
@@ -482,12 +442,15 @@ impl Driver for Epoll {
     }
 
     fn progress(&self, connection: Token) -> u64 {
-        self.connection_fd(connection).map_or(0, socket::progress)
+        self.endpoints
+            .get(connection)
+            .map_or(0, |endpoint| socket::progress(endpoint.fd.as_fd()))
     }
 
     fn details(&self, connection: Token) -> Details {
-        self.connection_fd(connection)
-            .map(socket::details)
+        self.endpoints
+            .get(connection)
+            .map(|endpoint| socket::details(endpoint.fd.as_fd()))
             .unwrap_or_default()
     }
 
@@ -496,14 +459,6 @@ impl Driver for Epoll {
     }
 }
 
-fn find(slots: &mut [Slot], token: Token) -> Option<&mut Endpoint> {
-    let slot = slots.get_mut(token.slot as usize)?;
-    if slot.generation == token.generation {
-        slot.endpoint.as_mut()
-    } else {
-        None
-    }
-}
 /// The time to wait in the kernel's terms: milliseconds, rounded up, so that a wait never ends
 /// just before its time and turns into many.
 fn timeout(until: Option<Instant>, now: Instant) -> EpollTimeout {
@@ -534,6 +489,10 @@ mod tests {
 
     #[test]
     fn an_idle_connection_is_small() {
-        assert!(size_of::<Slot>() <= 48, "{} bytes", size_of::<Slot>());
+        assert!(
+            size_of::<Endpoint>() <= 40,
+            "{} bytes",
+            size_of::<Endpoint>()
+        );
     }
 }

@@ -57,6 +57,7 @@ pub mod epoll;
 pub mod permits;
 #[cfg(test)]
 pub(crate) mod sim;
+mod table;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 
-use super::{Endpoint, Epoll, Kind, find};
+use super::{Endpoint, Epoll, Kind};
 use crate::driver::buffers::{Buffers, Queue};
 use crate::driver::{Buffer, Completion, Token};
 use crate::sys::socket;
@@ -51,12 +51,14 @@ enum Flushed {
 
 impl Epoll {
     pub(super) fn send(&mut self, token: Token, buffer: Buffer, done: &mut Vec<Completion>) {
-        let Self { slots, buffers, .. } = self;
+        let Self {
+            endpoints, buffers, ..
+        } = self;
         let Some(Endpoint {
             fd,
             kind: Kind::Connection(connection),
             ..
-        }) = find(slots, token)
+        }) = endpoints.get_mut(token)
         else {
             buffers.recycle(buffer);
             return;
@@ -98,12 +100,14 @@ impl Epoll {
 
     /// Goes on with a stalled send.
     pub(super) fn flush(&mut self, token: Token, done: &mut Vec<Completion>) {
-        let Self { slots, buffers, .. } = self;
+        let Self {
+            endpoints, buffers, ..
+        } = self;
         let Some(Endpoint {
             fd,
             kind: Kind::Connection(connection),
             ..
-        }) = find(slots, token)
+        }) = endpoints.get_mut(token)
         else {
             return;
         };
@@ -158,7 +162,7 @@ impl Epoll {
             fd,
             kind: Kind::Connection(connection),
             ..
-        }) = find(&mut self.slots, token)
+        }) = self.endpoints.get_mut(token)
         else {
             return;
         };
@@ -169,12 +173,14 @@ impl Epoll {
     }
 
     pub(super) fn fail(&mut self, token: Token, error: io::Error, done: &mut Vec<Completion>) {
-        let Self { slots, buffers, .. } = self;
+        let Self {
+            endpoints, buffers, ..
+        } = self;
         let Some(Endpoint {
             kind: Kind::Connection(connection),
             takes,
             ..
-        }) = find(slots, token)
+        }) = endpoints.get_mut(token)
         else {
             return;
         };
@@ -190,13 +196,15 @@ impl Epoll {
     }
 
     pub(super) fn receive(&mut self, token: Token, done: &mut Vec<Completion>) {
-        let Self { slots, buffers, .. } = self;
+        let Self {
+            endpoints, buffers, ..
+        } = self;
         let Some(Endpoint {
             fd,
             takes,
             kind: Kind::Connection(connection),
             ..
-        }) = find(slots, token)
+        }) = endpoints.get_mut(token)
         else {
             return;
         };
@@ -230,7 +238,7 @@ impl Epoll {
             fd,
             kind: Kind::Connection(connection),
             ..
-        }) = find(&mut self.slots, token)
+        }) = self.endpoints.get_mut(token)
         else {
             return;
         };

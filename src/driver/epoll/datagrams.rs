@@ -3,14 +3,14 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use super::{BURST_MAX, Endpoint, Epoll, Kind, find};
+use super::{BURST_MAX, Endpoint, Epoll, Kind};
 use crate::driver::{Buffer, Completion, Token};
 use crate::sys::message;
 
 impl Epoll {
     pub(super) fn send_to(&mut self, token: Token, buffer: Buffer, done: &mut Vec<Completion>) {
         let Self {
-            slots,
+            endpoints,
             buffers,
             envelopes,
             ..
@@ -19,7 +19,7 @@ impl Epoll {
             fd,
             kind: Kind::Datagrams { inet, unsent },
             ..
-        }) = find(slots, token)
+        }) = endpoints.get_mut(token)
         else {
             buffers.recycle(buffer);
             return;
@@ -45,7 +45,7 @@ impl Epoll {
     /// Sends the datagrams that had to wait for the socket's own send buffer.
     pub(super) fn flush_datagrams(&mut self, token: Token, done: &mut Vec<Completion>) {
         let Self {
-            slots,
+            endpoints,
             buffers,
             envelopes,
             ..
@@ -54,7 +54,7 @@ impl Epoll {
             fd,
             kind: Kind::Datagrams { unsent, .. },
             ..
-        }) = find(slots, token)
+        }) = endpoints.get_mut(token)
         else {
             return;
         };
@@ -80,7 +80,7 @@ impl Epoll {
         let Some(Endpoint {
             kind: Kind::Datagrams { unsent, .. },
             ..
-        }) = find(&mut self.slots, token)
+        }) = self.endpoints.get_mut(token)
         else {
             return false;
         };
@@ -96,7 +96,7 @@ impl Epoll {
     pub(super) fn receive_from(&mut self, token: Token, done: &mut Vec<Completion>) -> bool {
         for _ in 0..BURST_MAX {
             let Self {
-                slots,
+                endpoints,
                 buffers,
                 envelopes,
                 ..
@@ -105,7 +105,7 @@ impl Epoll {
                 fd,
                 kind: Kind::Datagrams { inet, .. },
                 ..
-            }) = find(slots, token)
+            }) = endpoints.get_mut(token)
             else {
                 return true;
             };

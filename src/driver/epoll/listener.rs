@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::connection::Connection;
-use super::{BURST_MAX, Endpoint, Epoll, Kind, find};
+use super::{BURST_MAX, Endpoint, Epoll, Kind};
 use crate::driver::{Completion, Token};
 use crate::sys::socket;
 
@@ -19,7 +19,7 @@ impl Epoll {
                 takes,
                 draining,
                 ..
-            }) = find(&mut self.slots, token)
+            }) = self.endpoints.get_mut(token)
             else {
                 return false;
             };
