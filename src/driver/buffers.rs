@@ -20,14 +20,7 @@ pub(crate) struct Buffers {
     // Zeroed by the allocator with pages that the kernel has not yet given.
     memory: Box<[u8]>,
     free: Vec<u16>,
-    notes: Box<[Note]>,
-}
-
-/// What is noted about a leased buffer while it waits in a [`Queue`].
-#[derive(Clone, Copy, Debug)]
-struct Note {
-    len: u32,
-    next: u16,
+    links: Links,
 }
 
 impl Buffers {
@@ -35,7 +28,7 @@ impl Buffers {
         Self {
             memory: vec![0; BUFFER_BYTES * usize::from(BUFFER_COUNT)].into_boxed_slice(),
             free: (0..BUFFER_COUNT).rev().collect(),
-            notes: vec![Note { len: 0, next: NONE }; usize::from(BUFFER_COUNT)].into_boxed_slice(),
+            links: Links::new(BUFFER_COUNT),
         }
     }
 
@@ -78,41 +71,18 @@ impl Buffers {
         );
     }
 
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "the queue holds the lease now"
-    )]
     pub(crate) fn push(&mut self, queue: &mut Queue, buffer: Buffer) {
-        self.notes[usize::from(buffer.index)] = Note {
-            len: buffer.len,
-            next: NONE,
-        };
-        if queue.head == NONE {
-            queue.head = buffer.index;
-        } else {
-            self.notes[usize::from(queue.tail)].next = buffer.index;
-        }
-        queue.tail = buffer.index;
+        self.links.push(queue, buffer);
     }
 
     pub(crate) fn pop(&mut self, queue: &mut Queue) -> Option<Buffer> {
-        let index = queue.head;
-        if index == NONE {
-            return None;
-        }
-        let Note { len, next } = self.notes[usize::from(index)];
-        queue.head = next;
-        Some(Buffer { index, len })
+        self.links.pop(queue)
     }
 
     /// The bytes at the head of a queue, and the number of the buffer that holds them.
     pub(crate) fn front(&mut self, queue: &Queue) -> Option<(u16, &mut [u8])> {
-        let index = queue.head;
-        if index == NONE {
-            return None;
-        }
-        let len = self.notes[usize::from(index)].len as usize;
-        Some((index, &mut self.memory[start(index)..][..len]))
+        let (index, len) = self.links.front(queue)?;
+        Some((index, &mut self.memory[start(index)..][..len as usize]))
     }
 
     /// Takes all buffers of a queue home.
@@ -127,8 +97,7 @@ fn start(index: u16) -> usize {
     usize::from(index) * BUFFER_BYTES
 }
 
-/// Leased buffers in order, linked through the notes of [`Buffers`]: any number of queues, and no
-/// allocation.
+/// Leased buffers in order, linked through [`Links`]: any number of queues, and no allocation.
 #[derive(Debug)]
 pub(crate) struct Queue {
     head: u16,
@@ -149,6 +118,52 @@ impl Queue {
 
     pub(crate) fn holds_one(&self) -> bool {
         self.head != NONE && self.head == self.tail
+    }
+}
+
+/// What is noted about each buffer while it waits in a [`Queue`].
+#[derive(Debug)]
+pub(crate) struct Links(Box<[Note]>);
+
+#[derive(Clone, Copy, Debug)]
+struct Note {
+    len: u32,
+    next: u16,
+}
+
+impl Links {
+    /// For buffers with indices below `count`.
+    pub(crate) fn new(count: u16) -> Self {
+        Self(vec![Note { len: 0, next: NONE }; usize::from(count)].into_boxed_slice())
+    }
+
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the queue holds the lease now"
+    )]
+    pub(crate) fn push(&mut self, queue: &mut Queue, buffer: Buffer) {
+        self.0[usize::from(buffer.index)] = Note {
+            len: buffer.len,
+            next: NONE,
+        };
+        if queue.head == NONE {
+            queue.head = buffer.index;
+        } else {
+            self.0[usize::from(queue.tail)].next = buffer.index;
+        }
+        queue.tail = buffer.index;
+    }
+
+    pub(crate) fn pop(&mut self, queue: &mut Queue) -> Option<Buffer> {
+        let (index, len) = self.front(queue)?;
+        queue.head = self.0[usize::from(index)].next;
+        Some(Buffer { index, len })
+    }
+
+    /// The index and length of the buffer at the head of a queue.
+    pub(crate) fn front(&self, queue: &Queue) -> Option<(u16, u32)> {
+        let index = queue.head;
+        (index != NONE).then(|| (index, self.0[usize::from(index)].len))
     }
 }
 

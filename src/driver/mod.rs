@@ -50,6 +50,7 @@
 //! to return what arrives by itself, through a pipe; it reports the bytes as they go, and the end
 //! as always. The worker decides (only it knows the reply mode), the driver moves.
 
+mod accept;
 pub mod buffers;
 #[cfg(test)]
 pub(crate) mod conformance;
@@ -58,6 +59,7 @@ pub mod permits;
 #[cfg(test)]
 pub(crate) mod sim;
 mod table;
+pub mod uring;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

@@ -14,8 +14,11 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::driver::Driver;
+use crate::driver::buffers::BUFFER_COUNT;
 use crate::driver::epoll::Epoll;
 use crate::driver::sim::{self, End, Faults, Network, Sim};
+use crate::driver::uring::Uring;
+use crate::driver::uring::memory::SMALL_COUNT;
 use crate::sys::socket::{self, Binding, Inherited};
 
 /// Where a socket is bound.
@@ -37,6 +40,8 @@ pub(super) trait Harness: Sized {
 
     /// Whether the driver knows of a stall before it reads on.
     const CAN_TELL_STALLS: bool;
+    /// How many buffers there are for small messages.
+    const BUFFERS: usize;
 
     fn new() -> (Self, Self::Driver);
     /// A listening socket; none where this machine has no such place.
@@ -85,6 +90,8 @@ pub(super) trait Opens: Driver<Socket = OwnedFd> {
     const NAME: &str;
     /// As in [`Harness`].
     const CAN_TELL_STALLS: bool;
+    /// As in [`Harness`].
+    const BUFFERS: usize;
     fn open() -> io::Result<Self>
     where
         Self: Sized;
@@ -93,6 +100,17 @@ pub(super) trait Opens: Driver<Socket = OwnedFd> {
 impl Opens for Epoll {
     const NAME: &str = "epoll";
     const CAN_TELL_STALLS: bool = true;
+    const BUFFERS: usize = BUFFER_COUNT as usize;
+    fn open() -> io::Result<Self> {
+        Self::new()
+    }
+}
+
+impl Opens for Uring {
+    const NAME: &str = "uring";
+    // Bytes that the kernel had taken when it found that the peer does not read still arrive.
+    const CAN_TELL_STALLS: bool = false;
+    const BUFFERS: usize = SMALL_COUNT as usize;
     fn open() -> io::Result<Self> {
         Self::new()
     }
@@ -156,6 +174,7 @@ impl<D: Opens> Harness for Loopback<D> {
     type Client = RealClient;
 
     const CAN_TELL_STALLS: bool = D::CAN_TELL_STALLS;
+    const BUFFERS: usize = D::BUFFERS;
 
     fn new() -> (Self, D) {
         // Crowds need more descriptors than a shell's default, in all tests at once.
@@ -416,6 +435,7 @@ impl<const ROUGH: bool> Harness for Simulated<ROUGH> {
     type Client = sim::Client;
 
     const CAN_TELL_STALLS: bool = !ROUGH;
+    const BUFFERS: usize = BUFFER_COUNT as usize;
 
     fn new() -> (Self, Sim) {
         let network = Network::new(862);

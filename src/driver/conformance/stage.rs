@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::harness::{Harness, Place};
-use crate::driver::buffers::{BUFFER_BYTES, BUFFER_COUNT};
+use crate::driver::buffers::BUFFER_BYTES;
 use crate::driver::sim::End;
 use crate::driver::{Buffer, Closing, Completion, Driver, Op, Permits, Token};
 
@@ -372,7 +372,7 @@ impl<H: Harness> Stage<H> {
         let (listener, address) = self.listener(None);
         let (mut peer, connection) = self.connection(&address);
         self.answer = Answer::Keep;
-        for count in 1..=usize::from(BUFFER_COUNT) {
+        for count in 1..=H::BUFFERS {
             self.write_all(&mut peer, b".");
             self.until("one more buffer is at home", |stage| {
                 stage.kept.len() == count

@@ -1,13 +1,11 @@
-//! Listeners over epoll: a permit, an accept, and what an error of it is about.
+//! Listeners over epoll: a burst of clients whenever somebody waits.
 
-use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use super::connection::Connection;
 use super::{BURST_MAX, Endpoint, Epoll, Kind};
+use crate::driver::accept::{self, Next};
 use crate::driver::{Completion, Token};
-use crate::sys::socket;
 
 impl Epoll {
     /// Accepts a burst. Whether there may be more, for one that is being drained.
@@ -23,83 +21,34 @@ impl Epoll {
             else {
                 return false;
             };
-            if let Some(permits) = &permits {
-                if *draining {
-                    permits.take_regardless();
-                } else if !permits.take_or_be_woken() {
-                    *takes = false;
-                    self.changed.push(token);
-                    done.push(Completion::AcceptRested {
+            let error = match accept::next(fd.as_fd(), permits.as_deref(), *draining) {
+                Next::Client(fd, peer) => {
+                    let connection = self.insert(fd, Kind::Connection(Connection::new()));
+                    done.push(Completion::Accepted {
                         listener: token,
-                        error: None,
+                        connection,
+                        peer,
                     });
-                    return false;
-                }
-            }
-            let error = match socket::accept(fd.as_fd()) {
-                Ok((fd, peer)) => {
-                    self.accepted(token, fd, peer, done);
                     continue;
                 }
-                Err(error) => error,
-            };
-            if let Some(permits) = permits {
-                permits.give_back();
-            }
-            if error.kind() == io::ErrorKind::WouldBlock {
-                if *draining {
-                    self.let_go(token, done);
+                Next::Quitter => continue,
+                Next::Nobody => {
+                    if *draining {
+                        self.let_go(token, done);
+                    }
+                    return false;
                 }
-                return false;
-            }
-            if !concerns_one_peer(&error) {
-                *takes = false;
-                self.changed.push(token);
-                done.push(Completion::AcceptRested {
-                    listener: token,
-                    error: Some(error),
-                });
-                return false;
-            }
+                Next::NoPermit => None,
+                Next::Failed(error) => Some(error),
+            };
+            *takes = false;
+            self.changed.push(token);
+            done.push(Completion::AcceptRested {
+                listener: token,
+                error,
+            });
+            return false;
         }
         true
     }
-
-    pub(super) fn accepted(
-        &mut self,
-        listener: Token,
-        fd: OwnedFd,
-        peer: Option<SocketAddr>,
-        done: &mut Vec<Completion>,
-    ) {
-        let connection = self.insert(fd, Kind::Connection(Connection::new()));
-        done.push(Completion::Accepted {
-            listener,
-            connection,
-            peer,
-        });
-    }
-}
-
-/// Whether an error of `accept4(2)` is about the client at the head of the queue only, so that the
-/// next one may be fine. (accept(2), "Error handling": network errors that were pending on the new
-/// connection are returned from accept; EPERM is a firewall's no.)
-fn concerns_one_peer(error: &io::Error) -> bool {
-    const OF_ONE_PEER: [i32; 12] = [
-        libc::ECONNABORTED,
-        libc::EINTR,
-        libc::EPERM,
-        libc::EPROTO,
-        libc::ENETDOWN,
-        libc::ENOPROTOOPT,
-        libc::EHOSTDOWN,
-        libc::ENONET,
-        libc::EHOSTUNREACH,
-        libc::EOPNOTSUPP,
-        libc::ENETUNREACH,
-        libc::ETIMEDOUT,
-    ];
-    error
-        .raw_os_error()
-        .is_some_and(|errno| OF_ONE_PEER.contains(&errno))
 }

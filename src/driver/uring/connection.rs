@@ -1,0 +1,605 @@
+//! Streams over io_uring: which requests the kernel should have for a connection, and what their
+//! results mean.
+//!
+//! A connection has at most one request to receive and one to send. What they should be follows
+//! from its state, and [`Uring::attend`] is the one place that says so: whoever changes the state
+//! calls it.
+
+#![expect(unsafe_code, reason = "the kernel reads what is sent while we go on")]
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+use io_uring::cqueue;
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
+
+use super::memory::{GROUP, Memory, SMALL_BYTES};
+use super::ring::Kind as Request;
+use super::{Endpoint, Kind, Uring};
+use crate::driver::buffers::Queue;
+use crate::driver::{Buffer, Closing, Completion, Token};
+use crate::sys::socket;
+
+/// With so many buffers to send, a connection is not received from.
+const QUEUE_MAX: u16 = 16;
+
+/// With so few it is again.
+const QUEUE_LOW: u16 = 4;
+
+/// After so many small reads in a row a peer is no longer taken for one that sends much.
+const PATIENCE: u8 = 16;
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    /// What is being sent; the kernel's, while a request to send is out.
+    first: Option<Piece>,
+    /// How much of it is sent.
+    sent: u32,
+    /// How many pieces wait behind it.
+    queued: u16,
+    /// Those of them that were moved out of the buffers when they were scarce.
+    spilled: Option<Box<VecDeque<Spilled>>>,
+    /// And then these.
+    unsent: Queue,
+    receiving: Receiving,
+    sending: Sending,
+    /// How much longer it is read in large pieces.
+    bulk: u8,
+    stalled: bool,
+    /// Has so much to send that it is not received from.
+    full: bool,
+    starved: bool,
+    ended: bool,
+    failed: bool,
+    shut_down: bool,
+    closing: Option<Closing>,
+}
+
+/// What one `Send` asked for.
+#[derive(Debug)]
+enum Piece {
+    Leased(Buffer),
+    Spilled(Spilled),
+}
+
+/// Boxed twice: hardly anybody has one, and everybody has room for it.
+#[expect(clippy::box_collection, reason = "room for a thin pointer")]
+type Spilled = Box<Vec<u8>>;
+
+impl Piece {
+    fn bytes<'a>(&'a self, memory: &'a mut Memory) -> &'a [u8] {
+        match self {
+            Self::Leased(buffer) => memory.bytes(buffer),
+            Self::Spilled(bytes) => bytes,
+        }
+    }
+
+    fn let_go(self, memory: &mut Memory) {
+        if let Self::Leased(buffer) = self {
+            memory.recycle(buffer);
+        }
+    }
+
+    /// Moves it out of its buffer.
+    fn spill(self, memory: &mut Memory) -> Spilled {
+        match self {
+            Self::Leased(buffer) => {
+                let bytes = Box::new(memory.bytes(&buffer).to_vec());
+                memory.recycle(buffer);
+                bytes
+            }
+            Self::Spilled(bytes) => bytes,
+        }
+    }
+}
+
+/// The request to receive that the kernel has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Receiving {
+    No,
+    /// Bytes as they come, in small buffers.
+    Repeatedly,
+    /// To say when there are bytes.
+    Polled,
+    /// It was told to end.
+    Cancelled,
+}
+
+/// The request to send that the kernel has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sending {
+    No,
+    /// As much as there is room for.
+    AtOnce,
+    /// All of it, whenever there is room.
+    Patiently,
+    /// It was told to end.
+    Cancelled,
+}
+
+impl Connection {
+    pub(super) fn new() -> Self {
+        Self {
+            first: None,
+            sent: 0,
+            queued: 0,
+            spilled: None,
+            unsent: Queue::new(),
+            receiving: Receiving::No,
+            sending: Sending::No,
+            bulk: 0,
+            stalled: false,
+            full: false,
+            starved: false,
+            ended: false,
+            failed: false,
+            shut_down: false,
+            closing: None,
+        }
+    }
+
+    fn over(&self) -> bool {
+        self.failed || self.closing.is_some()
+    }
+
+    /// Whether it is to be received from.
+    fn hungry(&self) -> bool {
+        !(self.over() || self.ended || self.stalled || self.full || self.starved)
+    }
+
+    fn has_unsent(&self) -> bool {
+        self.first.is_some()
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing.is_some()
+    }
+
+    /// Whether the kernel has no request of it.
+    pub(super) fn at_rest(&self) -> bool {
+        self.receiving == Receiving::No && self.sending == Sending::No
+    }
+
+    pub(super) fn wants_shut_down(&self) -> bool {
+        self.shut_down && !self.has_unsent() && !self.over()
+    }
+
+    pub(super) fn fed(&mut self) {
+        self.starved = false;
+    }
+
+    /// Takes all buffers home but the one that the kernel has.
+    fn drop_unsent(&mut self, memory: &mut Memory) {
+        if self.sending == Sending::No
+            && let Some(first) = self.first.take()
+        {
+            first.let_go(memory);
+        }
+        self.spilled = None;
+        while let Some(buffer) = memory.links.pop(&mut self.unsent) {
+            memory.recycle(buffer);
+        }
+        self.queued = 0;
+    }
+
+    /// Moves what waits to be sent into memory of its own, of just its size: peers that do not read
+    /// must not starve those that do.
+    fn spill(&mut self, memory: &mut Memory) {
+        if self.sending == Sending::No
+            && let Some(first) = self.first.take()
+        {
+            self.first = Some(Piece::Spilled(first.spill(memory)));
+        }
+        while let Some(buffer) = memory.links.pop(&mut self.unsent) {
+            let bytes = Piece::Leased(buffer).spill(memory);
+            self.spilled.get_or_insert_default().push_back(bytes);
+        }
+    }
+
+    /// The first piece is sent; the next one is now the first.
+    fn advance(&mut self, memory: &mut Memory) {
+        self.sent = 0;
+        if let Some(first) = self.first.take() {
+            first.let_go(memory);
+        }
+        if self.queued == 0 {
+            return;
+        }
+        self.queued -= 1;
+        self.first = match &mut self.spilled {
+            Some(spilled) => {
+                let next = spilled.pop_front().map(Piece::Spilled);
+                if spilled.is_empty() {
+                    self.spilled = None;
+                }
+                next
+            }
+            None => memory.links.pop(&mut self.unsent).map(Piece::Leased),
+        };
+    }
+}
+
+impl Uring {
+    fn connection(&mut self, token: Token) -> Option<(&mut Endpoint, &mut Memory)> {
+        let endpoint = self.endpoints.get_mut(token)?;
+        matches!(endpoint.kind, Kind::Connection(_)).then_some((endpoint, &mut self.memory))
+    }
+
+    /// Sees to it that the kernel has the requests that it should have.
+    pub(super) fn attend(&mut self, token: Token) {
+        let Self {
+            endpoints,
+            memory,
+            ring,
+            ..
+        } = self;
+        let Some(Endpoint {
+            fd,
+            takes,
+            kind: Kind::Connection(connection),
+            ..
+        }) = endpoints.get_mut(token)
+        else {
+            return;
+        };
+        let fd = fd.as_fd();
+
+        let wanted = *takes && connection.hungry();
+        match connection.receiving {
+            Receiving::No if wanted && connection.bulk > 0 => {
+                ring.poll_input(fd, Request::Readable, token);
+                connection.receiving = Receiving::Polled;
+            }
+            Receiving::No if wanted => {
+                ring.receive(fd, GROUP, token);
+                connection.receiving = Receiving::Repeatedly;
+            }
+            Receiving::Repeatedly if !wanted || connection.bulk > 0 => {
+                ring.cancel(Request::Receive, token);
+                connection.receiving = Receiving::Cancelled;
+            }
+            // What is polled for without need is looked at when it comes, except at the end.
+            Receiving::Polled if connection.over() => {
+                ring.cancel(Request::Readable, token);
+                connection.receiving = Receiving::Cancelled;
+            }
+            _ => {}
+        }
+
+        match (connection.sending, &connection.first) {
+            (Sending::No, Some(first)) if !connection.over() => {
+                let bytes = &first.bytes(memory)[connection.sent as usize..];
+                let (sending, flags) = if connection.stalled {
+                    (Sending::Patiently, libc::MSG_WAITALL)
+                } else {
+                    (Sending::AtOnce, libc::MSG_DONTWAIT)
+                };
+                // SAFETY: while there is a request to send, the first piece stays what it is:
+                // leased, or spilled on the heap.
+                unsafe { ring.send(fd, bytes, flags, token) };
+                connection.sending = sending;
+            }
+            (Sending::Patiently, _) if connection.over() => {
+                ring.cancel(Request::Send, token);
+                connection.sending = Sending::Cancelled;
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn send(&mut self, token: Token, buffer: Buffer) {
+        let Some((
+            Endpoint {
+                kind: Kind::Connection(connection),
+                ..
+            },
+            memory,
+        )) = self.connection(token)
+        else {
+            self.memory.recycle(buffer);
+            return;
+        };
+        if connection.over() {
+            memory.recycle(buffer);
+            return;
+        }
+        if connection.first.is_none() {
+            connection.first = Some(Piece::Leased(buffer));
+        } else {
+            memory.links.push(&mut connection.unsent, buffer);
+            connection.queued += 1;
+            if connection.stalled && memory.scarce() {
+                connection.spill(memory);
+            }
+            if connection.queued < QUEUE_MAX {
+                return;
+            }
+            connection.full = true;
+        }
+        self.attend(token);
+    }
+
+    /// The result of a request to send.
+    pub(super) fn sent(&mut self, token: Token, result: i32, done: &mut Vec<Completion>) {
+        let Some((
+            Endpoint {
+                kind: Kind::Connection(connection),
+                ..
+            },
+            memory,
+        )) = self.connection(token)
+        else {
+            return;
+        };
+        connection.sending = Sending::No;
+        if connection.over() {
+            connection.drop_unsent(memory);
+            self.settle(token, done);
+            return;
+        }
+        match result {
+            0.. => {
+                connection.sent += result as u32;
+                let first = connection.first.as_ref().expect("it was being sent");
+                let len = first.bytes(memory).len() as u32;
+                if connection.sent == len {
+                    connection.advance(memory);
+                    done.push(Completion::Sent {
+                        connection: token,
+                        len,
+                    });
+                } else {
+                    stall(connection, memory, token, done);
+                }
+            }
+            _ if [libc::EAGAIN, libc::EINTR].contains(&-result) => {
+                stall(connection, memory, token, done);
+            }
+            _ => {
+                self.fail(token, io::Error::from_raw_os_error(-result), done);
+                return;
+            }
+        }
+        if connection.queued <= QUEUE_LOW {
+            connection.full = false;
+        }
+        if !connection.has_unsent() {
+            connection.stalled = false;
+            let goes_on = connection.receiving == Receiving::Repeatedly;
+            if connection.shut_down {
+                self.chores.push(token);
+            }
+            if goes_on {
+                return;
+            }
+        }
+        self.attend(token);
+    }
+
+    /// A result of a request to receive in small buffers.
+    pub(super) fn received(
+        &mut self,
+        token: Token,
+        result: &cqueue::Entry,
+        done: &mut Vec<Completion>,
+    ) {
+        let len = result.result();
+        let buffer = cqueue::buffer_select(result.flags())
+            .map(|index| self.memory.taken(index, len.max(0) as u32));
+        let Some((
+            Endpoint {
+                kind: Kind::Connection(connection),
+                ..
+            },
+            memory,
+        )) = self.connection(token)
+        else {
+            if let Some(buffer) = buffer {
+                self.memory.recycle(buffer);
+            }
+            return;
+        };
+        let more = cqueue::more(result.flags());
+        if !more {
+            connection.receiving = Receiving::No;
+        }
+        let over = connection.over();
+        match buffer {
+            Some(buffer) if len > 0 && !over => {
+                done.push(Completion::Received {
+                    connection: token,
+                    buffer,
+                });
+                if len as usize == SMALL_BYTES {
+                    connection.bulk = PATIENCE;
+                } else if more {
+                    return;
+                }
+            }
+            Some(buffer) => memory.recycle(buffer),
+            None => {}
+        }
+        if over {
+            self.settle(token, done);
+            return;
+        }
+        match -len {
+            0 => {
+                connection.ended = true;
+                done.push(Completion::Ended { connection: token });
+            }
+            libc::ENOBUFS => self.starve(token),
+            // It was told to end; or it could not go on for now.
+            libc::ECANCELED | libc::EAGAIN | libc::EINTR => {}
+            error if error > 0 => {
+                self.fail(token, io::Error::from_raw_os_error(error), done);
+                return;
+            }
+            _ => {}
+        }
+        self.attend(token);
+    }
+
+    /// There are bytes for a large buffer, or an end.
+    pub(super) fn readable(&mut self, token: Token, done: &mut Vec<Completion>) {
+        let Some((
+            Endpoint {
+                fd,
+                takes,
+                kind: Kind::Connection(connection),
+                ..
+            },
+            memory,
+        )) = self.connection(token)
+        else {
+            return;
+        };
+        connection.receiving = Receiving::No;
+        if connection.over() {
+            self.settle(token, done);
+            return;
+        }
+        if !(*takes && connection.hungry()) {
+            return;
+        }
+        let Some((_, bytes)) = memory.large.peek() else {
+            self.starve(token);
+            return;
+        };
+        match recv(fd.as_raw_fd(), bytes, MsgFlags::MSG_DONTWAIT) {
+            Ok(0) => {
+                connection.ended = true;
+                done.push(Completion::Ended { connection: token });
+            }
+            Ok(len) => {
+                connection.bulk = if len >= SMALL_BYTES {
+                    PATIENCE
+                } else {
+                    connection.bulk.saturating_sub(1)
+                };
+                self.received_bytes += len;
+                done.push(Completion::Received {
+                    connection: token,
+                    buffer: self.memory.large.lease(len),
+                });
+            }
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(errno) => {
+                self.fail(token, errno.into(), done);
+                return;
+            }
+        }
+        self.attend(token);
+    }
+
+    fn starve(&mut self, token: Token) {
+        if let Some((
+            Endpoint {
+                kind: Kind::Connection(connection),
+                ..
+            },
+            _,
+        )) = self.connection(token)
+        {
+            connection.starved = true;
+            self.starved.push(token);
+        }
+    }
+
+    pub(super) fn shut_down(&mut self, token: Token) {
+        if let Some((
+            Endpoint {
+                kind: Kind::Connection(connection),
+                ..
+            },
+            _,
+        )) = self.connection(token)
+        {
+            connection.shut_down = true;
+            self.chores.push(token);
+        }
+    }
+
+    pub(super) fn fail(&mut self, token: Token, error: io::Error, done: &mut Vec<Completion>) {
+        let Some((
+            Endpoint {
+                kind: Kind::Connection(connection),
+                ..
+            },
+            memory,
+        )) = self.connection(token)
+        else {
+            return;
+        };
+        connection.failed = true;
+        connection.drop_unsent(memory);
+        done.push(Completion::Failed {
+            connection: token,
+            error,
+        });
+        self.attend(token);
+    }
+
+    pub(super) fn close_connection(&mut self, token: Token, how: Closing) {
+        let Some((
+            Endpoint {
+                kind: Kind::Connection(connection),
+                ..
+            },
+            memory,
+        )) = self.connection(token)
+        else {
+            return;
+        };
+        connection.closing = Some(how);
+        connection.drop_unsent(memory);
+        self.attend(token);
+        self.chores.push(token);
+    }
+
+    /// Lets go of a connection that is to be closed, once the kernel has no request of it; does what
+    /// else could not be done when it was asked for, because it takes a system call.
+    pub(super) fn settle(&mut self, token: Token, done: &mut Vec<Completion>) {
+        let Some((
+            Endpoint {
+                fd,
+                kind: Kind::Connection(connection),
+                ..
+            },
+            _,
+        )) = self.connection(token)
+        else {
+            return;
+        };
+        if connection.wants_shut_down() {
+            // Fails only when the peer is gone already, which the next receive will say.
+            let _ = shutdown(fd.as_raw_fd(), Shutdown::Write);
+        }
+        if let Some(how) = connection.closing
+            && connection.at_rest()
+        {
+            if how == Closing::Reset {
+                socket::reset_on_close(fd.as_fd());
+            }
+            self.endpoints.remove(token);
+            done.push(Completion::Closed { token });
+        }
+    }
+}
+
+/// The peer has to read before the rest can go.
+fn stall(
+    connection: &mut Connection,
+    memory: &mut Memory,
+    token: Token,
+    done: &mut Vec<Completion>,
+) {
+    if !std::mem::replace(&mut connection.stalled, true) {
+        done.push(Completion::Stalled { connection: token });
+    }
+    if memory.scarce() {
+        connection.spill(memory);
+    }
+}

@@ -1,0 +1,67 @@
+//! Listeners over io_uring: the ring says that somebody waits, then a burst is accepted.
+
+use std::os::fd::AsFd;
+
+use super::connection::Connection;
+use super::ring::Kind as Request;
+use super::{BURST_MAX, Endpoint, Kind, Uring};
+use crate::driver::accept::{self, Next};
+use crate::driver::{Completion, Token};
+
+impl Uring {
+    /// Asks the kernel to say when there is something for a listener or a datagram socket.
+    pub(super) fn poll(&mut self, token: Token) {
+        let Some(endpoint) = self.endpoints.get_mut(token) else {
+            return;
+        };
+        if endpoint.polled || !endpoint.takes {
+            return;
+        }
+        endpoint.polled = true;
+        let fd = endpoint.fd.as_fd();
+        self.ring.poll_input(fd, Request::Readable, token);
+    }
+
+    /// Accepts a burst. Whether there may be more, for one that is being drained.
+    pub(super) fn accept(&mut self, token: Token, done: &mut Vec<Completion>) -> bool {
+        for _ in 0..BURST_MAX {
+            let Some(Endpoint {
+                fd,
+                takes,
+                draining,
+                kind: Kind::Listener(permits),
+                ..
+            }) = self.endpoints.get_mut(token)
+            else {
+                return false;
+            };
+            let error = match accept::next(fd.as_fd(), permits.as_deref(), *draining) {
+                Next::Client(fd, peer) => {
+                    let connection = self.insert(fd, Kind::Connection(Connection::new()));
+                    done.push(Completion::Accepted {
+                        listener: token,
+                        connection,
+                        peer,
+                    });
+                    continue;
+                }
+                Next::Quitter => continue,
+                Next::Nobody => {
+                    if *draining {
+                        self.close_socket(token, done);
+                    }
+                    return false;
+                }
+                Next::NoPermit => None,
+                Next::Failed(error) => Some(error),
+            };
+            *takes = false;
+            done.push(Completion::AcceptRested {
+                listener: token,
+                error,
+            });
+            return false;
+        }
+        true
+    }
+}

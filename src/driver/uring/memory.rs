@@ -1,0 +1,156 @@
+//! The buffers of this driver: small ones that the kernel takes from a ring when bytes arrive, and
+//! the large ones that all drivers have, for datagrams and for peers that send much at a time.
+//!
+//! Never decides who gets one.
+
+#![expect(unsafe_code, reason = "the kernel chooses buffers and fills them")]
+
+use std::ffi::c_void;
+use std::io;
+use std::num::NonZeroUsize;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use io_uring::Submitter;
+use io_uring::types::BufRingEntry;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
+use crate::driver::Buffer;
+use crate::driver::buffers::{BUFFER_COUNT, Buffers, Links};
+
+/// The size of a small buffer, in bytes: what most peers send at a time. Who fills one whole is
+/// read in large pieces.
+pub(in crate::driver) const SMALL_BYTES: usize = 4096;
+
+/// How many small buffers there are: 8 MiB at most, in memory only once touched.
+pub(in crate::driver) const SMALL_COUNT: u16 = 2048;
+
+/// From one small buffer to the next. A cache line more than it holds, so that not all of them
+/// begin in the same set of the processor's first cache.
+const STRIDE: usize = SMALL_BYTES + 64;
+
+/// The number under which the kernel knows the ring of small buffers.
+pub(super) const GROUP: u16 = 0;
+
+/// See the module. Indices below [`BUFFER_COUNT`] are large buffers.
+#[derive(Debug)]
+pub(super) struct Memory {
+    pub(super) large: Buffers,
+    pub(super) links: Links,
+    bytes: Region,
+    ring: Region,
+    tail: u16,
+    // How many small buffers the kernel has to choose from, and how many of them it knows of.
+    free: u16,
+}
+
+impl Memory {
+    pub(super) fn new() -> io::Result<Self> {
+        let mut memory = Self {
+            large: Buffers::new(),
+            links: Links::new(BUFFER_COUNT + SMALL_COUNT),
+            bytes: Region::new(STRIDE * usize::from(SMALL_COUNT))?,
+            ring: Region::new(size_of::<BufRingEntry>() * usize::from(SMALL_COUNT))?,
+            tail: 0,
+            free: 0,
+        };
+        (BUFFER_COUNT..BUFFER_COUNT + SMALL_COUNT).for_each(|index| memory.offer(index));
+        memory.publish();
+        Ok(memory)
+    }
+
+    /// Makes the small buffers known to the ring.
+    pub(super) fn register(&self, submitter: &Submitter<'_>) -> io::Result<()> {
+        let ring = self.ring.start.as_ptr() as u64;
+        // SAFETY: the region holds so many entries, is aligned to a page and outlives the ring's
+        // requests (`Uring::drop`).
+        unsafe { submitter.register_buf_ring_with_flags(ring, SMALL_COUNT, GROUP, 0) }
+    }
+
+    /// Puts a small buffer into the ring; the kernel learns of it with [`Self::publish`].
+    fn offer(&mut self, index: u16) {
+        let place = usize::from(self.tail % SMALL_COUNT);
+        // SAFETY: the place is within the ring, and the kernel does not look at it before the tail
+        // has passed it. The tail's own field, in the first entry, is none of those set here.
+        let entry = unsafe { &mut *self.ring.start.cast::<BufRingEntry>().as_ptr().add(place) };
+        entry.set_addr(self.address(index) as u64);
+        entry.set_len(SMALL_BYTES as u32);
+        entry.set_bid(index);
+        self.tail = self.tail.wrapping_add(1);
+        self.free += 1;
+    }
+
+    /// Tells the kernel of all buffers that came home.
+    pub(super) fn publish(&self) {
+        let ring = self.ring.start.cast::<BufRingEntry>().as_ptr();
+        // SAFETY: the region begins with an entry, which is never unmapped before `self` is.
+        let tail = unsafe { BufRingEntry::tail(ring) };
+        // SAFETY: it is aligned, live, and otherwise only read, by the kernel.
+        let tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) };
+        tail.store(self.tail, Ordering::Release);
+    }
+
+    fn address(&self, index: u16) -> *mut u8 {
+        let offset = STRIDE * usize::from(index - BUFFER_COUNT);
+        // SAFETY: there is room for so many strides.
+        unsafe { self.bytes.start.as_ptr().cast::<u8>().add(offset) }
+    }
+
+    /// The kernel chose this small buffer and put so many bytes into it.
+    pub(super) fn taken(&mut self, index: u16, len: u32) -> Buffer {
+        debug_assert!(self.free > 0 && len as usize <= SMALL_BYTES);
+        self.free -= 1;
+        Buffer { index, len }
+    }
+
+    pub(super) fn bytes(&mut self, buffer: &Buffer) -> &mut [u8] {
+        if buffer.index < BUFFER_COUNT {
+            return self.large.bytes(buffer);
+        }
+        // SAFETY: it is leased, so that neither the kernel nor anybody else has it, and it is as
+        // long as was received, or shorter.
+        unsafe { std::slice::from_raw_parts_mut(self.address(buffer.index), buffer.len as usize) }
+    }
+
+    pub(super) fn recycle(&mut self, buffer: Buffer) {
+        if buffer.index < BUFFER_COUNT {
+            self.large.recycle(buffer);
+        } else {
+            self.offer(buffer.index);
+        }
+    }
+
+    /// Whether so few are left, of one kind or the other, that nobody may hold one for long.
+    pub(super) fn scarce(&self) -> bool {
+        self.free < SMALL_COUNT / 4 || self.large.scarce()
+    }
+
+    /// Whether those who found none may try again.
+    pub(super) fn suffices(&self) -> bool {
+        self.free > SMALL_COUNT / 8 && self.large.free() > usize::from(BUFFER_COUNT) / 8
+    }
+}
+
+/// Memory straight from the kernel: aligned to a page, zero, and there only once touched.
+#[derive(Debug)]
+struct Region {
+    start: NonNull<c_void>,
+    len: usize,
+}
+
+impl Region {
+    fn new(len: usize) -> io::Result<Self> {
+        let size = NonZeroUsize::new(len).expect("a region is not empty");
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: new memory is mapped, over no other.
+        let start = unsafe { mmap_anonymous(None, size, access, MapFlags::MAP_PRIVATE) }?;
+        Ok(Self { start, len })
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: it was mapped so in `new`, and whoever had a part of it is gone.
+        let _ = unsafe { munmap(self.start, self.len) };
+    }
+}
