@@ -29,6 +29,11 @@ pub(in crate::driver) const SMALL_COUNT: u16 = 2048;
 /// begin in the same set of the processor's first cache.
 const STRIDE: usize = SMALL_BYTES + 64;
 
+/// So many of them the kernel has to choose from. It takes them in turn, so the fewer there are, the
+/// sooner the same memory is used again, while the cache still has it. When they run out in the
+/// midst of a turn, the others come in the next.
+const RING_COUNT: u16 = 256;
+
 /// The number under which the kernel knows the ring of small buffers.
 pub(super) const GROUP: u16 = 0;
 
@@ -40,8 +45,10 @@ pub(super) struct Memory {
     bytes: Region,
     ring: Region,
     tail: u16,
-    // How many small buffers the kernel has to choose from, and how many of them it knows of.
-    free: u16,
+    // How many small buffers the kernel has to choose from.
+    offered: u16,
+    // Those that it will get next, last come first.
+    spare: Vec<u16>,
 }
 
 impl Memory {
@@ -50,11 +57,11 @@ impl Memory {
             large: Buffers::new(),
             links: Links::new(BUFFER_COUNT + SMALL_COUNT),
             bytes: Region::new(STRIDE * usize::from(SMALL_COUNT))?,
-            ring: Region::new(size_of::<BufRingEntry>() * usize::from(SMALL_COUNT))?,
+            ring: Region::new(size_of::<BufRingEntry>() * usize::from(RING_COUNT))?,
             tail: 0,
-            free: 0,
+            offered: 0,
+            spare: (BUFFER_COUNT..BUFFER_COUNT + SMALL_COUNT).rev().collect(),
         };
-        (BUFFER_COUNT..BUFFER_COUNT + SMALL_COUNT).for_each(|index| memory.offer(index));
         memory.publish();
         Ok(memory)
     }
@@ -64,12 +71,12 @@ impl Memory {
         let ring = self.ring.start.as_ptr() as u64;
         // SAFETY: the region holds so many entries, is aligned to a page and outlives the ring's
         // requests (`Uring::drop`).
-        unsafe { submitter.register_buf_ring_with_flags(ring, SMALL_COUNT, GROUP, 0) }
+        unsafe { submitter.register_buf_ring_with_flags(ring, RING_COUNT, GROUP, 0) }
     }
 
     /// Puts a small buffer into the ring; the kernel learns of it with [`Self::publish`].
     fn offer(&mut self, index: u16) {
-        let place = usize::from(self.tail % SMALL_COUNT);
+        let place = usize::from(self.tail % RING_COUNT);
         // SAFETY: the place is within the ring, and the kernel does not look at it before the tail
         // has passed it. The tail's own field, in the first entry, is none of those set here.
         let entry = unsafe { &mut *self.ring.start.cast::<BufRingEntry>().as_ptr().add(place) };
@@ -77,11 +84,19 @@ impl Memory {
         entry.set_len(SMALL_BYTES as u32);
         entry.set_bid(index);
         self.tail = self.tail.wrapping_add(1);
-        self.free += 1;
+        self.offered += 1;
     }
 
-    /// Tells the kernel of all buffers that came home.
-    pub(super) fn publish(&self) {
+    /// Gives the kernel as many buffers to choose from as it may have.
+    pub(super) fn publish(&mut self) {
+        if self.offered == RING_COUNT {
+            return;
+        }
+        while self.offered < RING_COUNT
+            && let Some(index) = self.spare.pop()
+        {
+            self.offer(index);
+        }
         let ring = self.ring.start.cast::<BufRingEntry>().as_ptr();
         // SAFETY: the region begins with an entry, which is never unmapped before `self` is.
         let tail = unsafe { BufRingEntry::tail(ring) };
@@ -98,8 +113,8 @@ impl Memory {
 
     /// The kernel chose this small buffer and put so many bytes into it.
     pub(super) fn taken(&mut self, index: u16, len: u32) -> Buffer {
-        debug_assert!(self.free > 0 && len as usize <= SMALL_BYTES);
-        self.free -= 1;
+        debug_assert!(self.offered > 0 && len as usize <= SMALL_BYTES);
+        self.offered -= 1;
         Buffer { index, len }
     }
 
@@ -116,18 +131,23 @@ impl Memory {
         if buffer.index < BUFFER_COUNT {
             self.large.recycle(buffer);
         } else {
-            self.offer(buffer.index);
+            self.spare.push(buffer.index);
         }
+    }
+
+    /// How many small buffers are at home.
+    fn free(&self) -> u16 {
+        self.offered + self.spare.len() as u16
     }
 
     /// Whether so few are left, of one kind or the other, that nobody may hold one for long.
     pub(super) fn scarce(&self) -> bool {
-        self.free < SMALL_COUNT / 4 || self.large.scarce()
+        self.free() < SMALL_COUNT / 4 || self.large.scarce()
     }
 
     /// Whether those who found none may try again.
     pub(super) fn suffices(&self) -> bool {
-        self.free > SMALL_COUNT / 8 && self.large.free() > usize::from(BUFFER_COUNT) / 8
+        self.free() > SMALL_COUNT / 8 && self.large.free() > usize::from(BUFFER_COUNT) / 8
     }
 }
 
