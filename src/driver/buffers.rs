@@ -3,6 +3,8 @@
 //! Last in, first out, so that the same few stay in the cache; memory that was never needed is
 //! never touched, so that an idle worker costs nothing. Never grows.
 
+use std::ops::Range;
+
 use super::Buffer;
 
 /// The size of a buffer, in bytes: any datagram fits, and bulk moves in large pieces.
@@ -55,6 +57,16 @@ impl Buffers {
         Some((index, &mut self.memory[start(index)..][..BUFFER_BYTES]))
     }
 
+    /// The memory that the next leases will be of, in their order: as many as are left.
+    pub(crate) fn peek_all(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        let memory = self.memory.as_mut_ptr();
+        self.free.iter().rev().map(move |&index| {
+            // SAFETY: the piece is within the memory, which is borrowed for as long, and no other
+            // item is of the same: an index is free once.
+            unsafe { std::slice::from_raw_parts_mut(memory.add(start(index)), BUFFER_BYTES) }
+        })
+    }
+
     /// Leases the buffer that [`Self::peek`] showed, now that it holds so many bytes.
     pub(crate) fn lease(&mut self, len: usize) -> Buffer {
         debug_assert!(len <= BUFFER_BYTES, "no more than fits was received");
@@ -67,6 +79,12 @@ impl Buffers {
 
     pub(crate) fn bytes(&mut self, buffer: &Buffer) -> &mut [u8] {
         &mut self.memory[start(buffer.index)..][..buffer.len as usize]
+    }
+
+    /// Some of the bytes of a leased buffer, to be sent.
+    pub(crate) fn piece(&self, buffer: &Buffer, piece: Range<usize>) -> &[u8] {
+        debug_assert!(piece.end <= buffer.len as usize, "no more than it holds");
+        &self.memory[start(buffer.index)..][piece]
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "the lease ends here")]
@@ -93,6 +111,22 @@ impl Buffers {
             self.notes[usize::from(queue.tail)].next = buffer.index;
         }
         queue.tail = buffer.index;
+    }
+
+    /// Puts a buffer before all others.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the queue holds the lease now"
+    )]
+    pub(crate) fn push_front(&mut self, queue: &mut Queue, buffer: Buffer) {
+        self.notes[usize::from(buffer.index)] = Note {
+            len: buffer.len,
+            next: queue.head,
+        };
+        if queue.head == NONE {
+            queue.tail = buffer.index;
+        }
+        queue.head = buffer.index;
     }
 
     pub(crate) fn pop(&mut self, queue: &mut Queue) -> Option<Buffer> {

@@ -42,7 +42,7 @@ pub fn bind_inet(kind: Type, address: SocketAddr, binding: Binding) -> io::Resul
         // option would mean something else: that others may take the address over.
         socket.set_reuse_address(true)?;
     } else {
-        tell_packet_info(&socket, address)?;
+        prepare_datagrams(&socket, address)?;
     }
     if binding == Binding::Shared {
         socket.set_reuse_port(true)?;
@@ -51,8 +51,11 @@ pub fn bind_inet(kind: Type, address: SocketAddr, binding: Binding) -> io::Resul
     Ok(socket.into())
 }
 
-/// Makes a datagram socket tell which address each datagram was sent to (`ip(7)`, `ipv6(7)`).
-fn tell_packet_info(socket: &impl AsFd, address: SocketAddr) -> io::Result<()> {
+/// Makes a datagram socket tell which address each datagram was sent to (`ip(7)`, `ipv6(7)`), and
+/// lets the kernel deliver several of one sender at once (`UDP_GRO`, `udp(7)`).
+fn prepare_datagrams(socket: &impl AsFd, address: SocketAddr) -> io::Result<()> {
+    // A kernel before Linux 5.0 delivers them one by one.
+    let _ = setsockopt(socket, sockopt::UdpGroSegment, &true);
     if address.is_ipv6() {
         setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?;
     } else {
@@ -69,7 +72,7 @@ pub fn adopt(fd: BorrowedFd<'_>) -> io::Result<()> {
     let socket = SockRef::from(&fd);
     socket.set_nonblocking(true)?;
     match local_address(fd) {
-        Some(address) if socket.r#type()? == Type::DGRAM => tell_packet_info(&fd, address),
+        Some(address) if socket.r#type()? == Type::DGRAM => prepare_datagrams(&fd, address),
         _ => Ok(()),
     }
 }
@@ -471,8 +474,9 @@ pub(super) unsafe fn decode_inet(
 /// Writes an address for the kernel to read; returns its length.
 pub(super) fn encode_inet(
     address: &SocketAddr,
-    name: &mut MaybeUninit<libc::sockaddr_storage>,
+    name: &mut libc::sockaddr_storage,
 ) -> libc::socklen_t {
+    let name: *mut libc::sockaddr_storage = name;
     match address {
         SocketAddr::V4(address) => {
             let encoded = libc::sockaddr_in {
@@ -484,7 +488,7 @@ pub(super) fn encode_inet(
                 sin_zero: [0; 8],
             };
             // SAFETY: a `sockaddr_storage` is made to hold any address.
-            unsafe { name.as_mut_ptr().cast::<libc::sockaddr_in>().write(encoded) };
+            unsafe { name.cast::<libc::sockaddr_in>().write(encoded) };
             size_of::<libc::sockaddr_in>() as libc::socklen_t
         }
         SocketAddr::V6(address) => {
@@ -498,11 +502,7 @@ pub(super) fn encode_inet(
                 sin6_scope_id: address.scope_id(),
             };
             // SAFETY: as above.
-            unsafe {
-                name.as_mut_ptr()
-                    .cast::<libc::sockaddr_in6>()
-                    .write(encoded)
-            };
+            unsafe { name.cast::<libc::sockaddr_in6>().write(encoded) };
             size_of::<libc::sockaddr_in6>() as libc::socklen_t
         }
     }

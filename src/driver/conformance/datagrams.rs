@@ -25,7 +25,7 @@ pub(super) fn datagrams_of_every_size_come_back_whole<H: Harness>() {
                 "{size} bytes at {place:?}"
             );
             stage.until("it is said", |stage| {
-                stage.has(&Event::DatagramSent(socket, Ok(size as u32)))
+                stage.has(&Event::DatagramSent(socket, 1, Ok(size as u32)))
             });
         }
         // Several at once are several still: as many as a Unix socket queues (unix(7)).
@@ -38,10 +38,7 @@ pub(super) fn datagrams_of_every_size_come_back_whole<H: Harness>() {
             assert_eq!(stage.answer_to(&mut client).1, pattern(0, size));
         }
         stage.until_quiet();
-        assert_eq!(
-            stage.count(|event| matches!(event, Event::DatagramSent(..))),
-            15
-        );
+        assert_eq!(stage.datagrams_done(), (15, 15));
         stage.close(socket, Closing::Now);
         stage.assert_all_home();
     }
@@ -117,7 +114,7 @@ pub(super) fn a_datagram_peer_that_is_gone_ends_nothing<H: Harness>() {
             assert_eq!(stage.answer_to(&mut other).1, b"still here?");
             stage.answer = Answer::Keep;
             stage.until("both are done", |stage| {
-                stage.count(|event| matches!(event, Event::DatagramSent(..))) == 2 * round
+                stage.datagrams_done().0 == 2 * round
             });
         }
         stage.assert_all_home();
@@ -132,7 +129,7 @@ pub(super) fn a_datagram_peer_that_does_not_read_holds_nobody_up<H: Harness>() {
         for count in 1..=600 {
             stage.net.send(&mut deaf, &address, None, &pattern(0, 1000));
             stage.until("each answer is done", |stage| {
-                stage.count(|event| matches!(event, Event::DatagramSent(..))) == count
+                stage.datagrams_done().0 == count
             });
         }
         stage.net.send(&mut other, &address, None, b"and I?");
@@ -153,10 +150,7 @@ pub(super) fn a_datagram_socket_that_drains_receives_and_answers_who_is_queued<H
     for client in &mut clients {
         assert_eq!(stage.answer_to(client).1, b"last words");
     }
-    assert_eq!(
-        stage.count(|event| matches!(event, Event::DatagramSent(_, Ok(10)))),
-        40
-    );
+    assert_eq!(stage.datagrams_done(), (40, 40));
     assert_eq!(stage.events.last(), Some(&Event::Closed(socket)));
     stage.assert_all_home();
 }
