@@ -149,7 +149,7 @@ pub struct Inherited {
     pub no_delay: Option<bool>,
     /// Probes after so long a silence; none: no probes.
     pub keepalive: Option<Duration>,
-    /// `SO_RCVBUF` in bytes; none: as the kernel sees fit.
+    /// `SO_RCVBUF` in bytes, beyond `net.core.rmem_max` where we may; none: as the kernel sees fit.
     pub receive_buffer: Option<u32>,
     /// `SO_SNDBUF` in bytes; none: as the kernel sees fit.
     pub send_buffer: Option<u32>,
@@ -174,13 +174,24 @@ pub fn set_inherited(fd: BorrowedFd<'_>, options: &Inherited) -> io::Result<()> 
             }
         }
     }
-    if let Some(bytes) = options.receive_buffer {
+    if let Some(bytes) = options.receive_buffer
+        && setsockopt(&fd, sockopt::RcvBufForce, &(bytes as usize)).is_err()
+    {
+        // Only CAP_NET_ADMIN may go beyond the limit. The kernel caps this one, silently.
         socket.set_recv_buffer_size(bytes as usize)?;
     }
     if let Some(bytes) = options.send_buffer {
         socket.set_send_buffer_size(bytes as usize)?;
     }
     Ok(())
+}
+
+/// What became of the `SO_RCVBUF` that was asked for, in bytes.
+#[must_use]
+pub fn receive_buffer(fd: BorrowedFd<'_>) -> Option<u32> {
+    // The kernel doubles what it is asked for, for what it needs itself (socket(7)).
+    let bytes = SockRef::from(&fd).recv_buffer_size().ok()? / 2;
+    u32::try_from(bytes).ok()
 }
 
 /// Accepts a connection, nonblocking, with its address where it has one.

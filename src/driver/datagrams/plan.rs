@@ -258,3 +258,197 @@ fn hash(envelope: &Envelope) -> usize {
     let mixed = fold(address.ip()) ^ local.rotate_left(24) ^ u64::from(address.port()) << 40;
     (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % PLACES
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+    use super::*;
+    use crate::driver::buffers::BUFFER_COUNT;
+    use crate::sys::message::Local;
+
+    /// A plan, and what is still to be planned.
+    struct Desk {
+        plan: Plan,
+        buffers: Buffers,
+        unsent: Queue,
+        sent: u32,
+        envelopes: Vec<Envelope>,
+    }
+
+    impl Desk {
+        /// Answers, each a letter for who it is from (small ones hit another address of ours) and
+        /// the size; or the sizes of several in one buffer, as `A10*3+4`.
+        fn new(answers: &str) -> Self {
+            let mut desk = Self {
+                plan: Plan::new(),
+                buffers: Buffers::new(),
+                unsent: Queue::new(),
+                sent: 0,
+                envelopes: vec![Envelope::EMPTY; usize::from(BUFFER_COUNT)],
+            };
+            for answer in answers.split_whitespace() {
+                let (peer, sizes) = answer.split_at(1);
+                let (several, last) = sizes.split_once('+').unwrap_or((sizes, "0"));
+                let (size, count) = several.split_once('*').unwrap_or((several, "1"));
+                let number = |text: &str| text.parse::<usize>().expect("a number");
+                let len = number(size) * number(count) + number(last);
+                let (index, _) = desk.buffers.peek().expect("there are enough");
+                desk.envelopes[usize::from(index)] = envelope(peer, number(size));
+                let buffer = desk.buffers.lease(len);
+                desk.buffers.push(&mut desk.unsent, buffer);
+            }
+            desk
+        }
+
+        /// Plans as much as there is room for; the messages, as sizes of their datagrams.
+        fn plan(&mut self, merged_below: usize) -> String {
+            while let Some(room) = self.plan.room(BATCH_MAX)
+                && let Some(buffer) = self.buffers.pop(&mut self.unsent)
+            {
+                let sent = std::mem::take(&mut self.sent);
+                self.plan
+                    .add(buffer, sent, &self.envelopes, merged_below, room);
+            }
+            let text = self.plan.messages().iter().map(|planned| {
+                let message = self.plan.message(planned, &self.buffers, &self.envelopes);
+                let bytes: usize = message.parts.map(<[u8]>::len).sum();
+                assert_eq!(bytes, planned.bytes as usize);
+                let size = message.size.map_or(bytes, usize::from);
+                assert_eq!(planned.count as usize, bytes.div_ceil(size.max(1)).max(1));
+                let peer = peer(message.envelope);
+                match (bytes / size.max(1), bytes % size.max(1)) {
+                    (0 | 1, 0) => format!("{peer}{size}"),
+                    (count, 0) => format!("{peer}{size}*{count}"),
+                    (count, last) => format!("{peer}{size}*{count}+{last}"),
+                }
+            });
+            text.collect::<Vec<_>>().join(" ")
+        }
+
+        fn settle(&mut self, done: usize) {
+            self.sent = self.plan.settle(done, &mut self.unsent, &mut self.buffers);
+        }
+    }
+
+    fn envelope(peer: &str, size: usize) -> Envelope {
+        let letter = peer.as_bytes()[0];
+        let port = u16::from(letter.to_ascii_uppercase());
+        let (ip, local): (IpAddr, IpAddr) = if letter.to_ascii_uppercase() < b'V' {
+            let local = Ipv4Addr::new(127, 0, 0, if letter < b'a' { 1 } else { 2 });
+            (Ipv4Addr::LOCALHOST.into(), local.into())
+        } else {
+            (
+                Ipv6Addr::LOCALHOST.into(),
+                Ipv6Addr::from(u128::from(letter)).into(),
+            )
+        };
+        Envelope {
+            source: Source::Inet(SocketAddr::new(ip, port)),
+            local: Some(Local {
+                address: local,
+                interface: 0,
+            }),
+            unicast: true,
+            size,
+        }
+    }
+
+    fn peer(envelope: &Envelope) -> char {
+        let letters = (b'A'..=b'z').map(char::from);
+        let same = |letter: &char| {
+            let known = envelope(&letter.to_string(), 0);
+            known.source == envelope.source && known.local == envelope.local
+        };
+        letters
+            .filter(char::is_ascii_alphabetic)
+            .find(same)
+            .expect("it is known")
+    }
+
+    fn check(answers: &str, merged_below: usize, messages: &str) {
+        let mut desk = Desk::new(answers);
+        assert_eq!(desk.plan(merged_below), messages, "of {answers}");
+        desk.settle(desk.plan.messages().len());
+        assert!(desk.unsent.is_empty(), "all is planned");
+        assert_eq!(desk.buffers.free(), usize::from(BUFFER_COUNT));
+    }
+
+    fn merged(answers: &str, messages: &str) {
+        check(answers, usize::MAX, messages);
+    }
+
+    #[test]
+    fn equal_ones_of_a_flow_are_merged_and_only_the_last_is_shorter() {
+        merged("A9 A9 A9", "A9*3");
+        merged("A9 A9 A4 A9", "A9*2+4 A9");
+        merged("A9 A9 A4 A4", "A9*2+4 A4");
+        merged("A4 A9 A9", "A4 A9*2");
+        merged("A9*3 A9*2+1 A9*2", "A9*5+1 A9*2");
+        merged("A9*3 A4*2 A4", "A9*3 A4*3");
+    }
+
+    #[test]
+    fn flows_are_told_apart_by_peer_and_by_our_address() {
+        merged("A9 B9 a9 A9 B9 a9 W9 w9 W9", "A9*2 B9*2 a9*2 W9*2 w9");
+        merged("A9 B4 A4 B4 A9", "A9*1+4 B4*2 A9");
+    }
+
+    #[test]
+    fn an_empty_one_is_alone_and_keeps_its_place() {
+        merged("A9 A0 A9 A0 A0", "A9 A0 A9 A0 A0");
+    }
+
+    #[test]
+    fn no_message_is_longer_than_the_kernel_takes() {
+        let many = "A9 ".repeat(64);
+        merged(&many, "A9*64");
+        merged("A9*60 A9*5", "A9*60 A9*5");
+        merged("A1000*40 A1000*25 A1000*1", "A1000*40 A1000*26");
+        merged("A32500 A32500 A1", "A32500*2 A1");
+        merged("A65507 A65507", "A65507 A65507");
+    }
+
+    #[test]
+    fn what_came_in_more_pieces_than_can_be_merged_leaves_in_several_messages() {
+        merged("A9*150+1 A9", "A9*64 A9*64 A9*22+1 A9");
+        merged("A1*200 B3 A1", "A1*64 A1*64 A1*64 A1*9 B3");
+    }
+
+    #[test]
+    fn what_cannot_be_cut_is_sent_one_by_one() {
+        check("A9*3 A9 A8*2 B9", 9, "A9 A9 A9 A9 A8*2 B9");
+        check("A9*2+1 A4*2 A4", 9, "A9 A9 A1 A4*3");
+        check("A9 A4 A9", 0, "A9 A4 A9");
+    }
+
+    #[test]
+    fn what_is_not_sent_goes_on_where_it_was_and_in_order() {
+        let mut desk = Desk::new("A9*100 B4 A9 B4 C3*5+2");
+        assert_eq!(desk.plan(usize::MAX), "A9*64 A9*37 B4*2 C3*5+2");
+        desk.settle(1);
+        assert_eq!(desk.sent, 9 * 64);
+        assert_eq!(desk.plan(usize::MAX), "A9*37 B4*2 C3*5+2");
+        desk.settle(0);
+        let one_by_one = format!("{}B4 A9 B4 C3 C3 C3 C3 C3 C2", "A9 ".repeat(36));
+        assert_eq!(desk.plan(1), one_by_one);
+        desk.settle(38);
+        assert_eq!(desk.plan(usize::MAX), "B4 C3*5+2");
+        desk.settle(2);
+        assert_eq!(desk.buffers.free(), usize::from(BUFFER_COUNT));
+    }
+
+    #[test]
+    fn more_than_one_call_takes_is_planned_in_parts() {
+        let mut desk = Desk::new(&format!("{}C5*30", "A9*2 ".repeat(25)));
+        assert_eq!(
+            desk.plan(2),
+            format!("{}{}", "A9 ".repeat(50), "C5 ".repeat(14)).trim()
+        );
+        desk.settle(64);
+        assert_eq!(desk.sent, 5 * 14);
+        assert_eq!(desk.plan(2), "C5 ".repeat(16).trim());
+        desk.settle(16);
+        assert!(desk.unsent.is_empty() && desk.sent == 0);
+    }
+}
