@@ -145,7 +145,7 @@ pub struct Listener {
     pub no_delay: bool,
     /// When to probe a silent peer, in whole seconds; `None` is never.
     pub keepalive: Option<Duration>,
-    /// The kernel's receive buffer in bytes; `None` leaves it to the kernel.
+    /// The kernel's receive buffer in bytes; `None` leaves it to the kernel, or on UDP to us.
     pub receive_buffer: Option<u32>,
     /// The kernel's send buffer in bytes; `None` leaves it to the kernel.
     pub send_buffer: Option<u32>,

@@ -17,6 +17,10 @@ use crate::config::{Address, Listener, Protocol};
 use crate::sys::socket::{self, Binding, Inherited};
 use crate::worker::mailbox::Kind;
 
+/// The receive buffer of a UDP socket where the configuration says "auto": room for 20,000 small
+/// datagrams, since nobody holds a sender back. The kernel's own default has room for 277.
+const DATAGRAM_BUFFER_BYTES: u32 = 8 * 1024 * 1024;
+
 /// A socket bound to one address of a listener.
 #[derive(Debug)]
 pub(super) struct Bound {
@@ -55,10 +59,11 @@ pub(super) struct Site<'a> {
 
 /// The options that a listener's sockets hand down.
 pub(super) fn inherited(listener: &Listener) -> Inherited {
+    let auto = (listener.protocol == Protocol::Udp).then_some(DATAGRAM_BUFFER_BYTES);
     Inherited {
         no_delay: (listener.protocol == Protocol::Tcp).then_some(listener.no_delay),
         keepalive: listener.keepalive,
-        receive_buffer: listener.receive_buffer,
+        receive_buffer: listener.receive_buffer.or(auto),
         send_buffer: listener.send_buffer,
     }
 }

@@ -180,9 +180,15 @@ impl Listeners {
                 .iter()
                 .filter(|socket| !socket.passed)
                 .find_map(|socket| capped(&socket.fd, listener.backlog));
+            let short = bind::inherited(listener).receive_buffer.and_then(|bytes| {
+                sockets
+                    .iter()
+                    .find_map(|socket| short_receive_buffer(&socket.fd, bytes))
+            });
+            let warnings = capped.into_iter().chain(short);
             prepared
                 .warnings
-                .extend(capped.map(|warning| format!("listener \"{name}\": {warning}")));
+                .extend(warnings.map(|warning| format!("listener \"{name}\": {warning}")));
         }
     }
 
@@ -617,6 +623,17 @@ fn capped(fd: impl AsFd, requested: u32) -> Option<String> {
         format!(
             "backlog {requested} is capped to {effective} by net.core.somaxconn: \
              raise it with sysctl -w net.core.somaxconn={requested}"
+        )
+    })
+}
+
+/// The same for a receive buffer.
+fn short_receive_buffer(fd: impl AsFd, requested: u32) -> Option<String> {
+    let effective = socket::receive_buffer(fd.as_fd())?;
+    (effective < requested).then(|| {
+        format!(
+            "receive buffer of {requested} bytes is capped to {effective} by net.core.rmem_max, bursts may be lost: \
+             raise it with sysctl -w net.core.rmem_max={requested}"
         )
     })
 }

@@ -3,6 +3,10 @@
 //! Last in, first out, so that the same few stay in the cache; memory that was never needed is
 //! never touched, so that an idle worker costs nothing. Never grows.
 
+#![expect(unsafe_code, reason = "several buffers are filled by one system call")]
+
+use std::ops::Range;
+
 use super::Buffer;
 
 /// The size of a buffer, in bytes: any datagram fits, and bulk moves in large pieces.
@@ -48,6 +52,16 @@ impl Buffers {
         Some((index, &mut self.memory[start(index)..][..BUFFER_BYTES]))
     }
 
+    /// The memory that the next leases will be of, in their order: as many as are left.
+    pub(crate) fn peek_all(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        let memory = self.memory.as_mut_ptr();
+        self.free.iter().rev().map(move |&index| {
+            // SAFETY: the piece is within the memory, which is borrowed for as long, and no other
+            // item is of the same: an index is free once.
+            unsafe { std::slice::from_raw_parts_mut(memory.add(start(index)), BUFFER_BYTES) }
+        })
+    }
+
     /// Leases the buffer that [`Self::peek`] showed, now that it holds so many bytes.
     pub(crate) fn lease(&mut self, len: usize) -> Buffer {
         debug_assert!(len <= BUFFER_BYTES, "no more than fits was received");
@@ -62,6 +76,12 @@ impl Buffers {
         &mut self.memory[start(buffer.index)..][..buffer.len as usize]
     }
 
+    /// Some of the bytes of a leased buffer, to be sent.
+    pub(crate) fn piece(&self, buffer: &Buffer, piece: Range<usize>) -> &[u8] {
+        debug_assert!(piece.end <= buffer.len as usize, "no more than it holds");
+        &self.memory[start(buffer.index)..][piece]
+    }
+
     #[expect(clippy::needless_pass_by_value, reason = "the lease ends here")]
     pub(crate) fn recycle(&mut self, buffer: Buffer) {
         self.free.push(buffer.index);
@@ -73,6 +93,10 @@ impl Buffers {
 
     pub(crate) fn push(&mut self, queue: &mut Queue, buffer: Buffer) {
         self.links.push(queue, buffer);
+    }
+
+    pub(crate) fn push_front(&mut self, queue: &mut Queue, buffer: Buffer) {
+        self.links.push_front(queue, buffer);
     }
 
     pub(crate) fn pop(&mut self, queue: &mut Queue) -> Option<Buffer> {
@@ -152,6 +176,22 @@ impl Links {
             self.0[usize::from(queue.tail)].next = buffer.index;
         }
         queue.tail = buffer.index;
+    }
+
+    /// Puts a buffer before all others.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the queue holds the lease now"
+    )]
+    pub(crate) fn push_front(&mut self, queue: &mut Queue, buffer: Buffer) {
+        self.0[usize::from(buffer.index)] = Note {
+            len: buffer.len,
+            next: queue.head,
+        };
+        if queue.head == NONE {
+            queue.tail = buffer.index;
+        }
+        queue.head = buffer.index;
     }
 
     pub(crate) fn pop(&mut self, queue: &mut Queue) -> Option<Buffer> {

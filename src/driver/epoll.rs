@@ -1,8 +1,8 @@
 //! The driver over `epoll(7)`: readiness, dressed as completion.
 //!
 //! Level-triggered, one read and one send per event. Operations are carried out at the start of
-//! the next `wait`, in order; a send that the kernel takes at once costs one system call and
-//! nothing more. What a socket waits for is told to the kernel lazily, once a turn, so that a
+//! the next `wait`, in order, and then the answers on datagram sockets, all of one socket together;
+//! a send that the kernel takes at once costs one system call and nothing more. What a socket waits for is told to the kernel lazily, once a turn, so that a
 //! connection which comes and goes costs one `epoll_ctl(2)`.
 //!
 //! Never decides anything about an echo; never blocks but in [`Driver::wait`]. Read on in
@@ -21,7 +21,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll as Kernel, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use super::buffers::{BUFFER_COUNT, Buffers, Queue};
+use super::buffers::{BUFFER_COUNT, Buffers};
+use super::datagrams::{Datagrams, Workspace};
 use super::table::Table;
 use super::{Buffer, Closing, Completion, Details, Driver, Envelope, Op, Permits, Token, Waker};
 use crate::sys::socket;
@@ -39,7 +40,7 @@ const COMPLETIONS_MAX: usize = 16;
 /// A `wait` ends after so many bytes received, so that they are sent while the cache has them.
 const RECEIVED_BYTES_MAX: usize = 128 * 1024;
 
-/// So many connections or datagrams are taken from one socket before others have their turn.
+/// So many connections are taken from one listener before others have their turn.
 const BURST_MAX: usize = 32;
 
 /// Marks the waker's event; no token looks like it, for generations have 24 bits.
@@ -52,13 +53,15 @@ pub struct Epoll {
     waker: Waker,
     endpoints: Table<Endpoint>,
     buffers: Buffers,
-    envelopes: Box<[Envelope]>,
+    workspace: Workspace,
     ops: Vec<Op>,
     // Events from the kernel, and those of them that are yet to be handled.
     events: Box<[EpollEvent]>,
     ready: Range<usize>,
     // Whose wishes may differ from what the kernel was told.
     changed: Vec<Token>,
+    // Datagram sockets that have got answers to send.
+    answering: Vec<Token>,
     // Who could not receive for want of a buffer.
     starved: Vec<Token>,
     // Who is to be closed when nobody is queued any more.
@@ -82,7 +85,8 @@ struct Endpoint {
 enum Kind {
     Listener(Option<Arc<Permits>>),
     Connection(Connection),
-    Datagrams { inet: bool, unsent: Queue },
+    // Boxed: there are few, and many connections.
+    Datagrams(Box<Datagrams>),
 }
 
 impl Endpoint {
@@ -92,8 +96,8 @@ impl Endpoint {
         let input = |wish| if takes { wish } else { Wish::Nothing };
         match &self.kind {
             Kind::Listener(_) => input(Wish::Clients),
-            Kind::Datagrams { unsent, .. } if !unsent.is_empty() => Wish::Output,
-            Kind::Datagrams { .. } => input(Wish::Input),
+            Kind::Datagrams(datagrams) if datagrams.has_unsent() => Wish::Output,
+            Kind::Datagrams(_) => input(Wish::Input),
             Kind::Connection(connection) if connection.silent => Wish::Nothing,
             Kind::Connection(connection) if connection.stalled() => Wish::Output,
             Kind::Connection(connection) if connection.ended => Wish::Nothing,
@@ -142,11 +146,12 @@ impl Epoll {
             waker,
             endpoints: Table::new(),
             buffers: Buffers::new(),
-            envelopes: vec![Envelope::EMPTY; usize::from(BUFFER_COUNT)].into_boxed_slice(),
+            workspace: Workspace::new(),
             ops: Vec::with_capacity(COMPLETIONS_MAX * 4),
             events: vec![EpollEvent::empty(); EVENTS_MAX].into_boxed_slice(),
             ready: 0..0,
             changed: Vec::with_capacity(COMPLETIONS_MAX * 4),
+            answering: Vec::new(),
             starved: Vec::new(),
             draining: Vec::new(),
             received_bytes: 0,
@@ -177,7 +182,7 @@ impl Epoll {
                 Op::Rest { connection } => self.take_from(connection, false),
                 Op::Send { connection, buffer } => self.send(connection, buffer, done),
                 Op::ShutDown { connection } => self.shut_down(connection),
-                Op::SendTo { socket, buffer } => self.send_to(socket, buffer, done),
+                Op::SendTo { socket, buffer } => self.send_to(socket, buffer),
                 Op::Close { token, how } => self.close(token, how, done),
             }
         }
@@ -215,6 +220,10 @@ impl Epoll {
         if how == Closing::Reset && is_connection {
             socket::reset_on_close(endpoint.fd.as_fd());
         }
+        if self.answering.contains(&token) {
+            // What was to be sent before the close is sent before it.
+            self.flush_datagrams(token, done);
+        }
         self.let_go(token, done);
     }
 
@@ -227,8 +236,8 @@ impl Epoll {
             // Other workers may hold the same listening or datagram socket, and closing ours would
             // not end its registration (epoll(7), question 6).
             Kind::Listener(_) => self.forget(&endpoint),
-            Kind::Datagrams { unsent, .. } => {
-                self.buffers.clear(unsent);
+            Kind::Datagrams(datagrams) => {
+                datagrams.clear(&mut self.buffers);
                 self.forget(&endpoint);
             }
             Kind::Connection(connection) => self.buffers.clear(&mut connection.unsent),
@@ -282,7 +291,7 @@ impl Epoll {
                 });
             }
             // Try again with the next turn: a datagram socket has nobody to give up.
-            Kind::Datagrams { .. } => self.starve(token),
+            Kind::Datagrams(_) => self.starve(token),
         }
     }
 
@@ -314,7 +323,7 @@ impl Epoll {
             let token = self.draining[index];
             let goes_on = match self.endpoints.get_mut(token).map(|endpoint| &endpoint.kind) {
                 Some(Kind::Listener(_)) => self.accept(token, done),
-                Some(Kind::Datagrams { .. }) => self.drain_datagrams(token, done),
+                Some(Kind::Datagrams(_)) => self.drain_datagrams(token, done),
                 _ => false,
             };
             if goes_on {
@@ -342,10 +351,10 @@ impl Epoll {
             Kind::Listener(_) if endpoint.takes && !endpoint.draining => {
                 _ = self.accept(token, done)
             }
-            Kind::Datagrams { unsent, .. } if !unsent.is_empty() => {
+            Kind::Datagrams(datagrams) if datagrams.has_unsent() => {
                 self.flush_datagrams(token, done)
             }
-            Kind::Datagrams { .. } if endpoint.takes && !endpoint.draining => {
+            Kind::Datagrams(_) if endpoint.takes && !endpoint.draining => {
                 _ = self.receive_from(token, done)
             }
             Kind::Connection(connection) if connection.silent => {}
@@ -381,14 +390,8 @@ impl Driver for Epoll {
     }
 
     fn add_datagram_socket(&mut self, socket: OwnedFd) -> Token {
-        let inet = socket::is_inet(socket.as_fd());
-        self.insert(
-            socket,
-            Kind::Datagrams {
-                inet,
-                unsent: Queue::new(),
-            },
-        )
+        let datagrams = Box::new(Datagrams::new(socket.as_fd()));
+        self.insert(socket, Kind::Datagrams(datagrams))
     }
 
     fn submit(&mut self, op: Op) {
@@ -397,6 +400,7 @@ impl Driver for Epoll {
 
     fn wait(&mut self, until: Option<Instant>, done: &mut Vec<Completion>) -> io::Result<()> {
         self.perform(done);
+        self.send_answers(done);
         self.feed();
         self.drain(done);
         self.tell_kernel(done);
@@ -434,7 +438,7 @@ impl Driver for Epoll {
     }
 
     fn envelope(&self, buffer: &Buffer) -> &Envelope {
-        &self.envelopes[usize::from(buffer.index)]
+        self.workspace.envelope(buffer)
     }
 
     fn recycle(&mut self, buffer: Buffer) {

@@ -9,10 +9,11 @@
 //! Each is a test in `conformance`, run on every driver.
 //!
 //! 1. [`Driver::submit`] queues: it makes no system call and never fails.
-//! 2. Each `Send`, `SendTo` and `Close` has exactly one completion, but for sends of a connection
-//!    that fails, which have one `Failed` together, and of one that is closed first, which have
-//!    none. `Accept`, `Receive` and `ReceiveFrom` repeat until they are ended; `Rest` and `ShutDown`
-//!    have none.
+//! 2. Each `Send` and `Close` has exactly one completion, but for sends of a connection that fails,
+//!    which have one `Failed` together, and of one that is closed first, which have none. Each
+//!    datagram of a `SendTo` is counted in exactly one `DatagramSent`, which may count many.
+//!    `Accept`, `Receive` and `ReceiveFrom` repeat until they are ended; `Rest` and `ShutDown` have
+//!    none.
 //!    Nothing is heard of a connection before its `Accepted`.
 //! 3. A `Send` completes when all of its bytes are with the kernel. If that can't be at once, it
 //!    says `Stalled`, once for all that wait behind it, and goes on by itself.
@@ -32,8 +33,10 @@
 //! 11. The work of one `wait` is bounded, so that no peer keeps others, timers or the mailbox
 //!     waiting.
 //! 12. The peer's end arrives after all of its bytes, as `Ended`, once.
-//! 13. A datagram arrives whole or says how long it was; its answer leaves from the address that it
-//!     was sent to. No send error ends the socket.
+//! 13. A datagram arrives whole or says how long it was. Several of one sender to one address may
+//!     come in one buffer, in order; they leave one by one as they came, never merged on the way.
+//!     The order between one sender and one address is kept. An answer leaves from the address that
+//!     was hit. No send error ends the socket, or costs anybody else an answer.
 //!
 //! # How io_uring fits
 //!
@@ -54,6 +57,7 @@ mod accept;
 pub mod buffers;
 #[cfg(test)]
 pub(crate) mod conformance;
+mod datagrams;
 pub mod epoll;
 pub mod permits;
 #[cfg(test)]
@@ -153,7 +157,8 @@ pub enum Op {
         /// On this datagram socket.
         socket: Token,
     },
-    /// Send a datagram back to where it came from, from the address that it was sent to.
+    /// Send all datagrams of a buffer back to where they came from, as many and of the same sizes,
+    /// from the address that they were sent to.
     SendTo {
         /// On this datagram socket.
         socket: Token,
@@ -231,20 +236,21 @@ pub enum Completion {
         /// For this reason; a peer's fault is no error of ours.
         error: io::Error,
     },
-    /// A datagram arrived; [`Driver::envelope`] says from whom and to which address.
-    Datagram {
+    /// Datagrams arrived, all of one sender and to one address; [`Driver::envelope`] says which, and
+    /// how many there are.
+    Datagrams {
         /// On this socket.
         socket: Token,
-        /// Its bytes, or as many as could be stored.
+        /// Their bytes, or of one that is too long as many as could be stored.
         buffer: Buffer,
-        /// Its size as it was sent, in bytes.
-        len: usize,
     },
-    /// A `SendTo` is done.
+    /// Datagrams of one `SendTo` or several are done.
     DatagramSent {
         /// On this socket.
         socket: Token,
-        /// The bytes sent, or why the kernel would not take it.
+        /// So many of them.
+        count: u32,
+        /// Their bytes in all, or why the kernel would not take them.
         result: io::Result<u32>,
     },
     /// A `Close` is done.
@@ -287,7 +293,7 @@ pub trait Driver {
     /// The bytes in a buffer.
     fn bytes(&mut self, buffer: &Buffer) -> &mut [u8];
 
-    /// From whom a received datagram is, and to which address it was sent.
+    /// From whom received datagrams are, to which address they were sent, and how long each is.
     fn envelope(&self, buffer: &Buffer) -> &Envelope;
 
     /// Takes a buffer back that is not sent.

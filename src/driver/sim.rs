@@ -4,7 +4,8 @@
 //! [`Network`] is the peers' side, held by the test; [`Sim`] is the driver over it, owned by
 //! whoever is tested. One seed is one history: the network prints its seed when a test fails. The
 //! driver behaves as unlike epoll as the seam allows: completions of different connections come in
-//! random order, few at a time, and bytes that were taken before a `Rest` still arrive after it.
+//! random order, few at a time, bytes that were taken before a `Rest` still arrive after it, and
+//! datagrams of one sender come in one buffer or in many.
 //!
 //! It checks its user, too, and panics when a buffer is used twice, when receiving is asked for
 //! twice, and when a token is used in a later turn than the one that closed it.
@@ -338,7 +339,7 @@ impl Sim {
         let thing = std::mem::replace(&mut slot.thing, Thing::Nothing);
         for completion in ready {
             match completion {
-                Completion::Received { buffer, .. } | Completion::Datagram { buffer, .. } => {
+                Completion::Received { buffer, .. } | Completion::Datagrams { buffer, .. } => {
                     self.buffers.recycle(buffer)
                 }
                 Completion::Accepted { connection, .. } => {
@@ -494,12 +495,29 @@ impl Sim {
         }
         while let Some(buffer) = outgoing.pop_front() {
             let envelope = &self.envelopes[usize::from(buffer.index)];
-            let result = world
-                .carry_reply(id, envelope, self.buffers.bytes(&buffer))
-                .map(|()| buffer.len);
+            let bytes = self.buffers.bytes(&buffer);
+            let (mut count, mut sent) = (0, 0);
+            for datagram in datagrams(bytes, envelope.size) {
+                match world.carry_reply(id, envelope, datagram) {
+                    Ok(()) => {
+                        count += 1;
+                        sent += datagram.len() as u32;
+                    }
+                    Err(error) => slot.ready.push_back(Completion::DatagramSent {
+                        socket,
+                        count: 1,
+                        result: Err(error),
+                    }),
+                }
+            }
             self.buffers.recycle(buffer);
-            slot.ready
-                .push_back(Completion::DatagramSent { socket, result });
+            if count > 0 {
+                slot.ready.push_back(Completion::DatagramSent {
+                    socket,
+                    count,
+                    result: Ok(sent),
+                });
+            }
         }
         for _ in 0..ROUNDS_PER_TURN {
             if !slot.armed || !world.datagram_is_due(id) || world.withholds(|faults| faults.famine)
@@ -509,9 +527,10 @@ impl Sim {
             let Some((index, memory)) = self.buffers.peek() else {
                 return;
             };
-            let parcel = world.sockets[id.0].inbox.pop_front().expect("one is due");
-            let stored = parcel.bytes.len().min(memory.len());
-            memory[..stored].copy_from_slice(&parcel.bytes[..stored]);
+            let mut parcel = world.take_parcels(id, memory.len());
+            let size = parcel.size;
+            parcel.bytes.truncate(memory.len());
+            memory[..parcel.bytes.len()].copy_from_slice(&parcel.bytes);
             let local = Some(Local {
                 address: parcel.to,
                 interface: 0,
@@ -520,13 +539,11 @@ impl Sim {
                 source: Source::Inet(parcel.from),
                 local,
                 unicast: true,
+                size,
             };
-            let buffer = self.buffers.lease(stored);
-            slot.ready.push_back(Completion::Datagram {
-                socket,
-                buffer,
-                len: parcel.bytes.len(),
-            });
+            let buffer = self.buffers.lease(parcel.bytes.len());
+            slot.ready
+                .push_back(Completion::Datagrams { socket, buffer });
         }
     }
 
@@ -551,7 +568,7 @@ impl Sim {
                 waiting.swap_remove(chosen);
             }
             match &completion {
-                Completion::Received { buffer, .. } | Completion::Datagram { buffer, .. } => {
+                Completion::Received { buffer, .. } | Completion::Datagrams { buffer, .. } => {
                     self.with_user[usize::from(buffer.index)] = true;
                 }
                 Completion::Ended { .. } | Completion::Failed { .. } => {
@@ -675,6 +692,12 @@ impl Driver for Sim {
     fn waker(&self) -> Waker {
         self.waker.clone()
     }
+}
+
+/// The datagrams that are stored in a buffer: an empty one is one as well.
+fn datagrams(bytes: &[u8], size: usize) -> impl Iterator<Item = &[u8]> {
+    let empty = bytes.is_empty().then_some(bytes);
+    empty.into_iter().chain(bytes.chunks(size.max(1)))
 }
 
 impl Connection {

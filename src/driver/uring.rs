@@ -24,7 +24,7 @@ use std::time::Instant;
 
 use io_uring::cqueue;
 
-use super::buffers::{BUFFER_COUNT, Queue};
+use super::datagrams::{Datagrams, Workspace};
 use super::table::Table;
 use super::{Buffer, Closing, Completion, Details, Driver, Envelope, Op, Permits, Token, Waker};
 use crate::sys::socket;
@@ -56,7 +56,7 @@ pub struct Uring {
     waker: Waker,
     endpoints: Table<Endpoint>,
     memory: Memory,
-    envelopes: Box<[Envelope]>,
+    workspace: Workspace,
     // Whom to look at when system calls may be made again: to close, to shut down, to send to.
     chores: Vec<Token>,
     // Who could not receive for want of a buffer.
@@ -72,9 +72,10 @@ struct Endpoint {
     // Accept, receive or receive from.
     takes: bool,
     draining: bool,
-    // Of a listener or datagram socket: the kernel has a request to say when there is something,
-    // and it is to be closed when that has ended.
+    // Of a listener or datagram socket: the kernel has a request to say when there is something, or
+    // room to send, and it is to be closed when these have ended.
     polled: bool,
+    polled_output: bool,
     closing: bool,
     kind: Kind,
 }
@@ -83,7 +84,8 @@ struct Endpoint {
 enum Kind {
     Listener(Option<Arc<Permits>>),
     Connection(Connection),
-    Datagrams { inet: bool, unsent: Queue },
+    // Boxed: there are few, and many connections.
+    Datagrams(Box<Datagrams>),
 }
 
 impl Uring {
@@ -101,7 +103,7 @@ impl Uring {
             waker: Waker::new()?,
             endpoints: Table::new(),
             memory,
-            envelopes: vec![Envelope::EMPTY; usize::from(BUFFER_COUNT)].into_boxed_slice(),
+            workspace: Workspace::new(),
             chores: Vec::with_capacity(COMPLETIONS_MAX),
             starved: Vec::new(),
             draining: Vec::new(),
@@ -122,6 +124,7 @@ impl Uring {
             takes: false,
             draining: false,
             polled: false,
+            polled_output: false,
             closing: false,
             kind,
         })
@@ -168,10 +171,15 @@ impl Uring {
         endpoint.takes = false;
         if endpoint.polled {
             self.ring.cancel(Request::Readable, token);
+        }
+        if endpoint.polled_output {
+            self.ring.cancel(Request::Writable, token);
+        }
+        if endpoint.polled || endpoint.polled_output {
             return;
         }
-        if let Kind::Datagrams { unsent, .. } = &mut endpoint.kind {
-            self.memory.large.clear(unsent);
+        if let Kind::Datagrams(datagrams) = &mut endpoint.kind {
+            datagrams.clear(&mut self.memory.large);
         }
         self.endpoints.remove(token);
         done.push(Completion::Closed { token });
@@ -223,7 +231,7 @@ impl Uring {
             let token = self.draining[index];
             let goes_on = match self.endpoints.get(token).map(|endpoint| &endpoint.kind) {
                 Some(Kind::Listener(_)) => self.accept(token, done),
-                Some(Kind::Datagrams { .. }) => self.drain_datagrams(token, done),
+                Some(Kind::Datagrams(_)) => self.drain_datagrams(token, done),
                 _ => false,
             };
             if goes_on {
@@ -239,7 +247,8 @@ impl Uring {
         match request {
             Request::Receive => self.received(token, result, done),
             Request::Send => self.sent(token, result.result(), done),
-            Request::Readable | Request::Writable => self.ready(token, done),
+            Request::Readable => self.ready(token, done),
+            Request::Writable => self.writable(token, done),
             Request::Woken => {
                 self.waker.drain();
                 self.listen_to_waker();
@@ -265,11 +274,28 @@ impl Uring {
         if endpoint.draining || !endpoint.takes {
             return;
         }
-        match endpoint.kind {
+        match &endpoint.kind {
             Kind::Listener(_) => _ = self.accept(token, done),
-            _ => self.serve_datagrams(token, done),
+            // What is to be sent goes first.
+            Kind::Datagrams(datagrams) if datagrams.has_unsent() => return,
+            _ => _ = self.receive_from(token, done),
         }
         self.poll(token);
+    }
+}
+
+impl Uring {
+    /// There is room to send, or the poll for it was told to end.
+    fn writable(&mut self, token: Token, done: &mut Vec<Completion>) {
+        let Some(endpoint) = self.endpoints.get_mut(token) else {
+            return;
+        };
+        endpoint.polled_output = false;
+        if endpoint.closing {
+            self.close_socket(token, done);
+        } else {
+            self.flush_datagrams(token, done);
+        }
     }
 }
 
@@ -291,14 +317,8 @@ impl Driver for Uring {
     }
 
     fn add_datagram_socket(&mut self, socket: OwnedFd) -> Token {
-        let inet = socket::is_inet(socket.as_fd());
-        self.insert(
-            socket,
-            Kind::Datagrams {
-                inet,
-                unsent: Queue::new(),
-            },
-        )
+        let datagrams = Box::new(Datagrams::new(socket.as_fd()));
+        self.insert(socket, Kind::Datagrams(datagrams))
     }
 
     fn submit(&mut self, op: Op) {
@@ -348,7 +368,7 @@ impl Driver for Uring {
     }
 
     fn envelope(&self, buffer: &Buffer) -> &Envelope {
-        &self.envelopes[usize::from(buffer.index)]
+        self.workspace.envelope(buffer)
     }
 
     fn recycle(&mut self, buffer: Buffer) {

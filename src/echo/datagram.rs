@@ -1,4 +1,5 @@
-//! One datagram in, one out: same size, never truncated, never merged.
+//! One datagram in, one out: same size, never truncated, never merged. Several of one sender are
+//! answered together, for what becomes of one becomes of all.
 //!
 //! Knows the limits of what can be answered. Who may ask at all is `policy`'s business.
 
@@ -17,18 +18,19 @@ pub enum Unanswerable {
     NoAddress,
 }
 
-/// A datagram as it arrived, but for its bytes.
+/// Datagrams of one sender as they arrived, but for their bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
-    /// The size that it had on the wire, in bytes, also when less of it could be stored.
-    pub len: usize,
+    /// The size that each had on the wire, in bytes, but for the last, which may be shorter; also
+    /// when less of it could be stored.
+    pub size: usize,
     /// Whether there is somebody to answer to.
     pub has_address: bool,
 }
 
-/// Turns a datagram into its answer, in place. An empty datagram is data like any other.
+/// Turns datagrams into their answers, in place. An empty datagram is data like any other.
 pub fn answer(reply: Reply, arrival: Arrival, bytes: &mut [u8]) -> Result<Answer, Unanswerable> {
-    if arrival.len > DATAGRAM_BYTES_MAX || arrival.len > bytes.len() {
+    if arrival.size > DATAGRAM_BYTES_MAX || arrival.size > bytes.len() {
         return Err(Unanswerable::Oversize);
     }
     match reply.answer(bytes) {
@@ -42,9 +44,9 @@ pub fn answer(reply: Reply, arrival: Arrival, bytes: &mut [u8]) -> Result<Answer
 mod tests {
     use super::*;
 
-    fn arrival(len: usize) -> Arrival {
+    fn arrival(size: usize) -> Arrival {
         Arrival {
-            len,
+            size,
             has_address: true,
         }
     }
@@ -70,6 +72,14 @@ mod tests {
     }
 
     #[test]
+    fn several_that_are_more_than_the_largest_together_are_answered() {
+        let mut bytes = vec![b'a'; DATAGRAM_BYTES_MAX + 20];
+        let answer = answer(Reply::Upper, arrival(1472), &mut bytes);
+        assert_eq!(answer, Ok(Answer::Send));
+        assert!(bytes.iter().all(|&byte| byte == b'A'));
+    }
+
+    #[test]
     fn a_truncated_datagram_is_never_echoed() {
         assert_eq!(
             answer(Reply::Echo, arrival(100), &mut [0; 64]),
@@ -80,7 +90,7 @@ mod tests {
     #[test]
     fn a_nameless_sender_gets_no_answer_but_may_be_discarded() {
         let nameless = Arrival {
-            len: 1,
+            size: 1,
             has_address: false,
         };
         assert_eq!(

@@ -42,7 +42,7 @@ pub fn bind_inet(kind: Type, address: SocketAddr, binding: Binding) -> io::Resul
         // option would mean something else: that others may take the address over.
         socket.set_reuse_address(true)?;
     } else {
-        tell_packet_info(&socket, address)?;
+        prepare_datagrams(&socket, address)?;
     }
     if binding == Binding::Shared {
         socket.set_reuse_port(true)?;
@@ -51,8 +51,11 @@ pub fn bind_inet(kind: Type, address: SocketAddr, binding: Binding) -> io::Resul
     Ok(socket.into())
 }
 
-/// Makes a datagram socket tell which address each datagram was sent to (`ip(7)`, `ipv6(7)`).
-fn tell_packet_info(socket: &impl AsFd, address: SocketAddr) -> io::Result<()> {
+/// Makes a datagram socket tell which address each datagram was sent to (`ip(7)`, `ipv6(7)`), and
+/// lets the kernel deliver several of one sender at once (`UDP_GRO`, `udp(7)`).
+fn prepare_datagrams(socket: &impl AsFd, address: SocketAddr) -> io::Result<()> {
+    // A kernel before Linux 5.0 delivers them one by one.
+    let _ = setsockopt(socket, sockopt::UdpGroSegment, &true);
     if address.is_ipv6() {
         setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?;
     } else {
@@ -69,7 +72,7 @@ pub fn adopt(fd: BorrowedFd<'_>) -> io::Result<()> {
     let socket = SockRef::from(&fd);
     socket.set_nonblocking(true)?;
     match local_address(fd) {
-        Some(address) if socket.r#type()? == Type::DGRAM => tell_packet_info(&fd, address),
+        Some(address) if socket.r#type()? == Type::DGRAM => prepare_datagrams(&fd, address),
         _ => Ok(()),
     }
 }
@@ -146,7 +149,7 @@ pub struct Inherited {
     pub no_delay: Option<bool>,
     /// Probes after so long a silence; none: no probes.
     pub keepalive: Option<Duration>,
-    /// `SO_RCVBUF` in bytes; none: as the kernel sees fit.
+    /// `SO_RCVBUF` in bytes, beyond `net.core.rmem_max` where we may; none: as the kernel sees fit.
     pub receive_buffer: Option<u32>,
     /// `SO_SNDBUF` in bytes; none: as the kernel sees fit.
     pub send_buffer: Option<u32>,
@@ -171,13 +174,24 @@ pub fn set_inherited(fd: BorrowedFd<'_>, options: &Inherited) -> io::Result<()> 
             }
         }
     }
-    if let Some(bytes) = options.receive_buffer {
+    if let Some(bytes) = options.receive_buffer
+        && setsockopt(&fd, sockopt::RcvBufForce, &(bytes as usize)).is_err()
+    {
+        // Only CAP_NET_ADMIN may go beyond the limit. The kernel caps this one, silently.
         socket.set_recv_buffer_size(bytes as usize)?;
     }
     if let Some(bytes) = options.send_buffer {
         socket.set_send_buffer_size(bytes as usize)?;
     }
     Ok(())
+}
+
+/// What became of the `SO_RCVBUF` that was asked for, in bytes.
+#[must_use]
+pub fn receive_buffer(fd: BorrowedFd<'_>) -> Option<u32> {
+    // The kernel doubles what it is asked for, for what it needs itself (socket(7)).
+    let bytes = SockRef::from(&fd).recv_buffer_size().ok()? / 2;
+    u32::try_from(bytes).ok()
 }
 
 /// Accepts a connection, nonblocking, with its address where it has one.
@@ -471,8 +485,9 @@ pub(super) unsafe fn decode_inet(
 /// Writes an address for the kernel to read; returns its length.
 pub(super) fn encode_inet(
     address: &SocketAddr,
-    name: &mut MaybeUninit<libc::sockaddr_storage>,
+    name: &mut libc::sockaddr_storage,
 ) -> libc::socklen_t {
+    let name: *mut libc::sockaddr_storage = name;
     match address {
         SocketAddr::V4(address) => {
             let encoded = libc::sockaddr_in {
@@ -484,7 +499,7 @@ pub(super) fn encode_inet(
                 sin_zero: [0; 8],
             };
             // SAFETY: a `sockaddr_storage` is made to hold any address.
-            unsafe { name.as_mut_ptr().cast::<libc::sockaddr_in>().write(encoded) };
+            unsafe { name.cast::<libc::sockaddr_in>().write(encoded) };
             size_of::<libc::sockaddr_in>() as libc::socklen_t
         }
         SocketAddr::V6(address) => {
@@ -498,11 +513,7 @@ pub(super) fn encode_inet(
                 sin6_scope_id: address.scope_id(),
             };
             // SAFETY: as above.
-            unsafe {
-                name.as_mut_ptr()
-                    .cast::<libc::sockaddr_in6>()
-                    .write(encoded)
-            };
+            unsafe { name.cast::<libc::sockaddr_in6>().write(encoded) };
             size_of::<libc::sockaddr_in6>() as libc::socklen_t
         }
     }

@@ -1,4 +1,6 @@
-//! Datagrams: what a worker does when one has come, or gone back.
+//! Datagrams: what a worker does when some have come, or gone back.
+//!
+//! A buffer holds one, or several of one sender: they are treated as one and counted one by one.
 
 use std::io;
 use std::time::Instant;
@@ -13,7 +15,7 @@ use super::sources::Entry;
 use super::{Listener, Place, Tenant, Worker};
 
 impl<D: Driver> Worker<D> {
-    pub(super) fn datagram(&mut self, now: Instant, socket: Token, buffer: Buffer, len: usize) {
+    pub(super) fn datagrams(&mut self, now: Instant, socket: Token, buffer: Buffer) {
         let place = self.places.get(socket.slot as usize);
         let Some(&Place {
             listener,
@@ -28,16 +30,20 @@ impl<D: Driver> Worker<D> {
             self.driver.recycle(buffer);
             return;
         };
-        listener.counters.datagrams_received.add(1);
-        listener.counters.bytes_received.add(len as u64);
         let envelope = *self.driver.envelope(&buffer);
+        let stored = buffer.len() as usize;
+        let count = envelope.count(stored) as u64;
+        // One that did not fit was received all the same.
+        let bytes = envelope.size.max(stored) as u64;
+        listener.counters.datagrams_received.add(count);
+        listener.counters.bytes_received.add(bytes);
         if let Err(reason) = admit(listener, &envelope) {
-            listener.refuse(reason);
+            listener.refuse_all(reason, count);
             self.driver.recycle(buffer);
             return;
         }
         let arrival = Arrival {
-            len,
+            size: envelope.size,
             has_address: envelope.source.has_address(),
         };
         let answer =
@@ -59,35 +65,35 @@ impl<D: Driver> Worker<D> {
         });
         source.last = now;
         source.hit = hit;
-        source.bytes_received += len as u64;
+        source.bytes_received += bytes;
 
         match answer {
             Ok(Answer::Send) => {
-                source.bytes_sent += len as u64;
+                source.bytes_sent += bytes;
                 self.driver.submit(Op::SendTo { socket, buffer });
                 return;
             }
             Ok(Answer::Drop) => {}
-            Err(Unanswerable::Oversize) => listener.refuse(Refusal::Oversize),
-            Err(Unanswerable::NoAddress) => listener.refuse(Refusal::NoAddress),
+            Err(Unanswerable::Oversize) => listener.refuse_all(Refusal::Oversize, count),
+            Err(Unanswerable::NoAddress) => listener.refuse_all(Refusal::NoAddress, count),
         }
         self.driver.recycle(buffer);
     }
 
     /// No send error is fatal: the peer may be gone, or slow, or behind a firewall.
-    pub(super) fn datagram_sent(&mut self, socket: Token, result: &io::Result<u32>) {
+    pub(super) fn datagram_sent(&mut self, socket: Token, count: u32, result: &io::Result<u32>) {
         let Some((_, listener, _)) = self.place(socket) else {
             return;
         };
         match result {
-            Ok(len) => {
-                listener.counters.datagrams_sent.add(1);
-                listener.counters.bytes_sent.add((*len).into());
+            Ok(bytes) => {
+                listener.counters.datagrams_sent.add(count.into());
+                listener.counters.bytes_sent.add((*bytes).into());
             }
             Err(error) => {
-                listener.counters.unsent.add(1);
+                listener.counters.unsent.add(count.into());
                 log::debug!(
-                    "listener \"{}\": answer not sent: {error}",
+                    "listener \"{}\": {count} answers not sent: {error}",
                     listener.settings.name
                 );
             }

@@ -73,7 +73,11 @@ struct Listener {
 
 impl Listener {
     fn refuse(&self, reason: Refusal) {
-        self.counters.refused[reason as usize].add(1);
+        self.refuse_all(reason, 1);
+    }
+
+    fn refuse_all(&self, reason: Refusal, count: u64) {
+        self.counters.refused[reason as usize].add(count);
     }
 }
 
@@ -192,12 +196,12 @@ impl<D: Driver> Worker<D> {
         match completion {
             Completion::Received { connection, buffer } => self.received(now, connection, buffer),
             Completion::Sent { connection, len } => self.sent(now, connection, len),
-            Completion::Datagram {
+            Completion::Datagrams { socket, buffer } => self.datagrams(now, socket, buffer),
+            Completion::DatagramSent {
                 socket,
-                buffer,
-                len,
-            } => self.datagram(now, socket, buffer, len),
-            Completion::DatagramSent { socket, result } => self.datagram_sent(socket, &result),
+                count,
+                result,
+            } => self.datagram_sent(socket, count, &result),
             Completion::Accepted {
                 listener,
                 connection,

@@ -1,16 +1,17 @@
 //! The harnesses of the conformance list: a driver and the peers at its other side, simulated or
 //! real. A driver over real sockets needs no more than [`Opens`].
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::marker::PhantomData;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg, setsockopt, sockopt};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::driver::Driver;
@@ -28,6 +29,10 @@ pub(super) enum Place {
     /// The same with the smallest send buffer: one send needs many pieces.
     Narrow,
     V6,
+    /// IPv4, and the kernel cuts no message into datagrams.
+    Uncut,
+    /// IPv4, and the socket is told that an earlier peer is gone when it next does anything.
+    Reporting,
     Unix,
 }
 
@@ -70,6 +75,18 @@ pub(super) trait Harness: Sized {
         at: Option<IpAddr>,
         bytes: &[u8],
     );
+    /// Sends datagrams of one size, the last may be shorter, as one message if that can be.
+    fn send_several(
+        &mut self,
+        client: &mut Self::Client,
+        to: &Self::Address,
+        size: u16,
+        bytes: &[u8],
+    ) {
+        for datagram in bytes.chunks(size.into()) {
+            self.send(client, to, None, datagram);
+        }
+    }
     /// The next answer and where it came from.
     fn receive(&mut self, client: &mut Self::Client) -> Option<(Option<SocketAddr>, Vec<u8>)>;
     fn leave(&mut self, client: Self::Client);
@@ -158,13 +175,23 @@ impl<D> Loopback<D> {
 
 fn any(place: Place, local: bool) -> Option<SocketAddr> {
     let ip: IpAddr = match place {
-        Place::V4 | Place::Narrow if local => Ipv4Addr::LOCALHOST.into(),
-        Place::V4 | Place::Narrow => Ipv4Addr::UNSPECIFIED.into(),
+        Place::Unix => return None,
         Place::V6 if local => Ipv6Addr::LOCALHOST.into(),
         Place::V6 => Ipv6Addr::UNSPECIFIED.into(),
-        Place::Unix => return None,
+        _ if local => Ipv4Addr::LOCALHOST.into(),
+        _ => Ipv4Addr::UNSPECIFIED.into(),
     };
     Some(SocketAddr::new(ip, 0))
+}
+
+#[expect(unsafe_code, reason = "no library knows this option")]
+fn send_without_checksums(socket: &OwnedFd) {
+    let yes: libc::c_int = 1;
+    let (raw, value) = (socket.as_raw_fd(), (&raw const yes).cast());
+    let len = size_of_val(&yes) as libc::socklen_t;
+    // SAFETY: the kernel reads one int from a live local.
+    let set = unsafe { libc::setsockopt(raw, libc::SOL_SOCKET, libc::SO_NO_CHECK, value, len) };
+    assert_eq!(set, 0, "checksums can be left out");
 }
 
 impl<D: Opens> Harness for Loopback<D> {
@@ -233,6 +260,14 @@ impl<D: Opens> Harness for Loopback<D> {
             ));
         };
         let socket = socket::bind_inet(Type::DGRAM, wildcard, Binding::Exclusive).ok()?;
+        match place {
+            // Without checksums there is no cutting.
+            Place::Uncut => send_without_checksums(&socket),
+            Place::Reporting => {
+                setsockopt(&socket, sockopt::Ipv4RecvErr, &true).expect("errors can be asked for")
+            }
+            _ => {}
+        }
         let mut bound = socket::local_address(socket.as_fd()).expect("it is bound");
         let local = any(place, true).expect("it is not Unix");
         // Some machines have the family and not the address.
@@ -359,6 +394,20 @@ impl<D: Opens> Harness for Loopback<D> {
             (RealClient::Unix(socket), Address::Unix(path)) => socket.send_to(bytes, path),
             _ => panic!("a client and a socket are of one kind"),
         };
+        assert_eq!(sent.expect("the queue has room"), bytes.len());
+    }
+
+    fn send_several(&mut self, client: &mut RealClient, to: &Address, size: u16, bytes: &[u8]) {
+        let (RealClient::Udp(socket), Address::Inet(address)) = (client, to) else {
+            panic!("only UDP clients send several at once")
+        };
+        let sent = sendmsg(
+            socket.as_raw_fd(),
+            &[IoSlice::new(bytes)],
+            &[ControlMessage::UdpGsoSegments(&size)],
+            MsgFlags::empty(),
+            Some(&SockaddrStorage::from(*address)),
+        );
         assert_eq!(sent.expect("the queue has room"), bytes.len());
     }
 

@@ -29,7 +29,7 @@ pub(super) enum Event {
     Stalled(Token),
     Failed(Token),
     Datagram(Token, Vec<u8>, usize),
-    DatagramSent(Token, Result<u32, ErrorKind>),
+    DatagramSent(Token, u32, Result<u32, ErrorKind>),
     Closed(Token),
     Woken,
 }
@@ -42,7 +42,7 @@ impl Event {
                 *about == token
             }
             Self::Sent(about, _) | Self::Stalled(about) | Self::Failed(about) => *about == token,
-            Self::Datagram(about, ..) | Self::DatagramSent(about, _) | Self::Closed(about) => {
+            Self::Datagram(about, ..) | Self::DatagramSent(about, ..) | Self::Closed(about) => {
                 *about == token
             }
             Self::Woken => false,
@@ -122,26 +122,50 @@ impl<H: Harness> Stage<H> {
             }
             Completion::Stalled { connection } => Event::Stalled(connection),
             Completion::Failed { connection, .. } => Event::Failed(connection),
-            Completion::Datagram {
-                socket,
-                buffer,
-                len,
-            } => {
-                let bytes = self.driver.bytes(&buffer).to_vec();
+            Completion::Datagrams { socket, buffer } => {
+                self.note_datagrams(socket, &buffer);
                 match self.answer {
                     Answer::Echo => self.driver.submit(Op::SendTo { socket, buffer }),
                     Answer::Discard => self.driver.recycle(buffer),
                     Answer::Keep => self.kept.push_back((socket, buffer)),
                 }
-                Event::Datagram(socket, bytes, len)
+                return;
             }
-            Completion::DatagramSent { socket, result } => {
-                Event::DatagramSent(socket, result.map_err(|error| error.kind()))
-            }
+            Completion::DatagramSent {
+                socket,
+                count,
+                result,
+            } => Event::DatagramSent(socket, count, result.map_err(|error| error.kind())),
             Completion::Closed { token } => Event::Closed(token),
             Completion::Woken => Event::Woken,
         };
         self.events.push(event);
+    }
+
+    /// One event for each datagram of a buffer.
+    fn note_datagrams(&mut self, socket: Token, buffer: &Buffer) {
+        let size = self.driver.envelope(buffer).size;
+        let count = self.driver.envelope(buffer).count(buffer.len() as usize);
+        let mut rest = &*self.driver.bytes(buffer);
+        for _ in 0..count {
+            let (datagram, others) = rest.split_at(size.min(rest.len()));
+            let sent = if count == 1 { size } else { datagram.len() };
+            self.events
+                .push(Event::Datagram(socket, datagram.to_vec(), sent));
+            rest = others;
+        }
+        assert!(rest.is_empty(), "the envelope counts all bytes");
+    }
+
+    /// How many datagrams are done, and how many of them were sent.
+    pub(super) fn datagrams_done(&self) -> (u32, u32) {
+        let counts = self.events.iter().filter_map(|event| match event {
+            Event::DatagramSent(_, count, result) => Some((*count, result.is_ok())),
+            _ => None,
+        });
+        counts.fold((0, 0), |(done, sent), (count, ok)| {
+            (done + count, sent + if ok { count } else { 0 })
+        })
     }
 
     pub(super) fn answer_with(&mut self, connection: Token, buffer: Buffer) {

@@ -1,145 +1,104 @@
-//! Datagrams over epoll: a burst in, each answer out, and the wait for the socket's own buffer.
+//! Datagrams over epoll: when a socket is read and written. What is then done is in
+//! [`crate::driver::datagrams`].
 
-use std::io;
 use std::os::fd::AsFd;
 
-use super::{BURST_MAX, Endpoint, Epoll, Kind};
+use super::{Endpoint, Epoll, Kind};
+use crate::driver::datagrams::{Flushed, Received, Rest};
 use crate::driver::{Buffer, Completion, Token};
-use crate::sys::message;
 
 impl Epoll {
-    pub(super) fn send_to(&mut self, token: Token, buffer: Buffer, done: &mut Vec<Completion>) {
+    /// Takes an answer; those of a turn are sent together.
+    pub(super) fn send_to(&mut self, token: Token, buffer: Buffer) {
         let Self {
-            endpoints,
-            buffers,
-            envelopes,
-            ..
+            endpoints, buffers, ..
         } = self;
         let Some(Endpoint {
-            fd,
-            kind: Kind::Datagrams { inet, unsent },
+            kind: Kind::Datagrams(datagrams),
             ..
         }) = endpoints.get_mut(token)
         else {
             buffers.recycle(buffer);
             return;
         };
-        if !unsent.is_empty() {
-            buffers.push(unsent, buffer);
-            return;
+        // One that has unsent answers already is to be flushed, or waits until it can be written.
+        if !datagrams.has_unsent() {
+            self.answering.push(token);
         }
-        let envelope = &envelopes[usize::from(buffer.index)];
-        let result = message::send(fd.as_fd(), buffers.bytes(&buffer), envelope);
-        if *inet && would_block(&result) {
-            buffers.push(unsent, buffer);
-            self.changed.push(token);
-            return;
-        }
-        buffers.recycle(buffer);
-        done.push(Completion::DatagramSent {
-            socket: token,
-            result: result.map(|sent| sent as u32),
-        });
+        datagrams.queue(buffers, buffer);
     }
 
-    /// Sends the datagrams that had to wait for the socket's own send buffer.
+    /// Sends the answers of this turn.
+    pub(super) fn send_answers(&mut self, done: &mut Vec<Completion>) {
+        while let Some(token) = self.answering.pop() {
+            self.flush_datagrams(token, done);
+        }
+    }
+
+    /// Sends the answers that wait on a socket.
     pub(super) fn flush_datagrams(&mut self, token: Token, done: &mut Vec<Completion>) {
         let Self {
             endpoints,
             buffers,
-            envelopes,
+            workspace,
             ..
         } = self;
         let Some(Endpoint {
             fd,
-            kind: Kind::Datagrams { unsent, .. },
+            kind: Kind::Datagrams(datagrams),
+            told,
             ..
         }) = endpoints.get_mut(token)
         else {
             return;
         };
-        while let Some((index, bytes)) = buffers.front(unsent) {
-            let result = message::send(fd.as_fd(), bytes, &envelopes[usize::from(index)]);
-            if would_block(&result) {
-                return;
-            }
-            let buffer = buffers.pop(unsent).expect("it was just at the front");
-            buffers.recycle(buffer);
-            done.push(Completion::DatagramSent {
-                socket: token,
-                result: result.map(|sent| sent as u32),
-            });
+        let flushed = datagrams.flush(fd.as_fd(), workspace, buffers, token, done);
+        if flushed == Flushed::Stalled || *told == super::Wish::Output {
+            self.changed.push(token);
         }
-        self.changed.push(token);
     }
 
     /// Whether the socket stays: it has more, or the answers to what it had are still to be sent.
     pub(super) fn drain_datagrams(&mut self, token: Token, done: &mut Vec<Completion>) -> bool {
         let before = done.len();
-        let emptied = self.receive_from(token, done);
+        let rest = self.receive_from(token, done);
         let Some(Endpoint {
-            kind: Kind::Datagrams { unsent, .. },
+            kind: Kind::Datagrams(datagrams),
             ..
         }) = self.endpoints.get_mut(token)
         else {
             return false;
         };
         // What this turn received is answered in the next one.
-        let gone = emptied && done.len() == before && unsent.is_empty();
+        let gone = rest == Rest::Emptied && done.len() == before && !datagrams.has_unsent();
         if gone {
             self.let_go(token, done);
         }
         !gone
     }
 
-    /// Receives a burst of datagrams. Whether the socket has been emptied.
-    pub(super) fn receive_from(&mut self, token: Token, done: &mut Vec<Completion>) -> bool {
-        for _ in 0..BURST_MAX {
-            let Self {
-                endpoints,
-                buffers,
-                envelopes,
-                ..
-            } = self;
-            let Some(Endpoint {
-                fd,
-                kind: Kind::Datagrams { inet, .. },
-                ..
-            }) = endpoints.get_mut(token)
-            else {
-                return true;
-            };
-            let Some((index, memory)) = buffers.peek() else {
-                self.starve(token);
-                return false;
-            };
-            let room = memory.len();
-            match message::receive(
-                fd.as_fd(),
-                *inet,
-                memory,
-                &mut envelopes[usize::from(index)],
-            ) {
-                Ok(len) => {
-                    let buffer = buffers.lease(len.min(room));
-                    self.received_bytes += len.min(room);
-                    done.push(Completion::Datagram {
-                        socket: token,
-                        buffer,
-                        len,
-                    });
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
-                // An error of an earlier answer, which the kernel reports when it can (udp(7)).
-                Err(_) => {}
-            }
+    /// Receives a batch of datagrams.
+    pub(super) fn receive_from(&mut self, token: Token, done: &mut Vec<Completion>) -> Rest {
+        let Self {
+            endpoints,
+            buffers,
+            workspace,
+            ..
+        } = self;
+        let Some(Endpoint {
+            fd,
+            kind: Kind::Datagrams(datagrams),
+            ..
+        }) = endpoints.get_mut(token)
+        else {
+            return Rest::Emptied;
+        };
+        let Received { bytes, rest } =
+            datagrams.receive(fd.as_fd(), workspace, buffers, token, done);
+        self.received_bytes += bytes;
+        if rest == Rest::Starved {
+            self.starve(token);
         }
-        false
+        rest
     }
-}
-
-fn would_block(result: &io::Result<usize>) -> bool {
-    result
-        .as_ref()
-        .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }

@@ -19,6 +19,9 @@ const TICK: Duration = Duration::from_millis(1);
 /// How many datagrams a client's queue holds.
 const MAILBOX_MAX: usize = 256;
 
+/// How many datagrams come in one buffer at most.
+const PARCELS_MAX: usize = 8;
+
 /// How many bytes a connection holds for a driver that does not receive, and for a peer that does
 /// not read.
 const WINDOW_BYTES: usize = 48 * 1024;
@@ -122,11 +125,12 @@ pub(super) struct Bound {
     pub(super) inbox: VecDeque<Parcel>,
 }
 
-/// A datagram on its way to us.
+/// A datagram on its way to us; or several of one size, but for the last.
 pub(super) struct Parcel {
     pub(super) due: Duration,
     pub(super) from: SocketAddr,
     pub(super) to: IpAddr,
+    pub(super) size: usize,
     pub(super) bytes: Vec<u8>,
 }
 
@@ -317,6 +321,7 @@ impl Network {
                 due,
                 from,
                 to: to.ip(),
+                size: bytes.len(),
                 bytes: bytes.to_vec(),
             });
         }
@@ -525,6 +530,29 @@ impl World {
             .inbox
             .front()
             .is_some_and(|parcel| parcel.due <= self.now)
+    }
+
+    /// The next datagram that is due, together with some of those behind it if they fit.
+    pub(super) fn take_parcels(&mut self, socket: Socket, room: usize) -> Parcel {
+        let more = self.random.below(PARCELS_MAX);
+        let inbox = &mut self.sockets[socket.0].inbox;
+        let mut parcel = inbox.pop_front().expect("one is due");
+        for _ in 0..more {
+            let joins = |next: &Parcel| {
+                next.due <= self.now
+                    && (next.from, next.to) == (parcel.from, parcel.to)
+                    && (1..=parcel.size).contains(&next.size)
+                    && parcel.bytes.len().is_multiple_of(parcel.size)
+                    && parcel.bytes.len() + next.size <= room
+            };
+            if !inbox.front().is_some_and(joins) {
+                break;
+            }
+            parcel
+                .bytes
+                .extend(inbox.pop_front().into_iter().flat_map(|next| next.bytes));
+        }
+        parcel
     }
 
     pub(super) fn carry_reply(

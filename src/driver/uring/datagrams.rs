@@ -1,16 +1,18 @@
-//! Datagrams over io_uring: the ring says when there are some, the calls are made as ever.
+//! Datagrams over io_uring: the ring says when a socket can be read or written. What is then done
+//! is in [`crate::driver::datagrams`].
 
-use std::io;
 use std::os::fd::AsFd;
 
-use super::{BURST_MAX, Endpoint, Kind, Uring};
+use super::ring::Kind as Request;
+use super::{Endpoint, Kind, Uring};
+use crate::driver::datagrams::{Flushed, Received, Rest};
 use crate::driver::{Buffer, Completion, Token};
-use crate::sys::message;
 
 impl Uring {
+    /// Takes an answer; those of a turn are sent together.
     pub(super) fn send_to(&mut self, token: Token, buffer: Buffer) {
         let Some(Endpoint {
-            kind: Kind::Datagrams { unsent, .. },
+            kind: Kind::Datagrams(datagrams),
             closing: false,
             ..
         }) = self.endpoints.get_mut(token)
@@ -18,73 +20,73 @@ impl Uring {
             self.memory.recycle(buffer);
             return;
         };
-        if unsent.is_empty() {
+        // One that has unsent answers already is to be flushed, or waits until it can be written.
+        if !datagrams.has_unsent() {
             self.chores.push(token);
         }
-        self.memory.large.push(unsent, buffer);
+        datagrams.queue(&mut self.memory.large, buffer);
     }
 
+    /// Sends the answers that wait on a socket.
     pub(super) fn flush_datagrams(&mut self, token: Token, done: &mut Vec<Completion>) {
         let Some(Endpoint {
             fd,
-            kind: Kind::Datagrams { unsent, .. },
+            polled_output,
+            kind: Kind::Datagrams(datagrams),
             ..
         }) = self.endpoints.get_mut(token)
         else {
             return;
         };
+        if *polled_output {
+            return;
+        }
         let buffers = &mut self.memory.large;
-        while let Some((index, bytes)) = buffers.front(unsent) {
-            let result = message::send(fd.as_fd(), bytes, &self.envelopes[usize::from(index)]);
-            let buffer = buffers.pop(unsent).expect("it was just at the front");
-            buffers.recycle(buffer);
-            done.push(Completion::DatagramSent {
-                socket: token,
-                result: result.map(|sent| sent as u32),
-            });
+        let flushed = datagrams.flush(fd.as_fd(), &mut self.workspace, buffers, token, done);
+        if flushed == Flushed::Stalled {
+            *polled_output = true;
+            self.ring.poll_output(fd.as_fd(), Request::Writable, token);
+        } else {
+            self.poll(token);
         }
     }
 
-    pub(super) fn serve_datagrams(&mut self, token: Token, done: &mut Vec<Completion>) {
-        self.receive_from(token, done);
-    }
-
+    /// Whether the socket stays: it has more, or the answers to what it had are still to be sent.
     pub(super) fn drain_datagrams(&mut self, token: Token, done: &mut Vec<Completion>) -> bool {
         let before = done.len();
-        let emptied = self.receive_from(token, done);
-        let gone = emptied && done.len() == before;
+        let rest = self.receive_from(token, done);
+        let Some(Endpoint {
+            kind: Kind::Datagrams(datagrams),
+            ..
+        }) = self.endpoints.get_mut(token)
+        else {
+            return false;
+        };
+        // What this turn received is answered in the next one.
+        let gone = rest == Rest::Emptied && done.len() == before && !datagrams.has_unsent();
         if gone {
             self.close_socket(token, done);
         }
         !gone
     }
 
-    fn receive_from(&mut self, token: Token, done: &mut Vec<Completion>) -> bool {
-        for _ in 0..BURST_MAX {
-            let Some(Endpoint {
-                fd,
-                kind: Kind::Datagrams { inet, .. },
-                ..
-            }) = self.endpoints.get_mut(token)
-            else {
-                return true;
-            };
-            let Some((index, memory)) = self.memory.large.peek() else {
-                self.starved.push(token);
-                return false;
-            };
-            let room = memory.len();
-            let envelope = &mut self.envelopes[usize::from(index)];
-            match message::receive(fd.as_fd(), *inet, memory, envelope) {
-                Ok(len) => done.push(Completion::Datagram {
-                    socket: token,
-                    buffer: self.memory.large.lease(len.min(room)),
-                    len,
-                }),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
-                Err(_) => {}
-            }
+    /// Receives a batch of datagrams.
+    pub(super) fn receive_from(&mut self, token: Token, done: &mut Vec<Completion>) -> Rest {
+        let Some(Endpoint {
+            fd,
+            kind: Kind::Datagrams(datagrams),
+            ..
+        }) = self.endpoints.get_mut(token)
+        else {
+            return Rest::Emptied;
+        };
+        let buffers = &mut self.memory.large;
+        let Received { bytes, rest } =
+            datagrams.receive(fd.as_fd(), &mut self.workspace, buffers, token, done);
+        self.received_bytes += bytes;
+        if rest == Rest::Starved {
+            self.starved.push(token);
         }
-        false
+        rest
     }
 }

@@ -1,0 +1,248 @@
+//! Many messages for one system call: `recvmmsg(2)` and `sendmmsg(2)`, with the memory that they
+//! need, allocated once.
+
+use std::io;
+use std::mem::{offset_of, size_of, zeroed};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use super::control::{self, Control};
+use super::{Envelope, NAME_BYTES_MAX, Source, UnixName};
+use crate::sys::check;
+use crate::sys::socket::{decode_inet, encode_inet};
+
+/// How many messages, and how many pieces of memory, one system call moves at most.
+pub const BATCH_MAX: usize = 64;
+
+/// The kernel's view of a batch. Headers point at the rest only during a system call.
+struct Memory {
+    headers: Box<[libc::mmsghdr]>,
+    parts: Box<[libc::iovec]>,
+    names: Box<[libc::sockaddr_storage]>,
+    controls: Box<[Control]>,
+}
+
+impl Memory {
+    fn new() -> Self {
+        // SAFETY: all fields are integers and pointers, for which zero is a value.
+        let (header, part, name) = unsafe { (zeroed(), zeroed(), zeroed()) };
+        Self {
+            headers: vec![header; BATCH_MAX].into_boxed_slice(),
+            parts: vec![part; BATCH_MAX].into_boxed_slice(),
+            names: vec![name; BATCH_MAX].into_boxed_slice(),
+            controls: vec![Control::EMPTY; BATCH_MAX].into_boxed_slice(),
+        }
+    }
+}
+
+/// Messages that were received together.
+pub struct Incoming {
+    memory: Memory,
+    received: usize,
+    inet: bool,
+}
+
+impl Default for Incoming {
+    fn default() -> Self {
+        Self {
+            memory: Memory::new(),
+            received: 0,
+            inet: false,
+        }
+    }
+}
+
+impl Incoming {
+    /// Receives without waiting, one message for each piece of `memory`, [`BATCH_MAX`] at most;
+    /// says how many. Fewer than there was memory for: there are no more now.
+    ///
+    /// With `inet` false no control messages are taken: whatever descriptors a Unix peer attaches
+    /// (`SCM_RIGHTS`) are dropped by the kernel.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is none; others as `recvmsg(2)`.
+    pub fn receive<'a>(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        inet: bool,
+        memory: impl Iterator<Item = &'a mut [u8]>,
+    ) -> io::Result<usize> {
+        self.received = 0;
+        self.inet = inet;
+        let Memory {
+            headers,
+            parts,
+            names,
+            controls,
+        } = &mut self.memory;
+        let mut count = 0;
+        for (bytes, index) in memory.zip(0..BATCH_MAX) {
+            parts[index] = libc::iovec {
+                iov_base: bytes.as_mut_ptr().cast(),
+                iov_len: bytes.len(),
+            };
+            let header = &mut headers[index].msg_hdr;
+            header.msg_name = (&raw mut names[index]).cast();
+            header.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+            header.msg_iov = &raw mut parts[index];
+            header.msg_iovlen = 1;
+            if inet {
+                controls[index].offer(header);
+            } else {
+                header.msg_control = std::ptr::null_mut();
+                header.msg_controllen = 0;
+            }
+            count += 1;
+        }
+        let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_CMSG_CLOEXEC;
+        let (raw, to) = (fd.as_raw_fd(), headers.as_mut_ptr());
+        let no_timeout = std::ptr::null_mut();
+        // SAFETY: `count` headers have just been filled with pointers to memory that is ours alone
+        // (the caller's for `'a`), each of the length beside it.
+        let received = check(unsafe { libc::recvmmsg(raw, to, count, flags, no_timeout) })?;
+        self.received = received as usize;
+        Ok(self.received)
+    }
+
+    /// Fills the envelope of one of those received; says how many bytes were sent, which can be
+    /// more than was stored (`MSG_TRUNC`, `recv(2)`).
+    ///
+    /// # Panics
+    /// If fewer were received.
+    pub fn read(&self, index: usize, envelope: &mut Envelope) -> usize {
+        assert!(index < self.received, "only what was received is read");
+        let libc::mmsghdr { msg_hdr, msg_len } = &self.memory.headers[index];
+        let name = &raw const self.memory.names[index];
+        envelope.local = None;
+        envelope.unicast = true;
+        envelope.size = *msg_len as usize;
+        if self.inet {
+            // SAFETY: the kernel wrote an address of the socket's family, or none and length 0.
+            envelope.source = match unsafe { decode_inet(name, msg_hdr.msg_namelen) } {
+                Some(address) => Source::Inet(address),
+                None => Source::Unix(UnixName::NONE),
+            };
+            // SAFETY: the kernel left the header so, over memory of ours.
+            unsafe { control::read(msg_hdr, envelope) };
+        } else {
+            envelope.source =
+                Source::Unix(decode_unix(&self.memory.names[index], msg_hdr.msg_namelen));
+        }
+        *msg_len as usize
+    }
+}
+
+/// A message to be sent.
+pub struct Message<'a, P> {
+    /// It goes to where this came from, and from where this went.
+    pub envelope: &'a Envelope,
+    /// It is cut into datagrams of so many bytes (`UDP_SEGMENT`); none: it is one.
+    pub size: Option<u16>,
+    /// Its bytes.
+    pub parts: P,
+}
+
+/// Memory to send messages together.
+pub struct Outgoing(Memory);
+
+impl Default for Outgoing {
+    fn default() -> Self {
+        Self(Memory::new())
+    }
+}
+
+impl Outgoing {
+    /// Sends messages without waiting, [`BATCH_MAX`] at most of as many parts in all; says how
+    /// many. Fewer than there are: the next one met an error.
+    ///
+    /// # Errors
+    /// Those of the first message. `WouldBlock` when a queue is full; others as `sendmsg(2)`.
+    pub fn send<'a, P: Iterator<Item = &'a [u8]>>(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        messages: impl Iterator<Item = Message<'a, P>>,
+    ) -> io::Result<usize> {
+        let Memory {
+            headers,
+            parts,
+            names,
+            controls,
+        } = &mut self.0;
+        let mut count = 0;
+        let mut rest = &mut parts[..];
+        for (message, index) in messages.zip(0..BATCH_MAX) {
+            let header = &mut headers[index].msg_hdr;
+            let (name, envelope) = (&mut names[index], message.envelope);
+            header.msg_namelen = match &envelope.source {
+                Source::Inet(address) => encode_inet(address, name),
+                Source::Unix(unix) => encode_unix(unix, name),
+            };
+            header.msg_name = (&raw mut *name).cast();
+            controls[index].write(header, envelope.local.as_ref(), message.size);
+            let mut used = 0;
+            for bytes in message.parts {
+                rest[used] = libc::iovec {
+                    iov_base: bytes.as_ptr().cast_mut().cast(),
+                    iov_len: bytes.len(),
+                };
+                used += 1;
+            }
+            let (ours, others) = rest.split_at_mut(used);
+            header.msg_iov = ours.as_mut_ptr();
+            header.msg_iovlen = used;
+            rest = others;
+            count += 1;
+        }
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        let (raw, from) = (fd.as_raw_fd(), headers.as_mut_ptr());
+        // SAFETY: `count` headers have just been filled with pointers to live memory, each of the
+        // length beside it; the kernel writes to the headers alone.
+        let sent = check(unsafe { libc::sendmmsg(raw, from, count, flags) })?;
+        Ok(sent as usize)
+    }
+}
+
+fn decode_unix(name: &libc::sockaddr_storage, len: libc::socklen_t) -> UnixName {
+    let path_offset = offset_of!(libc::sockaddr_un, sun_path);
+    let len = (len as usize)
+        .saturating_sub(path_offset)
+        .min(NAME_BYTES_MAX);
+    let mut unix = UnixName {
+        len: len as u8,
+        ..UnixName::NONE
+    };
+    // SAFETY: a `sockaddr_storage` holds any address, and all of its bytes are initialized.
+    let path = unsafe {
+        let from: *const libc::sockaddr_storage = name;
+        std::slice::from_raw_parts(from.cast::<u8>().add(path_offset), len)
+    };
+    unix.bytes[..len].copy_from_slice(path);
+    unix
+}
+
+fn encode_unix(unix: &UnixName, name: &mut libc::sockaddr_storage) -> libc::socklen_t {
+    let mut address = libc::sockaddr_un {
+        sun_family: libc::AF_UNIX as u16,
+        sun_path: [0; NAME_BYTES_MAX],
+    };
+    for (to, from) in address.sun_path.iter_mut().zip(unix.bytes) {
+        *to = from.cast_signed();
+    }
+    let to: *mut libc::sockaddr_storage = name;
+    // SAFETY: a `sockaddr_storage` is made to hold any address, `sockaddr_un` included.
+    unsafe { to.cast::<libc::sockaddr_un>().write(address) };
+    (offset_of!(libc::sockaddr_un, sun_path) + usize::from(unix.len)) as libc::socklen_t
+}
+
+impl std::fmt::Debug for Incoming {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Incoming")
+            .field("received", &self.received)
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Outgoing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outgoing").finish_non_exhaustive()
+    }
+}
