@@ -316,6 +316,36 @@ fn a_port_or_a_folder_that_is_not_permitted_is_told_with_what_to_do() {
 }
 
 #[test]
+fn a_receive_buffer_that_the_kernel_caps_is_told_once() {
+    let limit = fs::read_to_string("/proc/sys/net/core/rmem_max").expect("a limit");
+    let mut version = Command::new(ECHOD);
+    as_nobody_special(version.arg("--version"));
+    if limit.trim().parse::<u32>().expect("a number") >= 1 << 20 << 9 || version.output().is_err() {
+        eprintln!("who runs {ECHOD} may have all there is: that it is capped is not tested");
+        return;
+    }
+    let config = "[listener.main]\nprotocol = \"udp\"\naddress = \"127.0.0.1:0\"\n\
+                  receive-buffer = \"512MiB\"\nsockets = 3\n";
+    let mut daemon = Daemon::start_with(config, |command| {
+        let config = command.get_args().nth(1).expect("a configuration");
+        let config = Path::new(config).to_owned();
+        let folder = config.parent().expect("the test's folder");
+        for path in [folder, &config, &folder.join("notify")] {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o777)).expect("a mode");
+        }
+        as_nobody_special(command);
+    });
+    let told = format!(
+        "listener \"main\": receive-buffer 536870912 is capped to {} by net.core.rmem_max",
+        limit.trim()
+    );
+    daemon.signal(Signal::SIGHUP);
+    daemon.wait_for_notification("READY=1");
+    let log = daemon.log();
+    assert_eq!(log.matches(&told).count(), 1, "{told}: {log}");
+}
+
+#[test]
 fn a_folder_that_does_not_exist_is_told_with_what_to_do() {
     let config = "[listener.main]\nprotocol = \"unix-stream\"\naddress = \"{dir}/no/stream\"\n";
     let said = failure(&echod(config, &[]), 1);

@@ -16,7 +16,7 @@ use crate::control::schema;
 use crate::driver::Permits;
 use crate::policy::Refusal;
 use crate::stats::{Counters, Totals};
-use crate::sys::socket;
+use crate::sys::socket::{self, Inherited};
 use crate::worker::mailbox::{Command, Gate, Hit, Kind, ListenerId, Settings, SocketId};
 
 use super::bind::{self, Bound, Site};
@@ -180,11 +180,7 @@ impl Listeners {
                 .iter()
                 .filter(|socket| !socket.passed)
                 .find_map(|socket| capped(&socket.fd, listener.backlog));
-            let short = bind::inherited(listener).receive_buffer.and_then(|bytes| {
-                sockets
-                    .iter()
-                    .find_map(|socket| short_receive_buffer(&socket.fd, bytes))
-            });
+            let short = short_receive_buffer(&bind::inherited(listener), sockets.iter());
             let warnings = capped.into_iter().chain(short);
             prepared
                 .warnings
@@ -354,6 +350,7 @@ impl Listeners {
             return;
         };
         let options = bind::inherited(new);
+        let has_other_options = options != bind::inherited(&listener.config);
         for socket in &listener.sockets {
             let fd = socket.bound.fd.as_fd();
             if socket.bound.kind == Kind::Stream
@@ -362,9 +359,7 @@ impl Listeners {
             {
                 log::error!("listener \"{}\": backlog: {error}", new.name);
             }
-            if options != bind::inherited(&listener.config)
-                && let Err(error) = socket::set_inherited(fd, &options)
-            {
+            if has_other_options && let Err(error) = socket::set_inherited(fd, &options) {
                 log::error!("listener \"{}\": socket options: {error}", new.name);
             }
             if new.mode != listener.config.mode
@@ -377,6 +372,10 @@ impl Listeners {
                     socket.bound.address
                 );
             }
+        }
+        let bound = listener.sockets.iter().map(|socket| &socket.bound);
+        if has_other_options && let Some(warning) = short_receive_buffer(&options, bound) {
+            log::warn!("listener \"{}\": {warning}", new.name);
         }
         listener.config = new.clone();
         listener.overridden.clear();
@@ -628,14 +627,19 @@ fn capped(fd: impl AsFd, requested: u32) -> Option<String> {
 }
 
 /// The same for a receive buffer.
-fn short_receive_buffer(fd: impl AsFd, requested: u32) -> Option<String> {
-    let effective = socket::receive_buffer(fd.as_fd())?;
-    (effective < requested).then(|| {
-        format!(
-            "receive buffer of {requested} bytes is capped to {effective} by net.core.rmem_max, bursts may be lost: \
-             raise it with sysctl -w net.core.rmem_max={requested}"
-        )
-    })
+fn short_receive_buffer<'a>(
+    options: &Inherited,
+    mut sockets: impl Iterator<Item = &'a Bound>,
+) -> Option<String> {
+    // The kernel doubles it, and has no words for more.
+    let requested = options.receive_buffer?.min(i32::MAX as u32 / 2);
+    let effective = sockets.find_map(|socket| {
+        socket::receive_buffer(socket.fd.as_fd()).filter(|effective| *effective < requested)
+    })?;
+    Some(format!(
+        "receive-buffer {requested} is capped to {effective} by net.core.rmem_max, so bursts may be lost: \
+         raise it with sysctl -w net.core.rmem_max={requested}"
+    ))
 }
 
 /// The kernel's cap on every backlog (`listen(2)`). Under `ProcSubset=pid` the file is not to be

@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
+use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use socket2::SockRef;
 
@@ -140,6 +141,48 @@ fn datagrams_sent_at_once_are_answered_one_by_one() {
         }
         client.has_nothing();
     }
+}
+
+/// A client has room for 277 small datagrams that it has not read, and so had we.
+#[test]
+fn a_burst_that_comes_while_the_daemon_is_busy_is_not_lost() {
+    let daemon = Daemon::start(DATAGRAMS);
+    // One that may not have as much as it needs says how much it has.
+    let log = daemon.log();
+    let capped = log
+        .split_once("is capped to ")
+        .map_or("8388608", |(_, rest)| rest);
+    let bytes: usize = capped
+        .split(' ')
+        .next()
+        .and_then(|bytes| bytes.parse().ok())
+        .expect("a number of bytes");
+    // A small datagram takes 768 bytes, and the kernel doubles the room.
+    let each = (bytes / 10 / 512).min(100);
+    let clients: Vec<_> = (0..10).map(|_| udp_client(&daemon, "udp")).collect();
+    daemon.signal(Signal::SIGSTOP);
+    for round in 0..each {
+        for (number, client) in clients.iter().enumerate() {
+            client
+                .send(&noise(64, (number * 1000 + round) as u64))
+                .expect("sent");
+        }
+    }
+    daemon.signal(Signal::SIGCONT);
+    for (number, client) in clients.iter().enumerate() {
+        for round in 0..each {
+            let mut answer = [0; 128];
+            let len = client.recv(&mut answer).expect("none is lost");
+            assert!(
+                answer[..len] == noise(64, (number * 1000 + round) as u64),
+                "{round}"
+            );
+        }
+    }
+    eventually("all are counted, one by one", || {
+        let listener = daemon.listener("udp");
+        listener["datagrams_received"] == 10 * each && listener["datagrams_sent"] == 10 * each
+    });
 }
 
 #[test]
