@@ -1,6 +1,6 @@
 //! The driver over `epoll(7)`: readiness, dressed as completion.
 //!
-//! Level-triggered, one read and one send per event. Operations are carried out at the start of
+//! Level-triggered, one read and one send per event, bulk by splice. Operations are carried out at the start of
 //! the next `wait`, in order; a send that the kernel takes at once costs one system call and
 //! nothing more. What a socket waits for is told to the kernel lazily, once a turn, so that a
 //! connection which comes and goes costs one `epoll_ctl(2)`.
@@ -22,6 +22,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll as Kernel, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::buffers::{BUFFER_COUNT, Buffers, Queue};
+use super::pipes::Pipes;
 use super::table::Table;
 use super::{Buffer, Closing, Completion, Details, Driver, Envelope, Op, Permits, Token, Waker};
 use crate::sys::socket;
@@ -52,6 +53,7 @@ pub struct Epoll {
     waker: Waker,
     endpoints: Table<Endpoint>,
     buffers: Buffers,
+    pipes: Pipes,
     envelopes: Box<[Envelope]>,
     ops: Vec<Op>,
     // Events from the kernel, and those of them that are yet to be handled.
@@ -142,6 +144,7 @@ impl Epoll {
             waker,
             endpoints: Table::new(),
             buffers: Buffers::new(),
+            pipes: Pipes::new(),
             envelopes: vec![Envelope::EMPTY; usize::from(BUFFER_COUNT)].into_boxed_slice(),
             ops: Vec::with_capacity(COMPLETIONS_MAX * 4),
             events: vec![EpollEvent::empty(); EVENTS_MAX].into_boxed_slice(),
@@ -169,10 +172,16 @@ impl Epoll {
         let mut ops = std::mem::take(&mut self.ops);
         for op in ops.drain(..) {
             match op {
-                Op::Accept { listener: token }
-                | Op::Receive { connection: token }
-                | Op::ReceiveFrom { socket: token } => {
+                Op::Accept { listener: token } | Op::ReceiveFrom { socket: token } => {
                     self.take_from(token, true);
+                }
+                Op::Receive { connection } => {
+                    self.allow_relaying(connection, false);
+                    self.take_from(connection, true);
+                }
+                Op::Relay { connection } => {
+                    self.allow_relaying(connection, true);
+                    self.take_from(connection, true);
                 }
                 Op::Rest { connection } => self.take_from(connection, false),
                 Op::Send { connection, buffer } => self.send(connection, buffer, done),
@@ -231,7 +240,7 @@ impl Epoll {
                 self.buffers.clear(unsent);
                 self.forget(&endpoint);
             }
-            Kind::Connection(connection) => self.buffers.clear(&mut connection.unsent),
+            Kind::Connection(connection) => connection.discard(&mut self.buffers, &mut self.pipes),
         }
         done.push(Completion::Closed { token });
     }
@@ -490,7 +499,7 @@ mod tests {
     #[test]
     fn an_idle_connection_is_small() {
         assert!(
-            size_of::<Endpoint>() <= 40,
+            size_of::<Endpoint>() <= 48,
             "{} bytes",
             size_of::<Endpoint>()
         );

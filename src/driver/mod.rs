@@ -12,7 +12,7 @@
 //! 2. Each `Send`, `SendTo` and `Close` has exactly one completion, but for sends of a connection
 //!    that fails, which have one `Failed` together, and of one that is closed first, which have
 //!    none. `Accept`, `Receive` and `ReceiveFrom` repeat until they are ended; `Rest` and `ShutDown`
-//!    have none.
+//!    have none, and `Relay` repeats as `Receive` does.
 //!    Nothing is heard of a connection before its `Accepted`.
 //! 3. A `Send` completes when all of its bytes are with the kernel. If that can't be at once, it
 //!    says `Stalled`, once for all that wait behind it, and goes on by itself.
@@ -34,6 +34,14 @@
 //! 12. The peer's end arrives after all of its bytes, as `Ended`, once.
 //! 13. A datagram arrives whole or says how long it was; its answer leaves from the address that it
 //!     was sent to. No send error ends the socket.
+//! 14. After `Relay` each byte is either shown or relayed, and all come back in their order, mixed as
+//!     they may be. `Relayed` accounts for each relayed byte once as received, and once as sent when
+//!     it is with the kernel.
+//! 15. What is received and not yet sent is held, 64 KiB at most, as a `Send` is: its stall is said
+//!     once, it goes on by itself, and meanwhile the connection is not read. `Send`, `ShutDown` and
+//!     `Ended` come behind it, `Close` and a failure discard it.
+//! 16. `Receive` and `Rest` end relaying: of what had not been taken by then nothing is relayed, and
+//!     what is held still goes out.
 //!
 //! # How io_uring fits
 //!
@@ -46,15 +54,24 @@
 //!
 //! # How splice fits
 //!
-//! A connection in bulk is handed over whole: an operation `Relay { connection }` tells the driver
-//! to return what arrives by itself, through a pipe; it reports the bytes as they go, and the end
-//! as always. The worker decides (only it knows the reply mode), the driver moves.
+//! Where the answer is the bytes themselves, the user asks for `Relay` instead of `Receive`. The
+//! user decides (only it knows the answer), the driver chooses: what is small it shows, and is
+//! answered as always; while a connection is in bulk it moves the bytes itself, from the socket
+//! through a pipe to the socket (`relay`), and reports their number. To relay is an allowance: a
+//! driver that shows everything keeps every promise. Pipes are few and are leased while bytes are in
+//! them (`pipes`); without one, bytes are shown.
+//!
+//! So that nothing is overtaken, both sides keep a rule. The driver relays only when nothing of that
+//! connection waits to be sent and all that it showed was said in an earlier `wait`; the user answers
+//! what a relaying connection shows before its next `wait`.
 
 pub mod buffers;
 #[cfg(test)]
 pub(crate) mod conformance;
 pub mod epoll;
 pub mod permits;
+pub(crate) mod pipes;
+pub(crate) mod relay;
 #[cfg(test)]
 pub(crate) mod sim;
 mod table;
@@ -126,6 +143,12 @@ pub enum Op {
     },
     /// Receive bytes until the peer's end, an error, or `Rest`.
     Receive {
+        /// On this connection.
+        connection: Token,
+    },
+    /// Receive, and what arrives may also be sent back at once, unseen. `Receive` ends that
+    /// allowance, `Rest` both.
+    Relay {
         /// On this connection.
         connection: Token,
     },
@@ -205,6 +228,15 @@ pub enum Completion {
         /// Here they are.
         buffer: Buffer,
     },
+    /// Bytes were sent back unseen.
+    Relayed {
+        /// On this connection.
+        connection: Token,
+        /// So many have arrived.
+        received: u32,
+        /// So many, of these and of those held before, are with the kernel.
+        sent: u32,
+    },
     /// The peer has half-closed.
     Ended {
         /// This connection.
@@ -217,7 +249,7 @@ pub enum Completion {
         /// So many bytes.
         len: u32,
     },
-    /// A `Send` has to wait for the peer to read.
+    /// A `Send`, or what is relayed, has to wait for the peer to read.
     Stalled {
         /// On this connection.
         connection: Token,

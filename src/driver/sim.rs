@@ -7,7 +7,8 @@
 //! random order, few at a time, and bytes that were taken before a `Rest` still arrive after it.
 //!
 //! It checks its user, too, and panics when a buffer is used twice, when receiving is asked for
-//! twice, and when a token is used in a later turn than the one that closed it.
+//! twice, when a relaying connection is not answered in time, and when a token is used in a later
+//! turn than the one that closed it.
 
 mod network;
 
@@ -21,6 +22,7 @@ use std::time::Instant;
 pub(crate) use self::network::{Client, End, Faults, Network, Peer, Socket};
 use self::network::{Wire, World};
 use super::buffers::{BUFFER_COUNT, Buffers};
+use super::pipes::PIPE_BYTES;
 use super::{
     Buffer, Closing, Completion, Details, Driver, Envelope, Op, Permits, Source, Token, Waker,
 };
@@ -42,7 +44,8 @@ pub(crate) struct Sim {
     closed_this_turn: Vec<Token>,
     forgiving: bool,
     buffers: Buffers,
-    with_user: Vec<bool>,
+    /// Whose bytes are in a buffer that the user has.
+    with_user: Vec<Option<Token>>,
     envelopes: Vec<Envelope>,
     held_back: Vec<Buffer>,
     waker: Waker,
@@ -54,6 +57,8 @@ struct Slot {
     thing: Thing,
     /// The user has asked for connections, bytes or datagrams and knows of no end.
     asked: bool,
+    /// The user has asked that bytes be returned unseen.
+    relay_asked: bool,
     /// The driver takes them.
     armed: bool,
     /// The user has asked for the close.
@@ -83,6 +88,8 @@ enum Thing {
 
 struct Connection {
     peer: Peer,
+    /// What arrives may be returned unseen.
+    relays: bool,
     outgoing: VecDeque<Outgoing>,
     /// The user has been told of it.
     announced: bool,
@@ -91,7 +98,7 @@ struct Connection {
     failed: bool,
 }
 
-/// A `Send` under way.
+/// A `Send` under way, or what a pipe holds.
 struct Outgoing {
     bytes: Bytes,
     len: usize,
@@ -101,6 +108,8 @@ struct Outgoing {
 
 enum Bytes {
     Leased(Buffer),
+    /// Relayed: in a pipe.
+    Piped(Vec<u8>),
     /// Copied, so that the buffer could go home.
     Copied(Vec<u8>),
 }
@@ -111,6 +120,7 @@ impl Slot {
             token,
             thing: Thing::Nothing,
             asked: false,
+            relay_asked: false,
             armed: false,
             closed: false,
             drain_asked: false,
@@ -139,7 +149,7 @@ impl Sim {
             closed_this_turn: vec![],
             forgiving: false,
             buffers,
-            with_user: vec![false; usize::from(BUFFER_COUNT)],
+            with_user: vec![None; usize::from(BUFFER_COUNT)],
             envelopes: vec![Envelope::EMPTY; usize::from(BUFFER_COUNT)],
             held_back,
             waker: Waker::new().expect("a descriptor is left for a test"),
@@ -155,7 +165,7 @@ impl Sim {
     pub(crate) fn assert_all_home(&self) {
         let away = usize::from(BUFFER_COUNT) - self.held_back.len() - self.buffers.free();
         let with_user: Vec<usize> = (0..self.with_user.len())
-            .filter(|&index| self.with_user[index])
+            .filter(|&index| self.with_user[index].is_some())
             .collect();
         assert!(
             with_user.is_empty(),
@@ -210,11 +220,21 @@ impl Sim {
     fn take_from_user(&mut self, buffer: &Buffer, what: &str) {
         let with_user = &mut self.with_user[usize::from(buffer.index)];
         assert!(
-            *with_user,
+            with_user.take().is_some(),
             "{what} of buffer {}, which the user has not got",
             buffer.index
         );
-        *with_user = false;
+    }
+
+    /// Nothing that was shown of a relaying connection may be overtaken by what is not.
+    fn check_answered(&self) {
+        for token in self.with_user.iter().flatten() {
+            let slot = &self.slots[token.slot as usize];
+            assert!(
+                slot.token != *token || slot.closed || !slot.relay_asked,
+                "{token:?} is relaying, and a wait begins before its bytes are answered"
+            );
+        }
     }
 
     fn ask(&mut self, token: Token, what: &str) -> bool {
@@ -222,13 +242,18 @@ impl Sim {
         let Some(slot) = self.slot_for_user(token, what) else {
             return false;
         };
-        assert!(!slot.asked, "{what} asked for twice on {token:?}");
+        let ends_relaying = what == "Receive" && std::mem::take(&mut slot.relay_asked);
+        assert!(
+            !slot.asked || ends_relaying,
+            "{what} asked for twice on {token:?}"
+        );
         // It is excused when the end was told in this very turn, behind what made the user ask.
         assert!(
             slot.end_told.is_none_or(|told| told == turn),
             "{what} on {token:?} after the peer's end"
         );
         slot.asked = slot.end_told.is_none();
+        slot.relay_asked = what == "Relay";
         true
     }
 
@@ -237,10 +262,11 @@ impl Sim {
         match op {
             Op::Accept { listener } => self.ask(*listener, "Accept"),
             Op::Receive { connection } => self.ask(*connection, "Receive"),
+            Op::Relay { connection } => self.ask(*connection, "Relay"),
             Op::ReceiveFrom { socket } => self.ask(*socket, "ReceiveFrom"),
             Op::Rest { connection } => self
                 .slot_for_user(*connection, "Rest")
-                .map(|slot| slot.asked = false)
+                .map(|slot| (slot.asked, slot.relay_asked) = (false, false))
                 .is_some(),
             Op::Send { connection, buffer } => {
                 self.take_from_user(buffer, "Send");
@@ -273,7 +299,9 @@ impl Sim {
             Op::Accept { listener: token }
             | Op::ReceiveFrom { socket: token }
             | Op::SendTo { socket: token, .. } => *token,
-            Op::Receive { connection: token } | Op::Rest { connection: token } => *token,
+            Op::Receive { connection: token }
+            | Op::Relay { connection: token }
+            | Op::Rest { connection: token } => *token,
             Op::Send {
                 connection: token, ..
             }
@@ -292,7 +320,14 @@ impl Sim {
             | (Op::ReceiveFrom { .. }, Thing::Datagrams { .. }) => {
                 slot.armed = true;
             }
-            (Op::Receive { .. }, Thing::Connection(connection)) => slot.armed = !connection.failed,
+            (Op::Receive { .. }, Thing::Connection(connection)) => {
+                slot.armed = !connection.failed;
+                connection.relays = false;
+            }
+            (Op::Relay { .. }, Thing::Connection(connection)) => {
+                slot.armed = !connection.failed;
+                connection.relays = true;
+            }
             (Op::Rest { .. }, Thing::Connection(_)) => slot.armed = false,
             (Op::Send { buffer, .. }, Thing::Connection(connection)) if !connection.failed => {
                 assert!(!connection.shut_down, "Send on {token:?} after ShutDown");
@@ -551,8 +586,16 @@ impl Sim {
                 waiting.swap_remove(chosen);
             }
             match &completion {
-                Completion::Received { buffer, .. } | Completion::Datagram { buffer, .. } => {
-                    self.with_user[usize::from(buffer.index)] = true;
+                Completion::Received {
+                    buffer,
+                    connection: token,
+                }
+                | Completion::Datagram {
+                    buffer,
+                    socket: token,
+                    ..
+                } => {
+                    self.with_user[usize::from(buffer.index)] = Some(*token);
                 }
                 Completion::Ended { .. } | Completion::Failed { .. } => {
                     slot.asked = false;
@@ -626,6 +669,7 @@ impl Driver for Sim {
         let before = done.len();
         self.turn += 1;
         self.closed_this_turn.clear();
+        self.check_answered();
         for op in std::mem::take(&mut self.queue) {
             self.carry_out(op);
         }
@@ -681,6 +725,7 @@ impl Connection {
     fn new(peer: Peer) -> Self {
         Self {
             peer,
+            relays: false,
             outgoing: VecDeque::new(),
             announced: false,
             shut_down: false,
@@ -700,6 +745,14 @@ impl Connection {
             let bytes = send.bytes(buffers);
             let taken = world.send(self.peer, &bytes[send.written..]);
             send.written += taken;
+            let piped = matches!(send.bytes, Bytes::Piped(_));
+            if piped && taken > 0 {
+                ready.push_back(Completion::Relayed {
+                    connection: token,
+                    received: 0,
+                    sent: taken as u32,
+                });
+            }
             if send.written < send.len {
                 if !send.stall_told {
                     send.stall_told = true;
@@ -707,10 +760,12 @@ impl Connection {
                 }
                 break;
             }
-            ready.push_back(Completion::Sent {
-                connection: token,
-                len: send.len as u32,
-            });
+            if !piped {
+                ready.push_back(Completion::Sent {
+                    connection: token,
+                    len: send.len as u32,
+                });
+            }
             self.outgoing
                 .pop_front()
                 .expect("it has just been sent")
@@ -743,6 +798,10 @@ impl Connection {
             return;
         }
         let len = world.bytes_due(self.peer);
+        if len > 0 && self.may_relay(ready) && world.chance(|faults| faults.relay) {
+            self.relay(token, len, ready, world);
+            return;
+        }
         if len == 0 || world.withholds(|faults| faults.famine) {
             return;
         }
@@ -759,6 +818,41 @@ impl Connection {
             connection: token,
             buffer,
         });
+    }
+
+    /// Nothing may be overtaken: neither what waits to be sent, nor what has yet to be answered.
+    fn may_relay(&self, ready: &VecDeque<Completion>) -> bool {
+        let is_shown = |completion: &Completion| matches!(completion, Completion::Received { .. });
+        self.relays && self.outgoing.is_empty() && !ready.iter().any(is_shown)
+    }
+
+    fn relay(
+        &mut self,
+        token: Token,
+        due: usize,
+        ready: &mut VecDeque<Completion>,
+        world: &mut World,
+    ) {
+        let mut bytes = vec![0; due.min(PIPE_BYTES)];
+        if world.chance(|faults| faults.split_read) {
+            bytes.truncate(1 + world.random.below(bytes.len()));
+        }
+        world.wires[self.peer.0].take_bytes(&mut bytes);
+        let written = world.send(self.peer, &bytes);
+        ready.push_back(Completion::Relayed {
+            connection: token,
+            received: bytes.len() as u32,
+            sent: written as u32,
+        });
+        if written < bytes.len() {
+            ready.push_back(Completion::Stalled { connection: token });
+            self.outgoing.push_back(Outgoing {
+                len: bytes.len(),
+                bytes: Bytes::Piped(bytes),
+                written,
+                stall_told: true,
+            });
+        }
     }
 
     fn drop_outgoing(&mut self, buffers: &mut Buffers) {
@@ -782,14 +876,16 @@ impl Outgoing {
     fn bytes<'a>(&'a self, buffers: &'a mut Buffers) -> &'a [u8] {
         match &self.bytes {
             Bytes::Leased(buffer) => buffers.bytes(buffer),
-            Bytes::Copied(bytes) => bytes,
+            Bytes::Copied(bytes) | Bytes::Piped(bytes) => bytes,
         }
     }
 
     fn copy_out(&mut self, buffers: &mut Buffers) {
-        let copy = Bytes::Copied(self.bytes(buffers).to_vec());
-        if let Bytes::Leased(buffer) = std::mem::replace(&mut self.bytes, copy) {
-            buffers.recycle(buffer);
+        if let Bytes::Leased(buffer) = &self.bytes {
+            let copy = Bytes::Copied(buffers.bytes(buffer).to_vec());
+            if let Bytes::Leased(buffer) = std::mem::replace(&mut self.bytes, copy) {
+                buffers.recycle(buffer);
+            }
         }
     }
 

@@ -24,6 +24,8 @@ pub(super) enum Event {
     Accepted(Token, Token, Option<SocketAddr>),
     AcceptRested(Token, Option<i32>),
     Received(Token, Vec<u8>),
+    /// So many bytes received and so many sent, unseen.
+    Relayed(Token, u32, u32),
     Ended(Token),
     Sent(Token, u32),
     Stalled(Token),
@@ -41,6 +43,7 @@ impl Event {
             Self::AcceptRested(about, _) | Self::Received(about, _) | Self::Ended(about) => {
                 *about == token
             }
+            Self::Relayed(about, ..) => *about == token,
             Self::Sent(about, _) | Self::Stalled(about) | Self::Failed(about) => *about == token,
             Self::Datagram(about, ..) | Self::DatagramSent(about, _) | Self::Closed(about) => {
                 *about == token
@@ -55,6 +58,8 @@ impl Event {
 pub(super) enum Answer {
     /// Sent back; a connection that is owed much rests until it is owed little.
     Echo,
+    /// The same, and the driver may send it back by itself.
+    Relay,
     Discard,
     /// Held in `kept`.
     Keep,
@@ -115,6 +120,16 @@ impl<H: Harness> Stage<H> {
                 self.answer_with(connection, buffer);
                 Event::Received(connection, bytes)
             }
+            Completion::Relayed {
+                connection,
+                received,
+                sent,
+            } => {
+                assert_eq!(self.answer, Answer::Relay, "it was asked to relay");
+                self.owe(connection, received.saturating_sub(sent));
+                self.settle(connection, sent.saturating_sub(received));
+                Event::Relayed(connection, received, sent)
+            }
             Completion::Ended { connection } => Event::Ended(connection),
             Completion::Sent { connection, len } => {
                 self.settle(connection, len);
@@ -129,7 +144,9 @@ impl<H: Harness> Stage<H> {
             } => {
                 let bytes = self.driver.bytes(&buffer).to_vec();
                 match self.answer {
-                    Answer::Echo => self.driver.submit(Op::SendTo { socket, buffer }),
+                    Answer::Echo | Answer::Relay => {
+                        self.driver.submit(Op::SendTo { socket, buffer })
+                    }
                     Answer::Discard => self.driver.recycle(buffer),
                     Answer::Keep => self.kept.push_back((socket, buffer)),
                 }
@@ -146,20 +163,33 @@ impl<H: Harness> Stage<H> {
 
     pub(super) fn answer_with(&mut self, connection: Token, buffer: Buffer) {
         match self.answer {
-            Answer::Echo => self.send(connection, buffer),
+            Answer::Echo | Answer::Relay => self.send(connection, buffer),
             Answer::Discard => self.driver.recycle(buffer),
             Answer::Keep => self.kept.push_back((connection, buffer)),
         }
     }
 
     pub(super) fn send(&mut self, connection: Token, buffer: Buffer) {
+        self.owe(connection, buffer.len());
+        self.driver.submit(Op::Send { connection, buffer });
+    }
+
+    fn owe(&mut self, connection: Token, len: u32) {
         let owed = self.owed.entry(connection).or_default();
-        *owed += buffer.len();
+        *owed += len;
         if *owed >= BUFFER_BYTES as u32 && !self.resting.contains(&connection) {
             self.resting.push(connection);
             self.driver.submit(Op::Rest { connection });
         }
-        self.driver.submit(Op::Send { connection, buffer });
+    }
+
+    /// Asks for what arrives, in the way in which it is answered.
+    pub(super) fn receive(&mut self, connection: Token) {
+        self.driver.submit(if self.answer == Answer::Relay {
+            Op::Relay { connection }
+        } else {
+            Op::Receive { connection }
+        });
     }
 
     pub(super) fn settle(&mut self, connection: Token, len: u32) {
@@ -177,7 +207,7 @@ impl<H: Harness> Stage<H> {
                 .position(|&resting| resting == connection)
         {
             self.resting.swap_remove(place);
-            self.driver.submit(Op::Receive { connection });
+            self.receive(connection);
         }
     }
 
@@ -282,7 +312,7 @@ impl<H: Harness> Stage<H> {
             stage.accepted().len() > before
         });
         let connection = self.accepted()[before];
-        self.driver.submit(Op::Receive { connection });
+        self.receive(connection);
         (peer, connection)
     }
 

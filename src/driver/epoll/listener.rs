@@ -52,6 +52,9 @@ impl Epoll {
                 }
                 return false;
             }
+            if is_out_of_descriptors(&error) && self.pipes.release() {
+                continue;
+            }
             if !concerns_one_peer(&error) {
                 *takes = false;
                 self.changed.push(token);
@@ -79,6 +82,10 @@ impl Epoll {
             peer,
         });
     }
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// Whether an error of `accept4(2)` is about the client at the head of the queue only, so that the
