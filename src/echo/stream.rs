@@ -228,7 +228,7 @@ mod tests {
         stream.handle_sent(HELD_BYTES_MAX / 2);
         assert_eq!(stream.poll_step(), None);
         stream.handle_sent(HELD_BYTES_MAX / 4);
-        assert_eq!(stream.poll_step(), Some(Step::Receive));
+        assert_eq!(stream.poll_step(), Some(Step::Relay));
         assert_eq!(stream.poll_step(), None);
     }
 
@@ -252,6 +252,7 @@ mod tests {
         let mut stream = open(false);
         stream.handle_received(&mut [1; 5]);
         stream.finish();
+        assert_eq!(stream.poll_step(), Some(Step::Receive));
         assert_eq!(stream.poll_step(), None);
         stream.handle_sent(5);
         assert_eq!(stream.poll_step(), Some(Step::ShutDown));

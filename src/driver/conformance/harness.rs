@@ -4,7 +4,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::marker::PhantomData;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::PathBuf;
 use std::process::Command;
@@ -24,6 +24,8 @@ pub(super) enum Place {
     V4,
     /// The same with the smallest send buffer: one send needs many pieces.
     Narrow,
+    /// The same with a receive buffer that holds more than a driver's.
+    Wide,
     V6,
     Unix,
 }
@@ -73,6 +75,8 @@ pub(super) trait Harness: Sized {
     /// kept in a process of its own.
     fn alone(&mut self, promise: &str) -> bool;
     fn exhaust_descriptors(&mut self, exhausted: bool);
+    /// There are as many descriptors as there may be; who needs one has to close another.
+    fn freeze_descriptors(&mut self) {}
     /// Dead tokens are about to be used on purpose.
     fn forgive(_driver: &mut Self::Driver) {}
 }
@@ -125,6 +129,9 @@ pub(super) enum RealClient {
 /// Small, so that a peer which does not read is soon noticed.
 const SOCKET_BUFFER_BYTES: u32 = 32 * 1024;
 
+/// As much as every system allows: more than a driver's buffer.
+const LARGE_BUFFER_BYTES: u32 = 200 * 1024;
+
 /// What a connection queues, for a crowd.
 const BACKLOG: u32 = 1024;
 
@@ -140,8 +147,8 @@ impl<D> Loopback<D> {
 
 fn any(place: Place, local: bool) -> Option<SocketAddr> {
     let ip: IpAddr = match place {
-        Place::V4 | Place::Narrow if local => Ipv4Addr::LOCALHOST.into(),
-        Place::V4 | Place::Narrow => Ipv4Addr::UNSPECIFIED.into(),
+        Place::V4 | Place::Narrow | Place::Wide if local => Ipv4Addr::LOCALHOST.into(),
+        Place::V4 | Place::Narrow | Place::Wide => Ipv4Addr::UNSPECIFIED.into(),
         Place::V6 if local => Ipv6Addr::LOCALHOST.into(),
         Place::V6 => Ipv6Addr::UNSPECIFIED.into(),
         Place::Unix => return None,
@@ -193,7 +200,11 @@ impl<D: Opens> Harness for Loopback<D> {
         let options = Inherited {
             no_delay,
             keepalive: None,
-            receive_buffer: small,
+            receive_buffer: if place == Place::Wide {
+                Some(LARGE_BUFFER_BYTES)
+            } else {
+                small
+            },
             send_buffer: if place == Place::Narrow {
                 Some(1)
             } else {
@@ -389,6 +400,14 @@ impl<D: Opens> Harness for Loopback<D> {
             hard,
         )
         .expect("the soft limit is ours");
+    }
+
+    fn freeze_descriptors(&mut self) {
+        let free = UnixDatagram::unbound().expect("one is left");
+        // The lowest number that is free (open(2)); all below it are in use.
+        let limit = u64::try_from(free.as_raw_fd()).expect("it is open");
+        let (_, hard) = self.descriptors;
+        setrlimit(Resource::RLIMIT_NOFILE, limit, hard).expect("the soft limit is ours");
     }
 }
 

@@ -125,7 +125,6 @@ impl<H: Harness> Stage<H> {
                 received,
                 sent,
             } => {
-                assert_eq!(self.answer, Answer::Relay, "it was asked to relay");
                 self.owe(connection, received.saturating_sub(sent));
                 self.settle(connection, sent.saturating_sub(received));
                 Event::Relayed(connection, received, sent)
@@ -190,6 +189,19 @@ impl<H: Harness> Stage<H> {
         } else {
             Op::Receive { connection }
         });
+    }
+
+    /// Receives nothing more, until told otherwise by the test itself.
+    pub(super) fn rest(&mut self, connection: Token) {
+        self.resting.retain(|&resting| resting != connection);
+        self.driver.submit(Op::Rest { connection });
+    }
+
+    /// Relays no more, but echoes what is shown.
+    pub(super) fn show(&mut self, connection: Token) {
+        self.resting.retain(|&resting| resting != connection);
+        self.answer = Answer::Echo;
+        self.receive(connection);
     }
 
     pub(super) fn settle(&mut self, connection: Token, len: u32) {
@@ -399,9 +411,9 @@ impl<H: Harness> Stage<H> {
     /// Every buffer can be leased at the same time, so every buffer is at home.
     pub(super) fn assert_all_home(&mut self) {
         assert!(self.kept.is_empty(), "the test itself holds buffers");
+        self.answer = Answer::Keep;
         let (listener, address) = self.listener(None);
         let (mut peer, connection) = self.connection(&address);
-        self.answer = Answer::Keep;
         for count in 1..=usize::from(BUFFER_COUNT) {
             self.write_all(&mut peer, b".");
             self.until("one more buffer is at home", |stage| {

@@ -15,7 +15,7 @@ use crate::sys::socket;
 
 /// Who had so much to receive at once is in bulk. Less than a buffer: a segment over loopback falls
 /// short of one by its headers.
-const BULK_BYTES: usize = BUFFER_BYTES / 2;
+const BULK_BYTES: usize = BUFFER_BYTES;
 
 #[derive(Debug)]
 pub(super) struct Connection {
