@@ -77,6 +77,10 @@ pub(super) trait Harness: Sized {
     fn exhaust_descriptors(&mut self, exhausted: bool);
     /// There are as many descriptors as there may be; who needs one has to close another.
     fn freeze_descriptors(&mut self) {}
+    /// How many this process has; a driver without any says 0.
+    fn descriptors(&self) -> usize {
+        0
+    }
     /// Dead tokens are about to be used on purpose.
     fn forgive(_driver: &mut Self::Driver) {}
 }
@@ -400,6 +404,11 @@ impl<D: Opens> Harness for Loopback<D> {
             hard,
         )
         .expect("the soft limit is ours");
+    }
+
+    fn descriptors(&self) -> usize {
+        let entries = std::fs::read_dir("/proc/self/fd").expect("proc is mounted");
+        entries.count()
     }
 
     fn freeze_descriptors(&mut self) {
