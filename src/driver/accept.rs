@@ -71,3 +71,8 @@ fn concerns_one_peer(error: &io::Error) -> bool {
         .raw_os_error()
         .is_some_and(|errno| OF_ONE_PEER.contains(&errno))
 }
+
+/// Whether one descriptor less in use would have helped.
+pub(super) fn is_for_want_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}

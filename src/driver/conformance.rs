@@ -10,6 +10,7 @@
 mod datagrams;
 mod harness;
 mod listeners;
+mod relay;
 mod stage;
 
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 use self::datagrams::*;
 use self::harness::{Harness, Place};
 use self::listeners::*;
+use self::relay::*;
 use self::stage::{Answer, DEADLINE, Event, Stage, TURN, pattern};
 use super::buffers::{BUFFER_BYTES, BUFFER_COUNT};
 use super::sim::End;
@@ -97,6 +99,20 @@ promises! {
         answers_of_a_batch_each_leave_from_the_address_that_was_hit,
         datagrams_that_were_sent_as_one_message_come_back_one_by_one,
         datagram_peers_that_are_gone_cost_nobody_an_answer,
+        relayed_streams_come_back_whole,
+        relayed_messages_of_every_size_come_back_exact,
+        the_end_comes_once_and_after_all_relayed_bytes,
+        a_half_close_behind_a_full_pipe_loses_nothing,
+        a_relayed_peer_that_does_not_read_is_not_read_and_others_go_on,
+        receive_ends_relaying_and_what_is_held_still_goes_out,
+        rest_ends_relaying_until_it_is_asked_for_again,
+        a_shut_down_waits_until_the_pipe_is_empty,
+        a_close_discards_what_the_pipe_holds,
+        a_reset_amid_relaying_is_one_failed,
+        when_pipes_run_out_bytes_are_shown,
+        without_descriptors_bytes_are_shown,
+        pipes_at_home_make_room_for_a_client,
+        descriptors_of_pipes_come_home,
         a_waker_wakes_from_another_thread_once,
         a_wait_ends_at_its_time_and_not_before,
         a_wait_whose_time_has_passed_still_says_what_is_ready,

@@ -1,8 +1,9 @@
 //! The driver over `epoll(7)`: readiness, dressed as completion.
 //!
-//! Level-triggered, one read and one send per event. Operations are carried out at the start of
-//! the next `wait`, in order, and then the answers on datagram sockets, all of one socket together;
-//! a send that the kernel takes at once costs one system call and nothing more. What a socket waits for is told to the kernel lazily, once a turn, so that a
+//! Level-triggered, one read and one send per event, bulk by splice. Operations are carried out at
+//! the start of the next `wait`, in order, and then the answers on datagram sockets, all of one
+//! socket together; a send that the kernel takes at once costs one system call and nothing more.
+//! What a socket waits for is told to the kernel lazily, once a turn, so that a
 //! connection which comes and goes costs one `epoll_ctl(2)`.
 //!
 //! Never decides anything about an echo; never blocks but in [`Driver::wait`]. Read on in
@@ -23,6 +24,7 @@ use nix::sys::epoll::{Epoll as Kernel, EpollCreateFlags, EpollEvent, EpollFlags,
 
 use super::buffers::{BUFFER_COUNT, Buffers};
 use super::datagrams::{Datagrams, Workspace};
+use super::pipes::Pipes;
 use super::table::Table;
 use super::{Buffer, Closing, Completion, Details, Driver, Envelope, Op, Permits, Token, Waker};
 use crate::sys::socket;
@@ -54,6 +56,7 @@ pub struct Epoll {
     endpoints: Table<Endpoint>,
     buffers: Buffers,
     workspace: Workspace,
+    pipes: Pipes,
     ops: Vec<Op>,
     // Events from the kernel, and those of them that are yet to be handled.
     events: Box<[EpollEvent]>,
@@ -147,6 +150,7 @@ impl Epoll {
             endpoints: Table::new(),
             buffers: Buffers::new(),
             workspace: Workspace::new(),
+            pipes: Pipes::new(),
             ops: Vec::with_capacity(COMPLETIONS_MAX * 4),
             events: vec![EpollEvent::empty(); EVENTS_MAX].into_boxed_slice(),
             ready: 0..0,
@@ -174,10 +178,16 @@ impl Epoll {
         let mut ops = std::mem::take(&mut self.ops);
         for op in ops.drain(..) {
             match op {
-                Op::Accept { listener: token }
-                | Op::Receive { connection: token }
-                | Op::ReceiveFrom { socket: token } => {
+                Op::Accept { listener: token } | Op::ReceiveFrom { socket: token } => {
                     self.take_from(token, true);
+                }
+                Op::Receive { connection } => {
+                    self.allow_relaying(connection, false);
+                    self.take_from(connection, true);
+                }
+                Op::Relay { connection } => {
+                    self.allow_relaying(connection, true);
+                    self.take_from(connection, true);
                 }
                 Op::Rest { connection } => self.take_from(connection, false),
                 Op::Send { connection, buffer } => self.send(connection, buffer, done),
@@ -240,7 +250,7 @@ impl Epoll {
                 datagrams.clear(&mut self.buffers);
                 self.forget(&endpoint);
             }
-            Kind::Connection(connection) => self.buffers.clear(&mut connection.unsent),
+            Kind::Connection(connection) => connection.discard(&mut self.buffers, &mut self.pipes),
         }
         done.push(Completion::Closed { token });
     }
@@ -494,7 +504,7 @@ mod tests {
     #[test]
     fn an_idle_connection_is_small() {
         assert!(
-            size_of::<Endpoint>() <= 40,
+            size_of::<Endpoint>() <= 48,
             "{} bytes",
             size_of::<Endpoint>()
         );

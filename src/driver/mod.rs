@@ -12,8 +12,8 @@
 //! 2. Each `Send` and `Close` has exactly one completion, but for sends of a connection that fails,
 //!    which have one `Failed` together, and of one that is closed first, which have none. Each
 //!    datagram of a `SendTo` is counted in exactly one `DatagramSent`, which may count many.
-//!    `Accept`, `Receive` and `ReceiveFrom` repeat until they are ended; `Rest` and `ShutDown` have
-//!    none.
+//!    `Accept`, `Receive`, `Relay` and `ReceiveFrom` repeat until they are ended; `Rest` and
+//!    `ShutDown` have none.
 //!    Nothing is heard of a connection before its `Accepted`.
 //! 3. A `Send` completes when all of its bytes are with the kernel. If that can't be at once, it
 //!    says `Stalled`, once for all that wait behind it, and goes on by itself.
@@ -37,21 +37,35 @@
 //!     come in one buffer, in order; they leave one by one as they came, never merged on the way.
 //!     The order between one sender and one address is kept. An answer leaves from the address that
 //!     was hit. No send error ends the socket, or costs anybody else an answer.
+//! 14. After `Relay` each byte is either shown or relayed, and all come back in their order, mixed as
+//!     they may be. `Relayed` accounts for each relayed byte once as received, and once as sent when
+//!     it is with the kernel.
+//! 15. What is received and not yet sent is held, 64 KiB at most, as a `Send` is: its stall is said
+//!     once, it goes on by itself, and meanwhile the connection is not read. `Send`, `ShutDown` and
+//!     `Ended` come behind it, `Close` and a failure discard it.
+//! 16. `Receive` and `Rest` end relaying: of what had not been taken by then nothing is relayed, and
+//!     what is held still goes out.
 //!
 //! # How io_uring fits
 //!
-//! `Accept`, `Receive` and `ReceiveFrom` are multishot requests, `Rest` is their cancellation.
-//! A [`Buffer`]'s index is the id in the kernel's buffer ring: [`Driver::bytes`] finds its memory,
-//! [`Driver::recycle`] puts it back. A token's two halves and the kind of request share
-//! `user_data`. Connections are born inside the driver, so they may be direct descriptors.
-//! Permits bound a multishot accept: what it took beyond them is kept back by the driver until there
-//! are some.
+//! `Receive` is a request that repeats, and `Rest` its cancellation. A [`Buffer`]'s index is the id
+//! in the kernel's buffer ring: [`Driver::bytes`] finds its memory, [`Driver::recycle`] puts it
+//! back. A token's two halves and the kind of request share `user_data`. Accepting stays a call of
+//! its own, made when the ring says that somebody waits: a permit has to be had first, and the call
+//! brings the peer's address, which a request that repeats can not.
 //!
 //! # How splice fits
 //!
-//! A connection in bulk is handed over whole: an operation `Relay { connection }` tells the driver
-//! to return what arrives by itself, through a pipe; it reports the bytes as they go, and the end
-//! as always. The worker decides (only it knows the reply mode), the driver moves.
+//! Where the answer is the bytes themselves, the user asks for `Relay` instead of `Receive`. The
+//! user decides (only it knows the answer), the driver chooses: what is small it shows, and is
+//! answered as always; while a connection is in bulk it moves the bytes itself, from the socket
+//! through a pipe to the socket (`relay`), and reports their number. To relay is an allowance: a
+//! driver that shows everything keeps every promise. Pipes are few and are leased while bytes are in
+//! them (`pipes`); without one, bytes are shown.
+//!
+//! So that nothing is overtaken, both sides keep a rule. The driver relays only when nothing of that
+//! connection waits to be sent and all that it showed was said in an earlier `wait`; the user answers
+//! what a relaying connection shows before its next `wait`.
 
 mod accept;
 pub mod buffers;
@@ -60,6 +74,8 @@ pub(crate) mod conformance;
 mod datagrams;
 pub mod epoll;
 pub mod permits;
+pub(crate) mod pipes;
+pub(crate) mod relay;
 #[cfg(test)]
 pub(crate) mod sim;
 mod table;
@@ -132,6 +148,12 @@ pub enum Op {
     },
     /// Receive bytes until the peer's end, an error, or `Rest`.
     Receive {
+        /// On this connection.
+        connection: Token,
+    },
+    /// Receive, and what arrives may also be sent back at once, unseen. `Receive` ends that
+    /// allowance, `Rest` both.
+    Relay {
         /// On this connection.
         connection: Token,
     },
@@ -212,6 +234,15 @@ pub enum Completion {
         /// Here they are.
         buffer: Buffer,
     },
+    /// Bytes were sent back unseen.
+    Relayed {
+        /// On this connection.
+        connection: Token,
+        /// So many have arrived.
+        received: u32,
+        /// So many, of these and of those held before, are with the kernel.
+        sent: u32,
+    },
     /// The peer has half-closed.
     Ended {
         /// This connection.
@@ -224,7 +255,7 @@ pub enum Completion {
         /// So many bytes.
         len: u32,
     },
-    /// A `Send` has to wait for the peer to read.
+    /// A `Send`, or what is relayed, has to wait for the peer to read.
     Stalled {
         /// On this connection.
         connection: Token,

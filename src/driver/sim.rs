@@ -8,8 +8,10 @@
 //! datagrams of one sender come in one buffer or in many.
 //!
 //! It checks its user, too, and panics when a buffer is used twice, when receiving is asked for
-//! twice, and when a token is used in a later turn than the one that closed it.
+//! twice, when a relaying connection is not answered in time, and when a token is used in a later
+//! turn than the one that closed it.
 
+mod connection;
 mod network;
 
 use std::cell::RefCell;
@@ -19,6 +21,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use self::connection::{Connection, Outgoing};
 pub(crate) use self::network::{Client, End, Faults, Network, Peer, Socket};
 use self::network::{Wire, World};
 use super::buffers::{BUFFER_COUNT, Buffers};
@@ -43,7 +46,8 @@ pub(crate) struct Sim {
     closed_this_turn: Vec<Token>,
     forgiving: bool,
     buffers: Buffers,
-    with_user: Vec<bool>,
+    /// Whose bytes are in a buffer that the user has.
+    with_user: Vec<Option<Token>>,
     envelopes: Vec<Envelope>,
     held_back: Vec<Buffer>,
     waker: Waker,
@@ -55,6 +59,8 @@ struct Slot {
     thing: Thing,
     /// The user has asked for connections, bytes or datagrams and knows of no end.
     asked: bool,
+    /// The user has asked that bytes be returned unseen.
+    relay_asked: bool,
     /// The driver takes them.
     armed: bool,
     /// The user has asked for the close.
@@ -82,36 +88,13 @@ enum Thing {
     },
 }
 
-struct Connection {
-    peer: Peer,
-    outgoing: VecDeque<Outgoing>,
-    /// The user has been told of it.
-    announced: bool,
-    shut_down: bool,
-    ended: bool,
-    failed: bool,
-}
-
-/// A `Send` under way.
-struct Outgoing {
-    bytes: Bytes,
-    len: usize,
-    written: usize,
-    stall_told: bool,
-}
-
-enum Bytes {
-    Leased(Buffer),
-    /// Copied, so that the buffer could go home.
-    Copied(Vec<u8>),
-}
-
 impl Slot {
     fn vacant(token: Token) -> Self {
         Self {
             token,
             thing: Thing::Nothing,
             asked: false,
+            relay_asked: false,
             armed: false,
             closed: false,
             drain_asked: false,
@@ -140,7 +123,7 @@ impl Sim {
             closed_this_turn: vec![],
             forgiving: false,
             buffers,
-            with_user: vec![false; usize::from(BUFFER_COUNT)],
+            with_user: vec![None; usize::from(BUFFER_COUNT)],
             envelopes: vec![Envelope::EMPTY; usize::from(BUFFER_COUNT)],
             held_back,
             waker: Waker::new().expect("a descriptor is left for a test"),
@@ -156,7 +139,7 @@ impl Sim {
     pub(crate) fn assert_all_home(&self) {
         let away = usize::from(BUFFER_COUNT) - self.held_back.len() - self.buffers.free();
         let with_user: Vec<usize> = (0..self.with_user.len())
-            .filter(|&index| self.with_user[index])
+            .filter(|&index| self.with_user[index].is_some())
             .collect();
         assert!(
             with_user.is_empty(),
@@ -211,11 +194,21 @@ impl Sim {
     fn take_from_user(&mut self, buffer: &Buffer, what: &str) {
         let with_user = &mut self.with_user[usize::from(buffer.index)];
         assert!(
-            *with_user,
+            with_user.take().is_some(),
             "{what} of buffer {}, which the user has not got",
             buffer.index
         );
-        *with_user = false;
+    }
+
+    /// Nothing that was shown of a relaying connection may be overtaken by what is not.
+    fn check_answered(&self) {
+        for token in self.with_user.iter().flatten() {
+            let slot = &self.slots[token.slot as usize];
+            assert!(
+                slot.token != *token || slot.closed || !slot.relay_asked,
+                "{token:?} is relaying, and a wait begins before its bytes are answered"
+            );
+        }
     }
 
     fn ask(&mut self, token: Token, what: &str) -> bool {
@@ -223,13 +216,18 @@ impl Sim {
         let Some(slot) = self.slot_for_user(token, what) else {
             return false;
         };
-        assert!(!slot.asked, "{what} asked for twice on {token:?}");
+        let ends_relaying = what == "Receive" && std::mem::take(&mut slot.relay_asked);
+        assert!(
+            !slot.asked || ends_relaying,
+            "{what} asked for twice on {token:?}"
+        );
         // It is excused when the end was told in this very turn, behind what made the user ask.
         assert!(
             slot.end_told.is_none_or(|told| told == turn),
             "{what} on {token:?} after the peer's end"
         );
         slot.asked = slot.end_told.is_none();
+        slot.relay_asked = what == "Relay";
         true
     }
 
@@ -238,10 +236,11 @@ impl Sim {
         match op {
             Op::Accept { listener } => self.ask(*listener, "Accept"),
             Op::Receive { connection } => self.ask(*connection, "Receive"),
+            Op::Relay { connection } => self.ask(*connection, "Relay"),
             Op::ReceiveFrom { socket } => self.ask(*socket, "ReceiveFrom"),
             Op::Rest { connection } => self
                 .slot_for_user(*connection, "Rest")
-                .map(|slot| slot.asked = false)
+                .map(|slot| (slot.asked, slot.relay_asked) = (false, false))
                 .is_some(),
             Op::Send { connection, buffer } => {
                 self.take_from_user(buffer, "Send");
@@ -274,7 +273,9 @@ impl Sim {
             Op::Accept { listener: token }
             | Op::ReceiveFrom { socket: token }
             | Op::SendTo { socket: token, .. } => *token,
-            Op::Receive { connection: token } | Op::Rest { connection: token } => *token,
+            Op::Receive { connection: token }
+            | Op::Relay { connection: token }
+            | Op::Rest { connection: token } => *token,
             Op::Send {
                 connection: token, ..
             }
@@ -293,7 +294,14 @@ impl Sim {
             | (Op::ReceiveFrom { .. }, Thing::Datagrams { .. }) => {
                 slot.armed = true;
             }
-            (Op::Receive { .. }, Thing::Connection(connection)) => slot.armed = !connection.failed,
+            (Op::Receive { .. }, Thing::Connection(connection)) => {
+                slot.armed = !connection.failed;
+                connection.relays = false;
+            }
+            (Op::Relay { .. }, Thing::Connection(connection)) => {
+                slot.armed = !connection.failed;
+                connection.relays = true;
+            }
             (Op::Rest { .. }, Thing::Connection(_)) => slot.armed = false,
             (Op::Send { buffer, .. }, Thing::Connection(connection)) if !connection.failed => {
                 assert!(!connection.shut_down, "Send on {token:?} after ShutDown");
@@ -568,8 +576,15 @@ impl Sim {
                 waiting.swap_remove(chosen);
             }
             match &completion {
-                Completion::Received { buffer, .. } | Completion::Datagrams { buffer, .. } => {
-                    self.with_user[usize::from(buffer.index)] = true;
+                Completion::Received {
+                    buffer,
+                    connection: token,
+                }
+                | Completion::Datagrams {
+                    buffer,
+                    socket: token,
+                } => {
+                    self.with_user[usize::from(buffer.index)] = Some(*token);
                 }
                 Completion::Ended { .. } | Completion::Failed { .. } => {
                     slot.asked = false;
@@ -643,6 +658,7 @@ impl Driver for Sim {
         let before = done.len();
         self.turn += 1;
         self.closed_this_turn.clear();
+        self.check_answered();
         for op in std::mem::take(&mut self.queue) {
             self.carry_out(op);
         }
@@ -698,129 +714,6 @@ impl Driver for Sim {
 fn datagrams(bytes: &[u8], size: usize) -> impl Iterator<Item = &[u8]> {
     let empty = bytes.is_empty().then_some(bytes);
     empty.into_iter().chain(bytes.chunks(size.max(1)))
-}
-
-impl Connection {
-    fn new(peer: Peer) -> Self {
-        Self {
-            peer,
-            outgoing: VecDeque::new(),
-            announced: false,
-            shut_down: false,
-            ended: false,
-            failed: false,
-        }
-    }
-
-    fn send(
-        &mut self,
-        token: Token,
-        ready: &mut VecDeque<Completion>,
-        world: &mut World,
-        buffers: &mut Buffers,
-    ) {
-        while let Some(send) = self.outgoing.front_mut() {
-            let bytes = send.bytes(buffers);
-            let taken = world.send(self.peer, &bytes[send.written..]);
-            send.written += taken;
-            if send.written < send.len {
-                if !send.stall_told {
-                    send.stall_told = true;
-                    ready.push_back(Completion::Stalled { connection: token });
-                }
-                break;
-            }
-            ready.push_back(Completion::Sent {
-                connection: token,
-                len: send.len as u32,
-            });
-            self.outgoing
-                .pop_front()
-                .expect("it has just been sent")
-                .go_home(buffers);
-        }
-        if buffers.scarce() {
-            self.outgoing
-                .iter_mut()
-                .for_each(|send| send.copy_out(buffers));
-        }
-        if self.shut_down && self.outgoing.is_empty() {
-            world.finish(self.peer);
-        }
-    }
-
-    fn receive(
-        &mut self,
-        token: Token,
-        ready: &mut VecDeque<Completion>,
-        world: &mut World,
-        buffers: &mut Buffers,
-    ) {
-        let stalled = self.outgoing.front().is_some_and(|send| send.stall_told);
-        if stalled && !world.chance(|faults| faults.read_on) {
-            return;
-        }
-        if world.end_is_due(self.peer) {
-            self.ended = true;
-            ready.push_back(Completion::Ended { connection: token });
-            return;
-        }
-        let len = world.bytes_due(self.peer);
-        if len == 0 || world.withholds(|faults| faults.famine) {
-            return;
-        }
-        let Some((_, memory)) = buffers.peek() else {
-            return;
-        };
-        let mut len = len.min(memory.len());
-        if world.chance(|faults| faults.split_read) {
-            len = 1 + world.random.below(len);
-        }
-        world.wires[self.peer.0].take_bytes(&mut memory[..len]);
-        let buffer = buffers.lease(len);
-        ready.push_back(Completion::Received {
-            connection: token,
-            buffer,
-        });
-    }
-
-    fn drop_outgoing(&mut self, buffers: &mut Buffers) {
-        self.outgoing
-            .drain(..)
-            .for_each(|send| send.go_home(buffers));
-    }
-}
-
-impl Outgoing {
-    fn new(buffer: Buffer) -> Self {
-        let len = buffer.len as usize;
-        Self {
-            bytes: Bytes::Leased(buffer),
-            len,
-            written: 0,
-            stall_told: false,
-        }
-    }
-
-    fn bytes<'a>(&'a self, buffers: &'a mut Buffers) -> &'a [u8] {
-        match &self.bytes {
-            Bytes::Leased(buffer) => buffers.bytes(buffer),
-            Bytes::Copied(bytes) => bytes,
-        }
-    }
-
-    fn copy_out(&mut self, buffers: &mut Buffers) {
-        let copy = Bytes::Copied(self.bytes(buffers).to_vec());
-        if let Bytes::Leased(buffer) = std::mem::replace(&mut self.bytes, copy) {
-            buffers.recycle(buffer);
-        }
-    }
-
-    fn go_home(self, buffers: &mut Buffers) {
-        if let Bytes::Leased(buffer) = self.bytes {
-            buffers.recycle(buffer);
-        }
-    }
 }
 
 mod tests;

@@ -25,6 +25,7 @@ use std::time::Instant;
 use io_uring::cqueue;
 
 use super::datagrams::{Datagrams, Workspace};
+use super::pipes::Pipes;
 use super::table::Table;
 use super::{Buffer, Closing, Completion, Details, Driver, Envelope, Op, Permits, Token, Waker};
 use crate::sys::socket;
@@ -57,6 +58,7 @@ pub struct Uring {
     endpoints: Table<Endpoint>,
     memory: Memory,
     workspace: Workspace,
+    pipes: Pipes,
     // Whom to look at when system calls may be made again: to close, to shut down, to send to.
     chores: Vec<Token>,
     // Who could not receive for want of a buffer.
@@ -104,6 +106,7 @@ impl Uring {
             endpoints: Table::new(),
             memory,
             workspace: Workspace::new(),
+            pipes: Pipes::new(),
             chores: Vec::with_capacity(COMPLETIONS_MAX),
             starved: Vec::new(),
             draining: Vec::new(),
@@ -290,6 +293,9 @@ impl Uring {
         let Some(endpoint) = self.endpoints.get_mut(token) else {
             return;
         };
+        if matches!(endpoint.kind, Kind::Connection(_)) {
+            return self.has_room(token, done);
+        }
         endpoint.polled_output = false;
         if endpoint.closing {
             self.close_socket(token, done);
@@ -324,9 +330,17 @@ impl Driver for Uring {
     fn submit(&mut self, op: Op) {
         match op {
             Op::Send { connection, buffer } => self.send(connection, buffer),
-            Op::Accept { listener: token }
-            | Op::Receive { connection: token }
-            | Op::ReceiveFrom { socket: token } => self.take_from(token, true),
+            Op::Receive { connection } => {
+                self.allow_relaying(connection, false);
+                self.take_from(connection, true);
+            }
+            Op::Relay { connection } => {
+                self.allow_relaying(connection, true);
+                self.take_from(connection, true);
+            }
+            Op::Accept { listener: token } | Op::ReceiveFrom { socket: token } => {
+                self.take_from(token, true);
+            }
             Op::Rest { connection } => self.take_from(connection, false),
             Op::ShutDown { connection } => self.shut_down(connection),
             Op::SendTo { socket, buffer } => self.send_to(socket, buffer),

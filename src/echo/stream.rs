@@ -29,9 +29,17 @@ pub struct Stream {
     owed: u32,
     reply: Reply,
     one_shot: bool,
-    receiving: bool,
+    intake: Intake,
     input: Input,
     shut_down: bool,
+}
+
+/// What was last said about receiving.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Intake {
+    Rests,
+    Receives,
+    Relays,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +55,10 @@ enum Input {
 /// The next thing to do with a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Start receiving.
+    /// Start receiving; where relaying, return nothing unseen any more.
     Receive,
+    /// Start receiving; what arrives may also be returned at once, unseen.
+    Relay,
     /// Stop receiving: enough is held for this peer.
     Rest,
     /// Shut down the write side, and bound the time until the peer's FIN.
@@ -58,14 +68,14 @@ pub enum Step {
 }
 
 impl Stream {
-    /// A fresh connection. Its first step is [`Step::Receive`].
+    /// A fresh connection. Its first step is [`Step::Receive`] or [`Step::Relay`].
     #[must_use]
     pub fn new(reply: Reply, one_shot: bool) -> Self {
         Self {
             owed: 0,
             reply,
             one_shot,
-            receiving: false,
+            intake: Intake::Rests,
             input: Input::Answered,
             shut_down: false,
         }
@@ -86,10 +96,23 @@ impl Stream {
         answer
     }
 
+    /// So many bytes arrived and so many were sent, unseen. They may have been under way when the
+    /// input began to be ignored, or when our last word was said; what is owed of them goes out first.
+    pub fn handle_relayed(&mut self, received: u32, sent: u32) {
+        debug_assert!(self.may_relay(), "only the bytes themselves are relayed");
+        self.owed += received;
+        self.handle_sent(sent);
+    }
+
+    /// Whether the answer is what arrives, all of it, whatever it is.
+    fn may_relay(&self) -> bool {
+        self.reply == Reply::Echo && !self.one_shot
+    }
+
     /// The peer half-closed: what is owed goes out, then we are done.
     pub fn handle_end(&mut self) {
         self.input = Input::Finished;
-        self.receiving = false;
+        self.intake = Intake::Rests;
     }
 
     /// So many bytes, owed until now, have been sent.
@@ -110,18 +133,31 @@ impl Stream {
         let flushed = self.owed == 0;
         match self.input {
             Input::Finished => flushed.then_some(Step::Close),
+            // What is ignored must not be answered by somebody else.
+            Input::Ignored if self.intake == Intake::Relays => {
+                self.intake = Intake::Receives;
+                Some(Step::Receive)
+            }
             Input::Ignored if flushed && !self.shut_down => {
                 self.shut_down = true;
                 Some(Step::ShutDown)
             }
             // As much as may be held may also be sent at once, and then there is no reason to rest.
             // While it is not, a driver receives no more by itself, or little.
-            _ if self.receiving && self.owed > HELD_BYTES_MAX => {
-                self.receiving = false;
+            _ if self.intake != Intake::Rests && self.owed > HELD_BYTES_MAX => {
+                self.intake = Intake::Rests;
                 Some(Step::Rest)
             }
-            _ if !self.receiving && self.owed <= RESUME_BYTES => {
-                self.receiving = true;
+            Input::Answered
+                if self.intake == Intake::Rests
+                    && self.owed <= RESUME_BYTES
+                    && self.may_relay() =>
+            {
+                self.intake = Intake::Relays;
+                Some(Step::Relay)
+            }
+            _ if self.intake == Intake::Rests && self.owed <= RESUME_BYTES => {
+                self.intake = Intake::Receives;
                 Some(Step::Receive)
             }
             _ => None,
@@ -149,7 +185,8 @@ mod tests {
 
     fn open(one_shot: bool) -> Stream {
         let mut stream = Stream::new(Reply::Echo, one_shot);
-        assert_eq!(stream.poll_step(), Some(Step::Receive));
+        let first = if one_shot { Step::Receive } else { Step::Relay };
+        assert_eq!(stream.poll_step(), Some(first));
         assert_eq!(stream.poll_step(), None);
         stream
     }
@@ -191,7 +228,7 @@ mod tests {
         stream.handle_sent(HELD_BYTES_MAX / 2);
         assert_eq!(stream.poll_step(), None);
         stream.handle_sent(HELD_BYTES_MAX / 4);
-        assert_eq!(stream.poll_step(), Some(Step::Receive));
+        assert_eq!(stream.poll_step(), Some(Step::Relay));
         assert_eq!(stream.poll_step(), None);
     }
 
@@ -215,6 +252,7 @@ mod tests {
         let mut stream = open(false);
         stream.handle_received(&mut [1; 5]);
         stream.finish();
+        assert_eq!(stream.poll_step(), Some(Step::Receive));
         assert_eq!(stream.poll_step(), None);
         stream.handle_sent(5);
         assert_eq!(stream.poll_step(), Some(Step::ShutDown));
@@ -231,39 +269,104 @@ mod tests {
         assert_eq!(stream.poll_step(), Some(Step::Close));
     }
 
+    #[test]
+    fn only_who_gets_back_what_it_sent_is_relayed() {
+        for (reply, one_shot) in [
+            (Reply::Upper, false),
+            (Reply::Discard, false),
+            (Reply::Echo, true),
+        ] {
+            let step = Stream::new(reply, one_shot).poll_step();
+            assert_eq!(step, Some(Step::Receive), "{reply:?} {one_shot}");
+        }
+    }
+
+    #[test]
+    fn relayed_bytes_are_owed_until_they_are_sent() {
+        let mut stream = open(false);
+        stream.handle_relayed(10, 4);
+        assert_eq!(stream.owed(), 6);
+        stream.handle_end();
+        assert_eq!(stream.poll_step(), None);
+        stream.handle_relayed(0, 6);
+        assert_eq!(stream.poll_step(), Some(Step::Close));
+    }
+
+    #[test]
+    fn who_is_told_to_finish_is_relayed_no_more_before_our_last_word() {
+        let mut stream = open(false);
+        stream.finish();
+        assert_eq!(stream.poll_step(), Some(Step::Receive));
+        assert_eq!(stream.poll_step(), Some(Step::ShutDown));
+        assert_eq!(stream.poll_step(), None);
+    }
+
+    #[test]
+    fn what_was_relayed_while_our_last_word_was_said_still_goes_out() {
+        let mut stream = open(false);
+        stream.finish();
+        while stream.poll_step().is_some() {}
+        assert!(stream.lingers());
+        stream.handle_relayed(100, 30);
+        assert_eq!((stream.owed(), stream.poll_step()), (70, None));
+        stream.handle_end();
+        assert_eq!(stream.poll_step(), None);
+        stream.handle_relayed(0, 70);
+        assert_eq!(stream.poll_step(), Some(Step::Close));
+    }
+
+    #[test]
+    fn a_relayed_peer_that_does_not_read_rests_and_is_relayed_again() {
+        let mut stream = open(false);
+        stream.handle_relayed(HELD_BYTES_MAX + 1, 0);
+        assert_eq!(stream.poll_step(), Some(Step::Rest));
+        stream.handle_relayed(0, HELD_BYTES_MAX + 1 - RESUME_BYTES);
+        assert_eq!(stream.poll_step(), Some(Step::Relay));
+        assert_eq!(stream.poll_step(), None);
+    }
+
     proptest! {
-        /// Whatever happens in whatever order: what is held is bounded by one receive beyond the
-        /// limit, a resting connection rests until it may not, and the end is always reached.
+        /// Whatever happens in whatever order: what is held is bounded by what was under way beyond the
+        /// limit, a resting connection rests until it may not, nothing is relayed that is ignored, and
+        /// the end is always reached.
         #[test]
-        fn every_history_ends_in_a_close(events in proptest::collection::vec((0..4u8, 1..40_000usize), 0..200)) {
+        fn every_history_ends_in_a_close(events in proptest::collection::vec((0..6u8, 1..40_000u32), 0..200)) {
             let mut stream = Stream::new(Reply::Echo, false);
-            let mut receiving = false;
-            let steps = |stream: &mut Stream, receiving: &mut bool| {
+            let mut asked = Step::Rest;
+            // Relayed by the driver, which has not said so yet.
+            let mut unsaid = 0;
+            let mut finished = false;
+            let steps = |stream: &mut Stream, asked: &mut Step| {
                 let mut closed = false;
                 while let Some(step) = stream.poll_step() {
                     match step {
-                        Step::Receive => *receiving = true,
-                        Step::Rest => *receiving = false,
+                        Step::Receive | Step::Relay | Step::Rest => *asked = step,
                         Step::ShutDown => assert_eq!(stream.owed(), 0),
                         Step::Close => { closed = true; break; }
                     }
                 }
                 closed
             };
-            steps(&mut stream, &mut receiving);
+            steps(&mut stream, &mut asked);
             for (kind, size) in events {
                 match kind {
-                    0 | 1 if receiving => { stream.handle_received(&mut vec![0; size]); }
-                    2 => stream.handle_sent(stream.owed().min(u32::try_from(size).unwrap())),
-                    3 if size < 500 => stream.finish(),
+                    0 if asked != Step::Rest => { stream.handle_received(&mut vec![0; size as usize]); }
+                    1 if asked == Step::Relay && unsaid == 0 => unsaid = size,
+                    2 => stream.handle_relayed(std::mem::take(&mut unsaid), 0),
+                    3 => stream.handle_sent(stream.owed().min(size)),
+                    4 => stream.handle_relayed(size.min(unsaid), size.min(unsaid).min(size / 2)),
+                    5 if size < 500 => { stream.finish(); finished = true; }
                     _ => {}
                 }
-                prop_assert!(stream.owed() < HELD_BYTES_MAX + 40_000);
-                prop_assert!(!steps(&mut stream, &mut receiving), "closed before the peer was done");
+                if kind == 4 { unsaid -= size.min(unsaid); }
+                prop_assert!(stream.owed() < HELD_BYTES_MAX + 80_000);
+                prop_assert!(!steps(&mut stream, &mut asked), "closed before the peer was done");
+                prop_assert!(!(finished && asked == Step::Relay), "what is ignored is not relayed");
             }
+            stream.handle_relayed(unsaid, 0);
             stream.handle_end();
-            stream.handle_sent(stream.owed());
-            prop_assert!(steps(&mut stream, &mut receiving));
+            stream.handle_relayed(0, stream.owed());
+            prop_assert!(steps(&mut stream, &mut asked));
         }
     }
 }

@@ -196,6 +196,11 @@ impl<D: Driver> Worker<D> {
         match completion {
             Completion::Received { connection, buffer } => self.received(now, connection, buffer),
             Completion::Sent { connection, len } => self.sent(now, connection, len),
+            Completion::Relayed {
+                connection,
+                received,
+                sent,
+            } => self.relayed(now, connection, received, sent),
             Completion::Datagrams { socket, buffer } => self.datagrams(now, socket, buffer),
             Completion::DatagramSent {
                 socket,

@@ -33,6 +33,20 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    fn count_received(&mut self, now: Instant, listener: &Listener, len: u32) {
+        self.activity.active = now;
+        self.bytes_received += u64::from(len);
+        listener.counters.bytes_received.add(len.into());
+    }
+
+    fn count_sent(&mut self, now: Instant, listener: &Listener, len: u32) {
+        self.bytes_sent += u64::from(len);
+        listener.counters.bytes_sent.add(len.into());
+        // What still waits behind it has waited from now on.
+        let owes = self.stream.owed() > 0;
+        self.activity.waits = self.activity.waits.filter(|_| owes).map(|_| now);
+    }
+
     /// Gives back what it held.
     pub(super) fn leave(self, listener: &Listener) {
         if self.has_permit {
@@ -119,10 +133,7 @@ impl<D: Driver> Worker<D> {
             self.driver.recycle(buffer);
             return;
         };
-        let len = u64::from(buffer.len());
-        client.activity.active = now;
-        client.bytes_received += len;
-        listener.counters.bytes_received.add(len);
+        client.count_received(now, listener, buffer.len());
         match client.stream.handle_received(driver.bytes(&buffer)) {
             Answer::Send => driver.submit(Op::Send {
                 connection: token,
@@ -138,11 +149,32 @@ impl<D: Driver> Worker<D> {
             return;
         };
         client.stream.handle_sent(len);
-        client.bytes_sent += u64::from(len);
-        listener.counters.bytes_sent.add(len.into());
-        // What still waits behind it has waited from now on.
-        let owes = client.stream.owed() > 0;
-        client.activity.waits = client.activity.waits.filter(|_| owes).map(|_| now);
+        client.count_sent(now, listener, len);
+        self.advance(now, token);
+    }
+
+    /// The driver has sent bytes back by itself.
+    pub(super) fn relayed(&mut self, now: Instant, token: Token, received: u32, sent: u32) {
+        let Some((client, listener, _)) = self.connection(token) else {
+            return;
+        };
+        client.stream.handle_relayed(received, sent);
+        if received > 0 {
+            client.count_received(now, listener, received);
+        }
+        if sent > 0 {
+            client.count_sent(now, listener, sent);
+        }
+        if client.stream.lingers() {
+            // They were under way when our FIN was asked for, which comes behind them.
+            client.activity.phase = if client.stream.owed() > 0 {
+                Phase::Finishing
+            } else {
+                Phase::Lingering
+            };
+            client.activity.waits = Some(now);
+            self.judge(now, token);
+        }
         self.advance(now, token);
     }
 
@@ -188,6 +220,7 @@ impl<D: Driver> Worker<D> {
             match client.stream.poll_step() {
                 None => return,
                 Some(Step::Receive) => driver.submit(Op::Receive { connection: token }),
+                Some(Step::Relay) => driver.submit(Op::Relay { connection: token }),
                 Some(Step::Rest) => driver.submit(Op::Rest { connection: token }),
                 Some(Step::ShutDown) => {
                     driver.submit(Op::ShutDown { connection: token });

@@ -2,6 +2,8 @@
 //!
 //! A failure names its seed, and one seed is one history.
 
+mod relaying;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};

@@ -28,6 +28,8 @@ pub(super) enum Place {
     V4,
     /// The same with the smallest send buffer: one send needs many pieces.
     Narrow,
+    /// The same with a receive buffer that holds more than a driver's.
+    Wide,
     V6,
     /// IPv4, and the kernel cuts no message into datagrams.
     Uncut,
@@ -95,6 +97,12 @@ pub(super) trait Harness: Sized {
     /// kept in a process of its own.
     fn alone(&mut self, promise: &str) -> bool;
     fn exhaust_descriptors(&mut self, exhausted: bool);
+    /// There are as many descriptors as there may be; who needs one has to close another.
+    fn freeze_descriptors(&mut self) {}
+    /// How many this process has; a driver without any says 0.
+    fn descriptors(&self) -> usize {
+        0
+    }
     /// Dead tokens are about to be used on purpose.
     fn forgive(_driver: &mut Self::Driver) {}
 }
@@ -159,6 +167,9 @@ pub(super) enum RealClient {
 
 /// Small, so that a peer which does not read is soon noticed.
 const SOCKET_BUFFER_BYTES: u32 = 32 * 1024;
+
+/// As much as every system allows: more than a driver's buffer.
+const LARGE_BUFFER_BYTES: u32 = 200 * 1024;
 
 /// What a connection queues, for a crowd.
 const BACKLOG: u32 = 1024;
@@ -239,7 +250,11 @@ impl<D: Opens> Harness for Loopback<D> {
         let options = Inherited {
             no_delay,
             keepalive: None,
-            receive_buffer: small,
+            receive_buffer: if place == Place::Wide {
+                Some(LARGE_BUFFER_BYTES)
+            } else {
+                small
+            },
             send_buffer: if place == Place::Narrow {
                 Some(1)
             } else {
@@ -457,6 +472,19 @@ impl<D: Opens> Harness for Loopback<D> {
             hard,
         )
         .expect("the soft limit is ours");
+    }
+
+    fn descriptors(&self) -> usize {
+        let entries = std::fs::read_dir("/proc/self/fd").expect("proc is mounted");
+        entries.count()
+    }
+
+    fn freeze_descriptors(&mut self) {
+        let free = UnixDatagram::unbound().expect("one is left");
+        // The lowest number that is free (open(2)); all below it are in use.
+        let limit = u64::try_from(free.as_raw_fd()).expect("it is open");
+        let (_, hard) = self.descriptors;
+        setrlimit(Resource::RLIMIT_NOFILE, limit, hard).expect("the soft limit is ours");
     }
 }
 

@@ -24,6 +24,8 @@ pub(super) enum Event {
     Accepted(Token, Token, Option<SocketAddr>),
     AcceptRested(Token, Option<i32>),
     Received(Token, Vec<u8>),
+    /// So many bytes received and so many sent, unseen.
+    Relayed(Token, u32, u32),
     Ended(Token),
     Sent(Token, u32),
     Stalled(Token),
@@ -41,6 +43,7 @@ impl Event {
             Self::AcceptRested(about, _) | Self::Received(about, _) | Self::Ended(about) => {
                 *about == token
             }
+            Self::Relayed(about, ..) => *about == token,
             Self::Sent(about, _) | Self::Stalled(about) | Self::Failed(about) => *about == token,
             Self::Datagram(about, ..) | Self::DatagramSent(about, ..) | Self::Closed(about) => {
                 *about == token
@@ -55,6 +58,8 @@ impl Event {
 pub(super) enum Answer {
     /// Sent back; a connection that is owed much rests until it is owed little.
     Echo,
+    /// The same, and the driver may send it back by itself.
+    Relay,
     Discard,
     /// Held in `kept`.
     Keep,
@@ -115,6 +120,15 @@ impl<H: Harness> Stage<H> {
                 self.answer_with(connection, buffer);
                 Event::Received(connection, bytes)
             }
+            Completion::Relayed {
+                connection,
+                received,
+                sent,
+            } => {
+                self.owe(connection, received.saturating_sub(sent));
+                self.settle(connection, sent.saturating_sub(received));
+                Event::Relayed(connection, received, sent)
+            }
             Completion::Ended { connection } => Event::Ended(connection),
             Completion::Sent { connection, len } => {
                 self.settle(connection, len);
@@ -125,7 +139,9 @@ impl<H: Harness> Stage<H> {
             Completion::Datagrams { socket, buffer } => {
                 self.note_datagrams(socket, &buffer);
                 match self.answer {
-                    Answer::Echo => self.driver.submit(Op::SendTo { socket, buffer }),
+                    Answer::Echo | Answer::Relay => {
+                        self.driver.submit(Op::SendTo { socket, buffer })
+                    }
                     Answer::Discard => self.driver.recycle(buffer),
                     Answer::Keep => self.kept.push_back((socket, buffer)),
                 }
@@ -170,20 +186,46 @@ impl<H: Harness> Stage<H> {
 
     pub(super) fn answer_with(&mut self, connection: Token, buffer: Buffer) {
         match self.answer {
-            Answer::Echo => self.send(connection, buffer),
+            Answer::Echo | Answer::Relay => self.send(connection, buffer),
             Answer::Discard => self.driver.recycle(buffer),
             Answer::Keep => self.kept.push_back((connection, buffer)),
         }
     }
 
     pub(super) fn send(&mut self, connection: Token, buffer: Buffer) {
+        self.owe(connection, buffer.len());
+        self.driver.submit(Op::Send { connection, buffer });
+    }
+
+    fn owe(&mut self, connection: Token, len: u32) {
         let owed = self.owed.entry(connection).or_default();
-        *owed += buffer.len();
+        *owed += len;
         if *owed >= BUFFER_BYTES as u32 && !self.resting.contains(&connection) {
             self.resting.push(connection);
             self.driver.submit(Op::Rest { connection });
         }
-        self.driver.submit(Op::Send { connection, buffer });
+    }
+
+    /// Asks for what arrives, in the way in which it is answered.
+    pub(super) fn receive(&mut self, connection: Token) {
+        self.driver.submit(if self.answer == Answer::Relay {
+            Op::Relay { connection }
+        } else {
+            Op::Receive { connection }
+        });
+    }
+
+    /// Receives nothing more, until told otherwise by the test itself.
+    pub(super) fn rest(&mut self, connection: Token) {
+        self.resting.retain(|&resting| resting != connection);
+        self.driver.submit(Op::Rest { connection });
+    }
+
+    /// Relays no more, but echoes what is shown.
+    pub(super) fn show(&mut self, connection: Token) {
+        self.resting.retain(|&resting| resting != connection);
+        self.answer = Answer::Echo;
+        self.receive(connection);
     }
 
     pub(super) fn settle(&mut self, connection: Token, len: u32) {
@@ -201,7 +243,7 @@ impl<H: Harness> Stage<H> {
                 .position(|&resting| resting == connection)
         {
             self.resting.swap_remove(place);
-            self.driver.submit(Op::Receive { connection });
+            self.receive(connection);
         }
     }
 
@@ -306,7 +348,7 @@ impl<H: Harness> Stage<H> {
             stage.accepted().len() > before
         });
         let connection = self.accepted()[before];
-        self.driver.submit(Op::Receive { connection });
+        self.receive(connection);
         (peer, connection)
     }
 
@@ -393,9 +435,9 @@ impl<H: Harness> Stage<H> {
     /// Every buffer can be leased at the same time, so every buffer is at home.
     pub(super) fn assert_all_home(&mut self) {
         assert!(self.kept.is_empty(), "the test itself holds buffers");
+        self.answer = Answer::Keep;
         let (listener, address) = self.listener(None);
         let (mut peer, connection) = self.connection(&address);
-        self.answer = Answer::Keep;
         for count in 1..=H::BUFFERS {
             self.write_all(&mut peer, b".");
             self.until("one more buffer is at home", |stage| {

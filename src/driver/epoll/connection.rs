@@ -7,13 +7,20 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 
 use super::{Endpoint, Epoll, Kind};
-use crate::driver::buffers::{Buffers, Queue};
+use crate::driver::buffers::{BUFFER_BYTES, Buffers, Queue};
+use crate::driver::pipes::Pipes;
+use crate::driver::relay::{Relay, Taken};
 use crate::driver::{Buffer, Completion, Token};
 use crate::sys::socket;
 
+/// Who had so much to receive at once is in bulk. Less than a buffer: a segment over loopback falls
+/// short of one by its headers.
+const BULK_BYTES: usize = BUFFER_BYTES;
+
 #[derive(Debug)]
 pub(super) struct Connection {
-    pub(super) unsent: Queue,
+    relay: Relay,
+    unsent: Queue,
     // Of the first buffer in `unsent`, or of what was spilled.
     sent: u32,
     // The bytes of a stalled send, moved out when buffers are scarce.
@@ -28,6 +35,7 @@ pub(super) struct Connection {
 impl Connection {
     pub(super) fn new() -> Self {
         Self {
+            relay: Relay::new(),
             unsent: Queue::new(),
             sent: 0,
             spilled: None,
@@ -38,7 +46,14 @@ impl Connection {
     }
 
     pub(super) fn stalled(&self) -> bool {
-        !self.unsent.is_empty() || self.spilled.is_some()
+        self.relay.holds() || !self.unsent.is_empty() || self.spilled.is_some()
+    }
+
+    /// Forgets all that is yet to be sent.
+    pub(super) fn discard(&mut self, buffers: &mut Buffers, pipes: &mut Pipes) {
+        self.relay.discard(pipes);
+        buffers.clear(&mut self.unsent);
+        self.spilled = None;
     }
 }
 
@@ -101,7 +116,10 @@ impl Epoll {
     /// Goes on with a stalled send.
     pub(super) fn flush(&mut self, token: Token, done: &mut Vec<Completion>) {
         let Self {
-            endpoints, buffers, ..
+            endpoints,
+            buffers,
+            pipes,
+            ..
         } = self;
         let Some(Endpoint {
             fd,
@@ -111,6 +129,21 @@ impl Epoll {
         else {
             return;
         };
+        // Nothing is received while anything waits, so what is in the pipe came before all sends.
+        if connection.relay.holds() {
+            match connection.relay.give(fd.as_fd(), pipes) {
+                Ok(0) => return,
+                Ok(sent) => done.push(Completion::Relayed {
+                    connection: token,
+                    received: 0,
+                    sent,
+                }),
+                Err(errno) => return self.fail(token, errno.into(), done),
+            }
+            if connection.relay.holds() {
+                return;
+            }
+        }
         let raw = fd.as_raw_fd();
         let flushed = loop {
             let spilled = connection.spilled.as_ref().map(|spilled| &***spilled);
@@ -173,19 +206,15 @@ impl Epoll {
     }
 
     pub(super) fn fail(&mut self, token: Token, error: io::Error, done: &mut Vec<Completion>) {
-        let Self {
-            endpoints, buffers, ..
-        } = self;
         let Some(Endpoint {
             kind: Kind::Connection(connection),
             takes,
             ..
-        }) = endpoints.get_mut(token)
+        }) = self.endpoints.get_mut(token)
         else {
             return;
         };
-        buffers.clear(&mut connection.unsent);
-        connection.spilled = None;
+        connection.discard(&mut self.buffers, &mut self.pipes);
         connection.silent = true;
         *takes = false;
         self.changed.push(token);
@@ -195,13 +224,81 @@ impl Epoll {
         });
     }
 
+    pub(super) fn allow_relaying(&mut self, token: Token, allowed: bool) {
+        if let Some(Endpoint {
+            kind: Kind::Connection(connection),
+            ..
+        }) = self.endpoints.get_mut(token)
+        {
+            connection.relay.allow(allowed);
+        }
+    }
+
+    /// Takes bytes and gives them back, unseen. Whether that is all for now; if not, they are to be
+    /// received.
+    fn relay(&mut self, token: Token, done: &mut Vec<Completion>) -> bool {
+        let Some(Endpoint {
+            fd,
+            kind: Kind::Connection(connection),
+            ..
+        }) = self.endpoints.get_mut(token)
+        else {
+            return true;
+        };
+        if !connection.relay.is_due() {
+            return false;
+        }
+        let received = match connection.relay.take(fd.as_fd(), &mut self.pipes) {
+            Taken::Bytes(received) => received,
+            Taken::Nothing => return true,
+            Taken::End => {
+                self.end(token, done);
+                return true;
+            }
+            Taken::Copy => return false,
+            Taken::Failed(errno) => {
+                self.fail(token, errno.into(), done);
+                return true;
+            }
+        };
+        let given = connection.relay.give(fd.as_fd(), &mut self.pipes);
+        done.push(Completion::Relayed {
+            connection: token,
+            received,
+            sent: given.unwrap_or(0),
+        });
+        if let Err(errno) = given {
+            self.fail(token, errno.into(), done);
+        } else if connection.relay.holds() {
+            done.push(Completion::Stalled { connection: token });
+            self.changed.push(token);
+        }
+        true
+    }
+
+    fn end(&mut self, token: Token, done: &mut Vec<Completion>) {
+        if let Some(Endpoint {
+            takes,
+            kind: Kind::Connection(connection),
+            ..
+        }) = self.endpoints.get_mut(token)
+        {
+            *takes = false;
+            connection.ended = true;
+            self.changed.push(token);
+            done.push(Completion::Ended { connection: token });
+        }
+    }
+
     pub(super) fn receive(&mut self, token: Token, done: &mut Vec<Completion>) {
+        if self.relay(token, done) {
+            return;
+        }
         let Self {
             endpoints, buffers, ..
         } = self;
         let Some(Endpoint {
             fd,
-            takes,
             kind: Kind::Connection(connection),
             ..
         }) = endpoints.get_mut(token)
@@ -213,13 +310,11 @@ impl Epoll {
             return;
         };
         match recv(fd.as_raw_fd(), memory, MsgFlags::empty()) {
-            Ok(0) => {
-                *takes = false;
-                connection.ended = true;
-                self.changed.push(token);
-                done.push(Completion::Ended { connection: token });
-            }
+            Ok(0) => self.end(token, done),
             Ok(len) => {
+                if len >= BULK_BYTES {
+                    connection.relay.handle_full();
+                }
                 self.received_bytes += len;
                 let buffer = self.buffers.lease(len);
                 done.push(Completion::Received {

@@ -39,6 +39,11 @@ impl Epoll {
                     return false;
                 }
                 Next::NoPermit => None,
+                Next::Failed(error)
+                    if accept::is_for_want_of_descriptors(&error) && self.pipes.release() =>
+                {
+                    continue;
+                }
                 Next::Failed(error) => Some(error),
             };
             *takes = false;

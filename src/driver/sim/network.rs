@@ -37,6 +37,8 @@ pub(crate) struct Faults {
     pub(crate) split_read: f64,
     /// A receive goes on although a send is stalled.
     pub(crate) read_on: f64,
+    /// What arrives is returned unseen, where it may be.
+    pub(crate) relay: f64,
     /// A receive finds no buffer although there are some.
     pub(crate) famine: f64,
     /// A new connection's peer offers a window of a few bytes only.
@@ -61,6 +63,7 @@ impl Faults {
             stall: 0.2,
             split_read: 0.3,
             read_on: 0.2,
+            relay: 0.5,
             famine: 0.2,
             small_window: 0.3,
             delay: Duration::from_millis(5),

@@ -9,16 +9,18 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use io_uring::cqueue;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 
 use super::memory::{GROUP, Memory, SMALL_BYTES};
-use super::ring::Kind as Request;
+use super::ring::{Kind as Request, Ring};
 use super::{Endpoint, Kind, Uring};
-use crate::driver::buffers::Queue;
+use crate::driver::buffers::{BUFFER_BYTES, Queue};
+use crate::driver::pipes::Pipes;
+use crate::driver::relay::{Relay, Taken};
 use crate::driver::{Buffer, Closing, Completion, Token};
 use crate::sys::socket;
 
@@ -43,6 +45,7 @@ pub(super) struct Connection {
     spilled: Option<Box<VecDeque<Spilled>>>,
     /// And then these.
     unsent: Queue,
+    relay: Relay,
     receiving: Receiving,
     sending: Sending,
     /// How much longer it is read in large pieces.
@@ -115,6 +118,8 @@ enum Sending {
     AtOnce,
     /// All of it, whenever there is room.
     Patiently,
+    /// To say when there is room for what is relayed.
+    Polled,
     /// It was told to end.
     Cancelled,
 }
@@ -127,6 +132,7 @@ impl Connection {
             queued: 0,
             spilled: None,
             unsent: Queue::new(),
+            relay: Relay::new(),
             receiving: Receiving::No,
             sending: Sending::No,
             bulk: 0,
@@ -146,11 +152,18 @@ impl Connection {
 
     /// Whether it is to be received from.
     fn hungry(&self) -> bool {
-        !(self.over() || self.ended || self.stalled || self.full || self.starved)
+        // What was shown goes back before anything is relayed.
+        let waits = self.relay.is_due() && self.first.is_some();
+        !(self.over() || self.ended || self.stalled || self.full || self.starved || waits)
+    }
+
+    /// Whether it is read in large pieces.
+    fn is_polled(&self) -> bool {
+        self.bulk > 0 || self.relay.is_due()
     }
 
     fn has_unsent(&self) -> bool {
-        self.first.is_some()
+        self.first.is_some() || self.relay.holds()
     }
 
     pub(super) fn is_closing(&self) -> bool {
@@ -171,7 +184,8 @@ impl Connection {
     }
 
     /// Takes all buffers home but the one that the kernel has.
-    fn drop_unsent(&mut self, memory: &mut Memory) {
+    fn drop_unsent(&mut self, memory: &mut Memory, pipes: &mut Pipes) {
+        self.relay.discard(pipes);
         if self.sending == Sending::No
             && let Some(first) = self.first.take()
         {
@@ -221,34 +235,54 @@ impl Connection {
     }
 }
 
-impl Uring {
-    fn connection(&mut self, token: Token) -> Option<(&mut Endpoint, &mut Memory)> {
-        let endpoint = self.endpoints.get_mut(token)?;
-        matches!(endpoint.kind, Kind::Connection(_)).then_some((endpoint, &mut self.memory))
-    }
+/// A connection, and what of its driver is used for it.
+struct Parts<'a> {
+    fd: BorrowedFd<'a>,
+    takes: bool,
+    connection: &'a mut Connection,
+    memory: &'a mut Memory,
+    pipes: &'a mut Pipes,
+    ring: &'a mut Ring,
+}
 
-    /// Sees to it that the kernel has the requests that it should have.
-    pub(super) fn attend(&mut self, token: Token) {
-        let Self {
-            endpoints,
-            memory,
-            ring,
-            ..
-        } = self;
+impl Uring {
+    fn connection(&mut self, token: Token) -> Option<Parts<'_>> {
         let Some(Endpoint {
             fd,
             takes,
             kind: Kind::Connection(connection),
             ..
-        }) = endpoints.get_mut(token)
+        }) = self.endpoints.get_mut(token)
+        else {
+            return None;
+        };
+        Some(Parts {
+            fd: OwnedFd::as_fd(fd),
+            takes: *takes,
+            connection,
+            memory: &mut self.memory,
+            pipes: &mut self.pipes,
+            ring: &mut self.ring,
+        })
+    }
+
+    /// Sees to it that the kernel has the requests that it should have.
+    pub(super) fn attend(&mut self, token: Token) {
+        let Some(Parts {
+            fd,
+            takes,
+            connection,
+            memory,
+            ring,
+            ..
+        }) = self.connection(token)
         else {
             return;
         };
-        let fd = fd.as_fd();
 
-        let wanted = *takes && connection.hungry();
+        let wanted = takes && connection.hungry();
         match connection.receiving {
-            Receiving::No if wanted && connection.bulk > 0 => {
+            Receiving::No if wanted && connection.is_polled() => {
                 ring.poll_input(fd, Request::Readable, token);
                 connection.receiving = Receiving::Polled;
             }
@@ -256,7 +290,7 @@ impl Uring {
                 ring.receive(fd, GROUP, token);
                 connection.receiving = Receiving::Repeatedly;
             }
-            Receiving::Repeatedly if !wanted || connection.bulk > 0 => {
+            Receiving::Repeatedly if !wanted || connection.is_polled() => {
                 ring.cancel(Request::Receive, token);
                 connection.receiving = Receiving::Cancelled;
             }
@@ -269,6 +303,11 @@ impl Uring {
         }
 
         match (connection.sending, &connection.first) {
+            // Nothing is received while anything waits, so what is held came before all that does.
+            (Sending::No, _) if connection.relay.holds() => {
+                ring.poll_output(fd, Request::Writable, token);
+                connection.sending = Sending::Polled;
+            }
             (Sending::No, Some(first)) if !connection.over() => {
                 let bytes = &first.bytes(memory)[connection.sent as usize..];
                 let (sending, flags) = if connection.stalled {
@@ -285,18 +324,18 @@ impl Uring {
                 ring.cancel(Request::Send, token);
                 connection.sending = Sending::Cancelled;
             }
+            (Sending::Polled, _) if connection.over() => {
+                ring.cancel(Request::Writable, token);
+                connection.sending = Sending::Cancelled;
+            }
             _ => {}
         }
     }
 
     pub(super) fn send(&mut self, token: Token, buffer: Buffer) {
-        let Some((
-            Endpoint {
-                kind: Kind::Connection(connection),
-                ..
-            },
-            memory,
-        )) = self.connection(token)
+        let Some(Parts {
+            connection, memory, ..
+        }) = self.connection(token)
         else {
             self.memory.recycle(buffer);
             return;
@@ -323,19 +362,18 @@ impl Uring {
 
     /// The result of a request to send.
     pub(super) fn sent(&mut self, token: Token, result: i32, done: &mut Vec<Completion>) {
-        let Some((
-            Endpoint {
-                kind: Kind::Connection(connection),
-                ..
-            },
+        let Some(Parts {
+            connection,
             memory,
-        )) = self.connection(token)
+            pipes,
+            ..
+        }) = self.connection(token)
         else {
             return;
         };
         connection.sending = Sending::No;
         if connection.over() {
-            connection.drop_unsent(memory);
+            connection.drop_unsent(memory, pipes);
             self.settle(token, done);
             return;
         }
@@ -388,13 +426,9 @@ impl Uring {
         let len = result.result();
         let buffer = cqueue::buffer_select(result.flags())
             .map(|index| self.memory.taken(index, len.max(0) as u32));
-        let Some((
-            Endpoint {
-                kind: Kind::Connection(connection),
-                ..
-            },
-            memory,
-        )) = self.connection(token)
+        let Some(Parts {
+            connection, memory, ..
+        }) = self.connection(token)
         else {
             if let Some(buffer) = buffer {
                 self.memory.recycle(buffer);
@@ -444,15 +478,9 @@ impl Uring {
 
     /// There are bytes for a large buffer, or an end.
     pub(super) fn readable(&mut self, token: Token, done: &mut Vec<Completion>) {
-        let Some((
-            Endpoint {
-                fd,
-                takes,
-                kind: Kind::Connection(connection),
-                ..
-            },
-            memory,
-        )) = self.connection(token)
+        let Some(Parts {
+            takes, connection, ..
+        }) = self.connection(token)
         else {
             return;
         };
@@ -461,9 +489,21 @@ impl Uring {
             self.settle(token, done);
             return;
         }
-        if !(*takes && connection.hungry()) {
+        if !(takes && connection.hungry()) {
             return;
         }
+        if connection.relay.is_due() && self.relay(token, done) {
+            return self.attend(token);
+        }
+        let Some(Parts {
+            fd,
+            connection,
+            memory,
+            ..
+        }) = self.connection(token)
+        else {
+            return;
+        };
         let Some((_, bytes)) = memory.large.peek() else {
             self.starve(token);
             return;
@@ -474,6 +514,9 @@ impl Uring {
                 done.push(Completion::Ended { connection: token });
             }
             Ok(len) => {
+                if len == BUFFER_BYTES {
+                    connection.relay.handle_full();
+                }
                 connection.bulk = if len >= SMALL_BYTES {
                     PATIENCE
                 } else {
@@ -494,47 +537,115 @@ impl Uring {
         self.attend(token);
     }
 
+    /// Takes bytes and gives them back, unseen. Whether that is all for now; if not, they are to be
+    /// received.
+    fn relay(&mut self, token: Token, done: &mut Vec<Completion>) -> bool {
+        let Some(Parts {
+            fd,
+            connection,
+            pipes,
+            ..
+        }) = self.connection(token)
+        else {
+            return true;
+        };
+        let received = match connection.relay.take(fd, pipes) {
+            Taken::Bytes(received) => received,
+            Taken::Nothing => return true,
+            Taken::End => {
+                connection.ended = true;
+                done.push(Completion::Ended { connection: token });
+                return true;
+            }
+            Taken::Copy => return false,
+            Taken::Failed(errno) => {
+                self.fail(token, errno.into(), done);
+                return true;
+            }
+        };
+        let given = connection.relay.give(fd, pipes);
+        done.push(Completion::Relayed {
+            connection: token,
+            received,
+            sent: given.unwrap_or(0),
+        });
+        if connection.relay.holds() && given.is_ok() {
+            connection.stalled = true;
+            done.push(Completion::Stalled { connection: token });
+        }
+        self.received_bytes += received as usize;
+        if let Err(errno) = given {
+            self.fail(token, errno.into(), done);
+        }
+        true
+    }
+
+    /// There is room for what is relayed.
+    pub(super) fn has_room(&mut self, token: Token, done: &mut Vec<Completion>) {
+        let Some(Parts {
+            fd,
+            connection,
+            pipes,
+            ..
+        }) = self.connection(token)
+        else {
+            return;
+        };
+        connection.sending = Sending::No;
+        if connection.over() {
+            return self.settle(token, done);
+        }
+        match connection.relay.give(fd, pipes) {
+            Ok(0) => {}
+            Ok(sent) => done.push(Completion::Relayed {
+                connection: token,
+                received: 0,
+                sent,
+            }),
+            Err(errno) => return self.fail(token, errno.into(), done),
+        }
+        if !connection.has_unsent() {
+            connection.stalled = false;
+            if connection.shut_down {
+                self.chores.push(token);
+            }
+        }
+        self.attend(token);
+    }
+
+    /// Whether what arrives may go back unseen from now on.
+    pub(super) fn allow_relaying(&mut self, token: Token, allowed: bool) {
+        if let Some(Parts { connection, .. }) = self.connection(token) {
+            connection.relay.allow(allowed);
+        }
+    }
+
     fn starve(&mut self, token: Token) {
-        if let Some((
-            Endpoint {
-                kind: Kind::Connection(connection),
-                ..
-            },
-            _,
-        )) = self.connection(token)
-        {
+        if let Some(Parts { connection, .. }) = self.connection(token) {
             connection.starved = true;
             self.starved.push(token);
         }
     }
 
     pub(super) fn shut_down(&mut self, token: Token) {
-        if let Some((
-            Endpoint {
-                kind: Kind::Connection(connection),
-                ..
-            },
-            _,
-        )) = self.connection(token)
-        {
+        if let Some(Parts { connection, .. }) = self.connection(token) {
             connection.shut_down = true;
             self.chores.push(token);
         }
     }
 
     pub(super) fn fail(&mut self, token: Token, error: io::Error, done: &mut Vec<Completion>) {
-        let Some((
-            Endpoint {
-                kind: Kind::Connection(connection),
-                ..
-            },
+        let Some(Parts {
+            connection,
             memory,
-        )) = self.connection(token)
+            pipes,
+            ..
+        }) = self.connection(token)
         else {
             return;
         };
         connection.failed = true;
-        connection.drop_unsent(memory);
+        connection.drop_unsent(memory, pipes);
         done.push(Completion::Failed {
             connection: token,
             error,
@@ -543,18 +654,17 @@ impl Uring {
     }
 
     pub(super) fn close_connection(&mut self, token: Token, how: Closing) {
-        let Some((
-            Endpoint {
-                kind: Kind::Connection(connection),
-                ..
-            },
+        let Some(Parts {
+            connection,
             memory,
-        )) = self.connection(token)
+            pipes,
+            ..
+        }) = self.connection(token)
         else {
             return;
         };
         connection.closing = Some(how);
-        connection.drop_unsent(memory);
+        connection.drop_unsent(memory, pipes);
         self.attend(token);
         self.chores.push(token);
     }
@@ -562,15 +672,7 @@ impl Uring {
     /// Lets go of a connection that is to be closed, once the kernel has no request of it; does what
     /// else could not be done when it was asked for, because it takes a system call.
     pub(super) fn settle(&mut self, token: Token, done: &mut Vec<Completion>) {
-        let Some((
-            Endpoint {
-                fd,
-                kind: Kind::Connection(connection),
-                ..
-            },
-            _,
-        )) = self.connection(token)
-        else {
+        let Some(Parts { fd, connection, .. }) = self.connection(token) else {
             return;
         };
         if connection.wants_shut_down() {

@@ -1,0 +1,159 @@
+//! The pipes of one driver, through which `splice(2)` moves bytes from a socket to a socket.
+//!
+//! Made when first needed, leased only while bytes are in one, at most [`PIPE_COUNT_MAX`]. A pipe
+//! costs two descriptors, which clients need more: none is made near the process's limit, and
+//! [`Pipes::release`] lets go of those at home when an accept has found no descriptor.
+
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::resource::{Resource, getrlimit};
+use nix::unistd::pipe2;
+
+/// What one pipe holds at most, in bytes: the kernel's default (pipe(7)). Measured, larger ones are
+/// dearer, for what is in them has left the cache.
+pub(crate) const PIPE_BYTES: usize = 64 * 1024;
+
+/// How many pipes a driver has at most.
+pub(crate) const PIPE_COUNT_MAX: usize = 64;
+
+/// When no pipe could be made, so many are refused before it is tried again: trying costs more than
+/// the copy that a pipe saves.
+const REFUSALS: u32 = 1024;
+
+/// Both ends of a pipe, nonblocking.
+#[derive(Debug)]
+pub(crate) struct Pipe {
+    pub(crate) output: OwnedFd,
+    pub(crate) input: OwnedFd,
+}
+
+/// All pipes of a driver. Last in, first out: its pages are those in the cache.
+#[derive(Debug)]
+pub(crate) struct Pipes {
+    idle: Vec<Pipe>,
+    // Those at home and those leased.
+    made: usize,
+    // No descriptor of a pipe may be as high.
+    descriptor_max: RawFd,
+    refusals: u32,
+}
+
+impl Pipes {
+    pub(crate) fn new() -> Self {
+        // It fails for want of a valid pointer only; then there would be no pipes.
+        let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default();
+        Self::below(RawFd::try_from(limit - limit / 8).unwrap_or(RawFd::MAX))
+    }
+
+    fn below(descriptor_max: RawFd) -> Self {
+        Self {
+            idle: Vec::new(),
+            made: 0,
+            descriptor_max,
+            refusals: 0,
+        }
+    }
+
+    /// An empty pipe, if there may be one more.
+    pub(crate) fn lease(&mut self) -> Option<Pipe> {
+        if let Some(pipe) = self.idle.pop() {
+            return Some(pipe);
+        }
+        if self.made == PIPE_COUNT_MAX {
+            return None;
+        }
+        if self.refusals > 0 {
+            self.refusals -= 1;
+            return None;
+        }
+        let made = self.make();
+        match made {
+            Ok(_) => self.made += 1,
+            Err(_) => self.refusals = REFUSALS,
+        }
+        made.ok()
+    }
+
+    fn make(&self) -> nix::Result<Pipe> {
+        let (output, input) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+        // A new descriptor is the lowest that is free (open(2)), so its number tells how many there
+        // are.
+        if output.as_raw_fd().max(input.as_raw_fd()) >= self.descriptor_max {
+            return Err(Errno::EMFILE);
+        }
+        Ok(Pipe { output, input })
+    }
+
+    /// Takes a pipe home that is empty again.
+    pub(crate) fn give_back(&mut self, pipe: Pipe) {
+        self.idle.push(pipe);
+    }
+
+    /// Closes a pipe with what is in it.
+    pub(crate) fn discard(&mut self, pipe: Pipe) {
+        drop(pipe);
+        self.made -= 1;
+    }
+
+    /// Closes those at home, for somebody who needs their descriptors; says whether there were any.
+    pub(crate) fn release(&mut self) -> bool {
+        self.made -= self.idle.len();
+        self.refusals = REFUSALS;
+        let any = !self.idle.is_empty();
+        self.idle.clear();
+        any
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pipes_are_made_when_needed_and_come_home_last_in_first_out() {
+        let mut pipes = Pipes::new();
+        let one = pipes.lease().expect("descriptors are left");
+        let two = pipes.lease().expect("descriptors are left");
+        let number = two.output.as_raw_fd();
+        pipes.give_back(one);
+        pipes.give_back(two);
+        let again = pipes.lease().expect("two are at home");
+        assert_eq!((again.output.as_raw_fd(), pipes.made), (number, 2));
+    }
+
+    #[test]
+    fn there_are_no_more_than_their_bound() {
+        let mut pipes = Pipes::new();
+        let mut leased: Vec<Pipe> = (0..PIPE_COUNT_MAX)
+            .map(|_| pipes.lease().expect("descriptors are left"))
+            .collect();
+        assert!(pipes.lease().is_none());
+        pipes.discard(leased.pop().expect("many are leased"));
+        assert!(pipes.lease().is_some(), "one that was closed makes room");
+    }
+
+    #[test]
+    fn the_last_descriptors_are_left_to_clients() {
+        let mut pipes = Pipes::below(3);
+        assert!(pipes.lease().is_none() && pipes.made == 0);
+        pipes.descriptor_max = RawFd::MAX;
+        for _ in 0..REFUSALS {
+            assert!(pipes.lease().is_none(), "it is not tried again at once");
+        }
+        assert!(pipes.lease().is_some());
+    }
+
+    #[test]
+    fn pipes_at_home_are_released_to_who_needs_their_descriptors() {
+        let mut pipes = Pipes::new();
+        assert!(!pipes.release());
+        let mut pipes = Pipes::new();
+        let pipe = pipes.lease().expect("descriptors are left");
+        pipes.give_back(pipe);
+        assert!(pipes.release());
+        assert_eq!(pipes.made, 0);
+        assert!(pipes.lease().is_none(), "and not made again at once");
+    }
+}

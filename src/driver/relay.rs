@@ -1,0 +1,263 @@
+//! One connection's relaying: bytes go from its socket through a pipe back to its socket with
+//! `splice(2)`, and never through user space.
+//!
+//! Knows when a connection is in bulk, and what its pipe holds. Knows no readiness: a driver calls
+//! [`Relay::take`] when the socket has bytes and [`Relay::give`] when it has room, and reports what
+//! came of it. The caller keeps the order: takes only while nothing waits to be sent, and sends
+//! only while [`Relay::holds`] is false.
+//!
+//! A broken connection raises SIGPIPE here, which no flag of `splice(2)` prevents; a Rust program
+//! ignores that signal from its start.
+
+use std::os::fd::BorrowedFd;
+
+use nix::errno::Errno;
+use nix::fcntl::{SpliceFFlags, splice};
+
+use super::pipes::{PIPE_BYTES, Pipe, Pipes};
+
+/// A splice of less is small: copying it costs no more.
+const SMALL_BYTES: usize = 16 * 1024;
+
+/// So many small ones in a row, and the connection is no longer in bulk. A full receive is all it
+/// takes to come back, so that a mixed peer loses nothing by it.
+const SMALL_MAX: u8 = 4;
+
+/// The state of one connection's relaying. Small: an idle connection has one, too.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    pipe: Option<Pipe>,
+    held: u32,
+    allowed: bool,
+    // How many more small splices it takes to leave bulk; 0 when not in bulk.
+    bulk: u8,
+}
+
+/// What came of an attempt to take bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// So many are in the pipe now: give them.
+    Bytes(u32),
+    /// None are there yet.
+    Nothing,
+    /// The peer has half-closed.
+    End,
+    /// No pipe is to be had, or none can be used: receive them as ever.
+    Copy,
+    /// The connection is broken.
+    Failed(Errno),
+}
+
+impl Relay {
+    pub(crate) const fn new() -> Self {
+        Self {
+            pipe: None,
+            held: 0,
+            allowed: false,
+            bulk: 0,
+        }
+    }
+
+    /// Whether bytes may go back unseen from now on. What is held goes out in any case.
+    pub(crate) fn allow(&mut self, allowed: bool) {
+        self.allowed = allowed;
+    }
+
+    /// Whether what arrives next should be taken instead of received.
+    pub(crate) fn is_due(&self) -> bool {
+        self.allowed && self.bulk > 0
+    }
+
+    /// Whether bytes wait in the pipe: nothing may overtake them.
+    pub(crate) fn holds(&self) -> bool {
+        self.held > 0
+    }
+
+    /// Bytes were received the other way, and they filled what they could: more are coming.
+    pub(crate) fn handle_full(&mut self) {
+        self.bulk = SMALL_MAX;
+    }
+
+    /// Takes bytes from the socket into a pipe, which is leased for it.
+    pub(crate) fn take(&mut self, fd: BorrowedFd<'_>, pipes: &mut Pipes) -> Taken {
+        debug_assert!(!self.holds(), "what is held goes out first");
+        let Some(pipe) = pipes.lease() else {
+            return Taken::Copy;
+        };
+        let taken = splice(fd, None, &pipe.input, None, PIPE_BYTES, flags());
+        if let Ok(len @ 1..) = taken {
+            self.bulk = if len < SMALL_BYTES {
+                self.bulk - 1
+            } else {
+                SMALL_MAX
+            };
+            self.held = len as u32;
+            self.pipe = Some(pipe);
+            return Taken::Bytes(self.held);
+        }
+        pipes.give_back(pipe);
+        match taken {
+            Ok(_) => Taken::End,
+            Err(Errno::EAGAIN | Errno::EINTR) => Taken::Nothing,
+            // A kind of socket, a kernel or a filter of system calls that can't.
+            Err(Errno::EINVAL | Errno::ENOSYS | Errno::EPERM) => {
+                self.allowed = false;
+                Taken::Copy
+            }
+            Err(errno) => Taken::Failed(errno),
+        }
+    }
+
+    /// Gives what is held back to the socket; says how much of it the kernel took. The pipe goes
+    /// home once it is empty.
+    pub(crate) fn give(&mut self, fd: BorrowedFd<'_>, pipes: &mut Pipes) -> Result<u32, Errno> {
+        let Some(pipe) = self.pipe.take() else {
+            return Ok(0);
+        };
+        // Not a byte more than is there: some kernels take that for a promise of more, and hold
+        // back the end.
+        let given = match splice(&pipe.output, None, fd, None, self.held as usize, flags()) {
+            Ok(len) => Ok(len as u32),
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(0),
+            Err(errno) => Err(errno),
+        };
+        self.held -= given.unwrap_or(0);
+        if self.holds() {
+            self.pipe = Some(pipe);
+        } else {
+            pipes.give_back(pipe);
+        }
+        given
+    }
+
+    /// Forgets what is held.
+    pub(crate) fn discard(&mut self, pipes: &mut Pipes) {
+        self.held = 0;
+        self.allowed = false;
+        if let Some(pipe) = self.pipe.take() {
+            pipes.discard(pipe);
+        }
+    }
+}
+
+fn flags() -> SpliceFFlags {
+    SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::super::pipes::PIPE_COUNT_MAX;
+    use super::*;
+
+    fn pair() -> (UnixStream, UnixStream) {
+        let (ours, peers) = UnixStream::pair().expect("descriptors are left");
+        ours.set_nonblocking(true).expect("it is open");
+        peers.set_nonblocking(true).expect("it is open");
+        (ours, peers)
+    }
+
+    fn in_bulk() -> Relay {
+        let mut relay = Relay::new();
+        relay.allow(true);
+        relay.handle_full();
+        relay
+    }
+
+    #[test]
+    fn only_who_may_and_is_in_bulk_is_relayed() {
+        let mut relay = Relay::new();
+        relay.handle_full();
+        assert!(!relay.is_due());
+        relay.allow(true);
+        assert!(relay.is_due());
+        relay.allow(false);
+        assert!(!relay.is_due());
+    }
+
+    #[test]
+    fn small_bytes_in_a_row_end_bulk_and_large_ones_between_them_do_not() {
+        let (mut pipes, mut relay, (ours, mut peer)) = (Pipes::new(), in_bulk(), pair());
+        let mut echo = |relay: &mut Relay, len: usize| {
+            peer.write_all(&vec![7; len]).expect("the socket has room");
+            assert_eq!(
+                relay.take(ours.as_fd(), &mut pipes),
+                Taken::Bytes(len as u32)
+            );
+            assert_eq!(relay.give(ours.as_fd(), &mut pipes), Ok(len as u32));
+            peer.read_exact(&mut vec![0; len]).expect("they came back");
+            relay.is_due()
+        };
+        for _ in 0..SMALL_MAX - 1 {
+            assert!(echo(&mut relay, 1));
+        }
+        assert!(echo(&mut relay, SMALL_BYTES));
+        for _ in 0..SMALL_MAX - 1 {
+            assert!(echo(&mut relay, SMALL_BYTES - 1));
+        }
+        assert!(!echo(&mut relay, 1));
+    }
+
+    #[test]
+    fn what_the_peer_has_no_room_for_is_held_and_goes_on_later() {
+        let (mut pipes, mut relay, (mut ours, mut peer)) = (Pipes::new(), in_bulk(), pair());
+        let mut before = 0;
+        while let Ok(len) = ours.write(&[0; 4096]) {
+            before += len;
+        }
+        peer.write_all(&[1; 30_000]).expect("the socket has room");
+        let taken = relay.take(ours.as_fd(), &mut pipes);
+        assert_eq!(taken, Taken::Bytes(30_000));
+        assert_eq!(relay.give(ours.as_fd(), &mut pipes), Ok(0));
+        assert!(relay.holds());
+        let mut bytes: Vec<u8> = vec![];
+        while bytes.len() < before + 30_000 {
+            let mut memory = [0; 4096];
+            let len = peer.read(&mut memory).expect("there are bytes");
+            bytes.extend(&memory[..len]);
+            relay.give(ours.as_fd(), &mut pipes).expect("it is open");
+        }
+        assert!(!relay.holds());
+        assert!(bytes[before..].iter().all(|&byte| byte == 1));
+    }
+
+    #[test]
+    fn an_end_and_nothing_are_told_apart() {
+        let (mut pipes, mut relay, (ours, peer)) = (Pipes::new(), in_bulk(), pair());
+        assert_eq!(relay.take(ours.as_fd(), &mut pipes), Taken::Nothing);
+        drop(peer);
+        assert_eq!(relay.take(ours.as_fd(), &mut pipes), Taken::End);
+    }
+
+    #[test]
+    fn who_is_gone_breaks_the_relaying_and_the_pipe_is_not_used_again() {
+        let (mut pipes, mut relay, (ours, mut peer)) = (Pipes::new(), in_bulk(), pair());
+        peer.write_all(&[1; 100]).expect("the socket has room");
+        drop(peer);
+        assert_eq!(relay.take(ours.as_fd(), &mut pipes), Taken::Bytes(100));
+        assert_eq!(relay.give(ours.as_fd(), &mut pipes), Err(Errno::EPIPE));
+        relay.discard(&mut pipes);
+        assert!(!pipes.release(), "none is at home");
+    }
+
+    #[test]
+    fn without_a_pipe_bytes_are_copied() {
+        let (mut pipes, mut relay, (ours, _peer)) = (Pipes::new(), in_bulk(), pair());
+        let leased: Vec<_> = (0..PIPE_COUNT_MAX).map(|_| pipes.lease()).collect();
+        assert_eq!(relay.take(ours.as_fd(), &mut pipes), Taken::Copy);
+        assert!(relay.is_due(), "the next time there may be one");
+        drop(leased);
+    }
+
+    #[test]
+    fn what_can_not_be_spliced_is_copied_from_then_on() {
+        let (mut pipes, mut relay) = (Pipes::new(), in_bulk());
+        let epoll = nix::sys::epoll::Epoll::new(nix::sys::epoll::EpollCreateFlags::empty())
+            .expect("descriptors are left");
+        assert_eq!(relay.take(epoll.0.as_fd(), &mut pipes), Taken::Copy);
+        assert!(!relay.is_due());
+    }
+}
