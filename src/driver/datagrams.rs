@@ -32,7 +32,7 @@ pub(super) struct Datagrams {
     sent: u32,
     // Datagrams of this size or more are not merged.
     merged_below: usize,
-    // How many buffers to receive into.
+    // How many buffers to receive into: fewer where they come full.
     batch: usize,
 }
 

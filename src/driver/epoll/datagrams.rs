@@ -3,7 +3,7 @@
 
 use std::os::fd::AsFd;
 
-use super::{Endpoint, Epoll, Kind};
+use super::{Endpoint, Epoll, Kind, Wish};
 use crate::driver::datagrams::{Flushed, Received, Rest};
 use crate::driver::{Buffer, Completion, Token};
 
@@ -53,7 +53,7 @@ impl Epoll {
             return;
         };
         let flushed = datagrams.flush(fd.as_fd(), workspace, buffers, token, done);
-        if flushed == Flushed::Stalled || *told == super::Wish::Output {
+        if flushed == Flushed::Stalled || *told == Wish::Output {
             self.changed.push(token);
         }
     }
