@@ -105,7 +105,7 @@ fn micros(duration: Duration) -> f64 {
 }
 
 /// Columns below each other: the first to the left, figures to the right.
-pub(crate) fn aligned(rows: &[Vec<String>]) -> String {
+fn aligned(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let width_of = |column: usize| {
         let widths = rows.iter().map(|row| row[column].chars().count());
@@ -207,7 +207,7 @@ fn opening(plan: &Plan, facts: &[(String, String)]) -> String {
         In each of {} rounds every server was loaded for {} ms, in an order that rotates; \
         a ratio is taken within a round, and the median of the rounds is given.\n\
         CPU time is what the scheduler counted for the server's process and its children.\n\
-        The client pays as much for a message as the server and is busy all the time, \
+        The client pays as much for a message as the server and is the busier of the two, \
         so that throughput says less about a server than its CPU time does.\n\
         Loopback has no network card: on a real one the kernel's part is larger and differences are smaller.\n\
         Two servers that differ by less than their quartiles do not differ.\n\

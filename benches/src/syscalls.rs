@@ -13,7 +13,6 @@ use nix::unistd::Pid;
 
 use crate::contender::find_program;
 use crate::measure::{self, Plan};
-use crate::report::aligned;
 use crate::server::{Server, Site};
 
 /// How long strace may take to attach.
@@ -31,11 +30,7 @@ pub(crate) fn run(plan: &Plan, site: &Site) -> Result<()> {
     let summary = folder.path().join("summary");
     for scenario in &plan.scenarios {
         println!("{}: {}", scenario.name, scenario.about);
-        let mut rows = vec![vec![
-            "server".into(),
-            "calls per message".into(),
-            "which".into(),
-        ]];
+        println!("  {:<20} calls per message", "server");
         for contender in &plan.contenders {
             if !contender.takes_part(scenario) {
                 continue;
@@ -53,9 +48,8 @@ pub(crate) fn run(plan: &Plan, site: &Site) -> Result<()> {
             let sample = measure::take_sample(plan, scenario.load, &server)?;
             strace.stop()?;
             let calls = counts(&fs::read_to_string(&summary)?);
-            rows.push(row(contender.name, &calls, sample.messages_in_all));
+            println!("{}", line(contender.name, &calls, sample.messages_in_all));
         }
-        println!("{}", aligned(&rows));
     }
     Ok(())
 }
@@ -96,7 +90,7 @@ fn wait_until_traced(pid: i32, strace: &mut Strace) -> Result<()> {
     }
 }
 
-fn row(name: &str, calls: &[(String, u64)], messages: u64) -> Vec<String> {
+fn line(name: &str, calls: &[(String, u64)], messages: u64) -> String {
     let per_message = |count: u64| count as f64 / messages.max(1) as f64;
     let all = calls.iter().map(|(_, count)| count).sum();
     let each: Vec<String> = calls
@@ -104,11 +98,7 @@ fn row(name: &str, calls: &[(String, u64)], messages: u64) -> Vec<String> {
         .filter(|(_, count)| per_message(*count) >= SHARE_MIN)
         .map(|(call, count)| format!("{call} {:.3}", per_message(*count)))
         .collect();
-    vec![
-        name.into(),
-        format!("{:.3}", per_message(all)),
-        each.join(", "),
-    ]
+    format!("  {name:<20} {:.3}: {}", per_message(all), each.join(", "))
 }
 
 /// The calls in a summary of `strace -c`, most frequent first.
