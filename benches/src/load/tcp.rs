@@ -1,0 +1,150 @@
+//! Connections that stay: so many messages under way on each.
+
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use super::pattern::{self, Pattern};
+use super::{Load, Request, Run, Sample, TICK};
+
+/// The most that is read at once.
+const READ_BYTES: usize = 256 * 1024;
+
+/// How long a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+struct Connection {
+    stream: TcpStream,
+    // Where in the pattern it starts.
+    start: u64,
+    message_bytes: u64,
+    // All counted from the start of the stream.
+    sent: u64,
+    may_send: u64,
+    received: u64,
+    // When each message under way was sent, the oldest first.
+    times: VecDeque<Instant>,
+}
+
+pub(super) fn run(request: &Request) -> Result<Sample> {
+    let Load::Tcp {
+        connections,
+        bytes,
+        depth,
+        spins,
+    } = request.load
+    else {
+        unreachable!("the caller chose by it");
+    };
+    let pattern = Pattern::new();
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    let mut all = Vec::with_capacity(connections);
+    for index in 0..connections {
+        all.push(Connection::open(request.address, index, bytes, depth)?);
+    }
+    let mut run = Run::start(request)?;
+    for (index, connection) in all.iter_mut().enumerate() {
+        // Edges: the client makes no more system calls than it must, for it has to keep ahead.
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
+        epoll.add(&connection.stream, EpollEvent::new(flags, index as u64))?;
+        connection.times.resize(depth, Instant::now());
+    }
+    let timeout = if spins {
+        EpollTimeout::ZERO
+    } else {
+        EpollTimeout::try_from(TICK)?
+    };
+    let mut events = vec![EpollEvent::empty(); 512];
+    let mut buffer = vec![0; READ_BYTES];
+    loop {
+        let count = epoll.wait(&mut events, timeout)?;
+        for event in &events[..count] {
+            let connection = &mut all[event.data() as usize];
+            let served = connection
+                .receive(&mut buffer, &pattern, &mut run)
+                .and_then(|()| connection.send(&pattern));
+            if served.is_err() {
+                run.sample.errors += 1;
+                epoll.delete(&connection.stream)?;
+            }
+        }
+        if run.is_over(Instant::now()) {
+            return Ok(run.finish());
+        }
+    }
+}
+
+impl Connection {
+    fn open(address: SocketAddr, index: usize, bytes: usize, depth: usize) -> Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)
+            .with_context(|| format!("connection {index} to {address}"))?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        Ok(Self {
+            stream,
+            start: pattern::start_of(index),
+            message_bytes: bytes as u64,
+            sent: 0,
+            may_send: (bytes * depth) as u64,
+            received: 0,
+            times: VecDeque::with_capacity(depth),
+        })
+    }
+
+    /// Takes what has come and checks it; each whole message allows another one.
+    fn receive(
+        &mut self,
+        buffer: &mut [u8],
+        pattern: &Pattern,
+        run: &mut Run<'_>,
+    ) -> std::io::Result<()> {
+        loop {
+            let len = match self.stream.read(buffer) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(len) => len,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            if !pattern.matches(self.start + self.received, &buffer[..len]) {
+                run.sample.wrong += 1;
+            }
+            let whole = self.received / self.message_bytes;
+            self.received += len as u64;
+            if self.received > self.sent {
+                run.sample.wrong += 1;
+            }
+            let now = Instant::now();
+            for _ in whole..self.received / self.message_bytes {
+                // Bytes that were never sent are counted as wrong above.
+                let Some(sent) = self.times.pop_front() else {
+                    break;
+                };
+                run.message(self.message_bytes as usize, now - sent);
+                self.times.push_back(now);
+                self.may_send += self.message_bytes;
+            }
+            // A short read has emptied the socket.
+            if len < buffer.len() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sends as much as may be and can be; the next edge brings us back for the rest.
+    fn send(&mut self, pattern: &Pattern) -> std::io::Result<()> {
+        while self.sent < self.may_send {
+            let left = (self.may_send - self.sent) as usize;
+            let bytes = pattern.at(self.start + self.sent, left);
+            match self.stream.write(bytes) {
+                Ok(len) => self.sent += len as u64,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
