@@ -73,7 +73,8 @@ impl Relay {
         self.held > 0
     }
 
-    /// Bytes were received the other way, and they filled what they could: more are coming.
+    /// Bytes were received the other way, so many at once that more are likely to come. The caller
+    /// knows how large its buffers are.
     pub(crate) fn handle_full(&mut self) {
         self.bulk = SMALL_MAX;
     }
@@ -208,7 +209,8 @@ mod tests {
         while let Ok(len) = ours.write(&[0; 4096]) {
             before += len;
         }
-        peer.write_all(&[1; 30_000]).expect("the socket has room");
+        peer.write_all(&vec![1; 30_000])
+            .expect("the socket has room");
         let taken = relay.take(ours.as_fd(), &mut pipes);
         assert_eq!(taken, Taken::Bytes(30_000));
         assert_eq!(relay.give(ours.as_fd(), &mut pipes), Ok(0));

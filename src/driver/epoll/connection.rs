@@ -13,9 +13,9 @@ use crate::driver::relay::{Relay, Taken};
 use crate::driver::{Buffer, Completion, Token};
 use crate::sys::socket;
 
-/// Who had so much to receive at once is in bulk. Less than a buffer: a segment over loopback falls
-/// short of one by its headers.
-const BULK_BYTES: usize = BUFFER_BYTES;
+/// Who had so much to receive at once is in bulk. Half a buffer: measured, a splice of that much is
+/// cheaper than its copy by a third, and a message of a whole buffer often arrives in two pieces.
+const BULK_BYTES: usize = BUFFER_BYTES / 2;
 
 #[derive(Debug)]
 pub(super) struct Connection {

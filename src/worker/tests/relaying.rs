@@ -22,7 +22,7 @@ fn rig(max_connections: u32, timeouts: Timeouts) -> Rig {
 fn stuff(rig: &mut Rig, peer: Far) -> usize {
     let mut written = 0;
     loop {
-        let some = rig.network.write(peer, &[7; 60_000]);
+        let some = rig.network.write(peer, &vec![7; 60_000]);
         rig.run();
         written += some;
         if some == 0 {
@@ -158,11 +158,11 @@ fn bytes_that_are_relayed_while_our_last_word_is_said_are_not_lost() {
         let mut rig = Rig::new(seed, relaying(), 20, settings());
         let peers: Vec<Far> = (0..20).map(|_| rig.connect()).collect();
         for &peer in &peers {
-            rig.network.write(peer, &[7; 40_000]);
+            rig.network.write(peer, &vec![7; 40_000]);
         }
         rig.run();
         for &peer in &peers {
-            rig.network.write(peer, &[7; 40_000]);
+            rig.network.write(peer, &vec![7; 40_000]);
         }
         // The order in which this and the bytes are heard of is the seed's.
         rig.command(Command::Finish);
