@@ -58,6 +58,7 @@ pub mod permits;
 #[cfg(test)]
 pub(crate) mod sim;
 mod table;
+pub mod uring;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
