@@ -54,6 +54,16 @@ fn server() -> SocketAddr {
 impl Rig {
     /// A worker with a listener and a datagram socket that share their settings.
     fn new(seed: u64, faults: Faults, max_connections: u32, settings: Settings) -> Self {
+        Self::with_busy_poll(Duration::ZERO, seed, faults, max_connections, settings)
+    }
+
+    fn with_busy_poll(
+        busy_poll: Duration,
+        seed: u64,
+        faults: Faults,
+        max_connections: u32,
+        settings: Settings,
+    ) -> Self {
         let network = Network::new(seed);
         network.set_faults(faults);
         let driver = Sim::new(&network);
@@ -66,7 +76,7 @@ impl Rig {
             control: Waker::new().unwrap(),
         };
         let mut rig = Self {
-            worker: Worker::new(0, 1, driver, mailbox),
+            worker: Worker::new(0, 1, busy_poll, driver, mailbox),
             commands,
             reports,
             gate: Arc::new(Gate::new(Permits::new(
