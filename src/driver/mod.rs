@@ -35,6 +35,9 @@
 //! 13. A datagram arrives whole or says how long it was; its answer leaves from the address that it
 //!     was sent to. No send error ends the socket.
 //!
+//! 14. A driver that is dropped leaves nothing behind: when the drop returns, its descriptors are gone
+//!     for the kernel too, and the next process can have their addresses.
+//!
 //! # How io_uring fits
 //!
 //! `Accept`, `Receive` and `ReceiveFrom` are multishot requests, `Rest` is their cancellation.

@@ -677,6 +677,17 @@ impl Driver for Sim {
     }
 }
 
+impl Drop for Sim {
+    fn drop(&mut self) {
+        // A test that has failed may be amid the world.
+        if !std::thread::panicking() {
+            for index in 0..self.slots.len() {
+                self.let_go(index as u32, Closing::Now);
+            }
+        }
+    }
+}
+
 impl Connection {
     fn new(peer: Peer) -> Self {
         Self {
