@@ -18,6 +18,7 @@ use allocation_counter::{AllocationInfo, measure};
 use socket2::{SockRef, Socket, Type};
 
 use echod::driver::epoll::Epoll;
+use echod::driver::uring::Uring;
 use echod::driver::{Driver, Permits, Waker};
 use echod::echo::Reply;
 use echod::policy::Access;
@@ -50,6 +51,11 @@ const MESSAGE: &[u8; 64] = &[b'm'; 64];
 #[test]
 fn no_message_allocates_on_epoll() {
     no_message_allocates(Epoll::new);
+}
+
+#[test]
+fn no_message_allocates_on_io_uring() {
+    no_message_allocates(Uring::new);
 }
 
 fn no_message_allocates<D>(driver: fn() -> io::Result<D>)
@@ -152,7 +158,7 @@ impl Service {
                 reports: channel().0,
                 control: Waker::new().expect("a waker"),
             };
-            let mut worker = Worker::new(0, 1, driver, mailbox);
+            let mut worker = Worker::new(0, 1, Duration::ZERO, driver, mailbox);
             for phase in 0..2 {
                 let info = measure(|| {
                     while phases.load(Ordering::SeqCst) == phase {

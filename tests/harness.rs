@@ -15,6 +15,14 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) const ECHOD: &str = env!("CARGO_BIN_EXE_echod");
 pub(crate) const ECHOCTL: &str = env!("CARGO_BIN_EXE_echoctl");
 
+/// The drop-in that says which driver to use; it comes before those that tests write.
+const DRIVER_FILE: &str = "00-driver.toml";
+
+/// The driver that the tests are to run on; none for the daemon's own choice.
+pub(crate) fn asked_driver() -> Option<String> {
+    std::env::var("ECHOD_TEST_DRIVER").ok()
+}
+
 /// A running echod. It is killed when the test ends, if it has not ended by itself.
 pub(crate) struct Daemon {
     pub(crate) folder: tempfile::TempDir,
@@ -24,7 +32,8 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     /// Starts echod with this configuration and waits until it is ready. `{dir}` in the text
-    /// becomes the test's folder. Log lines go to standard error, into the file `log`.
+    /// becomes the test's folder. Log lines go to standard error, into the file `log`. Where the
+    /// text says no driver, a drop-in says the one that `ECHOD_TEST_DRIVER` asks for.
     pub(crate) fn start(config: &str) -> Self {
         Self::start_with(config, |_| {})
     }
@@ -50,6 +59,14 @@ impl Daemon {
             config.replace("{dir}", &folder.path().display().to_string()),
         )
         .expect("a configuration");
+        if let Some(driver) = asked_driver()
+            && !config.contains("driver = ")
+        {
+            let drop_ins = folder.path().join("echod.d");
+            std::fs::create_dir(&drop_ins).expect("a folder");
+            let text = format!("[daemon]\ndriver = \"{driver}\"\n");
+            std::fs::write(drop_ins.join(DRIVER_FILE), text).expect("a drop-in");
+        }
         let log = std::fs::File::create(folder.path().join("log")).expect("a log file");
         let mut command = Command::new(ECHOD);
         command
@@ -105,6 +122,18 @@ impl Daemon {
     pub(crate) fn write_config(&self, config: &str) {
         let text = config.replace("{dir}", &self.folder.path().display().to_string());
         std::fs::write(self.path("echod.toml"), text).expect("a configuration");
+    }
+
+    /// The files that its configuration is read from: those of the harness and, in their folder
+    /// `echod.d`, these.
+    pub(crate) fn config_files(&self, drop_ins: &[&str]) -> Vec<String> {
+        let mut files = vec![self.path("echod.toml")];
+        files.extend(asked_driver().map(|_| self.path("echod.d").join(DRIVER_FILE)));
+        files.extend(drop_ins.iter().map(|name| self.path("echod.d").join(name)));
+        files
+            .iter()
+            .map(|file| file.display().to_string())
+            .collect()
     }
 
     /// Sends a signal.

@@ -215,6 +215,37 @@ fn nothing_is_left_behind_and_the_port_is_free_for_the_next() {
     }
 }
 
+/// What the kernel closes later, behind the back of a process that has ended, would still be in the
+/// way.
+#[test]
+fn a_restart_amid_connections_finds_its_ports_free_at_once() {
+    let port = free_port();
+    let address: SocketAddr = (Ipv4Addr::LOCALHOST, port).into();
+    let config = format!(
+        "[listener.main]\nprotocol = \"tcp\"\naddress = \"{address}\"\n\
+         [listener.datagrams]\nprotocol = \"udp\"\naddress = \"{address}\"\n"
+    );
+    for round in 0..20 {
+        let mut daemon = Daemon::start(&config);
+        let mut peers: Vec<TcpStream> = (0..8).map(|_| connect(address)).collect();
+        for peer in &mut peers {
+            exchange(peer, b"hello");
+        }
+        let client = udp("127.0.0.1:0");
+        client.send_to(b"hello", address).expect("sent");
+        client.recv(&mut [0; 5]).expect("answered");
+        daemon.signal(Signal::SIGTERM);
+        daemon.wait_for_notification("STOPPING=1");
+        if round % 2 == 0 {
+            // The second one ends it amid its connections.
+            daemon.signal(Signal::SIGTERM);
+        } else {
+            drop(peers);
+        }
+        assert!(daemon.wait().success(), "{}", daemon.log());
+    }
+}
+
 #[test]
 fn a_unix_socket_of_a_daemon_that_was_killed_is_taken_over() {
     let config = "[listener.local]\nprotocol = \"unix-stream\"\naddress = \"{dir}/local.sock\"\n";

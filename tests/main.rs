@@ -5,6 +5,7 @@
 
 mod activation;
 mod control;
+mod drivers;
 mod echo;
 mod harness;
 mod interop;

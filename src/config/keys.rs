@@ -146,7 +146,7 @@ pub const KEYS: &[Key] = &[
         "driver",
         "\"auto\"",
         Restart,
-        "how to wait for the kernel: auto or epoll",
+        "way to the kernel: io_uring, epoll, or auto: io_uring where the kernel allows it",
     ),
     daemon(
         "drain-timeout",
@@ -159,6 +159,12 @@ pub const KEYS: &[Key] = &[
         "\"0s\"",
         Live,
         "how long to serve on as not ready before draining",
+    ),
+    daemon(
+        "busy-poll",
+        "\"off\"",
+        Restart,
+        "how long a worker spins before it sleeps: less latency, for a CPU",
     ),
     control(
         "socket",
@@ -304,7 +310,6 @@ pub const KEYS: &[Key] = &[
 
 /// Keys and tables that are promised for a later version: section or table, and name.
 pub(super) const LATER: &[(&str, &str)] = &[
-    ("daemon", "busy-poll"),
     ("control", "operators"),
     ("control", "admins"),
     ("", "metrics"),

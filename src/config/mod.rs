@@ -64,20 +64,24 @@ pub struct Config {
 pub struct Daemon {
     /// Threads that serve, 1 to 256; `None` is as many as this process may use CPUs.
     pub workers: Option<u16>,
-    /// How to wait for the kernel.
+    /// The workers' way to the kernel.
     pub driver: DriverChoice,
     /// How long established peers may go on after SIGTERM.
     pub drain_timeout: Duration,
     /// How long to go on serving as not ready before that, for load balancers.
     pub shutdown_delay: Duration,
+    /// How long a worker spins before it sleeps, at most a second; `None` is not at all.
+    pub busy_poll: Option<Duration>,
 }
 
-/// How to wait for the kernel.
+/// The workers' way to the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DriverChoice {
-    /// The best that the kernel allows.
+    /// `io_uring(7)` where the kernel allows it, else `epoll(7)`.
     #[default]
     Auto,
+    /// `io_uring(7)`, or no start.
+    IoUring,
     /// `epoll(7)`.
     Epoll,
 }
@@ -243,13 +247,14 @@ impl Config {
 
 impl DriverChoice {
     /// Every choice, in the order in which messages list them.
-    pub const ALL: [Self; 2] = [Self::Auto, Self::Epoll];
+    pub const ALL: [Self; 3] = [Self::Auto, Self::IoUring, Self::Epoll];
 
     /// The choice's name in the configuration.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
+            Self::IoUring => "io_uring",
             Self::Epoll => "epoll",
         }
     }

@@ -98,6 +98,9 @@ pub(super) fn show_global(config: &Config, section: Section, key: &str) -> Optio
         (Section::Daemon, "driver") => Some(quote(daemon.driver.name())),
         (Section::Daemon, "drain-timeout") => Some(quote(&show_duration(daemon.drain_timeout))),
         (Section::Daemon, "shutdown-delay") => Some(quote(&show_duration(daemon.shutdown_delay))),
+        (Section::Daemon, "busy-poll") => Some(or_word(daemon.busy_poll, "off", |time| {
+            quote(&show_duration(time))
+        })),
         (Section::Control, "socket") => control
             .socket
             .as_ref()

@@ -43,6 +43,9 @@ const NONZERO: Duration = Duration::from_nanos(1);
 /// The kernel takes 1 to 32767 seconds: tcp(7), `TCP_KEEPIDLE`.
 const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);
 
+/// Whoever is silent for so long does not wait for microseconds.
+const BUSY_POLL_MAX: Duration = Duration::from_secs(1);
+
 /// The way of [`super::load`].
 pub(super) fn load(sources: &[Source]) -> Result<Loaded, Vec<Diagnostic>> {
     let mut resolver = Resolver::default();
@@ -501,6 +504,7 @@ fn blank() -> (Config, Listener) {
             driver: DriverChoice::Auto,
             drain_timeout: Duration::ZERO,
             shutdown_delay: Duration::ZERO,
+            busy_poll: None,
         },
         control: Control {
             socket: None,
@@ -539,13 +543,7 @@ fn blank() -> (Config, Listener) {
 fn set_daemon(daemon: &mut Daemon, key: &str, typed: &Typed) -> Result<(), String> {
     match key {
         "workers" => daemon.workers = count(typed)?,
-        "driver" => {
-            let planned = |text: &str| matches!(text, "io_uring" | "io-uring" | "uring");
-            if matches!(&typed.value, Value::Text(text) if planned(text)) {
-                return Err("not available in this version: use \"auto\" or \"epoll\"".into());
-            }
-            daemon.driver = value::choice(typed, &DriverChoice::ALL, DriverChoice::name)?;
-        }
+        "driver" => daemon.driver = value::choice(typed, &DriverChoice::ALL, DriverChoice::name)?,
         "drain-timeout" => {
             daemon.drain_timeout =
                 value::duration(typed, Duration::ZERO, None)?.unwrap_or_default();
@@ -554,6 +552,7 @@ fn set_daemon(daemon: &mut Daemon, key: &str, typed: &Typed) -> Result<(), Strin
             daemon.shutdown_delay =
                 value::duration(typed, Duration::ZERO, None)?.unwrap_or_default();
         }
+        "busy-poll" => daemon.busy_poll = busy_poll(typed)?,
         _ => unreachable!("a test sets every key of [daemon]"),
     }
     Ok(())
@@ -648,6 +647,22 @@ fn keepalive(typed: &Typed) -> Result<Option<Duration>, String> {
         ),
         other => Ok(other),
     }
+}
+
+fn busy_poll(typed: &Typed) -> Result<Option<Duration>, String> {
+    if let Value::Integer(number @ 1..) = typed.value {
+        return Err(format!(
+            "a number without a unit: write e.g. \"{number}us\", or \"off\""
+        ));
+    }
+    let busy_poll = value::duration(typed, NONZERO, Some("off"))?;
+    if busy_poll.is_some_and(|time| time > BUSY_POLL_MAX) {
+        return Err(
+            "too long: a worker would hardly ever sleep: write at most \"1s\", e.g. \"50us\", or \"off\""
+                .into(),
+        );
+    }
+    Ok(busy_poll)
 }
 
 /// A network, or a single address. A mapped IPv4 network is the IPv4 network: that is what

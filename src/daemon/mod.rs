@@ -10,6 +10,7 @@
 pub mod args;
 mod bind;
 pub mod control;
+mod drivers;
 mod listeners;
 mod log;
 mod notify;
@@ -106,8 +107,13 @@ fn check_only(texts: &Texts, loaded: &Loaded) {
         .iter()
         .map(|source| source.name.as_str())
         .collect();
+    // What this machine refuses is no mistake in the file.
+    let (driver, remark) = drivers::foresee(loaded.config.daemon.driver);
+    if let Some(remark) = remark {
+        eprintln!("echod: warning: {remark}");
+    }
     println!(
-        "{}: fine; {} listener(s)",
+        "{}: fine; {} listener(s), driver {driver}",
         names.join(", "),
         loaded.config.listeners.len()
     );
@@ -180,8 +186,7 @@ impl Daemon {
             .map_or_else(available_cpus, usize::from);
         let has_file = !texts.built_in && !matches!(origin, Origin::Arguments(_));
         let server = open_control_socket(args, &config, has_file)?;
-        let workers =
-            Workers::start(count).map_err(|error| Failure::new(format!("workers: {error}")))?;
+        let workers = Workers::start(count, &config.daemon).map_err(Failure::new)?;
 
         let mut listeners = Listeners::default();
         let nothing = Config {
@@ -199,6 +204,9 @@ impl Daemon {
                 .iter()
                 .map(|warning| reload::general(warning)),
         );
+        if config.daemon.busy_poll.is_some() && count > available_cpus() {
+            warnings.push(reload::general(&busy_poll_warning(count, available_cpus())));
+        }
         for warning in &warnings {
             ::log::warn!("{}", reload::text(warning));
         }
@@ -249,8 +257,9 @@ impl Daemon {
         }
         let workers = self.workers.count();
         ::log::info!(
-            "echod {} is ready: {workers} worker(s), driver epoll",
-            env!("CARGO_PKG_VERSION")
+            "echod {} is ready: {workers} worker(s), driver {}",
+            env!("CARGO_PKG_VERSION"),
+            self.workers.driver()
         );
         self.tell_manager(|manager| manager.ready(&self.status_line()));
     }
@@ -440,7 +449,7 @@ impl Daemon {
             pid: std::process::id(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             state: self.stage.name().into(),
-            driver: "epoll".into(),
+            driver: self.workers.driver().name().into(),
             workers: self.workers.count() as u32,
             config: self.files.clone(),
             generation: self.history.generation,
@@ -567,6 +576,13 @@ impl Stage {
 /// As many workers as this process may use processors, by affinity and cgroup quota.
 fn available_cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn busy_poll_warning(workers: usize, cpus: usize) -> String {
+    format!(
+        "[daemon] busy-poll: {workers} workers spin on {cpus} CPU(s) and take them from each other: \
+         write workers = {cpus} or less, or busy-poll = \"off\""
+    )
 }
 
 /// The control socket. A daemon that was started for a moment, without a file, does without one

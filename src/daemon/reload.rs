@@ -164,6 +164,7 @@ impl Daemon {
 fn keep_until_restart(config: &mut Config, running: &Config) {
     config.daemon.workers = running.daemon.workers;
     config.daemon.driver = running.daemon.driver;
+    config.daemon.busy_poll = running.daemon.busy_poll;
     config.control = running.control.clone();
     config.log.target = running.log.target;
     config.log.facility.clone_from(&running.log.facility);

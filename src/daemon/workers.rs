@@ -8,17 +8,23 @@ use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
+use crate::config::{self, DriverChoice};
 use crate::driver::epoll::Epoll;
+use crate::driver::uring::Uring;
 use crate::driver::{Driver, Waker};
 use crate::exit;
 use crate::sys::process;
 use crate::worker::Worker;
 use crate::worker::mailbox::{Command, Mailbox, Report};
 
+use super::drivers::{self, Kind};
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Workers {
+    driver: Kind,
     handles: Vec<Handle>,
     reports: Receiver<Report>,
     control: Waker,
@@ -31,13 +37,54 @@ struct Handle {
     thread: JoinHandle<()>,
 }
 
+/// Why a pool could not be started.
+#[derive(Debug)]
+enum StartError {
+    /// One of the threads got no driver.
+    Driver(io::Error),
+    /// All else.
+    Thread(io::Error),
+}
+
 impl Workers {
-    /// Starts so many, each with a processor of its own if there are several.
-    pub(super) fn start(count: usize) -> io::Result<Self> {
-        let control = Waker::new()?;
+    /// Starts so many, with the driver that is configured, or the best that there is for all.
+    ///
+    /// # Errors
+    /// What is wrong, and what to do about it.
+    pub(super) fn start(count: usize, config: &config::Daemon) -> Result<Self, String> {
+        let busy_poll = config.busy_poll.unwrap_or_default();
+        if config.driver != DriverChoice::Epoll {
+            match Self::start_on(Kind::IoUring, count, busy_poll, Uring::new) {
+                Ok(workers) => return Ok(workers),
+                Err(StartError::Driver(error)) if config.driver == DriverChoice::IoUring => {
+                    return Err(drivers::refused(&error));
+                }
+                Err(StartError::Driver(error)) => log::info!("{}", drivers::replaced(&error)),
+                Err(StartError::Thread(error)) => return Err(format!("workers: {error}")),
+            }
+        }
+        Self::start_on(Kind::Epoll, count, busy_poll, Epoll::new).map_err(|error| {
+            let (StartError::Driver(error) | StartError::Thread(error)) = error;
+            format!("workers: {error}")
+        })
+    }
+
+    /// Starts so many, each with a processor of its own if there are several, or none at all.
+    fn start_on<D: Driver<Socket = OwnedFd> + 'static>(
+        driver: Kind,
+        count: usize,
+        busy_poll: Duration,
+        new: fn() -> io::Result<D>,
+    ) -> Result<Self, StartError> {
+        let control = Waker::new().map_err(StartError::Thread)?;
         let (report_sender, reports) = channel();
         let cpus = process::allowed_cpus();
-        let mut handles = Vec::with_capacity(count);
+        let mut workers = Self {
+            driver,
+            handles: Vec::with_capacity(count),
+            reports,
+            control: control.clone(),
+        };
         for index in 0..count {
             let cpu = (cpus.len() > 1 && count > 1).then(|| cpus[index % cpus.len()]);
             let (commands, command_receiver) = channel();
@@ -56,27 +103,41 @@ impl Workers {
                         log::debug!("worker {index}: not kept on CPU {cpu}: {error}");
                     }
                     // A driver belongs to the thread that uses it, so it is made there.
-                    match Epoll::new() {
+                    match new() {
                         Ok(driver) => {
                             // The starter waits for it.
                             let _ = waker_sender.send(Ok(driver.waker()));
-                            serve(index, Worker::new(index, count, driver, mailbox));
+                            let worker = Worker::new(index, count, busy_poll, driver, mailbox);
+                            serve(index, worker);
                         }
                         Err(error) => _ = waker_sender.send(Err(error)),
                     }
-                })?;
-            let waker = waker_receiver.recv().map_err(io::Error::other)??;
-            handles.push(Handle {
-                commands,
-                waker,
-                thread,
+                });
+            let waker = thread.map_err(StartError::Thread).and_then(|thread| {
+                let made = waker_receiver
+                    .recv()
+                    .map_err(|error| StartError::Thread(io::Error::other(error)))?;
+                Ok((thread, made.map_err(StartError::Driver)?))
             });
+            match waker {
+                Ok((thread, waker)) => workers.handles.push(Handle {
+                    commands,
+                    waker,
+                    thread,
+                }),
+                // Those there are have nothing yet.
+                Err(error) => {
+                    workers.stop();
+                    return Err(error);
+                }
+            }
         }
-        Ok(Self {
-            handles,
-            reports,
-            control,
-        })
+        Ok(workers)
+    }
+
+    /// The way to the kernel that all of them take.
+    pub(super) fn driver(&self) -> Kind {
+        self.driver
     }
 
     /// How many there are.
@@ -143,12 +204,10 @@ fn serve<D: Driver>(index: usize, mut worker: Worker<D>) {
 mod tests {
     use std::net::UdpSocket;
     use std::process::Command as Program;
-    use std::time::Duration;
 
     use log::LevelFilter;
 
     use super::*;
-    use crate::config;
     use crate::worker::mailbox::{Kind, ListenerId, SocketId};
 
     /// Set in the process that is to be taken down.
@@ -185,7 +244,7 @@ mod tests {
             facility: "daemon".into(),
         })
         .unwrap();
-        let workers = Workers::start(2).unwrap();
+        let workers = Workers::start(2, &config::Config::embedded().daemon).unwrap();
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         workers.command(
             1,

@@ -119,6 +119,7 @@ promises! {
         progress_is_seen_when_the_peer_reads,
         details_and_accepted_tell_the_addresses,
         buffers_come_home_in_every_case,
+        a_driver_that_is_dropped_leaves_nothing_behind,
     ]
 }
 

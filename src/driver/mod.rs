@@ -45,6 +45,8 @@
 //!     `Ended` come behind it, `Close` and a failure discard it.
 //! 16. `Receive` and `Rest` end relaying: of what had not been taken by then nothing is relayed, and
 //!     what is held still goes out.
+//! 17. A driver that is dropped leaves nothing behind: when the drop returns, its descriptors are gone
+//!     for the kernel too, and the next process can have their addresses.
 //!
 //! # How io_uring fits
 //!

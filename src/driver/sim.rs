@@ -710,6 +710,17 @@ impl Driver for Sim {
     }
 }
 
+impl Drop for Sim {
+    fn drop(&mut self) {
+        // A test that has failed may be amid the world.
+        if !std::thread::panicking() {
+            for index in 0..self.slots.len() {
+                self.let_go(index as u32, Closing::Now);
+            }
+        }
+    }
+}
+
 /// The datagrams that are stored in a buffer: an empty one is one as well.
 fn datagrams(bytes: &[u8], size: usize) -> impl Iterator<Item = &[u8]> {
     let empty = bytes.is_empty().then_some(bytes);

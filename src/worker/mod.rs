@@ -12,6 +12,7 @@
 
 mod datagrams;
 pub mod mailbox;
+mod pace;
 pub mod sources;
 mod streams;
 pub mod timers;
@@ -27,6 +28,7 @@ use crate::policy::Refusal;
 use crate::stats::Counters;
 
 use mailbox::{Command, Gate, Kind, ListenerId, Mailbox, Peer, Report, Settings, SocketId};
+use pace::Pace;
 use sources::SourceTable;
 use streams::Connection;
 use timers::Timers;
@@ -52,6 +54,7 @@ pub struct Worker<D: Driver> {
     // What is in each of the driver's slots.
     places: Vec<Place>,
     timers: Timers,
+    pace: Pace,
     ids: Ids,
     listings: VecDeque<Listing>,
     accept_logged: Option<Instant>,
@@ -136,8 +139,14 @@ struct Listing {
 }
 
 impl<D: Driver> Worker<D> {
-    /// The worker with this index out of so many.
-    pub fn new(index: usize, workers: usize, driver: D, mailbox: Mailbox<D::Socket>) -> Self {
+    /// The worker with this index out of so many. It spins for `busy_poll` before it sleeps.
+    pub fn new(
+        index: usize,
+        workers: usize,
+        busy_poll: Duration,
+        driver: D,
+        mailbox: Mailbox<D::Socket>,
+    ) -> Self {
         let now = driver.now();
         Self {
             index,
@@ -146,6 +155,7 @@ impl<D: Driver> Worker<D> {
             listeners: Vec::new(),
             places: Vec::new(),
             timers: Timers::new(now),
+            pace: Pace::new(busy_poll, now),
             ids: Ids {
                 next: index as u64 + 1,
                 step: workers as u64,
@@ -174,14 +184,14 @@ impl<D: Driver> Worker<D> {
     /// # Errors
     /// Only when the driver can't go on.
     pub fn turn(&mut self) -> io::Result<()> {
-        let until = if self.listings.is_empty() {
-            self.timers.next()
-        } else {
-            Some(self.driver.now())
-        };
+        let until = self
+            .pace
+            .wait_until(self.timers.next(), !self.listings.is_empty());
         let mut done = std::mem::take(&mut self.done);
         self.driver.wait(until, &mut done)?;
         let now = self.driver.now();
+        let event = done.iter().any(|done| !matches!(done, Completion::Woken));
+        self.pace.handle_turn(now, event);
         for completion in done.drain(..) {
             self.handle(now, completion);
         }

@@ -56,6 +56,16 @@ fn server() -> SocketAddr {
 impl Rig {
     /// A worker with a listener and a datagram socket that share their settings.
     fn new(seed: u64, faults: Faults, max_connections: u32, settings: Settings) -> Self {
+        Self::with_busy_poll(Duration::ZERO, seed, faults, max_connections, settings)
+    }
+
+    fn with_busy_poll(
+        busy_poll: Duration,
+        seed: u64,
+        faults: Faults,
+        max_connections: u32,
+        settings: Settings,
+    ) -> Self {
         let network = Network::new(seed);
         network.set_faults(faults);
         let driver = Sim::new(&network);
@@ -68,7 +78,7 @@ impl Rig {
             control: Waker::new().unwrap(),
         };
         let mut rig = Self {
-            worker: Worker::new(0, 1, driver, mailbox),
+            worker: Worker::new(0, 1, busy_poll, driver, mailbox),
             commands,
             reports,
             gate: Arc::new(Gate::new(Permits::new(
@@ -784,4 +794,73 @@ fn whatever_the_peers_do_nobody_gets_a_byte_of_another_and_nothing_is_left_behin
     for seed in 1000..1060 {
         talk(seed, Faults::hostile());
     }
+}
+
+#[test]
+fn with_busy_poll_a_worker_looks_for_a_while_before_it_sleeps() {
+    let busy_poll = Duration::from_micros(50);
+    let settings = Settings {
+        timeouts: Timeouts {
+            idle: Some(10_000 * SECOND),
+            ..Timeouts::default()
+        },
+        ..settings()
+    };
+    let mut rig = Rig::with_busy_poll(busy_poll, 1, Faults::default(), 1, settings);
+    let peer = rig.connect();
+    assert_eq!(rig.exchange(peer, b"hello"), b"hello");
+    let start = rig.worker.driver.now();
+    // Whoever sleeps finds that time has passed.
+    rig.network.let_clock_run();
+    rig.network.advance(busy_poll - Duration::from_nanos(1));
+    for _ in 0..3 {
+        rig.turn();
+    }
+    assert_eq!(
+        rig.worker.driver.now(),
+        start + busy_poll - Duration::from_nanos(1)
+    );
+    // Commands are obeyed meanwhile.
+    rig.command(Command::ListPeers { query: 1 });
+    rig.turn();
+    assert!(matches!(
+        rig.reports.try_iter().last(),
+        Some(Report::Peers { query: 1, .. })
+    ));
+    rig.network.advance(Duration::from_nanos(1));
+    rig.turn();
+    assert_eq!(rig.worker.driver.now(), start + busy_poll);
+    // From now on it sleeps; timers alone do not keep it awake.
+    for _ in 0..3 {
+        let before = rig.worker.driver.now();
+        rig.turn();
+        assert!(rig.worker.driver.now() > before, "it slept");
+    }
+    // An event does.
+    rig.network.write(peer, b"again");
+    for _ in 0..3 {
+        rig.turn();
+    }
+    assert_eq!(rig.totals().bytes_sent, 10);
+    let now = rig.worker.driver.now();
+    rig.turn();
+    assert_eq!(rig.worker.driver.now(), now);
+}
+
+#[test]
+fn without_busy_poll_a_worker_sleeps_after_each_event() {
+    let settings = Settings {
+        timeouts: Timeouts {
+            idle: Some(10_000 * SECOND),
+            ..Timeouts::default()
+        },
+        ..settings()
+    };
+    let mut rig = Rig::new(1, Faults::default(), 1, settings);
+    let peer = rig.connect();
+    assert_eq!(rig.exchange(peer, b"hello"), b"hello");
+    rig.network.let_clock_run();
+    let start = rig.worker.driver.now();
+    rig.turn();
+    assert!(rig.worker.driver.now() > start);
 }

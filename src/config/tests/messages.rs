@@ -23,7 +23,7 @@ fn all_errors_of_all_files_come_at_once_in_order_of_place() {
 fn a_mistyped_name_gets_a_suggestion_or_the_list() {
     check(
         "workers = 2\n[dameon]\n[listeners.a]\n[metrics]\naddress = \"127.0.0.1:1\"\n[xyz]\n[daemon]\nworker = 2\n\
-         busy-poll = \"50us\"\nbacklog = 3\nfrobnicate = 1\n[defaults]\naddress = \"*:7\"\nmax_connections = 3\n\
+         backlog = 3\nfrobnicate = 1\n[defaults]\naddress = \"*:7\"\nmax_connections = 3\n\
          rate = \"off\"\n[control]\nadmins = []\n",
         &expect![[r#"
             echod.toml:1:1: workers: stands outside of a table: move it to [daemon]
@@ -32,13 +32,12 @@ fn a_mistyped_name_gets_a_suggestion_or_the_list() {
             echod.toml:4:2: metrics: not available in this version: remove it
             echod.toml:6:2: xyz: unknown table: the tables are [daemon], [control], [log], [defaults] and [listener.NAME]
             echod.toml:8:1: daemon: worker: unknown key: did you mean workers?
-            echod.toml:9:1: daemon: busy-poll: not available in this version: remove it
-            echod.toml:10:1: daemon: backlog: does not belong here: move it to [listener.NAME] or [defaults]
-            echod.toml:11:1: daemon: frobnicate: unknown key: the keys are workers, driver, drain-timeout, shutdown-delay
-            echod.toml:13:1: defaults: address: each listener has its own: move it to [listener.NAME]
-            echod.toml:14:1: defaults: max_connections: unknown key: did you mean max-connections?
-            echod.toml:15:1: defaults: rate: not available in this version: remove it
-            echod.toml:17:1: control: admins: not available in this version: remove it
+            echod.toml:9:1: daemon: backlog: does not belong here: move it to [listener.NAME] or [defaults]
+            echod.toml:10:1: daemon: frobnicate: unknown key: the keys are workers, driver, drain-timeout, shutdown-delay, busy-poll
+            echod.toml:12:1: defaults: address: each listener has its own: move it to [listener.NAME]
+            echod.toml:13:1: defaults: max_connections: unknown key: did you mean max-connections?
+            echod.toml:14:1: defaults: rate: not available in this version: remove it
+            echod.toml:16:1: control: admins: not available in this version: remove it
         "#]],
     );
 }
@@ -138,21 +137,35 @@ fn durations_have_limits_of_their_own() {
 fn the_values_of_the_daemon_are_judged_too() {
     check(
         &format!(
-            "[daemon]\nworkers = 257\ndriver = \"io_uring\"\ndrain-timeout = \"off\"\nshutdown-delay = 5\n\
+            "[daemon]\nworkers = 257\ndriver = \"io-uring\"\nbusy-poll = \"2s\"\ndrain-timeout = \"off\"\nshutdown-delay = 5\n\
              [control]\nsocket = \"\"\nmode = 660\ngroup = \"a b\"\n\
              [log]\ntarget = \"stdout\"\nlevel = \"warning\"\nfacility = \"lokal0\"\n{TCP}"
         ),
         &expect![[r#"
             echod.toml:2:11: daemon: workers 257: out of range: write 1 to 256, or "auto"
-            echod.toml:3:10: daemon: driver "io_uring": not available in this version: use "auto" or "epoll"
-            echod.toml:4:17: daemon: drain-timeout "off": not a duration: write e.g. "250ms", "30s" or "10m30s"
-            echod.toml:5:18: daemon: shutdown-delay 5: a number without a unit: write e.g. "5s"
-            echod.toml:7:10: control: socket "": not the path of a file: write one, as in "/run/echod/NAME.sock"
-            echod.toml:8:8: control: mode 660: not a text: write the octal digits in quotes, as in "0660"
-            echod.toml:9:9: control: group "a b": not a group: write its name, as in "echod", or leave the key out
-            echod.toml:11:10: log: target "stdout": unknown: write "auto", "syslog" or "stderr"
-            echod.toml:12:9: log: level "warning": unknown: did you mean "warn"?
-            echod.toml:13:12: log: facility "lokal0": unknown: did you mean "local0"?
+            echod.toml:3:10: daemon: driver "io-uring": unknown: did you mean "io_uring"?
+            echod.toml:4:13: daemon: busy-poll "2s": too long: a worker would hardly ever sleep: write at most "1s", e.g. "50us", or "off"
+            echod.toml:5:17: daemon: drain-timeout "off": not a duration: write e.g. "250ms", "30s" or "10m30s"
+            echod.toml:6:18: daemon: shutdown-delay 5: a number without a unit: write e.g. "5s"
+            echod.toml:8:10: control: socket "": not the path of a file: write one, as in "/run/echod/NAME.sock"
+            echod.toml:9:8: control: mode 660: not a text: write the octal digits in quotes, as in "0660"
+            echod.toml:10:9: control: group "a b": not a group: write its name, as in "echod", or leave the key out
+            echod.toml:12:10: log: target "stdout": unknown: write "auto", "syslog" or "stderr"
+            echod.toml:13:9: log: level "warning": unknown: did you mean "warn"?
+            echod.toml:14:12: log: facility "lokal0": unknown: did you mean "local0"?
+        "#]],
+    );
+    check(
+        &format!("[daemon]\ndriver = \"poll\"\nbusy-poll = \"0s\"\n{TCP}"),
+        &expect![[r#"
+            echod.toml:2:10: daemon: driver "poll": unknown: did you mean "epoll"?
+            echod.toml:3:13: daemon: busy-poll "0s": too short: write more than 0, or "off"
+        "#]],
+    );
+    check(
+        &format!("[daemon]\nbusy-poll = 50\n{TCP}"),
+        &expect![[r#"
+            echod.toml:2:13: daemon: busy-poll 50: a number without a unit: write e.g. "50us", or "off"
         "#]],
     );
     check(
@@ -373,11 +386,11 @@ fn columns_count_characters_also_behind_tabs_and_umlauts() {
     check(
         "daemon = { \"ö\" = 1, workers = 0 }\r\nlog = { level = \"é\" }\r\n",
         &expect![[r#"
-        echod.toml: nothing to serve: add a [listener.NAME] table
-        echod.toml:1:12: daemon: ö: unknown key: the keys are workers, driver, drain-timeout, shutdown-delay
-        echod.toml:1:31: daemon: workers 0: out of range: write 1 to 256, or "auto"
-        echod.toml:2:17: log: level "é": unknown: write "off", "error", "warn", "info", "debug" or "trace"
-    "#]],
+            echod.toml: nothing to serve: add a [listener.NAME] table
+            echod.toml:1:12: daemon: ö: unknown key: the keys are workers, driver, drain-timeout, shutdown-delay, busy-poll
+            echod.toml:1:31: daemon: workers 0: out of range: write 1 to 256, or "auto"
+            echod.toml:2:17: log: level "é": unknown: write "off", "error", "warn", "info", "debug" or "trace"
+        "#]],
     );
 }
 
@@ -400,10 +413,10 @@ fn a_syntax_error_is_one_message_and_hides_no_other_table() {
     check(
         "[daemon]\nworkers = 1\nworkers = 2\n[daemon]\ndriver = \"x\"\n",
         &expect![[r#"
-        echod.toml:3:1: workers stands here twice: remove one of the two
-        echod.toml:4:2: daemon stands here twice: remove one of the two
-        echod.toml:5:10: daemon: driver "x": unknown: write "auto" or "epoll"
-    "#]],
+            echod.toml:3:1: workers stands here twice: remove one of the two
+            echod.toml:4:2: daemon stands here twice: remove one of the two
+            echod.toml:5:10: daemon: driver "x": unknown: write "auto", "io_uring" or "epoll"
+        "#]],
     );
     check(
         "[control]\nmode = 0660\nworkers\n",

@@ -73,6 +73,7 @@ fn without_a_file_there_is_tcp_and_udp_on_loopback() {
         driver = "auto"
         drain-timeout = "30s"
         shutdown-delay = "0s"
+        busy-poll = "off"
 
         [control]
         # socket is not set
@@ -275,7 +276,7 @@ fn round_trip(text: &str) {
 #[test]
 fn a_key_that_is_set_everywhere_comes_back() {
     round_trip(
-        "[daemon]\nworkers = 3\ndriver = \"epoll\"\ndrain-timeout = \"0s\"\nshutdown-delay = \"1500ms\"\n\
+        "[daemon]\nworkers = 3\ndriver = \"io_uring\"\nbusy-poll = \"50us\"\ndrain-timeout = \"0s\"\nshutdown-delay = \"1500ms\"\n\
          [control]\nsocket = \"/run/a \\\"b\\\".sock\"\nmode = \"600\"\ngroup = \"echod\"\n\
          [log]\ntarget = \"syslog\"\nlevel = \"off\"\nfacility = \"local7\"\n\
          [listener.\"a.b\"]\nprotocol = \"tcp\"\naddress = [\"localhost:7\", \"10.0.0.1:8\"]\nreply = \"discard\"\n\
@@ -366,6 +367,7 @@ static VALID: LazyLock<Vec<Takes>> = LazyLock::new(|| {
         "\"auto\"",
         "\"off\"",
         "\"epoll\"",
+        "\"io_uring\"",
         "\"upper\"",
         "\"discard\"",
         "\"wait\"",
@@ -375,6 +377,7 @@ static VALID: LazyLock<Vec<Takes>> = LazyLock::new(|| {
         "\"trace\"",
         "\"local3\"",
         "\"0s\"",
+        "\"50us\"",
         "\"1s\"",
         "\"1h1ms\"",
         "\"999d\"",

@@ -1,9 +1,11 @@
 //! The promises about listeners: draining and accepting.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::harness::{Harness, Place};
-use super::stage::{Answer, Event, Stage, TURN};
+use super::stage::{Answer, DEADLINE, Event, Stage, TURN};
+use crate::driver::sim::End;
 use crate::driver::{Closing, Driver, Op, Permits};
 
 // 9. Draining.
@@ -145,4 +147,26 @@ pub(super) fn a_peer_that_gave_up_in_the_queue_is_in_nobodys_way<H: Harness>() {
         stage.count(|event| matches!(event, Event::AcceptRested(..))),
         0
     );
+}
+
+// 17. The end.
+
+pub(super) fn a_driver_that_is_dropped_leaves_nothing_behind<H: Harness>() {
+    let mut stage = Stage::<H>::new(Answer::Echo);
+    let (_, address) = stage.listener(None);
+    let (mut peer, _) = stage.connection(&address);
+    stage.echo(&mut peer, b"hello");
+    let Stage {
+        mut net, driver, ..
+    } = stage;
+    drop(driver);
+    assert!(net.connect(&address).is_err(), "nobody listens any more");
+    let deadline = Instant::now() + DEADLINE;
+    let end = loop {
+        if let Some(end) = net.read(&mut peer, 1, &mut vec![]) {
+            break end;
+        }
+        assert!(Instant::now() < deadline, "its connections are closed");
+    };
+    assert_eq!(end, End::Fin);
 }

@@ -193,6 +193,11 @@ impl Network {
         self.0.borrow_mut().clock_stopped = true;
     }
 
+    /// From now on waiting moves it, too, as at the beginning.
+    pub(crate) fn let_clock_run(&self) {
+        self.0.borrow_mut().clock_stopped = false;
+    }
+
     pub(crate) fn advance(&self, time: Duration) {
         self.0.borrow_mut().now += time;
     }

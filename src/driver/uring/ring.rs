@@ -240,11 +240,18 @@ impl Ring {
     /// sockets. Says whether it did.
     pub(super) fn cancel_all(&mut self) -> bool {
         let all = CancelBuilder::any();
-        match self.uring.submitter().register_sync_cancel(None, all) {
+        let cancelled = match self.uring.submitter().register_sync_cancel(None, all) {
             Ok(()) => true,
             // There was none.
             Err(error) => error.raw_os_error() == Some(libc::ENOENT),
+        };
+        // What is cancelled keeps its socket until the kernel has said so.
+        while self.uring.submission().taskrun() {
+            if self.uring.submit().is_err() {
+                return false;
+            }
         }
+        cancelled
     }
 }
 

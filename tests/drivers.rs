@@ -1,0 +1,138 @@
+//! Which driver the workers get, and what is said where it is not the one that could be had.
+
+use std::collections::BTreeMap;
+use std::process::{Command, Output};
+
+use nix::errno::Errno;
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+
+use crate::harness::{Daemon, ECHOD, asked_driver, exchange, run, text};
+
+fn config(driver: &str) -> String {
+    format!(
+        "[daemon]\nworkers = 2\ndriver = \"{driver}\"\n\
+         [listener.main]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\n"
+    )
+}
+
+fn driver_in_status(daemon: &Daemon) -> String {
+    let status = daemon.ctl_json(&["status"]);
+    let driver = status["status"]["driver"].as_str();
+    driver.expect("a word").to_owned()
+}
+
+/// `echod --check` with this driver.
+fn check(driver: &str) -> Output {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("echod.toml");
+    std::fs::write(&file, config(driver)).expect("a configuration");
+    run(Command::new(ECHOD).args(["--check", "--config"]).arg(&file))
+}
+
+/// Whether this machine allows io_uring; if not, says that the test shows nothing here.
+fn has_io_uring() -> bool {
+    let refusal = text(&check("io_uring").stderr);
+    if !refusal.is_empty() {
+        eprintln!("what concerns io_uring is not tested: {refusal}");
+    }
+    refusal.is_empty()
+}
+
+/// Does it where `io_uring_setup(2)` fails like this, as under a service manager or in a container.
+fn where_io_uring_fails<T: Send>(errno: Errno, run: impl FnOnce() -> T + Send) -> T {
+    let rules = BTreeMap::from([(libc::SYS_io_uring_setup, vec![])]);
+    let architecture = std::env::consts::ARCH.try_into().expect("a known one");
+    let fails = SeccompAction::Errno(errno as u32);
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, fails, architecture)
+        .expect("a filter without conflicts");
+    let program: BpfProgram = filter.try_into().expect("a short program");
+    std::thread::scope(|scope| {
+        // A filter holds for the thread that takes it on and for what that starts, for good.
+        let thread = scope.spawn(|| {
+            seccompiler::apply_filter(&program).expect("anybody may do with less");
+            run()
+        });
+        thread.join().expect("it has ended well")
+    })
+}
+
+#[test]
+fn the_driver_that_the_tests_are_to_run_on_is_in_force() {
+    let Some(asked) = asked_driver() else {
+        eprintln!("ECHOD_TEST_DRIVER is not set: the tests run on the daemon's own choice");
+        return;
+    };
+    let daemon = Daemon::start(&config("").replace("driver = \"\"\n", ""));
+    assert_eq!(driver_in_status(&daemon), asked);
+}
+
+#[test]
+fn the_driver_that_was_asked_for_is_in_force_and_announced() {
+    let mut drivers = vec!["epoll"];
+    if has_io_uring() {
+        // It is also the one that is taken where there is a choice.
+        drivers.extend(["io_uring", "auto"]);
+    }
+    for asked in drivers {
+        let expected = asked.replace("auto", "io_uring");
+        let daemon = Daemon::start(&config(asked));
+        assert_eq!(driver_in_status(&daemon), expected);
+        let announced = format!("is ready: 2 worker(s), driver {expected}\n");
+        assert!(daemon.log().contains(&announced), "{}", daemon.log());
+        assert!(!daemon.log().contains("instead of"), "{}", daemon.log());
+        assert_eq!(exchange(&mut daemon.connect("main"), b"hello"), b"hello");
+        let checked = check(asked);
+        assert_eq!(text(&checked.stderr), "");
+        let foreseen = format!("driver {expected}\n");
+        assert!(text(&checked.stdout).ends_with(&foreseen), "{checked:?}");
+    }
+}
+
+#[test]
+fn where_io_uring_is_refused_auto_serves_on_epoll_and_says_why_once() {
+    for errno in [Errno::EPERM, Errno::ENOSYS] {
+        let (daemon, checked) =
+            where_io_uring_fails(errno, || (Daemon::start(&config("auto")), check("auto")));
+        assert_eq!(driver_in_status(&daemon), "epoll");
+        let log = daemon.log();
+        let reasons: Vec<&str> = log
+            .lines()
+            .filter(|line| line.contains("driver epoll instead of io_uring: "))
+            .collect();
+        assert_eq!(reasons.len(), 1, "{log}");
+        assert!(reasons[0].contains("SystemCallFilter="), "{log}");
+        assert!(log.contains("is ready: 2 worker(s), driver epoll"), "{log}");
+        assert_eq!(exchange(&mut daemon.connect("main"), b"hello"), b"hello");
+        // The same is known before it is started.
+        assert!(checked.status.success(), "{checked:?}");
+        assert!(text(&checked.stdout).ends_with("driver epoll\n"));
+        assert!(text(&checked.stderr).contains("driver epoll instead of io_uring: "));
+    }
+}
+
+#[test]
+fn where_io_uring_is_refused_but_asked_for_the_start_ends_with_cause_and_cure() {
+    for errno in [Errno::EPERM, Errno::ENOSYS] {
+        let mut daemon = where_io_uring_fails(errno, || Daemon::spawn(&config("io_uring"), |_| {}));
+        assert_eq!(daemon.wait().code(), Some(1));
+        let log = daemon.log();
+        assert!(
+            log.starts_with("echod: [daemon] driver \"io_uring\": "),
+            "{log}"
+        );
+        assert!(
+            log.contains("SystemCallFilter=") && log.contains("driver = \"auto\""),
+            "{log}"
+        );
+        assert_eq!(log.lines().count(), 1, "{log}");
+    }
+}
+
+#[test]
+fn where_io_uring_is_refused_nothing_else_matters_to_who_asks_for_epoll() {
+    let (daemon, checked) = where_io_uring_fails(Errno::EPERM, || {
+        (Daemon::start(&config("epoll")), check("epoll"))
+    });
+    assert!(!daemon.log().contains("io_uring"), "{}", daemon.log());
+    assert_eq!(text(&checked.stderr), "");
+}
