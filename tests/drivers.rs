@@ -136,3 +136,26 @@ fn where_io_uring_is_refused_nothing_else_matters_to_who_asks_for_epoll() {
     assert!(!daemon.log().contains("io_uring"), "{}", daemon.log());
     assert_eq!(text(&checked.stderr), "");
 }
+
+#[test]
+fn workers_that_would_spin_on_each_others_cpus_are_warned_of_and_serve() {
+    let cpus = std::thread::available_parallelism().expect("a number");
+    let many = format!("workers = {}", cpus.get() + 1);
+    let text = config("auto").replace("workers = 2", &format!("{many}\nbusy-poll = \"50us\""));
+    let daemon = Daemon::start(&text);
+    let status = daemon.ctl_json(&["status"])["status"].clone();
+    let warning = status["last_reload"]["warnings"][0]["message"].as_str();
+    let warning = warning.expect("a warning");
+    assert!(
+        warning.starts_with("[daemon] busy-poll: ")
+            && warning.contains(&format!("on {cpus} CPU(s)")),
+        "{warning}"
+    );
+    assert!(daemon.log().contains(warning), "{}", daemon.log());
+    assert_eq!(exchange(&mut daemon.connect("main"), b"hello"), b"hello");
+
+    let one = text.replace(&many, "workers = 1");
+    let daemon = Daemon::start(&one);
+    assert!(!daemon.log().contains("busy-poll"), "{}", daemon.log());
+    assert_eq!(exchange(&mut daemon.connect("main"), b"hello"), b"hello");
+}
