@@ -16,6 +16,10 @@ use nix::fcntl::{SpliceFFlags, splice};
 
 use super::pipes::{PIPE_BYTES, Pipe, Pipes};
 
+/// Who had so much to receive at once is in bulk. Measured, a splice of so much is cheaper than its
+/// copy by a third, and a message of a whole buffer often arrives in two pieces.
+const BULK_BYTES: usize = 32 * 1024;
+
 /// A splice of less is small: copying it costs no more.
 const SMALL_BYTES: usize = 16 * 1024;
 
@@ -73,10 +77,11 @@ impl Relay {
         self.held > 0
     }
 
-    /// Bytes were received the other way, so many at once that more are likely to come. The caller
-    /// knows how large its buffers are.
-    pub(crate) fn handle_full(&mut self) {
-        self.bulk = SMALL_MAX;
+    /// So many bytes were received the other way.
+    pub(crate) fn handle_received(&mut self, len: usize) {
+        if len >= BULK_BYTES {
+            self.bulk = SMALL_MAX;
+        }
     }
 
     /// Takes bytes from the socket into a pipe, which is leased for it.
@@ -164,14 +169,14 @@ mod tests {
     fn in_bulk() -> Relay {
         let mut relay = Relay::new();
         relay.allow(true);
-        relay.handle_full();
+        relay.handle_received(BULK_BYTES);
         relay
     }
 
     #[test]
     fn only_who_may_and_is_in_bulk_is_relayed() {
         let mut relay = Relay::new();
-        relay.handle_full();
+        relay.handle_received(BULK_BYTES);
         assert!(!relay.is_due());
         relay.allow(true);
         assert!(relay.is_due());

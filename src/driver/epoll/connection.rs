@@ -7,15 +7,11 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 
 use super::{Endpoint, Epoll, Kind};
-use crate::driver::buffers::{BUFFER_BYTES, Buffers, Queue};
+use crate::driver::buffers::{Buffers, Queue};
 use crate::driver::pipes::Pipes;
 use crate::driver::relay::{Relay, Taken};
 use crate::driver::{Buffer, Completion, Token};
 use crate::sys::socket;
-
-/// Who had so much to receive at once is in bulk. Half a buffer: measured, a splice of that much is
-/// cheaper than its copy by a third, and a message of a whole buffer often arrives in two pieces.
-const BULK_BYTES: usize = BUFFER_BYTES / 2;
 
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -312,9 +308,7 @@ impl Epoll {
         match recv(fd.as_raw_fd(), memory, MsgFlags::empty()) {
             Ok(0) => self.end(token, done),
             Ok(len) => {
-                if len >= BULK_BYTES {
-                    connection.relay.handle_full();
-                }
+                connection.relay.handle_received(len);
                 self.received_bytes += len;
                 let buffer = self.buffers.lease(len);
                 done.push(Completion::Received {

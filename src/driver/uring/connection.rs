@@ -18,7 +18,7 @@ use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 use super::memory::{GROUP, Memory, SMALL_BYTES};
 use super::ring::{Kind as Request, Ring};
 use super::{Endpoint, Kind, Uring};
-use crate::driver::buffers::{BUFFER_BYTES, Queue};
+use crate::driver::buffers::Queue;
 use crate::driver::pipes::Pipes;
 use crate::driver::relay::{Relay, Taken};
 use crate::driver::{Buffer, Closing, Completion, Token};
@@ -514,9 +514,7 @@ impl Uring {
                 done.push(Completion::Ended { connection: token });
             }
             Ok(len) => {
-                if len == BUFFER_BYTES {
-                    connection.relay.handle_full();
-                }
+                connection.relay.handle_received(len);
                 connection.bulk = if len >= SMALL_BYTES {
                     PATIENCE
                 } else {
