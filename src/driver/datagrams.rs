@@ -20,6 +20,9 @@ use crate::sys::socket;
 /// while the cache has them.
 const BATCH_BYTES: usize = 512 * 1024;
 
+/// So many buffers are offered to who sends one at a time: each costs something, also unused.
+const BATCH_MIN: usize = 4;
+
 /// A receive goes on behind so many errors of earlier answers.
 const ERRORS_MAX: usize = 32;
 
@@ -113,7 +116,7 @@ impl Datagrams {
             sent: 0,
             // Unix sockets know nothing of merging.
             merged_below: if inet { usize::MAX } else { 0 },
-            batch: BATCH_MAX,
+            batch: BATCH_MIN,
         }
     }
 
@@ -172,12 +175,13 @@ impl Datagrams {
                 bytes += len;
                 largest = largest.max(len);
             }
-            self.batch = (BATCH_BYTES / largest).min(BATCH_MAX);
-            let rest = if received < asked {
-                Rest::Emptied
+            let (rest, next) = if received < asked {
+                (Rest::Emptied, received * 2)
             } else {
-                Rest::More
+                (Rest::More, asked * 4)
             };
+            let most = (BATCH_BYTES / largest).min(BATCH_MAX);
+            self.batch = next.clamp(BATCH_MIN.min(most), most);
             return Received { bytes, rest };
         }
         let rest = Rest::More;

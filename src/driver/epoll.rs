@@ -39,8 +39,9 @@ const EVENTS_MAX: usize = 256;
 /// 16 is 1 to 3 percent cheaper than 64.
 const COMPLETIONS_MAX: usize = 16;
 
-/// A `wait` ends after so many bytes received, so that they are sent while the cache has them.
-const RECEIVED_BYTES_MAX: usize = 128 * 1024;
+/// A `wait` ends after so many bytes received, so that they are sent while the cache has them, and
+/// the first of those peers goes on while the others have their turn.
+const RECEIVED_BYTES_MAX: usize = 256 * 1024;
 
 /// So many connections are taken from one listener before others have their turn.
 const BURST_MAX: usize = 32;

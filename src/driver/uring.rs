@@ -38,8 +38,8 @@ use ring::{Kind as Request, Ring, read_name};
 /// few enough that what was received is sent while it is still in the cache.
 const COMPLETIONS_MAX: usize = 128;
 
-/// A `wait` ends after so many bytes received in large pieces.
-const RECEIVED_BYTES_MAX: usize = 128 * 1024;
+/// A `wait` ends after so many bytes received in large pieces, or relayed.
+const RECEIVED_BYTES_MAX: usize = 256 * 1024;
 
 /// So many connections or datagrams are taken from one socket before others have their turn.
 const BURST_MAX: usize = 32;

@@ -2,7 +2,8 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Instant;
+use std::num::NonZeroU64;
+use std::time::{Duration, Instant};
 
 use crate::driver::{Buffer, Closing, Driver, Op, Source, Token};
 use crate::echo::stream::Step;
@@ -19,11 +20,16 @@ pub(super) struct Connection {
     id: u64,
     peer: Option<SocketAddr>,
     stream: Stream,
-    activity: Activity,
+    opened: Instant,
+    // The times of its `Activity`, in nanoseconds since it was opened: half of what an `Instant`
+    // takes.
+    active: u64,
+    waits: Option<NonZeroU64>,
+    phase: Phase,
+    // The end of what the driver said of the peer's progress when it was last asked.
+    progress: u32,
     bytes_received: u64,
     bytes_sent: u64,
-    // What the driver said of the peer's progress when it was last asked.
-    progress: u64,
     // What it holds of the gate, to be given back: a permit, and a place among its source's.
     has_permit: bool,
     has_place: bool,
@@ -33,8 +39,29 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    /// When it did what, for the policy.
+    fn activity(&self) -> Activity {
+        let at = |nanos| self.opened + Duration::from_nanos(nanos);
+        Activity {
+            opened: self.opened,
+            active: at(self.active),
+            waits: self.waits.map(|nanos| at(nanos.get())),
+            phase: self.phase,
+        }
+    }
+
+    /// Nanoseconds since it was opened: 64 bits of them are centuries.
+    fn age(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.opened).as_nanos() as u64
+    }
+
+    /// It keeps us waiting from now on.
+    fn waits_from(&mut self, now: Instant) {
+        self.waits = NonZeroU64::new(self.age(now).max(1));
+    }
+
     fn count_received(&mut self, now: Instant, listener: &Listener, len: u32) {
-        self.activity.active = now;
+        self.active = self.age(now);
         self.bytes_received += u64::from(len);
         listener.counters.bytes_received.add(len.into());
     }
@@ -43,8 +70,10 @@ impl Connection {
         self.bytes_sent += u64::from(len);
         listener.counters.bytes_sent.add(len.into());
         // What still waits behind it has waited from now on.
-        let owes = self.stream.owed() > 0;
-        self.activity.waits = self.activity.waits.filter(|_| owes).map(|_| now);
+        if self.waits.is_some() {
+            self.waits_from(now);
+            self.waits = self.waits.filter(|_| self.stream.owed() > 0);
+        }
     }
 
     /// Gives back what it held.
@@ -98,7 +127,10 @@ impl<D: Driver> Worker<D> {
             id,
             peer,
             stream: Stream::new(settings.reply, settings.one_shot),
-            activity: Activity::new(now),
+            opened: now,
+            active: 0,
+            waits: None,
+            phase: Phase::Open,
             bytes_received: 0,
             bytes_sent: 0,
             progress: 0,
@@ -167,12 +199,12 @@ impl<D: Driver> Worker<D> {
         }
         if client.stream.lingers() {
             // They were under way when our FIN was asked for, which comes behind them.
-            client.activity.phase = if client.stream.owed() > 0 {
+            client.phase = if client.stream.owed() > 0 {
                 Phase::Finishing
             } else {
                 Phase::Lingering
             };
-            client.activity.waits = Some(now);
+            client.waits_from(now);
             self.judge(now, token);
         }
         self.advance(now, token);
@@ -189,8 +221,8 @@ impl<D: Driver> Worker<D> {
         let Some((client, _, driver)) = self.connection(token) else {
             return;
         };
-        client.activity.waits = Some(now);
-        client.progress = driver.progress(token);
+        client.waits_from(now);
+        client.progress = driver.progress(token) as u32;
         self.judge(now, token);
     }
 
@@ -224,8 +256,8 @@ impl<D: Driver> Worker<D> {
                 Some(Step::Rest) => driver.submit(Op::Rest { connection: token }),
                 Some(Step::ShutDown) => {
                     driver.submit(Op::ShutDown { connection: token });
-                    client.activity.phase = Phase::Lingering;
-                    client.activity.waits = Some(now);
+                    client.phase = Phase::Lingering;
+                    client.waits_from(now);
                     self.judge(now, token);
                 }
                 Some(Step::Close) => self.close(token, Closing::Now),
@@ -241,13 +273,13 @@ impl<D: Driver> Worker<D> {
         if client.closing {
             return;
         }
-        if client.activity.phase != Phase::Lingering && client.activity.waits.is_some() {
-            let progress = driver.progress(token);
+        if client.phase != Phase::Lingering && client.waits.is_some() {
+            let progress = driver.progress(token) as u32;
             if std::mem::replace(&mut client.progress, progress) != progress {
-                client.activity.waits = Some(now);
+                client.waits_from(now);
             }
         }
-        let judgment = listener.settings.timeouts.judge(now, &client.activity);
+        let judgment = listener.settings.timeouts.judge(now, &client.activity());
         match judgment {
             Judgment::Until(None) => {}
             Judgment::Until(Some(due)) => self.timers.set(token.slot, due),
@@ -276,8 +308,8 @@ impl<D: Driver> Worker<D> {
     fn finish(&mut self, now: Instant, token: Token) {
         if let Some((client, _, _)) = self.connection(token) {
             client.stream.finish();
-            if client.activity.phase == Phase::Open {
-                client.activity.phase = Phase::Finishing;
+            if client.phase == Phase::Open {
+                client.phase = Phase::Finishing;
             }
             self.advance(now, token);
             self.judge(now, token);
@@ -328,8 +360,8 @@ impl<D: Driver> Worker<D> {
             kind: Kind::Stream,
             source: client.peer.map(Source::Inet),
             hit: None,
-            age: now - client.activity.opened,
-            idle: now - client.activity.active,
+            age: now - client.opened,
+            idle: now - client.activity().active,
             bytes_received: client.bytes_received,
             bytes_sent: client.bytes_sent,
             details: self.driver.details(place.token),

@@ -257,6 +257,7 @@ impl Epoll {
                 return true;
             }
         };
+        self.received_bytes += received as usize;
         let given = connection.relay.give(fd.as_fd(), &mut self.pipes);
         done.push(Completion::Relayed {
             connection: token,
