@@ -783,3 +783,5 @@ fn whatever_the_peers_do_nobody_gets_a_byte_of_another_and_nothing_is_left_behin
         talk(seed, Faults::hostile());
     }
 }
+
+mod mixture;

@@ -211,11 +211,7 @@ fn a_mixture_of_everything() {
         if name == "rough" {
             // Nobody knows what was under way.
             assert!(
-                counted.received <= tally.sent,
-                "seed {seed}: {counted:?}, {tally:?}"
-            );
-            assert!(
-                counted.sent >= tally.received,
+                counted.sent <= counted.received && counted.received <= tally.sent,
                 "seed {seed}: {counted:?}, {tally:?}"
             );
         } else {
@@ -244,11 +240,7 @@ fn a_mixture_of_everything() {
             .sum();
         assert_eq!(status[key], sum, "seed {seed}: {key}");
     }
-    assert_eq!(
-        daemon.log(),
-        "",
-        "seed {seed}: nothing is logged at the level of errors"
-    );
+    assert_eq!(daemon.log(), "", "seed {seed}: errors were logged");
 }
 
 fn number(value: &Value) -> u64 {
