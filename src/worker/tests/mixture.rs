@@ -454,3 +454,26 @@ fn whatever_is_mixed_everybody_gets_their_own_and_nothing_is_left_behind() {
     }
     println!("{seeds} mixtures took {:?}", start.elapsed());
 }
+
+#[test]
+fn a_client_on_the_way_in_while_when_full_changes_costs_no_permit_and_brings_none() {
+    for seed in 0..50 {
+        let [before, after] = match seed % 2 {
+            0 => [WhenFull::Wait, WhenFull::Reset],
+            _ => [WhenFull::Reset, WhenFull::Wait],
+        };
+        let with = |when_full| Settings {
+            when_full,
+            ..settings()
+        };
+        let mut rig = Rig::new(seed, Faults::default(), 2, with(before));
+        let from = "198.51.100.1:5000".parse().unwrap();
+        let peer = rig.network.connect(from, server());
+        rig.configure(with(after));
+        rig.run();
+        assert_eq!(rig.exchange(peer, b"x"), b"x");
+        rig.network.half_close(peer);
+        rig.run();
+        rig.assert_nothing_left(2);
+    }
+}
