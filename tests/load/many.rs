@@ -28,7 +28,7 @@ fn killed_clients_leave_nothing_to_those_on_their_slots() {
         let descriptors = daemon.descriptors();
         let service = Service::of(&daemon, kind, Answer::Echo);
         let mut crowd = Crowd::new(seed, &[service], (number as u32) << 20);
-        for round in 0..24 {
+        for round in 0..12 {
             let stalls = round % 4 == 3;
             for _ in 0..200 {
                 let victim = Plan {
