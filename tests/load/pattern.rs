@@ -27,6 +27,8 @@ const INVERSE: u64 = {
     inverse
 };
 
+// Tests are hardly optimized, and gigabytes come from here.
+#[inline(always)]
 fn mix(mut word: u64) -> u64 {
     word = (word ^ (word >> 32)).wrapping_mul(FACTOR);
     word = (word ^ (word >> 32)).wrapping_mul(FACTOR);
@@ -39,8 +41,9 @@ fn unmix(mut word: u64) -> u64 {
     word ^ (word >> 32)
 }
 
+#[inline(always)]
 fn word(stream: u32, index: u64) -> [u8; 8] {
-    mix(index << STREAM_BITS | u64::from(stream)).to_le_bytes()
+    mix((index << STREAM_BITS) | u64::from(stream)).to_le_bytes()
 }
 
 /// Writes the bytes of a stream that begin at this place.
