@@ -55,7 +55,10 @@ fn no_message_allocates_on_epoll() {
 
 #[test]
 fn no_message_allocates_on_io_uring() {
-    no_message_allocates(Uring::new);
+    match Uring::new() {
+        Ok(_) => no_message_allocates(Uring::new),
+        Err(error) => eprintln!("NOT TESTED: this machine allows no io_uring: {error}"),
+    }
 }
 
 fn no_message_allocates<D>(driver: fn() -> io::Result<D>)

@@ -17,7 +17,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use crate::harness::{Daemon, PATIENCE};
 
 /// A listener for each kind of stream.
-const STREAMS: &str = r#"
+pub(crate) const STREAMS: &str = r#"
 [listener.tcp]
 protocol = "tcp"
 address = "127.0.0.1:0"
@@ -28,15 +28,15 @@ address = "{dir}/stream"
 "#;
 
 /// The names of the listeners in [`STREAMS`].
-const KINDS: [&str; 2] = ["tcp", "unix"];
+pub(crate) const KINDS: [&str; 2] = ["tcp", "unix"];
 
 /// The configuration of both kinds of stream with these keys for both.
-fn streams_with(keys: &str) -> String {
+pub(crate) fn streams_with(keys: &str) -> String {
     format!("[defaults]\n{keys}\n{STREAMS}")
 }
 
 /// Where a listener is, in whichever family.
-fn address_of(daemon: &Daemon, listener: &str) -> SockAddr {
+pub(crate) fn address_of(daemon: &Daemon, listener: &str) -> SockAddr {
     let listener = daemon.listener(listener);
     let address = listener["addresses"][0].as_str().expect("an address");
     match address.parse::<std::net::SocketAddr>() {
@@ -46,12 +46,12 @@ fn address_of(daemon: &Daemon, listener: &str) -> SockAddr {
 }
 
 /// A stream to this address with a timeout on everything.
-fn connect(address: &SockAddr) -> Socket {
+pub(crate) fn connect(address: &SockAddr) -> Socket {
     connect_with(address, |_| {})
 }
 
 /// The same, with changes to the socket before it is connected.
-fn connect_with(address: &SockAddr, change: impl FnOnce(&Socket)) -> Socket {
+pub(crate) fn connect_with(address: &SockAddr, change: impl FnOnce(&Socket)) -> Socket {
     let socket = Socket::new(address.domain(), Type::STREAM, None).expect("a socket");
     if address.domain() != Domain::UNIX {
         socket.set_tcp_nodelay(true).expect("an option");
@@ -76,7 +76,7 @@ fn talk(socket: &Socket, message: &[u8]) -> Vec<u8> {
 }
 
 /// Reads until the FIN; anything else at the end is a failure, and so is no end.
-fn read_to_end(socket: &Socket) -> Vec<u8> {
+pub(crate) fn read_to_end(socket: &Socket) -> Vec<u8> {
     const MOST: u64 = 20_000_000;
     let mut answer = Vec::new();
     let len = socket

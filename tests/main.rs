@@ -11,6 +11,7 @@ mod harness;
 mod interop;
 mod life;
 mod limits;
+mod load;
 mod reload;
 mod seeds;
 mod smoke;

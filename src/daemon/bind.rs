@@ -78,7 +78,7 @@ pub(super) fn sockets_per_address(listener: &Listener, workers: usize) -> usize 
 }
 
 /// Takes the socket for this address out of those that the service manager has passed, if there is
-/// one. All workers serve it.
+/// one. All workers serve one of streams.
 pub(super) fn adopt(
     listener: &Listener,
     address: &Address,
@@ -103,7 +103,7 @@ pub(super) fn adopt(
     Ok(Some(Bound {
         address: address.clone(),
         kind,
-        handles: handles(&fd, (0..workers).collect())?,
+        handles: handles(&fd, workers_of_one(listener, kind, workers))?,
         fd,
         file: None,
         passed: true,
@@ -180,10 +180,16 @@ fn bind_inet(
         sockets.push(fd);
     }
     let bound = sockets.into_iter().enumerate().map(|(index, fd)| {
-        // Each worker serves a socket, and each socket is served.
-        let pairs = (0..count.max(site.workers)).filter(|pair| pair % count == index);
-        let mut workers: Vec<usize> = pairs.map(|pair| pair % site.workers).collect();
-        workers.dedup();
+        let workers = match kind {
+            // Each worker serves a socket, and each socket is served.
+            Kind::Stream => {
+                let pairs = (0..count.max(site.workers)).filter(|pair| pair % count == index);
+                let mut workers: Vec<usize> = pairs.map(|pair| pair % site.workers).collect();
+                workers.dedup();
+                workers
+            }
+            Kind::Datagram => vec![(first_worker(listener, site.workers) + index) % site.workers],
+        };
         Ok(Bound {
             address: address.clone(),
             kind,
@@ -246,7 +252,7 @@ fn bind_path(listener: &Listener, path: &Path, site: &Site<'_>) -> io::Result<Bo
     };
     fs::set_permissions(bind_at, fs::Permissions::from_mode(listener.mode))?;
     socket::set_inherited(fd.as_fd(), &inherited(listener))?;
-    let handles = handles(&fd, (0..site.workers).collect())?;
+    let handles = handles(&fd, workers_of_one(listener, kind, site.workers))?;
     Ok(Bound {
         address: Address::Unix(path.into()),
         kind,
@@ -283,6 +289,20 @@ fn kinds(protocol: Protocol) -> (Kind, Type) {
     } else {
         (Kind::Datagram, Type::DGRAM)
     }
+}
+
+/// Who serves the only socket of an address. Clients of a stream go to whoever takes them; of
+/// datagrams, two workers would answer those of one sender in another order than they came.
+fn workers_of_one(listener: &Listener, kind: Kind, workers: usize) -> Vec<usize> {
+    match kind {
+        Kind::Stream => (0..workers).collect(),
+        Kind::Datagram => vec![first_worker(listener, workers)],
+    }
+}
+
+/// Where a listener's datagram sockets begin: not all of them with the same worker.
+fn first_worker(listener: &Listener, workers: usize) -> usize {
+    listener.name.bytes().map(usize::from).sum::<usize>() % workers
 }
 
 fn handles(fd: &OwnedFd, workers: Vec<usize>) -> io::Result<Vec<(usize, OwnedFd)>> {

@@ -42,7 +42,11 @@ macro_rules! promises {
         mod $driver {
             $(#[test]
             fn $promise() {
-                super::$promise::<$harness>();
+                use super::Harness as _;
+                match <$harness>::refusal() {
+                    None => super::$promise::<$harness>(),
+                    Some(error) => eprintln!("NOT TESTED: this machine has no such driver: {error}"),
+                }
             })+
         }
     };

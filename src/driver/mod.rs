@@ -220,6 +220,8 @@ pub enum Completion {
         connection: Token,
         /// Its address; a Unix socket's client has none.
         peer: Option<SocketAddr>,
+        /// A permit was taken for it. The listener's permits may be others by now.
+        has_permit: bool,
     },
     /// The listener accepts no more until the next `Accept`.
     AcceptRested {

@@ -439,6 +439,7 @@ impl Sim {
                 listener,
                 connection,
                 peer,
+                has_permit: permits.is_some(),
             });
         }
         if draining && world.sockets[socket.0].queue.is_empty() {

@@ -9,7 +9,7 @@ use crate::driver::{Buffer, Closing, Driver, Op, Source, Token};
 use crate::echo::stream::Step;
 use crate::echo::{Answer, Stream};
 use crate::policy::Refusal;
-use crate::policy::limits::{Activity, Judgment, Phase, WhenFull};
+use crate::policy::limits::{Activity, Judgment, Phase};
 
 use super::mailbox::{Kind, Peer};
 use super::{ACCEPT_PAUSE_MIN, Listener, Place, Tenant, Worker};
@@ -106,6 +106,7 @@ impl<D: Driver> Worker<D> {
         door: Token,
         connection: Token,
         peer: Option<SocketAddr>,
+        has_permit: bool,
     ) {
         let id = self.ids.take();
         let Some((place, listener, _)) = self.place(door) else {
@@ -121,7 +122,7 @@ impl<D: Driver> Worker<D> {
             door.pause = ACCEPT_PAUSE_MIN;
         }
         let settings = &listener.settings;
-        let has_permit = settings.when_full == WhenFull::Wait || listener.gate.permits.try_take();
+        let has_permit = has_permit || listener.gate.permits.try_take();
         let admitted = admit(listener, peer.map(|peer| peer.ip()), has_permit);
         let client = Connection {
             id,

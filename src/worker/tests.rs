@@ -864,3 +864,4 @@ fn without_busy_poll_a_worker_sleeps_after_each_event() {
     rig.turn();
     assert!(rig.worker.driver.now() > start);
 }
+mod mixture;

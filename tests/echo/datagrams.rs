@@ -410,3 +410,21 @@ fn descriptors_that_come_with_a_datagram_do_not_stay_in_the_daemon() {
     eventually("none of them stays", || daemon.descriptors() <= before);
     assert!(Path::new(&daemon.path("datagram")).exists());
 }
+
+#[test]
+fn one_socket_with_several_workers_answers_one_sender_in_order() {
+    let daemon = Daemon::start(&format!(
+        "[daemon]\nworkers = 4\n[defaults]\nsockets = 1\n{DATAGRAMS}"
+    ));
+    for client in Client::all(&daemon) {
+        let mut next_sent = 0_u32;
+        for next in 0..20_000_u32 {
+            // Some are under way all the time, and no queue on the way is too short for them.
+            while next_sent < next + 8 {
+                client.send(&next_sent.to_le_bytes());
+                next_sent += 1;
+            }
+            assert_eq!(client.receive(), next.to_le_bytes(), "{}", client.name());
+        }
+    }
+}

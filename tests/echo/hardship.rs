@@ -28,6 +28,12 @@ fn memory_allowed_kib(workers: u64, peers: u64) -> u64 {
     workers * 16 * 1024 + peers * 2 * 64 + 4 * 1024
 }
 
+/// How many do not read.
+const PEERS: usize = 300;
+
+/// Descriptors that two workers may keep for later: 64 pipes each, two for each pipe.
+const POOLED_DESCRIPTORS: usize = 2 * 2 * 64;
+
 #[test]
 fn peers_that_do_not_read_are_bounded_hurt_nobody_and_lose_nothing() {
     allow_many_descriptors();
@@ -42,8 +48,16 @@ fn peers_that_do_not_read_are_bounded_hurt_nobody_and_lose_nothing() {
         exchange(&mut witness, b"before");
         let before = daemon.memory_kib();
 
-        let peers: Vec<Socket> = (0..200).map(|_| small(&address)).collect();
-        let mut sent = vec![0; peers.len()];
+        let descriptors = daemon.descriptors();
+        let peers: Vec<Socket> = (0..PEERS).map(|_| small(&address)).collect();
+        // A driver may know them as peers of small messages, or of bulk, when they stop reading.
+        let mut sent = vec![0; PEERS];
+        for (index, (peer, sent)) in peers.iter().zip(&mut sent).enumerate() {
+            *sent = [0, 100, 30_000, 70_000][index % 4];
+            let before = &bytes[..*sent];
+            assert!(exchange(&mut &*peer, before) == before, "{kind}");
+        }
+        let read = sent.clone();
         stuff(&peers, &mut sent, &bytes);
         for round in 0..3 {
             assert_eq!(
@@ -59,18 +73,24 @@ fn peers_that_do_not_read_are_bounded_hurt_nobody_and_lose_nothing() {
             "{kind}: reading never stopped"
         );
         let after = daemon.memory_kib();
-        let allowed = memory_allowed_kib(2, 200);
+        let allowed = memory_allowed_kib(2, PEERS as u64);
         assert!(
             after < before + allowed,
             "{kind}: {before} KiB became {after} KiB, {allowed} more are allowed"
         );
 
+        let allowed = descriptors + PEERS + POOLED_DESCRIPTORS;
+        // The newcomers may be counted still.
+        eventually("descriptors are bounded", || {
+            daemon.descriptors() <= allowed
+        });
+
         // Now they read, and everything is there, each byte in its place.
-        for (peer, sent) in peers.iter().zip(&sent) {
+        for ((peer, sent), from) in peers.iter().zip(&sent).zip(&read) {
             peer.shutdown(Shutdown::Write).expect("half-closed");
             let answer = read_to_end(peer);
-            assert_eq!(answer.len(), *sent, "{kind}");
-            assert!(answer == bytes[..*sent], "{kind}: other bytes");
+            assert_eq!(answer.len(), *sent - *from, "{kind}");
+            assert!(answer == bytes[*from..*sent], "{kind}: other bytes");
         }
         drop(witness);
         eventually("nobody is left", || daemon.connections(kind) == 0);
@@ -253,40 +273,6 @@ fn read_lengths(mut socket: &Socket, bytes: &[u8]) -> usize {
         assert!(head == &bytes[start..start + head.len()], "other bytes");
         assert!(tail == &bytes[..tail.len()], "other bytes");
         place += len;
-    }
-}
-
-#[test]
-fn clients_killed_in_mid_message_leave_nothing_to_those_who_come_after_them() {
-    let daemon = Daemon::start(STREAMS);
-    for kind in KINDS {
-        let address = address_of(&daemon, kind);
-        for round in 0..300_u64 {
-            let killed: Vec<Socket> = (0..4).map(|_| connect(&address)).collect();
-            for (index, socket) in killed.iter().enumerate() {
-                // What is under way when they die differs from round to round.
-                let size = 1 + (round as usize * 7919 + index * 104_729) % 60_000;
-                (&*socket)
-                    .write_all(&noise(size, u64::MAX - round))
-                    .expect("sent");
-                socket.set_linger(Some(Duration::ZERO)).expect("an option");
-            }
-            drop(killed);
-            let heirs: Vec<Socket> = (0..4).map(|_| connect(&address)).collect();
-            for (index, socket) in heirs.iter().enumerate() {
-                (&*socket)
-                    .write_all(&noise(3000, round * 4 + index as u64))
-                    .expect("sent");
-            }
-            for (index, socket) in heirs.iter().enumerate() {
-                socket.shutdown(Shutdown::Write).expect("half-closed");
-                let answer = read_to_end(socket);
-                let own = noise(3000, round * 4 + index as u64);
-                assert!(answer == own, "{kind}: round {round}, client {index}");
-            }
-        }
-        eventually("nobody is left", || daemon.connections(kind) == 0);
-        assert_eq!(daemon.listener(kind)["accepted"], 2400, "{kind}");
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 
 use super::{KINDS, STREAMS, address_of, connect, read_to_end, streams_with, talk};
-use crate::harness::{Daemon, allow_many_descriptors, eventually, exchange, has_ipv6, noise};
+use crate::harness::{Daemon, eventually, has_ipv6, noise};
 
 #[test]
 fn a_message_of_any_size_comes_back_byte_for_byte() {
@@ -78,43 +78,6 @@ fn who_half_closes_gets_all_that_is_owed_and_then_the_end() {
         }
         eventually("nobody is left", || daemon.connections(kind) == 0);
     }
-}
-
-#[test]
-fn two_thousand_connections_are_served_at_once_and_let_go() {
-    // Each has an end here, and one in the daemon, which has as many descriptors as we.
-    let room = allow_many_descriptors().saturating_sub(1000);
-    let count = usize::try_from(room / 2).map_or(2000, |half| half.min(2000));
-    if count < 2000 {
-        eprintln!("with so few descriptors (ulimit -Hn) only {count} connections are tried");
-    }
-    let daemon = Daemon::start(STREAMS);
-    let descriptors = daemon.descriptors();
-    for kind in KINDS {
-        let address = address_of(&daemon, kind);
-        let mut sockets: Vec<_> = (0..count).map(|_| connect(&address)).collect();
-        for (index, socket) in sockets.iter_mut().enumerate() {
-            let message = noise(32, index as u64);
-            assert_eq!(exchange(socket, &message), message, "{kind}: {index}");
-        }
-        assert_eq!(daemon.connections(kind), count as u64);
-        // And all of them together, each with its own bytes under way.
-        for (index, socket) in sockets.iter_mut().enumerate() {
-            socket
-                .write_all(&noise(100, index as u64 + 7))
-                .expect("sent");
-        }
-        for (index, socket) in sockets.iter_mut().enumerate() {
-            let mut answer = [0; 100];
-            socket.read_exact(&mut answer).expect("answered");
-            assert_eq!(answer[..], noise(100, index as u64 + 7), "{kind}: {index}");
-        }
-        drop(sockets);
-        eventually("nobody is left", || daemon.connections(kind) == 0);
-    }
-    eventually("all descriptors are given back", || {
-        daemon.descriptors() <= descriptors
-    });
 }
 
 #[test]

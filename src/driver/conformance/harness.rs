@@ -50,6 +50,10 @@ pub(super) trait Harness: Sized {
     /// How many buffers there are for small messages.
     const BUFFERS: usize;
 
+    /// Why the driver can't be had on this machine, if it can't.
+    fn refusal() -> Option<io::Error> {
+        None
+    }
     fn new() -> (Self, Self::Driver);
     /// A listening socket; none where this machine has no such place.
     fn listen(&mut self, place: Place) -> Option<(SocketOf<Self>, Self::Address)>;
@@ -213,6 +217,13 @@ impl<D: Opens> Harness for Loopback<D> {
 
     const CAN_TELL_STALLS: bool = D::CAN_TELL_STALLS;
     const BUFFERS: usize = D::BUFFERS;
+
+    fn refusal() -> Option<io::Error> {
+        // A kernel without it, or a sandbox around us.
+        D::open()
+            .err()
+            .filter(|error| matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)))
+    }
 
     fn new() -> (Self, D) {
         // Crowds need more descriptors than a shell's default, in all tests at once.

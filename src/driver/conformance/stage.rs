@@ -109,6 +109,7 @@ impl<H: Harness> Stage<H> {
                 listener,
                 connection,
                 peer,
+                ..
             } => Event::Accepted(listener, connection, peer),
             Completion::AcceptRested { listener, error } => Event::AcceptRested(
                 listener,

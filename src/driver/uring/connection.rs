@@ -42,6 +42,7 @@ pub(super) struct Connection {
     /// How many pieces wait behind it.
     queued: u16,
     /// Those of them that were moved out of the buffers when they were scarce.
+    #[expect(clippy::box_collection, reason = "hardly anybody has any")]
     spilled: Option<Box<VecDeque<Spilled>>>,
     /// And then these.
     unsent: Queue,
@@ -68,7 +69,6 @@ enum Piece {
 }
 
 /// Boxed twice: hardly anybody has one, and everybody has room for it.
-#[expect(clippy::box_collection, reason = "room for a thin pointer")]
 type Spilled = Box<Vec<u8>>;
 
 impl Piece {
