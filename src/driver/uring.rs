@@ -73,13 +73,22 @@ struct Endpoint {
     fd: OwnedFd,
     // Accept, receive or receive from.
     takes: bool,
-    draining: bool,
-    // Of a listener or datagram socket: the kernel has a request to say when there is something, or
-    // room to send, and it is to be closed when these have ended.
+    // The rest is of listeners and datagram sockets. The kernel has a request to say when there is
+    // something, or room to send.
     polled: bool,
     polled_output: bool,
-    closing: bool,
+    leaving: Leaving,
     kind: Kind,
+}
+
+/// Whether a listener or datagram socket is to be closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaving {
+    No,
+    /// When nobody is queued any more.
+    WhenDrained,
+    /// When the kernel has no request of it.
+    Now,
 }
 
 #[derive(Debug)]
@@ -125,10 +134,9 @@ impl Uring {
         self.endpoints.insert(Endpoint {
             fd,
             takes: false,
-            draining: false,
             polled: false,
             polled_output: false,
-            closing: false,
+            leaving: Leaving::No,
             kind,
         })
     }
@@ -140,7 +148,7 @@ impl Uring {
         endpoint.takes = takes;
         if matches!(endpoint.kind, Kind::Connection(_)) {
             self.attend(token);
-        } else if endpoint.draining {
+        } else if endpoint.leaving == Leaving::WhenDrained {
             if !self.draining.contains(&token) {
                 self.draining.push(token);
             }
@@ -156,10 +164,10 @@ impl Uring {
         if matches!(endpoint.kind, Kind::Connection(_)) {
             self.close_connection(token, how);
         } else if how == Closing::WhenDrained {
-            endpoint.draining = true;
+            endpoint.leaving = Leaving::WhenDrained;
             self.take_from(token, true);
         } else {
-            endpoint.closing = true;
+            endpoint.leaving = Leaving::Now;
             endpoint.takes = false;
             self.chores.push(token);
         }
@@ -170,7 +178,7 @@ impl Uring {
         let Some(endpoint) = self.endpoints.get_mut(token) else {
             return;
         };
-        endpoint.closing = true;
+        endpoint.leaving = Leaving::Now;
         endpoint.takes = false;
         if endpoint.polled {
             self.ring.cancel(Request::Readable, token);
@@ -196,7 +204,9 @@ impl Uring {
                 Some(endpoint) if matches!(endpoint.kind, Kind::Connection(_)) => {
                     self.settle(token, done);
                 }
-                Some(endpoint) if endpoint.closing => self.close_socket(token, done),
+                Some(endpoint) if endpoint.leaving == Leaving::Now => {
+                    self.close_socket(token, done)
+                }
                 Some(_) => self.flush_datagrams(token, done),
                 None => {}
             }
@@ -271,10 +281,10 @@ impl Uring {
             return self.readable(token, done);
         }
         endpoint.polled = false;
-        if endpoint.closing {
+        if endpoint.leaving == Leaving::Now {
             return self.close_socket(token, done);
         }
-        if endpoint.draining || !endpoint.takes {
+        if endpoint.leaving == Leaving::WhenDrained || !endpoint.takes {
             return;
         }
         match &endpoint.kind {
@@ -297,7 +307,7 @@ impl Uring {
             return self.has_room(token, done);
         }
         endpoint.polled_output = false;
-        if endpoint.closing {
+        if endpoint.leaving == Leaving::Now {
             self.close_socket(token, done);
         } else {
             self.flush_datagrams(token, done);
@@ -413,7 +423,7 @@ impl Endpoint {
     fn is_closing(&self) -> bool {
         match &self.kind {
             Kind::Connection(connection) => connection.is_closing(),
-            _ => self.closing,
+            _ => self.leaving == Leaving::Now,
         }
     }
 }
@@ -426,5 +436,16 @@ impl Drop for Uring {
             log::error!("io_uring: requests could not be cancelled");
             std::process::abort();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        let size = size_of::<Endpoint>();
+        assert!(size <= 72, "{size} bytes");
     }
 }

@@ -4,7 +4,7 @@
 use std::os::fd::AsFd;
 
 use super::ring::Kind as Request;
-use super::{Endpoint, Kind, Uring};
+use super::{Endpoint, Kind, Leaving, Uring};
 use crate::driver::datagrams::{Flushed, Received, Rest};
 use crate::driver::{Buffer, Completion, Token};
 
@@ -13,7 +13,7 @@ impl Uring {
     pub(super) fn send_to(&mut self, token: Token, buffer: Buffer) {
         let Some(Endpoint {
             kind: Kind::Datagrams(datagrams),
-            closing: false,
+            leaving: Leaving::No | Leaving::WhenDrained,
             ..
         }) = self.endpoints.get_mut(token)
         else {

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use super::connection::Connection;
 use super::ring::Kind as Request;
-use super::{BURST_MAX, Endpoint, Kind, Uring};
+use super::{BURST_MAX, Endpoint, Kind, Leaving, Uring};
 use crate::driver::accept::{self, Next};
 use crate::driver::{Completion, Token};
 
@@ -28,14 +28,15 @@ impl Uring {
             let Some(Endpoint {
                 fd,
                 takes,
-                draining,
+                leaving,
                 kind: Kind::Listener(permits),
                 ..
             }) = self.endpoints.get_mut(token)
             else {
                 return false;
             };
-            let error = match accept::next(fd.as_fd(), permits.as_deref(), *draining) {
+            let draining = *leaving == Leaving::WhenDrained;
+            let error = match accept::next(fd.as_fd(), permits.as_deref(), draining) {
                 Next::Client(fd, peer) => {
                     let has_permit = permits.is_some();
                     let connection = self.insert(fd, Kind::Connection(Connection::new()));
@@ -49,7 +50,7 @@ impl Uring {
                 }
                 Next::Quitter => continue,
                 Next::Nobody => {
-                    if *draining {
+                    if draining {
                         self.close_socket(token, done);
                     }
                     return false;
