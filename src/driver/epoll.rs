@@ -1,6 +1,6 @@
 //! The driver over `epoll(7)`: readiness, dressed as completion.
 //!
-//! Level-triggered, one read and one send per event, bulk by splice. Operations are carried out at
+//! One read and one send per event, bulk by splice. Operations are carried out at
 //! the start of the next `wait`, in order, and then the answers on datagram sockets, all of one
 //! socket together; a send that the kernel takes at once costs one system call and nothing more.
 //! What a socket waits for is told to the kernel lazily, once a turn, so that a
@@ -45,6 +45,9 @@ const RECEIVED_BYTES_MAX: usize = 256 * 1024;
 
 /// So many connections are taken from one listener before others have their turn.
 const BURST_MAX: usize = 32;
+
+/// After a read there may be more, however short it was: an end, an error, urgent data (tcp(7)).
+const WARNINGS: EpollFlags = EpollFlags::EPOLLRDHUP.union(EpollFlags::EPOLLPRI);
 
 /// Marks the waker's event; no token looks like it, for generations have 24 bits.
 const WAKER: u64 = u64::MAX;
@@ -105,6 +108,7 @@ impl Endpoint {
             Kind::Connection(connection) if connection.silent => Wish::Nothing,
             Kind::Connection(connection) if connection.stalled() => Wish::Output,
             Kind::Connection(connection) if connection.ended => Wish::Nothing,
+            Kind::Connection(connection) if takes && connection.once => Wish::InputOnce,
             Kind::Connection(_) if takes => Wish::Input,
             Kind::Connection(_) => Wish::Errors,
         }
@@ -118,8 +122,11 @@ enum Wish {
     Nothing,
     /// What it always reports: errors and hang-ups.
     Errors,
-    /// Bytes or datagrams.
+    /// Bytes or datagrams, as long as there are any.
     Input,
+    /// Bytes when they come, and no second time (`EPOLLET`): the kernel need not look again whether
+    /// there are more. With what a read might stop before, so that its reader is warned.
+    InputOnce,
     /// Clients; where several workers wait on one socket, one of them is enough.
     Clients,
     /// Room to send.
@@ -131,6 +138,7 @@ impl Wish {
         match self {
             Self::Nothing | Self::Errors => EpollFlags::empty(),
             Self::Input => EpollFlags::EPOLLIN,
+            Self::InputOnce => EpollFlags::EPOLLIN | EpollFlags::EPOLLET | WARNINGS,
             Self::Clients => EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE,
             Self::Output => EpollFlags::EPOLLOUT,
         }
@@ -370,7 +378,10 @@ impl Epoll {
             }
             Kind::Connection(connection) if connection.silent => {}
             Kind::Connection(connection) if connection.stalled() => self.flush(token, done),
-            Kind::Connection(_) if endpoint.takes => self.receive(token, done),
+            Kind::Connection(_) if endpoint.takes => {
+                let warned = event.events().intersects(WARNINGS);
+                self.receive(token, warned, done);
+            }
             Kind::Connection(_)
                 if event
                     .events()

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use socket2::Socket;
 
@@ -298,4 +299,37 @@ fn descriptors_that_a_client_passes_do_not_stay_in_the_daemon() {
         assert_eq!(answer, [round]);
     }
     eventually("none of them stays", || daemon.descriptors() <= before);
+}
+
+#[test]
+fn what_comes_behind_urgent_data_and_passed_descriptors_comes_back() {
+    // A read stops before either, so that its being short does not mean that it took all.
+    let daemon = Daemon::start(STREAMS);
+    let gift = std::fs::File::open("/dev/null").expect("a file");
+    for kind in KINDS {
+        let socket = connect(&address_of(&daemon, kind));
+        exchange(&mut &socket, b"before");
+        daemon.signal(Signal::SIGSTOP);
+        (&socket).write_all(b"one").expect("sent");
+        if kind == "tcp" {
+            socket.send_out_of_band(b"!").expect("sent");
+        } else {
+            let gifts = [gift.as_raw_fd()];
+            sendmsg::<()>(
+                socket.as_raw_fd(),
+                &[IoSlice::new(b"-")],
+                &[ControlMessage::ScmRights(&gifts)],
+                MsgFlags::empty(),
+                None,
+            )
+            .expect("sent");
+        }
+        (&socket).write_all(b"two").expect("sent");
+        daemon.signal(Signal::SIGCONT);
+        // The urgent byte is not part of the stream.
+        let expected: &[u8] = if kind == "tcp" { b"onetwo" } else { b"one-two" };
+        let mut answer = vec![0; expected.len()];
+        (&socket).read_exact(&mut answer).expect("answered");
+        assert_eq!(answer, expected, "{kind}");
+    }
 }

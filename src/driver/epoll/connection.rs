@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 
 use super::{Endpoint, Epoll, Kind};
-use crate::driver::buffers::{Buffers, Queue};
+use crate::driver::buffers::{BUFFER_BYTES, Buffers, Queue};
 use crate::driver::pipes::Pipes;
 use crate::driver::relay::{Relay, Taken};
 use crate::driver::{Buffer, Completion, Token};
@@ -23,19 +23,24 @@ pub(super) struct Connection {
     // Boxed twice: hardly anybody has it, and everybody has room for it.
     spilled: Option<Box<Box<[u8]>>>,
     shut_down: bool,
+    // The kernel says once when bytes come, and one read takes them all: so it is over TCP, until a
+    // read may have left some.
+    pub(super) once: bool,
     pub(super) ended: bool,
     // Broken, or hung up while nothing was asked of it: the kernel need not say so again.
     pub(super) silent: bool,
 }
 
 impl Connection {
-    pub(super) fn new() -> Self {
+    /// Over TCP, or a Unix socket, where a read ends where a peer has passed descriptors.
+    pub(super) fn new(tcp: bool) -> Self {
         Self {
             relay: Relay::new(),
             unsent: Queue::new(),
             sent: 0,
             spilled: None,
             shut_down: false,
+            once: tcp,
             ended: false,
             silent: false,
         }
@@ -287,7 +292,8 @@ impl Epoll {
         }
     }
 
-    pub(super) fn receive(&mut self, token: Token, done: &mut Vec<Completion>) {
+    /// Receives what is there, as far as it fits; with a warning there may be more in any case.
+    pub(super) fn receive(&mut self, token: Token, warned: bool, done: &mut Vec<Completion>) {
         if self.relay(token, done) {
             return;
         }
@@ -310,6 +316,11 @@ impl Epoll {
             Ok(0) => self.end(token, done),
             Ok(len) => {
                 connection.relay.handle_received(len);
+                let may_have_more = warned || len == BUFFER_BYTES || connection.relay.is_due();
+                if connection.once && may_have_more {
+                    connection.once = false;
+                    self.changed.push(token);
+                }
                 self.received_bytes += len;
                 let buffer = self.buffers.lease(len);
                 done.push(Completion::Received {

@@ -24,7 +24,8 @@ impl Epoll {
             let error = match accept::next(fd.as_fd(), permits.as_deref(), *draining) {
                 Next::Client(fd, peer) => {
                     let has_permit = permits.is_some();
-                    let connection = self.insert(fd, Kind::Connection(Connection::new()));
+                    let connection =
+                        self.insert(fd, Kind::Connection(Connection::new(peer.is_some())));
                     done.push(Completion::Accepted {
                         listener: token,
                         connection,
