@@ -386,10 +386,14 @@ impl<D: Driver> Worker<D> {
                     _ => false,
                 });
                 match socket {
-                    Some(place) => self.driver.submit(Op::Close {
-                        token: place.token,
-                        how: Closing::WhenDrained,
-                    }),
+                    Some(place) => {
+                        // Draining goes on by itself, also where an accept was to be tried again.
+                        self.timers.clear(place.token.slot);
+                        self.driver.submit(Op::Close {
+                            token: place.token,
+                            how: Closing::WhenDrained,
+                        });
+                    }
                     None => self.mailbox.report(Report::Retired {
                         worker: self.index,
                         id,

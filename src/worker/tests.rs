@@ -515,6 +515,26 @@ fn a_retired_socket_serves_its_queue_although_it_is_full() {
 }
 
 #[test]
+fn a_socket_that_is_retired_while_its_accept_waits_to_be_tried_again_is_not_asked_twice() {
+    let faults = Faults {
+        accept_error: 1.0,
+        ..Faults::default()
+    };
+    let mut rig = Rig::new(1, faults, 100, settings());
+    let peers: Vec<_> = (0..40).map(|_| rig.connect()).collect();
+    rig.run();
+    rig.network.set_faults(Faults::default());
+    rig.command(Command::RetireSocket { id: STREAM });
+    // It has begun to drain, and is not done, when the time has come.
+    (0..2).for_each(|_| rig.turn());
+    rig.network.advance(super::ACCEPT_PAUSE_MAX + TICK);
+    rig.run();
+    for peer in peers {
+        assert_eq!(rig.exchange(peer, b"x"), b"x");
+    }
+}
+
+#[test]
 fn a_retired_datagram_socket_answers_what_it_had() {
     let mut rig = Rig::new(1, Faults::default(), 1, settings());
     let client = rig.network.client("198.51.100.1:5000".parse().unwrap());
