@@ -181,7 +181,15 @@ impl Listeners {
                 .filter(|socket| !socket.passed)
                 .find_map(|socket| capped(&socket.fd, listener.backlog));
             let short = short_receive_buffer(&bind::inherited(listener), sockets.iter());
-            let warnings = capped.into_iter().chain(short);
+            // Who asked for a size is warned; who left it to us may want to know.
+            let (warning, note) = match listener.receive_buffer {
+                Some(_) => (short, None),
+                None => (None, short),
+            };
+            if let Some(note) = note {
+                log::info!("listener \"{name}\": {note}");
+            }
+            let warnings = capped.into_iter().chain(warning);
             prepared
                 .warnings
                 .extend(warnings.map(|warning| format!("listener \"{name}\": {warning}")));
@@ -374,7 +382,10 @@ impl Listeners {
             }
         }
         let bound = listener.sockets.iter().map(|socket| &socket.bound);
-        if has_other_options && let Some(warning) = short_receive_buffer(&options, bound) {
+        if has_other_options
+            && new.receive_buffer.is_some()
+            && let Some(warning) = short_receive_buffer(&options, bound)
+        {
             log::warn!("listener \"{}\": {warning}", new.name);
         }
         listener.config = new.clone();
