@@ -328,6 +328,48 @@ fn every_program_has_a_manual_page() {
     }
 }
 
+/// The rows of the first table under a heading: cells without their code marks.
+fn table_under(heading: &str, text: &str) -> Vec<Vec<String>> {
+    let section = text.split("\n## ").find(|part| part.starts_with(heading));
+    let lines = section.expect("the section is there").lines();
+    let rows = lines
+        .skip_while(|line| !line.starts_with('|'))
+        .take_while(|line| line.starts_with('|'))
+        .filter(|line| !line.starts_with("| --"));
+    let cells = |line: &str| {
+        let cells = line.trim_matches('|').split('|');
+        cells
+            .map(|cell| cell.trim().trim_matches('`').to_string())
+            .collect()
+    };
+    rows.map(cells).collect()
+}
+
+#[test]
+fn what_the_readme_claims_of_speed_was_measured() {
+    let read = |name| fs::read_to_string(repository(name)).expect("it is there");
+    let (readme, page) = (read("README.md"), read("docs/performance.md"));
+    let claims = table_under("How fast", &readme);
+    let measured = [
+        table_under("Messages per CPU second", &page),
+        table_under("Memory", &page),
+    ];
+    let lookup = |scenario: &str, server: &str| {
+        measured.iter().find_map(|table| {
+            let column = table[0].iter().position(|head| head == server)?;
+            let row = table.iter().find(|row| row[0] == scenario)?;
+            Some(row[column].clone())
+        })
+    };
+    assert!(claims.len() > 3, "a few lines of the table");
+    for row in &claims[1..] {
+        for (server, claim) in claims[0].iter().zip(row).skip(1) {
+            let figure = lookup(&row[0], server);
+            assert_eq!(figure.as_ref(), Some(claim), "{} of {server}", row[0]);
+        }
+    }
+}
+
 #[test]
 fn no_file_names_a_path_of_somebodys_own_machine() {
     // In two halves, or this file would be the first to be found.

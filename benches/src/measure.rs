@@ -109,8 +109,12 @@ pub(crate) fn run(plan: &Plan, site: &Site) -> Result<Vec<Outcome>> {
     let bar = ProgressBar::new(plan.samples() as u64)
         .with_style(ProgressStyle::with_template(style)?.progress_chars("=> "));
     let mut outcomes = Vec::new();
-    for scenario in &plan.scenarios {
+    for (number, scenario) in plan.scenarios.iter().enumerate() {
         bar.set_prefix(scenario.name);
+        if bar.is_hidden() {
+            let of = plan.scenarios.len();
+            eprintln!("echod-bench: {} ({} of {of})", scenario.name, number + 1);
+        }
         outcomes.push(run_scenario(plan, scenario, site, &bar)?);
     }
     bar.finish_and_clear();

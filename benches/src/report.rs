@@ -204,6 +204,7 @@ fn opening(plan: &Plan, facts: &[(String, String)]) -> String {
         All servers run on this one machine, over loopback, each pinned to one CPU, the client to another.\n\
         The client is a closed loop: it sends a message when an echo has come, and compares every byte; \
         one wrong byte would have ended the run.\n\
+        Small messages over TCP it receives and sends through io_uring, so that it keeps ahead of the servers.\n\
         In each of {} rounds every server was loaded for {} ms, in an order that rotates; \
         a ratio is taken within a round, and the median of the rounds is given.\n\
         CPU time is what the scheduler counted for the server's process and its children.\n\

@@ -125,6 +125,11 @@ impl Uring {
         Ok(driver)
     }
 
+    /// Takes a connected stream socket, nonblocking: for who connects instead of accepting.
+    pub fn add_connection(&mut self, socket: OwnedFd) -> Token {
+        self.insert(socket, Kind::Connection(Connection::new()))
+    }
+
     fn listen_to_waker(&mut self) {
         let fd = self.waker.as_fd();
         self.ring.poll_input(fd, Request::Woken, NOBODY);

@@ -1,12 +1,13 @@
 //! The load generator: a process that gives one server one kind of work and checks every byte.
 //!
 //! Closed loop: a message is sent when an echo has come. It is started for each sample, takes its
-//! [`Request`] as JSON, and prints its [`Sample`] as JSON. The engines are in `tcp`, `churn`,
-//! `udp` and `idle`; here is what they share: when to measure, and what to count.
+//! [`Request`] as JSON, and prints its [`Sample`] as JSON. The engines are in `ring`, `tcp`,
+//! `churn`, `udp` and `idle`; here is what they share: when to measure, and what to count.
 
 mod churn;
 mod idle;
 mod pattern;
+mod ring;
 mod tcp;
 mod udp;
 
@@ -14,6 +15,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use echod::driver::uring::Uring;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
@@ -113,7 +115,11 @@ impl Sample {
 pub(crate) fn main(request: &str) -> Result<()> {
     let request: Request = serde_json::from_str(request).context("the request")?;
     let sample = match request.load {
-        Load::Tcp { .. } => tcp::run(&request)?,
+        Load::Tcp { bytes, depth, .. } => match Uring::new() {
+            Ok(driver) if bytes * depth <= ring::BYTES_MAX => ring::run(&request, driver)?,
+            // So much is under way that the client has time, or this machine has no io_uring.
+            _ => tcp::run(&request)?,
+        },
         Load::Churn { clients, bytes } => churn::run(&request, clients, bytes)?,
         Load::Udp { .. } => udp::run(&request)?,
         Load::Idle { connections } => idle::run(&request, connections)?,

@@ -78,14 +78,18 @@ pub(super) fn run(request: &Request) -> Result<Sample> {
     }
 }
 
+pub(super) fn connect(address: SocketAddr, index: usize) -> Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)
+        .with_context(|| format!("connection {index} to {address}"))?;
+    stream.set_nodelay(true)?;
+    stream.set_nonblocking(true)?;
+    Ok(stream)
+}
+
 impl Connection {
     fn open(address: SocketAddr, index: usize, bytes: usize, depth: usize) -> Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)
-            .with_context(|| format!("connection {index} to {address}"))?;
-        stream.set_nodelay(true)?;
-        stream.set_nonblocking(true)?;
         Ok(Self {
-            stream,
+            stream: connect(address, index)?,
             start: pattern::start_of(index),
             message_bytes: bytes as u64,
             sent: 0,

@@ -263,6 +263,14 @@ pub(super) fn a_close_discards_what_the_pipe_holds<H: Harness>() {
     for how in [Closing::Now, Closing::Reset] {
         let mut stage = Stage::<H>::new(Answer::Relay);
         let (_peer, connection, _) = full(&mut stage, Place::Wide);
+        // And what was to be sent behind it.
+        stage.answer = Answer::Keep;
+        let (_, other) = stage.listener(None);
+        let (mut other, _) = stage.connection(&other);
+        let buffer = stage.buffer(&mut other, b"never sent");
+        stage.answer = Answer::Relay;
+        stage.send(connection, buffer);
+        stage.until_quiet();
         stage.close(connection, how);
         stage.until_quiet();
         assert_eq!(stage.events.last(), Some(&Event::Closed(connection)));

@@ -670,7 +670,14 @@ impl Uring {
     /// Lets go of a connection that is to be closed, once the kernel has no request of it; does what
     /// else could not be done when it was asked for, because it takes a system call.
     pub(super) fn settle(&mut self, token: Token, done: &mut Vec<Completion>) {
-        let Some(Parts { fd, connection, .. }) = self.connection(token) else {
+        let Some(Parts {
+            fd,
+            connection,
+            memory,
+            pipes,
+            ..
+        }) = self.connection(token)
+        else {
             return;
         };
         if connection.wants_shut_down() {
@@ -683,6 +690,7 @@ impl Uring {
             if how == Closing::Reset {
                 socket::reset_on_close(fd.as_fd());
             }
+            connection.drop_unsent(memory, pipes);
             self.endpoints.remove(token);
             done.push(Completion::Closed { token });
         }
