@@ -1,10 +1,10 @@
 //! The driver over `epoll(7)`: readiness, dressed as completion.
 //!
-//! One read and one send per event, bulk by splice. Operations are carried out at
-//! the start of the next `wait`, in order, and then the answers on datagram sockets, all of one
-//! socket together; a send that the kernel takes at once costs one system call and nothing more.
-//! What a socket waits for is told to the kernel lazily, once a turn, so that a
-//! connection which comes and goes costs one `epoll_ctl(2)`.
+//! One read and one send per event, bulk by splice. Operations are carried out at the start of the
+//! next `wait`, in order, and then the answers on datagram sockets, all of one socket together; a
+//! send that the kernel takes at once costs one system call and nothing more. What a socket waits
+//! for is told to the kernel lazily, once a turn, so that a connection which comes and goes costs
+//! one `epoll_ctl(2)`.
 //!
 //! Never decides anything about an echo; never blocks but in [`Driver::wait`]. Read on in
 //! `connection`, `listener` and `datagrams` for what is done with each kind of descriptor.

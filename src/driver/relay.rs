@@ -23,8 +23,8 @@ const BULK_BYTES: usize = 32 * 1024;
 /// A splice of less is small: copying it costs no more.
 const SMALL_BYTES: usize = 16 * 1024;
 
-/// So many small ones in a row, and the connection is no longer in bulk. A full receive is all it
-/// takes to come back, so that a mixed peer loses nothing by it.
+/// So many small ones in a row, and the connection is no longer in bulk. One large receive is all it
+/// takes to come back, so that a mixed peer loses little by it.
 const SMALL_MAX: u8 = 4;
 
 /// The state of one connection's relaying. Small: an idle connection has one, too.

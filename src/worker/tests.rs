@@ -2,6 +2,7 @@
 //!
 //! A failure names its seed, and one seed is one history.
 
+mod mixture;
 mod relaying;
 
 use std::net::SocketAddr;
@@ -884,4 +885,3 @@ fn without_busy_poll_a_worker_sleeps_after_each_event() {
     rig.turn();
     assert!(rig.worker.driver.now() > start);
 }
-mod mixture;

@@ -2,12 +2,14 @@
 //!
 //! Closed loop: a message is sent when an echo has come. It is started for each sample, takes its
 //! [`Request`] as JSON, and prints its [`Sample`] as JSON. The engines are in `ring`, `tcp`,
-//! `churn`, `udp` and `idle`; here is what they share: when to measure, and what to count.
+//! `churn`, `udp` and `idle`; `stream` checks what comes on a connection. Here is what all share:
+//! when to measure, and what to count.
 
 mod churn;
 mod idle;
 mod pattern;
 mod ring;
+mod stream;
 mod tcp;
 mod udp;
 

@@ -1,6 +1,5 @@
 //! Connections that stay: so many messages under way on each.
 
-use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -8,7 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use super::pattern::{self, Pattern};
+use super::pattern::Pattern;
+use super::stream::Stream;
 use super::{Load, Request, Run, Sample, TICK};
 
 /// The most that is read at once.
@@ -18,16 +18,11 @@ const READ_BYTES: usize = 256 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 struct Connection {
-    stream: TcpStream,
-    // Where in the pattern it starts.
-    start: u64,
+    socket: TcpStream,
+    stream: Stream,
     message_bytes: u64,
-    // All counted from the start of the stream.
-    sent: u64,
+    // Counted from the start of the stream.
     may_send: u64,
-    received: u64,
-    // When each message under way was sent, the oldest first.
-    times: VecDeque<Instant>,
 }
 
 pub(super) fn run(request: &Request) -> Result<Sample> {
@@ -50,8 +45,8 @@ pub(super) fn run(request: &Request) -> Result<Sample> {
     for (index, connection) in all.iter_mut().enumerate() {
         // Edges: the client makes no more system calls than it must, for it has to keep ahead.
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
-        epoll.add(&connection.stream, EpollEvent::new(flags, index as u64))?;
-        connection.times.resize(depth, Instant::now());
+        connection.stream = Stream::new(index, bytes, depth);
+        epoll.add(&connection.socket, EpollEvent::new(flags, index as u64))?;
     }
     let timeout = if spins {
         EpollTimeout::ZERO
@@ -69,7 +64,7 @@ pub(super) fn run(request: &Request) -> Result<Sample> {
                 .and_then(|()| connection.send(&pattern));
             if served.is_err() {
                 run.sample.errors += 1;
-                epoll.delete(&connection.stream)?;
+                epoll.delete(&connection.socket)?;
             }
         }
         if run.is_over(Instant::now()) {
@@ -89,13 +84,10 @@ pub(super) fn connect(address: SocketAddr, index: usize) -> Result<TcpStream> {
 impl Connection {
     fn open(address: SocketAddr, index: usize, bytes: usize, depth: usize) -> Result<Self> {
         Ok(Self {
-            stream: connect(address, index)?,
-            start: pattern::start_of(index),
+            socket: connect(address, index)?,
+            stream: Stream::new(index, bytes, depth),
             message_bytes: bytes as u64,
-            sent: 0,
             may_send: (bytes * depth) as u64,
-            received: 0,
-            times: VecDeque::with_capacity(depth),
         })
     }
 
@@ -107,30 +99,14 @@ impl Connection {
         run: &mut Run<'_>,
     ) -> std::io::Result<()> {
         loop {
-            let len = match self.stream.read(buffer) {
+            let len = match self.socket.read(buffer) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(len) => len,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
             };
-            if !pattern.matches(self.start + self.received, &buffer[..len]) {
-                run.sample.wrong += 1;
-            }
-            let whole = self.received / self.message_bytes;
-            self.received += len as u64;
-            if self.received > self.sent {
-                run.sample.wrong += 1;
-            }
-            let now = Instant::now();
-            for _ in whole..self.received / self.message_bytes {
-                // Bytes that were never sent are counted as wrong above.
-                let Some(sent) = self.times.pop_front() else {
-                    break;
-                };
-                run.message(self.message_bytes as usize, now - sent);
-                self.times.push_back(now);
-                self.may_send += self.message_bytes;
-            }
+            let completed = self.stream.handle_received(&buffer[..len], pattern, run);
+            self.may_send += completed * self.message_bytes;
             // A short read has emptied the socket.
             if len < buffer.len() {
                 return Ok(());
@@ -140,11 +116,10 @@ impl Connection {
 
     /// Sends as much as may be and can be; the next edge brings us back for the rest.
     fn send(&mut self, pattern: &Pattern) -> std::io::Result<()> {
-        while self.sent < self.may_send {
-            let left = (self.may_send - self.sent) as usize;
-            let bytes = pattern.at(self.start + self.sent, left);
-            match self.stream.write(bytes) {
-                Ok(len) => self.sent += len as u64,
+        while self.stream.sent() < self.may_send {
+            let left = (self.may_send - self.stream.sent()) as usize;
+            match self.socket.write(self.stream.next(pattern, left)) {
+                Ok(len) => self.stream.handle_sent(len),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
             }

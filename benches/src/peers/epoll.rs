@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use anyhow::Result;
+use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::BUFFER_BYTES;
@@ -28,7 +29,11 @@ pub(super) fn serve(address: SocketAddr) -> Result<()> {
     let mut events = vec![EpollEvent::empty(); 1024];
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
-        let count = epoll.wait(&mut events, EpollTimeout::NONE)?;
+        let count = match epoll.wait(&mut events, EpollTimeout::NONE) {
+            // Somebody has begun to trace it.
+            Err(Errno::EINTR) => continue,
+            count => count?,
+        };
         for event in &events[..count] {
             if event.data() == LISTENER {
                 while let Ok((stream, _)) = listener.accept() {

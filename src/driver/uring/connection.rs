@@ -171,11 +171,11 @@ impl Connection {
     }
 
     /// Whether the kernel has no request of it.
-    pub(super) fn at_rest(&self) -> bool {
+    fn at_rest(&self) -> bool {
         self.receiving == Receiving::No && self.sending == Sending::No
     }
 
-    pub(super) fn wants_shut_down(&self) -> bool {
+    fn wants_shut_down(&self) -> bool {
         self.shut_down && !self.has_unsent() && !self.over()
     }
 
