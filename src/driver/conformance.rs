@@ -12,6 +12,7 @@ mod harness;
 mod listeners;
 mod relay;
 mod stage;
+mod urgent;
 
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ use self::harness::{Harness, Place};
 use self::listeners::*;
 use self::relay::*;
 use self::stage::{Answer, DEADLINE, Event, Stage, TURN, pattern};
+use self::urgent::*;
 use super::buffers::{BUFFER_BYTES, BUFFER_COUNT};
 use super::sim::End;
 use super::{Closing, Driver, Op};
@@ -89,6 +91,7 @@ promises! {
         a_flood_on_one_connection_hides_no_other,
         a_crowd_of_clients_hides_no_connection,
         a_flood_of_datagrams_hides_no_connection,
+        what_comes_behind_urgent_data_is_received,
         the_end_comes_once_and_after_all_bytes,
         an_end_while_resting_is_said_when_receiving_goes_on,
         a_reset_is_one_failed_and_no_end,

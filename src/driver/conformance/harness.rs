@@ -66,6 +66,8 @@ pub(super) trait Harness: Sized {
     fn address(&mut self, peer: &Self::Peer) -> Option<SocketAddr>;
     /// Writes what the connection takes now.
     fn write(&mut self, peer: &mut Self::Peer, bytes: &[u8]) -> usize;
+    /// Writes a byte that is urgent, where there is such a thing (tcp(7)).
+    fn write_urgent(&mut self, _peer: &mut Self::Peer) {}
     /// Reads what is there now; says when the end has been seen.
     fn read(&mut self, peer: &mut Self::Peer, max: usize, bytes: &mut Vec<u8>) -> Option<End>;
     fn half_close(&mut self, peer: &mut Self::Peer);
@@ -344,6 +346,15 @@ impl<D: Opens> Harness for Loopback<D> {
         };
         // A peer that was reset will read that.
         written.unwrap_or(0)
+    }
+
+    fn write_urgent(&mut self, peer: &mut RealPeer) {
+        let RealPeer::Tcp(stream) = peer else {
+            return;
+        };
+        SockRef::from(&*stream)
+            .send_out_of_band(b"!")
+            .expect("it is connected");
     }
 
     fn read(&mut self, peer: &mut RealPeer, max: usize, bytes: &mut Vec<u8>) -> Option<End> {
