@@ -2,10 +2,12 @@
 //!
 //! Knows the kernel's interfaces and nothing of ours. With `driver`, the only place with `unsafe`:
 //! one system call or one invariant to a block, each with the reason it is sound.
-//! [`socket`] makes and asks sockets, [`message`] moves datagrams, [`process`] is about ourselves.
+//! [`socket`] makes and asks sockets, [`message`] moves datagrams, [`process`] is about ourselves,
+//! [`handover`] is for what comes after us.
 
 #![allow(unsafe_code)]
 
+pub mod handover;
 pub mod message;
 pub mod process;
 pub mod socket;
