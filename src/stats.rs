@@ -7,6 +7,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 /// How many reasons of refusal a set has room for; the meaning of each is the writer's.
 pub const REASONS_MAX: usize = 8;
 
@@ -52,8 +54,28 @@ pub struct Counters {
     pub refused: [Counter; REASONS_MAX],
 }
 
+impl Counters {
+    /// A set that goes on from these.
+    #[must_use]
+    pub fn from_totals(totals: &Totals) -> Self {
+        let counters = Self::default();
+        counters.accepted.add(totals.accepted);
+        counters.closed.add(totals.closed);
+        counters.bytes_received.add(totals.bytes_received);
+        counters.bytes_sent.add(totals.bytes_sent);
+        counters.datagrams_received.add(totals.datagrams_received);
+        counters.datagrams_sent.add(totals.datagrams_sent);
+        counters.unsent.add(totals.unsent);
+        counters.faults.add(totals.faults);
+        for (counter, count) in counters.refused.iter().zip(totals.refused) {
+            counter.add(count);
+        }
+        counters
+    }
+}
+
 /// The sum of some sets at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(
     missing_docs,
     reason = "each field is the sum of the counter of the same name"
@@ -152,6 +174,7 @@ mod tests {
         twice.add(&Totals::of([&ones]));
         assert_eq!(twice, Totals::of([&ones, &ones]));
         assert_eq!((twice.accepted, twice.unsent, twice.refused[7]), (2, 2, 2));
+        assert_eq!(Totals::of([&Counters::from_totals(&twice)]), twice);
     }
 
     #[test]

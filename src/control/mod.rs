@@ -47,6 +47,9 @@ pub const LISTENER_NOT_FOUND: &str = "io.echod.Control.ListenerNotFound";
 /// The error of a number that is no backlog.
 pub const INVALID_BACKLOG: &str = "io.echod.Control.InvalidBacklog";
 
+/// The error of an upgrade that will not be.
+pub const UPGRADE_REFUSED: &str = "io.echod.Control.UpgradeRefused";
+
 /// The error of a parameter that is missing, unknown, or not what it should be.
 pub const INVALID_PARAMETER: &str = "org.varlink.service.InvalidParameter";
 
@@ -88,6 +91,7 @@ pub const METHODS: &[Method] = &[
     method("io.echod.Control.SetBacklog", Role::Operator),
     method("io.echod.Control.ClosePeers", Role::Operator),
     method("io.echod.Control.Reload", Role::Admin),
+    method("io.echod.Control.Upgrade", Role::Admin),
     method("io.echod.Control.GetConfig", Role::Reader),
     method("io.echod.Control.SetLogLevel", Role::Admin),
 ];
@@ -148,6 +152,9 @@ pub enum Effect {
         /// Only plan.
         dry_run: bool,
     },
+    /// Let the program that is now at our place go on; the answer is [`upgraded`] or
+    /// [`upgrade_refused`].
+    Upgrade,
     /// Log this much; the answer is a [`schema::SetLogLevelReply`].
     SetLogLevel {
         /// How much.
@@ -185,6 +192,10 @@ fn answer(request: &Request, snapshot: &Snapshot) -> Result<Outcome, Refusal> {
             let asked: schema::Reload = read(request)?;
             let dry_run = asked.dry_run.unwrap_or(false);
             Ok(Outcome::Effect(Effect::Reload { dry_run }))
+        }
+        "io.echod.Control.Upgrade" => {
+            let schema::Nothing {} = read(request)?;
+            Ok(Outcome::Effect(Effect::Upgrade))
         }
         "io.echod.Control.GetConfig" => {
             let schema::Nothing {} = read(request)?;
@@ -360,6 +371,19 @@ pub fn reloaded(result: ReloadResult) -> Reply {
     } else {
         reply(&values)
     }
+}
+
+/// The answer to an upgrade, of the successor.
+#[must_use]
+pub fn upgraded(result: schema::UpgradeResult) -> Reply {
+    reply(&schema::UpgradeReply { result })
+}
+
+/// The answer to an upgrade that will not be.
+#[must_use]
+pub fn upgrade_refused(reason: String) -> Reply {
+    let values = schema::UpgradeRefused { reason };
+    Reply::error(UPGRADE_REFUSED, schema::parameters(&values))
 }
 
 #[cfg(test)]

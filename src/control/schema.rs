@@ -196,6 +196,18 @@ impl ReloadOutcome {
     }
 }
 
+/// What became of an upgrade.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "each field is explained in the interface text")]
+pub struct UpgradeResult {
+    pub from: String,
+    pub to: String,
+    pub listeners: u64,
+    pub connections: u64,
+    pub lost: u64,
+    pub pause_us: u64,
+}
+
 /// Something to say about the configuration, and where.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "each field says what it is")]
@@ -348,6 +360,14 @@ reply! {
 reply! {
     /// Of `Reload`, and of the error `ConfigRejected`.
     ReloadReply { result: ReloadResult }
+}
+reply! {
+    /// Of `Upgrade`.
+    UpgradeReply { result: UpgradeResult }
+}
+reply! {
+    /// Of the error `UpgradeRefused`.
+    UpgradeRefused { reason: String }
 }
 reply! {
     /// Of `GetConfig`.

@@ -94,6 +94,14 @@ fn samples() -> Vec<(&'static str, Value)> {
         connections: 0,
         text: text(),
     };
+    let upgrade = UpgradeResult {
+        from: text(),
+        to: text(),
+        listeners: 1,
+        connections: 1,
+        lost: 1,
+        pause_us: 1,
+    };
     let result = ReloadResult {
         id: 1,
         generation: 1,
@@ -155,6 +163,7 @@ fn samples() -> Vec<(&'static str, Value)> {
         ("Backlog", value(backlog)),
         ("Peer", value(&peer)),
         ("ReloadResult", value(&result)),
+        ("UpgradeResult", value(&upgrade)),
         ("Diagnostic", value(diagnostic)),
         ("Change", value(change)),
         ("GetStatus", value(Nothing {})),
@@ -197,6 +206,13 @@ fn samples() -> Vec<(&'static str, Value)> {
                 result: result.clone(),
             }),
         ),
+        ("Upgrade", value(Nothing {})),
+        (
+            "UpgradeReply",
+            value(UpgradeReply {
+                result: upgrade.clone(),
+            }),
+        ),
         ("GetConfig", value(Nothing {})),
         ("GetConfigReply", value(GetConfigReply { toml: text() })),
         ("SetLogLevel", every_parameter::<SetLogLevel>()),
@@ -209,6 +225,7 @@ fn samples() -> Vec<(&'static str, Value)> {
         ),
         ("ListenerNotFound", value(ListenerNotFound { name: text() })),
         ("ConfigRejected", value(ReloadReply { result })),
+        ("UpgradeRefused", value(UpgradeRefused { reason: text() })),
         ("InvalidBacklog", value(InvalidBacklog { backlog: 1 })),
     ]
 }

@@ -56,6 +56,12 @@ impl Frames {
         self.len_max + 1 - self.held.len()
     }
 
+    /// What has come and is not taken yet.
+    #[must_use]
+    pub fn held(&self) -> &[u8] {
+        &self.held
+    }
+
     /// Takes as many of these bytes as there is room for, and returns how many that were.
     pub fn push(&mut self, bytes: &[u8]) -> usize {
         let taken = bytes.len().min(self.room());

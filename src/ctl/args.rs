@@ -132,6 +132,14 @@ pub enum Command {
         /// off, error, warn, info, debug or trace
         level: String,
     },
+    /// Let the program that is now installed go on with every listener and connection
+    #[command(after_help = "\
+The new program is first asked whether it can; if not, nothing happens. The process, its
+connections and its counters stay.
+
+Example:
+  echoctl upgrade")]
+    Upgrade,
     /// Call a method of the control protocol
     #[command(after_help = "Examples:
   echoctl call GetStatus

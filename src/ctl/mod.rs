@@ -94,6 +94,10 @@ fn refusal(name: &str, parameters: &Parameters) -> Failure {
             Exit::Failed,
             format!("listener {}: there is none of this name", parameter("name")),
         ),
+        control::UPGRADE_REFUSED => {
+            let reason = parameters.get("reason").and_then(Value::as_str);
+            (Exit::Failed, format!("no upgrade: {}", reason.unwrap_or("?")))
+        }
         control::CONFIG_REJECTED => (Exit::Rejected, "configuration rejected".to_owned()),
         control::INVALID_BACKLOG => (
             Exit::Failed,
@@ -209,6 +213,12 @@ impl Session {
                 let level = Some(level);
                 let reply = self.call("SetLogLevel", &schema::SetLogLevel { level })?;
                 self.answer(reply, |reply| show::log_level(&reply))
+            }
+            Command::Upgrade => {
+                let reply = self.call("Upgrade", &schema::Nothing {})?;
+                self.answer(reply, |reply: schema::UpgradeReply| {
+                    show::upgraded(&reply.result)
+                })
             }
             Command::Call {
                 method,

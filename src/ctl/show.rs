@@ -284,6 +284,28 @@ pub fn log_level(reply: &SetLogLevelReply) -> String {
     format!("{} → {}\n", escape(&reply.before), escape(&reply.after))
 }
 
+/// What came of an upgrade.
+#[must_use]
+pub fn upgraded(result: &UpgradeResult) -> String {
+    let UpgradeResult {
+        listeners,
+        connections,
+        lost,
+        pause_us,
+        ..
+    } = result;
+    let (from, to) = (escape(&result.from), escape(&result.to));
+    let pause = Duration::from_micros(*pause_us);
+    let mut text = format!(
+        "upgraded {from} → {to}: {listeners} listener(s) and {connections} connection(s) kept; \
+         nobody was served for {pause:.1?}\n"
+    );
+    if *lost > 0 {
+        text += &format!("{lost} connection(s) could not be kept: see the log\n");
+    }
+    text
+}
+
 /// What came of a reload: how it ended, warnings, changes.
 #[must_use]
 pub fn reload(result: &ReloadResult, paint: Paint) -> String {

@@ -36,6 +36,11 @@ pub struct Args {
     /// What comes back where no file says: echo, upper or discard
     #[arg(long, value_name = "MODE", conflicts_with = "config")]
     pub reply: Option<String>,
+
+    /// Whether this program can go on where another one stops that writes records of this version:
+    /// 0, or 1; what a running echod asks its successor
+    #[arg(long, value_name = "VERSION", hide = true, exclusive = true)]
+    pub can_take_over: Option<u32>,
 }
 
 const AFTER_HELP: &str = "\
@@ -45,7 +50,7 @@ Examples:
   echod --listen udp://*:7007 --reply upper    answers in capitals
   echod --check --config new.toml              is this file right?
 
-Signals: SIGHUP reloads the configuration; SIGTERM and SIGINT finish the peers there are and end,
-a second one ends at once.
+Signals: SIGHUP reloads the configuration; SIGUSR2 lets the program that is now installed go on
+with everything; SIGTERM and SIGINT finish the peers there are and end, a second one ends at once.
 Exit status: 0 done; 1 failed; 2 usage; 78 the configuration is wrong.
 See also: echod(8), echoctl(1), echod.toml(5)";

@@ -103,7 +103,7 @@ pub(super) fn adopt(
     Ok(Some(Bound {
         address: address.clone(),
         kind,
-        handles: handles(&fd, workers_of_one(listener, kind, workers))?,
+        handles: handles(&fd, servers(listener, 0, 1, workers))?,
         fd,
         file: None,
         passed: true,
@@ -180,26 +180,61 @@ fn bind_inet(
         sockets.push(fd);
     }
     let bound = sockets.into_iter().enumerate().map(|(index, fd)| {
-        let workers = match kind {
-            // Each worker serves a socket, and each socket is served.
-            Kind::Stream => {
-                let pairs = (0..count.max(site.workers)).filter(|pair| pair % count == index);
-                let mut workers: Vec<usize> = pairs.map(|pair| pair % site.workers).collect();
-                workers.dedup();
-                workers
-            }
-            Kind::Datagram => vec![(first_worker(listener, site.workers) + index) % site.workers],
-        };
+        let handles = handles(&fd, servers(listener, index, count, site.workers))?;
         Ok(Bound {
             address: address.clone(),
             kind,
-            handles: handles(&fd, workers)?,
+            handles,
             fd,
             file: None,
             passed: false,
         })
     });
     bound.collect()
+}
+
+/// Who serves one of the sockets of an address. Of streams, each worker serves one, and each is
+/// served: clients go to whoever takes them. Of datagrams, each has one worker: two would answer
+/// those of one sender in another order than they came.
+fn servers(listener: &Listener, index: usize, count: usize, workers: usize) -> Vec<usize> {
+    if !listener.protocol.is_stream() {
+        // Not all listeners begin with the same worker.
+        let first: usize = listener.name.bytes().map(usize::from).sum();
+        return vec![(first + index) % workers];
+    }
+    let pairs = (0..count.max(workers)).filter(|pair| pair % count == index);
+    let mut servers: Vec<usize> = pairs.map(|pair| pair % workers).collect();
+    servers.dedup();
+    servers
+}
+
+/// A socket that a predecessor had bound, one of so many of its address.
+pub(super) fn restore(
+    listener: &Listener,
+    address: Address,
+    fd: OwnedFd,
+    (index, count): (usize, usize),
+    workers: usize,
+) -> io::Result<Bound> {
+    Ok(Bound {
+        address,
+        kind: kinds(listener.protocol).0,
+        handles: handles(&fd, servers(listener, index, count, workers))?,
+        fd,
+        file: None,
+        passed: false,
+    })
+}
+
+/// A descriptor of the socket for each of these workers.
+pub(super) fn handles(
+    fd: &OwnedFd,
+    workers: impl IntoIterator<Item = usize>,
+) -> io::Result<Vec<(usize, OwnedFd)>> {
+    workers
+        .into_iter()
+        .map(|worker| Ok((worker, fd.try_clone()?)))
+        .collect()
 }
 
 /// The first socket of an address is bound alone, so that it is noticed when somebody else has it;
@@ -252,7 +287,7 @@ fn bind_path(listener: &Listener, path: &Path, site: &Site<'_>) -> io::Result<Bo
     };
     fs::set_permissions(bind_at, fs::Permissions::from_mode(listener.mode))?;
     socket::set_inherited(fd.as_fd(), &inherited(listener))?;
-    let handles = handles(&fd, workers_of_one(listener, kind, site.workers))?;
+    let handles = handles(&fd, servers(listener, 0, 1, site.workers))?;
     Ok(Bound {
         address: Address::Unix(path.into()),
         kind,
@@ -289,27 +324,6 @@ fn kinds(protocol: Protocol) -> (Kind, Type) {
     } else {
         (Kind::Datagram, Type::DGRAM)
     }
-}
-
-/// Who serves the only socket of an address. Clients of a stream go to whoever takes them; of
-/// datagrams, two workers would answer those of one sender in another order than they came.
-fn workers_of_one(listener: &Listener, kind: Kind, workers: usize) -> Vec<usize> {
-    match kind {
-        Kind::Stream => (0..workers).collect(),
-        Kind::Datagram => vec![first_worker(listener, workers)],
-    }
-}
-
-/// Where a listener's datagram sockets begin: not all of them with the same worker.
-fn first_worker(listener: &Listener, workers: usize) -> usize {
-    listener.name.bytes().map(usize::from).sum::<usize>() % workers
-}
-
-fn handles(fd: &OwnedFd, workers: Vec<usize>) -> io::Result<Vec<(usize, OwnedFd)>> {
-    workers
-        .into_iter()
-        .map(|worker| Ok((worker, fd.try_clone()?)))
-        .collect()
 }
 
 fn is_missing_family(error: &io::Error) -> bool {
@@ -365,6 +379,20 @@ impl SocketFile {
     /// Changes who may connect.
     pub(super) fn set_mode(&self, mode: u32) -> io::Result<()> {
         fs::set_permissions(&self.path, fs::Permissions::from_mode(mode))
+    }
+
+    /// The file that a predecessor had bound its socket to.
+    pub(super) fn of_predecessor(path: PathBuf, inode: (u64, u64)) -> Self {
+        Self {
+            path,
+            bound_at: None,
+            inode,
+        }
+    }
+
+    /// Device and inode.
+    pub(super) fn inode(&self) -> (u64, u64) {
+        self.inode
     }
 
     fn remove_if_ours(&self) {

@@ -17,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+mod handover;
 mod socket;
 
 use std::collections::BTreeMap;
@@ -122,13 +123,14 @@ impl Server {
     ///
     /// [`BindError`], which says what to do about it; nothing is left behind.
     pub fn bind(path: &Path, mode: u32, group: Option<u32>) -> Result<Self, BindError> {
-        let socket = Socket::bind(path, mode, group)?;
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
-            .map_err(|cause| BindError::failed(path, "epoll", cause))?;
+        Self::new(Socket::bind(path, mode, group)?)
+    }
+
+    fn new(socket: Socket) -> Result<Self, BindError> {
+        let failed = |cause| BindError::failed(socket.place().0, "epoll", cause);
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?;
         let event = EpollEvent::new(EpollFlags::EPOLLIN, LISTENING);
-        epoll
-            .add(&socket.listener, event)
-            .map_err(|cause| BindError::failed(path, "epoll", cause))?;
+        epoll.add(&socket.listener, event).map_err(failed)?;
         let mut spare = Spare(Vec::new());
         spare.refill();
         Ok(Self {

@@ -4,6 +4,8 @@
 //! was. [`Listeners::commit`] tells the workers and can't fail. What is no longer wanted is then
 //! retired in the background: no new client, everybody in the queue served, closed.
 
+mod handover;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -296,9 +298,6 @@ impl Listeners {
 
     /// Hands new sockets to the workers.
     fn serve(&mut self, name: &str, bound: Vec<Bound>, workers: &Workers) {
-        let Some(listener) = self.in_service.get_mut(name) else {
-            return;
-        };
         for mut bound in bound {
             let id = SocketId(self.next_socket);
             self.next_socket += 1;
@@ -307,26 +306,33 @@ impl Listeners {
             {
                 log::error!("listener \"{name}\": {}: {error}", bound.address);
             }
-            let kind = bound.kind;
-            let handles = std::mem::take(&mut bound.handles);
-            let serving = handles.iter().map(|(worker, _)| *worker).collect();
-            for (worker, socket) in handles {
-                workers.command(
-                    worker,
-                    Command::AddSocket {
-                        listener: listener.id,
-                        id,
-                        kind,
-                        socket,
-                    },
-                );
-            }
-            listener.sockets.push(Serving {
-                id,
-                workers: serving,
-                bound,
-            });
+            self.serve_as(name, id, bound, workers);
         }
+    }
+
+    fn serve_as(&mut self, name: &str, id: SocketId, mut bound: Bound, workers: &Workers) {
+        let Some(listener) = self.in_service.get_mut(name) else {
+            return;
+        };
+        let kind = bound.kind;
+        let handles = std::mem::take(&mut bound.handles);
+        let serving = handles.iter().map(|(worker, _)| *worker).collect();
+        for (worker, socket) in handles {
+            workers.command(
+                worker,
+                Command::AddSocket {
+                    listener: listener.id,
+                    id,
+                    kind,
+                    socket,
+                },
+            );
+        }
+        listener.sockets.push(Serving {
+            id,
+            workers: serving,
+            bound,
+        });
     }
 
     /// Serves what is new and returns what is no longer wanted.

@@ -11,6 +11,7 @@ pub mod args;
 mod bind;
 pub mod control;
 mod drivers;
+mod handover;
 mod listeners;
 mod log;
 mod notify;
@@ -18,6 +19,7 @@ pub mod origin;
 mod queries;
 pub mod reload;
 mod signals;
+mod upgrade;
 mod workers;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -34,17 +36,19 @@ use crate::control::schema::{self, Trigger};
 use crate::control::{self as protocol, Effect, Outcome, Snapshot};
 use crate::exit::{self, Failure};
 use crate::policy::limits::LINGER;
-use crate::sys::process;
+use crate::sys::{process, socket};
 use crate::worker::mailbox::{Command, Report};
 
 use args::Args;
-use control::{Call, Reply, Server};
+use control::{Call, ClientId, Reply, Server};
+use handover::{Belongings, Legacy, Predecessor};
 use listeners::Listeners;
 use notify::Manager;
 use origin::{Origin, Texts};
 use queries::Queries;
 use reload::History;
 use signals::{Signal, Signals};
+use upgrade::{Handover, Invocation};
 use workers::Workers;
 
 /// How often to look whether the last peer has gone, while stopping.
@@ -72,14 +76,26 @@ pub fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<(), Failure> {
     let begun = Instant::now();
+    if let Some(version) = args.can_take_over {
+        return can_take_over(version);
+    }
+    let legacy = Legacy::of_this_process();
+    // Before the first thread: only this one is to be interrupted.
+    signals::block_all().map_err(|error| Failure::new(format!("signals: {error}")))?;
     let origin = Origin::of(args).map_err(|message| Failure {
         code: 2,
         messages: vec![message],
     })?;
-    let (texts, loaded) = reload::load(&origin).map_err(|errors| Failure {
-        code: exit::CONFIGURATION,
-        messages: errors.iter().map(ToString::to_string).collect(),
-    })?;
+    let (texts, loaded) = reload::load(&origin)
+        .or_else(|errors| match &legacy {
+            // It is said as soon as there is a log; who is connected does not suffer for it.
+            Legacy::Whole(predecessor) => predecessor.loaded().ok_or(errors),
+            _ => Err(errors),
+        })
+        .map_err(|errors| Failure {
+            code: exit::CONFIGURATION,
+            messages: errors.iter().map(ToString::to_string).collect(),
+        })?;
     if args.print_config {
         print!("{}", render(&loaded.config));
         return Ok(());
@@ -91,10 +107,22 @@ fn run(args: &Args) -> Result<(), Failure> {
     let passed = process::take_passed_sockets()
         .map_err(|error| Failure::new(format!("sockets of the service manager: {error}")))?;
     log::start(&loaded.config.log).map_err(Failure::new)?;
-    let mut daemon = Daemon::start(args, origin, texts, loaded, passed, begun)?;
+    let mut daemon = Daemon::start(args, origin, texts, loaded, passed, legacy, begun)?;
     daemon.serve()?;
     daemon.end();
     Ok(())
+}
+
+/// `--can-take-over`: what a running daemon asks the program that is to be its successor.
+fn can_take_over(version: u32) -> Result<(), Failure> {
+    if version == handover::record::VERSION {
+        return Ok(());
+    }
+    Err(Failure::new(format!(
+        "records of version {version} are not read by echod {}, which reads version {}",
+        env!("CARGO_PKG_VERSION"),
+        handover::record::VERSION
+    )))
 }
 
 /// `--check`: the errors have ended it already; what is left is good, or odd.
@@ -122,6 +150,7 @@ fn check_only(texts: &Texts, loaded: &Loaded) {
 /// The running service, as the control plane knows it.
 #[derive(Debug)]
 struct Daemon {
+    invocation: Invocation,
     origin: Origin,
     // The names of the texts in force.
     files: Vec<String>,
@@ -134,6 +163,8 @@ struct Daemon {
     workers: Workers,
     listeners: Listeners,
     queries: Queries,
+    // An upgrade on its way.
+    handover: Option<Handover>,
     // None where there is no place for it.
     server: Option<Server>,
     // None where nobody has started us who wants to know.
@@ -170,12 +201,27 @@ impl Daemon {
         origin: Origin,
         texts: Texts,
         loaded: Loaded,
-        passed: Vec<OwnedFd>,
+        mut passed: Vec<OwnedFd>,
+        legacy: Legacy,
         begun: Instant,
     ) -> Result<Self, Failure> {
         let Loaded { config, warnings } = loaded;
         if let Err(error) = process::raise_descriptor_limit() {
             ::log::warn!("the limit of descriptors stays as it is: {error}");
+        }
+        let invocation = Invocation::of_this_process()
+            .map_err(|error| Failure::new(format!("where this program is: {error}")))?;
+        let mut predecessor = None;
+        match legacy {
+            Legacy::Nothing => {}
+            Legacy::Whole(whole) => predecessor = Some(*whole),
+            Legacy::Pieces(descriptors, error) => {
+                ::log::error!(
+                    "what the predecessor left can't be read: {error}; \
+                     its connections are closed, its sockets are served"
+                );
+                passed.extend(descriptors.into_iter().filter(|fd| socket::is_bound(fd.as_fd())));
+            }
         }
         let manager =
             Manager::find().map_err(|error| Failure::new(format!("sd_notify: {error}")))?;
@@ -185,10 +231,32 @@ impl Daemon {
             .workers
             .map_or_else(available_cpus, usize::from);
         let has_file = !texts.built_in && !matches!(origin, Origin::Arguments(_));
-        let server = open_control_socket(args, &config, has_file)?;
+        let (server, caller) = open_control_socket(args, &config, has_file, &mut predecessor)?;
         let workers = Workers::start(count, &config.daemon).map_err(Failure::new)?;
 
         let mut listeners = Listeners::default();
+        if let Some(predecessor) = predecessor {
+            let daemon = Self {
+                invocation,
+                origin,
+                files: predecessor.record().files.clone(),
+                history: History::resume(
+                    predecessor.record().last_reload.clone(),
+                    predecessor.record().generation,
+                ),
+                started: predecessor.started(begun),
+                stage: Stage::Serving,
+                signals,
+                queries: Queries::default(),
+                handover: None,
+                server,
+                manager,
+                config,
+                workers,
+                listeners,
+            };
+            return Ok(daemon.succeed(predecessor, caller));
+        }
         let nothing = Config {
             listeners: Default::default(),
             ..config.clone()
@@ -214,6 +282,7 @@ impl Daemon {
         listeners.commit(prepared, &config, &changes, &workers, now);
 
         let daemon = Self {
+            invocation,
             origin,
             files: texts
                 .sources
@@ -228,11 +297,26 @@ impl Daemon {
             workers,
             listeners,
             queries: Queries::default(),
+            handover: None,
             server,
             manager,
         };
         daemon.announce(texts.built_in);
         Ok(daemon)
+    }
+
+    /// Goes on where a predecessor stopped: with its configuration, and then with the one that there
+    /// is now.
+    fn succeed(mut self, predecessor: Predecessor, caller: Option<ClientId>) -> Self {
+        let (config, result) = predecessor.restore(&mut self.listeners, &self.workers);
+        self.config.listeners = config.listeners;
+        self.reload(Trigger::Start, false);
+        self.announce(false);
+        if let Some((server, caller)) = self.server.as_mut().zip(caller) {
+            let reply = protocol::upgraded(result);
+            server.reply(caller, Reply::One(reply), Instant::now());
+        }
+        self
     }
 
     fn announce(&self, built_in: bool) {
@@ -287,6 +371,7 @@ impl Daemon {
 
     /// Serves until the end.
     fn serve(&mut self) -> Result<(), Failure> {
+        signals::unblock_all();
         while self.stage != Stage::Ended {
             self.turn()
                 .map_err(|error| Failure::new(format!("control plane: {error}")))?;
@@ -301,14 +386,19 @@ impl Daemon {
             match signal {
                 Signal::Reload => _ = self.reload(Trigger::Signal, false),
                 Signal::Stop => self.stop(now),
+                Signal::Upgrade => self.upgrade(None, now),
             }
         }
         for report in self.workers.take_reports() {
             self.handle_report(report, now);
         }
+        self.go_on_handing_over(now);
+        // Who asks something then is answered by the successor.
+        let is_resting = self.is_resting();
         let calls = self
             .server
             .as_mut()
+            .filter(|_| !is_resting)
             .map(|server| server.turn(now))
             .unwrap_or_default();
         for call in calls {
@@ -329,7 +419,8 @@ impl Daemon {
             }
         };
         let control = self.server.as_ref().and_then(Server::poll_timeout);
-        let until = [stage, control, self.listeners.next_sweep(now)]
+        let handover = self.next_handover_step(now);
+        let until = [stage, control, handover, self.listeners.next_sweep(now)]
             .into_iter()
             .flatten()
             .min();
@@ -352,7 +443,7 @@ impl Daemon {
         }
     }
 
-    fn handle_report(&mut self, report: Report, now: Instant) {
+    fn handle_report(&mut self, report: Report<OwnedFd>, now: Instant) {
         let answer = match report {
             Report::Retired { id, .. } => {
                 self.listeners.handle_retired(id);
@@ -363,6 +454,24 @@ impl Daemon {
                     .handle_peers(query, &peers, last, &self.listeners, &self.workers)
             }
             Report::PeersClosed { query, closed } => self.queries.handle_closed(query, closed),
+            Report::HandedOver {
+                worker,
+                connections,
+                sources,
+                last_id,
+            } => {
+                let of_worker = |(listener, source)| (worker, listener, source);
+                self.collect(Belongings {
+                    workers: vec![worker],
+                    connections: connections
+                        .into_iter()
+                        .map(|connection| (worker, connection))
+                        .collect(),
+                    sources: sources.into_iter().map(of_worker).collect(),
+                    last_peer: last_id,
+                });
+                None
+            }
         };
         if let Some(((client, reply), server)) = answer.zip(self.server.as_mut()) {
             server.reply(client, reply, now);
@@ -405,6 +514,15 @@ impl Daemon {
             }
             Effect::Reload { dry_run } => {
                 Some(protocol::reloaded(self.reload(Trigger::Control, dry_run)))
+            }
+            Effect::Upgrade => {
+                ::log::info!(
+                    "control: uid {} (pid {}) asks for an upgrade",
+                    call.client.uid,
+                    call.client.pid
+                );
+                self.upgrade(Some(call.id), Instant::now());
+                None
             }
             Effect::SetLogLevel { level } => {
                 let before = log::set_level(level);
@@ -591,7 +709,8 @@ fn open_control_socket(
     args: &Args,
     config: &Config,
     has_file: bool,
-) -> Result<Option<Server>, Failure> {
+    predecessor: &mut Option<Predecessor>,
+) -> Result<(Option<Server>, Option<ClientId>), Failure> {
     let group = match &config.control.group {
         None => None,
         Some(name) => {
@@ -611,15 +730,22 @@ fn open_control_socket(
         ::log::warn!(
             "no control socket: neither --socket nor $XDG_RUNTIME_DIR says where; echoctl can't reach this daemon"
         );
-        return Ok(None);
+        return Ok((None, None));
     };
+    let failed = |error| Failure::new(format!("control socket: {error}"));
+    let adopted = predecessor
+        .as_mut()
+        .and_then(|predecessor| predecessor.control_socket(&path, config.control.mode, group));
+    if let Some((server, caller)) = adopted.transpose().map_err(failed)? {
+        return Ok((Some(server), caller));
+    }
     match Server::bind(&path, config.control.mode, group) {
-        Ok(server) => Ok(Some(server)),
+        Ok(server) => Ok((Some(server), None)),
         Err(error) if is_default && !has_file => {
             ::log::warn!("no control socket: {error}");
-            Ok(None)
+            Ok((None, None))
         }
-        Err(error) => Err(Failure::new(format!("control socket: {error}"))),
+        Err(error) => Err(failed(error)),
     }
 }
 

@@ -92,6 +92,11 @@ impl Queries {
         self.last_id
     }
 
+    /// Whether all are answered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
     /// A worker has found some peers.
     pub(super) fn handle_peers(
         &mut self,

@@ -33,6 +33,11 @@ pub(super) struct History {
 }
 
 impl History {
+    /// As a predecessor had it.
+    pub(super) fn resume(last: ReloadResult, generation: u64) -> Self {
+        Self { last, generation }
+    }
+
     /// The start counts as the first.
     pub(super) fn start(
         warnings: Vec<schema::Diagnostic>,
@@ -100,8 +105,13 @@ impl Daemon {
                 "the daemon is stopping: start it again instead",
             )]);
         }
-        let (texts, loaded) = load(&self.origin)
+        let (texts, mut loaded) = load(&self.origin)
             .map_err(|errors| errors.iter().map(diagnostic).collect::<Vec<_>>())?;
+        // A successor goes on with what was overridden; a reload ends that.
+        let overridden = (result.trigger == Trigger::Start).then(|| {
+            self.listeners.keep_overrides(&mut loaded.config);
+            self.listeners.overridden()
+        });
         result.warnings = loaded.warnings.iter().map(diagnostic).collect();
         let changes = plan(&self.config, &loaded.config, &self.listeners.connections());
         result.changes = changes.iter().map(change).collect();
@@ -144,6 +154,9 @@ impl Daemon {
             &self.workers,
             Instant::now(),
         );
+        if let Some(overridden) = overridden {
+            self.listeners.mark_overridden(overridden);
+        }
         self.files = texts
             .sources
             .into_iter()

@@ -4,7 +4,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal as Number, pthread_sigmask};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 
@@ -19,6 +20,22 @@ pub(super) enum Signal {
     Reload,
     /// SIGTERM or SIGINT.
     Stop,
+    /// SIGUSR2.
+    Upgrade,
+}
+
+/// From now on signals that we know wait until [`unblock_all`], also over an exec. Threads that are
+/// begun meanwhile never get one.
+pub(super) fn block_all() -> io::Result<()> {
+    let ours = [Number::SIGHUP, Number::SIGINT, Number::SIGTERM, Number::SIGUSR2];
+    let set: SigSet = ours.into_iter().collect();
+    Ok(pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&set), None)?)
+}
+
+/// Lets them come to this thread.
+pub(super) fn unblock_all() {
+    // It fails only for a mistake in its arguments.
+    let _ = pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&SigSet::all()), None);
 }
 
 impl Signals {
@@ -29,18 +46,16 @@ impl Signals {
             read,
             write,
             SignalOnly,
-            [SIGHUP, SIGINT, SIGTERM],
+            [SIGHUP, SIGINT, SIGTERM, SIGUSR2],
         )?))
     }
 
     /// Those that have come. Several of one kind may have become one.
     pub(super) fn take(&mut self) -> Vec<Signal> {
-        let of = |signal| {
-            if signal == SIGHUP {
-                Signal::Reload
-            } else {
-                Signal::Stop
-            }
+        let of = |signal| match signal {
+            SIGHUP => Signal::Reload,
+            SIGUSR2 => Signal::Upgrade,
+            _ => Signal::Stop,
         };
         self.0.pending().map(of).collect()
     }

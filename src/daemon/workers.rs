@@ -26,7 +26,7 @@ use super::drivers::{self, Kind};
 pub(super) struct Workers {
     driver: Kind,
     handles: Vec<Handle>,
-    reports: Receiver<Report>,
+    reports: Receiver<Report<OwnedFd>>,
     control: Waker,
 }
 
@@ -175,7 +175,7 @@ impl Workers {
     }
 
     /// The reports that have come.
-    pub(super) fn take_reports(&self) -> Vec<Report> {
+    pub(super) fn take_reports(&self) -> Vec<Report<OwnedFd>> {
         self.control.drain();
         self.reports.try_iter().collect()
     }

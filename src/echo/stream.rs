@@ -15,6 +15,8 @@
 //! The second way lingers, reading and discarding: a close with unread input would turn our FIN
 //! into an RST, and the peer could lose the end of its answer (RFC 1122, section 4.2.2.13).
 
+use serde::{Deserialize, Serialize};
+
 use super::{Answer, Reply};
 
 /// The most that is held for a peer that does not read, in bytes.
@@ -42,14 +44,24 @@ enum Intake {
     Relays,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Input {
+/// What becomes of what the peer sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Input {
     /// What comes is answered.
     Answered,
     /// What still comes is discarded: we have said, or are about to say, our last word.
     Ignored,
     /// The peer has half-closed; nothing more can come.
     Finished,
+}
+
+/// How far a connection has come, for who goes on with it; what it is owed is not in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// What becomes of what the peer sends.
+    pub input: Input,
+    /// Our side has said its last word, or was about to.
+    pub shut_down: bool,
 }
 
 /// The next thing to do with a connection.
@@ -78,6 +90,27 @@ impl Stream {
             intake: Intake::Rests,
             input: Input::Answered,
             shut_down: false,
+        }
+    }
+
+    /// A connection that somebody else has brought so far, and that is owed so many bytes. Where it
+    /// lingers, the write side is to be shut down again: the other may not have come to it.
+    #[must_use]
+    pub fn resume(reply: Reply, one_shot: bool, progress: Progress, owed: u32) -> Self {
+        Self {
+            owed,
+            input: progress.input,
+            shut_down: progress.shut_down,
+            ..Self::new(reply, one_shot)
+        }
+    }
+
+    /// How far it has come.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        Progress {
+            input: self.input,
+            shut_down: self.shut_down,
         }
     }
 
@@ -323,6 +356,31 @@ mod tests {
         stream.handle_relayed(0, HELD_BYTES_MAX + 1 - RESUME_BYTES);
         assert_eq!(stream.poll_step(), Some(Step::Relay));
         assert_eq!(stream.poll_step(), None);
+    }
+
+    #[test]
+    fn who_goes_on_with_a_connection_does_what_the_other_would_have_done() {
+        let resume = |stream: &Stream, owed| Stream::resume(Reply::Echo, false, stream.progress(), owed);
+        let mut stream = open(false);
+        stream.handle_received(&mut [1; 10]);
+        let mut resumed = resume(&stream, 10);
+        assert_eq!(resumed.poll_step(), Some(Step::Relay));
+        resumed.handle_end();
+        assert_eq!(resumed.poll_step(), None);
+        let mut resumed = resume(&resumed, 4);
+        assert_eq!(resumed.poll_step(), None);
+        resumed.handle_sent(4);
+        assert_eq!(resumed.poll_step(), Some(Step::Close));
+
+        stream.handle_sent(10);
+        stream.finish();
+        while stream.poll_step().is_some() {}
+        let mut resumed = resume(&stream, 0);
+        assert!(resumed.lingers());
+        assert_eq!(resumed.poll_step(), Some(Step::Receive));
+        assert_eq!(resumed.handle_received(&mut [1; 5]), Answer::Drop);
+        resumed.handle_end();
+        assert_eq!(resumed.poll_step(), Some(Step::Close));
     }
 
     proptest! {

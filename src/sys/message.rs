@@ -103,11 +103,26 @@ impl UnixName {
         len: 0,
         bytes: [0; NAME_BYTES_MAX],
     };
+
+    /// A name of these bytes, as [`Self::as_bytes`] gave them; none if there are too many.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut name = Self::NONE;
+        name.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        name.len = bytes.len() as u8;
+        Some(name)
+    }
+
+    /// The name as the kernel has it: a path, perhaps with its NUL; or a NUL and an abstract name.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
 }
 
 impl fmt::Display for UnixName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.bytes[..usize::from(self.len)] {
+        match self.as_bytes() {
             [] => f.write_str("unnamed"),
             [0, name @ ..] => write!(f, "@{}", OsStr::from_bytes(name).display()),
             path => {

@@ -134,6 +134,16 @@ pub fn local_address(fd: BorrowedFd<'_>) -> Option<SocketAddr> {
     SockRef::from(&fd).local_addr().ok()?.as_socket()
 }
 
+/// Whether it is a socket that clients can find: it listens, or takes datagrams at an address.
+#[must_use]
+pub fn is_bound(fd: BorrowedFd<'_>) -> bool {
+    match kind(fd) {
+        Some(Type::STREAM) => SockRef::from(&fd).is_listener().unwrap_or(false),
+        Some(_) => local_address(fd).is_some_and(|local| local.port() != 0) || local_path(fd).is_some(),
+        None => false,
+    }
+}
+
 /// The path that the socket is bound to.
 #[must_use]
 pub fn local_path(fd: BorrowedFd<'_>) -> Option<PathBuf> {

@@ -14,6 +14,9 @@ use crate::policy::limits::{Sources, Timeouts, WhenFull};
 use crate::policy::{Access, Refusal};
 use crate::stats::Counters;
 
+use super::handover::{Admission, Carried};
+use super::sources::Entry;
+
 /// A listener, in all workers and over all reloads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ListenerId(pub u32);
@@ -56,6 +59,18 @@ impl Gate {
         Self {
             permits: Arc::new(permits),
             sources: Mutex::default(),
+        }
+    }
+
+    /// Counts a connection that had passed a gate of this listener before. It stays also where there
+    /// is no room for it any more.
+    #[must_use]
+    pub fn readmit(&self, source: Option<IpAddr>, max_per_source: Option<u32>) -> Admission {
+        Admission {
+            has_permit: self.permits.try_take(),
+            has_place: source
+                .zip(max_per_source)
+                .is_some_and(|(source, max)| self.admit(source, max).is_ok()),
         }
     }
 
@@ -134,13 +149,34 @@ pub enum Command<S> {
     },
     /// Give every connection what it is owed, and our FIN.
     Finish,
+    /// Give everything away: [`Report::HandedOver`]. What stays are the listeners' settings.
+    HandOver,
+    /// Go on with a connection that another worker has had.
+    TakeOver {
+        /// This one; its listener is known.
+        connection: Carried<S>,
+        /// What it holds of its listener's gate.
+        admission: Admission,
+    },
+    /// Know a source of datagrams that another worker has seen.
+    Remember {
+        /// Whose it is.
+        listener: ListenerId,
+        /// All that is known of it.
+        source: Entry,
+    },
+    /// Peers' numbers go on after this one.
+    NumberFrom {
+        /// The last that may have been given.
+        last: u64,
+    },
     /// End the thread.
     Stop,
 }
 
 /// What a worker tells the control plane.
 #[derive(Debug)]
-pub enum Report {
+pub enum Report<S> {
     /// The socket's queue has been served, and it is closed here.
     Retired {
         /// By this worker.
@@ -163,6 +199,17 @@ pub enum Report {
         query: u64,
         /// So many were found.
         closed: u64,
+    },
+    /// The worker has nobody any more.
+    HandedOver {
+        /// This worker.
+        worker: usize,
+        /// All connections that it had.
+        connections: Vec<Carried<S>>,
+        /// The sources of datagrams that it has seen lately.
+        sources: Vec<(ListenerId, Entry)>,
+        /// No peer has a larger number.
+        last_id: u64,
     },
 }
 
@@ -202,14 +249,14 @@ pub struct Mailbox<S> {
     /// Commands, in order.
     pub commands: Receiver<Command<S>>,
     /// Where reports go.
-    pub reports: Sender<Report>,
+    pub reports: Sender<Report<S>>,
     /// Wakes who reads them.
     pub control: Waker,
 }
 
 impl<S> Mailbox<S> {
     /// Reports. When nobody listens any more, the process is ending.
-    pub(super) fn report(&self, report: Report) {
+    pub(super) fn report(&self, report: Report<S>) {
         if self.reports.send(report).is_ok() {
             self.control.wake();
         }

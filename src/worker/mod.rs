@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod datagrams;
+pub mod handover;
 pub mod mailbox;
 mod pace;
 pub mod sources;
@@ -27,6 +28,7 @@ use crate::driver::{Closing, Completion, Driver, Op, Token};
 use crate::policy::Refusal;
 use crate::stats::Counters;
 
+use handover::HandingOver;
 use mailbox::{Command, Gate, Kind, ListenerId, Mailbox, Peer, Report, Settings, SocketId};
 use pace::Pace;
 use sources::SourceTable;
@@ -57,6 +59,8 @@ pub struct Worker<D: Driver> {
     pace: Pace,
     ids: Ids,
     listings: VecDeque<Listing>,
+    // What is being given away, if all is to be.
+    handing_over: Option<HandingOver<D::Socket>>,
     accept_logged: Option<Instant>,
     stopped: bool,
     // Kept between turns for their memory.
@@ -161,6 +165,7 @@ impl<D: Driver> Worker<D> {
                 step: workers as u64,
             },
             listings: VecDeque::new(),
+            handing_over: None,
             accept_logged: None,
             stopped: false,
             done: Vec::with_capacity(1024),
@@ -198,6 +203,7 @@ impl<D: Driver> Worker<D> {
         self.done = done;
         self.fire_timers(now);
         self.go_on_listing(now);
+        self.go_on_handing_over();
         Ok(())
     }
 
@@ -230,6 +236,7 @@ impl<D: Driver> Worker<D> {
                 self.accept_rested(now, listener, error)
             }
             Completion::Closed { token } => self.closed(token),
+            Completion::Detached { connection } => self.detached(now, connection),
             Completion::Woken => self.woken(now),
         }
     }
@@ -262,13 +269,15 @@ impl<D: Driver> Worker<D> {
     }
 
     fn closed(&mut self, token: Token) {
+        let handing_over = self.handing_over.is_some();
         let Some((place, listener, _)) = self.place(token) else {
             return;
         };
-        place.token = NOWHERE;
         match std::mem::replace(&mut place.tenant, Tenant::Nobody) {
             Tenant::Nobody => {}
             Tenant::Connection(connection) => connection.leave(listener),
+            // It is not retired: somebody else will serve it.
+            Tenant::Door(_) | Tenant::Datagrams(_) if handing_over => {}
             Tenant::Door(Door { id, .. }) | Tenant::Datagrams(id) => {
                 self.mailbox.report(Report::Retired {
                     worker: self.index,
@@ -276,6 +285,12 @@ impl<D: Driver> Worker<D> {
                 });
             }
         }
+        self.vacate(token);
+    }
+
+    /// Nobody lives in the token's slot any more.
+    fn vacate(&mut self, token: Token) {
+        self.places[token.slot as usize].token = NOWHERE;
         self.timers.clear(token.slot);
     }
 
@@ -414,6 +429,13 @@ impl<D: Driver> Worker<D> {
                 self.mailbox.report(Report::PeersClosed { query, closed });
             }
             Command::Finish => self.finish_all(now),
+            Command::HandOver => self.hand_over(),
+            Command::TakeOver {
+                connection,
+                admission,
+            } => self.take_over(now, connection, admission),
+            Command::Remember { listener, source } => self.remember(listener, source),
+            Command::NumberFrom { last } => self.number_from(last),
             Command::Stop => self.stopped = true,
         }
     }

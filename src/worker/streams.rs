@@ -11,6 +11,7 @@ use crate::echo::{Answer, Stream};
 use crate::policy::Refusal;
 use crate::policy::limits::{Activity, Judgment, Phase};
 
+use super::handover::{self, Admission, State};
 use super::mailbox::{Kind, Peer};
 use super::{ACCEPT_PAUSE_MIN, Listener, Place, Tenant, Worker};
 
@@ -50,6 +51,11 @@ impl Connection {
         }
     }
 
+    /// Whether the driver has been told to close it.
+    pub(super) fn is_closing(&self) -> bool {
+        self.closing
+    }
+
     /// Nanoseconds since it was opened: 64 bits of them are centuries.
     fn age(&self, now: Instant) -> u64 {
         now.saturating_duration_since(self.opened).as_nanos() as u64
@@ -76,17 +82,75 @@ impl Connection {
         }
     }
 
-    /// Gives back what it held.
+    /// It has ended.
     pub(super) fn leave(self, listener: &Listener) {
+        if !self.refused {
+            listener.counters.closed.add(1);
+        }
+        self.release(listener);
+    }
+
+    /// Gives back what it held of the gate.
+    pub(super) fn release(self, listener: &Listener) {
         if self.has_permit {
             listener.gate.permits.give_back();
         }
         if let Some(peer) = self.peer.filter(|_| self.has_place) {
             listener.gate.release(peer.ip());
         }
-        if !self.refused {
-            listener.counters.closed.add(1);
+    }
+
+    /// So much of what it was owed is left: the rest is with the kernel.
+    pub(super) fn settle(&mut self, listener: &Listener, unsent: u32) {
+        let sent = self.stream.owed().saturating_sub(unsent);
+        self.stream.handle_sent(sent);
+        self.bytes_sent += u64::from(sent);
+        listener.counters.bytes_sent.add(sent.into());
+    }
+
+    /// All that is known of it, for who goes on with it.
+    pub(super) fn state(&self, now: Instant) -> State {
+        State {
+            id: self.id,
+            peer: self.peer,
+            age: self.age(now),
+            active: self.active,
+            waits: self.waits,
+            phase: self.phase,
+            progress: self.stream.progress(),
+            bytes_received: self.bytes_received,
+            bytes_sent: self.bytes_sent,
         }
+    }
+
+    /// One that another worker has had.
+    pub(super) fn resume(
+        now: Instant,
+        state: State,
+        stream: Stream,
+        admission: Admission,
+    ) -> Self {
+        Self {
+            id: state.id,
+            peer: state.peer,
+            stream,
+            opened: handover::ago(now, state.age),
+            active: state.active,
+            waits: state.waits,
+            phase: state.phase,
+            progress: 0,
+            bytes_received: state.bytes_received,
+            bytes_sent: state.bytes_sent,
+            has_permit: admission.has_permit,
+            has_place: admission.has_place,
+            refused: false,
+            closing: false,
+        }
+    }
+
+    /// The peer has come so far in reading: what it reads from now on counts.
+    pub(super) fn look(&mut self, progress: u64) {
+        self.progress = progress as u32;
     }
 }
 
@@ -158,6 +222,9 @@ impl<D: Driver> Worker<D> {
         } else {
             self.judge(now, connection);
             self.advance(now, connection);
+            if self.handing_over.is_some() {
+                self.driver.submit(Op::Detach { connection });
+            }
         }
     }
 
@@ -242,7 +309,7 @@ impl<D: Driver> Worker<D> {
     }
 
     /// Does what the stream's state asks for.
-    fn advance(&mut self, now: Instant, token: Token) {
+    pub(super) fn advance(&mut self, now: Instant, token: Token) {
         loop {
             let Some((client, _, driver)) = self.connection(token) else {
                 return;

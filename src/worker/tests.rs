@@ -31,7 +31,7 @@ struct Rig {
     network: Network,
     worker: Worker<Sim>,
     commands: Sender<Command<<Sim as Driver>::Socket>>,
-    reports: Receiver<Report>,
+    reports: Receiver<Report<<Sim as Driver>::Socket>>,
     waker: Waker,
     counters: Arc<Counters>,
     gate: Arc<Gate>,

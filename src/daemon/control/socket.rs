@@ -97,6 +97,25 @@ impl Socket {
         Ok(socket)
     }
 
+    /// The socket that a predecessor had made, if its file is still at this path.
+    pub(super) fn adopt(
+        listener: OwnedFd,
+        path: &Path,
+        identity: Option<(u64, u64)>,
+    ) -> Option<Self> {
+        let is_there = identity.is_some() && self::identity(path) == identity;
+        is_there.then(|| Self {
+            listener: listener.into(),
+            path: path.to_owned(),
+            identity,
+        })
+    }
+
+    /// Where it is, and device and inode of its file.
+    pub(super) fn place(&self) -> (&Path, Option<(u64, u64)>) {
+        (&self.path, self.identity)
+    }
+
     /// Listens, for its owner alone as yet.
     fn listen(&self) -> Result<(), BindError> {
         let backlog = Backlog::new(BACKLOG).expect("64 is allowed");
@@ -105,7 +124,7 @@ impl Socket {
     }
 
     /// Lets those in who may connect: first whose it is, then what they may.
-    fn open_up(&self, mode: u32, group: Option<u32>) -> Result<(), BindError> {
+    pub(super) fn open_up(&self, mode: u32, group: Option<u32>) -> Result<(), BindError> {
         let path = &self.path;
         // One that it has anyway is not set again: a service manager's system call filter may forbid
         // that, and the service runs with this group for that very reason.

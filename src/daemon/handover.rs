@@ -1,0 +1,411 @@
+//! What a daemon leaves to its successor, and how that takes it up: a record, the descriptors, and
+//! the bytes that connections are owed.
+//!
+//! A successor is the program that this process executes ([`super::upgrade`]), or the process that
+//! the service manager starts after us. It goes on from the configuration that was in force and then
+//! reloads, so that whatever has changed meanwhile comes about as it does at any reload: what stays
+//! is not touched, what goes is served to its end, what is wrong is said and changes nothing.
+
+pub(super) mod record;
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::time::{ClockId, clock_gettime};
+
+use crate::config::{self, Config, Loaded, Source, render};
+use crate::control::schema::UpgradeResult;
+use crate::sys::handover as carriers;
+use crate::sys::message::{Source as Peer, UnixName};
+use crate::worker::handover::{Carried, ago};
+use crate::worker::mailbox::{Command, Hit, ListenerId, SocketId};
+use crate::worker::sources::Entry;
+
+use super::Daemon;
+use super::control::{BindError, ClientId, Server};
+use super::listeners::Listeners;
+use super::origin::Texts;
+use super::workers::Workers;
+
+use record::{Name, Record};
+
+/// The environment variable that tells an executed successor where the carriers are.
+pub(super) const VARIABLE: &str = "ECHOD_HANDOVER";
+
+/// All that these workers had.
+#[derive(Debug, Default)]
+pub(super) struct Belongings {
+    pub workers: Vec<usize>,
+    pub connections: Vec<(usize, Carried<OwnedFd>)>,
+    pub sources: Vec<(usize, ListenerId, Entry)>,
+    pub last_peer: u64,
+}
+
+/// What was taken up of a predecessor.
+#[derive(Debug)]
+pub(super) struct Predecessor {
+    record: Record,
+    descriptors: Vec<Option<OwnedFd>>,
+    unsent: Vec<u8>,
+    executed: bool,
+}
+
+/// What a start finds.
+#[derive(Debug)]
+pub(super) enum Legacy {
+    /// Nobody was here before.
+    Nothing,
+    /// Everything.
+    Whole(Box<Predecessor>),
+    /// The record can't be read: these are the descriptors.
+    Pieces(Vec<OwnedFd>, String),
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds: it goes on over an exec and over processes.
+pub(super) fn clock() -> u64 {
+    // It is always there (clock_gettime(2)).
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Legacy {
+    /// Takes up what the program before us has left in this process. Call it before anything is
+    /// opened.
+    pub(super) fn of_this_process() -> Self {
+        let Some(numbers) = std::env::var_os(VARIABLE) else {
+            return Self::Nothing;
+        };
+        let inherited: Result<Vec<OwnedFd>, String> = numbers
+            .to_string_lossy()
+            .split(' ')
+            .map(|number| {
+                let number = number.parse().map_err(|_| "not a number".to_owned())?;
+                carriers::inherit(number).map_err(|error| error.to_string())
+            })
+            .collect();
+        match inherited {
+            Ok(carriers) => Self::take(&carriers, true),
+            Err(error) => Self::Pieces(
+                Vec::new(),
+                format!("${VARIABLE} {numbers:?}: {error}"),
+            ),
+        }
+    }
+
+    fn take(carriers: &[OwnedFd], executed: bool) -> Self {
+        let mut descriptors = match carriers::unload(carriers) {
+            Ok(descriptors) => descriptors.into_iter(),
+            Err(error) => return Self::Pieces(Vec::new(), error.to_string()),
+        };
+        let read = || -> Result<(Record, Vec<u8>), String> {
+            let file = descriptors.next().ok_or("it is missing")?;
+            let bytes = carriers::fetch(file).map_err(|error| error.to_string())?;
+            let (record, unsent) = Record::decode(&bytes)?;
+            Ok((record, unsent.to_vec()))
+        };
+        match { read }() {
+            Ok((record, unsent)) => Self::Whole(Box::new(Predecessor {
+                record,
+                descriptors: descriptors.map(Some).collect(),
+                unsent,
+                executed,
+            })),
+            Err(error) => Self::Pieces(descriptors.collect(), error),
+        }
+    }
+}
+
+impl Predecessor {
+    /// The configuration that was in force, for want of one that can be read.
+    pub(super) fn loaded(&self) -> Option<(Texts, Loaded)> {
+        let config = load("the predecessor's configuration", &self.record.config)?;
+        let source = |name: &String| Source {
+            name: name.clone(),
+            text: String::new(),
+        };
+        let texts = Texts {
+            sources: self.record.files.iter().map(source).collect(),
+            built_in: false,
+        };
+        Some((
+            texts,
+            Loaded {
+                config,
+                warnings: Vec::new(),
+            },
+        ))
+    }
+
+    /// When the service began.
+    pub(super) fn started(&self, now: Instant) -> Instant {
+        ago(now, self.record.uptime + self.elapsed())
+    }
+
+    fn elapsed(&self) -> u64 {
+        clock().saturating_sub(self.record.written)
+    }
+
+    pub(super) fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// The descriptor at this place, once.
+    pub(super) fn descriptor(&mut self, place: usize) -> Option<OwnedFd> {
+        self.descriptors.get_mut(place)?.take()
+    }
+
+    /// Goes on with the control socket, if it is to be at this path and is still there. Returns also
+    /// who waits to hear what came of the upgrade.
+    pub(super) fn control_socket(
+        &mut self,
+        path: &Path,
+        mode: u32,
+        group: Option<u32>,
+    ) -> Option<Result<(Server, Option<ClientId>), BindError>> {
+        let control = self.record.control.take()?;
+        let descriptor = |place| self.descriptor(place);
+        Server::adopt(&control, descriptor, path, mode, group).transpose()
+    }
+
+    /// Goes on with everything but the control socket. First with who is there, then with the
+    /// sockets, so that who comes in has to wait his turn. Returns the configuration that was in
+    /// force, and what is to be told.
+    pub(super) fn restore(
+        mut self,
+        listeners: &mut Listeners,
+        workers: &Workers,
+    ) -> (Config, UpgradeResult) {
+        let elapsed = self.elapsed();
+        let config = load("the predecessor's configuration", &self.record.config)
+            .unwrap_or_else(|| load("nothing", config::EMBEDDED).expect("it is built in"));
+        let retired = |text: &str| {
+            let config = load("a retired listener's configuration", text)?;
+            config.listeners.into_values().next()
+        };
+        workers.command_all(|_| Command::NumberFrom {
+            last: self.record.last_peer,
+        });
+        let mut described = std::mem::take(&mut self.record.listeners);
+        for connection in &self.record.connections {
+            // Who can't be gone on with is counted among those that have ended.
+            if self.descriptors.get(connection.descriptor).is_none()
+                && let Some(listener) = described.get_mut(connection.listener)
+            {
+                listener.totals.closed += 1;
+            }
+        }
+        let ids = listeners.restore(&described, &config, retired, workers);
+        listeners.restore_departed(&self.record.departed);
+
+        let (mut kept, mut lost) = (0, 0);
+        let mut unsent = std::mem::take(&mut self.unsent).into_iter();
+        for mut connection in std::mem::take(&mut self.record.connections) {
+            let unsent: Vec<u8> = unsent.by_ref().take(connection.unsent).collect();
+            let listener = ids.get(connection.listener).copied().flatten();
+            let socket = self.descriptor(connection.descriptor);
+            let Some((listener, socket)) = listener.zip(socket) else {
+                lost += 1;
+                continue;
+            };
+            kept += 1;
+            connection.state.age += elapsed;
+            let carried = Carried {
+                listener,
+                socket,
+                unsent,
+                state: connection.state,
+            };
+            listeners.take_over(connection.worker, carried, workers);
+        }
+        let now = Instant::now();
+        for source in std::mem::take(&mut self.record.sources) {
+            let listener = ids.get(source.listener).copied().flatten();
+            let name = match source.source {
+                Name::Inet(address) => Some(Peer::Inet(address)),
+                Name::Unix(ref bytes) => UnixName::from_bytes(bytes).map(Peer::Unix),
+            };
+            let Some((listener, name)) = listener.zip(name) else {
+                continue;
+            };
+            let entry = Entry {
+                id: source.id,
+                source: name,
+                hit: Hit {
+                    socket: SocketId(source.socket),
+                    address: source.address,
+                },
+                first: ago(now, source.age + elapsed),
+                last: ago(now, source.idle + elapsed),
+                bytes_received: source.bytes_received,
+                bytes_sent: source.bytes_sent,
+            };
+            workers.command(
+                source.worker % workers.count(),
+                Command::Remember {
+                    listener,
+                    source: entry,
+                },
+            );
+        }
+        for listener in &described {
+            let descriptor = |place: usize| self.descriptors.get_mut(place)?.take();
+            listeners.restore_sockets(listener, descriptor, workers);
+        }
+        let pause = Duration::from_nanos(clock().saturating_sub(self.record.rested));
+        let result = UpgradeResult {
+            from: self.record.program,
+            to: env!("CARGO_PKG_VERSION").into(),
+            listeners: listeners.count() as u64,
+            connections: kept,
+            lost,
+            pause_us: pause.as_micros() as u64,
+        };
+        let way = if self.executed { "by exec" } else { "by restart" };
+        log::info!(
+            "took over from echod {} {way}: {} listener(s), {kept} connection(s); \
+             nobody was served for {pause:.1?}",
+            result.from,
+            result.listeners
+        );
+        if lost > 0 {
+            log::error!("{lost} connection(s) of the predecessor could not be kept");
+        }
+        (config, result)
+    }
+}
+
+fn load(name: &str, text: &str) -> Option<Config> {
+    let source = Source {
+        name: name.into(),
+        text: text.into(),
+    };
+    match config::load(&[source]) {
+        Ok(loaded) => Some(loaded.config),
+        Err(errors) => {
+            for error in errors {
+                log::error!("{error}");
+            }
+            None
+        }
+    }
+}
+
+impl Daemon {
+    /// Writes everything down and puts it into carriers, the record first.
+    pub(super) fn leave_behind(
+        &self,
+        belongings: &Belongings,
+        rested: u64,
+        caller: Option<ClientId>,
+    ) -> std::io::Result<Vec<OwnedFd>> {
+        let mut descriptors: Vec<BorrowedFd<'_>> = Vec::new();
+        let now = Instant::now();
+        let retired_config = |listener: &config::Listener| {
+            let alone = [(listener.name.clone(), listener.clone())];
+            render(&Config {
+                listeners: alone.into(),
+                ..self.config.clone()
+            })
+        };
+        let listeners = self
+            .listeners
+            .describe_all(&mut descriptors, retired_config);
+        let mut connections = Vec::with_capacity(belongings.connections.len());
+        for (worker, carried) in &belongings.connections {
+            let Some(listener) = self.listeners.place(carried.listener) else {
+                continue;
+            };
+            descriptors.push(carried.socket.as_fd());
+            connections.push(record::Connection {
+                listener,
+                worker: *worker,
+                descriptor: descriptors.len() - 1,
+                unsent: carried.unsent.len(),
+                state: carried.state.clone(),
+            });
+        }
+        let nanos = |duration: Duration| duration.as_nanos() as u64;
+        let source = |(worker, listener, entry): &(usize, ListenerId, Entry)| {
+            Some(record::Source {
+                listener: self.listeners.place(*listener)?,
+                worker: *worker,
+                id: entry.id,
+                source: match &entry.source {
+                    Peer::Inet(address) => Name::Inet(*address),
+                    Peer::Unix(name) => Name::Unix(name.as_bytes().to_vec()),
+                },
+                socket: entry.hit.socket.0,
+                address: entry.hit.address,
+                age: nanos(now - entry.first),
+                idle: nanos(now - entry.last),
+                bytes_received: entry.bytes_received,
+                bytes_sent: entry.bytes_sent,
+            })
+        };
+        let control = self
+            .server
+            .as_ref()
+            .map(|server| server.describe(caller, &mut descriptors));
+        let record = Record {
+            program: env!("CARGO_PKG_VERSION").into(),
+            written: clock(),
+            rested,
+            uptime: nanos(self.started.elapsed()),
+            config: render(&self.config),
+            files: self.files.clone(),
+            generation: self.history.generation,
+            last_reload: self.history.last.clone(),
+            departed: self.listeners.departed(),
+            last_peer: belongings.last_peer,
+            listeners,
+            connections,
+            sources: belongings.sources.iter().filter_map(source).collect(),
+            control,
+        };
+        let encoded = record.encode();
+        let mut parts = vec![encoded.as_slice()];
+        let of_known = belongings
+            .connections
+            .iter()
+            .filter(|(_, carried)| self.listeners.place(carried.listener).is_some());
+        parts.extend(of_known.map(|(_, carried)| carried.unsent.as_slice()));
+        let file = carriers::store("echod-handover", &parts)?;
+        descriptors.insert(0, file.as_fd());
+        carriers::load(&descriptors)
+    }
+
+    /// Gives the workers everything back: there is no successor.
+    pub(super) fn take_back(&mut self, belongings: Belongings) {
+        for (worker, connection) in belongings.connections {
+            self.listeners.take_over(worker, connection, &self.workers);
+        }
+        self.listeners
+            .serve_again(&belongings.workers, &self.workers);
+    }
+}
+
+/// The environment of an executed successor: ours, with the carriers, and without the sockets that
+/// the service manager has passed to us.
+pub(super) fn environment(carriers: &[OwnedFd]) -> Vec<OsString> {
+    let numbers: Vec<String> = carriers
+        .iter()
+        .map(|carrier| carrier.as_raw_fd().to_string())
+        .collect();
+    let mut environment: Vec<OsString> = std::env::vars_os()
+        .filter(|(name, _)| !is_ours(name.as_encoded_bytes()))
+        .map(|(mut name, value)| {
+            name.push("=");
+            name.push(value);
+            name
+        })
+        .collect();
+    environment.push(format!("{VARIABLE}={}", numbers.join(" ")).into());
+    environment
+}
+
+/// Whether a variable is meant for one program and not for the next.
+pub(super) fn is_ours(name: &[u8]) -> bool {
+    name == VARIABLE.as_bytes() || name.starts_with(b"LISTEN_")
+}

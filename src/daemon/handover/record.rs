@@ -1,0 +1,262 @@
+//! What a daemon leaves to its successor, in words: everything but the descriptors.
+//!
+//! Knows no descriptor but by its place in a list, and no clock: times are ages, and when the record
+//! was written. A record has a version of its own, apart from the program's: a successor that does
+//! not know it is never begun.
+//!
+//! ```text
+//!   "echod handover 1\n"   length of the JSON, 8 bytes   JSON   the bytes owed to connections
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+use crate::control::schema::ReloadResult;
+use crate::stats::Totals;
+use crate::worker::handover::State;
+
+/// The version that is written, and the only one that is read. Fields may be added with a default;
+/// whatever changes the meaning of one takes a new version.
+pub(crate) const VERSION: u32 = 1;
+
+const MAGIC: &str = "echod handover ";
+
+/// See the module.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::daemon) struct Record {
+    /// The version of the program that wrote it.
+    pub program: String,
+    /// `CLOCK_MONOTONIC` when it was written, in nanoseconds.
+    pub written: u64,
+    /// The same when the workers were asked to rest.
+    pub rested: u64,
+    /// How long the service has run, in nanoseconds.
+    pub uptime: u64,
+    /// The configuration in force, as TOML, with what was overridden at run time.
+    pub config: String,
+    /// The names of the texts that it came from.
+    pub files: Vec<String>,
+    /// How many configurations have been in force.
+    pub generation: u64,
+    /// What came of the last reload.
+    pub last_reload: ReloadResult,
+    /// What those counted that are no more.
+    pub departed: Totals,
+    /// The largest number of a peer.
+    pub last_peer: u64,
+    pub listeners: Vec<Listener>,
+    pub connections: Vec<Connection>,
+    pub sources: Vec<Source>,
+    pub control: Option<Control>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::daemon) struct Listener {
+    /// Its name in the configuration in force.
+    pub name: String,
+    /// Of one that is no longer in it: the configuration that it had.
+    pub retired: Option<String>,
+    /// Keys that were overridden at run time.
+    pub overridden: Vec<String>,
+    pub totals: Totals,
+    pub sockets: Vec<Socket>,
+}
+
+/// A listening or datagram socket.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::daemon) struct Socket {
+    pub id: u32,
+    pub descriptor: usize,
+    /// As configured.
+    pub address: String,
+    /// Device and inode of its file, which is removed in the end.
+    pub file: Option<(u64, u64)>,
+    /// The service manager has bound it.
+    pub passed: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::daemon) struct Connection {
+    /// Its place in the list of listeners.
+    pub listener: usize,
+    /// Whose it was.
+    pub worker: usize,
+    pub descriptor: usize,
+    /// How many of the bytes behind the record are owed to it.
+    pub unsent: usize,
+    pub state: State,
+}
+
+/// A source of datagrams seen lately. Ages in nanoseconds.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::daemon) struct Source {
+    /// Its listener's place.
+    pub listener: usize,
+    pub worker: usize,
+    pub id: u64,
+    pub source: Name,
+    /// The id of the socket that it sent its last one to, and the address.
+    pub socket: u32,
+    pub address: Option<std::net::IpAddr>,
+    pub age: u64,
+    pub idle: u64,
+    pub bytes_received: u64,
+    pub bytes_sent: u64,
+}
+
+/// The name of a source.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::daemon) enum Name {
+    Inet(std::net::SocketAddr),
+    Unix(Vec<u8>),
+}
+
+/// The control socket.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::daemon) struct Control {
+    pub descriptor: usize,
+    pub path: std::path::PathBuf,
+    /// Device and inode of its file.
+    pub file: Option<(u64, u64)>,
+    pub clients: Vec<Client>,
+}
+
+/// One who waits for an answer, or thinks about the next question.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::daemon) struct Client {
+    pub descriptor: usize,
+    /// What has come of its next request.
+    pub unread: Vec<u8>,
+    /// It waits to hear what came of the upgrade: whether it takes several replies, and any.
+    pub waits: Option<(bool, bool)>,
+}
+
+impl Record {
+    /// The record in bytes; those owed to the connections follow it.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let json = serde_json::to_vec(self).expect("names, numbers and texts");
+        let mut bytes = format!("{MAGIC}{VERSION}\n").into_bytes();
+        bytes.extend((json.len() as u64).to_le_bytes());
+        bytes.extend(json);
+        bytes
+    }
+
+    /// Reads a record; returns it with the bytes that follow it.
+    ///
+    /// # Errors
+    /// Why it can't be read.
+    pub(super) fn decode(bytes: &[u8]) -> Result<(Self, &[u8]), String> {
+        let end = bytes.iter().take(64).position(|byte| *byte == b'\n');
+        let (head, rest) = bytes.split_at(end.ok_or("it is not a record")? + 1);
+        let version = std::str::from_utf8(head)
+            .ok()
+            .and_then(|head| head.trim_end().strip_prefix(MAGIC));
+        let version = version.ok_or("it is not a record")?;
+        if version != VERSION.to_string() {
+            return Err(format!(
+                "it is of version {version}, and this program reads {VERSION}"
+            ));
+        }
+        let (len, rest) = rest.split_first_chunk().ok_or("it is cut short")?;
+        let len = usize::try_from(u64::from_le_bytes(*len)).map_err(|error| error.to_string())?;
+        let (json, unsent) = rest.split_at_checked(len).ok_or("it is cut short")?;
+        let record: Self = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+        let owed: usize = record.connections.iter().map(|client| client.unsent).sum();
+        if owed != unsent.len() {
+            return Err(format!(
+                "{owed} bytes are owed, and {} are there",
+                unsent.len()
+            ));
+        }
+        Ok((record, unsent))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::control::schema::{ReloadOutcome, Trigger};
+    use crate::echo::stream::{Input, Progress};
+    use crate::policy::limits::Phase;
+
+    use super::*;
+
+    fn record() -> Record {
+        let state = State {
+            id: 7,
+            peer: Some("192.0.2.1:5000".parse().unwrap()),
+            age: 5,
+            active: 3,
+            waits: std::num::NonZeroU64::new(4),
+            phase: Phase::Open,
+            progress: Progress {
+                input: Input::Answered,
+                shut_down: false,
+            },
+            bytes_received: 1,
+            bytes_sent: 0,
+        };
+        Record {
+            program: "0.1.0".into(),
+            written: 10,
+            rested: 9,
+            uptime: 8,
+            config: "[listener.tcp]".into(),
+            files: vec!["echod.toml".into()],
+            generation: 3,
+            last_reload: ReloadResult {
+                id: 3,
+                generation: 3,
+                trigger: Trigger::Signal,
+                outcome: ReloadOutcome::Applied,
+                at: "now".into(),
+                duration_us: 1,
+                errors: Vec::new(),
+                warnings: Vec::new(),
+                changes: Vec::new(),
+            },
+            departed: Totals::default(),
+            last_peer: 7,
+            listeners: Vec::new(),
+            connections: vec![Connection {
+                listener: 0,
+                worker: 1,
+                descriptor: 2,
+                unsent: 3,
+                state,
+            }],
+            sources: Vec::new(),
+            control: None,
+        }
+    }
+
+    fn encoded() -> Vec<u8> {
+        let mut bytes = record().encode();
+        bytes.extend(b"abc");
+        bytes
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written() {
+        let bytes = encoded();
+        let (read, unsent) = Record::decode(&bytes).unwrap();
+        assert_eq!(format!("{read:?}"), format!("{:?}", record()));
+        assert_eq!(unsent, b"abc");
+    }
+
+    #[test]
+    fn a_record_of_another_version_is_refused_with_both_numbers() {
+        let text = String::from_utf8(encoded()).unwrap();
+        let other = text.replacen("handover 1\n", "handover 99\n", 1);
+        let error = Record::decode(other.as_bytes()).unwrap_err();
+        assert!(error.contains("99") && error.contains("reads 1"), "{error}");
+    }
+
+    #[test]
+    fn what_is_cut_short_or_no_record_is_refused_wherever_it_ends() {
+        let bytes = encoded();
+        for len in 0..bytes.len() {
+            assert!(Record::decode(&bytes[..len]).is_err(), "{len} bytes");
+        }
+        assert!(Record::decode(&[bytes.as_slice(), b"more"].concat()).is_err());
+        assert!(Record::decode(&[0xff; 200]).is_err());
+    }
+}

@@ -1,0 +1,284 @@
+//! Listeners on their way to a successor, and back where that fails: their sockets, what they have
+//! counted, and who is connected.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use crate::config::{self, Address, Config};
+use crate::driver::Permits;
+use crate::stats::{Counters, Totals};
+use crate::sys::socket;
+use crate::worker::handover::Carried;
+use crate::worker::mailbox::{Command, Gate, ListenerId, SocketId};
+
+use super::super::bind::{self, Bound, SocketFile};
+use super::super::handover::record;
+use super::super::workers::Workers;
+use super::{Listener, Listeners, Serving};
+
+impl Listeners {
+    /// Describes all of them, in the order of [`Self::place`], and adds the descriptors of their
+    /// sockets to the list. Those on their way out are not among them: there should be none.
+    pub(in crate::daemon) fn describe_all<'a>(
+        &'a self,
+        descriptors: &mut Vec<BorrowedFd<'a>>,
+        retired_config: impl Fn(&config::Listener) -> String,
+    ) -> Vec<record::Listener> {
+        let mut socket = |serving: &'a Serving| {
+            descriptors.push(serving.bound.fd.as_fd());
+            record::Socket {
+                id: serving.id.0,
+                descriptor: descriptors.len() - 1,
+                address: serving.bound.address.to_string(),
+                file: serving.bound.file.as_ref().map(SocketFile::inode),
+                passed: serving.bound.passed,
+            }
+        };
+        let in_service = self.in_service.len();
+        let describe = |(place, listener): (usize, &'a Listener)| record::Listener {
+            name: listener.config.name.clone(),
+            retired: (place >= in_service).then(|| retired_config(&listener.config)),
+            overridden: listener
+                .overridden
+                .iter()
+                .map(|key| (*key).into())
+                .collect(),
+            totals: listener.totals(),
+            sockets: listener.sockets.iter().map(&mut socket).collect(),
+        };
+        self.all().enumerate().map(describe).collect()
+    }
+
+    /// The place of a listener among all.
+    pub(in crate::daemon) fn place(&self, id: ListenerId) -> Option<usize> {
+        self.all().position(|listener| listener.id == id)
+    }
+
+    /// What those counted that are no more.
+    pub(in crate::daemon) fn departed(&self) -> Totals {
+        self.departed
+    }
+
+    /// What those of the predecessor counted that are no more.
+    pub(in crate::daemon) fn restore_departed(&mut self, totals: &Totals) {
+        self.departed.add(totals);
+    }
+
+    /// Takes all listeners of a predecessor into service, or those that are still configured:
+    /// everything but their connections, so that who comes next is counted behind those. Returns
+    /// their ids in the order of the record.
+    pub(in crate::daemon) fn restore(
+        &mut self,
+        listeners: &[record::Listener],
+        config: &Config,
+        retired_config: impl Fn(&str) -> Option<config::Listener>,
+        workers: &Workers,
+    ) -> Vec<Option<ListenerId>> {
+        let mut ids = Vec::new();
+        for listener in listeners {
+            let config = match &listener.retired {
+                None => config.listeners.get(&listener.name).cloned(),
+                Some(text) => retired_config(text),
+            };
+            let Some(config) = config else {
+                log::error!(
+                    "listener \"{}\" of the predecessor: its configuration can't be read; \
+                     its connections are closed",
+                    listener.name
+                );
+                ids.push(None);
+                continue;
+            };
+            let known = config::KEYS.iter().map(|key| key.name);
+            let restored = Listener {
+                id: ListenerId(self.next_listener),
+                gate: Arc::new(Gate::new(Permits::new(
+                    config.max_connections,
+                    workers.wakers(),
+                ))),
+                // One worker goes on counting where all of them had stopped.
+                counters: (0..workers.count())
+                    .map(|worker| match worker {
+                        0 => Arc::new(Counters::from_totals(&listener.totals)),
+                        _ => Arc::default(),
+                    })
+                    .collect(),
+                sockets: Vec::new(),
+                overridden: known
+                    .filter(|key| listener.overridden.iter().any(|name| name == key))
+                    .collect(),
+                config,
+            };
+            self.next_listener += 1;
+            restored.configure(workers);
+            ids.push(Some(restored.id));
+            if listener.retired.is_some() {
+                self.retired.push(restored);
+            } else {
+                self.in_service.insert(listener.name.clone(), restored);
+            }
+        }
+        ids
+    }
+
+    /// Serves the sockets of a predecessor's listener.
+    pub(in crate::daemon) fn restore_sockets(
+        &mut self,
+        listener: &record::Listener,
+        mut descriptor: impl FnMut(usize) -> Option<OwnedFd>,
+        workers: &Workers,
+    ) {
+        let Some(known) = self.in_service.get(&listener.name) else {
+            return;
+        };
+        let config = known.config.clone();
+        let mut restored = Vec::new();
+        for (place, socket) in listener.sockets.iter().enumerate() {
+            let same =
+                |other: &&record::Socket| other.address == socket.address && !other.passed;
+            let index = listener.sockets[..place].iter().filter(same).count();
+            let count = listener.sockets.iter().filter(same).count().max(1);
+            let Some(fd) = descriptor(socket.descriptor) else {
+                log::error!(
+                    "listener \"{}\": {}: a socket of the predecessor is missing",
+                    listener.name,
+                    socket.address
+                );
+                continue;
+            };
+            let address = address(&config, &socket.address, fd.as_fd());
+            let place = (index.min(count - 1), count);
+            match bind::restore(&config, address, fd, place, workers.count()) {
+                Ok(bound) => restored.push((SocketId(socket.id), finish(bound, socket))),
+                Err(error) => log::error!(
+                    "listener \"{}\": {}: {error}",
+                    listener.name,
+                    socket.address
+                ),
+            }
+        }
+        for (id, bound) in restored {
+            self.next_socket = self.next_socket.max(id.0 + 1);
+            self.serve_as(&listener.name, id, bound, workers);
+        }
+    }
+
+    /// Hands a connection to a worker.
+    pub(in crate::daemon) fn take_over(
+        &self,
+        worker: usize,
+        connection: Carried<OwnedFd>,
+        workers: &Workers,
+    ) {
+        let Some(listener) = self
+            .all()
+            .find(|listener| listener.id == connection.listener)
+        else {
+            return;
+        };
+        let source = connection.state.peer.map(|peer| peer.ip());
+        let admission = listener
+            .gate
+            .readmit(source, listener.config.max_per_source);
+        workers.command(
+            worker % workers.count(),
+            Command::TakeOver {
+                connection,
+                admission,
+            },
+        );
+    }
+
+    /// Gives these workers all sockets again that they have let go of for a successor who did not
+    /// come.
+    pub(in crate::daemon) fn serve_again(&self, meant: &[usize], workers: &Workers) {
+        for listener in self.in_service.values() {
+            for Serving {
+                id,
+                workers: serving,
+                bound,
+            } in &listener.sockets
+            {
+                let again = serving.iter().copied().filter(|worker| meant.contains(worker));
+                let handles = match bind::handles(&bound.fd, again) {
+                    Ok(handles) => handles,
+                    Err(error) => {
+                        let name = &listener.config.name;
+                        log::error!("listener \"{name}\": {}: {error}", bound.address);
+                        continue;
+                    }
+                };
+                for (worker, socket) in handles {
+                    workers.command(
+                        worker,
+                        Command::AddSocket {
+                            listener: listener.id,
+                            id: *id,
+                            kind: bound.kind,
+                            socket,
+                        },
+                    );
+                }
+            }
+        }
+    }
+
+    /// What was overridden at run time is so in this configuration, too.
+    pub(in crate::daemon) fn keep_overrides(&self, config: &mut Config) {
+        for (name, listener) in &self.in_service {
+            if let Some(new) = config.listeners.get_mut(name)
+                && listener.overridden.contains(&"backlog")
+            {
+                new.backlog = listener.config.backlog;
+            }
+        }
+    }
+
+    /// Notes which keys are overridden, after a commit that took them over.
+    pub(in crate::daemon) fn overridden(&self) -> Vec<(String, Vec<&'static str>)> {
+        let overridden = |(name, listener): (&String, &Listener)| {
+            (name.clone(), listener.overridden.clone())
+        };
+        self.in_service.iter().map(overridden).collect()
+    }
+
+    /// The same, back.
+    pub(in crate::daemon) fn mark_overridden(&mut self, keys: Vec<(String, Vec<&'static str>)>) {
+        for (name, keys) in keys {
+            if let Some(listener) = self.in_service.get_mut(&name) {
+                listener.overridden = keys;
+            }
+        }
+    }
+}
+
+/// The address as the configuration has it; else the one that the socket has.
+fn address(config: &config::Listener, text: &str, fd: BorrowedFd<'_>) -> Address {
+    let configured = config
+        .addresses
+        .iter()
+        .find(|address| address.to_string() == text);
+    configured
+        .cloned()
+        .unwrap_or_else(|| match socket::local_address(fd) {
+            Some(address) => Address::Inet {
+                address,
+                optional: false,
+            },
+            None => Address::Unix(text.into()),
+        })
+}
+
+fn finish(bound: Bound, socket: &record::Socket) -> Bound {
+    let file = match (&bound.address, socket.file) {
+        (Address::Unix(path), Some(inode)) => {
+            Some(SocketFile::of_predecessor(path.clone(), inode))
+        }
+        _ => None,
+    };
+    Bound {
+        file,
+        passed: socket.passed,
+        ..bound
+    }
+}
