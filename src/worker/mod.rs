@@ -230,6 +230,8 @@ impl<D: Driver> Worker<D> {
                 self.accept_rested(now, listener, error)
             }
             Completion::Closed { token } => self.closed(token),
+            // Nobody asks for it yet.
+            Completion::Detached { .. } => {}
             Completion::Woken => self.woken(now),
         }
     }
