@@ -3,9 +3,11 @@
 //! Knows the types of the protocol and nothing of how they came. All text that the daemon or the
 //! network has had a hand in is escaped here.
 
+use std::time::Duration;
+
 use crate::control::schema::{
     Backlog, ChangeAction, ClosePeersReply, Diagnostic, Listener, ListenerState, Peer,
-    ReloadOutcome, ReloadResult, SetBacklogReply, SetLogLevelReply, Status,
+    ReloadOutcome, ReloadResult, SetBacklogReply, SetLogLevelReply, Status, UpgradeResult,
 };
 
 use super::text::{Align, Paint, Table, age, bytes, counted, escape, microseconds};

@@ -26,7 +26,9 @@ use super::buffers::{BUFFER_COUNT, Buffers};
 use super::datagrams::{Datagrams, Workspace};
 use super::pipes::Pipes;
 use super::table::Table;
-use super::{Buffer, Closing, Completion, Details, Driver, Envelope, Op, Permits, Token, Waker};
+use super::{
+    Buffer, Closing, Completion, Detached, Details, Driver, Envelope, Op, Permits, Token, Waker,
+};
 use crate::sys::socket;
 
 use connection::Connection;
@@ -106,6 +108,7 @@ impl Endpoint {
             Kind::Datagrams(datagrams) if datagrams.has_unsent() => Wish::Output,
             Kind::Datagrams(_) => input(Wish::Input),
             Kind::Connection(connection) if connection.silent => Wish::Nothing,
+            Kind::Connection(connection) if connection.detached => Wish::Nothing,
             Kind::Connection(connection) if connection.stalled() => Wish::Output,
             Kind::Connection(connection) if connection.ended => Wish::Nothing,
             Kind::Connection(connection) if takes && connection.once => Wish::InputOnce,
@@ -185,6 +188,7 @@ impl Epoll {
     /// Carries out the queued operations.
     fn perform(&mut self, done: &mut Vec<Completion>) {
         let mut ops = std::mem::take(&mut self.ops);
+        let mut detached = Vec::new();
         for op in ops.drain(..) {
             match op {
                 Op::Accept { listener: token } | Op::ReceiveFrom { socket: token } => {
@@ -202,8 +206,16 @@ impl Epoll {
                 Op::Send { connection, buffer } => self.send(connection, buffer, done),
                 Op::ShutDown { connection } => self.shut_down(connection),
                 Op::SendTo { socket, buffer } => self.send_to(socket, buffer),
+                Op::Detach { connection } => {
+                    if self.detach(connection) {
+                        detached.push(connection);
+                    }
+                }
                 Op::Close { token, how } => self.close(token, how, done),
             }
+        }
+        for connection in detached {
+            self.say_detached(connection, done);
         }
         // The queue keeps its memory.
         self.ops = ops;
@@ -264,6 +276,7 @@ impl Epoll {
         done.push(Completion::Closed { token });
     }
 
+    /// Ends the registration of a descriptor that others may hold as well.
     fn forget(&self, endpoint: &Endpoint) {
         if endpoint.told != Wish::Nothing {
             // It is registered, as noted, so this can't fail.
@@ -376,7 +389,7 @@ impl Epoll {
             Kind::Datagrams(_) if endpoint.takes && !endpoint.draining => {
                 _ = self.receive_from(token, done)
             }
-            Kind::Connection(connection) if connection.silent => {}
+            Kind::Connection(connection) if connection.silent || connection.detached => {}
             Kind::Connection(connection) if connection.stalled() => self.flush(token, done),
             Kind::Connection(_) if endpoint.takes => {
                 let warned = event.events().intersects(WARNINGS);
@@ -414,6 +427,18 @@ impl Driver for Epoll {
     fn add_datagram_socket(&mut self, socket: OwnedFd) -> Token {
         let datagrams = Box::new(Datagrams::new(socket.as_fd()));
         self.insert(socket, Kind::Datagrams(datagrams))
+    }
+
+    fn add_connection(&mut self, socket: OwnedFd, unsent: Vec<u8>) -> Token {
+        let mut connection = Connection::new(socket::is_inet(socket.as_fd()));
+        connection.owe(unsent);
+        let token = self.insert(socket, Kind::Connection(connection));
+        self.changed.push(token);
+        token
+    }
+
+    fn take(&mut self, connection: Token) -> Option<Detached<OwnedFd>> {
+        self.take_out(connection)
     }
 
     fn submit(&mut self, op: Op) {

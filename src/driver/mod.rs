@@ -10,7 +10,7 @@
 //!
 //! 1. [`Driver::submit`] queues: it makes no system call and never fails.
 //! 2. Each `Send` and `Close` has exactly one completion, but for sends of a connection that fails,
-//!    which have one `Failed` together, and of one that is closed first, which have none. Each
+//!    which have one `Failed` together, and of one that is closed or taken first, which have none. Each
 //!    datagram of a `SendTo` is counted in exactly one `DatagramSent`, which may count many.
 //!    `Accept`, `Receive`, `Relay` and `ReceiveFrom` repeat until they are ended; `Rest` and
 //!    `ShutDown` have none.
@@ -47,6 +47,14 @@
 //!     what is held still goes out.
 //! 17. A driver that is dropped leaves nothing behind: when the drop returns, its descriptors are gone
 //!     for the kernel too, and the next process can have their addresses.
+//! 18. `Detach` takes nothing more from the kernel and sends nothing more. What had been taken is
+//!     shown first: `Detached` is said in a later `wait`, so that what it is answered with is owed
+//!     like the rest, and it is the last that is heard. [`Driver::take`] gives the descriptor and
+//!     every byte owed, in order, none twice; buffers and pipe are home and the token is no more. A
+//!     connection that fails first says `Failed` instead, one that is closed first `Closed` alone.
+//! 19. [`Driver::add_connection`] goes on where another driver let go, also one of another kind. What
+//!     it is given to send goes before all else, and counts as one `Send` that has said `Stalled`
+//!     already.
 //!
 //! # How io_uring fits
 //!
@@ -189,6 +197,12 @@ pub enum Op {
         /// Comes home by itself.
         buffer: Buffer,
     },
+    /// Let go without closing: nothing more is taken from the kernel; what has been taken is shown
+    /// first; what is owed stays owed. A `ShutDown` that waits for it is forgotten.
+    Detach {
+        /// Of this connection.
+        connection: Token,
+    },
     /// Let go.
     Close {
         /// Of this listener, connection or datagram socket.
@@ -196,6 +210,13 @@ pub enum Op {
         /// In this way.
         how: Closing,
     },
+}
+
+impl Op {
+    /// Whether it is a `Send` on this connection.
+    pub(crate) fn is_send_on(&self, token: Token) -> bool {
+        matches!(self, Self::Send { connection, .. } if *connection == token)
+    }
 }
 
 /// How to close.
@@ -288,6 +309,11 @@ pub enum Completion {
         /// Their bytes in all, or why the kernel would not take them.
         result: io::Result<u32>,
     },
+    /// A `Detach` is done: [`Driver::take`] it before the next `wait`, or close it.
+    Detached {
+        /// This connection, of which nothing more is heard.
+        connection: Token,
+    },
     /// A `Close` is done.
     Closed {
         /// Of this token, which is no more.
@@ -297,9 +323,18 @@ pub enum Completion {
     Woken,
 }
 
+/// A connection that has left its driver.
+#[derive(Debug)]
+pub struct Detached<S> {
+    /// Its descriptor.
+    pub socket: S,
+    /// All that the peer is owed, in order.
+    pub unsent: Vec<u8>,
+}
+
 /// One thread's way to the kernel.
 pub trait Driver {
-    /// What a listener or a datagram socket is made of.
+    /// What a listener, a connection or a datagram socket is made of.
     type Socket;
 
     /// Takes a listening socket, nonblocking. With `permits` it takes one for each connection.
@@ -310,6 +345,15 @@ pub trait Driver {
 
     /// Takes a bound datagram socket, nonblocking.
     fn add_datagram_socket(&mut self, socket: Self::Socket) -> Token;
+
+    /// Takes a connected stream socket, nonblocking, that is owed these bytes: they are sent before
+    /// all else and complete with one `Sent`, if there are any. It is not yet received from.
+    fn add_connection(&mut self, socket: Self::Socket, unsent: Vec<u8>) -> Token;
+
+    /// Takes a connection out of the driver once it has said [`Completion::Detached`], with what was
+    /// submitted to be sent until now. The token is no more. None of a connection that has not said
+    /// so, or is closed.
+    fn take(&mut self, connection: Token) -> Option<Detached<Self::Socket>>;
 
     /// Queues an operation. Never a system call, never fails. An operation on a token that is no
     /// more is nothing (its buffer comes home).

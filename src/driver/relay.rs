@@ -13,6 +13,7 @@ use std::os::fd::BorrowedFd;
 
 use nix::errno::Errno;
 use nix::fcntl::{SpliceFFlags, splice};
+use nix::unistd::read;
 
 use super::pipes::{PIPE_BYTES, Pipe, Pipes};
 
@@ -134,6 +135,22 @@ impl Relay {
             pipes.give_back(pipe);
         }
         given
+    }
+
+    /// Reads what is held out of the pipe, which goes home.
+    pub(crate) fn read(&mut self, pipes: &mut Pipes) -> Vec<u8> {
+        let mut bytes = vec![0; self.held as usize];
+        let Some(pipe) = self.pipe.take() else {
+            return bytes;
+        };
+        let mut len = 0;
+        while len < bytes.len() {
+            len +=
+                read(&pipe.output, &mut bytes[len..]).expect("a pipe gives what was put into it");
+        }
+        self.held = 0;
+        pipes.give_back(pipe);
+        bytes
     }
 
     /// Forgets what is held.

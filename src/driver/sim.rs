@@ -8,8 +8,9 @@
 //! datagrams of one sender come in one buffer or in many.
 //!
 //! It checks its user, too, and panics when a buffer is used twice, when receiving is asked for
-//! twice, when a relaying connection is not answered in time, and when a token is used in a later
-//! turn than the one that closed it.
+//! twice, when a relaying connection is not answered in time, when a detached one is not taken in
+//! time, and when a token is used after it was taken, or in a later turn than the one that closed
+//! it.
 
 mod connection;
 mod network;
@@ -26,7 +27,8 @@ pub(crate) use self::network::{Client, End, Faults, Network, Peer, Socket};
 use self::network::{Wire, World};
 use super::buffers::{BUFFER_COUNT, Buffers};
 use super::{
-    Buffer, Closing, Completion, Details, Driver, Envelope, Op, Permits, Source, Token, Waker,
+    Buffer, Closing, Completion, Detached, Details, Driver, Envelope, Op, Permits, Source, Token,
+    Waker,
 };
 use crate::sys::message::Local;
 
@@ -69,6 +71,8 @@ struct Slot {
     drain_asked: bool,
     /// The driver serves who is queued, then closes.
     draining: bool,
+    /// The user was told that the connection is detached.
+    detached: bool,
     /// The turn in which the user was told of the peer's end.
     end_told: Option<u64>,
     /// What has happened and not yet been said.
@@ -99,6 +103,7 @@ impl Slot {
             closed: false,
             drain_asked: false,
             draining: false,
+            detached: false,
             end_told: None,
             ready: VecDeque::new(),
         }
@@ -211,6 +216,17 @@ impl Sim {
         }
     }
 
+    /// Who was told that a connection is detached takes it at once, or closes it.
+    fn check_taken(&self) {
+        for slot in &self.slots {
+            assert!(
+                !slot.detached || slot.closed,
+                "{:?} is detached, and a wait begins before it is taken",
+                slot.token
+            );
+        }
+    }
+
     fn ask(&mut self, token: Token, what: &str) -> bool {
         let turn = self.turn;
         let Some(slot) = self.slot_for_user(token, what) else {
@@ -251,6 +267,7 @@ impl Sim {
                 self.slot_for_user(*socket, "SendTo").is_some()
             }
             Op::ShutDown { connection } => self.slot_for_user(*connection, "ShutDown").is_some(),
+            Op::Detach { connection } => self.slot_for_user(*connection, "Detach").is_some(),
             Op::Close { token, how } => {
                 let Some(slot) = self.slot_for_user(*token, "Close") else {
                     return false;
@@ -275,7 +292,8 @@ impl Sim {
             | Op::SendTo { socket: token, .. } => *token,
             Op::Receive { connection: token }
             | Op::Relay { connection: token }
-            | Op::Rest { connection: token } => *token,
+            | Op::Rest { connection: token }
+            | Op::Detach { connection: token } => *token,
             Op::Send {
                 connection: token, ..
             }
@@ -295,11 +313,11 @@ impl Sim {
                 slot.armed = true;
             }
             (Op::Receive { .. }, Thing::Connection(connection)) => {
-                slot.armed = !connection.failed;
+                slot.armed = !connection.failed && !connection.detaching;
                 connection.relays = false;
             }
             (Op::Relay { .. }, Thing::Connection(connection)) => {
-                slot.armed = !connection.failed;
+                slot.armed = !connection.failed && !connection.detaching;
                 connection.relays = true;
             }
             (Op::Rest { .. }, Thing::Connection(_)) => slot.armed = false,
@@ -308,6 +326,10 @@ impl Sim {
                 connection.outgoing.push_back(Outgoing::new(buffer));
             }
             (Op::ShutDown { .. }, Thing::Connection(connection)) => connection.shut_down = true,
+            (Op::Detach { .. }, Thing::Connection(connection)) => {
+                connection.detaching = true;
+                slot.armed = false;
+            }
             (Op::SendTo { buffer, .. }, Thing::Datagrams { outgoing, .. }) => {
                 outgoing.push_back(buffer)
             }
@@ -460,6 +482,15 @@ impl Sim {
         if connection.failed || !connection.announced {
             return;
         }
+        if connection.detaching {
+            // Only now has all that was taken been shown in an earlier wait.
+            if slot.ready.is_empty() && !slot.detached {
+                slot.ready.push_back(Completion::Detached {
+                    connection: slot.token,
+                });
+            }
+            return;
+        }
         if world.breaks(connection.peer) {
             connection.failed = true;
             connection.drop_outgoing(&mut self.buffers);
@@ -592,6 +623,7 @@ impl Sim {
                     slot.end_told = Some(self.turn);
                 }
                 Completion::AcceptRested { .. } => slot.asked = false,
+                Completion::Detached { .. } => slot.detached = true,
                 Completion::Closed { token } => self.vacate(token.slot),
                 _ => {}
             }
@@ -645,6 +677,36 @@ impl Driver for Sim {
         })
     }
 
+    fn add_connection(&mut self, socket: Socket, unsent: Vec<u8>) -> Token {
+        let mut connection = Connection::new(Peer(socket.0));
+        connection.announced = true;
+        connection.owe(unsent);
+        self.allocate(Thing::Connection(connection))
+    }
+
+    fn take(&mut self, token: Token) -> Option<Detached<Socket>> {
+        let slot = self
+            .slots
+            .get_mut(token.slot as usize)
+            .filter(|slot| slot.token == token && slot.detached && !slot.closed)?;
+        let thing = std::mem::replace(&mut slot.thing, Thing::Nothing);
+        let Thing::Connection(mut connection) = thing else {
+            unreachable!("only a connection is detached");
+        };
+        // What was submitted since it was said is owed like the rest.
+        for op in self.queue.extract_if(.., |op| op.is_send_on(token)) {
+            if let Op::Send { buffer, .. } = op {
+                connection.outgoing.push_back(Outgoing::new(buffer));
+            }
+        }
+        let unsent = connection.take_outgoing(&mut self.buffers);
+        self.vacate(token.slot);
+        Some(Detached {
+            socket: Socket(connection.peer.0),
+            unsent,
+        })
+    }
+
     fn submit(&mut self, op: Op) {
         if self.check_user(&op) {
             self.queue.push(op);
@@ -660,6 +722,7 @@ impl Driver for Sim {
         self.turn += 1;
         self.closed_this_turn.clear();
         self.check_answered();
+        self.check_taken();
         for op in std::mem::take(&mut self.queue) {
             self.carry_out(op);
         }

@@ -27,7 +27,9 @@ use io_uring::cqueue;
 use super::datagrams::{Datagrams, Workspace};
 use super::pipes::Pipes;
 use super::table::Table;
-use super::{Buffer, Closing, Completion, Details, Driver, Envelope, Op, Permits, Token, Waker};
+use super::{
+    Buffer, Closing, Completion, Detached, Details, Driver, Envelope, Op, Permits, Token, Waker,
+};
 use crate::sys::socket;
 
 use connection::Connection;
@@ -123,11 +125,6 @@ impl Uring {
         };
         driver.listen_to_waker();
         Ok(driver)
-    }
-
-    /// Takes a connected stream socket, nonblocking: for who connects instead of accepting.
-    pub fn add_connection(&mut self, socket: OwnedFd) -> Token {
-        self.insert(socket, Kind::Connection(Connection::new()))
     }
 
     fn listen_to_waker(&mut self) {
@@ -342,6 +339,16 @@ impl Driver for Uring {
         self.insert(socket, Kind::Datagrams(datagrams))
     }
 
+    fn add_connection(&mut self, socket: OwnedFd, unsent: Vec<u8>) -> Token {
+        let token = self.insert(socket, Kind::Connection(Connection::owing(unsent)));
+        self.attend(token);
+        token
+    }
+
+    fn take(&mut self, connection: Token) -> Option<Detached<OwnedFd>> {
+        self.take_out(connection)
+    }
+
     fn submit(&mut self, op: Op) {
         match op {
             Op::Send { connection, buffer } => self.send(connection, buffer),
@@ -359,6 +366,7 @@ impl Driver for Uring {
             Op::Rest { connection } => self.take_from(connection, false),
             Op::ShutDown { connection } => self.shut_down(connection),
             Op::SendTo { socket, buffer } => self.send_to(socket, buffer),
+            Op::Detach { connection } => self.detach(connection),
             Op::Close { token, how } => self.close(token, how),
         }
     }

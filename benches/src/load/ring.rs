@@ -40,7 +40,7 @@ pub(super) fn run(request: &Request, mut driver: Uring) -> Result<Sample> {
         let mut stream = Stream::new(index, bytes, depth);
         socket.write_all(stream.next(&pattern, bytes * depth))?;
         stream.handle_sent(bytes * depth);
-        let token = driver.add_connection(socket.into());
+        let token = driver.add_connection(socket.into(), Vec::new());
         ensure!(token.slot as usize == index, "slots are given out in order");
         driver.submit(Op::Receive { connection: token });
         all.push(stream);

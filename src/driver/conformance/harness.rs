@@ -55,6 +55,8 @@ pub(super) trait Harness: Sized {
         None
     }
     fn new() -> (Self, Self::Driver);
+    /// Another driver in the same world.
+    fn beside(&self) -> (Self, Self::Driver);
     /// A listening socket; none where this machine has no such place.
     fn listen(&mut self, place: Place) -> Option<(SocketOf<Self>, Self::Address)>;
     /// A datagram socket on the wildcard address of the place.
@@ -244,6 +246,10 @@ impl<D: Opens> Harness for Loopback<D> {
             },
             D::open().expect("the driver opens"),
         )
+    }
+
+    fn beside(&self) -> (Self, D) {
+        Self::new()
     }
 
     fn listen(&mut self, place: Place) -> Option<(OwnedFd, Address)> {
@@ -543,6 +549,14 @@ impl<const ROUGH: bool> Harness for Simulated<ROUGH> {
         }
         let sim = Sim::new(&network);
         (Self { network, places: 0 }, sim)
+    }
+
+    fn beside(&self) -> (Self, Sim) {
+        let network = self.network.clone();
+        let sim = Sim::new(&network);
+        // Far from the addresses that the first one gives out.
+        let places = self.places + 10_000;
+        (Self { network, places }, sim)
     }
 
     fn listen(&mut self, place: Place) -> Option<(sim::Socket, SocketAddr)> {

@@ -33,6 +33,7 @@ pub(super) enum Event {
     Datagram(Token, Vec<u8>, usize),
     DatagramSent(Token, u32, Result<u32, ErrorKind>),
     Closed(Token),
+    Detached(Token),
     Woken,
 }
 
@@ -45,9 +46,8 @@ impl Event {
             }
             Self::Relayed(about, ..) => *about == token,
             Self::Sent(about, _) | Self::Stalled(about) | Self::Failed(about) => *about == token,
-            Self::Datagram(about, ..) | Self::DatagramSent(about, ..) | Self::Closed(about) => {
-                *about == token
-            }
+            Self::Datagram(about, ..) | Self::DatagramSent(about, ..) => *about == token,
+            Self::Closed(about) | Self::Detached(about) => *about == token,
             Self::Woken => false,
         }
     }
@@ -154,6 +154,7 @@ impl<H: Harness> Stage<H> {
                 result,
             } => Event::DatagramSent(socket, count, result.map_err(|error| error.kind())),
             Completion::Closed { token } => Event::Closed(token),
+            Completion::Detached { connection } => Event::Detached(connection),
             Completion::Woken => Event::Woken,
         };
         self.events.push(event);

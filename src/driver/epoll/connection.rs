@@ -1,7 +1,7 @@
 //! Streams over epoll: one receive, one send, and what happens when the peer is slow or gone.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
@@ -10,7 +10,7 @@ use super::{Endpoint, Epoll, Kind};
 use crate::driver::buffers::{BUFFER_BYTES, Buffers, Queue};
 use crate::driver::pipes::Pipes;
 use crate::driver::relay::{Relay, Taken};
-use crate::driver::{Buffer, Completion, Token};
+use crate::driver::{Buffer, Completion, Detached, Op, Token};
 use crate::sys::socket;
 
 #[derive(Debug)]
@@ -29,6 +29,9 @@ pub(super) struct Connection {
     pub(super) ended: bool,
     // Broken, or hung up while nothing was asked of it: the kernel need not say so again.
     pub(super) silent: bool,
+    failed: bool,
+    // Nothing more is done for it: it leaves this driver.
+    pub(super) detached: bool,
 }
 
 impl Connection {
@@ -43,6 +46,15 @@ impl Connection {
             once: tcp,
             ended: false,
             silent: false,
+            failed: false,
+            detached: false,
+        }
+    }
+
+    /// The peer is owed these bytes from an earlier driver.
+    pub(super) fn owe(&mut self, unsent: Vec<u8>) {
+        if !unsent.is_empty() {
+            self.spilled = Some(Box::new(unsent.into()));
         }
     }
 
@@ -55,6 +67,21 @@ impl Connection {
         self.relay.discard(pipes);
         buffers.clear(&mut self.unsent);
         self.spilled = None;
+    }
+
+    /// Takes all that is yet to be sent, in its order.
+    fn take_unsent(&mut self, buffers: &mut Buffers, pipes: &mut Pipes) -> Vec<u8> {
+        let mut unsent = self.relay.read(pipes);
+        // Of the first piece, whichever it is, a part is sent.
+        let mut sent = std::mem::take(&mut self.sent) as usize;
+        if let Some(spilled) = self.spilled.take() {
+            unsent.extend(&spilled[std::mem::take(&mut sent)..]);
+        }
+        while let Some(buffer) = buffers.pop(&mut self.unsent) {
+            unsent.extend(&buffers.bytes(&buffer)[std::mem::take(&mut sent)..]);
+            buffers.recycle(buffer);
+        }
+        unsent
     }
 }
 
@@ -84,7 +111,7 @@ impl Epoll {
             buffers.recycle(buffer);
             return;
         }
-        if connection.stalled() {
+        if connection.stalled() || connection.detached {
             buffers.push(&mut connection.unsent, buffer);
             return;
         }
@@ -206,6 +233,58 @@ impl Epoll {
         }
     }
 
+    /// From now on nothing is taken from the connection, and nothing sent. Whether that is new.
+    pub(super) fn detach(&mut self, token: Token) -> bool {
+        let Some(Endpoint {
+            kind: Kind::Connection(connection),
+            ..
+        }) = self.endpoints.get_mut(token)
+        else {
+            return false;
+        };
+        self.changed.push(token);
+        !std::mem::replace(&mut connection.detached, true)
+    }
+
+    /// All that was received has been shown in an earlier wait, and its answers are carried out.
+    pub(super) fn say_detached(&mut self, token: Token, done: &mut Vec<Completion>) {
+        if let Some(Endpoint {
+            kind: Kind::Connection(connection),
+            ..
+        }) = self.endpoints.get(token)
+            && !connection.failed
+        {
+            done.push(Completion::Detached { connection: token });
+        }
+    }
+
+    /// Takes a connection that is detached out of the table, with all that its peer is owed.
+    pub(super) fn take_out(&mut self, token: Token) -> Option<Detached<OwnedFd>> {
+        let Some(Endpoint {
+            kind: Kind::Connection(connection),
+            ..
+        }) = self.endpoints.get_mut(token)
+        else {
+            return None;
+        };
+        if !connection.detached || connection.failed {
+            return None;
+        }
+        // What was submitted since it was said is owed like the rest.
+        for op in self.ops.extract_if(.., |op| op.is_send_on(token)) {
+            if let Op::Send { buffer, .. } = op {
+                self.buffers.push(&mut connection.unsent, buffer);
+            }
+        }
+        let unsent = connection.take_unsent(&mut self.buffers, &mut self.pipes);
+        let endpoint = self.endpoints.remove(token)?;
+        self.forget(&endpoint);
+        Some(Detached {
+            socket: endpoint.fd,
+            unsent,
+        })
+    }
+
     pub(super) fn fail(&mut self, token: Token, error: io::Error, done: &mut Vec<Completion>) {
         let Some(Endpoint {
             kind: Kind::Connection(connection),
@@ -217,6 +296,7 @@ impl Epoll {
         };
         connection.discard(&mut self.buffers, &mut self.pipes);
         connection.silent = true;
+        connection.failed = true;
         *takes = false;
         self.changed.push(token);
         done.push(Completion::Failed {

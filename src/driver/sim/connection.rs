@@ -17,6 +17,8 @@ pub(super) struct Connection {
     pub(super) shut_down: bool,
     pub(super) ended: bool,
     pub(super) failed: bool,
+    /// It is to leave this driver: nothing more is received or sent.
+    pub(super) detaching: bool,
 }
 
 /// A `Send` under way, or what a pipe holds.
@@ -45,6 +47,19 @@ impl Connection {
             shut_down: false,
             ended: false,
             failed: false,
+            detaching: false,
+        }
+    }
+
+    /// The peer is owed these bytes from an earlier driver.
+    pub(super) fn owe(&mut self, unsent: Vec<u8>) {
+        if !unsent.is_empty() {
+            self.outgoing.push_back(Outgoing {
+                len: unsent.len(),
+                bytes: Bytes::Copied(unsent),
+                written: 0,
+                stall_told: true,
+            });
         }
     }
 
@@ -167,6 +182,16 @@ impl Connection {
                 stall_told: true,
             });
         }
+    }
+
+    /// Takes all that is yet to be sent, in its order.
+    pub(super) fn take_outgoing(&mut self, buffers: &mut Buffers) -> Vec<u8> {
+        let mut unsent = vec![];
+        for send in self.outgoing.drain(..) {
+            unsent.extend(&send.bytes(buffers)[send.written..]);
+            send.go_home(buffers);
+        }
+        unsent
     }
 
     pub(super) fn drop_outgoing(&mut self, buffers: &mut Buffers) {

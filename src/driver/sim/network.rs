@@ -83,7 +83,8 @@ impl Faults {
     }
 }
 
-/// A listening or datagram socket of a [`Network`].
+/// A listening or datagram socket of a [`Network`], or our end of a connection: then the number is
+/// its peer's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Socket(pub(super) usize);
 

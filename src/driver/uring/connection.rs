@@ -21,7 +21,7 @@ use super::{Endpoint, Kind, Uring};
 use crate::driver::buffers::Queue;
 use crate::driver::pipes::Pipes;
 use crate::driver::relay::{Relay, Taken};
-use crate::driver::{Buffer, Closing, Completion, Token};
+use crate::driver::{Buffer, Closing, Completion, Detached, Token};
 use crate::sys::socket;
 
 /// With so many buffers to send, a connection is not received from.
@@ -58,7 +58,18 @@ pub(super) struct Connection {
     ended: bool,
     failed: bool,
     shut_down: bool,
+    detaching: Detaching,
     closing: Option<Closing>,
+}
+
+/// How far it has come in leaving this driver. Once it is asked for, the kernel gets no new request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Detaching {
+    No,
+    /// The kernel's requests are to end, and what they bring is to be shown.
+    Asked,
+    /// The user was told.
+    Said,
 }
 
 /// What one `Send` asked for.
@@ -142,7 +153,18 @@ impl Connection {
             ended: false,
             failed: false,
             shut_down: false,
+            detaching: Detaching::No,
             closing: None,
+        }
+    }
+
+    /// Its peer is owed these bytes from an earlier driver.
+    pub(super) fn owing(unsent: Vec<u8>) -> Self {
+        let first = (!unsent.is_empty()).then(|| Piece::Spilled(Box::new(unsent)));
+        Self {
+            stalled: first.is_some(),
+            first,
+            ..Self::new()
         }
     }
 
@@ -150,11 +172,16 @@ impl Connection {
         self.failed || self.closing.is_some()
     }
 
+    /// Whether the kernel is to have no request of it.
+    fn leaves(&self) -> bool {
+        self.over() || self.detaching != Detaching::No
+    }
+
     /// Whether it is to be received from.
     fn hungry(&self) -> bool {
         // What was shown goes back before anything is relayed.
         let waits = self.relay.is_due() && self.first.is_some();
-        !(self.over() || self.ended || self.stalled || self.full || self.starved || waits)
+        !(self.leaves() || self.ended || self.stalled || self.full || self.starved || waits)
     }
 
     /// Whether it is read in large pieces.
@@ -196,6 +223,16 @@ impl Connection {
             memory.recycle(buffer);
         }
         self.queued = 0;
+    }
+
+    /// Takes all that is yet to be sent, in its order.
+    fn take_unsent(&mut self, memory: &mut Memory, pipes: &mut Pipes) -> Vec<u8> {
+        let mut unsent = self.relay.read(pipes);
+        while let Some(first) = &self.first {
+            unsent.extend(&first.bytes(memory)[self.sent as usize..]);
+            self.advance(memory);
+        }
+        unsent
     }
 
     /// Moves what waits to be sent into memory of its own, of just its size: peers that do not read
@@ -295,7 +332,7 @@ impl Uring {
                 connection.receiving = Receiving::Cancelled;
             }
             // What is polled for without need is looked at when it comes, except at the end.
-            Receiving::Polled if connection.over() => {
+            Receiving::Polled if connection.leaves() => {
                 ring.cancel(Request::Readable, token);
                 connection.receiving = Receiving::Cancelled;
             }
@@ -304,11 +341,12 @@ impl Uring {
 
         match (connection.sending, &connection.first) {
             // Nothing is received while anything waits, so what is held came before all that does.
+            (Sending::No, _) if connection.leaves() => {}
             (Sending::No, _) if connection.relay.holds() => {
                 ring.poll_output(fd, Request::Writable, token);
                 connection.sending = Sending::Polled;
             }
-            (Sending::No, Some(first)) if !connection.over() => {
+            (Sending::No, Some(first)) => {
                 let bytes = &first.bytes(memory)[connection.sent as usize..];
                 let (sending, flags) = if connection.stalled {
                     (Sending::Patiently, libc::MSG_WAITALL)
@@ -320,15 +358,20 @@ impl Uring {
                 unsafe { ring.send(fd, bytes, flags, token) };
                 connection.sending = sending;
             }
-            (Sending::Patiently, _) if connection.over() => {
+            (Sending::Patiently, _) if connection.leaves() => {
                 ring.cancel(Request::Send, token);
                 connection.sending = Sending::Cancelled;
             }
-            (Sending::Polled, _) if connection.over() => {
+            (Sending::Polled, _) if connection.leaves() => {
                 ring.cancel(Request::Writable, token);
                 connection.sending = Sending::Cancelled;
             }
             _ => {}
+        }
+
+        if connection.detaching == Detaching::Asked && connection.at_rest() {
+            // It is said with the next wait: then all that has come is shown and answered.
+            self.chores.push(token);
         }
     }
 
@@ -392,7 +435,8 @@ impl Uring {
                     stall(connection, memory, token, done);
                 }
             }
-            _ if [libc::EAGAIN, libc::EINTR].contains(&-result) => {
+            // There is no room; or it was told to end before it had sent anything.
+            _ if [libc::EAGAIN, libc::EINTR, libc::ECANCELED].contains(&-result) => {
                 stall(connection, memory, token, done);
             }
             _ => {
@@ -490,7 +534,7 @@ impl Uring {
             return;
         }
         if !(takes && connection.hungry()) {
-            return;
+            return self.attend(token);
         }
         if connection.relay.is_due() && self.relay(token, done) {
             return self.attend(token);
@@ -651,6 +695,32 @@ impl Uring {
         self.attend(token);
     }
 
+    /// From now on the kernel gets no new request of the connection, and ends those that it has.
+    pub(super) fn detach(&mut self, token: Token) {
+        if let Some(Parts { connection, .. }) = self.connection(token)
+            && connection.detaching == Detaching::No
+        {
+            connection.detaching = Detaching::Asked;
+            self.attend(token);
+        }
+    }
+
+    /// Takes a connection that is detached out of the table, with all that its peer is owed.
+    pub(super) fn take_out(&mut self, token: Token) -> Option<Detached<OwnedFd>> {
+        let Parts {
+            connection,
+            memory,
+            pipes,
+            ..
+        } = self.connection(token)?;
+        if connection.detaching != Detaching::Said || connection.over() {
+            return None;
+        }
+        let unsent = connection.take_unsent(memory, pipes);
+        let socket = self.endpoints.remove(token)?.fd;
+        Some(Detached { socket, unsent })
+    }
+
     pub(super) fn close_connection(&mut self, token: Token, how: Closing) {
         let Some(Parts {
             connection,
@@ -683,6 +753,10 @@ impl Uring {
         if connection.wants_shut_down() {
             // Fails only when the peer is gone already, which the next receive will say.
             let _ = shutdown(fd.as_raw_fd(), Shutdown::Write);
+        }
+        if connection.detaching == Detaching::Asked && connection.at_rest() && !connection.over() {
+            connection.detaching = Detaching::Said;
+            done.push(Completion::Detached { connection: token });
         }
         if let Some(how) = connection.closing
             && connection.at_rest()
