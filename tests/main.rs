@@ -17,4 +17,5 @@ mod seeds;
 mod smoke;
 mod start;
 mod tidy;
+mod upgrade;
 mod varlink;

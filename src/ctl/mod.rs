@@ -96,7 +96,10 @@ fn refusal(name: &str, parameters: &Parameters) -> Failure {
         ),
         control::UPGRADE_REFUSED => {
             let reason = parameters.get("reason").and_then(Value::as_str);
-            (Exit::Failed, format!("no upgrade: {}", reason.unwrap_or("?")))
+            (
+                Exit::Failed,
+                format!("no upgrade: {}", reason.unwrap_or("?")),
+            )
         }
         control::CONFIG_REJECTED => (Exit::Rejected, "configuration rejected".to_owned()),
         control::INVALID_BACKLOG => (

@@ -87,10 +87,7 @@ impl Legacy {
             .collect();
         match inherited {
             Ok(carriers) => Self::take(&carriers, true),
-            Err(error) => Self::Pieces(
-                Vec::new(),
-                format!("${VARIABLE} {numbers:?}: {error}"),
-            ),
+            Err(error) => Self::Pieces(Vec::new(), format!("${VARIABLE} {numbers:?}: {error}")),
         }
     }
 
@@ -262,7 +259,11 @@ impl Predecessor {
             lost,
             pause_us: pause.as_micros() as u64,
         };
-        let way = if self.executed { "by exec" } else { "by restart" };
+        let way = if self.executed {
+            "by exec"
+        } else {
+            "by restart"
+        };
         log::info!(
             "took over from echod {} {way}: {} listener(s), {kept} connection(s); \
              nobody was served for {pause:.1?}",

@@ -220,7 +220,11 @@ impl Daemon {
                     "what the predecessor left can't be read: {error}; \
                      its connections are closed, its sockets are served"
                 );
-                passed.extend(descriptors.into_iter().filter(|fd| socket::is_bound(fd.as_fd())));
+                passed.extend(
+                    descriptors
+                        .into_iter()
+                        .filter(|fd| socket::is_bound(fd.as_fd())),
+                );
             }
         }
         let manager =

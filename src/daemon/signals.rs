@@ -27,7 +27,12 @@ pub(super) enum Signal {
 /// From now on signals that we know wait until [`unblock_all`], also over an exec. Threads that are
 /// begun meanwhile never get one.
 pub(super) fn block_all() -> io::Result<()> {
-    let ours = [Number::SIGHUP, Number::SIGINT, Number::SIGTERM, Number::SIGUSR2];
+    let ours = [
+        Number::SIGHUP,
+        Number::SIGINT,
+        Number::SIGTERM,
+        Number::SIGUSR2,
+    ];
     let set: SigSet = ours.into_iter().collect();
     Ok(pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&set), None)?)
 }

@@ -140,10 +140,7 @@ fn finish(mut child: Child) -> Result<(), String> {
             // It may end in this very moment.
             let _ = child.kill();
             let _ = child.wait();
-            return Err(format!(
-                "no answer within {} s",
-                ANSWER_TIME_MAX.as_secs()
-            ));
+            return Err(format!("no answer within {} s", ANSWER_TIME_MAX.as_secs()));
         }
         std::thread::sleep(LOOK);
     }
@@ -279,10 +276,9 @@ impl Daemon {
     /// Writes everything down and lets the successor begin. Returns only if that fails.
     fn hand_over(&mut self, now: Instant) {
         let Some(Handover {
-            step:
-                Step::Resting {
-                    rested, belongings, ..
-                },
+            step: Step::Resting {
+                rested, belongings, ..
+            },
             caller,
             ..
         }) = &self.handover

@@ -360,7 +360,8 @@ mod tests {
 
     #[test]
     fn who_goes_on_with_a_connection_does_what_the_other_would_have_done() {
-        let resume = |stream: &Stream, owed| Stream::resume(Reply::Echo, false, stream.progress(), owed);
+        let resume =
+            |stream: &Stream, owed| Stream::resume(Reply::Echo, false, stream.progress(), owed);
         let mut stream = open(false);
         stream.handle_received(&mut [1; 10]);
         let mut resumed = resume(&stream, 10);

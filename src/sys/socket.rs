@@ -139,7 +139,9 @@ pub fn local_address(fd: BorrowedFd<'_>) -> Option<SocketAddr> {
 pub fn is_bound(fd: BorrowedFd<'_>) -> bool {
     match kind(fd) {
         Some(Type::STREAM) => SockRef::from(&fd).is_listener().unwrap_or(false),
-        Some(_) => local_address(fd).is_some_and(|local| local.port() != 0) || local_path(fd).is_some(),
+        Some(_) => {
+            local_address(fd).is_some_and(|local| local.port() != 0) || local_path(fd).is_some()
+        }
         None => false,
     }
 }

@@ -134,8 +134,7 @@ impl Listeners {
         let config = known.config.clone();
         let mut restored = Vec::new();
         for (place, socket) in listener.sockets.iter().enumerate() {
-            let same =
-                |other: &&record::Socket| other.address == socket.address && !other.passed;
+            let same = |other: &&record::Socket| other.address == socket.address && !other.passed;
             let index = listener.sockets[..place].iter().filter(same).count();
             let count = listener.sockets.iter().filter(same).count().max(1);
             let Some(fd) = descriptor(socket.descriptor) else {
@@ -199,7 +198,10 @@ impl Listeners {
                 bound,
             } in &listener.sockets
             {
-                let again = serving.iter().copied().filter(|worker| meant.contains(worker));
+                let again = serving
+                    .iter()
+                    .copied()
+                    .filter(|worker| meant.contains(worker));
                 let handles = match bind::handles(&bound.fd, again) {
                     Ok(handles) => handles,
                     Err(error) => {
@@ -236,9 +238,8 @@ impl Listeners {
 
     /// Notes which keys are overridden, after a commit that took them over.
     pub(in crate::daemon) fn overridden(&self) -> Vec<(String, Vec<&'static str>)> {
-        let overridden = |(name, listener): (&String, &Listener)| {
-            (name.clone(), listener.overridden.clone())
-        };
+        let overridden =
+            |(name, listener): (&String, &Listener)| (name.clone(), listener.overridden.clone());
         self.in_service.iter().map(overridden).collect()
     }
 
@@ -271,9 +272,7 @@ fn address(config: &config::Listener, text: &str, fd: BorrowedFd<'_>) -> Address
 
 fn finish(bound: Bound, socket: &record::Socket) -> Bound {
     let file = match (&bound.address, socket.file) {
-        (Address::Unix(path), Some(inode)) => {
-            Some(SocketFile::of_predecessor(path.clone(), inode))
-        }
+        (Address::Unix(path), Some(inode)) => Some(SocketFile::of_predecessor(path.clone(), inode)),
         _ => None,
     };
     Bound {
