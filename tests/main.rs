@@ -18,3 +18,4 @@ mod smoke;
 mod start;
 mod tidy;
 mod varlink;
+mod watchdog;

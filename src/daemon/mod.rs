@@ -18,6 +18,8 @@ pub mod origin;
 mod queries;
 pub mod reload;
 mod signals;
+mod status;
+mod watchdog;
 mod workers;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -45,13 +47,12 @@ use origin::{Origin, Texts};
 use queries::Queries;
 use reload::History;
 use signals::{Signal, Signals};
+use status::Status;
+use watchdog::Watchdog;
 use workers::Workers;
 
 /// How often to look whether the last peer has gone, while stopping.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
-
-/// How long the end may take after the drain: the last words of the peers, and our own.
-const END_TIME_MAX: Duration = LINGER.saturating_add(Duration::from_secs(5));
 
 /// How long after `drain-timeout` queues may still be emptied, so that also a timeout of zero serves
 /// who is queued.
@@ -138,6 +139,9 @@ struct Daemon {
     server: Option<Server>,
     // None where nobody has started us who wants to know.
     manager: Option<Manager>,
+    status: Status,
+    // None where no manager waits for it.
+    watchdog: Option<Watchdog>,
 }
 
 /// How far the service has come in its life.
@@ -213,7 +217,7 @@ impl Daemon {
         let now = Instant::now();
         listeners.commit(prepared, &config, &changes, &workers, now);
 
-        let daemon = Self {
+        let mut daemon = Self {
             origin,
             files: texts
                 .sources
@@ -229,9 +233,15 @@ impl Daemon {
             listeners,
             queries: Queries::default(),
             server,
+            status: Status::new(now),
+            watchdog: manager
+                .as_ref()
+                .and_then(Manager::watchdog_patience)
+                .map(|patience| Watchdog::new(patience, count, now)),
             manager,
         };
         daemon.announce(texts.built_in);
+        daemon.tell_ready(now);
         Ok(daemon)
     }
 
@@ -261,28 +271,12 @@ impl Daemon {
             env!("CARGO_PKG_VERSION"),
             self.workers.driver()
         );
-        self.tell_manager(|manager| manager.ready(&self.status_line()));
     }
 
     fn tell_manager(&self, tell: impl FnOnce(&Manager)) {
         if let Some(manager) = &self.manager {
             tell(manager);
         }
-    }
-
-    fn status_line(&self) -> String {
-        let (listeners, connections) = (
-            self.listeners.count(),
-            self.listeners.totals().connections(),
-        );
-        let generation = self.history.generation;
-        let mut line =
-            format!("{listeners} listeners, {connections} connections, generation {generation}");
-        let last = &self.history.last;
-        if let Some(error) = last.errors.first() {
-            line += &format!("; reload {} rejected: {}", last.id, reload::text(error));
-        }
-        line
     }
 
     /// Serves until the end.
@@ -316,6 +310,7 @@ impl Daemon {
         }
         self.listeners.sweep(&self.workers, now);
         self.go_on_stopping(now);
+        self.keep_manager_informed(now);
         Ok(())
     }
 
@@ -329,7 +324,8 @@ impl Daemon {
             }
         };
         let control = self.server.as_ref().and_then(Server::poll_timeout);
-        let until = [stage, control, self.listeners.next_sweep(now)]
+        let sweep = self.listeners.next_sweep(now);
+        let until = [stage, control, sweep, self.next_word()]
             .into_iter()
             .flatten()
             .min();
@@ -363,6 +359,10 @@ impl Daemon {
                     .handle_peers(query, &peers, last, &self.listeners, &self.workers)
             }
             Report::PeersClosed { query, closed } => self.queries.handle_closed(query, closed),
+            Report::Alive { worker } => {
+                self.handle_alive(worker, now);
+                None
+            }
         };
         if let Some(((client, reply), server)) = answer.zip(self.server.as_mut()) {
             server.reply(client, reply, now);
@@ -477,16 +477,13 @@ impl Daemon {
             return;
         }
         let delay = self.config.daemon.shutdown_delay;
-        let time = delay + self.config.daemon.drain_timeout + END_TIME_MAX;
-        self.tell_manager(|manager| manager.needs_time_to_stop(time));
         self.stage = Stage::Leaving { until: now + delay };
-        let words = format!(
-            "stopping; serving on for {}",
-            humantime::format_duration(delay)
-        );
         if !delay.is_zero() {
-            ::log::info!("{words}");
-            self.tell_manager(|manager| manager.status(&words));
+            self.tell_status(now);
+            ::log::info!(
+                "stopping; serving on for {}",
+                humantime::format_duration(delay)
+            );
         }
     }
 
@@ -499,12 +496,12 @@ impl Daemon {
                     "stopping: {connections} connection(s) have {} to finish",
                     humantime::format_duration(timeout)
                 );
-                let status = format!("draining {connections} connections");
-                self.tell_manager(|manager| manager.stopping(&status));
                 self.listeners.retire_streams(&self.workers, now);
                 self.stage = Stage::Draining {
                     until: now + timeout,
                 };
+                self.tell_manager(Manager::stopping);
+                self.tell_status(now);
             }
             // Without descriptors a queue can't be emptied, and peers that stay leave none: the end
             // does not wait for that.

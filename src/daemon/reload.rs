@@ -85,7 +85,7 @@ impl Daemon {
         if !dry_run {
             log_result(&result);
             self.history.last = result.clone();
-            self.tell_manager(|manager| manager.ready(&self.status_line()));
+            self.tell_ready(Instant::now());
         }
         result
     }

@@ -136,6 +136,8 @@ pub enum Command<S> {
     Finish,
     /// End the thread.
     Stop,
+    /// Say that you are alive: [`Report::Alive`].
+    Ping,
 }
 
 /// What a worker tells the control plane.
@@ -163,6 +165,11 @@ pub enum Report {
         query: u64,
         /// So many were found.
         closed: u64,
+    },
+    /// Asked whether it is alive, a worker has come round to answer.
+    Alive {
+        /// This one.
+        worker: usize,
     },
 }
 

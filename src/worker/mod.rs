@@ -415,6 +415,7 @@ impl<D: Driver> Worker<D> {
             }
             Command::Finish => self.finish_all(now),
             Command::Stop => self.stopped = true,
+            Command::Ping => self.mailbox.report(Report::Alive { worker: self.index }),
         }
     }
 
