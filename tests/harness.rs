@@ -89,18 +89,27 @@ impl Daemon {
 
     /// Waits for a message to the service manager that has this line; returns all of it.
     pub(crate) fn wait_for_notification(&mut self, line: &str) -> String {
+        self.wait_for_notification_with(line, |found| found == line)
+    }
+
+    /// The same with a line of this kind.
+    pub(crate) fn wait_for_notification_with(
+        &mut self,
+        what: &str,
+        is_it: impl Fn(&str) -> bool,
+    ) -> String {
         let deadline = Instant::now() + PATIENCE;
         let mut message = [0; 4096];
         loop {
             if let Ok(len) = self.notify.recv(&mut message) {
                 let text = String::from_utf8_lossy(&message[..len]).into_owned();
-                if text.lines().any(|found| found == line) {
+                if text.lines().any(&is_it) {
                     return text;
                 }
             } else if let Some(status) = self.child.try_wait().expect("a child of ours") {
-                panic!("echod ended ({status}) before {line}: {}", self.log());
+                panic!("echod ended ({status}) before {what}: {}", self.log());
             }
-            assert!(Instant::now() < deadline, "no {line}: {}", self.log());
+            assert!(Instant::now() < deadline, "no {what}: {}", self.log());
         }
     }
 
@@ -345,16 +354,21 @@ impl Daemon {
 
     /// Reads what the service manager was told so far, so that its queue, which is short, has room.
     pub(crate) fn forget_notifications(&self) {
+        self.take_notifications();
+    }
+
+    /// What the service manager was told so far, all messages in one text.
+    pub(crate) fn take_notifications(&self) -> String {
         use nix::sys::socket::{MsgFlags, recv};
         use std::os::fd::AsRawFd;
 
-        while recv(
-            self.notify.as_raw_fd(),
-            &mut [0; 4096],
-            MsgFlags::MSG_DONTWAIT,
-        )
-        .is_ok()
-        {}
+        let mut all = String::new();
+        let mut message = [0; 4096];
+        let socket = self.notify.as_raw_fd();
+        while let Ok(len) = recv(socket, &mut message, MsgFlags::MSG_DONTWAIT) {
+            all += &text(&message[..len]);
+        }
+        all
     }
 
     /// Reloads over the control socket; what came of it, also when it was rejected.

@@ -19,3 +19,4 @@ mod start;
 mod tidy;
 mod upgrade;
 mod varlink;
+mod watchdog;

@@ -21,18 +21,6 @@ fn a_daemon_starts_echoes_answers_reloads_and_stops() {
     assert!(daemon.wait().success());
 }
 
-/// A drain-timeout longer than the unit's TimeoutStopSec= ended in SIGKILL.
-#[test]
-fn the_service_manager_is_asked_to_wait_for_a_long_drain() {
-    let mut daemon = Daemon::start(
-        "[daemon]\nshutdown-delay = \"1s\"\ndrain-timeout = \"5m\"\n\
-         [listener.main]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\n",
-    );
-    daemon.signal(Signal::SIGTERM);
-    // 301 seconds, and 7 for the end.
-    daemon.wait_for_notification("EXTEND_TIMEOUT_USEC=308000000");
-}
-
 /// The totals went down when a listener went, and the last line of the log said that there had
 /// been no connections.
 #[test]

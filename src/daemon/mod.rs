@@ -19,7 +19,9 @@ pub mod origin;
 mod queries;
 pub mod reload;
 mod signals;
+mod status;
 mod upgrade;
+mod watchdog;
 mod workers;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -31,8 +33,8 @@ use clap::Parser;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::{Group, geteuid};
 
-use crate::config::{Config, Loaded, plan, render};
-use crate::control::schema::{self, Trigger};
+use crate::config::{self, Config, Loaded, plan, render};
+use crate::control::schema::{self, Trigger, UpgradeResult};
 use crate::control::{self as protocol, Effect, Outcome, Snapshot};
 use crate::exit::{self, Failure};
 use crate::policy::limits::LINGER;
@@ -42,20 +44,19 @@ use crate::worker::mailbox::{Command, Report};
 use args::Args;
 use control::{Call, ClientId, Reply, Server};
 use handover::{Belongings, Legacy, Predecessor};
-use listeners::Listeners;
+use listeners::{Listeners, Prepared};
 use notify::Manager;
 use origin::{Origin, Texts};
 use queries::Queries;
 use reload::History;
 use signals::{Signal, Signals};
+use status::Status;
 use upgrade::{Handover, Invocation};
+use watchdog::Watchdog;
 use workers::Workers;
 
 /// How often to look whether the last peer has gone, while stopping.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
-
-/// How long the end may take after the drain: the last words of the peers, and our own.
-const END_TIME_MAX: Duration = LINGER.saturating_add(Duration::from_secs(5));
 
 /// How long after `drain-timeout` queues may still be emptied, so that also a timeout of zero serves
 /// who is queued.
@@ -169,6 +170,30 @@ struct Daemon {
     server: Option<Server>,
     // None where nobody has started us who wants to know.
     manager: Option<Manager>,
+    status: Status,
+    // None where no manager waits for it.
+    watchdog: Option<Watchdog>,
+}
+
+/// What a daemon without a predecessor begins with.
+struct First {
+    changes: Vec<config::Change>,
+    prepared: Prepared,
+}
+
+impl First {
+    /// Binds all that is configured.
+    fn bind(config: &Config, workers: usize, passed: Vec<OwnedFd>) -> Result<Self, Failure> {
+        let nothing = Config {
+            listeners: Default::default(),
+            ..config.clone()
+        };
+        let changes = plan(&nothing, config, &Default::default());
+        let prepared = Listeners::default()
+            .prepare(config, &changes, workers, passed)
+            .map_err(|messages| Failure { code: 1, messages })?;
+        Ok(Self { changes, prepared })
+    }
 }
 
 /// How far the service has come in its life.
@@ -236,56 +261,13 @@ impl Daemon {
             .map_or_else(available_cpus, usize::from);
         let has_file = !texts.built_in && !matches!(origin, Origin::Arguments(_));
         let (server, caller) = open_control_socket(args, &config, has_file, &mut predecessor)?;
-        let workers = Workers::start(count, &config.daemon).map_err(Failure::new)?;
-
-        let mut listeners = Listeners::default();
-        if let Some(predecessor) = predecessor {
-            let daemon = Self {
-                invocation,
-                origin,
-                files: predecessor.record().files.clone(),
-                history: History::resume(
-                    predecessor.record().last_reload.clone(),
-                    predecessor.record().generation,
-                ),
-                started: predecessor.started(begun),
-                stage: Stage::Serving,
-                signals,
-                queries: Queries::default(),
-                handover: None,
-                server,
-                manager,
-                config,
-                workers,
-                listeners,
-            };
-            return Ok(daemon.succeed(predecessor, caller));
-        }
-        let nothing = Config {
-            listeners: Default::default(),
-            ..config.clone()
+        let first = match predecessor {
+            Some(_) => None,
+            None => Some(First::bind(&config, count, std::mem::take(&mut passed))?),
         };
-        let changes = plan(&nothing, &config, &Default::default());
-        let prepared = listeners
-            .prepare(&config, &changes, count, passed)
-            .map_err(|messages| Failure { code: 1, messages })?;
-        let mut warnings: Vec<_> = warnings.iter().map(reload::diagnostic).collect();
-        warnings.extend(
-            prepared
-                .warnings
-                .iter()
-                .map(|warning| reload::general(warning)),
-        );
-        if config.daemon.busy_poll.is_some() && count > available_cpus() {
-            warnings.push(reload::general(&busy_poll_warning(count, available_cpus())));
-        }
-        for warning in &warnings {
-            ::log::warn!("{}", reload::text(warning));
-        }
+        let workers = Workers::start(count, &config.daemon).map_err(Failure::new)?;
         let now = Instant::now();
-        listeners.commit(prepared, &config, &changes, &workers, now);
-
-        let daemon = Self {
+        let mut daemon = Self {
             invocation,
             origin,
             files: texts
@@ -294,33 +276,63 @@ impl Daemon {
                 .map(|source| source.name)
                 .collect(),
             config,
-            history: History::start(warnings, &changes, begun, now),
+            history: History::none(),
             started: now,
             stage: Stage::Serving,
             signals,
             workers,
-            listeners,
+            listeners: Listeners::default(),
             queries: Queries::default(),
             handover: None,
             server,
+            status: Status::new(now),
+            watchdog: manager
+                .as_ref()
+                .and_then(Manager::watchdog_patience)
+                .map(|patience| Watchdog::new(patience, count, now)),
             manager,
         };
+        let mut warnings: Vec<_> = warnings.iter().map(reload::diagnostic).collect();
+        if daemon.config.daemon.busy_poll.is_some() && count > available_cpus() {
+            warnings.push(reload::general(&busy_poll_warning(count, available_cpus())));
+        }
+        if let Some(first) = first {
+            daemon.begin(first, warnings, begun);
+        }
+        let result = predecessor.map(|predecessor| daemon.succeed(predecessor));
         daemon.announce(texts.built_in);
+        daemon.tell_ready(now);
+        if let Some(((server, caller), result)) = daemon.server.as_mut().zip(caller).zip(result) {
+            let reply = Reply::One(protocol::upgraded(result));
+            server.reply(caller, reply, Instant::now());
+        }
         Ok(daemon)
+    }
+
+    /// Serves what was bound.
+    fn begin(&mut self, first: First, mut warnings: Vec<schema::Diagnostic>, begun: Instant) {
+        let First { changes, prepared } = first;
+        let more = prepared.warnings.iter();
+        warnings.extend(more.map(|warning| reload::general(warning)));
+        for warning in &warnings {
+            ::log::warn!("{}", reload::text(warning));
+        }
+        let now = Instant::now();
+        self.listeners
+            .commit(prepared, &self.config, &changes, &self.workers, now);
+        self.history = History::start(warnings, &changes, begun, now);
     }
 
     /// Goes on where a predecessor stopped: with its configuration, and then with the one that there
     /// is now.
-    fn succeed(mut self, predecessor: Predecessor, caller: Option<ClientId>) -> Self {
+    fn succeed(&mut self, predecessor: Predecessor) -> UpgradeResult {
+        let record = predecessor.record();
+        self.history = History::resume(record.last_reload.clone(), record.generation);
+        self.started = predecessor.started(Instant::now());
         let (config, result) = predecessor.restore(&mut self.listeners, &self.workers);
         self.config.listeners = config.listeners;
         self.reload(Trigger::Start, false);
-        self.announce(false);
-        if let Some((server, caller)) = self.server.as_mut().zip(caller) {
-            let reply = protocol::upgraded(result);
-            server.reply(caller, Reply::One(reply), Instant::now());
-        }
-        self
+        result
     }
 
     fn announce(&self, built_in: bool) {
@@ -349,28 +361,12 @@ impl Daemon {
             env!("CARGO_PKG_VERSION"),
             self.workers.driver()
         );
-        self.tell_manager(|manager| manager.ready(&self.status_line()));
     }
 
     fn tell_manager(&self, tell: impl FnOnce(&Manager)) {
         if let Some(manager) = &self.manager {
             tell(manager);
         }
-    }
-
-    fn status_line(&self) -> String {
-        let (listeners, connections) = (
-            self.listeners.count(),
-            self.listeners.totals().connections(),
-        );
-        let generation = self.history.generation;
-        let mut line =
-            format!("{listeners} listeners, {connections} connections, generation {generation}");
-        let last = &self.history.last;
-        if let Some(error) = last.errors.first() {
-            line += &format!("; reload {} rejected: {}", last.id, reload::text(error));
-        }
-        line
     }
 
     /// Serves until the end.
@@ -410,6 +406,7 @@ impl Daemon {
         }
         self.listeners.sweep(&self.workers, now);
         self.go_on_stopping(now);
+        self.keep_manager_informed(now);
         Ok(())
     }
 
@@ -423,8 +420,9 @@ impl Daemon {
             }
         };
         let control = self.server.as_ref().and_then(Server::poll_timeout);
+        let sweep = self.listeners.next_sweep(now);
         let handover = self.next_handover_step(now);
-        let until = [stage, control, handover, self.listeners.next_sweep(now)]
+        let until = [stage, control, sweep, handover, self.next_word()]
             .into_iter()
             .flatten()
             .min();
@@ -474,6 +472,10 @@ impl Daemon {
                     sources: sources.into_iter().map(of_worker).collect(),
                     last_peer: last_id,
                 });
+                None
+            }
+            Report::Alive { worker } => {
+                self.handle_alive(worker, now);
                 None
             }
         };
@@ -599,16 +601,13 @@ impl Daemon {
             return;
         }
         let delay = self.config.daemon.shutdown_delay;
-        let time = delay + self.config.daemon.drain_timeout + END_TIME_MAX;
-        self.tell_manager(|manager| manager.needs_time_to_stop(time));
         self.stage = Stage::Leaving { until: now + delay };
-        let words = format!(
-            "stopping; serving on for {}",
-            humantime::format_duration(delay)
-        );
         if !delay.is_zero() {
-            ::log::info!("{words}");
-            self.tell_manager(|manager| manager.status(&words));
+            self.tell_status(now);
+            ::log::info!(
+                "stopping; serving on for {}",
+                humantime::format_duration(delay)
+            );
         }
     }
 
@@ -621,12 +620,12 @@ impl Daemon {
                     "stopping: {connections} connection(s) have {} to finish",
                     humantime::format_duration(timeout)
                 );
-                let status = format!("draining {connections} connections");
-                self.tell_manager(|manager| manager.stopping(&status));
                 self.listeners.retire_streams(&self.workers, now);
                 self.stage = Stage::Draining {
                     until: now + timeout,
                 };
+                self.tell_manager(Manager::stopping);
+                self.tell_status(now);
             }
             // Without descriptors a queue can't be emptied, and peers that stay leave none: the end
             // does not wait for that.

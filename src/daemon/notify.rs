@@ -45,6 +45,12 @@ impl Manager {
         Ok(Some(Self { messages, done }))
     }
 
+    /// For how long it waits for a sign of life before it ends the service, where it is told to
+    /// (`WatchdogSec=`).
+    pub(super) fn watchdog_patience(&self) -> Option<Duration> {
+        sd_notify::watchdog_enabled().filter(|patience| !patience.is_zero())
+    }
+
     /// All is bound and served.
     pub(super) fn ready(&self, status: &str) {
         self.tell(&[NotifyState::Ready, NotifyState::Status(status)]);
@@ -64,15 +70,24 @@ impl Manager {
         self.tell(&[NotifyState::Status(status)]);
     }
 
-    /// The end has begun.
-    pub(super) fn stopping(&self, status: &str) {
-        self.tell(&[NotifyState::Stopping, NotifyState::Status(status)]);
+    /// All of us are alive, for the watchdog.
+    pub(super) fn alive(&self) {
+        self.tell(&[NotifyState::Watchdog]);
     }
 
-    /// The manager is to wait for the end for so long from now, if it would have waited less.
-    pub(super) fn needs_time_to_stop(&self, time: Duration) {
-        let usec = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        self.tell(&[NotifyState::Custom(&format!("EXTEND_TIMEOUT_USEC={usec}"))]);
+    /// The end has begun.
+    pub(super) fn stopping(&self) {
+        self.tell(&[NotifyState::Stopping]);
+    }
+
+    /// How things are; and the manager is to wait for the end for so long from now, if it would
+    /// have waited less.
+    pub(super) fn needs_time(&self, status: &str, time: Duration) {
+        let usec = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+        self.tell(&[
+            NotifyState::Status(status),
+            NotifyState::ExtendTimeoutUsec(usec),
+        ]);
     }
 
     /// Nothing more is to be said: waits a moment until all has been sent.

@@ -33,6 +33,12 @@ pub(super) struct History {
 }
 
 impl History {
+    /// Of a daemon that has not begun.
+    pub(super) fn none() -> Self {
+        let now = Instant::now();
+        Self::start(Vec::new(), &[], now, now)
+    }
+
     /// As a predecessor had it.
     pub(super) fn resume(last: ReloadResult, generation: u64) -> Self {
         Self { last, generation }
@@ -90,7 +96,7 @@ impl Daemon {
         if !dry_run {
             log_result(&result);
             self.history.last = result.clone();
-            self.tell_manager(|manager| manager.ready(&self.status_line()));
+            self.tell_ready(Instant::now());
         }
         result
     }

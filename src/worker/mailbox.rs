@@ -172,6 +172,8 @@ pub enum Command<S> {
     },
     /// End the thread.
     Stop,
+    /// Say that you are alive: [`Report::Alive`].
+    Ping,
 }
 
 /// What a worker tells the control plane.
@@ -210,6 +212,11 @@ pub enum Report<S> {
         sources: Vec<(ListenerId, Entry)>,
         /// No peer has a larger number.
         last_id: u64,
+    },
+    /// Asked whether it is alive, a worker has come round to answer.
+    Alive {
+        /// This one.
+        worker: usize,
     },
 }
 

@@ -437,6 +437,7 @@ impl<D: Driver> Worker<D> {
             Command::Remember { listener, source } => self.remember(listener, source),
             Command::NumberFrom { last } => self.number_from(last),
             Command::Stop => self.stopped = true,
+            Command::Ping => self.mailbox.report(Report::Alive { worker: self.index }),
         }
     }
 
