@@ -92,6 +92,7 @@ pub const METHODS: &[Method] = &[
     method("io.echod.Control.ClosePeers", Role::Operator),
     method("io.echod.Control.Reload", Role::Admin),
     method("io.echod.Control.Upgrade", Role::Admin),
+    method("io.echod.Control.HandOver", Role::Admin),
     method("io.echod.Control.GetConfig", Role::Reader),
     method("io.echod.Control.SetLogLevel", Role::Admin),
 ];
@@ -155,6 +156,9 @@ pub enum Effect {
     /// Let the program that is now at our place go on; the answer is [`upgraded`] or
     /// [`upgrade_refused`].
     Upgrade,
+    /// Leave everything to the next process; the answer is a [`schema::HandOverReply`] or
+    /// [`upgrade_refused`].
+    HandOver,
     /// Log this much; the answer is a [`schema::SetLogLevelReply`].
     SetLogLevel {
         /// How much.
@@ -196,6 +200,10 @@ fn answer(request: &Request, snapshot: &Snapshot) -> Result<Outcome, Refusal> {
         "io.echod.Control.Upgrade" => {
             let schema::Nothing {} = read(request)?;
             Ok(Outcome::Effect(Effect::Upgrade))
+        }
+        "io.echod.Control.HandOver" => {
+            let schema::Nothing {} = read(request)?;
+            Ok(Outcome::Effect(Effect::HandOver))
         }
         "io.echod.Control.GetConfig" => {
             let schema::Nothing {} = read(request)?;

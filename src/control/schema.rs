@@ -366,6 +366,10 @@ reply! {
     UpgradeReply { result: UpgradeResult }
 }
 reply! {
+    /// Of `HandOver`.
+    HandOverReply { listeners: u64, connections: u64 }
+}
+reply! {
     /// Of the error `UpgradeRefused`.
     UpgradeRefused { reason: String }
 }

@@ -213,6 +213,14 @@ fn samples() -> Vec<(&'static str, Value)> {
                 result: upgrade.clone(),
             }),
         ),
+        ("HandOver", value(Nothing {})),
+        (
+            "HandOverReply",
+            value(HandOverReply {
+                listeners: 1,
+                connections: 1,
+            }),
+        ),
         ("GetConfig", value(Nothing {})),
         ("GetConfigReply", value(GetConfigReply { toml: text() })),
         ("SetLogLevel", every_parameter::<SetLogLevel>()),

@@ -140,6 +140,19 @@ connections and its counters stay.
 Example:
   echoctl upgrade")]
     Upgrade,
+    /// Leave every listener and connection to the process that systemd starts next
+    #[command(after_help = "\
+For ExecStop= of the unit, so that a restart drops nobody: systemd keeps everything in its descriptor
+store meanwhile. With --if-restarting nothing happens where the unit is stopped and not restarted:
+systemd then ends the daemon as always.
+
+Example:
+  ExecStop=+/usr/bin/echoctl hand-over --if-restarting %n")]
+    HandOver {
+        /// Only where systemd is restarting this unit
+        #[arg(long, value_name = "UNIT")]
+        if_restarting: Option<String>,
+    },
     /// Call a method of the control protocol
     #[command(after_help = "Examples:
   echoctl call GetStatus

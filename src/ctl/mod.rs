@@ -3,13 +3,14 @@
 //! Knows which command is which call, and what to print of the answer. Never decides anything
 //! about the service: whatever the daemon refuses, it refuses for every client. Read on in
 //! [`args`] for the command line, [`client`] for a call, [`show`] for tables and [`text`] for
-//! units and escapes.
+//! units and escapes; `systemd` asks what is about to happen to a unit.
 
 #![forbid(unsafe_code)]
 
 pub mod args;
 pub mod client;
 pub mod show;
+mod systemd;
 pub mod text;
 
 use std::ffi::OsString;
@@ -223,6 +224,7 @@ impl Session {
                     show::upgraded(&reply.result)
                 })
             }
+            Command::HandOver { if_restarting } => self.hand_over(if_restarting.as_deref()),
             Command::Call {
                 method,
                 parameters,
@@ -234,6 +236,17 @@ impl Session {
                 print(&script)
             }
         }
+    }
+
+    fn hand_over(&self, unit: Option<&str>) -> Result<(), Failure> {
+        if let Some(unit) = unit {
+            let failed = |error| Failure::new(Exit::Failed, format!("systemctl: {error}"));
+            if let Some(reason) = systemd::why_nobody_comes(unit).map_err(failed)? {
+                return print(format!("{unit}: {reason}\n").as_bytes());
+            }
+        }
+        let reply = self.call("HandOver", &schema::Nothing {})?;
+        self.answer(reply, |reply| show::handed_over(&reply))
     }
 
     fn listeners(&self, name: Option<String>) -> Result<(), Failure> {

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use crate::control::schema::{
-    Backlog, ChangeAction, ClosePeersReply, Diagnostic, Listener, ListenerState, Peer,
-    ReloadOutcome, ReloadResult, SetBacklogReply, SetLogLevelReply, Status, UpgradeResult,
+    Backlog, ChangeAction, ClosePeersReply, Diagnostic, HandOverReply, Listener, ListenerState,
+    Peer, ReloadOutcome, ReloadResult, SetBacklogReply, SetLogLevelReply, Status, UpgradeResult,
 };
 
 use super::text::{Align, Paint, Table, age, bytes, counted, escape, microseconds};
@@ -299,13 +299,24 @@ pub fn upgraded(result: &UpgradeResult) -> String {
     let (from, to) = (escape(&result.from), escape(&result.to));
     let pause = Duration::from_micros(*pause_us);
     let mut text = format!(
-        "upgraded {from} → {to}: {listeners} listener(s) and {connections} connection(s) kept; \
-         nobody was served for {pause:.1?}\n"
+        "upgraded {from} → {to}: {} and {} kept; nobody was served for {pause:.1?}\n",
+        counted(*listeners, "listener"),
+        counted(*connections, "connection")
     );
     if *lost > 0 {
         text += &format!("{lost} connection(s) could not be kept: see the log\n");
     }
     text
+}
+
+/// What waits for the next process.
+#[must_use]
+pub fn handed_over(reply: &HandOverReply) -> String {
+    format!(
+        "{} and {} wait for the next process\n",
+        counted(reply.listeners, "listener"),
+        counted(reply.connections, "connection")
+    )
 }
 
 /// What came of a reload: how it ended, warnings, changes.

@@ -34,6 +34,9 @@ use record::{Name, Record};
 /// The environment variable that tells an executed successor where the carriers are.
 pub(super) const VARIABLE: &str = "ECHOD_HANDOVER";
 
+/// The name under which the service manager keeps the carriers.
+pub(super) const STORED: &str = "echod-handover";
+
 /// All that these workers had.
 #[derive(Debug, Default)]
 pub(super) struct Belongings {

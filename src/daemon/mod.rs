@@ -110,7 +110,12 @@ fn run(args: &Args) -> Result<(), Failure> {
     log::start(&loaded.config.log).map_err(Failure::new)?;
     let mut daemon = Daemon::start(args, origin, texts, loaded, passed, legacy, begun)?;
     daemon.serve()?;
-    daemon.end();
+    if daemon.stage == Stage::HandedOver {
+        // The successor's are the files of sockets, which our end would remove.
+        std::mem::forget(daemon);
+    } else {
+        daemon.end();
+    }
     Ok(())
 }
 
@@ -216,6 +221,8 @@ enum Stage {
     Emptying {
         until: Instant,
     },
+    /// Everything is kept for the next process.
+    HandedOver,
     Ended,
 }
 
@@ -372,7 +379,7 @@ impl Daemon {
     /// Serves until the end.
     fn serve(&mut self) -> Result<(), Failure> {
         signals::unblock_all();
-        while self.stage != Stage::Ended {
+        while !matches!(self.stage, Stage::Ended | Stage::HandedOver) {
             self.turn()
                 .map_err(|error| Failure::new(format!("control plane: {error}")))?;
         }
@@ -382,7 +389,13 @@ impl Daemon {
     fn turn(&mut self) -> std::io::Result<()> {
         self.wait()?;
         let now = Instant::now();
-        for signal in self.signals.take() {
+        // While everybody rests they wait: it is a moment.
+        let signals = if self.is_resting() {
+            Vec::new()
+        } else {
+            self.signals.take()
+        };
+        for signal in signals {
             match signal {
                 Signal::Reload => _ = self.reload(Trigger::Signal, false),
                 Signal::Stop => self.stop(now),
@@ -413,7 +426,7 @@ impl Daemon {
     fn wait(&self) -> std::io::Result<()> {
         let now = Instant::now();
         let stage = match self.stage {
-            Stage::Serving | Stage::Ended => None,
+            Stage::Serving | Stage::HandedOver | Stage::Ended => None,
             Stage::Leaving { until } => Some(until),
             Stage::Draining { .. } | Stage::Finishing { .. } | Stage::Emptying { .. } => {
                 Some(now + DRAIN_LOOK)
@@ -530,6 +543,15 @@ impl Daemon {
                 self.upgrade(Some(call.id), Instant::now());
                 None
             }
+            Effect::HandOver => {
+                ::log::info!(
+                    "control: uid {} (pid {}) has everything left to the next process",
+                    call.client.uid,
+                    call.client.pid
+                );
+                self.hand_over_to_process(call.id, Instant::now());
+                None
+            }
             Effect::SetLogLevel { level } => {
                 let before = log::set_level(level);
                 self.config.log.level = level;
@@ -600,6 +622,7 @@ impl Daemon {
             self.stage = Stage::Ended;
             return;
         }
+        self.give_up_handover(now);
         let delay = self.config.daemon.shutdown_delay;
         self.stage = Stage::Leaving { until: now + delay };
         if !delay.is_zero() {
@@ -689,7 +712,9 @@ impl Stage {
             Self::Serving => "serving",
             Self::Leaving { .. } => "leaving",
             Self::Draining { .. } => "draining",
-            Self::Finishing { .. } | Self::Emptying { .. } | Self::Ended => "stopping",
+            Self::Finishing { .. } | Self::Emptying { .. } | Self::HandedOver | Self::Ended => {
+                "stopping"
+            }
         }
     }
 }

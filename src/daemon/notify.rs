@@ -4,13 +4,19 @@
 //! the control plane.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sd_notify::NotifyState;
 
-/// How many messages may wait for the manager. Beyond that it is not listening, and they are lost.
-const WAITING_MAX: usize = 64;
+/// How many messages may wait for the manager: one for each socket of a large service. Beyond that
+/// it is not listening, and they are lost.
+const WAITING_MAX: usize = 16 * 1024;
+
+/// How long the manager may take to have read all that it was told, in milliseconds.
+const READ_TIME_MAX: u16 = 5_000;
 
 /// How long the end waits for the last message to be taken.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -18,9 +24,27 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Manager {
-    messages: SyncSender<String>,
+    messages: SyncSender<Message>,
     // Closed when all messages have been sent.
     done: Receiver<()>,
+}
+
+#[derive(Debug)]
+struct Message {
+    text: String,
+    descriptors: Vec<OwnedFd>,
+}
+
+impl Message {
+    fn send(&self) -> io::Result<()> {
+        let text = [NotifyState::Custom(&self.text)];
+        let descriptors: Vec<BorrowedFd<'_>> = self.descriptors.iter().map(AsFd::as_fd).collect();
+        if descriptors.is_empty() {
+            sd_notify::notify(&text)
+        } else {
+            sd_notify::notify_with_fds(&text, &descriptors)
+        }
+    }
 }
 
 impl Manager {
@@ -29,11 +53,11 @@ impl Manager {
         if std::env::var_os("NOTIFY_SOCKET").is_none() {
             return Ok(None);
         }
-        let (messages, receiver) = sync_channel::<String>(WAITING_MAX);
+        let (messages, receiver) = sync_channel::<Message>(WAITING_MAX);
         let (all_sent, done) = channel();
         let send = move || {
             for message in receiver {
-                if let Err(error) = sd_notify::notify(&[NotifyState::Custom(&message)]) {
+                if let Err(error) = message.send() {
                     log::debug!("sd_notify: {error}");
                 }
             }
@@ -90,6 +114,40 @@ impl Manager {
         ]);
     }
 
+    /// Keep these descriptors for our successor, under this name. With `watched`, only as long as
+    /// the other side of each is there.
+    pub(super) fn keep(&self, name: &str, descriptors: Vec<OwnedFd>, watched: bool) {
+        let mut states = vec![NotifyState::FdStore, NotifyState::FdName(name)];
+        if !watched {
+            states.push(NotifyState::Custom("FDPOLL=0"));
+        }
+        self.tell_with(&states, descriptors);
+    }
+
+    /// Keep what has this name no longer.
+    pub(super) fn let_go(&self, name: &str) {
+        self.tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
+    }
+
+    /// Waits until the manager has read all that it was told, a few seconds at most
+    /// (`sd_notify_barrier(3)`).
+    ///
+    /// # Errors
+    /// When it has not, or no descriptor is left.
+    pub(super) fn wait_until_read(&self) -> io::Result<()> {
+        let (ours, managers) = nix::unistd::pipe()?;
+        self.tell_with(&[NotifyState::Custom("BARRIER=1")], vec![managers]);
+        // It closes its end when it comes to it.
+        let mut closed = [PollFd::new(ours.as_fd(), PollFlags::empty())];
+        match poll(&mut closed, PollTimeout::from(READ_TIME_MAX))? {
+            0 => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the service manager does not listen",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Nothing more is to be said: waits a moment until all has been sent.
     pub(super) fn end(self) {
         drop(self.messages);
@@ -98,8 +156,16 @@ impl Manager {
     }
 
     fn tell(&self, states: &[NotifyState<'_>]) {
+        self.tell_with(states, Vec::new());
+    }
+
+    fn tell_with(&self, states: &[NotifyState<'_>], descriptors: Vec<OwnedFd>) {
         let lines: Vec<String> = states.iter().map(ToString::to_string).collect();
-        if self.messages.try_send(lines.join("\n")).is_err() {
+        let message = Message {
+            text: lines.join("\n"),
+            descriptors,
+        };
+        if self.messages.try_send(message).is_err() {
             log::debug!("sd_notify: the service manager does not listen");
         }
     }

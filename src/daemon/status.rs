@@ -146,6 +146,9 @@ impl Daemon {
             Stage::Draining { until } => {
                 draining(connections, until.saturating_duration_since(now))
             }
+            Stage::HandedOver => {
+                format!("{} for the next process", count(connections, "connection"))
+            }
             Stage::Finishing { .. } | Stage::Emptying { .. } | Stage::Ended => closing(connections),
         }
     }

@@ -12,7 +12,7 @@
 use std::convert::Infallible;
 use std::ffi::{CString, OsString};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::process::{Child, Command as Program, Stdio};
@@ -21,14 +21,15 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::execve;
 
-use crate::control;
+use crate::control::{self, schema};
 use crate::driver::Waker;
 use crate::sys::handover as carriers;
 use crate::worker::mailbox::Command;
 
-use super::Daemon;
 use super::control::{ClientId, Reply};
 use super::handover::{self, Belongings, record};
+use super::signals::{self, Signal};
+use super::{Daemon, Stage};
 
 /// How long the new program may take to say whether it can.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
@@ -46,9 +47,19 @@ pub(super) struct Invocation {
     arguments: Vec<OsString>,
 }
 
-/// An upgrade on its way.
+/// Who goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Successor {
+    /// The program that is now where this one was started from, in this process.
+    Program,
+    /// The process that the service manager starts next.
+    Process,
+}
+
+/// A successor on its way.
 #[derive(Debug)]
 pub(super) struct Handover {
+    successor: Successor,
     step: Step,
     caller: Option<ClientId>,
     until: Instant,
@@ -165,30 +176,61 @@ fn finish(mut child: Child) -> Result<(), String> {
 impl Daemon {
     /// Begins an upgrade, if there can be one.
     pub(super) fn upgrade(&mut self, caller: Option<ClientId>, now: Instant) {
-        if self.is_stopping() || self.handover.is_some() {
-            let reason = if self.is_stopping() {
-                "the daemon is stopping"
-            } else {
-                "another upgrade is on its way"
-            };
-            return self.refuse_upgrade(caller, reason.into(), now);
-        }
-        match ask_in_background(self.invocation.clone(), self.workers.control().clone()) {
-            Ok(answer) => {
+        let step = match self.why_no_successor() {
+            Some(reason) => Err(reason.to_owned()),
+            None => ask_in_background(self.invocation.clone(), self.workers.control().clone())
+                .map(Step::Asking)
+                .map_err(|error| error.to_string()),
+        };
+        match step {
+            Ok(step) => {
                 self.handover = Some(Handover {
-                    step: Step::Asking(answer),
+                    successor: Successor::Program,
+                    step,
                     caller,
                     until: now + 3 * ANSWER_TIME_MAX,
                 });
             }
-            Err(error) => self.refuse_upgrade(caller, error.to_string(), now),
+            Err(reason) => self.refuse_successor(caller, &reason, now),
         }
     }
 
-    fn refuse_upgrade(&mut self, caller: Option<ClientId>, reason: String, now: Instant) {
-        ::log::error!("no upgrade: {reason}");
+    /// Begins to leave everything to the process that the service manager starts next.
+    pub(super) fn hand_over_to_process(&mut self, caller: ClientId, now: Instant) {
+        let no_manager = self
+            .manager
+            .is_none()
+            .then_some("there is no service manager that would keep everything");
+        if let Some(reason) = self.why_no_successor().or(no_manager) {
+            return self.refuse_successor(Some(caller), reason, now);
+        }
+        self.handover = Some(Handover {
+            successor: Successor::Process,
+            step: Step::Settling,
+            caller: Some(caller),
+            until: now + SETTLE_TIME_MAX,
+        });
+    }
+
+    fn why_no_successor(&self) -> Option<&'static str> {
+        if self.is_stopping() {
+            Some("the daemon is stopping")
+        } else if self.handover.is_some() {
+            Some("another one is on its way")
+        } else {
+            None
+        }
+    }
+
+    /// Goes on as before, for the daemon is to stop.
+    pub(super) fn give_up_handover(&mut self, now: Instant) {
+        self.give_up("the daemon is stopping", now);
+    }
+
+    fn refuse_successor(&mut self, caller: Option<ClientId>, reason: &str, now: Instant) {
+        ::log::error!("no successor: {reason}");
         if let Some((server, caller)) = self.server.as_mut().zip(caller) {
-            let refusal = control::upgrade_refused(reason);
+            let refusal = control::upgrade_refused(reason.to_owned());
             server.reply(caller, Reply::One(refusal), now);
         }
     }
@@ -270,12 +312,13 @@ impl Daemon {
             Step::Resting { .. } if is_late => "a worker does not come to rest".into(),
             Step::Settling | Step::Resting { .. } => return,
         };
-        self.give_up(failure, now);
+        self.give_up(&failure, now);
     }
 
-    /// Writes everything down and lets the successor begin. Returns only if that fails.
+    /// Writes everything down and lets the successor begin.
     fn hand_over(&mut self, now: Instant) {
         let Some(Handover {
+            successor,
             step: Step::Resting {
                 rested, belongings, ..
             },
@@ -285,31 +328,74 @@ impl Daemon {
         else {
             return;
         };
-        let result = self
-            .leave_behind(belongings, *rested, *caller)
-            .and_then(|carriers| {
-                for carrier in &carriers {
-                    carriers::survive_exec(carrier.as_fd(), true)?;
-                }
-                // A signal that comes between the programs waits for the next.
-                super::signals::block_all()?;
-                let environment = handover::environment(&carriers);
-                self.invocation.execute(environment)
+        let (successor, caller) = (*successor, *caller);
+        let connections = belongings.connections.len() as u64;
+        let carriers = self.leave_behind(belongings, *rested, caller);
+        let handed_over = carriers.and_then(|carriers| match successor {
+            Successor::Program => self.execute(&carriers).map(|never| match never {}),
+            Successor::Process => self.leave_to_manager(carriers),
+        });
+        match handed_over {
+            Ok(()) => self.make_way(caller, connections, now),
+            Err(error) => self.give_up(&error.to_string(), now),
+        }
+    }
+
+    /// Becomes the successor. Returns only if that fails.
+    fn execute(&mut self, carriers: &[OwnedFd]) -> io::Result<Infallible> {
+        for carrier in carriers {
+            carriers::survive_exec(carrier.as_fd(), true)?;
+        }
+        // A signal that comes between the programs waits for the next. One that came before is for
+        // us; the successor reads the configuration anyway.
+        signals::block_all()?;
+        if self.signals.take().contains(&Signal::Stop) {
+            self.stop(Instant::now());
+            signals::unblock_all();
+            return Err(io::Error::other("the daemon is stopping"));
+        }
+        let path = self.invocation.path.display().to_string();
+        let result = self.invocation.execute(handover::environment(carriers));
+        signals::unblock_all();
+        result.map_err(|error| io::Error::other(format!("{path}: {error}")))
+    }
+
+    /// Has the service manager keep everything for the next process.
+    fn leave_to_manager(&self, carriers: Vec<OwnedFd>) -> io::Result<()> {
+        let Some(manager) = &self.manager else {
+            return Ok(());
+        };
+        // Their other ends are closed, which must not be a reason to drop them.
+        manager.keep(handover::STORED, carriers, false);
+        // A message of a process that has ended is nobody's.
+        manager.wait_until_read()
+    }
+
+    /// Everything is somebody else's now.
+    fn make_way(&mut self, caller: Option<ClientId>, connections: u64, now: Instant) {
+        let listeners = self.listeners.count() as u64;
+        ::log::info!(
+            "{listeners} listener(s) and {connections} connection(s) wait for the next process"
+        );
+        if let Some((server, caller)) = self.server.as_mut().zip(caller) {
+            let reply = control::reply(&schema::HandOverReply {
+                listeners,
+                connections,
             });
-        let Err(error) = result;
-        super::signals::unblock_all();
-        self.give_up(format!("{}: {error}", self.invocation.path.display()), now);
+            server.reply(caller, Reply::One(reply), now);
+        }
+        self.stage = Stage::HandedOver;
     }
 
     /// Goes on as before.
-    fn give_up(&mut self, reason: String, now: Instant) {
+    fn give_up(&mut self, reason: &str, now: Instant) {
         let Some(handover) = self.handover.take() else {
             return;
         };
         if let Step::Resting { belongings, .. } = handover.step {
             self.take_back(belongings);
         }
-        self.refuse_upgrade(handover.caller, reason, now);
+        self.refuse_successor(handover.caller, reason, now);
     }
 }
 
