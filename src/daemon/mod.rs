@@ -3,7 +3,8 @@
 //! One thread, the main one, and one loop: [`Daemon::turn`] waits for signals, for control clients
 //! and for reports of the workers, and never for any one of them alone. Never touches a message.
 //! Read on in [`reload`] for how one configuration becomes another, in `listeners` for what is
-//! bound, in `workers` for the pool, in [`control`] for the socket that `echoctl` speaks to.
+//! bound, in `workers` for the pool, in `privileges` for who serves, in [`control`] for the socket
+//! that `echoctl` speaks to.
 
 #![forbid(unsafe_code)]
 
@@ -15,6 +16,7 @@ mod listeners;
 mod log;
 mod notify;
 pub mod origin;
+mod privileges;
 mod queries;
 pub mod reload;
 mod signals;
@@ -108,6 +110,9 @@ fn check_only(texts: &Texts, loaded: &Loaded) {
         .map(|source| source.name.as_str())
         .collect();
     // What this machine refuses is no mistake in the file.
+    if let Err(message) = privileges::check(&loaded.config.daemon) {
+        eprintln!("echod: warning: {message}");
+    }
     let (driver, remark) = drivers::foresee(loaded.config.daemon.driver);
     if let Some(remark) = remark {
         eprintln!("echod: warning: {remark}");
@@ -177,8 +182,7 @@ impl Daemon {
         if let Err(error) = process::raise_descriptor_limit() {
             ::log::warn!("the limit of descriptors stays as it is: {error}");
         }
-        let manager =
-            Manager::find().map_err(|error| Failure::new(format!("sd_notify: {error}")))?;
+        let identity = privileges::find(&config.daemon)?;
         let signals = Signals::new().map_err(|error| Failure::new(format!("signals: {error}")))?;
         let count = config
             .daemon
@@ -186,8 +190,6 @@ impl Daemon {
             .map_or_else(available_cpus, usize::from);
         let has_file = !texts.built_in && !matches!(origin, Origin::Arguments(_));
         let server = open_control_socket(args, &config, has_file)?;
-        let workers = Workers::start(count, &config.daemon).map_err(Failure::new)?;
-
         let mut listeners = Listeners::default();
         let nothing = Config {
             listeners: Default::default(),
@@ -197,6 +199,18 @@ impl Daemon {
         let prepared = listeners
             .prepare(&config, &changes, count, passed)
             .map_err(|messages| Failure { code: 1, messages })?;
+        // What is given up here is given up by this thread and those that it starts: there must be
+        // none yet.
+        if let Some(identity) = &identity {
+            let made = server.iter().flat_map(Server::made);
+            let made: Vec<_> = made.chain(prepared.made()).collect();
+            listeners.landlock = privileges::drop_to(identity, &made, origin.folders(&texts))
+                .map_err(Failure::new)?;
+        }
+        privileges::announce(identity.as_ref(), listeners.landlock.as_ref());
+        let manager =
+            Manager::find().map_err(|error| Failure::new(format!("sd_notify: {error}")))?;
+        let workers = Workers::start(count, &config.daemon).map_err(Failure::new)?;
         let mut warnings: Vec<_> = warnings.iter().map(reload::diagnostic).collect();
         warnings.extend(
             prepared
