@@ -166,6 +166,18 @@ pub const KEYS: &[Key] = &[
         Restart,
         "how long a worker spins before it sleeps: less latency, for a CPU",
     ),
+    daemon(
+        "user",
+        "\"\"",
+        Restart,
+        "whom to become once everything is bound, when started as root; empty: nobody else",
+    ),
+    daemon(
+        "group",
+        "\"\"",
+        Restart,
+        "with which group; empty: the user's own",
+    ),
     control(
         "socket",
         "",

@@ -72,6 +72,10 @@ pub struct Daemon {
     pub shutdown_delay: Duration,
     /// How long a worker spins before it sleeps, at most a second; `None` is not at all.
     pub busy_poll: Option<Duration>,
+    /// Whom to become once everything is bound; `None` is to stay who we are.
+    pub user: Option<String>,
+    /// With which group; `None` is the user's own. Never without a user.
+    pub group: Option<String>,
 }
 
 /// The workers' way to the kernel.

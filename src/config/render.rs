@@ -101,6 +101,8 @@ pub(super) fn show_global(config: &Config, section: Section, key: &str) -> Optio
         (Section::Daemon, "busy-poll") => Some(or_word(daemon.busy_poll, "off", |time| {
             quote(&show_duration(time))
         })),
+        (Section::Daemon, "user") => Some(quote(daemon.user.as_deref().unwrap_or_default())),
+        (Section::Daemon, "group") => Some(quote(daemon.group.as_deref().unwrap_or_default())),
         (Section::Control, "socket") => control
             .socket
             .as_ref()

@@ -122,6 +122,15 @@ impl Resolver {
         self.each(&Table::Daemon, entries(&Table::Daemon), |key, typed| {
             set_daemon(&mut config.daemon, key, typed)
         });
+        if config.daemon.group.is_some()
+            && config.daemon.user.is_none()
+            && let Some(typed) = entries(&Table::Daemon)
+                .get("group")
+                .and_then(|typed| typed.last())
+        {
+            let message = "goes with a user only: write user too, or leave it empty";
+            self.refuse(&Table::Daemon, "group", typed, message);
+        }
         self.each(&Table::Control, entries(&Table::Control), |key, typed| {
             set_control(&mut config.control, key, typed)
         });
@@ -505,6 +514,8 @@ fn blank() -> (Config, Listener) {
             drain_timeout: Duration::ZERO,
             shutdown_delay: Duration::ZERO,
             busy_poll: None,
+            user: None,
+            group: None,
         },
         control: Control {
             socket: None,
@@ -553,6 +564,8 @@ fn set_daemon(daemon: &mut Daemon, key: &str, typed: &Typed) -> Result<(), Strin
                 value::duration(typed, Duration::ZERO, None)?.unwrap_or_default();
         }
         "busy-poll" => daemon.busy_poll = busy_poll(typed)?,
+        "user" => daemon.user = optional_name(typed, "user")?,
+        "group" => daemon.group = optional_name(typed, "group")?,
         _ => unreachable!("a test sets every key of [daemon]"),
     }
     Ok(())
@@ -567,9 +580,7 @@ fn set_control(control: &mut Control, key: &str, typed: &Typed) -> Result<(), St
         "mode" => control.mode = value::mode(typed)?,
         "group" => {
             let group = value::text(typed, "\"echod\"")?;
-            if group.is_empty()
-                || group.contains(|letter: char| letter.is_whitespace() || letter.is_control())
-            {
+            if !is_account_name(group) {
                 return Err(
                     "not a group: write its name, as in \"echod\", or leave the key out".into(),
                 );
@@ -579,6 +590,24 @@ fn set_control(control: &mut Control, key: &str, typed: &Typed) -> Result<(), St
         _ => unreachable!("a test sets every key of [control]"),
     }
     Ok(())
+}
+
+/// The name of a user or a group; none where it is empty.
+fn optional_name(typed: &Typed, what: &str) -> Result<Option<String>, String> {
+    let name = value::text(typed, "\"echod\"")?;
+    if name.is_empty() {
+        return Ok(None);
+    }
+    if !is_account_name(name) {
+        return Err(format!(
+            "not a {what}: write its name, as in \"echod\", or \"\""
+        ));
+    }
+    Ok(Some(name.into()))
+}
+
+fn is_account_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(|letter: char| letter.is_whitespace() || letter.is_control())
 }
 
 fn set_log(log: &mut Log, key: &str, typed: &Typed) -> Result<(), String> {

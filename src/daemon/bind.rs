@@ -17,6 +17,8 @@ use crate::config::{Address, Listener, Protocol};
 use crate::sys::socket::{self, Binding, Inherited};
 use crate::worker::mailbox::Kind;
 
+use super::privileges::Landlock;
+
 /// The receive buffer of a UDP socket where the configuration says "auto": room for 20,000 small
 /// datagrams, since nobody holds a sender back. The kernel's own default has room for 277.
 const DATAGRAM_BUFFER_BYTES: u32 = 8 * 1024 * 1024;
@@ -55,6 +57,7 @@ pub(super) struct Site<'a> {
     pub retired_ports: &'a [u16],
     /// Paths of Unix sockets that are about to be retired.
     pub retiring_paths: &'a [PathBuf],
+    pub landlock: Option<&'a Landlock>,
 }
 
 /// The options that a listener's sockets hand down.
@@ -123,7 +126,7 @@ pub(super) fn bind(
     let fail = |error: &io::Error| {
         format!(
             "listener \"{name}\": bind {address}: {}",
-            explain(error, address, listener)
+            explain(error, address, listener, site.landlock)
         )
     };
     match address {
@@ -334,10 +337,27 @@ fn is_missing_family(error: &io::Error) -> bool {
 }
 
 /// What went wrong and what to do, for who has to do it.
-fn explain(error: &io::Error, address: &Address, listener: &Listener) -> String {
+fn explain(
+    error: &io::Error,
+    address: &Address,
+    listener: &Listener,
+    landlock: Option<&Landlock>,
+) -> String {
     let port = match address {
         Address::Inet { address, .. } => Some(address.port()),
-        Address::Unix(_) => None,
+        Address::Unix(path) => {
+            if let Some(landlock) = landlock
+                && error.raw_os_error() == Some(libc::EACCES)
+                && landlock.forbids(path)
+            {
+                return format!(
+                    "permission denied: as [daemon] user is set, Landlock lets it make files only in the folders \
+                     that had its sockets at the start ({}): use one of them, or restart it",
+                    landlock.places()
+                );
+            }
+            None
+        }
     };
     match (error.raw_os_error(), port) {
         (Some(libc::EADDRINUSE), Some(port)) => {
@@ -368,6 +388,11 @@ fn explain(error: &io::Error, address: &Address, listener: &Listener) -> String 
 }
 
 impl SocketFile {
+    /// Where it is to be in the end.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Puts the file at its path, atomically in place of the one that is there.
     pub(super) fn settle(&mut self) -> io::Result<()> {
         match self.bound_at.take() {

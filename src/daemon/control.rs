@@ -35,6 +35,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use crate::control::wire::{self, Frames, Request};
 use crate::control::{Pages, wire::REQUEST_BYTES_MAX};
 
+use super::privileges::Made;
 pub use socket::BindError;
 use socket::Socket;
 
@@ -144,6 +145,11 @@ impl Server {
             per_user_max: CONNECTIONS_PER_USER_MAX,
             now: Instant::now(),
         })
+    }
+
+    /// The files that were made for it.
+    pub(super) fn made(&self) -> Vec<Made> {
+        self.socket.made()
     }
 
     /// When [`Self::turn`] has to be called although the descriptor is not readable.

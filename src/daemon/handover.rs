@@ -10,7 +10,7 @@ pub(super) mod record;
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
@@ -27,6 +27,7 @@ use super::Daemon;
 use super::control::{BindError, ClientId, Server};
 use super::listeners::Listeners;
 use super::origin::Texts;
+use super::privileges::Made;
 use super::workers::Workers;
 
 use record::{Name, Record};
@@ -149,6 +150,22 @@ impl Predecessor {
 
     pub(super) fn record(&self) -> &Record {
         &self.record
+    }
+
+    /// The files of its Unix sockets, and their folders, are where others may be made.
+    pub(super) fn made(&self) -> Vec<Made> {
+        let sockets = self
+            .record
+            .listeners
+            .iter()
+            .flat_map(|listener| &listener.sockets);
+        let files = sockets.filter(|socket| socket.file.is_some());
+        files
+            .map(|socket| Made {
+                path: PathBuf::from(&socket.address),
+                keeps_group: false,
+            })
+            .collect()
     }
 
     /// The descriptor at this place, once.
@@ -367,6 +384,7 @@ impl Daemon {
             connections,
             sources: belongings.sources.iter().filter_map(source).collect(),
             control,
+            landlock: self.listeners.landlock.clone(),
         };
         let encoded = record.encode();
         let mut parts = vec![encoded.as_slice()];

@@ -22,6 +22,7 @@ use crate::sys::socket::{self, Inherited};
 use crate::worker::mailbox::{Command, Gate, Hit, Kind, ListenerId, Settings, SocketId};
 
 use super::bind::{self, Bound, Site};
+use super::privileges::{Landlock, Made};
 use super::workers::Workers;
 
 /// Between the last SYN that a socket takes and the sweep that empties its queue, so that
@@ -39,6 +40,8 @@ pub(super) struct Listeners {
     departed: Totals,
     next_listener: u32,
     next_socket: u32,
+    /// What may keep new sockets from being bound.
+    pub landlock: Option<Landlock>,
 }
 
 #[derive(Debug)]
@@ -79,6 +82,18 @@ pub(super) struct Prepared {
     pub warnings: Vec<String>,
 }
 
+impl Prepared {
+    /// The files of Unix sockets.
+    pub(super) fn made(&self) -> impl Iterator<Item = Made> {
+        let bound = self.sockets.values().flatten();
+        let files = bound.filter_map(|bound| bound.file.as_ref());
+        files.map(|file| Made {
+            path: file.path().into(),
+            keeps_group: false,
+        })
+    }
+}
+
 impl Listeners {
     /// Binds what `changes` need, but for what the service manager has bound and passed. On failure
     /// nothing has changed.
@@ -108,6 +123,7 @@ impl Listeners {
             retiring: &retiring,
             retired_ports: &retired_ports,
             retiring_paths: &retiring_paths,
+            landlock: self.landlock.as_ref(),
         };
 
         let mut prepared = Prepared::default();

@@ -3,7 +3,8 @@
 //! One thread, the main one, and one loop: [`Daemon::turn`] waits for signals, for control clients
 //! and for reports of the workers, and never for any one of them alone. Never touches a message.
 //! Read on in [`reload`] for how one configuration becomes another, in `listeners` for what is
-//! bound, in `workers` for the pool, in [`control`] for the socket that `echoctl` speaks to.
+//! bound, in `workers` for the pool, in `privileges` for who serves, in [`control`] for the socket
+//! that `echoctl` speaks to.
 
 #![forbid(unsafe_code)]
 
@@ -16,6 +17,7 @@ mod listeners;
 mod log;
 mod notify;
 pub mod origin;
+mod privileges;
 mod queries;
 pub mod reload;
 mod signals;
@@ -142,6 +144,9 @@ fn check_only(texts: &Texts, loaded: &Loaded) {
         .map(|source| source.name.as_str())
         .collect();
     // What this machine refuses is no mistake in the file.
+    if let Err(message) = privileges::check(&loaded.config.daemon) {
+        eprintln!("echod: warning: {message}");
+    }
     let (driver, remark) = drivers::foresee(loaded.config.daemon.driver);
     if let Some(remark) = remark {
         eprintln!("echod: warning: {remark}");
@@ -259,8 +264,16 @@ impl Daemon {
                 );
             }
         }
-        let manager =
-            Manager::find().map_err(|error| Failure::new(format!("sd_notify: {error}")))?;
+        let identity = match (privileges::find(&config.daemon), &predecessor) {
+            (Err(failure), Some(_)) => {
+                // Who is connected does not suffer for it.
+                for message in failure.messages {
+                    ::log::error!("{message}");
+                }
+                None
+            }
+            (identity, _) => identity?,
+        };
         let signals = Signals::new().map_err(|error| Failure::new(format!("signals: {error}")))?;
         let count = config
             .daemon
@@ -272,6 +285,22 @@ impl Daemon {
             Some(_) => None,
             None => Some(First::bind(&config, count, std::mem::take(&mut passed))?),
         };
+        // What is given up here is given up by this thread and those that it starts: there must be
+        // none yet. A predecessor of this very process has given it up for us, too.
+        let mut landlock = predecessor
+            .as_ref()
+            .and_then(|predecessor| predecessor.record().landlock.clone());
+        if let Some(identity) = &identity {
+            let made = server.iter().flat_map(Server::made);
+            let made = made.chain(first.iter().flat_map(|first| first.prepared.made()));
+            let made = made.chain(predecessor.iter().flat_map(Predecessor::made));
+            let made: Vec<_> = made.collect();
+            landlock = privileges::drop_to(identity, &made, origin.folders(&texts))
+                .map_err(Failure::new)?;
+        }
+        privileges::announce(identity.as_ref(), landlock.as_ref());
+        let manager =
+            Manager::find().map_err(|error| Failure::new(format!("sd_notify: {error}")))?;
         let workers = Workers::start(count, &config.daemon).map_err(Failure::new)?;
         let now = Instant::now();
         let mut daemon = Self {
@@ -303,6 +332,7 @@ impl Daemon {
         if daemon.config.daemon.busy_poll.is_some() && count > available_cpus() {
             warnings.push(reload::general(&busy_poll_warning(count, available_cpus())));
         }
+        daemon.listeners.landlock = landlock;
         if let Some(first) = first {
             daemon.begin(first, warnings, begun);
         }

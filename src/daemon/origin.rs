@@ -72,6 +72,25 @@ impl Origin {
         Ok(Self::Arguments(sources))
     }
 
+    /// Where a reload will look for it, and where what was read really is.
+    pub(super) fn folders(&self, texts: &Texts) -> Vec<PathBuf> {
+        let file = match self {
+            Self::File(file) => Some(file.as_path()),
+            Self::Default { .. } => Some(Path::new(DEFAULT_FILE)),
+            Self::Arguments(_) => None,
+        };
+        let named = file.into_iter().flat_map(|file| {
+            // A path without a folder is of the present one.
+            let file = Path::new(".").join(file);
+            [file.with_file_name(""), file.with_file_name("echod.d")]
+        });
+        // Names that are no paths lead nowhere.
+        let read = texts.sources.iter();
+        let real = read.filter_map(|source| fs::canonicalize(&source.name).ok());
+        let real = real.filter_map(|file| Some(file.parent()?.into()));
+        named.chain(real).collect()
+    }
+
     /// Reads it.
     ///
     /// # Errors
@@ -187,7 +206,9 @@ fn diagnostic(path: &Path, error: &io::Error) -> Diagnostic {
     let message = match error.kind() {
         io::ErrorKind::NotFound => "no such file".to_owned(),
         io::ErrorKind::PermissionDenied => {
-            "permission denied: the daemon's user must be able to read it".to_owned()
+            "permission denied: the daemon's user must be able to read it; \
+             where [daemon] user is set, a link to another folder needs a restart"
+                .to_owned()
         }
         io::ErrorKind::InvalidData => "not UTF-8 text".to_owned(),
         _ => error.to_string(),

@@ -184,6 +184,8 @@ fn keep_until_restart(config: &mut Config, running: &Config) {
     config.daemon.workers = running.daemon.workers;
     config.daemon.driver = running.daemon.driver;
     config.daemon.busy_poll = running.daemon.busy_poll;
+    config.daemon.user.clone_from(&running.daemon.user);
+    config.daemon.group.clone_from(&running.daemon.group);
     config.control = running.control.clone();
     config.log.target = running.log.target;
     config.log.facility.clone_from(&running.log.facility);

@@ -33,7 +33,7 @@ fn a_mistyped_name_gets_a_suggestion_or_the_list() {
             echod.toml:6:2: xyz: unknown table: the tables are [daemon], [control], [log], [defaults] and [listener.NAME]
             echod.toml:8:1: daemon: worker: unknown key: did you mean workers?
             echod.toml:9:1: daemon: backlog: does not belong here: move it to [listener.NAME] or [defaults]
-            echod.toml:10:1: daemon: frobnicate: unknown key: the keys are workers, driver, drain-timeout, shutdown-delay, busy-poll
+            echod.toml:10:1: daemon: frobnicate: unknown key: the keys are workers, driver, drain-timeout, shutdown-delay, busy-poll, user, group
             echod.toml:12:1: defaults: address: each listener has its own: move it to [listener.NAME]
             echod.toml:13:1: defaults: max_connections: unknown key: did you mean max-connections?
             echod.toml:14:1: defaults: rate: not available in this version: remove it
@@ -160,6 +160,13 @@ fn the_values_of_the_daemon_are_judged_too() {
         &expect![[r#"
             echod.toml:2:10: daemon: driver "poll": unknown: did you mean "epoll"?
             echod.toml:3:13: daemon: busy-poll "0s": too short: write more than 0, or "off"
+        "#]],
+    );
+    check(
+        &format!("[daemon]\nuser = \"a b\"\ngroup = \"netops\"\n{TCP}"),
+        &expect![[r#"
+            echod.toml:2:8: daemon: user "a b": not a user: write its name, as in "echod", or ""
+            echod.toml:3:9: daemon: group "netops": goes with a user only: write user too, or leave it empty
         "#]],
     );
     check(
@@ -387,7 +394,7 @@ fn columns_count_characters_also_behind_tabs_and_umlauts() {
         "daemon = { \"ö\" = 1, workers = 0 }\r\nlog = { level = \"é\" }\r\n",
         &expect![[r#"
             echod.toml: nothing to serve: add a [listener.NAME] table
-            echod.toml:1:12: daemon: ö: unknown key: the keys are workers, driver, drain-timeout, shutdown-delay, busy-poll
+            echod.toml:1:12: daemon: ö: unknown key: the keys are workers, driver, drain-timeout, shutdown-delay, busy-poll, user, group
             echod.toml:1:31: daemon: workers 0: out of range: write 1 to 256, or "auto"
             echod.toml:2:17: log: level "é": unknown: write "off", "error", "warn", "info", "debug" or "trace"
         "#]],

@@ -74,6 +74,8 @@ fn without_a_file_there_is_tcp_and_udp_on_loopback() {
         drain-timeout = "30s"
         shutdown-delay = "0s"
         busy-poll = "off"
+        user = ""
+        group = ""
 
         [control]
         # socket is not set
@@ -277,6 +279,7 @@ fn round_trip(text: &str) {
 fn a_key_that_is_set_everywhere_comes_back() {
     round_trip(
         "[daemon]\nworkers = 3\ndriver = \"io_uring\"\nbusy-poll = \"50us\"\ndrain-timeout = \"0s\"\nshutdown-delay = \"1500ms\"\n\
+         user = \"echod\"\ngroup = \"netops\"\n\
          [control]\nsocket = \"/run/a \\\"b\\\".sock\"\nmode = \"600\"\ngroup = \"echod\"\n\
          [log]\ntarget = \"syslog\"\nlevel = \"off\"\nfacility = \"local7\"\n\
          [listener.\"a.b\"]\nprotocol = \"tcp\"\naddress = [\"localhost:7\", \"10.0.0.1:8\"]\nreply = \"discard\"\n\
@@ -342,7 +345,7 @@ proptest! {
         let lines = |section| tables.get(&section).map_or("", String::as_str);
         let text = format!(
             "[daemon]\n{}[control]\n{}[log]\n{}{}{}",
-            lines(Section::Daemon),
+            with_user(lines(Section::Daemon)),
             lines(Section::Control),
             lines(Section::Log),
             required(Protocol::ALL[at]),
@@ -394,6 +397,7 @@ static VALID: LazyLock<Vec<Takes>> = LazyLock::new(|| {
         let line = format!("{} = {value}\n", key.name);
         let text = match key.section {
             Section::Listener => format!("{}{line}", required(protocol)),
+            Section::Daemon => format!("[daemon]\n{}{}", with_user(&line), required(protocol)),
             section => format!("[{}]\n{line}{}", section.name(), required(protocol)),
         };
         load(&sources(&[("a", &text)])).is_ok()
@@ -411,6 +415,13 @@ static VALID: LazyLock<Vec<Takes>> = LazyLock::new(|| {
         })
         .to_vec()
 });
+
+/// Lines of `[daemon]` with a user where there is a group, which goes with one only.
+fn with_user(lines: &str) -> String {
+    let alone = lines.contains("group = ") && !lines.contains("user = ");
+    let user = if alone { "user = \"a\"\n" } else { "" };
+    format!("{user}{lines}")
+}
 
 fn required(protocol: Protocol) -> String {
     let address = if protocol.is_unix() { "a/b" } else { "*:7" };

@@ -11,6 +11,8 @@ use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
 use nix::sys::stat::{Mode, fchmod};
 
+use crate::daemon::privileges::Made;
+
 /// Connections that wait to be accepted. The main loop takes them within milliseconds.
 const BACKLOG: i32 = 64;
 
@@ -73,6 +75,10 @@ fn hint(cause: Errno) -> &'static str {
 pub(super) struct Socket {
     pub(super) listener: UnixListener,
     path: PathBuf,
+    /// We have made the directory, too.
+    made_directory: bool,
+    /// It has the group that was configured.
+    has_group: bool,
     /// Device and inode: another daemon may have put its own socket there meanwhile.
     identity: Option<(u64, u64)>,
 }
@@ -82,7 +88,7 @@ impl Socket {
         if path.as_os_str().len() > PATH_BYTES_MAX {
             return Err(BindError::TooLong(path.to_owned()));
         }
-        make_directory(path, group)?;
+        let made_directory = make_directory(path, group)?;
         remove_stale(path)?;
         let listener = bind_private(path)?;
         let identity = identity(path);
@@ -90,6 +96,8 @@ impl Socket {
         let socket = Self {
             listener,
             path: path.to_owned(),
+            made_directory,
+            has_group: group.is_some(),
             identity,
         };
         socket.listen()?;
@@ -108,12 +116,25 @@ impl Socket {
             listener: listener.into(),
             path: path.to_owned(),
             identity,
+            has_group: true,
+            made_directory: false,
         })
     }
 
     /// Where it is, and device and inode of its file.
     pub(super) fn place(&self) -> (&Path, Option<(u64, u64)>) {
         (&self.path, self.identity)
+    }
+
+    /// The file, and the directory if that was missing.
+    pub(super) fn made(&self) -> Vec<Made> {
+        let directory = self.path.parent().filter(|_| self.made_directory);
+        let paths = [Some(self.path.as_path()), directory];
+        let made = paths.into_iter().flatten().map(|path| Made {
+            path: path.to_owned(),
+            keeps_group: self.has_group,
+        });
+        made.collect()
     }
 
     /// Listens, for its owner alone as yet.
@@ -149,13 +170,13 @@ impl Drop for Socket {
     }
 }
 
-/// Makes the directory if it alone is missing.
-fn make_directory(path: &Path, group: Option<u32>) -> Result<(), BindError> {
+/// Makes the directory if it alone is missing; whether it was.
+fn make_directory(path: &Path, group: Option<u32>) -> Result<bool, BindError> {
     let Some(directory) = path.parent().filter(|name| !name.as_os_str().is_empty()) else {
-        return Ok(());
+        return Ok(false);
     };
     if directory.exists() {
-        return Ok(());
+        return Ok(false);
     }
     let failed = |cause: &std::io::Error| match errno(cause) {
         Errno::ENOENT => BindError::NoDirectory(directory.to_owned()),
@@ -169,7 +190,8 @@ fn make_directory(path: &Path, group: Option<u32>) -> Result<(), BindError> {
     }
     // The umask may have taken something away.
     let permissions = Permissions::from_mode(DIRECTORY_MODE);
-    fs::set_permissions(directory, permissions).map_err(|cause| failed(&cause))
+    fs::set_permissions(directory, permissions).map_err(|cause| failed(&cause))?;
+    Ok(true)
 }
 
 /// Removes a socket that nobody listens to any more, and nothing else.

@@ -14,6 +14,8 @@ use crate::control::schema::ReloadResult;
 use crate::stats::Totals;
 use crate::worker::handover::State;
 
+use super::super::privileges::Landlock;
+
 /// The version that is written, and the only one that is read. Fields may be added with a default;
 /// whatever changes the meaning of one takes a new version.
 pub(crate) const VERSION: u32 = 1;
@@ -47,6 +49,8 @@ pub(in crate::daemon) struct Record {
     pub connections: Vec<Connection>,
     pub sources: Vec<Source>,
     pub control: Option<Control>,
+    /// What this process is held to, over an exec too.
+    pub landlock: Option<Landlock>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -225,6 +229,7 @@ mod tests {
             }],
             sources: Vec::new(),
             control: None,
+            landlock: None,
         }
     }
 
