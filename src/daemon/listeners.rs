@@ -187,7 +187,7 @@ impl Listeners {
                 None => (None, short),
             };
             if let Some(note) = note {
-                log::info!("listener \"{name}\": {note}");
+                log::info!(listener = name.as_str(); "listener \"{name}\": {note}");
             }
             let warnings = capped.into_iter().chain(warning);
             prepared
@@ -305,7 +305,10 @@ impl Listeners {
             if let Some(file) = &mut bound.file
                 && let Err(error) = file.settle()
             {
-                log::error!("listener \"{name}\": {}: {error}", bound.address);
+                log::error!(
+                    listener = name;
+                    "listener \"{name}\": {}: {error}", bound.address
+                );
             }
             let kind = bound.kind;
             let handles = std::mem::take(&mut bound.handles);
@@ -365,16 +368,23 @@ impl Listeners {
                 && new.backlog != listener.config.backlog
                 && let Err(error) = socket::listen(fd, new.backlog)
             {
-                log::error!("listener \"{}\": backlog: {error}", new.name);
+                log::error!(
+                    listener = new.name.as_str();
+                    "listener \"{}\": backlog: {error}", new.name
+                );
             }
             if has_other_options && let Err(error) = socket::set_inherited(fd, &options) {
-                log::error!("listener \"{}\": socket options: {error}", new.name);
+                log::error!(
+                    listener = new.name.as_str();
+                    "listener \"{}\": socket options: {error}", new.name
+                );
             }
             if new.mode != listener.config.mode
                 && let Some(file) = &socket.bound.file
                 && let Err(error) = file.set_mode(new.mode)
             {
                 log::error!(
+                    listener = new.name.as_str();
                     "listener \"{}\": {}: mode: {error}",
                     new.name,
                     socket.bound.address
@@ -386,7 +396,7 @@ impl Listeners {
             && new.receive_buffer.is_some()
             && let Some(warning) = short_receive_buffer(&options, bound)
         {
-            log::warn!("listener \"{}\": {warning}", new.name);
+            log::warn!(listener = new.name.as_str(); "listener \"{}\": {warning}", new.name);
         }
         listener.config = new.clone();
         listener.overridden.clear();
