@@ -285,7 +285,8 @@ fn without_a_journal_lines_begin_with_the_name_and_peers_faults_are_none() {
 
 #[test]
 fn under_the_journal_lines_have_their_priority_and_no_name() {
-    let daemon = Daemon::start_with(&tcp(""), |command| {
+    let config = format!("[log]\ntarget = \"stderr\"\n{}", tcp(""));
+    let daemon = Daemon::start_with(&config, |command| {
         // The log file is the only thing known of the standard error here.
         let notify = command
             .get_envs()

@@ -205,7 +205,7 @@ impl Listeners {
                 None => (None, short),
             };
             if let Some(note) = note {
-                log::info!("listener \"{name}\": {note}");
+                log::info!(listener = name.as_str(); "listener \"{name}\": {note}");
             }
             let warnings = capped.into_iter().chain(warning);
             prepared
@@ -320,7 +320,10 @@ impl Listeners {
             if let Some(file) = &mut bound.file
                 && let Err(error) = file.settle()
             {
-                log::error!("listener \"{name}\": {}: {error}", bound.address);
+                log::error!(
+                    listener = name;
+                    "listener \"{name}\": {}: {error}", bound.address
+                );
             }
             self.serve_as(name, id, bound, workers);
         }
@@ -387,16 +390,23 @@ impl Listeners {
                 && new.backlog != listener.config.backlog
                 && let Err(error) = socket::listen(fd, new.backlog)
             {
-                log::error!("listener \"{}\": backlog: {error}", new.name);
+                log::error!(
+                    listener = new.name.as_str();
+                    "listener \"{}\": backlog: {error}", new.name
+                );
             }
             if has_other_options && let Err(error) = socket::set_inherited(fd, &options) {
-                log::error!("listener \"{}\": socket options: {error}", new.name);
+                log::error!(
+                    listener = new.name.as_str();
+                    "listener \"{}\": socket options: {error}", new.name
+                );
             }
             if new.mode != listener.config.mode
                 && let Some(file) = &socket.bound.file
                 && let Err(error) = file.set_mode(new.mode)
             {
                 log::error!(
+                    listener = new.name.as_str();
                     "listener \"{}\": {}: mode: {error}",
                     new.name,
                     socket.bound.address
@@ -408,7 +418,7 @@ impl Listeners {
             && new.receive_buffer.is_some()
             && let Some(warning) = short_receive_buffer(&options, bound)
         {
-            log::warn!("listener \"{}\": {warning}", new.name);
+            log::warn!(listener = new.name.as_str(); "listener \"{}\": {warning}", new.name);
         }
         listener.config = new.clone();
         listener.overridden.clear();

@@ -68,6 +68,7 @@ const QUEUES_TIME_MAX: Duration = Duration::from_secs(1);
 #[must_use]
 pub fn main() -> ExitCode {
     let result = run(&Args::parse());
+    ::log::logger().flush();
     // The journal has to be told that this is an error; it takes the prefix away.
     let name = if log::stderr_is_journal() {
         "<3>echod"
@@ -352,7 +353,10 @@ impl Daemon {
         let more = prepared.warnings.iter();
         warnings.extend(more.map(|warning| reload::general(warning)));
         for warning in &warnings {
-            ::log::warn!("{}", reload::text(warning));
+            ::log::warn!(
+                reload_id = reload::START_ID, listener = reload::listener_of(warning);
+                "{}", reload::text(warning)
+            );
         }
         let now = Instant::now();
         self.listeners
@@ -388,12 +392,14 @@ impl Daemon {
                 ..
             } = listener;
             ::log::info!(
+                reload_id = reload::START_ID, listener = name.as_str();
                 "listener \"{name}\": {protocol} on {}, reply {reply}",
                 addresses.join(", ")
             );
         }
         let workers = self.workers.count();
         ::log::info!(
+            reload_id = reload::START_ID;
             "echod {} is ready: {workers} worker(s), driver {}",
             env!("CARGO_PKG_VERSION"),
             self.workers.driver()
@@ -450,6 +456,7 @@ impl Daemon {
         self.listeners.sweep(&self.workers, now);
         self.go_on_stopping(now);
         self.keep_manager_informed(now);
+        log::tell_suppressed(now);
         Ok(())
     }
 
@@ -482,6 +489,7 @@ impl Daemon {
                 .iter()
                 .map(|server| PollFd::new(server.as_fd(), PollFlags::POLLIN)),
         );
+        fds.extend(log::timer().map(|timer| PollFd::new(timer, PollFlags::POLLIN)));
         match poll(&mut fds, timeout) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
             Err(errno) => Err(errno.into()),
@@ -550,6 +558,7 @@ impl Daemon {
             Effect::ClosePeers { query, dry_run } => {
                 if !dry_run {
                     ::log::info!(
+                        listener = query.listener.as_deref();
                         "control: uid {} (pid {}) closes peers: {query:?}",
                         call.client.uid,
                         call.client.pid
@@ -602,13 +611,14 @@ impl Daemon {
     fn set_backlog(&mut self, name: &str, backlog: u32, call: &Call) -> protocol::wire::Reply {
         let before = self.listeners.backlog(name).unwrap_or_default();
         if let Err(error) = self.listeners.set_backlog(name, backlog) {
-            ::log::error!("listener \"{name}\": backlog {backlog}: {error}");
+            ::log::error!(listener = name; "listener \"{name}\": backlog {backlog}: {error}");
         }
         if let Some(listener) = self.config.listeners.get_mut(name) {
             listener.backlog = backlog;
         }
         let after = self.listeners.backlog(name).unwrap_or_default();
         ::log::info!(
+            listener = name;
             "control: uid {} (pid {}) sets the backlog of \"{name}\": {} → {backlog}, effective {}",
             call.client.uid,
             call.client.pid,

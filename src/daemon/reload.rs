@@ -13,6 +13,9 @@ use super::Daemon;
 use super::notify::Manager;
 use super::origin::{Origin, Texts};
 
+/// The start counts as a reload, the first.
+pub(super) const START_ID: u64 = 1;
+
 /// Reads and checks the configuration.
 ///
 /// # Errors
@@ -44,7 +47,7 @@ impl History {
         Self { last, generation }
     }
 
-    /// The start counts as the first.
+    /// The start counts as the first, with [`START_ID`].
     pub(super) fn start(
         warnings: Vec<schema::Diagnostic>,
         changes: &[config::Change],
@@ -52,7 +55,7 @@ impl History {
         now: Instant,
     ) -> Self {
         let last = ReloadResult {
-            id: 1,
+            id: START_ID,
             generation: 1,
             trigger: Trigger::Start,
             outcome: ReloadOutcome::Applied,
@@ -194,19 +197,30 @@ fn keep_until_restart(config: &mut Config, running: &Config) {
 /// One line for each error and warning, and one for the whole.
 fn log_result(result: &ReloadResult) {
     let ReloadResult { id, generation, .. } = result;
+    let id = *id;
     for warning in &result.warnings {
-        log::warn!("reload {id}: {}", text(warning));
+        log::warn!(
+            reload_id = id, listener = listener_of(warning);
+            "reload {id}: {}", text(warning)
+        );
     }
     for error in &result.errors {
-        log::error!("reload {id}: {}", text(error));
+        log::error!(
+            reload_id = id, listener = listener_of(error);
+            "reload {id}: {}", text(error)
+        );
     }
     match result.outcome {
         ReloadOutcome::Rejected => log::error!(
+            reload_id = id;
             "reload {id} rejected with {} error(s); still running generation {generation}",
             result.errors.len()
         ),
         ReloadOutcome::Unchanged => {
-            log::info!("reload {id}: nothing has changed; still generation {generation}")
+            log::info!(
+                reload_id = id;
+                "reload {id}: nothing has changed; still generation {generation}"
+            )
         }
         ReloadOutcome::Applied | ReloadOutcome::RolledBack => {
             for change in result
@@ -214,12 +228,31 @@ fn log_result(result: &ReloadResult) {
                 .iter()
                 .filter(|change| change.action != schema::ChangeAction::Keep)
             {
-                log::info!("reload {id}: {}", change.text);
+                log::info!(
+                    reload_id = id, listener = change.listener.as_deref();
+                    "reload {id}: {}", change.text
+                );
             }
             let duration = Duration::from_micros(result.duration_us);
-            log::info!("reload {id} applied in {duration:.1?}; now generation {generation}");
+            log::info!(
+                reload_id = id;
+                "reload {id} applied in {duration:.1?}; now generation {generation}"
+            );
         }
     }
+}
+
+/// The listener that it is about: its key says so, or, where it is about no key, its text.
+pub(super) fn listener_of(diagnostic: &schema::Diagnostic) -> Option<&str> {
+    let of_key = || {
+        let path = diagnostic.key.as_deref()?.strip_prefix("listener.")?;
+        Some(path.split_once('.')?.0)
+    };
+    let of_text = || {
+        let name = diagnostic.message.strip_prefix("listener \"")?;
+        Some(name.split_once("\": ")?.0)
+    };
+    of_key().or_else(of_text)
 }
 
 /// `file:line:column: message`, as far as it is known.
@@ -271,4 +304,25 @@ fn change(change: &config::Change) -> schema::Change {
 
 fn timestamp() -> String {
     humantime::format_rfc3339_millis(SystemTime::now()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_diagnostic_names_its_listener_by_key_or_by_text() {
+        let check = |key: Option<&str>, message: &str, expected: Option<&str>| {
+            let diagnostic = schema::Diagnostic {
+                key: key.map(Into::into),
+                ..general(message)
+            };
+            assert_eq!(listener_of(&diagnostic), expected);
+        };
+        check(Some("listener.main.backlog"), "not a number", Some("main"));
+        check(Some("daemon.workers"), "not a number", None);
+        let text = "listener \"main\": bind 127.0.0.1:7: address already in use";
+        check(None, text, Some("main"));
+        check(None, "the daemon is stopping: start it again instead", None);
+    }
 }

@@ -354,6 +354,8 @@ impl Daemon {
             signals::unblock_all();
             return Err(io::Error::other("the daemon is stopping"));
         }
+        // What it has not yet said it can't say later.
+        ::log::logger().flush();
         let path = self.invocation.path.display().to_string();
         let result = self.invocation.execute(handover::environment(carriers));
         signals::unblock_all();

@@ -197,6 +197,7 @@ fn serve<D: Driver>(index: usize, mut worker: Worker<D>) {
         Err(_) => format!("worker {index}: panicked, which is a bug in echod; the service ends"),
     };
     log::error!("{failure}");
+    log::logger().flush();
     std::process::exit(exit::BUG.into());
 }
 

@@ -93,6 +93,7 @@ impl<D: Driver> Worker<D> {
             Err(error) => {
                 listener.counters.unsent.add(count.into());
                 log::debug!(
+                    listener = &*listener.settings.name;
                     "listener \"{}\": {count} answers not sent: {error}",
                     listener.settings.name
                 );

@@ -325,6 +325,7 @@ impl<D: Driver> Worker<D> {
         {
             self.accept_logged = Some(now);
             log::warn!(
+                listener = &*name;
                 "listener \"{name}\": accept: {error}; clients wait in the backlog until there is room again \
                  (LimitNOFILE= in the unit, max-connections in the configuration)"
             );

@@ -204,6 +204,7 @@ impl<D: Driver> Worker<D> {
             Err(reason) => {
                 listener.refuse(reason);
                 log::debug!(
+                    listener = &*settings.name, peer:% = Name(peer);
                     "listener \"{}\": {}: refused: {}",
                     settings.name,
                     Name(peer),
@@ -296,9 +297,10 @@ impl<D: Driver> Worker<D> {
         };
         listener.counters.faults.add(1);
         log::debug!(
+            listener = &*listener.settings.name, peer:% = Name(client.peer);
             "listener \"{}\": {}: {error}",
             listener.settings.name,
-            Name(client.peer)
+            Name(client.peer),
         );
         self.close(token, Closing::Now);
     }
@@ -348,18 +350,20 @@ impl<D: Driver> Worker<D> {
             Judgment::Until(Some(due)) => self.timers.set(token.slot, due),
             Judgment::Idle | Judgment::Expired => {
                 log::debug!(
+                    listener = &*listener.settings.name, peer:% = Name(client.peer);
                     "listener \"{}\": {}: {judgment:?}",
                     listener.settings.name,
-                    Name(client.peer)
+                    Name(client.peer),
                 );
                 self.finish(now, token);
             }
             Judgment::Stalled => {
                 listener.counters.faults.add(1);
                 log::debug!(
+                    listener = &*listener.settings.name, peer:% = Name(client.peer);
                     "listener \"{}\": {}: reads nothing",
                     listener.settings.name,
-                    Name(client.peer)
+                    Name(client.peer),
                 );
                 self.close(token, Closing::Reset);
             }

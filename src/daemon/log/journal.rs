@@ -1,0 +1,153 @@
+//! The journal's own protocol (systemd: "Native Journal Protocol"): a datagram of `NAME=value`
+//! lines, so that priorities and fields arrive as such.
+//!
+//! Never blocks: a line that the journal does not take at once is lost. The crates that speak this
+//! protocol wait for it.
+
+use std::fmt::Write;
+use std::io;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+
+use super::line::Line;
+
+/// Where the journal listens.
+pub(super) const SOCKET: &str = "/run/systemd/journal/socket";
+
+/// A connection to the journal, made anew when the journal's socket was.
+#[derive(Debug)]
+pub(super) struct Journal {
+    path: PathBuf,
+    facility: u8,
+    socket: UnixDatagram,
+}
+
+impl Journal {
+    /// The facility is its number in `syslog(3)`, not shifted.
+    pub(super) fn connect(path: &Path, facility: u8) -> io::Result<Self> {
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(true)?;
+        socket.connect(path)?;
+        Ok(Self {
+            path: path.into(),
+            facility,
+            socket,
+        })
+    }
+
+    pub(super) fn write(&self, line: &Line) {
+        let message = self.message(line);
+        let lost = |error: io::Error| {
+            // Full, or busy: it will not take it a moment later either.
+            error.kind() != io::ErrorKind::WouldBlock
+        };
+        if self.socket.send(message.as_bytes()).is_err_and(lost)
+            && self.socket.connect(&self.path).is_ok()
+        {
+            // Lost, then: the journal is there and does not listen.
+            let _ = self.socket.send(message.as_bytes());
+        }
+    }
+
+    /// No value of a [`Line`] has a newline, so the form with a length is never needed.
+    fn message(&self, line: &Line) -> String {
+        let mut message = format!(
+            "PRIORITY={}\nSYSLOG_FACILITY={}\nSYSLOG_IDENTIFIER=echod\n",
+            line.priority(),
+            self.facility
+        );
+        let mut add = |name: &str, value: &dyn std::fmt::Display| {
+            // A String takes everything.
+            let _ = writeln!(message, "{name}={value}");
+        };
+        if let Some((file, number)) = line.place() {
+            add("CODE_FILE", &file);
+            add("CODE_LINE", &number);
+        }
+        for (name, value) in line.fields() {
+            add(name, &value);
+        }
+        add("MESSAGE", &line.text());
+        message
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use log::{Level, Record};
+
+    use super::*;
+
+    fn line(text: &str) -> Line {
+        Line::of(
+            &Record::builder()
+                .args(format_args!("{text}"))
+                .level(Level::Error)
+                .file_static(Some("src/place.rs"))
+                .line(Some(12))
+                .key_values(&[("listener", "main"), ("peer", "/a\nb")])
+                .build(),
+        )
+    }
+
+    fn receive(socket: &UnixDatagram) -> String {
+        let mut message = [0; 1024];
+        let len = socket.recv(&mut message).unwrap();
+        String::from_utf8(message[..len].to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_line_arrives_with_its_priority_and_fields_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let journal = Journal::connect(&path, 3).unwrap();
+        journal.write(&line("a text\nPRIORITY=7"));
+        let expect = expect_test::expect![[r"
+            PRIORITY=3
+            SYSLOG_FACILITY=3
+            SYSLOG_IDENTIFIER=echod
+            CODE_FILE=src/place.rs
+            CODE_LINE=12
+            ECHOD_LISTENER=main
+            ECHOD_PEER=/a\x0ab
+            MESSAGE=a text\x0aPRIORITY=7
+        "]];
+        expect.assert_eq(&receive(&socket));
+    }
+
+    #[test]
+    fn a_journal_that_comes_back_is_found_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let journal = Journal::connect(&path, 3).unwrap();
+        drop(socket);
+        std::fs::remove_file(&path).unwrap();
+        journal.write(&line("lost: nobody is there"));
+        let socket = UnixDatagram::bind(&path).unwrap();
+        journal.write(&line("back again"));
+        let message = receive(&socket);
+        assert!(message.ends_with("\nMESSAGE=back again\n"), "{message}");
+    }
+
+    #[test]
+    fn a_journal_that_does_not_read_blocks_nobody() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let journal = Journal::connect(&path, 3).unwrap();
+        for _ in 0..10_000 {
+            journal.write(&line("nobody reads this"));
+        }
+        // What was taken is whole, and there is room again.
+        socket.set_nonblocking(true).unwrap();
+        let mut taken = 0;
+        while socket.recv(&mut [0; 1024]).is_ok() {
+            taken += 1;
+        }
+        assert!((1..10_000).contains(&taken), "{taken}");
+        journal.write(&line("the next one"));
+        assert!(receive(&socket).ends_with("the next one\n"));
+    }
+}

@@ -1,0 +1,214 @@
+//! How much may be said: so many lines of a class in a window of time; the rest is counted.
+//!
+//! Decides only. Time is an argument, and what is kept of a line is the caller's.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// How many lines of a class are told in a window.
+const LINES_MAX: u32 = 100;
+
+/// How long a window is; it begins with the first line.
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// Which lines are of a kind: those of one place in the source, about one listener. So nobody who
+/// floods one listener hides what another has to say.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Class {
+    pub module: &'static str,
+    pub line: u32,
+    pub listener: Option<String>,
+}
+
+/// What is to become of a line.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict<T> {
+    /// It is told, after what was suppressed before it.
+    Tell(Option<Suppressed<T>>),
+    /// It is counted. The first of a window changes [`Limiter::poll_timeout`].
+    Suppress { first: bool },
+}
+
+/// Lines of one class that were not told.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Suppressed<T> {
+    pub count: u64,
+    /// What was kept of the first of them.
+    pub first: T,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Limiter<T> {
+    windows: HashMap<Class, Window<T>>,
+}
+
+#[derive(Debug)]
+struct Window<T> {
+    ends: Instant,
+    told: u32,
+    suppressed: Option<Suppressed<T>>,
+}
+
+impl<T> Default for Limiter<T> {
+    fn default() -> Self {
+        Self {
+            windows: HashMap::new(),
+        }
+    }
+}
+
+impl<T> Limiter<T> {
+    /// Judges a line; `keep` is asked for what to keep of it if it is the first that is not told.
+    pub(super) fn handle_line(
+        &mut self,
+        now: Instant,
+        class: Class,
+        keep: impl FnOnce() -> T,
+    ) -> Verdict<T> {
+        let new = || Window {
+            ends: now + WINDOW,
+            told: 0,
+            suppressed: None,
+        };
+        let window = self.windows.entry(class).or_insert_with(new);
+        let mut before = None;
+        if now >= window.ends {
+            before = std::mem::replace(window, new()).suppressed;
+        }
+        if window.told < LINES_MAX {
+            window.told += 1;
+            return Verdict::Tell(before);
+        }
+        let first = window.suppressed.is_none();
+        window
+            .suppressed
+            .get_or_insert_with(|| Suppressed {
+                count: 0,
+                first: keep(),
+            })
+            .count += 1;
+        Verdict::Suppress { first }
+    }
+
+    /// When to ask [`Self::take_ended`] next.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let counting = |window: &Window<T>| window.suppressed.as_ref().map(|_| window.ends);
+        self.windows.values().filter_map(counting).min()
+    }
+
+    /// What was suppressed in the windows that are over.
+    pub(super) fn take_ended(&mut self, now: Instant) -> Vec<Suppressed<T>> {
+        let ended = self.windows.extract_if(|_, window| now >= window.ends);
+        ended.filter_map(|(_, window)| window.suppressed).collect()
+    }
+
+    /// What was suppressed and not told of yet.
+    pub(super) fn take_all(&mut self) -> Vec<Suppressed<T>> {
+        let windows = self.windows.values_mut();
+        windows
+            .filter_map(|window| window.suppressed.take())
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn class(line: u32, listener: Option<&str>) -> Class {
+        Class {
+            module: "echod::worker",
+            line,
+            listener: listener.map(Into::into),
+        }
+    }
+
+    /// Lines 1 to `count` of this class at once; how many are told.
+    fn flood(limiter: &mut Limiter<u32>, now: Instant, class: &Class, count: u32) -> usize {
+        let verdicts = (1..=count).map(|n| limiter.handle_line(now, class.clone(), || n));
+        verdicts
+            .filter(|verdict| matches!(verdict, Verdict::Tell(_)))
+            .count()
+    }
+
+    #[test]
+    fn a_flood_is_cut_short_and_counted_when_its_window_ends() {
+        let begin = Instant::now();
+        let mut limiter = Limiter::default();
+        let class = class(1, None);
+        assert_eq!(flood(&mut limiter, begin, &class, LINES_MAX), 100);
+        assert_eq!(limiter.poll_timeout(), None);
+        let verdict = limiter.handle_line(begin, class.clone(), || 101);
+        assert_eq!(verdict, Verdict::Suppress { first: true });
+        let verdict = limiter.handle_line(begin, class, || 102);
+        assert_eq!(verdict, Verdict::Suppress { first: false });
+        let end = begin + WINDOW;
+        assert_eq!(limiter.poll_timeout(), Some(end));
+        assert_eq!(limiter.take_ended(end - Duration::from_nanos(1)), []);
+        let suppressed = Suppressed {
+            count: 2,
+            first: 101,
+        };
+        assert_eq!(limiter.take_ended(end), [suppressed]);
+        assert_eq!(limiter.poll_timeout(), None);
+        assert_eq!(limiter.take_all(), []);
+    }
+
+    #[test]
+    fn the_next_line_after_the_window_tells_what_came_before_it() {
+        let begin = Instant::now();
+        let mut limiter = Limiter::default();
+        let class = class(1, None);
+        flood(&mut limiter, begin, &class, 103);
+        let suppressed = Suppressed {
+            count: 3,
+            first: 101,
+        };
+        let verdict = limiter.handle_line(begin + WINDOW, class.clone(), || 0);
+        assert_eq!(verdict, Verdict::Tell(Some(suppressed)));
+        // It was the first of a new window.
+        assert_eq!(limiter.poll_timeout(), None);
+        assert_eq!(flood(&mut limiter, begin + WINDOW, &class, 200), 99);
+        assert_eq!(limiter.poll_timeout(), Some(begin + WINDOW * 2));
+    }
+
+    #[test]
+    fn classes_do_not_hide_each_other() {
+        let now = Instant::now();
+        let mut limiter = Limiter::default();
+        let (main, other) = (class(1, Some("main")), class(1, Some("other")));
+        flood(&mut limiter, now, &main, 200);
+        assert_eq!(flood(&mut limiter, now, &other, 50), 50);
+        assert_eq!(flood(&mut limiter, now, &class(2, Some("main")), 50), 50);
+        let later = now + WINDOW / 2;
+        flood(&mut limiter, later, &class(3, None), 101);
+        assert_eq!(limiter.poll_timeout(), Some(now + WINDOW));
+        assert_eq!(limiter.take_ended(now + WINDOW).len(), 1);
+        assert_eq!(limiter.poll_timeout(), Some(later + WINDOW));
+    }
+
+    #[test]
+    fn at_the_end_all_that_is_suppressed_is_told_once_and_the_limit_stays() {
+        let now = Instant::now();
+        let mut limiter = Limiter::default();
+        flood(&mut limiter, now, &class(1, None), 150);
+        flood(&mut limiter, now, &class(2, None), 170);
+        let mut counts: Vec<u64> = limiter.take_all().iter().map(|all| all.count).collect();
+        counts.sort_unstable();
+        assert_eq!(counts, [50, 70]);
+        assert_eq!(limiter.take_all(), []);
+        assert_eq!(flood(&mut limiter, now, &class(1, None), 10), 0);
+    }
+
+    #[test]
+    fn classes_that_fell_silent_are_forgotten() {
+        let now = Instant::now();
+        let mut limiter: Limiter<u32> = Limiter::default();
+        for line in 0..1000 {
+            flood(&mut limiter, now, &class(line, None), 1);
+        }
+        assert_eq!(limiter.take_ended(now + WINDOW), []);
+        assert!(limiter.windows.is_empty());
+    }
+}
