@@ -31,6 +31,8 @@ pub mod worker;
 
 use std::process::ExitCode;
 
+use clap::CommandFactory;
+
 /// The program `echod`.
 #[must_use]
 pub fn echod_main() -> ExitCode {
@@ -40,7 +42,7 @@ pub fn echod_main() -> ExitCode {
 /// The program `echoctl`.
 #[must_use]
 pub fn echoctl_main() -> ExitCode {
-    ctl::main()
+    ctl::main(|| vec![daemon::args::Args::command()])
 }
 
 /// The program `echoprobe`.

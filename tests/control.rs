@@ -609,31 +609,47 @@ fn any_method_can_be_called() {
 }
 
 #[test]
-fn completions_are_a_script_that_bash_takes() {
+fn completions_are_scripts_that_the_shells_take_and_know_the_command_lines() {
+    for (program, words) in [
+        ("echoctl", &["status", "peers", "kick", "dry-run"][..]),
+        ("echod", &["config", "print-config", "listen"][..]),
+    ] {
+        for shell in ["bash", "zsh", "fish"] {
+            let output = Command::new(ECHOCTL)
+                .args(["completions", shell, program])
+                .output()
+                .expect("echoctl runs");
+            assert!(output.status.success());
+            let script = text(&output.stdout);
+            for word in words {
+                assert!(script.contains(word), "{word} for {shell}");
+            }
+            // Where there is no such shell, nobody needs them.
+            let Ok(mut reader) = Command::new(shell)
+                .args(["-n", "/dev/stdin"])
+                .stdin(std::process::Stdio::piped())
+                .spawn()
+            else {
+                continue;
+            };
+            let mut stdin = reader.stdin.take().expect("a pipe");
+            stdin.write_all(script.as_bytes()).expect("written");
+            drop(stdin);
+            let status = reader.wait().expect("it ends");
+            assert!(status.success(), "{program} for {shell}");
+        }
+    }
+}
+
+#[test]
+fn completions_of_a_program_that_is_not_ours_are_refused() {
     let output = Command::new(ECHOCTL)
-        .args(["completions", "bash"])
+        .args(["completions", "bash", "cat"])
         .output()
         .expect("echoctl runs");
-    assert!(output.status.success());
-    let script = text(&output.stdout);
-    for command in ["status", "listeners", "peers", "backlog", "kick", "reload"] {
-        assert!(
-            script.contains(&format!("echoctl__subcmd__{command}"))
-                || script.contains(&format!("echoctl__{command}")),
-            "{command}"
-        );
-    }
-    // Where there is no bash, nobody needs them.
-    if let Ok(mut bash) = Command::new("bash")
-        .args(["-n", "/dev/stdin"])
-        .stdin(std::process::Stdio::piped())
-        .spawn()
-    {
-        let mut stdin = bash.stdin.take().expect("a pipe");
-        stdin.write_all(script.as_bytes()).expect("written");
-        drop(stdin);
-        assert!(bash.wait().expect("it ends").success());
-    }
+    assert_eq!(code(&output), Some(2));
+    let stderr = text(&output.stderr);
+    assert!(stderr.contains("use echod or echoctl"), "{stderr}");
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod life;
 mod limits;
 mod load;
 mod log;
+mod packaging;
 mod reload;
 mod seeds;
 mod smoke;

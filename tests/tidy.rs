@@ -387,6 +387,7 @@ fn no_file_names_a_path_of_somebodys_own_machine() {
         "docs",
         "etc",
         "systemd",
+        "packaging",
         "benches",
         "bench",
         "fuzz",

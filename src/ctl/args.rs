@@ -169,11 +169,15 @@ Example:
         more: bool,
     },
     /// Completions for a shell
-    #[command(after_help = "Example:\n  echoctl completions bash > \
-        ~/.local/share/bash-completion/completions/echoctl")]
+    #[command(after_help = "Examples:
+  echoctl completions bash > ~/.local/share/bash-completion/completions/echoctl
+  echoctl completions fish echod > ~/.config/fish/completions/echod.fish")]
     Completions {
         /// The shell
         shell: Shell,
+        /// Whose command line to complete: echoctl or echod
+        #[arg(default_value = "echoctl", hide_default_value = true)]
+        program: String,
     },
 }
 

@@ -21,6 +21,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
+use clap_complete::Shell;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -135,11 +136,12 @@ fn refusal(name: &str, parameters: &Parameters) -> Failure {
     Failure::new(exit, text::escape(&told))
 }
 
-/// The entry point: reads the command line, does what it says, tells how it went.
+/// The entry point: reads the command line, does what it says, tells how it went. `others` are the
+/// command lines of the programs beside this one, for their completions.
 #[must_use]
-pub fn main() -> ExitCode {
+pub fn main(others: fn() -> Vec<clap::Command>) -> ExitCode {
     let cli = Cli::parse();
-    let session = Session::new(cli.options);
+    let session = Session::new(cli.options, others);
     let exit = match session.run(cli.command) {
         Ok(()) => Exit::Done,
         Err(Failure { exit, text }) => {
@@ -167,10 +169,12 @@ struct Session {
     paint: Paint,
     /// Of what is complained about.
     error_paint: Paint,
+    /// What can be completed besides `echoctl` itself.
+    others: fn() -> Vec<clap::Command>,
 }
 
 impl Session {
-    fn new(options: Options) -> Self {
+    fn new(options: Options, others: fn() -> Vec<clap::Command>) -> Self {
         let terminal = io::stdout().is_terminal();
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
             || std::env::var_os("TERM").is_some_and(|value| value == "dumb");
@@ -194,6 +198,7 @@ impl Session {
             terminal,
             paint: paint(terminal),
             error_paint: paint(io::stderr().is_terminal()),
+            others,
         }
     }
 
@@ -230,11 +235,7 @@ impl Session {
                 parameters,
                 more,
             } => self.call_raw(&method, parameters.as_deref(), more),
-            Command::Completions { shell } => {
-                let mut script = Vec::new();
-                clap_complete::generate(shell, &mut Cli::command(), "echoctl", &mut script);
-                print(&script)
-            }
+            Command::Completions { shell, program } => self.completions(shell, &program),
         }
     }
 
@@ -247,6 +248,23 @@ impl Session {
         }
         let reply = self.call("HandOver", &schema::Nothing {})?;
         self.answer(reply, |reply| show::handed_over(&reply))
+    }
+
+    fn completions(&self, shell: Shell, program: &str) -> Result<(), Failure> {
+        let mut programs = (self.others)();
+        programs.push(Cli::command());
+        let Some(command) = programs.iter_mut().find(|one| one.get_name() == program) else {
+            let names: Vec<&str> = programs.iter().map(clap::Command::get_name).collect();
+            let told = format!(
+                "completions: program \"{}\": not one of ours: use {}",
+                text::escape(program),
+                names.join(" or ")
+            );
+            return Err(Failure::new(Exit::Usage, told));
+        };
+        let mut script = Vec::new();
+        clap_complete::generate(shell, command, program, &mut script);
+        print(&script)
     }
 
     fn listeners(&self, name: Option<String>) -> Result<(), Failure> {
