@@ -147,7 +147,7 @@ store meanwhile. With --if-restarting nothing happens where the unit is stopped 
 systemd then ends the daemon as always.
 
 Example:
-  ExecStop=+/usr/bin/echoctl hand-over --if-restarting %n")]
+  ExecStop=-+/usr/bin/echoctl hand-over --if-restarting %n")]
     HandOver {
         /// Only where systemd is restarting this unit
         #[arg(long, value_name = "UNIT")]
