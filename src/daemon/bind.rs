@@ -14,6 +14,7 @@ use nix::sys::stat::{Mode, umask};
 use socket2::Type;
 
 use crate::config::{Address, Listener, Protocol};
+use crate::sys::process::Passed;
 use crate::sys::socket::{self, Binding, Inherited};
 use crate::worker::mailbox::Kind;
 
@@ -34,6 +35,8 @@ pub(super) struct Bound {
     pub handles: Vec<(usize, OwnedFd)>,
     /// The socket's file, of a Unix socket that we have bound.
     pub file: Option<SocketFile>,
+    /// The name under which the service manager keeps it for our successor.
+    pub stored: Option<String>,
     /// The service manager has bound it, keeps it, and chose its backlog.
     pub passed: bool,
 }
@@ -86,11 +89,11 @@ pub(super) fn adopt(
     listener: &Listener,
     address: &Address,
     workers: usize,
-    passed: &mut Vec<OwnedFd>,
+    passed: &mut Vec<Passed>,
 ) -> io::Result<Option<Bound>> {
     let (kind, socket_type) = kinds(listener.protocol);
-    let fits = |fd: &OwnedFd| {
-        let fd = fd.as_fd();
+    let fits = |passed: &Passed| {
+        let fd = passed.fd.as_fd();
         let is_there = match address {
             Address::Inet { address, .. } => socket::local_address(fd) == Some(*address),
             Address::Unix(path) => socket::local_path(fd).is_some_and(|local| local == *path),
@@ -100,7 +103,7 @@ pub(super) fn adopt(
     let Some(index) = passed.iter().position(fits) else {
         return Ok(None);
     };
-    let fd = passed.swap_remove(index);
+    let fd = passed.swap_remove(index).fd;
     socket::adopt(fd.as_fd())?;
     socket::set_inherited(fd.as_fd(), &inherited(listener))?;
     Ok(Some(Bound {
@@ -109,6 +112,7 @@ pub(super) fn adopt(
         handles: handles(&fd, servers(listener, 0, 1, workers))?,
         fd,
         file: None,
+        stored: None,
         passed: true,
     }))
 }
@@ -190,6 +194,7 @@ fn bind_inet(
             handles,
             fd,
             file: None,
+            stored: None,
             passed: false,
         })
     });
@@ -225,6 +230,7 @@ pub(super) fn restore(
         handles: handles(&fd, servers(listener, index, count, workers))?,
         fd,
         file: None,
+        stored: None,
         passed: false,
     })
 }
@@ -297,6 +303,7 @@ fn bind_path(listener: &Listener, path: &Path, site: &Site<'_>) -> io::Result<Bo
         fd,
         handles,
         file: Some(file),
+        stored: None,
         passed: false,
     })
 }
@@ -321,7 +328,8 @@ fn remove_stale(socket_type: Type, path: &Path) -> io::Result<()> {
     fs::remove_file(path)
 }
 
-fn kinds(protocol: Protocol) -> (Kind, Type) {
+/// What the workers make of a protocol, and the kernel.
+pub(super) fn kinds(protocol: Protocol) -> (Kind, Type) {
     if protocol.is_stream() {
         (Kind::Stream, Type::STREAM)
     } else {
@@ -404,6 +412,16 @@ impl SocketFile {
     /// Changes who may connect.
     pub(super) fn set_mode(&self, mode: u32) -> io::Result<()> {
         fs::set_permissions(&self.path, fs::Permissions::from_mode(mode))
+    }
+
+    /// The socket's file that is at this path now.
+    pub(super) fn at(path: &Path) -> Option<Self> {
+        let metadata = fs::symlink_metadata(path).ok()?;
+        let inode = (metadata.dev(), metadata.ino());
+        metadata
+            .file_type()
+            .is_socket()
+            .then(|| Self::of_predecessor(path.into(), inode))
     }
 
     /// The file that a predecessor had bound its socket to.

@@ -19,6 +19,7 @@ use crate::config::{self, Config, Loaded, Source, render};
 use crate::control::schema::UpgradeResult;
 use crate::sys::handover as carriers;
 use crate::sys::message::{Source as Peer, UnixName};
+use crate::sys::process::Passed;
 use crate::worker::handover::{Carried, ago};
 use crate::worker::mailbox::{Command, Hit, ListenerId, SocketId};
 use crate::worker::sources::Entry;
@@ -64,7 +65,11 @@ pub(super) enum Legacy {
     /// Everything.
     Whole(Box<Predecessor>),
     /// The record can't be read: these are the descriptors.
-    Pieces(Vec<OwnedFd>, String),
+    Pieces {
+        descriptors: Vec<OwnedFd>,
+        error: String,
+        executed: bool,
+    },
 }
 
 /// `CLOCK_MONOTONIC` in nanoseconds: it goes on over an exec and over processes.
@@ -91,14 +96,46 @@ impl Legacy {
             .collect();
         match inherited {
             Ok(carriers) => Self::take(&carriers, true),
-            Err(error) => Self::Pieces(Vec::new(), format!("${VARIABLE} {numbers:?}: {error}")),
+            Err(error) => Self::Pieces {
+                descriptors: Vec::new(),
+                error: format!("${VARIABLE} {numbers:?}: {error}"),
+                executed: true,
+            },
+        }
+    }
+
+    /// Whether the service manager has kept it, and may let it go now.
+    pub(super) fn was_kept(&self) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Whole(predecessor) => !predecessor.executed,
+            Self::Pieces { executed, .. } => !executed,
+        }
+    }
+
+    /// Takes up what the process before us has left with the service manager.
+    pub(super) fn of_manager(passed: &mut Vec<Passed>) -> Self {
+        let carriers: Vec<OwnedFd> = passed
+            .extract_if(.., |passed| passed.name == STORED)
+            .map(|passed| passed.fd)
+            .collect();
+        if carriers.is_empty() {
+            Self::Nothing
+        } else {
+            Self::take(&carriers, false)
         }
     }
 
     fn take(carriers: &[OwnedFd], executed: bool) -> Self {
         let mut descriptors = match carriers::unload(carriers) {
             Ok(descriptors) => descriptors.into_iter(),
-            Err(error) => return Self::Pieces(Vec::new(), error.to_string()),
+            Err(error) => {
+                return Self::Pieces {
+                    descriptors: Vec::new(),
+                    error: error.to_string(),
+                    executed,
+                };
+            }
         };
         let read = || -> Result<(Record, Vec<u8>), String> {
             let file = descriptors.next().ok_or("it is missing")?;
@@ -113,7 +150,11 @@ impl Legacy {
                 unsent,
                 executed,
             })),
-            Err(error) => Self::Pieces(descriptors.collect(), error),
+            Err(error) => Self::Pieces {
+                descriptors: descriptors.collect(),
+                error,
+                executed,
+            },
         }
     }
 }
@@ -137,6 +178,16 @@ impl Predecessor {
                 warnings: Vec::new(),
             },
         ))
+    }
+
+    /// The names of what the service manager keeps.
+    pub(super) fn stored(&self) -> Vec<String> {
+        let sockets = self
+            .record
+            .listeners
+            .iter()
+            .flat_map(|listener| &listener.sockets);
+        sockets.filter_map(|socket| socket.stored.clone()).collect()
     }
 
     /// When the service began.

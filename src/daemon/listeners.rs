@@ -8,7 +8,7 @@ mod handover;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,11 +18,13 @@ use crate::control::schema;
 use crate::driver::Permits;
 use crate::policy::Refusal;
 use crate::stats::{Counters, Totals};
+use crate::sys::process::Passed;
 use crate::sys::socket::{self, Inherited};
 use crate::worker::mailbox::{Command, Gate, Hit, Kind, ListenerId, Settings, SocketId};
 
 use super::bind::{self, Bound, Site};
 use super::privileges::{Landlock, Made};
+use super::store::Survivors;
 use super::workers::Workers;
 
 /// Between the last SYN that a socket takes and the sweep that empties its queue, so that
@@ -102,7 +104,8 @@ impl Listeners {
         new: &Config,
         changes: &[Change],
         workers: usize,
-        mut passed: Vec<OwnedFd>,
+        mut passed: Vec<Passed>,
+        survivors: &mut Survivors,
     ) -> Result<Prepared, Vec<String>> {
         let leaving: Vec<&Serving> = self.leaving(new, changes, workers);
         let retiring: Vec<BorrowedFd<'_>> = leaving
@@ -135,6 +138,11 @@ impl Listeners {
                 if change.action == Action::Rebind && self.keeps(listener, address, workers) {
                     continue;
                 }
+                let survivors = survivors.take_at(listener, address, workers);
+                if !survivors.is_empty() {
+                    sockets.extend(survivors);
+                    continue;
+                }
                 match bind::adopt(listener, address, workers, &mut passed) {
                     Ok(None) => {}
                     Ok(Some(bound)) => {
@@ -163,7 +171,7 @@ impl Listeners {
                 }
             }
         }
-        for socket in passed {
+        for Passed { fd: socket, .. } in passed {
             let local = socket::local_address(socket.as_fd()).map(|local| local.to_string());
             let path = || Some(socket::local_path(socket.as_fd())?.display().to_string());
             let place = local.or_else(path).unwrap_or_else(|| "nowhere".into());
@@ -548,6 +556,15 @@ impl Listeners {
             retiring.waits_for -= 1;
         }
         self.retiring.retain(|retiring| retiring.waits_for > 0);
+    }
+
+    /// The sockets in service that are ours alone.
+    pub(super) fn own_sockets(&mut self) -> impl Iterator<Item = &mut Bound> {
+        let listeners = self.in_service.values_mut();
+        let sockets = listeners.flat_map(|listener| &mut listener.sockets);
+        sockets
+            .map(|socket| &mut socket.bound)
+            .filter(|bound| !bound.passed)
     }
 
     /// Whether no socket is on its way out any more.

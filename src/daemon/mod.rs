@@ -22,6 +22,7 @@ mod queries;
 pub mod reload;
 mod signals;
 mod status;
+mod store;
 mod upgrade;
 mod watchdog;
 mod workers;
@@ -40,7 +41,8 @@ use crate::control::schema::{self, Trigger, UpgradeResult};
 use crate::control::{self as protocol, Effect, Outcome, Snapshot};
 use crate::exit::{self, Failure};
 use crate::policy::limits::LINGER;
-use crate::sys::{process, socket};
+use crate::sys::process::{self, Passed};
+use crate::sys::socket;
 use crate::worker::mailbox::{Command, Report};
 
 use args::Args;
@@ -53,6 +55,7 @@ use queries::Queries;
 use reload::History;
 use signals::{Signal, Signals};
 use status::Status;
+use store::{Store, Survivors};
 use upgrade::{Handover, Invocation};
 use watchdog::Watchdog;
 use workers::Workers;
@@ -83,7 +86,14 @@ fn run(args: &Args) -> Result<(), Failure> {
     if let Some(version) = args.can_take_over {
         return can_take_over(version);
     }
-    let legacy = Legacy::of_this_process();
+    let mut passed = process::take_passed_sockets()
+        .map_err(|error| Failure::new(format!("sockets of the service manager: {error}")))?;
+    // What was left may be much.
+    let raised = process::raise_descriptor_limit();
+    let legacy = match Legacy::of_this_process() {
+        Legacy::Nothing => Legacy::of_manager(&mut passed),
+        executed => executed,
+    };
     // Before the first thread: only this one is to be interrupted.
     signals::block_all().map_err(|error| Failure::new(format!("signals: {error}")))?;
     let origin = Origin::of(args).map_err(|message| Failure {
@@ -108,9 +118,10 @@ fn run(args: &Args) -> Result<(), Failure> {
         check_only(&texts, &loaded);
         return Ok(());
     }
-    let passed = process::take_passed_sockets()
-        .map_err(|error| Failure::new(format!("sockets of the service manager: {error}")))?;
     log::start(&loaded.config.log).map_err(Failure::new)?;
+    if let Err(error) = raised {
+        ::log::warn!("the limit of descriptors stays as it is: {error}");
+    }
     let mut daemon = Daemon::start(args, origin, texts, loaded, passed, legacy, begun)?;
     daemon.serve()?;
     if daemon.stage == Stage::HandedOver {
@@ -177,6 +188,9 @@ struct Daemon {
     queries: Queries,
     // An upgrade on its way.
     handover: Option<Handover>,
+    store: Store,
+    // For a successor's first look at the configuration.
+    passed: Vec<Passed>,
     // None where there is no place for it.
     server: Option<Server>,
     // None where nobody has started us who wants to know.
@@ -194,14 +208,19 @@ struct First {
 
 impl First {
     /// Binds all that is configured.
-    fn bind(config: &Config, workers: usize, passed: Vec<OwnedFd>) -> Result<Self, Failure> {
+    fn bind(
+        config: &Config,
+        workers: usize,
+        passed: Vec<Passed>,
+        survivors: &mut Survivors,
+    ) -> Result<Self, Failure> {
         let nothing = Config {
             listeners: Default::default(),
             ..config.clone()
         };
         let changes = plan(&nothing, config, &Default::default());
         let prepared = Listeners::default()
-            .prepare(config, &changes, workers, passed)
+            .prepare(config, &changes, workers, passed, survivors)
             .map_err(|messages| Failure { code: 1, messages })?;
         Ok(Self { changes, prepared })
     }
@@ -239,30 +258,30 @@ impl Daemon {
         origin: Origin,
         texts: Texts,
         loaded: Loaded,
-        mut passed: Vec<OwnedFd>,
+        mut passed: Vec<Passed>,
         legacy: Legacy,
         begun: Instant,
     ) -> Result<Self, Failure> {
         let Loaded { config, warnings } = loaded;
-        if let Err(error) = process::raise_descriptor_limit() {
-            ::log::warn!("the limit of descriptors stays as it is: {error}");
-        }
         let invocation = Invocation::of_this_process()
             .map_err(|error| Failure::new(format!("where this program is: {error}")))?;
         let mut predecessor = None;
+        let was_kept = legacy.was_kept();
         match legacy {
             Legacy::Nothing => {}
             Legacy::Whole(whole) => predecessor = Some(*whole),
-            Legacy::Pieces(descriptors, error) => {
+            Legacy::Pieces {
+                descriptors, error, ..
+            } => {
                 ::log::error!(
                     "what the predecessor left can't be read: {error}; \
                      its connections are closed, its sockets are served"
                 );
-                passed.extend(
-                    descriptors
-                        .into_iter()
-                        .filter(|fd| socket::is_bound(fd.as_fd())),
-                );
+                let bound = |fd: &OwnedFd| socket::is_bound(fd.as_fd());
+                passed.extend(descriptors.into_iter().filter(bound).map(|fd| Passed {
+                    name: String::new(),
+                    fd,
+                }));
             }
         }
         let identity = match (privileges::find(&config.daemon), &predecessor) {
@@ -282,9 +301,16 @@ impl Daemon {
             .map_or_else(available_cpus, usize::from);
         let has_file = !texts.built_in && !matches!(origin, Origin::Arguments(_));
         let (server, caller) = open_control_socket(args, &config, has_file, &mut predecessor)?;
+        let mut survivors = Survivors::take(&mut passed);
+        let mut store = Store::default();
+        store.know(survivors.names());
+        store.know(predecessor.iter().flat_map(Predecessor::stored));
         let first = match predecessor {
             Some(_) => None,
-            None => Some(First::bind(&config, count, std::mem::take(&mut passed))?),
+            None => {
+                let passed = std::mem::take(&mut passed);
+                Some(First::bind(&config, count, passed, &mut survivors)?)
+            }
         };
         // What is given up here is given up by this thread and those that it starts: there must be
         // none yet. A predecessor of this very process has given it up for us, too.
@@ -302,6 +328,9 @@ impl Daemon {
         privileges::announce(identity.as_ref(), landlock.as_ref());
         let manager =
             Manager::find().map_err(|error| Failure::new(format!("sd_notify: {error}")))?;
+        if let Some(manager) = manager.as_ref().filter(|_| was_kept) {
+            manager.let_go(handover::STORED);
+        }
         let workers = Workers::start(count, &config.daemon).map_err(Failure::new)?;
         let now = Instant::now();
         let mut daemon = Self {
@@ -321,6 +350,8 @@ impl Daemon {
             listeners: Listeners::default(),
             queries: Queries::default(),
             handover: None,
+            store,
+            passed,
             server,
             status: Status::new(now),
             watchdog: manager
@@ -361,6 +392,7 @@ impl Daemon {
         let now = Instant::now();
         self.listeners
             .commit(prepared, &self.config, &changes, &self.workers, now);
+        self.update_store();
         self.history = History::start(warnings, &changes, begun, now);
     }
 
@@ -372,7 +404,11 @@ impl Daemon {
         self.started = predecessor.started(Instant::now());
         let (config, result) = predecessor.restore(&mut self.listeners, &self.workers);
         self.config.listeners = config.listeners;
+        // What was passed again is here already.
+        self.passed
+            .retain(|passed| !self.listeners.has(passed.fd.as_fd()));
         self.reload(Trigger::Start, false);
+        self.update_store();
         result
     }
 
@@ -683,6 +719,7 @@ impl Daemon {
                     "stopping: {connections} connection(s) have {} to finish",
                     humantime::format_duration(timeout)
                 );
+                self.empty_store();
                 self.listeners.retire_streams(&self.workers, now);
                 self.stage = Stage::Draining {
                     until: now + timeout,

@@ -114,13 +114,20 @@ impl Manager {
         ]);
     }
 
-    /// Keep these descriptors for our successor, under this name. With `watched`, only as long as
-    /// the other side of each is there.
-    pub(super) fn keep(&self, name: &str, descriptors: Vec<OwnedFd>, watched: bool) {
-        let mut states = vec![NotifyState::FdStore, NotifyState::FdName(name)];
-        if !watched {
-            states.push(NotifyState::Custom("FDPOLL=0"));
-        }
+    /// Whether it keeps descriptors for a successor: systemd says so in `$FDSTORE` (from 254 on;
+    /// before that the unit does).
+    pub(super) fn keeps(&self) -> bool {
+        std::env::var("FDSTORE").is_ok_and(|room| room != "0")
+    }
+
+    /// Keep these descriptors for our successor, under this name. Whatever becomes of them: a
+    /// carrier has nobody at its other end, and a datagram socket has an error now and then.
+    pub(super) fn keep(&self, name: &str, descriptors: Vec<OwnedFd>) {
+        let states = [
+            NotifyState::FdStore,
+            NotifyState::FdName(name),
+            NotifyState::Custom("FDPOLL=0"),
+        ];
         self.tell_with(&states, descriptors);
     }
 

@@ -12,6 +12,7 @@ use crate::control::schema::{self, ReloadOutcome, ReloadResult, Trigger};
 use super::Daemon;
 use super::notify::Manager;
 use super::origin::{Origin, Texts};
+use super::store::Survivors;
 
 /// The start counts as a reload, the first.
 pub(super) const START_ID: u64 = 1;
@@ -144,9 +145,13 @@ impl Daemon {
                 ReloadOutcome::Applied
             });
         }
-        let prepared =
-            self.listeners
-                .prepare(&loaded.config, &changes, self.workers.count(), Vec::new());
+        let prepared = self.listeners.prepare(
+            &loaded.config,
+            &changes,
+            self.workers.count(),
+            std::mem::take(&mut self.passed),
+            &mut Survivors::default(),
+        );
         let prepared = prepared.map_err(|failures| {
             failures
                 .iter()
@@ -163,6 +168,7 @@ impl Daemon {
             &self.workers,
             Instant::now(),
         );
+        self.update_store();
         if let Some(overridden) = overridden {
             self.listeners.mark_overridden(overridden);
         }

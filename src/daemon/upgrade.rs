@@ -28,6 +28,7 @@ use crate::worker::mailbox::Command;
 
 use super::control::{ClientId, Reply};
 use super::handover::{self, Belongings, record};
+use super::notify::Manager;
 use super::signals::{self, Signal};
 use super::{Daemon, Stage};
 
@@ -197,10 +198,11 @@ impl Daemon {
 
     /// Begins to leave everything to the process that the service manager starts next.
     pub(super) fn hand_over_to_process(&mut self, caller: ClientId, now: Instant) {
-        let no_manager = self
-            .manager
-            .is_none()
-            .then_some("there is no service manager that would keep everything");
+        let is_kept = self.manager.as_ref().is_some_and(Manager::keeps);
+        let no_manager = (!is_kept).then_some(
+            "no service manager keeps anything: $FDSTORE is not set \
+             (FileDescriptorStoreMax= in the unit; before systemd 254 also Environment=FDSTORE=1)",
+        );
         if let Some(reason) = self.why_no_successor().or(no_manager) {
             return self.refuse_successor(Some(caller), reason, now);
         }
@@ -367,8 +369,7 @@ impl Daemon {
         let Some(manager) = &self.manager else {
             return Ok(());
         };
-        // Their other ends are closed, which must not be a reason to drop them.
-        manager.keep(handover::STORED, carriers, false);
+        manager.keep(handover::STORED, carriers);
         // A message of a process that has ended is nobody's.
         manager.wait_until_read()
     }

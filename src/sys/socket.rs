@@ -146,6 +146,20 @@ pub fn is_bound(fd: BorrowedFd<'_>) -> bool {
     }
 }
 
+/// Whether two descriptors are of one socket.
+#[must_use]
+pub fn is_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
+    let inode = |fd| nix::sys::stat::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
+    inode(one).is_ok_and(|one| inode(other) == Ok(one))
+}
+
+/// Whether [`drop_new_connections`] or [`turn_away_datagrams`] was called on it.
+#[must_use]
+pub fn is_turned_away(fd: BorrowedFd<'_>) -> bool {
+    let has_interface = getsockopt(&fd, sockopt::BindToDevice).is_ok_and(|name| !name.is_empty());
+    has_interface || SockRef::from(&fd).peer_addr().is_ok()
+}
+
 /// The path that the socket is bound to.
 #[must_use]
 pub fn local_path(fd: BorrowedFd<'_>) -> Option<PathBuf> {

@@ -74,6 +74,8 @@ pub(in crate::daemon) struct Socket {
     pub address: String,
     /// Device and inode of its file, which is removed in the end.
     pub file: Option<(u64, u64)>,
+    /// The name under which the service manager keeps it.
+    pub stored: Option<String>,
     /// The service manager has bound it.
     pub passed: bool,
 }

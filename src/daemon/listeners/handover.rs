@@ -31,6 +31,7 @@ impl Listeners {
                 descriptor: descriptors.len() - 1,
                 address: serving.bound.address.to_string(),
                 file: serving.bound.file.as_ref().map(SocketFile::inode),
+                stored: serving.bound.stored.clone(),
                 passed: serving.bound.passed,
             }
         };
@@ -47,6 +48,17 @@ impl Listeners {
             sockets: listener.sockets.iter().map(&mut socket).collect(),
         };
         self.all().enumerate().map(describe).collect()
+    }
+
+    /// Whether one of the sockets in service is the same as this one.
+    pub(in crate::daemon) fn has(&self, fd: BorrowedFd<'_>) -> bool {
+        let sockets = self
+            .in_service
+            .values()
+            .flat_map(|listener| &listener.sockets);
+        sockets
+            .into_iter()
+            .any(|socket| socket::is_same(socket.bound.fd.as_fd(), fd))
     }
 
     /// The place of a listener among all.
@@ -277,6 +289,7 @@ fn finish(bound: Bound, socket: &record::Socket) -> Bound {
     };
     Bound {
         file,
+        stored: socket.stored.clone(),
         passed: socket.passed,
         ..bound
     }
