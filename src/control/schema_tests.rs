@@ -210,7 +210,7 @@ fn samples() -> Vec<(&'static str, Value)> {
         (
             "UpgradeReply",
             value(UpgradeReply {
-                result: upgrade.clone(),
+                result: upgrade,
             }),
         ),
         ("HandOver", value(Nothing {})),

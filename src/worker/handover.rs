@@ -161,7 +161,7 @@ impl<D: Driver> Worker<D> {
         );
         let lingers = stream.lingers();
         let token = self.driver.add_connection(carried.socket, carried.unsent);
-        let mut client = Connection::resume(now, carried.state, stream, admission);
+        let mut client = Connection::resume(now, &carried.state, stream, admission);
         client.look(self.driver.progress(token));
         self.move_in(token, index, Tenant::Connection(client));
         self.timers.clear(token.slot);
