@@ -17,6 +17,8 @@ use crate::config::{Address, Listener, Protocol};
 use crate::sys::socket::{self, Binding, Inherited};
 use crate::worker::mailbox::Kind;
 
+use super::passed::Adopted;
+
 /// The receive buffer of a UDP socket where the configuration says "auto": room for 20,000 small
 /// datagrams, since nobody holds a sender back. The kernel's own default has room for 277.
 const DATAGRAM_BUFFER_BYTES: u32 = 8 * 1024 * 1024;
@@ -32,8 +34,8 @@ pub(super) struct Bound {
     pub handles: Vec<(usize, OwnedFd)>,
     /// The socket's file, of a Unix socket that we have bound.
     pub file: Option<SocketFile>,
-    /// The service manager has bound it, keeps it, and chose its backlog.
-    pub passed: bool,
+    /// The service manager has bound it, and keeps it.
+    pub passed: Option<Adopted>,
 }
 
 /// A Unix socket's file: removed in the end, if it is still ours.
@@ -75,39 +77,6 @@ pub(super) fn sockets_per_address(listener: &Listener, workers: usize) -> usize 
     } else {
         listener.sockets.map_or(workers, usize::from)
     }
-}
-
-/// Takes the socket for this address out of those that the service manager has passed, if there is
-/// one. All workers serve one of streams.
-pub(super) fn adopt(
-    listener: &Listener,
-    address: &Address,
-    workers: usize,
-    passed: &mut Vec<OwnedFd>,
-) -> io::Result<Option<Bound>> {
-    let (kind, socket_type) = kinds(listener.protocol);
-    let fits = |fd: &OwnedFd| {
-        let fd = fd.as_fd();
-        let is_there = match address {
-            Address::Inet { address, .. } => socket::local_address(fd) == Some(*address),
-            Address::Unix(path) => socket::local_path(fd).is_some_and(|local| local == *path),
-        };
-        is_there && socket::kind(fd) == Some(socket_type)
-    };
-    let Some(index) = passed.iter().position(fits) else {
-        return Ok(None);
-    };
-    let fd = passed.swap_remove(index);
-    socket::adopt(fd.as_fd())?;
-    socket::set_inherited(fd.as_fd(), &inherited(listener))?;
-    Ok(Some(Bound {
-        address: address.clone(),
-        kind,
-        handles: handles(&fd, workers_of_one(listener, kind, workers))?,
-        fd,
-        file: None,
-        passed: true,
-    }))
 }
 
 /// Binds one address of a listener. Streams do not listen yet. Nothing, with a warning, for an
@@ -196,7 +165,7 @@ fn bind_inet(
             handles: handles(&fd, workers)?,
             fd,
             file: None,
-            passed: false,
+            passed: None,
         })
     });
     bound.collect()
@@ -259,7 +228,7 @@ fn bind_path(listener: &Listener, path: &Path, site: &Site<'_>) -> io::Result<Bo
         fd,
         handles,
         file: Some(file),
-        passed: false,
+        passed: None,
     })
 }
 
@@ -283,7 +252,8 @@ fn remove_stale(socket_type: Type, path: &Path) -> io::Result<()> {
     fs::remove_file(path)
 }
 
-fn kinds(protocol: Protocol) -> (Kind, Type) {
+/// What the workers make of a protocol, and the kernel.
+pub(super) fn kinds(protocol: Protocol) -> (Kind, Type) {
     if protocol.is_stream() {
         (Kind::Stream, Type::STREAM)
     } else {
@@ -293,7 +263,7 @@ fn kinds(protocol: Protocol) -> (Kind, Type) {
 
 /// Who serves the only socket of an address. Clients of a stream go to whoever takes them; of
 /// datagrams, two workers would answer those of one sender in another order than they came.
-fn workers_of_one(listener: &Listener, kind: Kind, workers: usize) -> Vec<usize> {
+pub(super) fn workers_of_one(listener: &Listener, kind: Kind, workers: usize) -> Vec<usize> {
     match kind {
         Kind::Stream => (0..workers).collect(),
         Kind::Datagram => vec![first_worker(listener, workers)],
@@ -305,7 +275,8 @@ fn first_worker(listener: &Listener, workers: usize) -> usize {
     listener.name.bytes().map(usize::from).sum::<usize>() % workers
 }
 
-fn handles(fd: &OwnedFd, workers: Vec<usize>) -> io::Result<Vec<(usize, OwnedFd)>> {
+/// A descriptor for each of these workers.
+pub(super) fn handles(fd: &OwnedFd, workers: Vec<usize>) -> io::Result<Vec<(usize, OwnedFd)>> {
     workers
         .into_iter()
         .map(|worker| Ok((worker, fd.try_clone()?)))
@@ -339,6 +310,11 @@ fn explain(error: &io::Error, address: &Address, listener: &Listener) -> String 
         }
         (Some(libc::EADDRNOTAVAIL), _) => {
             "this host does not have that address; see: ip address".into()
+        }
+        (Some(libc::EAFNOSUPPORT), Some(_)) => {
+            "not possible on this host, or forbidden to this service (RestrictAddressFamilies=): \
+             let a .socket unit pass the socket, see echod(8)"
+                .into()
         }
         (Some(libc::EACCES), None) => {
             "permission denied; the daemon's user must be able to write to the folder".into()

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ use crate::sys::socket::{self, Inherited};
 use crate::worker::mailbox::{Command, Gate, Hit, Kind, ListenerId, Settings, SocketId};
 
 use super::bind::{self, Bound, Site};
+use super::passed;
 use super::workers::Workers;
 
 /// Between the last SYN that a socket takes and the sweep that empties its queue, so that
@@ -85,7 +86,7 @@ impl Listeners {
         new: &Config,
         changes: &[Change],
         workers: usize,
-        mut passed: Vec<OwnedFd>,
+        mut passed: passed::Sockets,
     ) -> Result<Prepared, Vec<String>> {
         let leaving: Vec<&Serving> = self.leaving(new, changes, workers);
         let retiring: Vec<BorrowedFd<'_>> = leaving
@@ -112,22 +113,39 @@ impl Listeners {
         let mut failures = Vec::new();
         for (listener, change) in changed_listeners(new, changes) {
             let sockets = prepared.sockets.entry(listener.name.clone()).or_default();
+            if let Some(old) = self.in_service.get(&listener.name)
+                && old.has_sockets_by_name()
+            {
+                match passed::rebind_named(&old.config, listener, change) {
+                    Ok(warning) => prepared.warnings.push(warning),
+                    Err(failure) => failures.push(failure),
+                }
+                continue;
+            }
+            match passed.take_named(listener, workers) {
+                Ok(named) if named.is_empty() => {}
+                Ok(named) => {
+                    sockets.extend(named);
+                    continue;
+                }
+                Err(wrong) => {
+                    failures.extend(wrong);
+                    continue;
+                }
+            }
             let mut last_port = None;
             for address in &listener.addresses {
                 if change.action == Action::Rebind && self.keeps(listener, address, workers) {
                     continue;
                 }
-                match bind::adopt(listener, address, workers, &mut passed) {
+                match passed.take_at(listener, address, workers) {
                     Ok(None) => {}
                     Ok(Some(bound)) => {
                         sockets.push(bound);
                         continue;
                     }
-                    Err(error) => {
-                        let name = &listener.name;
-                        failures.push(format!(
-                            "listener \"{name}\": passed socket {address}: {error}"
-                        ));
+                    Err(failure) => {
+                        failures.push(failure);
                         continue;
                     }
                 }
@@ -145,15 +163,7 @@ impl Listeners {
                 }
             }
         }
-        for socket in passed {
-            let local = socket::local_address(socket.as_fd()).map(|local| local.to_string());
-            let path = || Some(socket::local_path(socket.as_fd())?.display().to_string());
-            let place = local.or_else(path).unwrap_or_else(|| "nowhere".into());
-            prepared.warnings.push(format!(
-                "the service manager passed a socket bound to {place}, which no listener has as its address: \
-                 it is not served"
-            ));
-        }
+        prepared.warnings.extend(passed.left_over());
         if failures.is_empty() {
             self.listen(new, &mut prepared, &mut failures);
         }
@@ -167,9 +177,8 @@ impl Listeners {
     fn listen(&self, new: &Config, prepared: &mut Prepared, failures: &mut Vec<String>) {
         for (name, sockets) in &prepared.sockets {
             let listener = &new.listeners[name];
-            let ours = |socket: &&Bound| socket.kind == Kind::Stream && !socket.passed;
-            for socket in sockets.iter().filter(ours) {
-                if let Err(error) = socket::listen(socket.fd.as_fd(), listener.backlog) {
+            for socket in sockets {
+                if let Err(error) = listen(socket, listener) {
                     failures.push(format!(
                         "listener \"{name}\": listen on {}: {error}",
                         socket.address
@@ -178,7 +187,7 @@ impl Listeners {
             }
             let capped = sockets
                 .iter()
-                .filter(|socket| !socket.passed)
+                .filter(|socket| socket.passed.is_none() || listener.backlog_is_set)
                 .find_map(|socket| capped(&socket.fd, listener.backlog));
             let short = short_receive_buffer(&bind::inherited(listener), sockets.iter());
             // Who asked for a size is warned; who left it to us may want to know.
@@ -206,8 +215,9 @@ impl Listeners {
             let stays = |socket: &&Serving| {
                 let listener = new.listeners.get(&old.config.name);
                 listener.is_some_and(|new| {
-                    new.addresses.contains(&socket.bound.address)
-                        && self.keeps(new, &socket.bound.address, workers)
+                    socket.is_by_name()
+                        || new.addresses.contains(&socket.bound.address)
+                            && self.keeps(new, &socket.bound.address, workers)
                 })
             };
             old.sockets.iter().filter(move |socket| !stays(socket))
@@ -265,6 +275,7 @@ impl Listeners {
                         self.update(listener, workers);
                     }
                     if let Some(known) = self.in_service.get_mut(name) {
+                        known.set_backlog(listener);
                         known.overridden.clear();
                     }
                 }
@@ -347,7 +358,7 @@ impl Listeners {
         };
         let (stay, leave) = std::mem::take(&mut listener.sockets)
             .into_iter()
-            .partition(|socket| keeps.contains(&socket.bound.address));
+            .partition(|socket| socket.is_by_name() || keeps.contains(&socket.bound.address));
         listener.sockets = stay;
         self.serve(&new.name, bound, workers);
         leave
@@ -361,12 +372,6 @@ impl Listeners {
         let has_other_options = options != bind::inherited(&listener.config);
         for socket in &listener.sockets {
             let fd = socket.bound.fd.as_fd();
-            if socket.bound.kind == Kind::Stream
-                && new.backlog != listener.config.backlog
-                && let Err(error) = socket::listen(fd, new.backlog)
-            {
-                log::error!("listener \"{}\": backlog: {error}", new.name);
-            }
             if has_other_options && let Err(error) = socket::set_inherited(fd, &options) {
                 log::error!("listener \"{}\": socket options: {error}", new.name);
             }
@@ -388,6 +393,7 @@ impl Listeners {
         {
             log::warn!("listener \"{}\": {warning}", new.name);
         }
+        listener.set_backlog(new);
         listener.config = new.clone();
         listener.overridden.clear();
         listener.gate.permits.set_max(new.max_connections);
@@ -444,7 +450,7 @@ impl Listeners {
             let mut port = None;
             // What the service manager passed it will pass again, so it must stay as it is; who is
             // queued there then is served then.
-            if matches!(address, Address::Inet { .. }) && !passed {
+            if matches!(address, Address::Inet { .. }) && passed.is_none() {
                 port = socket::local_address(fd.as_fd()).map(|local| local.port());
                 // The address may be wanted again before this one is gone.
                 let shared = socket::share_address(fd.as_fd());
@@ -570,7 +576,9 @@ impl Listeners {
     /// The path of a Unix listener.
     pub(super) fn local_path(&self, id: ListenerId) -> Option<String> {
         let listener = self.all().find(|listener| listener.id == id)?;
-        let address = listener.config.addresses.first()?;
+        // Of sockets by name the configuration does not say where they are.
+        let served = listener.sockets.first().map(|socket| &socket.bound.address);
+        let address = served.or(listener.config.addresses.first())?;
         matches!(address, Address::Unix(_)).then(|| address.to_string())
     }
 
@@ -602,6 +610,7 @@ impl Listeners {
             socket::listen(socket.bound.fd.as_fd(), backlog)?;
         }
         listener.config.backlog = backlog;
+        listener.config.backlog_is_set = true;
         if !listener.overridden.contains(&"backlog") {
             listener.overridden.push("backlog");
         }
@@ -674,7 +683,46 @@ fn probe_somaxconn() -> Option<u32> {
     Some(socket::queue(probe.as_fd())?.effective)
 }
 
+/// Gives a listening socket the backlog that it is to have. One that was passed listens already.
+fn listen(socket: &Bound, listener: &config::Listener) -> std::io::Result<()> {
+    let has = socket.passed.and_then(|adopted| adopted.backlog);
+    match passed::backlog(socket, listener) {
+        Some(backlog) if socket.kind == Kind::Stream && has != Some(backlog) => {
+            socket::listen(socket.fd.as_fd(), backlog)
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Serving {
+    fn is_by_name(&self) -> bool {
+        self.bound.passed.is_some_and(|adopted| adopted.by_name)
+    }
+}
+
 impl Listener {
+    fn has_sockets_by_name(&self) -> bool {
+        self.sockets.iter().any(Serving::is_by_name)
+    }
+
+    /// The backlog of another configuration, where that is another one.
+    fn set_backlog(&mut self, new: &config::Listener) {
+        for socket in self.sockets.iter().map(|socket| &socket.bound) {
+            let (before, after) = (
+                passed::backlog(socket, &self.config),
+                passed::backlog(socket, new),
+            );
+            if socket.kind == Kind::Stream
+                && let Some(backlog) = after.filter(|_| after != before)
+                && let Err(error) = socket::listen(socket.fd.as_fd(), backlog)
+            {
+                log::error!("listener \"{}\": backlog: {error}", new.name);
+            }
+        }
+        self.config.backlog = new.backlog;
+        self.config.backlog_is_set = new.backlog_is_set;
+    }
+
     fn configure(&self, workers: &Workers) {
         workers.command_all(|worker| Command::Configure {
             listener: self.id,
@@ -692,7 +740,11 @@ impl Listener {
         if !self.config.protocol.is_stream() {
             return None;
         }
-        let requested = self.config.backlog;
+        let sockets = self.sockets.iter().map(|socket| &socket.bound);
+        let mut known = sockets.map(|socket| passed::backlog(socket, &self.config));
+        // Of a retired listener, what it was to be.
+        let known = known.next_back().unwrap_or(Some(self.config.backlog));
+        let requested = known.unwrap_or(0);
         let mut sum = schema::Backlog {
             requested,
             effective: requested.min(limit),

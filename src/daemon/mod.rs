@@ -15,6 +15,7 @@ mod listeners;
 mod log;
 mod notify;
 pub mod origin;
+mod passed;
 mod queries;
 pub mod reload;
 mod signals;
@@ -22,7 +23,7 @@ mod status;
 mod watchdog;
 mod workers;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -36,7 +37,7 @@ use crate::control::schema::{self, Trigger};
 use crate::control::{self as protocol, Effect, Outcome, Snapshot};
 use crate::exit::{self, Failure};
 use crate::policy::limits::LINGER;
-use crate::sys::process;
+use crate::sys::process::{self, Passed};
 use crate::worker::mailbox::{Command, Report};
 
 use args::Args;
@@ -174,7 +175,7 @@ impl Daemon {
         origin: Origin,
         texts: Texts,
         loaded: Loaded,
-        passed: Vec<OwnedFd>,
+        passed: Vec<Passed>,
         begun: Instant,
     ) -> Result<Self, Failure> {
         let Loaded { config, warnings } = loaded;
@@ -199,7 +200,12 @@ impl Daemon {
         };
         let changes = plan(&nothing, &config, &Default::default());
         let prepared = listeners
-            .prepare(&config, &changes, count, passed)
+            .prepare(
+                &config,
+                &changes,
+                count,
+                passed::Sockets::sort(passed, &config),
+            )
             .map_err(|messages| Failure { code: 1, messages })?;
         let mut warnings: Vec<_> = warnings.iter().map(reload::diagnostic).collect();
         warnings.extend(
@@ -430,6 +436,7 @@ impl Daemon {
         }
         if let Some(listener) = self.config.listeners.get_mut(name) {
             listener.backlog = backlog;
+            listener.backlog_is_set = true;
         }
         let after = self.listeners.backlog(name).unwrap_or_default();
         ::log::info!(

@@ -12,6 +12,7 @@ use crate::control::schema::{self, ReloadOutcome, ReloadResult, Trigger};
 use super::Daemon;
 use super::notify::Manager;
 use super::origin::{Origin, Texts};
+use super::passed;
 
 /// Reads and checks the configuration.
 ///
@@ -125,9 +126,12 @@ impl Daemon {
                 ReloadOutcome::Applied
             });
         }
-        let prepared =
-            self.listeners
-                .prepare(&loaded.config, &changes, self.workers.count(), Vec::new());
+        let prepared = self.listeners.prepare(
+            &loaded.config,
+            &changes,
+            self.workers.count(),
+            passed::Sockets::default(),
+        );
         let prepared = prepared.map_err(|failures| {
             failures
                 .iter()

@@ -40,15 +40,32 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
     Ok(hard)
 }
 
-/// Takes the sockets that the service manager has passed (`sd_listen_fds(3)`). Call it once, before
+/// A descriptor that the service manager has passed.
+#[derive(Debug)]
+pub struct Passed {
+    /// Its `FileDescriptorName=`: the name of the `.socket` unit where that says none.
+    pub name: String,
+    /// The descriptor.
+    pub fd: OwnedFd,
+}
+
+/// Takes what the service manager has passed (`sd_listen_fds_with_names(3)`). Call it once, before
 /// anything is opened.
 ///
 /// # Errors
-/// When `$LISTEN_PID` or `$LISTEN_FDS` is not a number.
-pub fn take_passed_sockets() -> io::Result<Vec<OwnedFd>> {
-    let passed = sd_notify::listen_fds()?;
-    // SAFETY: the manager has opened these for this process, and nobody else here knows of them.
+/// When `$LISTEN_PID` or `$LISTEN_FDS` is not a number, or `$LISTEN_FDNAMES` has other than one name
+/// for each.
+pub fn take_passed_sockets() -> io::Result<Vec<Passed>> {
+    // Names that were meant for another process are none of ours, however many there are.
+    if sd_notify::listen_fds()?.len() == 0 {
+        return Ok(Vec::new());
+    }
+    let passed = sd_notify::listen_fds_with_names()?;
     Ok(passed
-        .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+        .map(|(fd, name)| Passed {
+            name,
+            // SAFETY: the manager has opened it for this process, and nobody else here knows of it.
+            fd: unsafe { OwnedFd::from_raw_fd(fd) },
+        })
         .collect())
 }

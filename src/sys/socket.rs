@@ -1,10 +1,12 @@
 //! Sockets: made, changed and asked. Listening sockets in particular: what waits in their queue,
 //! what fell off its end, and how to retire one without losing anybody.
 
+use std::ffi::OsStr;
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::SocketAddr as UnixAddress;
 use std::path::{Path, PathBuf};
@@ -134,10 +136,13 @@ pub fn local_address(fd: BorrowedFd<'_>) -> Option<SocketAddr> {
     SockRef::from(&fd).local_addr().ok()?.as_socket()
 }
 
-/// The path that the socket is bound to.
+/// The path that the socket is bound to; an abstract name begins with `@`.
 #[must_use]
 pub fn local_path(fd: BorrowedFd<'_>) -> Option<PathBuf> {
     let address: UnixAddress = SockRef::from(&fd).local_addr().ok()?.as_unix()?;
+    if let Some(name) = address.as_abstract_name() {
+        return Some(OsStr::from_bytes(&[b"@".as_slice(), name].concat()).into());
+    }
     Some(address.as_pathname()?.into())
 }
 
@@ -234,6 +239,19 @@ pub fn take_error(fd: BorrowedFd<'_>) -> Option<io::Error> {
 pub fn is_inet(fd: BorrowedFd<'_>) -> bool {
     let domain = SockRef::from(&fd).domain();
     domain.is_ok_and(|domain| domain == Domain::IPV4 || domain == Domain::IPV6)
+}
+
+/// Whether it is a Unix socket.
+#[must_use]
+pub fn is_unix(fd: BorrowedFd<'_>) -> bool {
+    let domain = SockRef::from(&fd).domain();
+    domain.is_ok_and(|domain| domain == Domain::UNIX)
+}
+
+/// Whether clients are taken in on it (`SO_ACCEPTCONN`).
+#[must_use]
+pub fn is_listening(fd: BorrowedFd<'_>) -> bool {
+    SockRef::from(&fd).is_listener().unwrap_or(false)
 }
 
 /// What the kernel knows about one connection.
