@@ -85,7 +85,10 @@ fn a_signal_reloads_and_the_service_manager_is_told() {
         "{reloading}"
     );
     let ready = daemon.wait_for_notification("READY=1");
-    assert!(ready.contains("generation 2"), "{ready}");
+    assert!(
+        ready.contains("STATUS=1 listener, 0 connections\n"),
+        "{ready}"
+    );
     let status = daemon.ctl_json(&["status"])["status"].clone();
     assert_eq!(status["generation"], 2);
     assert_eq!(status["last_reload"]["trigger"], "signal");

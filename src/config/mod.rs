@@ -141,6 +141,9 @@ pub struct Listener {
     pub sockets: Option<u16>,
     /// Clients that may wait to be accepted, per socket.
     pub backlog: u32,
+    /// Whether that was written; where it was not, a socket that the service manager passes keeps
+    /// its own.
+    pub backlog_is_set: bool,
     /// Connections at one time.
     pub max_connections: u32,
     /// What happens to the next one.

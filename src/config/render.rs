@@ -29,7 +29,11 @@ pub fn render(config: &Config) -> String {
         text += &format!("[listener.{}]\n", table_name(&listener.name));
         for key in Section::Listener.keys() {
             if let Some(value) = show(listener, key.name) {
-                text += &format!("{} = {value}\n", key.name);
+                if key.name == "backlog" && !listener.backlog_is_set {
+                    text += &format!("# backlog is not set: {value}, or that of a .socket unit\n");
+                } else {
+                    text += &format!("{} = {value}\n", key.name);
+                }
             }
         }
         text.push('\n');

@@ -253,6 +253,7 @@ impl Resolver {
             useful
         });
         self.settings(&table, &own, &mut listener);
+        listener.backlog_is_set = own.contains_key("backlog") || useful.contains_key("backlog");
         if let Some(typed) = entries.get("address").and_then(|all| all.last()) {
             listener.addresses = self.addresses(&table, typed, name, protocol);
         }
@@ -537,6 +538,7 @@ fn blank() -> (Config, Listener) {
         one_shot: false,
         sockets: None,
         backlog: 0,
+        backlog_is_set: false,
         max_connections: 0,
         when_full: WhenFull::Wait,
         max_per_source: None,

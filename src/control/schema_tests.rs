@@ -207,12 +207,7 @@ fn samples() -> Vec<(&'static str, Value)> {
             }),
         ),
         ("Upgrade", value(Nothing {})),
-        (
-            "UpgradeReply",
-            value(UpgradeReply {
-                result: upgrade,
-            }),
-        ),
+        ("UpgradeReply", value(UpgradeReply { result: upgrade })),
         ("HandOver", value(Nothing {})),
         (
             "HandOverReply",

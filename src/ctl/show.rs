@@ -80,9 +80,9 @@ pub fn listeners(listeners: &[Listener], paint: Paint) -> String {
         ("SENT", Align::Right),
     ]);
     for listener in listeners {
-        let of_backlog = |value: fn(&Backlog) -> u64| {
+        let of_backlog = |value: fn(&Backlog) -> String| {
             let backlog = listener.backlog.as_ref();
-            backlog.map_or(String::new(), |backlog| value(backlog).to_string())
+            backlog.map_or(String::new(), value)
         };
         table.row(vec![
             escape(&listener.name),
@@ -91,8 +91,11 @@ pub fn listeners(listeners: &[Listener], paint: Paint) -> String {
             escape(&listener.reply),
             listener.state.name().to_owned(),
             listener.sockets.to_string(),
-            of_backlog(|backlog| backlog.effective.into()),
-            of_backlog(|backlog| backlog.queued),
+            of_backlog(|backlog| match backlog.effective {
+                0 => "?".into(),
+                effective => effective.to_string(),
+            }),
+            of_backlog(|backlog| backlog.queued.to_string()),
             listener.connections.to_string(),
             listener.accepted.to_string(),
             refused(listener).to_string(),
@@ -232,13 +235,21 @@ pub fn backlog(listener: &str, backlog: &Backlog, paint: Paint) -> String {
 /// The backlog of a listener that was given another.
 #[must_use]
 pub fn backlog_set(listener: &str, reply: &SetBacklogReply, paint: Paint) -> String {
-    let Backlog {
-        requested,
-        effective,
-        ..
-    } = reply.before;
-    let before = format!("  before: {requested} requested → {effective} effective\n");
+    let before = format!("  before: {}\n", backlog_words(&reply.before));
     backlog(listener, &reply.after, paint) + &before
+}
+
+/// What was asked for and what came of it. Of a Unix socket that the service manager has passed
+/// nobody can tell.
+fn backlog_words(backlog: &Backlog) -> String {
+    match backlog {
+        Backlog { requested: 0, .. } => "as the service manager has set it".into(),
+        Backlog {
+            requested,
+            effective,
+            ..
+        } => format!("{requested} requested → {effective} effective"),
+    }
 }
 
 /// What was asked for and what came of it, why these differ, and how full it is.
@@ -250,7 +261,7 @@ fn backlog_lines(backlog: &Backlog) -> Vec<String> {
         queued,
         overflows,
     } = backlog;
-    let mut lines = vec![format!("{requested} requested → {effective} effective")];
+    let mut lines = vec![backlog_words(backlog)];
     if effective < requested && limit <= effective {
         lines.push(format!(
             "capped by net.core.somaxconn = {limit}; \

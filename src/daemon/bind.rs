@@ -14,10 +14,10 @@ use nix::sys::stat::{Mode, umask};
 use socket2::Type;
 
 use crate::config::{Address, Listener, Protocol};
-use crate::sys::process::Passed;
 use crate::sys::socket::{self, Binding, Inherited};
 use crate::worker::mailbox::Kind;
 
+use super::passed::Adopted;
 use super::privileges::Landlock;
 
 /// The receive buffer of a UDP socket where the configuration says "auto": room for 20,000 small
@@ -37,8 +37,8 @@ pub(super) struct Bound {
     pub file: Option<SocketFile>,
     /// The name under which the service manager keeps it for our successor.
     pub stored: Option<String>,
-    /// The service manager has bound it, keeps it, and chose its backlog.
-    pub passed: bool,
+    /// The service manager has bound it, and keeps it.
+    pub passed: Option<Adopted>,
 }
 
 /// A Unix socket's file: removed in the end, if it is still ours.
@@ -81,40 +81,6 @@ pub(super) fn sockets_per_address(listener: &Listener, workers: usize) -> usize 
     } else {
         listener.sockets.map_or(workers, usize::from)
     }
-}
-
-/// Takes the socket for this address out of those that the service manager has passed, if there is
-/// one. All workers serve one of streams.
-pub(super) fn adopt(
-    listener: &Listener,
-    address: &Address,
-    workers: usize,
-    passed: &mut Vec<Passed>,
-) -> io::Result<Option<Bound>> {
-    let (kind, socket_type) = kinds(listener.protocol);
-    let fits = |passed: &Passed| {
-        let fd = passed.fd.as_fd();
-        let is_there = match address {
-            Address::Inet { address, .. } => socket::local_address(fd) == Some(*address),
-            Address::Unix(path) => socket::local_path(fd).is_some_and(|local| local == *path),
-        };
-        is_there && socket::kind(fd) == Some(socket_type)
-    };
-    let Some(index) = passed.iter().position(fits) else {
-        return Ok(None);
-    };
-    let fd = passed.swap_remove(index).fd;
-    socket::adopt(fd.as_fd())?;
-    socket::set_inherited(fd.as_fd(), &inherited(listener))?;
-    Ok(Some(Bound {
-        address: address.clone(),
-        kind,
-        handles: handles(&fd, servers(listener, 0, 1, workers))?,
-        fd,
-        file: None,
-        stored: None,
-        passed: true,
-    }))
 }
 
 /// Binds one address of a listener. Streams do not listen yet. Nothing, with a warning, for an
@@ -195,7 +161,7 @@ fn bind_inet(
             fd,
             file: None,
             stored: None,
-            passed: false,
+            passed: None,
         })
     });
     bound.collect()
@@ -204,13 +170,18 @@ fn bind_inet(
 /// Who serves one of the sockets of an address. Of streams, each worker serves one, and each is
 /// served: clients go to whoever takes them. Of datagrams, each has one worker: two would answer
 /// those of one sender in another order than they came.
-fn servers(listener: &Listener, index: usize, count: usize, workers: usize) -> Vec<usize> {
+pub(super) fn servers(
+    listener: &Listener,
+    index: usize,
+    count: usize,
+    workers: usize,
+) -> Vec<usize> {
     if !listener.protocol.is_stream() {
         // Not all listeners begin with the same worker.
         let first: usize = listener.name.bytes().map(usize::from).sum();
         return vec![(first + index) % workers];
     }
-    let pairs = (0..count.max(workers)).filter(|pair| pair % count == index);
+    let pairs = (0..count.max(workers)).filter(|pair| pair % count == index % count);
     let mut servers: Vec<usize> = pairs.map(|pair| pair % workers).collect();
     servers.dedup();
     servers
@@ -231,7 +202,7 @@ pub(super) fn restore(
         fd,
         file: None,
         stored: None,
-        passed: false,
+        passed: None,
     })
 }
 
@@ -304,7 +275,7 @@ fn bind_path(listener: &Listener, path: &Path, site: &Site<'_>) -> io::Result<Bo
         handles,
         file: Some(file),
         stored: None,
-        passed: false,
+        passed: None,
     })
 }
 
@@ -381,6 +352,11 @@ fn explain(
         }
         (Some(libc::EADDRNOTAVAIL), _) => {
             "this host does not have that address; see: ip address".into()
+        }
+        (Some(libc::EAFNOSUPPORT), Some(_)) => {
+            "not possible on this host, or forbidden to this service (RestrictAddressFamilies=): \
+             let a .socket unit pass the socket, see echod(8)"
+                .into()
         }
         (Some(libc::EACCES), None) => {
             "permission denied; the daemon's user must be able to write to the folder".into()

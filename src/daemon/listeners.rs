@@ -18,13 +18,12 @@ use crate::control::schema;
 use crate::driver::Permits;
 use crate::policy::Refusal;
 use crate::stats::{Counters, Totals};
-use crate::sys::process::Passed;
 use crate::sys::socket::{self, Inherited};
 use crate::worker::mailbox::{Command, Gate, Hit, Kind, ListenerId, Settings, SocketId};
 
 use super::bind::{self, Bound, Site};
+use super::passed;
 use super::privileges::{Landlock, Made};
-use super::store::Survivors;
 use super::workers::Workers;
 
 /// Between the last SYN that a socket takes and the sweep that empties its queue, so that
@@ -104,8 +103,7 @@ impl Listeners {
         new: &Config,
         changes: &[Change],
         workers: usize,
-        mut passed: Vec<Passed>,
-        survivors: &mut Survivors,
+        mut passed: passed::Sockets,
     ) -> Result<Prepared, Vec<String>> {
         let leaving: Vec<&Serving> = self.leaving(new, changes, workers);
         let retiring: Vec<BorrowedFd<'_>> = leaving
@@ -133,27 +131,39 @@ impl Listeners {
         let mut failures = Vec::new();
         for (listener, change) in changed_listeners(new, changes) {
             let sockets = prepared.sockets.entry(listener.name.clone()).or_default();
+            if let Some(old) = self.in_service.get(&listener.name)
+                && old.has_sockets_by_name()
+            {
+                match passed::rebind_named(&old.config, listener, change) {
+                    Ok(warning) => prepared.warnings.push(warning),
+                    Err(failure) => failures.push(failure),
+                }
+                continue;
+            }
+            match passed.take_named(listener, workers) {
+                Ok(named) if named.is_empty() => {}
+                Ok(named) => {
+                    sockets.extend(named);
+                    continue;
+                }
+                Err(wrong) => {
+                    failures.extend(wrong);
+                    continue;
+                }
+            }
             let mut last_port = None;
             for address in &listener.addresses {
                 if change.action == Action::Rebind && self.keeps(listener, address, workers) {
                     continue;
                 }
-                let survivors = survivors.take_at(listener, address, workers);
-                if !survivors.is_empty() {
-                    sockets.extend(survivors);
-                    continue;
-                }
-                match bind::adopt(listener, address, workers, &mut passed) {
-                    Ok(None) => {}
-                    Ok(Some(bound)) => {
-                        sockets.push(bound);
+                match passed.take_at(listener, address, workers) {
+                    Ok(bound) if bound.is_empty() => {}
+                    Ok(bound) => {
+                        sockets.extend(bound);
                         continue;
                     }
-                    Err(error) => {
-                        let name = &listener.name;
-                        failures.push(format!(
-                            "listener \"{name}\": passed socket {address}: {error}"
-                        ));
+                    Err(failure) => {
+                        failures.push(failure);
                         continue;
                     }
                 }
@@ -171,15 +181,7 @@ impl Listeners {
                 }
             }
         }
-        for Passed { fd: socket, .. } in passed {
-            let local = socket::local_address(socket.as_fd()).map(|local| local.to_string());
-            let path = || Some(socket::local_path(socket.as_fd())?.display().to_string());
-            let place = local.or_else(path).unwrap_or_else(|| "nowhere".into());
-            prepared.warnings.push(format!(
-                "the service manager passed a socket bound to {place}, which no listener has as its address: \
-                 it is not served"
-            ));
-        }
+        prepared.warnings.extend(passed.left_over());
         if failures.is_empty() {
             self.listen(new, &mut prepared, &mut failures);
         }
@@ -193,9 +195,8 @@ impl Listeners {
     fn listen(&self, new: &Config, prepared: &mut Prepared, failures: &mut Vec<String>) {
         for (name, sockets) in &prepared.sockets {
             let listener = &new.listeners[name];
-            let ours = |socket: &&Bound| socket.kind == Kind::Stream && !socket.passed;
-            for socket in sockets.iter().filter(ours) {
-                if let Err(error) = socket::listen(socket.fd.as_fd(), listener.backlog) {
+            for socket in sockets {
+                if let Err(error) = listen(socket, listener) {
                     failures.push(format!(
                         "listener \"{name}\": listen on {}: {error}",
                         socket.address
@@ -204,7 +205,7 @@ impl Listeners {
             }
             let capped = sockets
                 .iter()
-                .filter(|socket| !socket.passed)
+                .filter(|socket| socket.passed.is_none() || listener.backlog_is_set)
                 .find_map(|socket| capped(&socket.fd, listener.backlog));
             let short = short_receive_buffer(&bind::inherited(listener), sockets.iter());
             // Who asked for a size is warned; who left it to us may want to know.
@@ -232,8 +233,9 @@ impl Listeners {
             let stays = |socket: &&Serving| {
                 let listener = new.listeners.get(&old.config.name);
                 listener.is_some_and(|new| {
-                    new.addresses.contains(&socket.bound.address)
-                        && self.keeps(new, &socket.bound.address, workers)
+                    socket.is_by_name()
+                        || new.addresses.contains(&socket.bound.address)
+                            && self.keeps(new, &socket.bound.address, workers)
                 })
             };
             old.sockets.iter().filter(move |socket| !stays(socket))
@@ -291,6 +293,7 @@ impl Listeners {
                         self.update(listener, workers);
                     }
                     if let Some(known) = self.in_service.get_mut(name) {
+                        known.set_backlog(listener);
                         known.overridden.clear();
                     }
                 }
@@ -380,7 +383,7 @@ impl Listeners {
         };
         let (stay, leave) = std::mem::take(&mut listener.sockets)
             .into_iter()
-            .partition(|socket| keeps.contains(&socket.bound.address));
+            .partition(|socket| socket.is_by_name() || keeps.contains(&socket.bound.address));
         listener.sockets = stay;
         self.serve(&new.name, bound, workers);
         leave
@@ -394,15 +397,6 @@ impl Listeners {
         let has_other_options = options != bind::inherited(&listener.config);
         for socket in &listener.sockets {
             let fd = socket.bound.fd.as_fd();
-            if socket.bound.kind == Kind::Stream
-                && new.backlog != listener.config.backlog
-                && let Err(error) = socket::listen(fd, new.backlog)
-            {
-                log::error!(
-                    listener = new.name.as_str();
-                    "listener \"{}\": backlog: {error}", new.name
-                );
-            }
             if has_other_options && let Err(error) = socket::set_inherited(fd, &options) {
                 log::error!(
                     listener = new.name.as_str();
@@ -428,6 +422,7 @@ impl Listeners {
         {
             log::warn!(listener = new.name.as_str(); "listener \"{}\": {warning}", new.name);
         }
+        listener.set_backlog(new);
         listener.config = new.clone();
         listener.overridden.clear();
         listener.gate.permits.set_max(new.max_connections);
@@ -484,7 +479,7 @@ impl Listeners {
             let mut port = None;
             // What the service manager passed it will pass again, so it must stay as it is; who is
             // queued there then is served then.
-            if matches!(address, Address::Inet { .. }) && !passed {
+            if matches!(address, Address::Inet { .. }) && passed.is_none() {
                 port = socket::local_address(fd.as_fd()).map(|local| local.port());
                 // The address may be wanted again before this one is gone.
                 let shared = socket::share_address(fd.as_fd());
@@ -564,7 +559,7 @@ impl Listeners {
         let sockets = listeners.flat_map(|listener| &mut listener.sockets);
         sockets
             .map(|socket| &mut socket.bound)
-            .filter(|bound| !bound.passed)
+            .filter(|bound| bound.passed.is_none())
     }
 
     /// Whether no socket is on its way out any more.
@@ -619,7 +614,9 @@ impl Listeners {
     /// The path of a Unix listener.
     pub(super) fn local_path(&self, id: ListenerId) -> Option<String> {
         let listener = self.all().find(|listener| listener.id == id)?;
-        let address = listener.config.addresses.first()?;
+        // Of sockets by name the configuration does not say where they are.
+        let served = listener.sockets.first().map(|socket| &socket.bound.address);
+        let address = served.or(listener.config.addresses.first())?;
         matches!(address, Address::Unix(_)).then(|| address.to_string())
     }
 
@@ -651,6 +648,7 @@ impl Listeners {
             socket::listen(socket.bound.fd.as_fd(), backlog)?;
         }
         listener.config.backlog = backlog;
+        listener.config.backlog_is_set = true;
         if !listener.overridden.contains(&"backlog") {
             listener.overridden.push("backlog");
         }
@@ -723,7 +721,46 @@ fn probe_somaxconn() -> Option<u32> {
     Some(socket::queue(probe.as_fd())?.effective)
 }
 
+/// Gives a listening socket the backlog that it is to have. One that was passed listens already.
+fn listen(socket: &Bound, listener: &config::Listener) -> std::io::Result<()> {
+    let has = socket.passed.and_then(|adopted| adopted.backlog);
+    match passed::backlog(socket, listener) {
+        Some(backlog) if socket.kind == Kind::Stream && has != Some(backlog) => {
+            socket::listen(socket.fd.as_fd(), backlog)
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Serving {
+    fn is_by_name(&self) -> bool {
+        self.bound.passed.is_some_and(|adopted| adopted.by_name)
+    }
+}
+
 impl Listener {
+    fn has_sockets_by_name(&self) -> bool {
+        self.sockets.iter().any(Serving::is_by_name)
+    }
+
+    /// The backlog of another configuration, where that is another one.
+    fn set_backlog(&mut self, new: &config::Listener) {
+        for socket in self.sockets.iter().map(|socket| &socket.bound) {
+            let (before, after) = (
+                passed::backlog(socket, &self.config),
+                passed::backlog(socket, new),
+            );
+            if socket.kind == Kind::Stream
+                && let Some(backlog) = after.filter(|_| after != before)
+                && let Err(error) = socket::listen(socket.fd.as_fd(), backlog)
+            {
+                log::error!("listener \"{}\": backlog: {error}", new.name);
+            }
+        }
+        self.config.backlog = new.backlog;
+        self.config.backlog_is_set = new.backlog_is_set;
+    }
+
     fn configure(&self, workers: &Workers) {
         workers.command_all(|worker| Command::Configure {
             listener: self.id,
@@ -741,7 +778,11 @@ impl Listener {
         if !self.config.protocol.is_stream() {
             return None;
         }
-        let requested = self.config.backlog;
+        let sockets = self.sockets.iter().map(|socket| &socket.bound);
+        let mut known = sockets.map(|socket| passed::backlog(socket, &self.config));
+        // Of a retired listener, what it was to be.
+        let known = known.next_back().unwrap_or(Some(self.config.backlog));
+        let requested = known.unwrap_or(0);
         let mut sum = schema::Backlog {
             requested,
             effective: requested.min(limit),

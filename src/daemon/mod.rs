@@ -17,6 +17,7 @@ mod listeners;
 mod log;
 mod notify;
 pub mod origin;
+mod passed;
 mod privileges;
 mod queries;
 pub mod reload;
@@ -55,7 +56,7 @@ use queries::Queries;
 use reload::History;
 use signals::{Signal, Signals};
 use status::Status;
-use store::{Store, Survivors};
+use store::Store;
 use upgrade::{Handover, Invocation};
 use watchdog::Watchdog;
 use workers::Workers;
@@ -208,19 +209,19 @@ struct First {
 
 impl First {
     /// Binds all that is configured.
-    fn bind(
-        config: &Config,
-        workers: usize,
-        passed: Vec<Passed>,
-        survivors: &mut Survivors,
-    ) -> Result<Self, Failure> {
+    fn bind(config: &Config, workers: usize, passed: Vec<Passed>) -> Result<Self, Failure> {
         let nothing = Config {
             listeners: Default::default(),
             ..config.clone()
         };
         let changes = plan(&nothing, config, &Default::default());
         let prepared = Listeners::default()
-            .prepare(config, &changes, workers, passed, survivors)
+            .prepare(
+                config,
+                &changes,
+                workers,
+                passed::Sockets::sort(passed, config),
+            )
             .map_err(|messages| Failure { code: 1, messages })?;
         Ok(Self { changes, prepared })
     }
@@ -301,15 +302,14 @@ impl Daemon {
             .map_or_else(available_cpus, usize::from);
         let has_file = !texts.built_in && !matches!(origin, Origin::Arguments(_));
         let (server, caller) = open_control_socket(args, &config, has_file, &mut predecessor)?;
-        let mut survivors = Survivors::take(&mut passed);
         let mut store = Store::default();
-        store.know(survivors.names());
+        store.know(store::names(&passed));
         store.know(predecessor.iter().flat_map(Predecessor::stored));
         let first = match predecessor {
             Some(_) => None,
             None => {
                 let passed = std::mem::take(&mut passed);
-                Some(First::bind(&config, count, passed, &mut survivors)?)
+                Some(First::bind(&config, count, passed)?)
             }
         };
         // What is given up here is given up by this thread and those that it starts: there must be
@@ -651,6 +651,7 @@ impl Daemon {
         }
         if let Some(listener) = self.config.listeners.get_mut(name) {
             listener.backlog = backlog;
+            listener.backlog_is_set = true;
         }
         let after = self.listeners.backlog(name).unwrap_or_default();
         ::log::info!(

@@ -12,7 +12,7 @@ use crate::control::schema::{self, ReloadOutcome, ReloadResult, Trigger};
 use super::Daemon;
 use super::notify::Manager;
 use super::origin::{Origin, Texts};
-use super::store::Survivors;
+use super::passed;
 
 /// The start counts as a reload, the first.
 pub(super) const START_ID: u64 = 1;
@@ -149,8 +149,7 @@ impl Daemon {
             &loaded.config,
             &changes,
             self.workers.count(),
-            std::mem::take(&mut self.passed),
-            &mut Survivors::default(),
+            passed::Sockets::sort(std::mem::take(&mut self.passed), &loaded.config),
         );
         let prepared = prepared.map_err(|failures| {
             failures

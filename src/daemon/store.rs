@@ -29,6 +29,17 @@ pub(super) struct Store {
 #[derive(Debug, Default)]
 pub(super) struct Survivors(Vec<Passed>);
 
+/// The names of those that the manager keeps, out of all that it has passed.
+pub(super) fn names(passed: &[Passed]) -> impl Iterator<Item = String> {
+    let names = passed.iter().map(|passed| &passed.name);
+    names.filter(|name| is_ours(name)).cloned()
+}
+
+fn is_ours(name: &str) -> bool {
+    name.strip_prefix(PREFIX)
+        .is_some_and(|number| number.parse::<u64>().is_ok())
+}
+
 impl Store {
     /// The manager keeps what has these names.
     pub(super) fn know(&mut self, names: impl IntoIterator<Item = String>) {
@@ -73,14 +84,9 @@ impl Survivors {
     pub(super) fn take(passed: &mut Vec<Passed>) -> Self {
         Self(
             passed
-                .extract_if(.., |passed| passed.name.starts_with(PREFIX))
+                .extract_if(.., |passed| is_ours(&passed.name))
                 .collect(),
         )
-    }
-
-    /// Their names.
-    pub(super) fn names(&self) -> impl Iterator<Item = String> {
-        self.0.iter().map(|passed| passed.name.clone())
     }
 
     /// Those that serve this address of a listener.

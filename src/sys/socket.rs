@@ -1,10 +1,12 @@
 //! Sockets: made, changed and asked. Listening sockets in particular: what waits in their queue,
 //! what fell off its end, and how to retire one without losing anybody.
 
+use std::ffi::OsStr;
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::SocketAddr as UnixAddress;
 use std::path::{Path, PathBuf};
@@ -138,7 +140,7 @@ pub fn local_address(fd: BorrowedFd<'_>) -> Option<SocketAddr> {
 #[must_use]
 pub fn is_bound(fd: BorrowedFd<'_>) -> bool {
     match kind(fd) {
-        Some(Type::STREAM) => SockRef::from(&fd).is_listener().unwrap_or(false),
+        Some(Type::STREAM) => is_listening(fd),
         Some(_) => {
             local_address(fd).is_some_and(|local| local.port() != 0) || local_path(fd).is_some()
         }
@@ -156,14 +158,19 @@ pub fn is_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
 /// Whether [`drop_new_connections`] or [`turn_away_datagrams`] was called on it.
 #[must_use]
 pub fn is_turned_away(fd: BorrowedFd<'_>) -> bool {
-    let has_interface = getsockopt(&fd, sockopt::BindToDevice).is_ok_and(|name| !name.is_empty());
-    has_interface || SockRef::from(&fd).peer_addr().is_ok()
+    // An interface that is not there has no name.
+    let is_bound_to_one =
+        getsockopt(&fd, sockopt::BindToDevice).map_or(true, |name| !name.is_empty());
+    is_bound_to_one || SockRef::from(&fd).peer_addr().is_ok()
 }
 
-/// The path that the socket is bound to.
+/// The path that the socket is bound to; an abstract name begins with `@`.
 #[must_use]
 pub fn local_path(fd: BorrowedFd<'_>) -> Option<PathBuf> {
     let address: UnixAddress = SockRef::from(&fd).local_addr().ok()?.as_unix()?;
+    if let Some(name) = address.as_abstract_name() {
+        return Some(OsStr::from_bytes(&[b"@".as_slice(), name].concat()).into());
+    }
     Some(address.as_pathname()?.into())
 }
 
@@ -260,6 +267,19 @@ pub fn take_error(fd: BorrowedFd<'_>) -> Option<io::Error> {
 pub fn is_inet(fd: BorrowedFd<'_>) -> bool {
     let domain = SockRef::from(&fd).domain();
     domain.is_ok_and(|domain| domain == Domain::IPV4 || domain == Domain::IPV6)
+}
+
+/// Whether it is a Unix socket.
+#[must_use]
+pub fn is_unix(fd: BorrowedFd<'_>) -> bool {
+    let domain = SockRef::from(&fd).domain();
+    domain.is_ok_and(|domain| domain == Domain::UNIX)
+}
+
+/// Whether clients are taken in on it (`SO_ACCEPTCONN`).
+#[must_use]
+pub fn is_listening(fd: BorrowedFd<'_>) -> bool {
+    SockRef::from(&fd).is_listener().unwrap_or(false)
 }
 
 /// What the kernel knows about one connection.

@@ -124,7 +124,12 @@ impl Connection {
     }
 
     /// One that another worker has had.
-    pub(super) fn resume(now: Instant, state: &State, stream: Stream, admission: Admission) -> Self {
+    pub(super) fn resume(
+        now: Instant,
+        state: &State,
+        stream: Stream,
+        admission: Admission,
+    ) -> Self {
         Self {
             id: state.id,
             peer: state.peer,

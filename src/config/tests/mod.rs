@@ -62,7 +62,12 @@ const TCP: &str = "[listener.a]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:7\"\n
 #[test]
 fn the_defaults_are_as_the_table_of_keys_says() {
     let text = format!("{}{TCP}", resolve::default_text());
-    assert_eq!(valid(&text), valid(TCP));
+    let mut bare = valid(TCP);
+    for listener in bare.listeners.values_mut() {
+        // That is the one key which means something more by being written.
+        listener.backlog_is_set = true;
+    }
+    assert_eq!(valid(&text), bare);
 }
 
 #[test]
@@ -93,7 +98,7 @@ fn without_a_file_there_is_tcp_and_udp_on_loopback() {
         reply = "echo"
         one-shot = false
         sockets = "auto"
-        backlog = 1024
+        # backlog is not set: 1024, or that of a .socket unit
         max-connections = 10000
         when-full = "wait"
         max-per-source = "off"
@@ -289,6 +294,20 @@ fn a_key_that_is_set_everywhere_comes_back() {
          allow = [\"10.0.0.0/8\"]\ndeny = [\"::/0\"]\n\
          [listener.x]\nprotocol = \"unix-datagram\"\naddress = \"run/é\\u007f.sock\"\nmode = \"0777\"\n",
     );
+}
+
+/// A backlog that is only the default leaves that of a `.socket` unit alone, in whatever way the
+/// configuration is copied.
+#[test]
+fn whether_a_backlog_was_written_is_known() {
+    let is_set = |text: &str| {
+        let is_set = |text: &str| valid(text).listeners["a"].backlog_is_set;
+        assert_eq!(is_set(text), is_set(&render(&valid(text))), "{text}");
+        is_set(text)
+    };
+    assert!(!is_set(TCP));
+    assert!(is_set(&format!("{TCP}backlog = 1024\n")));
+    assert!(is_set(&format!("[defaults]\nbacklog = 1024\n{TCP}")));
 }
 
 proptest! {

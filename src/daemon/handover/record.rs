@@ -14,6 +14,7 @@ use crate::control::schema::ReloadResult;
 use crate::stats::Totals;
 use crate::worker::handover::State;
 
+use super::super::passed::Adopted;
 use super::super::privileges::Landlock;
 
 /// The version that is written, and the only one that is read. Fields may be added with a default;
@@ -77,7 +78,7 @@ pub(in crate::daemon) struct Socket {
     /// The name under which the service manager keeps it.
     pub stored: Option<String>,
     /// The service manager has bound it.
-    pub passed: bool,
+    pub passed: Option<Adopted>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -146,7 +146,8 @@ impl Listeners {
         let config = known.config.clone();
         let mut restored = Vec::new();
         for (place, socket) in listener.sockets.iter().enumerate() {
-            let same = |other: &&record::Socket| other.address == socket.address && !other.passed;
+            let same =
+                |other: &&record::Socket| other.address == socket.address && other.passed.is_none();
             let index = listener.sockets[..place].iter().filter(same).count();
             let count = listener.sockets.iter().filter(same).count().max(1);
             let Some(fd) = descriptor(socket.descriptor) else {
@@ -244,6 +245,7 @@ impl Listeners {
                 && listener.overridden.contains(&"backlog")
             {
                 new.backlog = listener.config.backlog;
+                new.backlog_is_set = true;
             }
         }
     }
