@@ -12,6 +12,7 @@ mod interop;
 mod life;
 mod limits;
 mod load;
+mod privileges;
 mod reload;
 mod seeds;
 mod smoke;

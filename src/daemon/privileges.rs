@@ -53,10 +53,11 @@ pub(super) struct Identity {
     is_group_asked: bool,
 }
 
-/// A file that was made as root, and belongs to whom we become.
+/// A socket, or a folder for one, that was made as root and belongs to whom we become.
 #[derive(Debug)]
 pub(super) struct Made {
     pub path: PathBuf,
+    pub is_folder: bool,
     /// Its group was configured, and stays.
     pub keeps_group: bool,
 }
@@ -197,7 +198,12 @@ fn give(made: &Made, identity: &Identity) -> io::Result<()> {
         .open(&made.path)?;
     let metadata = file.metadata()?;
     let kind = metadata.file_type();
-    if !(kind.is_socket() || kind.is_dir()) || metadata.uid() != unistd::geteuid().as_raw() {
+    let is_kind = if made.is_folder {
+        kind.is_dir()
+    } else {
+        kind.is_socket()
+    };
+    if !is_kind || metadata.uid() != unistd::geteuid().as_raw() {
         return Err(io::Error::other("somebody has put another file there"));
     }
     let is_ours = metadata.gid() == unistd::getegid().as_raw();
@@ -258,7 +264,11 @@ fn rules(readable: Vec<PathBuf>, made: &[Made], maps: &str) -> Rules {
     let mut rules = Rules {
         read,
         execute: maps.lines().filter_map(program).collect(),
-        sockets: made.iter().map(|made| folder(&made.path)).collect(),
+        sockets: made
+            .iter()
+            .filter(|made| !made.is_folder)
+            .map(|made| folder(&made.path))
+            .collect(),
     };
     for paths in [&mut rules.read, &mut rules.execute, &mut rules.sockets] {
         paths.sort();
@@ -489,9 +499,15 @@ mod tests {
                     7f02-7f03 r--p 00000000 fe:00 4 /var/cache/data\n\
                     7f03-7f04 rw-p 00000000 00:00 0\n\
                     7ffe-7fff r-xp 00000000 00:00 0 [vdso]\n";
-        let made = ["/run/echod/control.sock", "/run/echod/a.sock", "b.sock"];
-        let made = made.map(|path| Made {
+        let made = [
+            ("/run/echod/control.sock", false),
+            ("/run/echod", true),
+            ("/run/echod/a.sock", false),
+            ("b.sock", false),
+        ];
+        let made = made.map(|(path, is_folder)| Made {
             path: path.into(),
+            is_folder,
             keeps_group: false,
         });
         let rules = rules(vec!["/srv/echod".into()], &made, maps);
@@ -500,7 +516,7 @@ mod tests {
             rules.execute,
             paths(&["/opt/my echo/sbin", "/usr/lib/x86_64-linux-gnu"])
         );
-        assert_eq!(rules.sockets, paths(&[".", "/run/echod"]));
+        assert_eq!(rules.sockets, paths(&["/run/echod", "."]));
         let read = |path: &str| rules.read.contains(&path.into());
         assert!(read("/srv/echod") && read("/etc"), "{:?}", rules.read);
     }
@@ -553,6 +569,7 @@ mod tests {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let made = [Made {
             path: inside.path().join("sock"),
+            is_folder: false,
             keeps_group: false,
         }];
         let rules = rules(vec![readable.path().into()], &made, "");
