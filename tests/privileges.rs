@@ -168,7 +168,10 @@ fn who_stays_root_is_told_that_there_is_another_way() {
     let daemon = start(&config("", &tcp("main", 0)), |_| {});
     let log = daemon.log();
     assert!(log.contains("in force: user root (uid 0)"), "{log}");
-    assert!(log.contains("running as root: with [daemon] user"), "{log}");
+    assert!(
+        log.contains("running as root: [daemon] user would"),
+        "{log}"
+    );
 }
 
 #[test]

@@ -207,10 +207,10 @@ impl Daemon {
             listeners.landlock = privileges::drop_to(identity, &made, origin.folders(&texts))
                 .map_err(Failure::new)?;
         }
-        privileges::announce(identity.as_ref(), listeners.landlock.as_ref());
         let manager =
             Manager::find().map_err(|error| Failure::new(format!("sd_notify: {error}")))?;
         let workers = Workers::start(count, &config.daemon).map_err(Failure::new)?;
+        privileges::announce(identity.as_ref(), listeners.landlock.as_ref());
         let mut warnings: Vec<_> = warnings.iter().map(reload::diagnostic).collect();
         warnings.extend(
             prepared

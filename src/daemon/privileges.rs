@@ -320,11 +320,6 @@ pub(super) fn announce(identity: Option<&Identity>, landlock: Option<&Landlock>)
         Ok(status) => {
             let standing = Standing::parse(&status);
             log::info!("in force: {}", describe(&standing, user, group, landlock));
-            if standing.uid == 0 {
-                log::info!(
-                    "running as root: with [daemon] user = \"NAME\" it serves as somebody with less power"
-                );
-            }
         }
         Err(error) => log::info!("in force: unknown: /proc/self/status: {error}"),
     }
@@ -417,9 +412,14 @@ fn describe(
             )
         },
     );
+    let remark = if uid == 0 {
+        "; running as root: [daemon] user would change that"
+    } else {
+        ""
+    };
     let yes = |is| if is { "yes" } else { "no" };
     format!(
-        "user {user}, groups {}; capabilities: {}; no new privileges: {}; system calls filtered: {}; Landlock: {landlock}",
+        "user {user}, groups {}; capabilities: {}; no new privileges: {}; system calls filtered: {}; Landlock: {landlock}{remark}",
         groups.join(", "),
         capabilities(standing.capabilities),
         yes(standing.no_new_privileges),
@@ -554,7 +554,7 @@ mod tests {
         expect![[r#"
             user user999 (uid 999), groups group999, group4, 7; capabilities: net_bind_service; no new privileges: yes; system calls filtered: yes; Landlock: ABI 7, makes files in /run/echod, /srv, no TCP connections to others
             user uid 7, groups 7; capabilities: none; no new privileges: no; system calls filtered: no; Landlock: ABI 3, makes files in nowhere
-            user user0 (uid 0), groups group0; capabilities: 40 of 41; no new privileges: no; system calls filtered: no; Landlock: no"#]]
+            user user0 (uid 0), groups group0; capabilities: 40 of 41; no new privileges: no; system calls filtered: no; Landlock: no; running as root: [daemon] user would change that"#]]
         .assert_eq(&lines.join("\n"));
     }
 
