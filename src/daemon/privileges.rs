@@ -452,6 +452,7 @@ fn capabilities(mask: u64) -> String {
 mod tests {
     use std::net::{TcpListener, TcpStream, UdpSocket};
     use std::os::unix::net::{UnixDatagram, UnixListener};
+    use std::process::{Command, Stdio};
 
     use expect_test::expect;
 
@@ -572,7 +573,8 @@ mod tests {
             is_folder: false,
             keeps_group: false,
         }];
-        let rules = rules(vec![readable.path().into()], &made, "");
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        let rules = rules(vec![readable.path().into()], &made, &maps);
         // It holds for the thread, for good.
         let confined = move || {
             let Some(landlock) = confine(rules).unwrap() else {
@@ -600,6 +602,15 @@ mod tests {
             assert!(landlock.forbids(&elsewhere) && !landlock.forbids(&first));
             assert!(denied(UnixListener::bind(elsewhere).map(drop)));
             assert!(denied(fs::remove_file(outside.path().join("file"))));
+
+            // What an upgrade runs, and what nobody needs.
+            let run = |program: &Path| {
+                let mut command = Command::new(program);
+                command.arg("--list").stdin(Stdio::null());
+                command.stdout(Stdio::null()).status()
+            };
+            assert!(run(&std::env::current_exe().unwrap()).unwrap().success());
+            assert!(denied(run(Path::new("/bin/ls")).map(drop)));
 
             // Datagrams are answered wherever they come from.
             let answer = UnixDatagram::unbound().unwrap();
