@@ -279,8 +279,8 @@ fn without_a_journal_lines_begin_with_the_name_and_peers_faults_are_none() {
     });
     let log = daemon.log();
     assert!(log.lines().all(|line| line.starts_with("echod: ")), "{log}");
-    // The listener, and that it is ready.
-    assert_eq!(log.lines().count(), 2, "{log}");
+    // What is in force, the listener, and that it is ready.
+    assert_eq!(log.lines().count(), 3, "{log}");
 }
 
 #[test]

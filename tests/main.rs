@@ -14,6 +14,7 @@ mod limits;
 mod load;
 mod log;
 mod packaging;
+mod privileges;
 mod reload;
 mod seeds;
 mod smoke;

@@ -10,7 +10,7 @@ pub(super) mod record;
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
@@ -180,6 +180,11 @@ impl Predecessor {
         ))
     }
 
+    /// Where its control socket was.
+    pub(super) fn control_path(&self) -> Option<PathBuf> {
+        Some(self.record.control.as_ref()?.path.clone())
+    }
+
     /// The names of what the service manager keeps.
     pub(super) fn stored(&self) -> Vec<String> {
         let sockets = self
@@ -215,6 +220,7 @@ impl Predecessor {
             .map(|socket| Made {
                 path: PathBuf::from(&socket.address),
                 keeps_group: false,
+                is_folder: false,
             })
             .collect()
     }
@@ -224,17 +230,16 @@ impl Predecessor {
         self.descriptors.get_mut(place)?.take()
     }
 
-    /// Goes on with the control socket, if it is to be at this path and is still there. Returns also
-    /// who waits to hear what came of the upgrade.
+    /// Goes on with the control socket, if it is still there. Returns also who waits to hear what
+    /// came of the upgrade.
     pub(super) fn control_socket(
         &mut self,
-        path: &Path,
         mode: u32,
         group: Option<u32>,
     ) -> Option<Result<(Server, Option<ClientId>), BindError>> {
         let control = self.record.control.take()?;
         let descriptor = |place| self.descriptor(place);
-        Server::adopt(&control, descriptor, path, mode, group).transpose()
+        Server::adopt(&control, descriptor, mode, group).transpose()
     }
 
     /// Goes on with everything but the control socket. First with who is there, then with the

@@ -90,6 +90,7 @@ impl Prepared {
         let files = bound.filter_map(|bound| bound.file.as_ref());
         files.map(|file| Made {
             path: file.path().into(),
+            is_folder: false,
             keeps_group: false,
         })
     }

@@ -22,51 +22,43 @@ mod privileges;
 mod queries;
 pub mod reload;
 mod signals;
+mod start;
 mod status;
+mod stop;
 mod store;
 mod upgrade;
 mod watchdog;
 mod workers;
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::{Group, geteuid};
 
-use crate::config::{self, Config, Loaded, plan, render};
-use crate::control::schema::{self, Trigger, UpgradeResult};
+use crate::config::{Config, Loaded, render};
+use crate::control::schema::{self, Trigger};
 use crate::control::{self as protocol, Effect, Outcome, Snapshot};
 use crate::exit::{self, Failure};
-use crate::policy::limits::LINGER;
 use crate::sys::process::{self, Passed};
-use crate::sys::socket;
-use crate::worker::mailbox::{Command, Report};
+use crate::worker::mailbox::Report;
 
 use args::Args;
-use control::{Call, ClientId, Reply, Server};
-use handover::{Belongings, Legacy, Predecessor};
-use listeners::{Listeners, Prepared};
+use control::{Call, Reply, Server};
+use handover::{Belongings, Legacy};
+use listeners::Listeners;
 use notify::Manager;
 use origin::{Origin, Texts};
 use queries::Queries;
 use reload::History;
 use signals::{Signal, Signals};
 use status::Status;
+use stop::DRAIN_LOOK;
 use store::Store;
 use upgrade::{Handover, Invocation};
 use watchdog::Watchdog;
 use workers::Workers;
-
-/// How often to look whether the last peer has gone, while stopping.
-const DRAIN_LOOK: Duration = Duration::from_millis(20);
-
-/// How long after `drain-timeout` queues may still be emptied, so that also a timeout of zero serves
-/// who is queued.
-const QUEUES_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// The program.
 #[must_use]
@@ -201,32 +193,6 @@ struct Daemon {
     watchdog: Option<Watchdog>,
 }
 
-/// What a daemon without a predecessor begins with.
-struct First {
-    changes: Vec<config::Change>,
-    prepared: Prepared,
-}
-
-impl First {
-    /// Binds all that is configured.
-    fn bind(config: &Config, workers: usize, passed: Vec<Passed>) -> Result<Self, Failure> {
-        let nothing = Config {
-            listeners: Default::default(),
-            ..config.clone()
-        };
-        let changes = plan(&nothing, config, &Default::default());
-        let prepared = Listeners::default()
-            .prepare(
-                config,
-                &changes,
-                workers,
-                passed::Sockets::sort(passed, config),
-            )
-            .map_err(|messages| Failure { code: 1, messages })?;
-        Ok(Self { changes, prepared })
-    }
-}
-
 /// How far the service has come in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -253,195 +219,6 @@ enum Stage {
 }
 
 impl Daemon {
-    /// Binds everything, and only then says that it is ready.
-    fn start(
-        args: &Args,
-        origin: Origin,
-        texts: Texts,
-        loaded: Loaded,
-        mut passed: Vec<Passed>,
-        legacy: Legacy,
-        begun: Instant,
-    ) -> Result<Self, Failure> {
-        let Loaded { config, warnings } = loaded;
-        let invocation = Invocation::of_this_process()
-            .map_err(|error| Failure::new(format!("where this program is: {error}")))?;
-        let mut predecessor = None;
-        let was_kept = legacy.was_kept();
-        match legacy {
-            Legacy::Nothing => {}
-            Legacy::Whole(whole) => predecessor = Some(*whole),
-            Legacy::Pieces {
-                descriptors, error, ..
-            } => {
-                ::log::error!(
-                    "what the predecessor left can't be read: {error}; \
-                     its connections are closed, its sockets are served"
-                );
-                let bound = |fd: &OwnedFd| socket::is_bound(fd.as_fd());
-                passed.extend(descriptors.into_iter().filter(bound).map(|fd| Passed {
-                    name: String::new(),
-                    fd,
-                }));
-            }
-        }
-        let identity = match (privileges::find(&config.daemon), &predecessor) {
-            (Err(failure), Some(_)) => {
-                // Who is connected does not suffer for it.
-                for message in failure.messages {
-                    ::log::error!("{message}");
-                }
-                None
-            }
-            (identity, _) => identity?,
-        };
-        let signals = Signals::new().map_err(|error| Failure::new(format!("signals: {error}")))?;
-        let count = config
-            .daemon
-            .workers
-            .map_or_else(available_cpus, usize::from);
-        let has_file = !texts.built_in && !matches!(origin, Origin::Arguments(_));
-        let (server, caller) = open_control_socket(args, &config, has_file, &mut predecessor)?;
-        let mut store = Store::default();
-        store.know(store::names(&passed));
-        store.know(predecessor.iter().flat_map(Predecessor::stored));
-        let first = match predecessor {
-            Some(_) => None,
-            None => {
-                let passed = std::mem::take(&mut passed);
-                Some(First::bind(&config, count, passed)?)
-            }
-        };
-        // What is given up here is given up by this thread and those that it starts: there must be
-        // none yet. A predecessor of this very process has given it up for us, too.
-        let mut landlock = predecessor
-            .as_ref()
-            .and_then(|predecessor| predecessor.record().landlock.clone());
-        if let Some(identity) = &identity {
-            let made = server.iter().flat_map(Server::made);
-            let made = made.chain(first.iter().flat_map(|first| first.prepared.made()));
-            let made = made.chain(predecessor.iter().flat_map(Predecessor::made));
-            let made: Vec<_> = made.collect();
-            landlock = privileges::drop_to(identity, &made, origin.folders(&texts))
-                .map_err(Failure::new)?;
-        }
-        privileges::announce(identity.as_ref(), landlock.as_ref());
-        let manager =
-            Manager::find().map_err(|error| Failure::new(format!("sd_notify: {error}")))?;
-        if let Some(manager) = manager.as_ref().filter(|_| was_kept) {
-            manager.let_go(handover::STORED);
-        }
-        let workers = Workers::start(count, &config.daemon).map_err(Failure::new)?;
-        let now = Instant::now();
-        let mut daemon = Self {
-            invocation,
-            origin,
-            files: texts
-                .sources
-                .into_iter()
-                .map(|source| source.name)
-                .collect(),
-            config,
-            history: History::none(),
-            started: now,
-            stage: Stage::Serving,
-            signals,
-            workers,
-            listeners: Listeners::default(),
-            queries: Queries::default(),
-            handover: None,
-            store,
-            passed,
-            server,
-            status: Status::new(now),
-            watchdog: manager
-                .as_ref()
-                .and_then(Manager::watchdog_patience)
-                .map(|patience| Watchdog::new(patience, count, now)),
-            manager,
-        };
-        let mut warnings: Vec<_> = warnings.iter().map(reload::diagnostic).collect();
-        if daemon.config.daemon.busy_poll.is_some() && count > available_cpus() {
-            warnings.push(reload::general(&busy_poll_warning(count, available_cpus())));
-        }
-        daemon.listeners.landlock = landlock;
-        if let Some(first) = first {
-            daemon.begin(first, warnings, begun);
-        }
-        let result = predecessor.map(|predecessor| daemon.succeed(predecessor));
-        daemon.announce(texts.built_in);
-        daemon.tell_ready(now);
-        if let Some(((server, caller), result)) = daemon.server.as_mut().zip(caller).zip(result) {
-            let reply = Reply::One(protocol::upgraded(result));
-            server.reply(caller, reply, Instant::now());
-        }
-        Ok(daemon)
-    }
-
-    /// Serves what was bound.
-    fn begin(&mut self, first: First, mut warnings: Vec<schema::Diagnostic>, begun: Instant) {
-        let First { changes, prepared } = first;
-        let more = prepared.warnings.iter();
-        warnings.extend(more.map(|warning| reload::general(warning)));
-        for warning in &warnings {
-            ::log::warn!(
-                reload_id = reload::START_ID, listener = reload::listener_of(warning);
-                "{}", reload::text(warning)
-            );
-        }
-        let now = Instant::now();
-        self.listeners
-            .commit(prepared, &self.config, &changes, &self.workers, now);
-        self.update_store();
-        self.history = History::start(warnings, &changes, begun, now);
-    }
-
-    /// Goes on where a predecessor stopped: with its configuration, and then with the one that there
-    /// is now.
-    fn succeed(&mut self, predecessor: Predecessor) -> UpgradeResult {
-        let record = predecessor.record();
-        self.history = History::resume(record.last_reload.clone(), record.generation);
-        self.started = predecessor.started(Instant::now());
-        let (config, result) = predecessor.restore(&mut self.listeners, &self.workers);
-        self.config.listeners = config.listeners;
-        // What was passed again is here already.
-        self.passed
-            .retain(|passed| !self.listeners.has(passed.fd.as_fd()));
-        self.reload(Trigger::Start, false);
-        self.update_store();
-        result
-    }
-
-    fn announce(&self, built_in: bool) {
-        if built_in {
-            ::log::info!(
-                "no configuration file: serving the built-in default on loopback; \
-                 write /etc/echod/echod.toml, or name a file with --config"
-            );
-        }
-        for listener in self.listeners.report() {
-            let schema::Listener {
-                name,
-                protocol,
-                addresses,
-                reply,
-                ..
-            } = listener;
-            ::log::info!(
-                reload_id = reload::START_ID, listener = name.as_str();
-                "listener \"{name}\": {protocol} on {}, reply {reply}",
-                addresses.join(", ")
-            );
-        }
-        let workers = self.workers.count();
-        ::log::info!(
-            reload_id = reload::START_ID;
-            "echod {} is ready: {workers} worker(s), driver {}",
-            env!("CARGO_PKG_VERSION"),
-            self.workers.driver()
-        );
-    }
-
     fn tell_manager(&self, tell: impl FnOnce(&Manager)) {
         if let Some(manager) = &self.manager {
             tell(manager);
@@ -692,96 +469,6 @@ impl Daemon {
     fn is_stopping(&self) -> bool {
         self.stage != Stage::Serving
     }
-
-    /// The first time, begins to stop; the second time, stops at once.
-    fn stop(&mut self, now: Instant) {
-        if self.is_stopping() {
-            self.stage = Stage::Ended;
-            return;
-        }
-        self.give_up_handover(now);
-        let delay = self.config.daemon.shutdown_delay;
-        self.stage = Stage::Leaving { until: now + delay };
-        if !delay.is_zero() {
-            self.tell_status(now);
-            ::log::info!(
-                "stopping; serving on for {}",
-                humantime::format_duration(delay)
-            );
-        }
-    }
-
-    fn go_on_stopping(&mut self, now: Instant) {
-        match self.stage {
-            Stage::Leaving { until } if now >= until => {
-                let timeout = self.config.daemon.drain_timeout;
-                let connections = self.listeners.totals().connections();
-                ::log::info!(
-                    "stopping: {connections} connection(s) have {} to finish",
-                    humantime::format_duration(timeout)
-                );
-                self.empty_store();
-                self.listeners.retire_streams(&self.workers, now);
-                self.stage = Stage::Draining {
-                    until: now + timeout,
-                };
-                self.tell_manager(Manager::stopping);
-                self.tell_status(now);
-            }
-            // Without descriptors a queue can't be emptied, and peers that stay leave none: the end
-            // does not wait for that.
-            Stage::Draining { until }
-                if self.listeners.all_retired() || now >= until + QUEUES_TIME_MAX =>
-            {
-                let connections = self.listeners.totals().connections();
-                if connections == 0 {
-                    self.empty(now);
-                } else if now >= until {
-                    ::log::info!(
-                        "stopping: {connections} connection(s) did not finish in time and are closed"
-                    );
-                    self.workers.command_all(|_| Command::Finish);
-                    self.stage = Stage::Finishing {
-                        until: now + LINGER + Duration::from_secs(1),
-                    };
-                }
-            }
-            Stage::Finishing { until }
-                if now >= until || self.listeners.totals().connections() == 0 =>
-            {
-                self.empty(now);
-            }
-            Stage::Emptying { until } if now >= until || self.listeners.all_retired() => {
-                self.stage = Stage::Ended;
-            }
-            _ => {}
-        }
-    }
-
-    /// Datagrams are served to the very end, and nobody who sent one in time is left without.
-    fn empty(&mut self, now: Instant) {
-        self.listeners.retire_all(&self.workers, now);
-        self.stage = Stage::Emptying {
-            until: now + Duration::from_secs(1),
-        };
-    }
-
-    /// Lets go of everything, in order.
-    fn end(self) {
-        let totals = self.listeners.totals();
-        self.workers.stop();
-        // Takes the socket files with it.
-        drop(self.listeners);
-        ::log::info!(
-            "stopped after {} connection(s), {} datagram(s); {} cut",
-            totals.accepted,
-            totals.datagrams_received,
-            totals.connections()
-        );
-        if let Some(manager) = self.manager {
-            manager.end();
-        }
-    }
 }
 
 impl Stage {
@@ -795,79 +482,4 @@ impl Stage {
             }
         }
     }
-}
-
-/// As many workers as this process may use processors, by affinity and cgroup quota.
-fn available_cpus() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-fn busy_poll_warning(workers: usize, cpus: usize) -> String {
-    format!(
-        "[daemon] busy-poll: {workers} workers spin on {cpus} CPU(s) and take them from each other: \
-         write workers = {cpus} or less, or busy-poll = \"off\""
-    )
-}
-
-/// The control socket. A daemon that was started for a moment, without a file, does without one
-/// where the usual place is not to be had; one with a configuration does not.
-fn open_control_socket(
-    args: &Args,
-    config: &Config,
-    has_file: bool,
-    predecessor: &mut Option<Predecessor>,
-) -> Result<(Option<Server>, Option<ClientId>), Failure> {
-    let group = match &config.control.group {
-        None => None,
-        Some(name) => {
-            let group = Group::from_name(name).ok().flatten().ok_or_else(|| Failure {
-                code: exit::CONFIGURATION,
-                messages: vec![format!("[control] group \"{name}\": there is no such group: groupadd --system {name}")],
-            })?;
-            Some(group.gid.as_raw())
-        }
-    };
-    let asked = args
-        .socket
-        .clone()
-        .or_else(|| config.control.socket.clone());
-    let is_default = asked.is_none();
-    let Some(path) = asked.or_else(default_control_socket) else {
-        ::log::warn!(
-            "no control socket: neither --socket nor $XDG_RUNTIME_DIR says where; echoctl can't reach this daemon"
-        );
-        return Ok((None, None));
-    };
-    let failed = |error| Failure::new(format!("control socket: {error}"));
-    let adopted = predecessor
-        .as_mut()
-        .and_then(|predecessor| predecessor.control_socket(&path, config.control.mode, group));
-    if let Some((server, caller)) = adopted.transpose().map_err(failed)? {
-        return Ok((Some(server), caller));
-    }
-    match Server::bind(&path, config.control.mode, group) {
-        Ok(server) => Ok((Some(server), None)),
-        Err(error) if is_default && !has_file => {
-            ::log::warn!("no control socket: {error}");
-            Ok((None, None))
-        }
-        Err(error) => Err(failed(error)),
-    }
-}
-
-fn default_control_socket() -> Option<PathBuf> {
-    let folder = |variable| {
-        let value = std::env::var(variable)
-            .ok()
-            .filter(|value| !value.is_empty())?;
-        // systemd gives several, separated by colons, where several are configured.
-        Some(PathBuf::from(value.split(':').next()?))
-    };
-    let runtime = folder("RUNTIME_DIRECTORY").map(|folder| folder.join("control.sock"));
-    runtime.or_else(|| {
-        if geteuid().is_root() {
-            return Some("/run/echod/control.sock".into());
-        }
-        Some(folder("XDG_RUNTIME_DIR")?.join("echod/control.sock"))
-    })
 }

@@ -54,10 +54,11 @@ pub(super) struct Identity {
     is_group_asked: bool,
 }
 
-/// A file that was made as root, and belongs to whom we become.
+/// A socket, or a folder for one, that was made as root and belongs to whom we become.
 #[derive(Debug)]
 pub(super) struct Made {
     pub path: PathBuf,
+    pub is_folder: bool,
     /// Its group was configured, and stays.
     pub keeps_group: bool,
 }
@@ -198,8 +199,13 @@ fn give(made: &Made, identity: &Identity) -> io::Result<()> {
         .open(&made.path)?;
     let metadata = file.metadata()?;
     let kind = metadata.file_type();
+    let is_kind = if made.is_folder {
+        kind.is_dir()
+    } else {
+        kind.is_socket()
+    };
     let owners = [unistd::geteuid(), identity.uid].map(Uid::as_raw);
-    if !(kind.is_socket() || kind.is_dir()) || !owners.contains(&metadata.uid()) {
+    if !is_kind || !owners.contains(&metadata.uid()) {
         return Err(io::Error::other("somebody has put another file there"));
     }
     if metadata.uid() == identity.uid.as_raw() {
@@ -264,7 +270,11 @@ fn rules(readable: Vec<PathBuf>, made: &[Made], maps: &str) -> Rules {
     let mut rules = Rules {
         read,
         execute: maps.lines().filter_map(program).collect(),
-        sockets: made.iter().map(|made| folder(&made.path)).collect(),
+        sockets: made
+            .iter()
+            .filter(|made| !made.is_folder)
+            .map(|made| folder(&made.path))
+            .collect(),
     };
     for paths in [&mut rules.read, &mut rules.execute, &mut rules.sockets] {
         paths.sort();
@@ -316,11 +326,6 @@ pub(super) fn announce(identity: Option<&Identity>, landlock: Option<&Landlock>)
         Ok(status) => {
             let standing = Standing::parse(&status);
             log::info!("in force: {}", describe(&standing, user, group, landlock));
-            if standing.uid == 0 {
-                log::info!(
-                    "running as root: with [daemon] user = \"NAME\" it serves as somebody with less power"
-                );
-            }
         }
         Err(error) => log::info!("in force: unknown: /proc/self/status: {error}"),
     }
@@ -413,9 +418,14 @@ fn describe(
             )
         },
     );
+    let remark = if uid == 0 {
+        "; running as root: [daemon] user would change that"
+    } else {
+        ""
+    };
     let yes = |is| if is { "yes" } else { "no" };
     format!(
-        "user {user}, groups {}; capabilities: {}; no new privileges: {}; system calls filtered: {}; Landlock: {landlock}",
+        "user {user}, groups {}; capabilities: {}; no new privileges: {}; system calls filtered: {}; Landlock: {landlock}{remark}",
         groups.join(", "),
         capabilities(standing.capabilities),
         yes(standing.no_new_privileges),
@@ -448,6 +458,7 @@ fn capabilities(mask: u64) -> String {
 mod tests {
     use std::net::{TcpListener, TcpStream, UdpSocket};
     use std::os::unix::net::{UnixDatagram, UnixListener};
+    use std::process::{Command, Stdio};
 
     use expect_test::expect;
 
@@ -495,9 +506,15 @@ mod tests {
                     7f02-7f03 r--p 00000000 fe:00 4 /var/cache/data\n\
                     7f03-7f04 rw-p 00000000 00:00 0\n\
                     7ffe-7fff r-xp 00000000 00:00 0 [vdso]\n";
-        let made = ["/run/echod/control.sock", "/run/echod/a.sock", "b.sock"];
-        let made = made.map(|path| Made {
+        let made = [
+            ("/run/echod/control.sock", false),
+            ("/run/echod", true),
+            ("/run/echod/a.sock", false),
+            ("b.sock", false),
+        ];
+        let made = made.map(|(path, is_folder)| Made {
             path: path.into(),
+            is_folder,
             keeps_group: false,
         });
         let rules = rules(vec!["/srv/echod".into()], &made, maps);
@@ -506,7 +523,7 @@ mod tests {
             rules.execute,
             paths(&["/opt/my echo/sbin", "/usr/lib/x86_64-linux-gnu"])
         );
-        assert_eq!(rules.sockets, paths(&[".", "/run/echod"]));
+        assert_eq!(rules.sockets, paths(&["/run/echod", "."]));
         let read = |path: &str| rules.read.contains(&path.into());
         assert!(read("/srv/echod") && read("/etc"), "{:?}", rules.read);
     }
@@ -544,7 +561,7 @@ mod tests {
         expect![[r#"
             user user999 (uid 999), groups group999, group4, 7; capabilities: net_bind_service; no new privileges: yes; system calls filtered: yes; Landlock: ABI 7, makes files in /run/echod, /srv, no TCP connections to others
             user uid 7, groups 7; capabilities: none; no new privileges: no; system calls filtered: no; Landlock: ABI 3, makes files in nowhere
-            user user0 (uid 0), groups group0; capabilities: 40 of 41; no new privileges: no; system calls filtered: no; Landlock: no"#]]
+            user user0 (uid 0), groups group0; capabilities: 40 of 41; no new privileges: no; system calls filtered: no; Landlock: no; running as root: [daemon] user would change that"#]]
         .assert_eq(&lines.join("\n"));
     }
 
@@ -559,9 +576,11 @@ mod tests {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let made = [Made {
             path: inside.path().join("sock"),
+            is_folder: false,
             keeps_group: false,
         }];
-        let rules = rules(vec![readable.path().into()], &made, "");
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        let rules = rules(vec![readable.path().into()], &made, &maps);
         // It holds for the thread, for good.
         let confined = move || {
             let Some(landlock) = confine(rules).unwrap() else {
@@ -589,6 +608,15 @@ mod tests {
             assert!(landlock.forbids(&elsewhere) && !landlock.forbids(&first));
             assert!(denied(UnixListener::bind(elsewhere).map(drop)));
             assert!(denied(fs::remove_file(outside.path().join("file"))));
+
+            // What an upgrade runs, and what nobody needs.
+            let run = |program: &Path| {
+                let mut command = Command::new(program);
+                command.arg("--list").stdin(Stdio::null());
+                command.stdout(Stdio::null()).status()
+            };
+            assert!(run(&std::env::current_exe().unwrap()).unwrap().success());
+            assert!(denied(run(Path::new("/bin/ls")).map(drop)));
 
             // Datagrams are answered wherever they come from.
             let answer = UnixDatagram::unbound().unwrap();

@@ -3,7 +3,6 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 
 use super::super::handover::record;
 use super::{BindError, ClientId, Connection, Server, Socket, State};
@@ -42,8 +41,7 @@ impl Server {
         }
     }
 
-    /// Goes on with the socket of a predecessor, if its file is still the one at this path. Returns
-    /// also the client that waits to hear what came of it.
+    /// Goes on with the socket of a predecessor, if its file is still the one at its path. Returns also the client that waits to hear what came of it.
     ///
     /// # Errors
     ///
@@ -51,16 +49,18 @@ impl Server {
     pub(in crate::daemon) fn adopt(
         control: &record::Control,
         mut descriptor: impl FnMut(usize) -> Option<OwnedFd>,
-        path: &Path,
         mode: u32,
         group: Option<u32>,
     ) -> Result<Option<(Self, Option<ClientId>)>, BindError> {
-        let listener = descriptor(control.descriptor).filter(|_| control.path == path);
-        let socket = listener.and_then(|listener| Socket::adopt(listener, path, control.file));
-        let Some(socket) = socket else {
+        let listener = descriptor(control.descriptor);
+        let adopt = |listener| Socket::adopt(listener, &control.path, control.file);
+        let Some(socket) = listener.and_then(adopt) else {
             return Ok(None);
         };
-        socket.open_up(mode, group)?;
+        if let Err(error) = socket.open_up(mode, group) {
+            // Who could connect before still can.
+            log::error!("control socket: {error}");
+        }
         let mut server = Self::new(socket)?;
         let mut caller = None;
         for client in &control.clients {

@@ -128,13 +128,17 @@ impl Socket {
 
     /// The file, and the directory if that was missing.
     pub(super) fn made(&self) -> Vec<Made> {
-        let directory = self.path.parent().filter(|_| self.made_directory);
-        let paths = [Some(self.path.as_path()), directory];
-        let made = paths.into_iter().flatten().map(|path| Made {
+        let made = |path: &Path, is_folder| Made {
             path: path.to_owned(),
+            is_folder,
             keeps_group: self.has_group,
-        });
-        made.collect()
+        };
+        let directory = self.path.parent().filter(|_| self.made_directory);
+        let directory = directory.map(|directory| made(directory, true));
+        directory
+            .into_iter()
+            .chain([made(&self.path, false)])
+            .collect()
     }
 
     /// Listens, for its owner alone as yet.
