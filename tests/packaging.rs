@@ -34,7 +34,13 @@ fn the_version_of_the_package_is_that_of_the_program() {
 fn every_unit_is_in_the_package() {
     let manifest = read("Cargo.toml");
     for name in names_in("systemd") {
-        let asset = format!("[\"systemd/{name}\", \"usr/lib/");
+        // A drop-in is an option: an example.
+        let place = if name.ends_with(".conf") {
+            "share/doc/"
+        } else {
+            "lib/"
+        };
+        let asset = format!("[\"systemd/{name}\", \"usr/{place}");
         assert!(manifest.contains(&asset), "systemd/{name}");
     }
 }
@@ -73,7 +79,7 @@ fn the_maintainer_scripts_know_both_units() {
     for script in ["postinst", "prerm", "postrm"] {
         let text = read(&format!("packaging/debian/{script}"));
         for name in names_in("systemd") {
-            let is_unit = !name.ends_with(".sysusers");
+            let is_unit = name.ends_with(".service") || name.ends_with(".socket");
             assert!(!is_unit || text.contains(&name), "{script}: {name}");
         }
     }

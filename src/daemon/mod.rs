@@ -2,7 +2,8 @@
 //!
 //! One thread, the main one, and one loop: [`Daemon::turn`] waits for signals, for control clients
 //! and for reports of the workers, and never for any one of them alone. Never touches a message.
-//! Read on in [`reload`] for how one configuration becomes another, in `listeners` for what is
+//! Read on in `start` and `stop` for both ends of it, in [`reload`] for how one configuration becomes
+//! another, in `upgrade` and `handover` for how a successor goes on, in `listeners` for what is
 //! bound, in `workers` for the pool, in `privileges` for who serves, in [`control`] for the socket
 //! that `echoctl` speaks to.
 

@@ -252,9 +252,9 @@ mod tests {
 
     #[test]
     fn a_record_of_another_version_is_refused_with_both_numbers() {
-        let text = String::from_utf8(encoded()).unwrap();
-        let other = text.replacen("handover 1\n", "handover 99\n", 1);
-        let error = Record::decode(other.as_bytes()).unwrap_err();
+        let (head, bytes) = ("echod handover 1\n", encoded());
+        let rest = bytes.strip_prefix(head.as_bytes()).unwrap();
+        let error = Record::decode(&[b"echod handover 99\n", rest].concat()).unwrap_err();
         assert!(error.contains("99") && error.contains("reads 1"), "{error}");
     }
 
