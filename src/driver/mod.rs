@@ -36,7 +36,8 @@
 //! 13. A datagram arrives whole or says how long it was. Several of one sender to one address may
 //!     come in one buffer, in order; they leave one by one as they came, never merged on the way.
 //!     The order between one sender and one address is kept. An answer leaves from the address that
-//!     was hit. No send error ends the socket, or costs anybody else an answer.
+//!     was hit. No send error ends the socket, or costs anybody else an answer. What was submitted
+//!     before a `Close` is sent before it, if the kernel takes it at once.
 //! 14. After `Relay` each byte is either shown or relayed, and all come back in their order, mixed as
 //!     they may be. `Relayed` accounts for each relayed byte once as received, and once as sent when
 //!     it is with the kernel.

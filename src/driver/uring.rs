@@ -207,7 +207,9 @@ impl Uring {
                     self.settle(token, done);
                 }
                 Some(endpoint) if endpoint.leaving == Leaving::Now => {
-                    self.close_socket(token, done)
+                    // What was to be sent before the close is sent before it.
+                    self.flush_datagrams(token, done);
+                    self.close_socket(token, done);
                 }
                 Some(_) => self.flush_datagrams(token, done),
                 None => {}

@@ -83,7 +83,6 @@ impl<D: Driver> Worker<D> {
                 }),
             }
         }
-        self.go_on_handing_over();
     }
 
     /// The driver has let go of a connection.

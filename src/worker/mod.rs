@@ -59,7 +59,9 @@ pub struct Worker<D: Driver> {
     pace: Pace,
     ids: Ids,
     listings: VecDeque<Listing>,
-    // What is being given away, if all is to be.
+    // All is to be given away, when what this turn has brought is answered.
+    hand_over_due: bool,
+    // What is being given away.
     handing_over: Option<HandingOver<D::Socket>>,
     accept_logged: Option<Instant>,
     stopped: bool,
@@ -165,6 +167,7 @@ impl<D: Driver> Worker<D> {
                 step: workers as u64,
             },
             listings: VecDeque::new(),
+            hand_over_due: false,
             handing_over: None,
             accept_logged: None,
             stopped: false,
@@ -203,6 +206,9 @@ impl<D: Driver> Worker<D> {
         self.done = done;
         self.fire_timers(now);
         self.go_on_listing(now);
+        if std::mem::take(&mut self.hand_over_due) {
+            self.hand_over();
+        }
         self.go_on_handing_over();
         Ok(())
     }
@@ -430,7 +436,7 @@ impl<D: Driver> Worker<D> {
                 self.mailbox.report(Report::PeersClosed { query, closed });
             }
             Command::Finish => self.finish_all(now),
-            Command::HandOver => self.hand_over(),
+            Command::HandOver => self.hand_over_due = true,
             Command::TakeOver {
                 connection,
                 admission,

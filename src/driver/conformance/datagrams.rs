@@ -2,9 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::harness::{Harness, Place};
+use super::harness::{Harness, Loopback, Place};
 use super::stage::{Answer, Event, Stage, pattern};
 use crate::driver::buffers::BUFFER_BYTES;
+use crate::driver::epoll::Epoll;
+use crate::driver::uring::Uring;
 use crate::driver::{Closing, Driver, Op, Source};
 
 // 13. Datagrams.
@@ -302,4 +304,33 @@ pub(super) fn datagram_peers_that_are_gone_cost_nobody_an_answer<H: Harness>() {
         assert_eq!(stage.answer_to(client).1, b"hello?");
     }
     stage.until("all is said", |stage| stage.datagrams_done().0 == 130);
+}
+
+/// The order of the two was turned round over io_uring, and the answer lost.
+fn an_answer_that_was_submitted_before_the_close_is_sent<H: Harness>() {
+    for place in [Place::V4, Place::Unix] {
+        let mut stage = Stage::<H>::new(Answer::Keep);
+        let (socket, address) = stage.datagrams(place).expect("they are everywhere");
+        let mut client = stage.net.client(&address);
+        stage.net.send(&mut client, &address, None, b"last words");
+        stage.until("it is received", |stage| !stage.kept.is_empty());
+        let (_, buffer) = stage.kept.pop_front().expect("one is kept");
+        stage.driver.submit(Op::SendTo { socket, buffer });
+        stage.close(socket, Closing::Now);
+        assert_eq!(stage.answer_to(&mut client).1, b"last words");
+        stage.assert_all_home();
+    }
+}
+
+#[test]
+fn an_answer_that_was_submitted_before_the_close_is_sent_over_epoll() {
+    an_answer_that_was_submitted_before_the_close_is_sent::<Loopback<Epoll>>();
+}
+
+#[test]
+fn an_answer_that_was_submitted_before_the_close_is_sent_over_io_uring() {
+    match Loopback::<Uring>::refusal() {
+        None => an_answer_that_was_submitted_before_the_close_is_sent::<Loopback<Uring>>(),
+        Some(error) => eprintln!("NOT TESTED: this machine has no such driver: {error}"),
+    }
 }
