@@ -8,6 +8,7 @@
 //! or panics with what was seen instead. That something does *not* happen is watched for a while.
 
 mod datagrams;
+mod handover;
 mod harness;
 mod listeners;
 mod relay;
@@ -17,6 +18,7 @@ mod urgent;
 use std::time::{Duration, Instant};
 
 use self::datagrams::*;
+use self::handover::*;
 use self::harness::{Harness, Place};
 use self::listeners::*;
 use self::relay::*;
@@ -120,6 +122,18 @@ promises! {
         without_descriptors_bytes_are_shown,
         pipes_at_home_make_room_for_a_client,
         descriptors_of_pipes_come_home,
+        an_idle_connection_goes_on_in_another_driver,
+        traffic_amid_many_hand_overs_comes_back_whole,
+        bulk_amid_many_hand_overs_comes_back_whole,
+        what_a_pipe_holds_leaves_before_what_waits_behind_it,
+        what_a_stalled_peer_is_owed_is_sent_first_and_once,
+        nothing_is_received_before_what_is_owed_is_sent,
+        what_is_larger_than_a_buffer_is_handed_over_again_in_its_midst,
+        what_is_submitted_until_it_is_taken_is_owed,
+        the_end_of_a_half_closed_peer_is_said_by_who_goes_on,
+        a_close_after_detach_is_heard_alone,
+        who_fails_first_is_not_detached,
+        nobody_is_taken_who_is_not_detached,
         a_waker_wakes_from_another_thread_once,
         a_wait_ends_at_its_time_and_not_before,
         a_wait_whose_time_has_passed_still_says_what_is_ready,
