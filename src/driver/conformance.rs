@@ -124,6 +124,7 @@ promises! {
         descriptors_of_pipes_come_home,
         an_idle_connection_goes_on_in_another_driver,
         traffic_amid_many_hand_overs_comes_back_whole,
+        a_crowd_leaves_amid_its_traffic,
         bulk_amid_many_hand_overs_comes_back_whole,
         what_a_pipe_holds_leaves_before_what_waits_behind_it,
         what_a_stalled_peer_is_owed_is_sent_first_and_once,

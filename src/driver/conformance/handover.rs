@@ -13,6 +13,9 @@ use crate::driver::{Closing, Detached, Driver, Op, Token};
 /// As much as a worker may owe one peer, and more than a buffer holds.
 const OWED_MAX: usize = 200 * 1024;
 
+/// More connections than have their turn in one wait.
+const CROWD: usize = 300;
+
 /// How often a connection changes its driver.
 const MOVES: usize = 50;
 
@@ -187,6 +190,57 @@ pub(super) fn traffic_amid_many_hand_overs_comes_back_whole<H: Harness>() {
     }
 }
 
+pub(super) fn a_crowd_leaves_amid_its_traffic<H: Harness>() {
+    let mut from = Stage::<H>::new(Answer::Echo);
+    let mut to = from.beside();
+    let (_, address) = from.listener(None);
+    let mut crowd: Vec<_> = (0..CROWD).map(|_| from.connection(&address)).collect();
+    for (index, (peer, _)) in crowd.iter_mut().enumerate() {
+        assert_eq!(from.net.write(peer, &pattern(index, 100)), 100);
+    }
+    // More is ready than one wait says.
+    from.turn();
+    for &(_, connection) in &crowd {
+        from.driver.submit(Op::Detach { connection });
+    }
+    let mut detached = vec![];
+    from.until("all are detached", |stage| {
+        let turn = std::mem::take(&mut stage.events);
+        for (index, event) in turn.iter().enumerate() {
+            let Event::Detached(connection) = *event else {
+                continue;
+            };
+            let shown =
+                |event: &Event| matches!(event, Event::Received(about, _) if *about == connection);
+            assert!(!turn.iter().any(shown), "it is not yet answered");
+            assert!(
+                !turn[index + 1..]
+                    .iter()
+                    .any(|event| event.is_about(connection))
+            );
+            let taken = stage.driver.take(connection).expect("it is detached");
+            detached.push((connection, taken));
+        }
+        detached.len() == crowd.len()
+    });
+    from.until_quiet();
+    assert_eq!(from.events, [], "nothing is heard of who has left");
+    for (connection, detached) in detached {
+        let moved = take_in(&mut to, detached);
+        to.receive(moved);
+        let place = crowd.iter().position(|(_, before)| *before == connection);
+        crowd[place.expect("it is one of them")].1 = moved;
+    }
+    for (index, (peer, connection)) in crowd.iter_mut().enumerate() {
+        assert!(to.read(peer, 100) == pattern(index, 100));
+        to.until("all is Sent", |stage| stage.owed[connection] == 0);
+        to.close(*connection, Closing::Now);
+        assert_eq!(to.read_end(peer), (vec![], End::Fin));
+    }
+    from.assert_all_home();
+    to.assert_all_home();
+}
+
 pub(super) fn bulk_amid_many_hand_overs_comes_back_whole<H: Harness>() {
     for place in [Place::Wide, Place::Unix] {
         let mut here = Stage::<H>::new(Answer::Relay);
@@ -311,7 +365,7 @@ pub(super) fn what_is_larger_than_a_buffer_is_handed_over_again_in_its_midst<H: 
             assert!(sent >= back.len(), "{sent} sent, {} read", back.len());
         };
         let in_midst = |len: &usize| (1..OWED_MAX).contains(len);
-        assert!(carried.iter().any(in_midst), "{carried:?}");
+        assert!(carried.iter().any(in_midst), "{place:?}: {carried:?}");
         back.extend(here.read(&mut peer, OWED_MAX - back.len()));
         assert!(back == pattern(0, OWED_MAX));
         here.until("all is Sent", |stage| stage.owed[&connection] == 0);
