@@ -375,6 +375,26 @@ impl Uring {
         }
     }
 
+    /// Whether a request was told to end. The kernel does not find one that it is about to try
+    /// again at that moment: that one is told until it hears.
+    pub(super) fn cancelled(&mut self, token: Token, result: i32) {
+        if ![libc::ENOENT, libc::EALREADY].contains(&-result) {
+            return;
+        }
+        let Some(Parts {
+            connection, ring, ..
+        }) = self.connection(token)
+        else {
+            return;
+        };
+        if connection.receiving == Receiving::Cancelled {
+            ring.cancel(Request::Receive, token);
+        }
+        if connection.sending == Sending::Cancelled {
+            ring.cancel(Request::Send, token);
+        }
+    }
+
     pub(super) fn send(&mut self, token: Token, buffer: Buffer) {
         let Some(Parts {
             connection, memory, ..
