@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::sys::stat::{Mode, umask};
 use socket2::Type;
@@ -61,6 +62,9 @@ pub(super) struct Site<'a> {
     /// Paths of Unix sockets that are about to be retired.
     pub retiring_paths: &'a [PathBuf],
     pub landlock: Option<&'a Landlock>,
+    /// Until when an address that somebody has may become free: where the one before us was killed,
+    /// the kernel ends what it was doing for that one (io_uring(7)) in its own time.
+    pub patience: Option<Instant>,
 }
 
 /// The options that a listener's sockets hand down.
@@ -221,7 +225,9 @@ pub(super) fn handles(
 /// also another echod of the same user, who could otherwise share it unnoticed. If it is we
 /// ourselves who have it, with a socket that is about to go, they share it for the moment.
 fn bind_first(socket_type: Type, inet: SocketAddr, site: &Site<'_>) -> io::Result<OwnedFd> {
-    let alone = socket::bind_inet(socket_type, inet, Binding::Exclusive);
+    let alone = patiently(site, || {
+        socket::bind_inet(socket_type, inet, Binding::Exclusive)
+    });
     match alone {
         Err(ref error) if error.kind() == io::ErrorKind::AddrInUse => {}
         other => return other,
@@ -239,6 +245,21 @@ fn bind_first(socket_type: Type, inet: SocketAddr, site: &Site<'_>) -> io::Resul
     bind_beside(socket_type, inet)
 }
 
+/// Tries until an address is free, as long as the site has patience.
+fn patiently<T>(site: &Site<'_>, attempt: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match attempt() {
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse
+                    && site.patience.is_some_and(|until| Instant::now() < until) =>
+            {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            result => return result,
+        }
+    }
+}
+
 fn bind_beside(socket_type: Type, inet: SocketAddr) -> io::Result<OwnedFd> {
     socket::bind_inet(socket_type, inet, Binding::Shared)
 }
@@ -251,7 +272,7 @@ fn bind_path(listener: &Listener, path: &Path, site: &Site<'_>) -> io::Result<Bo
         path.file_name().unwrap_or_default().display()
     ));
     let bind_at = if ours { beside.as_path() } else { path };
-    remove_stale(socket_type, bind_at)?;
+    patiently(site, || remove_stale(socket_type, bind_at))?;
     // No moment in which others than the owner could connect: the mode comes before the listening.
     let before = umask(Mode::from_bits_truncate(0o177));
     let fd = socket::bind_unix(socket_type, bind_at);

@@ -30,6 +30,9 @@ use super::workers::Workers;
 /// handshakes which are under way arrive there: a long round trip.
 const HANDSHAKE: Duration = Duration::from_millis(200);
 
+/// How long a start waits for the addresses of a process that was killed.
+const DYING: Duration = Duration::from_millis(500);
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
@@ -126,6 +129,7 @@ impl Listeners {
             retired_ports: &retired_ports,
             retiring_paths: &retiring_paths,
             landlock: self.landlock.as_ref(),
+            patience: self.in_service.is_empty().then(|| Instant::now() + DYING),
         };
 
         let mut prepared = Prepared::default();
