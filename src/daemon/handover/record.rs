@@ -195,6 +195,8 @@ mod tests {
             waits: std::num::NonZeroU64::new(4),
             phase: Phase::Open,
             progress: Progress {
+                reply: crate::echo::Reply::Echo,
+                one_shot: false,
                 input: Input::Answered,
                 shut_down: false,
             },
