@@ -21,6 +21,9 @@ use super::super::privileges::Landlock;
 /// whatever changes the meaning of one takes a new version.
 pub(crate) const VERSION: u32 = 1;
 
+/// What a program says that reads this version.
+pub(crate) const YES: &str = "echod reads these records";
+
 const MAGIC: &str = "echod handover ";
 
 /// See the module.
