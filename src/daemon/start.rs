@@ -5,7 +5,7 @@
 //! wrong. Who has one never does worse than that one did: whatever can't be had is said in the log,
 //! and everybody who is connected is served.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -16,7 +16,6 @@ use crate::control as protocol;
 use crate::control::schema::{self, Trigger, UpgradeResult};
 use crate::exit::{self, Failure};
 use crate::sys::process::Passed;
-use crate::sys::socket;
 
 use super::args::Args;
 use super::control::{ClientId, Reply, Server};
@@ -86,11 +85,7 @@ impl Daemon {
                     "what the predecessor left can't be read: {error}; \
                      its connections are closed, its sockets are served"
                 );
-                let bound = |fd: &OwnedFd| socket::is_bound(fd.as_fd());
-                passed.extend(descriptors.into_iter().filter(bound).map(|fd| Passed {
-                    name: String::new(),
-                    fd,
-                }));
+                passed.extend(store::left_behind(descriptors, &config));
             }
         }
         // Whatever a successor can't do that it is told to do, who is connected does not suffer for
