@@ -433,6 +433,7 @@ impl Daemon {
             rested,
             uptime: nanos(self.started.elapsed()),
             config: render(&self.config),
+            log_level_overridden: self.log_level_overridden,
             files: self.files.clone(),
             generation: self.history.generation,
             last_reload: self.history.last.clone(),

@@ -174,6 +174,8 @@ struct Daemon {
     files: Vec<String>,
     // What is in force, with what was overridden at run time.
     config: Config,
+    // The log level was set at run time.
+    log_level_overridden: bool,
     history: History,
     started: Instant,
     stage: Stage,
@@ -409,6 +411,7 @@ impl Daemon {
             Effect::SetLogLevel { level } => {
                 let before = log::set_level(level);
                 self.config.log.level = level;
+                self.log_level_overridden = true;
                 ::log::info!(
                     "control: uid {} sets the log level: {before} → {level}",
                     call.client.uid

@@ -165,6 +165,7 @@ impl Daemon {
                 .map(|source| source.name)
                 .collect(),
             config,
+            log_level_overridden: false,
             history: History::none(),
             started: now,
             stage: Stage::Serving,
@@ -225,8 +226,13 @@ impl Daemon {
         let record = predecessor.record();
         self.history = History::resume(record.last_reload.clone(), record.generation);
         self.started = predecessor.started(Instant::now());
+        self.log_level_overridden = record.log_level_overridden;
         let (config, result) = predecessor.restore(&mut self.listeners, &self.workers);
         self.config.listeners = config.listeners;
+        if self.log_level_overridden {
+            self.config.log.level = config.log.level;
+            super::log::set_level(config.log.level);
+        }
         // What was passed again is here already.
         self.passed
             .retain(|passed| !self.listeners.has(passed.fd.as_fd()));

@@ -39,6 +39,9 @@ pub(in crate::daemon) struct Record {
     pub uptime: u64,
     /// The configuration in force, as TOML, with what was overridden at run time.
     pub config: String,
+    /// Its log level was set at run time.
+    #[serde(default)]
+    pub log_level_overridden: bool,
     /// The names of the texts that it came from.
     pub files: Vec<String>,
     /// How many configurations have been in force.
@@ -212,6 +215,7 @@ mod tests {
             rested: 9,
             uptime: 8,
             config: "[listener.tcp]".into(),
+            log_level_overridden: false,
             files: vec!["echod.toml".into()],
             generation: 3,
             last_reload: ReloadResult {
