@@ -39,7 +39,7 @@ fn has_io_uring() -> bool {
 }
 
 /// Does it where `io_uring_setup(2)` fails like this, as under a service manager or in a container.
-fn where_io_uring_fails<T: Send>(errno: Errno, run: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn where_io_uring_fails<T: Send>(errno: Errno, run: impl FnOnce() -> T + Send) -> T {
     let rules = BTreeMap::from([(libc::SYS_io_uring_setup, vec![])]);
     let architecture = std::env::consts::ARCH.try_into().expect("a known one");
     let fails = SeccompAction::Errno(errno as u32);

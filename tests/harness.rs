@@ -272,13 +272,17 @@ impl Daemon {
 }
 
 /// The test's folder, which the command of a daemon names.
-fn folder_of(command: &Command) -> PathBuf {
+pub(crate) fn folder_of(command: &Command) -> PathBuf {
     let config = command.get_args().nth(1).expect("--config FILE");
     Path::new(config).parent().expect("a folder").into()
 }
 
 /// Another program with other arguments, and all else as for the daemon.
-fn instead(command: &Command, program: &str, arguments: Vec<std::ffi::OsString>) -> Command {
+pub(crate) fn instead(
+    command: &Command,
+    program: &str,
+    arguments: Vec<std::ffi::OsString>,
+) -> Command {
     let mut other = Command::new(program);
     other
         .args(arguments)

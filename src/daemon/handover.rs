@@ -8,8 +8,9 @@
 
 pub(super) mod record;
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -86,14 +87,15 @@ impl Legacy {
         let Some(numbers) = std::env::var_os(VARIABLE) else {
             return Self::Nothing;
         };
-        let inherited: Result<Vec<OwnedFd>, String> = numbers
-            .to_string_lossy()
-            .split(' ')
-            .map(|number| {
-                let number = number.parse().map_err(|_| "not a number".to_owned())?;
-                carriers::inherit(number).map_err(|error| error.to_string())
-            })
-            .collect();
+        let inherit = |numbers: BTreeSet<RawFd>| -> Result<Vec<OwnedFd>, String> {
+            let carriers = numbers.into_iter().map(carriers::inherit);
+            let carriers: std::io::Result<Vec<OwnedFd>> = carriers.collect();
+            carriers.map_err(|error| error.to_string())
+        };
+        // A set: what is named twice is there once.
+        let text = numbers.to_string_lossy();
+        let parsed: Result<BTreeSet<RawFd>, _> = text.split(' ').map(str::parse).collect();
+        let inherited = parsed.map_err(|error| error.to_string()).and_then(inherit);
         match inherited {
             Ok(carriers) => Self::take(&carriers, true),
             Err(error) => Self::Pieces {
@@ -431,6 +433,7 @@ impl Daemon {
             rested,
             uptime: nanos(self.started.elapsed()),
             config: render(&self.config),
+            log_level_overridden: self.log_level_overridden,
             files: self.files.clone(),
             generation: self.history.generation,
             last_reload: self.history.last.clone(),

@@ -130,6 +130,7 @@ fn run(args: &Args) -> Result<(), Failure> {
 /// `--can-take-over`: what a running daemon asks the program that is to be its successor.
 fn can_take_over(version: u32) -> Result<(), Failure> {
     if version == handover::record::VERSION {
+        println!("{}", handover::record::YES);
         return Ok(());
     }
     Err(Failure::new(format!(
@@ -173,6 +174,8 @@ struct Daemon {
     files: Vec<String>,
     // What is in force, with what was overridden at run time.
     config: Config,
+    // The log level was set at run time.
+    log_level_overridden: bool,
     history: History,
     started: Instant,
     stage: Stage,
@@ -408,6 +411,7 @@ impl Daemon {
             Effect::SetLogLevel { level } => {
                 let before = log::set_level(level);
                 self.config.log.level = level;
+                self.log_level_overridden = true;
                 ::log::info!(
                     "control: uid {} sets the log level: {before} → {level}",
                     call.client.uid

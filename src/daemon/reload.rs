@@ -118,7 +118,11 @@ impl Daemon {
         let (texts, mut loaded) = load(&self.origin)
             .map_err(|errors| errors.iter().map(diagnostic).collect::<Vec<_>>())?;
         // A successor goes on with what was overridden; a reload ends that.
-        let overridden = (result.trigger == Trigger::Start).then(|| {
+        let succeeds = result.trigger == Trigger::Start;
+        if succeeds && self.log_level_overridden {
+            loaded.config.log.level = self.config.log.level;
+        }
+        let overridden = succeeds.then(|| {
             self.listeners.keep_overrides(&mut loaded.config);
             self.listeners.overridden()
         });
@@ -176,6 +180,7 @@ impl Daemon {
             .into_iter()
             .map(|source| source.name)
             .collect();
+        self.log_level_overridden &= succeeds;
         super::log::set_level(loaded.config.log.level);
         let running = std::mem::replace(&mut self.config, loaded.config);
         keep_until_restart(&mut self.config, &running);

@@ -5,7 +5,7 @@
 //! wrong. Who has one never does worse than that one did: whatever can't be had is said in the log,
 //! and everybody who is connected is served.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -16,7 +16,6 @@ use crate::control as protocol;
 use crate::control::schema::{self, Trigger, UpgradeResult};
 use crate::exit::{self, Failure};
 use crate::sys::process::Passed;
-use crate::sys::socket;
 
 use super::args::Args;
 use super::control::{ClientId, Reply, Server};
@@ -86,11 +85,7 @@ impl Daemon {
                     "what the predecessor left can't be read: {error}; \
                      its connections are closed, its sockets are served"
                 );
-                let bound = |fd: &OwnedFd| socket::is_bound(fd.as_fd());
-                passed.extend(descriptors.into_iter().filter(bound).map(|fd| Passed {
-                    name: String::new(),
-                    fd,
-                }));
+                passed.extend(store::left_behind(descriptors, &config));
             }
         }
         // Whatever a successor can't do that it is told to do, who is connected does not suffer for
@@ -170,6 +165,7 @@ impl Daemon {
                 .map(|source| source.name)
                 .collect(),
             config,
+            log_level_overridden: false,
             history: History::none(),
             started: now,
             stage: Stage::Serving,
@@ -230,8 +226,13 @@ impl Daemon {
         let record = predecessor.record();
         self.history = History::resume(record.last_reload.clone(), record.generation);
         self.started = predecessor.started(Instant::now());
+        self.log_level_overridden = record.log_level_overridden;
         let (config, result) = predecessor.restore(&mut self.listeners, &self.workers);
         self.config.listeners = config.listeners;
+        if self.log_level_overridden {
+            self.config.log.level = config.log.level;
+            super::log::set_level(config.log.level);
+        }
         // What was passed again is here already.
         self.passed
             .retain(|passed| !self.listeners.has(passed.fd.as_fd()));

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 
-use crate::config::{self, Address};
+use crate::config::{self, Address, Config};
 use crate::sys::process::Passed;
 use crate::sys::socket;
 
@@ -17,6 +17,9 @@ use super::notify::Manager;
 
 /// Names of sockets in the store begin so, and end with a number.
 const PREFIX: &str = "echod-socket-";
+
+/// The name of sockets that the manager does not keep: they were in a legacy that can't be read.
+const LEFT: &str = "echod-left";
 
 /// What the manager keeps.
 #[derive(Debug, Default)]
@@ -38,6 +41,23 @@ pub(super) fn names(passed: &[Passed]) -> impl Iterator<Item = String> {
 fn is_ours(name: &str) -> bool {
     name.strip_prefix(PREFIX)
         .is_some_and(|number| number.parse::<u64>().is_ok())
+}
+
+/// Those that serve an address of this configuration. The others are closed: our own control socket
+/// would be taken for that of a running daemon.
+pub(super) fn left_behind(descriptors: Vec<OwnedFd>, config: &Config) -> Vec<Passed> {
+    let is_wanted = |fd: &OwnedFd| {
+        config.listeners.values().any(|listener| {
+            let mut addresses = listener.addresses.iter();
+            addresses.any(|address| serves(fd, listener, address))
+        })
+    };
+    let wanted = descriptors.into_iter().filter(is_wanted);
+    let named = wanted.map(|fd| Passed {
+        name: LEFT.into(),
+        fd,
+    });
+    named.collect()
 }
 
 impl Store {
@@ -84,7 +104,7 @@ impl Survivors {
     pub(super) fn take(passed: &mut Vec<Passed>) -> Self {
         Self(
             passed
-                .extract_if(.., |passed| is_ours(&passed.name))
+                .extract_if(.., |passed| is_ours(&passed.name) || passed.name == LEFT)
                 .collect(),
         )
     }
@@ -112,7 +132,7 @@ impl Survivors {
             match restored {
                 Ok(restored) => bound.push(Bound {
                     file: file(address),
-                    stored: Some(passed.name),
+                    stored: Some(passed.name).filter(|name| is_ours(name)),
                     ..restored
                 }),
                 Err(error) => log::error!(

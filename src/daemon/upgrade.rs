@@ -11,7 +11,7 @@
 
 use std::convert::Infallible;
 use std::ffi::{CString, OsString};
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
@@ -34,6 +34,12 @@ use super::{Daemon, Stage};
 
 /// How long the new program may take to say whether it can.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How much of what it says is heard, in bytes, how long that may take once it has ended, and how
+/// many lines of it are passed on.
+const WORDS_BYTES_MAX: u64 = 64 * 1024;
+const LAST_WORDS: Duration = Duration::from_secs(1);
+const COMPLAINTS_MAX: usize = 20;
 
 /// How long sockets of an earlier reload may take to be closed, and after that the workers to rest.
 const SETTLE_TIME_MAX: Duration = Duration::from_secs(3);
@@ -112,21 +118,29 @@ impl Invocation {
     /// Asks the program that is there now whether it can go on, with the configuration that is there
     /// now.
     fn ask(&self) -> Result<(), String> {
+        let path = self.path.display();
         let version = record::VERSION.to_string();
         let can: [OsString; 2] = ["--can-take-over".into(), version.into()];
-        self.run(&can)
-            .map_err(|said| format!("{} can't take over: {said}", self.path.display()))?;
+        let answer = self
+            .run(&can)
+            .map_err(|said| format!("{path} can't take over: {said}"))?;
+        // There are programs that are pleased with whatever they are told.
+        if answer.trim_end() != record::YES {
+            return Err(format!("{path} can't take over: it is not echod"));
+        }
         let check = [self.arguments.as_slice(), &["--check".into()]].concat();
         self.run(&check)
-            .map_err(|said| format!("{} --check: {said}", self.path.display()))
+            .map_err(|said| format!("{path} --check: {said}"))?;
+        Ok(())
     }
 
-    fn run(&self, arguments: &[OsString]) -> Result<(), String> {
+    /// What it prints.
+    fn run(&self, arguments: &[OsString]) -> Result<String, String> {
         let mut program = Program::new(&self.path);
         program
             .args(arguments)
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         // What the service manager tells us is not for a program that only answers.
         for (name, _) in std::env::vars_os() {
@@ -140,38 +154,54 @@ impl Invocation {
     }
 }
 
-/// Waits for the end of a program; what it said, if that was not a success.
-fn finish(mut child: Child) -> Result<(), String> {
+/// Waits for the end of a program; what it said, or what it complained of if that was no success.
+fn finish(mut child: Child) -> Result<String, String> {
+    let (said, complained) = (listen(child.stdout.take()), listen(child.stderr.take()));
     let until = Instant::now() + ANSWER_TIME_MAX;
-    while child
-        .try_wait()
-        .map_err(|error| error.to_string())?
-        .is_none()
-    {
-        if Instant::now() >= until {
-            // It may end in this very moment.
-            let _ = child.kill();
-            let _ = child.wait();
-            return Err(format!("no answer within {} s", ANSWER_TIME_MAX.as_secs()));
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break status,
+            Ok(None) if Instant::now() < until => std::thread::sleep(LOOK),
+            Ok(None) => {
+                // It may end in this very moment.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(format!("no answer within {} s", ANSWER_TIME_MAX.as_secs()));
+            }
+            Err(error) => return Err(error.to_string()),
         }
-        std::thread::sleep(LOOK);
+    };
+    // Somebody whom it has left behind may still have the other end.
+    let text = |heard: &Receiver<String>| heard.recv_timeout(LAST_WORDS).unwrap_or_default();
+    if status.success() {
+        return Ok(text(&said));
     }
-    let output = child
-        .wait_with_output()
-        .map_err(|error| error.to_string())?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said: Vec<&str> = said
+    let complained = text(&complained);
+    let lines: Vec<&str> = complained
         .lines()
         .map(|line| line.trim_start_matches("<3>").trim_start_matches("echod: "))
         .filter(|line| !line.is_empty())
+        .take(COMPLAINTS_MAX)
         .collect();
-    Err(match said.as_slice() {
-        [] => output.status.to_string(),
-        said => said.join("; "),
+    Err(match lines.as_slice() {
+        [] => status.to_string(),
+        lines => lines.join("; "),
     })
+}
+
+/// Hears somebody out, but not for ever.
+fn listen(stream: Option<impl Read + Send + 'static>) -> Receiver<String> {
+    let (sender, heard) = channel();
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(stream) = stream {
+            // What came before an error is worth as much.
+            let _ = stream.take(WORDS_BYTES_MAX).read_to_end(&mut bytes);
+        }
+        // Whoever asked may have lost patience.
+        let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());
+    });
+    heard
 }
 
 impl Daemon {
@@ -410,6 +440,9 @@ fn ask_in_background(
     std::thread::Builder::new()
         .name("upgrade".into())
         .spawn(move || {
+            // It fails only for a mistake in its arguments. Signals are for the main thread, which
+            // sees to it that none comes between two programs.
+            let _ = signals::block_all();
             // It may have been given up meanwhile.
             let _ = sender.send(invocation.ask());
             control.wake();

@@ -9,10 +9,12 @@
 pub mod datagram;
 pub mod stream;
 
+use serde::{Deserialize, Serialize};
+
 pub use stream::Stream;
 
 /// What a listener sends back (configuration key `reply`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
     /// The same bytes (RFC 862).
     #[default]

@@ -58,6 +58,10 @@ pub enum Input {
 /// How far a connection has come, for who goes on with it; what it is owed is not in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
+    /// What it answers: its listener may have changed that for those who came later.
+    pub reply: Reply,
+    /// Whether it answers once.
+    pub one_shot: bool,
     /// What becomes of what the peer sends.
     pub input: Input,
     /// Our side has said its last word, or was about to.
@@ -96,12 +100,12 @@ impl Stream {
     /// A connection that somebody else has brought so far, and that is owed so many bytes. Where it
     /// lingers, the write side is to be shut down again: the other may not have come to it.
     #[must_use]
-    pub fn resume(reply: Reply, one_shot: bool, progress: Progress, owed: u32) -> Self {
+    pub fn resume(progress: Progress, owed: u32) -> Self {
         Self {
             owed,
             input: progress.input,
             shut_down: progress.shut_down,
-            ..Self::new(reply, one_shot)
+            ..Self::new(progress.reply, progress.one_shot)
         }
     }
 
@@ -109,6 +113,8 @@ impl Stream {
     #[must_use]
     pub fn progress(&self) -> Progress {
         Progress {
+            reply: self.reply,
+            one_shot: self.one_shot,
             input: self.input,
             shut_down: self.shut_down,
         }
@@ -360,8 +366,7 @@ mod tests {
 
     #[test]
     fn who_goes_on_with_a_connection_does_what_the_other_would_have_done() {
-        let resume =
-            |stream: &Stream, owed| Stream::resume(Reply::Echo, false, stream.progress(), owed);
+        let resume = |stream: &Stream, owed| Stream::resume(stream.progress(), owed);
         let mut stream = open(false);
         stream.handle_received(&mut [1; 10]);
         let mut resumed = resume(&stream, 10);

@@ -147,17 +147,8 @@ impl<D: Driver> Worker<D> {
         let index = self
             .index_of(carried.listener)
             .expect("a listener is configured before it gets connections");
-        let settings = &self.listeners[index as usize]
-            .as_ref()
-            .expect("it was just found")
-            .settings;
         let owed = carried.unsent.len() as u32;
-        let stream = Stream::resume(
-            settings.reply,
-            settings.one_shot,
-            carried.state.progress,
-            owed,
-        );
+        let stream = Stream::resume(carried.state.progress, owed);
         let lingers = stream.lingers();
         let token = self.driver.add_connection(carried.socket, carried.unsent);
         let mut client = Connection::resume(now, &carried.state, stream, admission);

@@ -21,6 +21,9 @@ use super::super::privileges::Landlock;
 /// whatever changes the meaning of one takes a new version.
 pub(crate) const VERSION: u32 = 1;
 
+/// What a program says that reads this version.
+pub(crate) const YES: &str = "echod reads these records";
+
 const MAGIC: &str = "echod handover ";
 
 /// See the module.
@@ -36,6 +39,9 @@ pub(in crate::daemon) struct Record {
     pub uptime: u64,
     /// The configuration in force, as TOML, with what was overridden at run time.
     pub config: String,
+    /// Its log level was set at run time.
+    #[serde(default)]
+    pub log_level_overridden: bool,
     /// The names of the texts that it came from.
     pub files: Vec<String>,
     /// How many configurations have been in force.
@@ -195,6 +201,8 @@ mod tests {
             waits: std::num::NonZeroU64::new(4),
             phase: Phase::Open,
             progress: Progress {
+                reply: crate::echo::Reply::Echo,
+                one_shot: false,
                 input: Input::Answered,
                 shut_down: false,
             },
@@ -207,6 +215,7 @@ mod tests {
             rested: 9,
             uptime: 8,
             config: "[listener.tcp]".into(),
+            log_level_overridden: false,
             files: vec!["echod.toml".into()],
             generation: 3,
             last_reload: ReloadResult {

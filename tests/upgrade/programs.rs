@@ -1,0 +1,118 @@
+//! What is at the program's place is not what it should be: the caller is told, and nobody else
+//! notices.
+
+use std::os::unix::fs::PermissionsExt;
+
+use crate::harness::Daemon;
+
+use super::{CONFIG, Crowd, refusal, replace_by_script, start_copy, upgrade, upgrades};
+
+/// Talks with everybody while the upgrade is refused, and afterwards; then the program is put back
+/// and there is one.
+fn refused_with(replace: impl FnOnce(&Daemon), reason: &str) {
+    let daemon = start_copy(CONFIG);
+    let mut crowd = Crowd::new();
+    crowd.all(
+        daemon.address("main"),
+        daemon.address("udp"),
+        daemon.folder.path(),
+    );
+    crowd.wait_for_everybody();
+    let before = daemon.descriptors();
+    replace(&daemon);
+    let said = refusal(&daemon);
+    assert!(said.contains(reason), "{said}");
+    assert!(said.starts_with("echoctl: no "), "{said}");
+    assert!(daemon.log().contains(reason), "{}", daemon.log());
+    crowd.wait_for_everybody();
+    assert_eq!(upgrades(&daemon), 0);
+    // Those who come, say one thing and go make it a few more or less.
+    let after = daemon.descriptors();
+    assert!(after < before + 10, "{before} became {after}");
+
+    replace_by_script(&daemon, "exec {echod} \"$@\"");
+    upgrade(&daemon);
+    crowd.wait_for_everybody();
+    crowd.end();
+}
+
+#[test]
+fn a_file_that_is_no_program_is_never_executed() {
+    refused_with(
+        |daemon| {
+            let beside = daemon.path("text");
+            std::fs::write(&beside, "not a program").unwrap();
+            let mode = std::fs::Permissions::from_mode(0o644);
+            std::fs::set_permissions(&beside, mode).unwrap();
+            std::fs::rename(beside, daemon.path("echod")).unwrap();
+        },
+        "ermission denied",
+    );
+}
+
+#[test]
+fn a_program_that_says_yes_to_everything_and_is_no_echod_is_never_executed() {
+    refused_with(
+        |daemon| {
+            let beside = daemon.path("true");
+            std::os::unix::fs::symlink("/bin/true", &beside).unwrap();
+            std::fs::rename(beside, daemon.path("echod")).unwrap();
+        },
+        "is not echod",
+    );
+}
+
+#[test]
+fn a_program_that_does_not_know_this_record_is_never_executed() {
+    refused_with(
+        |daemon| {
+            replace_by_script(
+                daemon,
+                "echo 'echod: records of version 1 are old' >&2; exit 1",
+            );
+        },
+        "can't take over: records of version 1 are old",
+    );
+}
+
+#[test]
+fn a_program_that_is_gone_is_said_to_be() {
+    refused_with(
+        |daemon| std::fs::remove_file(daemon.path("echod")).unwrap(),
+        "No such file or directory",
+    );
+}
+
+#[test]
+fn a_program_that_talks_a_lot_is_heard_to_its_end() {
+    refused_with(
+        |daemon| {
+            replace_by_script(daemon, "yes echod: no | head -n 100000 >&2; exit 1");
+        },
+        "can't take over: no; no",
+    );
+}
+
+#[test]
+#[ignore = "takes as long as a new program may take: ten seconds"]
+fn a_program_that_does_not_answer_is_waited_for_so_long() {
+    refused_with(
+        |daemon| {
+            replace_by_script(daemon, "exec sleep 1000");
+        },
+        "no answer within 10 s",
+    );
+}
+
+#[test]
+fn when_the_program_vanishes_after_its_yes_everybody_goes_on() {
+    refused_with(
+        |daemon| {
+            replace_by_script(
+                daemon,
+                "case \"$*\" in *--check*) rm {dir}/echod; exit 0;; esac\nexec {echod} \"$@\"",
+            );
+        },
+        "No such file or directory",
+    );
+}

@@ -1,0 +1,390 @@
+//! What the successor knows: counters, names, times, limits, and the configuration, old and new.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use nix::errno::Errno;
+use serde_json::{Value, json};
+
+use crate::harness::{Daemon, connect, eventually, exchange, free_port, text, udp};
+
+use super::{CONFIG, refusal, upgrade, upgrades};
+
+/// What of a listener may not change.
+fn counters(daemon: &Daemon) -> Value {
+    let mut listeners = daemon.ctl_json(&["listeners"]);
+    for listener in listeners["listeners"].as_array_mut().unwrap() {
+        // Somebody may be on the way out.
+        listener.as_object_mut().unwrap().remove("state");
+    }
+    listeners
+}
+
+/// The peers by number: who, and what they have sent.
+fn peers(daemon: &Daemon) -> Vec<(u64, String, u64, u64, u64)> {
+    let reply = daemon.ctl_json(&["peers", "--sort", "age"]);
+    let peer = |peer: &Value| {
+        (
+            peer["id"].as_u64().unwrap(),
+            format!(
+                "{} {} {}",
+                peer["listener"], peer["address"], peer["local_address"]
+            ),
+            peer["bytes_received"].as_u64().unwrap(),
+            peer["age_ms"].as_u64().unwrap(),
+            peer["idle_ms"].as_u64().unwrap(),
+        )
+    };
+    let mut peers: Vec<_> = reply["peers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(peer)
+        .collect();
+    peers.sort();
+    peers
+}
+
+#[test]
+fn counters_numbers_and_ages_go_on() {
+    let daemon = Daemon::start(CONFIG);
+    let mut stay: Vec<TcpStream> = (0..5).map(|_| daemon.connect("main")).collect();
+    for (index, peer) in stay.iter_mut().enumerate() {
+        let message = vec![7; 100 + index];
+        assert_eq!(exchange(peer, &message), message);
+    }
+    let client = udp("127.0.0.1:0");
+    client.connect(daemon.address("udp")).unwrap();
+    client.send(b"hello").unwrap();
+    client.recv(&mut [0; 10]).unwrap();
+    let mut leaves = daemon.connect("main");
+    assert_eq!(exchange(&mut leaves, b"bye"), b"bye");
+    drop(leaves);
+    eventually("it has gone", || daemon.connections("main") == 5);
+    assert_eq!(daemon.reload()["outcome"], "unchanged");
+    let changed = CONFIG.replace(
+        "[listener.main]",
+        "[listener.main]
+idle-timeout = \"9m\"",
+    );
+    assert_eq!(daemon.reload_with(&changed)["outcome"], "applied");
+
+    let status = |daemon: &Daemon| daemon.ctl_json(&["status"])["status"].clone();
+    let (before, listeners, known) = (status(&daemon), counters(&daemon), peers(&daemon));
+    upgrade(&daemon);
+    let (after, now_known) = (status(&daemon), peers(&daemon));
+    assert_eq!(counters(&daemon), listeners);
+    assert_eq!(known.len(), 6);
+    for (old, new) in known.iter().zip(&now_known) {
+        assert_eq!((old.0, &old.1, old.2), (new.0, &new.1, new.2));
+        assert!(new.3 >= old.3 && new.4 >= old.4, "{old:?} became {new:?}");
+    }
+    for key in [
+        "pid",
+        "generation",
+        "connections",
+        "bytes_received",
+        "bytes_sent",
+        "config",
+    ] {
+        assert_eq!(before[key], after[key], "{key}");
+    }
+    assert!(after["uptime_ms"].as_u64() >= before["uptime_ms"].as_u64());
+    // The successor has looked at the configuration, and counts that.
+    let id = |status: &Value| status["last_reload"]["id"].as_u64().unwrap();
+    assert_eq!(id(&after), id(&before) + 1);
+    assert_eq!(after["last_reload"]["outcome"], "unchanged");
+
+    let mut new = daemon.connect("main");
+    assert_eq!(exchange(&mut new, b"new"), b"new");
+    client.send(b"again").unwrap();
+    client.recv(&mut [0; 10]).unwrap();
+    let largest = known.iter().map(|peer| peer.0).max().unwrap();
+    let now = peers(&daemon);
+    let fresh: Vec<_> = now.iter().filter(|peer| peer.0 > largest).collect();
+    assert_eq!(fresh.len(), 1, "{now:?}");
+    assert_eq!(now.len(), 7, "{now:?}");
+    let kicked = daemon.ctl_json(&[
+        "call",
+        "ClosePeers",
+        &json!({ "id": known[0].0 }).to_string(),
+    ]);
+    assert_eq!(kicked["closed"], 1, "a number from before is still good");
+}
+
+#[test]
+fn what_was_set_at_run_time_stays_set() {
+    let daemon = Daemon::start(CONFIG);
+    daemon.ctl_text(&["backlog", "main", "7"]);
+    daemon.ctl_text(&["log-level", "debug"]);
+    for _ in 0..2 {
+        upgrade(&daemon);
+    }
+    let main = daemon.listener("main");
+    assert_eq!(main["backlog"]["requested"], 7);
+    assert_eq!(main["backlog"]["effective"], 7);
+    assert_eq!(main["overridden"], json!(["backlog"]));
+    let level = daemon.ctl_json(&["log-level", "debug"]);
+    assert_eq!(level["before"], "debug");
+    // A reload ends all that, as it would have before.
+    daemon.reload();
+    let main = daemon.listener("main");
+    assert_ne!(main["backlog"]["requested"], 7);
+    assert_eq!(main["overridden"], json!([]));
+    let level = daemon.ctl_json(&["log-level", "info"]);
+    assert_eq!(level["before"], "info");
+}
+
+/// Whether the service lets us in.
+fn is_let_in(daemon: &Daemon, listener: &str) -> Option<TcpStream> {
+    // It may be reset before it is told to be connected.
+    let mut stream = TcpStream::connect(daemon.address(listener)).ok()?;
+    let answered =
+        stream.write_all(b"x").is_ok() && stream.read(&mut [0; 1]).is_ok_and(|len| len == 1);
+    answered.then_some(stream)
+}
+
+#[test]
+fn who_was_there_before_still_counts_at_the_gate() {
+    let config = r#"
+[listener.full]
+protocol = "tcp"
+address = "127.0.0.1:0"
+max-connections = 3
+when-full = "reset"
+
+[listener.source]
+protocol = "tcp"
+address = "127.0.0.1:0"
+max-per-source = 2
+"#;
+    let daemon = Daemon::start(config);
+    for (listener, max) in [("full", 3), ("source", 2)] {
+        let mut inside: Vec<TcpStream> = (0..max)
+            .map(|_| is_let_in(&daemon, listener).expect("there is room"))
+            .collect();
+        for _ in 0..2 {
+            assert!(is_let_in(&daemon, listener).is_none(), "{listener} is full");
+            upgrade(&daemon);
+        }
+        assert!(is_let_in(&daemon, listener).is_none(), "{listener} is full");
+        drop(inside.pop());
+        eventually("there is room again", || {
+            match is_let_in(&daemon, listener) {
+                Some(stream) => inside.push(stream),
+                None => return false,
+            }
+            true
+        });
+        assert!(is_let_in(&daemon, listener).is_none(), "{listener} is full");
+        drop(inside);
+        eventually("all have gone", || daemon.connections(listener) == 0);
+        let all: Vec<_> = (0..max).map(|_| is_let_in(&daemon, listener)).collect();
+        assert!(all.iter().all(Option::is_some), "every place has come back");
+    }
+}
+
+#[test]
+fn who_waits_in_the_queue_of_a_full_listener_is_let_in_when_one_leaves_after_the_upgrade() {
+    let daemon = Daemon::start(
+        "[listener.main]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\nmax-connections = 1\n",
+    );
+    let mut inside = daemon.connect("main");
+    assert_eq!(exchange(&mut inside, b"x"), b"x");
+    let mut waits = daemon.connect("main");
+    waits.write_all(b"patience").unwrap();
+    upgrade(&daemon);
+    assert_eq!(exchange(&mut inside, b"y"), b"y");
+    assert_eq!(daemon.listener("main")["accepted"], 1);
+    drop(inside);
+    let mut back = [0; 8];
+    waits.read_exact(&mut back).unwrap();
+    assert_eq!(&back, b"patience");
+}
+
+#[test]
+fn an_upgrade_gives_nobody_more_time() {
+    let daemon = Daemon::start(
+        r#"
+[listener.idle]
+protocol = "tcp"
+address = "127.0.0.1:0"
+idle-timeout = "4s"
+
+[listener.stall]
+protocol = "tcp"
+address = "127.0.0.1:0"
+send-buffer = "64KiB"
+write-stall-timeout = "4s"
+"#,
+    );
+    let mut idle = daemon.connect("idle");
+    let stalls = daemon.connect("stall");
+    super::write_until_full(&stalls, 1);
+    eventually("they have used up most of their time", || {
+        let peers = peers(&daemon);
+        peers.len() == 2 && peers.iter().all(|peer| peer.4 > 3000)
+    });
+    upgrade(&daemon);
+    let new = daemon.connect("idle");
+    eventually("their time is over", || {
+        daemon.connections("idle") <= 1 && daemon.connections("stall") == 0
+    });
+    let left = peers(&daemon);
+    assert_eq!(left.len(), 1, "the new one is there: {left:?}");
+    assert!(left[0].3 < 3000, "they had to begin again: {left:?}");
+    assert_eq!(idle.read(&mut [0; 1]).unwrap(), 0, "a FIN");
+    drop(new);
+}
+
+#[test]
+fn a_connection_keeps_the_reply_that_it_was_opened_with() {
+    let daemon = Daemon::start(CONFIG);
+    let mut old = daemon.connect("main");
+    assert_eq!(exchange(&mut old, b"abc"), b"abc");
+    let upper = CONFIG.replace("[listener.main]", "[listener.main]\nreply = \"upper\"");
+    assert_eq!(daemon.reload_with(&upper)["outcome"], "applied");
+    assert_eq!(exchange(&mut old, b"abc"), b"abc");
+    upgrade(&daemon);
+    assert_eq!(exchange(&mut old, b"abc"), b"abc");
+    let mut new = daemon.connect("main");
+    assert_eq!(exchange(&mut new, b"abc"), b"ABC");
+}
+
+#[test]
+fn what_has_changed_on_disk_comes_about_as_at_a_reload() {
+    let (old_port, new_port) = (free_port(), free_port());
+    let config = |driver: &str, workers: u32, rest: &str| {
+        let workers = format!("[daemon]\nworkers = {workers}\ndriver = \"{driver}\"\n");
+        workers
+            + &rest
+                .replace("OLD", &old_port.to_string())
+                .replace("NEW", &new_port.to_string())
+    };
+    let drivers = match crate::harness::asked_driver().as_deref() {
+        Some("epoll") => ["epoll", "io_uring"],
+        _ => ["io_uring", "epoll"],
+    };
+    let before = r#"
+[listener.stays]
+protocol = "tcp"
+address = "127.0.0.1:0"
+
+[listener.goes]
+protocol = "tcp"
+address = "127.0.0.1:0"
+
+[listener.moves]
+protocol = "tcp"
+address = "127.0.0.1:OLD"
+"#;
+    let after = r#"
+[listener.stays]
+protocol = "tcp"
+address = "127.0.0.1:0"
+reply = "upper"
+
+[listener.comes]
+protocol = "udp"
+address = "127.0.0.1:0"
+
+[listener.moves]
+protocol = "tcp"
+address = "127.0.0.1:NEW"
+"#;
+    let daemon = Daemon::start(&config(drivers[0], 2, before));
+    let open = |name| {
+        let mut peer = daemon.connect(name);
+        assert_eq!(exchange(&mut peer, b"x"), b"x");
+        peer
+    };
+    let mut peers: Vec<TcpStream> = ["stays", "goes", "moves"].map(open).into();
+    let stays = daemon.address("stays");
+    daemon.write_config(&config(drivers[1], 1, after));
+    upgrade(&daemon);
+    let status = daemon.ctl_json(&["status"])["status"].clone();
+    assert_eq!(
+        (&status["workers"], &status["driver"]),
+        (&json!(1), &json!(drivers[1]))
+    );
+    assert_eq!(
+        (&status["generation"], &status["connections"]),
+        (&json!(2), &json!(3))
+    );
+    assert_eq!(status["last_reload"]["outcome"], "applied");
+    assert_eq!(status["last_reload"]["trigger"], "start");
+    for peer in &mut peers {
+        assert_eq!(exchange(peer, b"y"), b"y", "those there keep what they had");
+    }
+    assert_eq!(daemon.address("stays"), stays, "its socket was not touched");
+    assert_eq!(exchange(&mut connect(stays), b"y"), b"Y");
+    assert_eq!(daemon.address("moves").port(), new_port);
+    assert_eq!(
+        exchange(&mut connect(([127, 0, 0, 1], new_port).into()), b"y"),
+        b"y"
+    );
+    eventually("the old address is free", || {
+        TcpStream::connect(("127.0.0.1", old_port)).is_err()
+    });
+    let client = udp("127.0.0.1:0");
+    client.connect(daemon.address("comes")).unwrap();
+    client.send(b"x").unwrap();
+    assert_eq!(client.recv(&mut [0; 10]).unwrap(), 1);
+    let listeners = daemon.ctl_json(&["listeners"]);
+    let goes = listeners["listeners"].as_array().unwrap().iter();
+    let goes: Vec<&Value> = goes.filter(|listener| listener["name"] == "goes").collect();
+    assert_eq!(
+        (&goes[0]["state"], &goes[0]["connections"]),
+        (&json!("retired"), &json!(1))
+    );
+
+    // And back, with more workers than there were.
+    daemon.write_config(&config(drivers[0], 3, before));
+    upgrade(&daemon);
+    let status = daemon.ctl_json(&["status"])["status"].clone();
+    assert_eq!(
+        (&status["workers"], &status["driver"]),
+        (&json!(3), &json!(drivers[0]))
+    );
+    for peer in &mut peers {
+        assert_eq!(exchange(peer, b"z"), b"z");
+    }
+    let mut again: Vec<TcpStream> = (0..20).map(|_| daemon.connect("goes")).collect();
+    again
+        .iter_mut()
+        .for_each(|peer| assert_eq!(exchange(peer, b"z"), b"z"));
+}
+
+#[test]
+fn a_broken_configuration_refuses_the_upgrade_and_says_where_it_is_broken() {
+    let daemon = Daemon::start(CONFIG);
+    let mut peer = daemon.connect("main");
+    assert_eq!(exchange(&mut peer, b"x"), b"x");
+    let status = daemon.ctl_json(&["status"])["status"]["last_reload"].clone();
+    daemon.write_config(&CONFIG.replacen("protocol = \"tcp\"", "protocol = \"tpc\"", 1));
+    let said = refusal(&daemon);
+    let place = format!("{}:3:12: ", daemon.path("echod.toml").display());
+    assert!(said.contains(&place), "{said}");
+    assert_eq!(upgrades(&daemon), 0);
+    assert_eq!(exchange(&mut peer, b"y"), b"y");
+    let after = daemon.ctl_json(&["status"])["status"]["last_reload"].clone();
+    assert_eq!(after, status, "nothing has changed");
+    let json = daemon.ctl(&["--json", "upgrade"]);
+    assert_eq!(json.status.code(), Some(1), "{}", text(&json.stdout));
+}
+
+#[test]
+fn what_this_machine_refuses_to_the_successor_costs_nobody_a_connection() {
+    let config = "[daemon]\ndriver = \"epoll\"\n".to_owned() + CONFIG;
+    let daemon = crate::drivers::where_io_uring_fails(Errno::EPERM, || Daemon::start(&config));
+    let mut peer = daemon.connect("main");
+    assert_eq!(exchange(&mut peer, b"x"), b"x");
+    let changed = config.replace("epoll", "io_uring") + "[control]\ngroup = \"nobody-has-this\"\n";
+    daemon.write_config(&changed);
+    upgrade(&daemon);
+    let log = daemon.log();
+    assert!(log.contains("[daemon] driver \"io_uring\": "), "{log}");
+    assert!(log.contains("there is no such group"), "{log}");
+    assert_eq!(exchange(&mut peer, b"y"), b"y");
+    assert_eq!(exchange(&mut daemon.connect("main"), b"z"), b"z");
+}
