@@ -22,7 +22,6 @@ use std::time::{Duration, Instant};
 use nix::unistd::execve;
 
 use crate::control::{self, schema};
-use crate::driver::Waker;
 use crate::sys::handover as carriers;
 use crate::worker::mailbox::Command;
 
@@ -115,9 +114,9 @@ impl Invocation {
         Ok(execve(&path, &arguments, &environment?)?)
     }
 
-    /// Asks the program that is there now whether it can go on, with the configuration that is there
-    /// now.
-    fn ask(&self) -> Result<(), String> {
+    /// Asks the program that is there now whether it can go on, and for this process, whether with
+    /// the configuration that is there now.
+    fn ask(&self, successor: Successor) -> Result<(), String> {
         let path = self.path.display();
         let version = record::VERSION.to_string();
         let can: [OsString; 2] = ["--can-take-over".into(), version.into()];
@@ -127,6 +126,10 @@ impl Invocation {
         // There are programs that are pleased with whatever they are told.
         if answer.trim_end() != record::YES {
             return Err(format!("{path} can't take over: it is not echod"));
+        }
+        if successor == Successor::Process {
+            // What is wrong there shows when it starts, and is no reason to let peers go.
+            return Ok(());
         }
         let check = [self.arguments.as_slice(), &["--check".into()]].concat();
         self.run(&check)
@@ -207,16 +210,21 @@ fn listen(stream: Option<impl Read + Send + 'static>) -> Receiver<String> {
 impl Daemon {
     /// Begins an upgrade, if there can be one.
     pub(super) fn upgrade(&mut self, caller: Option<ClientId>, now: Instant) {
+        self.look_for_successor(Successor::Program, caller, now);
+    }
+
+    fn look_for_successor(&mut self, successor: Successor, caller: Option<ClientId>, now: Instant) {
         let step = match self.why_no_successor() {
             Some(reason) => Err(reason.to_owned()),
-            None => ask_in_background(self.invocation.clone(), self.workers.control().clone())
+            None => self
+                .ask_in_background(successor)
                 .map(Step::Asking)
                 .map_err(|error| error.to_string()),
         };
         match step {
             Ok(step) => {
                 self.handover = Some(Handover {
-                    successor: Successor::Program,
+                    successor,
                     step,
                     caller,
                     until: now + 3 * ANSWER_TIME_MAX,
@@ -226,22 +234,30 @@ impl Daemon {
         }
     }
 
+    fn ask_in_background(&self, successor: Successor) -> io::Result<Receiver<Result<(), String>>> {
+        let (sender, answer) = channel();
+        let (invocation, control) = (self.invocation.clone(), self.workers.control().clone());
+        std::thread::Builder::new()
+            .name("upgrade".into())
+            .spawn(move || {
+                // It fails only for a mistake in its arguments. Signals are for the main thread, which
+                // sees to it that none comes between two programs.
+                let _ = signals::block_all();
+                // It may have been given up meanwhile.
+                let _ = sender.send(invocation.ask(successor));
+                control.wake();
+            })?;
+        Ok(answer)
+    }
+
     /// Begins to leave everything to the process that the service manager starts next.
     pub(super) fn hand_over_to_process(&mut self, caller: ClientId, now: Instant) {
-        let is_kept = self.manager.as_ref().is_some_and(Manager::keeps);
-        let no_manager = (!is_kept).then_some(
-            "no service manager keeps anything: $FDSTORE is not set \
-             (FileDescriptorStoreMax= in the unit; before systemd 254 also Environment=FDSTORE=1)",
-        );
-        if let Some(reason) = self.why_no_successor().or(no_manager) {
-            return self.refuse_successor(Some(caller), reason, now);
+        if self.manager.as_ref().is_some_and(Manager::keeps) {
+            return self.look_for_successor(Successor::Process, Some(caller), now);
         }
-        self.handover = Some(Handover {
-            successor: Successor::Process,
-            step: Step::Settling,
-            caller: Some(caller),
-            until: now + SETTLE_TIME_MAX,
-        });
+        let reason = "no service manager keeps anything: $FDSTORE is not set \
+                      (FileDescriptorStoreMax= in the unit; before systemd 254 also Environment=FDSTORE=1)";
+        self.refuse_successor(Some(caller), reason, now);
     }
 
     fn why_no_successor(&self) -> Option<&'static str> {
@@ -430,22 +446,4 @@ impl Daemon {
         }
         self.refuse_successor(handover.caller, reason, now);
     }
-}
-
-fn ask_in_background(
-    invocation: Invocation,
-    control: Waker,
-) -> io::Result<Receiver<Result<(), String>>> {
-    let (sender, answer) = channel();
-    std::thread::Builder::new()
-        .name("upgrade".into())
-        .spawn(move || {
-            // It fails only for a mistake in its arguments. Signals are for the main thread, which
-            // sees to it that none comes between two programs.
-            let _ = signals::block_all();
-            // It may have been given up meanwhile.
-            let _ = sender.send(invocation.ask());
-            control.wake();
-        })?;
-    Ok(answer)
 }
