@@ -299,6 +299,52 @@ fn a_socket_outside_of_the_folders_of_the_start_is_not_made_though_the_user_may(
     );
 }
 
+/// Landlock has 16 layers at most, and capabilities are lost with a careless exec.
+#[test]
+fn who_has_become_the_user_is_upgraded_as_often_as_one_likes() {
+    if !is_root() {
+        return;
+    }
+    let ports: Vec<u16> = low_ports().skip(20).take(2).collect();
+    let first = format!(
+        "{}{}",
+        tcp("main", ports[0]),
+        unix("local", "{dir}/echo.sock")
+    );
+    let mut daemon = start(&config(USER, &first), |command| {
+        let file = command.get_args().nth(1).expect("--config FILE");
+        // A successor is executed by the user.
+        let copy = Path::new(file).with_file_name("echod");
+        fs::copy(ECHOD, &copy).expect("a copy");
+        let line = format!("exec {} \"$@\"", copy.display());
+        after_shell_line(command, &line);
+    });
+    let mut peer = connect(([127, 0, 0, 1], ports[0]).into());
+    for round in 0..20u8 {
+        daemon.ctl_text(&["upgrade"]);
+        assert_eq!(exchange(&mut peer, &[round; 9]), [round; 9]);
+    }
+    let user = nobody().uid.to_string();
+    let ids = BTreeSet::from([[user.as_str(); 4].join(" ")]);
+    assert_eq!(of_all_threads(&daemon, "Uid"), ids);
+    let both = config(USER, &format!("{first}{}", tcp("other", ports[1])));
+    assert_eq!(daemon.reload_with(&both)["outcome"], "applied");
+    let mut other = connect(([127, 0, 0, 1], ports[1]).into());
+    assert_eq!(exchange(&mut other, b"new"), b"new");
+
+    // Whom it is to become is for a start as root; here it is said, and nobody suffers for it.
+    daemon.write_config(&both.replace(USER, "daemon"));
+    daemon.ctl_text(&["upgrade"]);
+    assert_eq!(exchange(&mut peer, b"still here"), b"still here");
+    assert!(daemon.log().contains("only root can take another user"));
+    drop((peer, other));
+    daemon.signal(Signal::SIGTERM);
+    assert!(daemon.wait().success());
+    for name in ["control.sock", "echo.sock"] {
+        assert!(!daemon.path(name).exists(), "{name}: {}", daemon.log());
+    }
+}
+
 fn has_landlock(daemon: &Daemon) -> bool {
     let has = !daemon.log().contains("this kernel has no Landlock");
     if !has {
