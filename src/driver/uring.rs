@@ -270,7 +270,7 @@ impl Uring {
                 done.push(Completion::Woken);
             }
             // What was told to end says so itself.
-            Request::Cancel => {}
+            Request::Cancel => self.cancelled(token, result.result()),
         }
     }
 

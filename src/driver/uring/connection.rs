@@ -340,8 +340,8 @@ impl Uring {
         }
 
         match (connection.sending, &connection.first) {
-            // Nothing is received while anything waits, so what is held came before all that does.
             (Sending::No, _) if connection.leaves() => {}
+            // Nothing is received while anything waits, so what is held came before all that does.
             (Sending::No, _) if connection.relay.holds() => {
                 ring.poll_output(fd, Request::Writable, token);
                 connection.sending = Sending::Polled;
@@ -372,6 +372,26 @@ impl Uring {
         if connection.detaching == Detaching::Asked && connection.at_rest() {
             // It is said with the next wait: then all that has come is shown and answered.
             self.chores.push(token);
+        }
+    }
+
+    /// Whether a request was told to end. The kernel does not find one that it is about to try
+    /// again at that moment: that one is told until it hears.
+    pub(super) fn cancelled(&mut self, token: Token, result: i32) {
+        if ![libc::ENOENT, libc::EALREADY].contains(&-result) {
+            return;
+        }
+        let Some(Parts {
+            connection, ring, ..
+        }) = self.connection(token)
+        else {
+            return;
+        };
+        if connection.receiving == Receiving::Cancelled {
+            ring.cancel(Request::Receive, token);
+        }
+        if connection.sending == Sending::Cancelled {
+            ring.cancel(Request::Send, token);
         }
     }
 
