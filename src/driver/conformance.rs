@@ -8,20 +8,22 @@
 //! or panics with what was seen instead. That something does *not* happen is watched for a while.
 
 mod datagrams;
+mod ends;
+mod handover;
 mod harness;
 mod listeners;
 mod relay;
 mod stage;
-mod urgent;
 
 use std::time::{Duration, Instant};
 
 use self::datagrams::*;
+use self::ends::*;
+use self::handover::*;
 use self::harness::{Harness, Place};
 use self::listeners::*;
 use self::relay::*;
 use self::stage::{Answer, DEADLINE, Event, Stage, TURN, pattern};
-use self::urgent::*;
 use super::buffers::{BUFFER_BYTES, BUFFER_COUNT};
 use super::sim::End;
 use super::{Closing, Driver, Op};
@@ -120,6 +122,19 @@ promises! {
         without_descriptors_bytes_are_shown,
         pipes_at_home_make_room_for_a_client,
         descriptors_of_pipes_come_home,
+        an_idle_connection_goes_on_in_another_driver,
+        traffic_amid_many_hand_overs_comes_back_whole,
+        a_crowd_leaves_amid_its_traffic,
+        bulk_amid_many_hand_overs_comes_back_whole,
+        what_a_pipe_holds_leaves_before_what_waits_behind_it,
+        what_a_stalled_peer_is_owed_is_sent_first_and_once,
+        nothing_is_received_before_what_is_owed_is_sent,
+        what_is_larger_than_a_buffer_is_handed_over_again_in_its_midst,
+        what_is_submitted_until_it_is_taken_is_owed,
+        the_end_of_a_half_closed_peer_is_said_by_who_goes_on,
+        a_close_after_detach_is_heard_alone,
+        who_fails_first_is_not_detached,
+        nobody_is_taken_who_is_not_detached,
         a_waker_wakes_from_another_thread_once,
         a_wait_ends_at_its_time_and_not_before,
         a_wait_whose_time_has_passed_still_says_what_is_ready,
@@ -665,82 +680,6 @@ fn a_flood_of_datagrams_hides_no_connection<H: Harness>() {
     stage.until("the flood is over", |stage| {
         stage.count(|event| matches!(event, Event::Datagram(..))) > 200
     });
-}
-
-// 12. Ends.
-
-fn the_end_comes_once_and_after_all_bytes<H: Harness>() {
-    let mut stage = Stage::<H>::new(Answer::Discard);
-    let (_, address) = stage.listener(None);
-    for size in [0, 1, 200_000] {
-        let (mut peer, connection) = stage.connection(&address);
-        stage.write_all(&mut peer, &pattern(0, size));
-        stage.net.half_close(&mut peer);
-        stage.until_event(&Event::Ended(connection));
-        let last = stage
-            .events
-            .iter()
-            .rfind(|event| event.is_about(connection));
-        assert_eq!(last, Some(&Event::Ended(connection)));
-        assert!(stage.received(connection) == pattern(0, size));
-        stage.until_quiet();
-        assert_eq!(stage.count(|event| *event == Event::Ended(connection)), 1);
-        assert_eq!(
-            stage.net.read(&mut peer, 1, &mut vec![]),
-            None,
-            "our side is still open"
-        );
-    }
-}
-
-fn an_end_while_resting_is_said_when_receiving_goes_on<H: Harness>() {
-    let mut stage = Stage::<H>::new(Answer::Discard);
-    let (_, address) = stage.listener(None);
-    let (mut peer, connection) = stage.connection(&address);
-    stage.driver.submit(Op::Rest { connection });
-    stage.until_quiet();
-    stage.write_all(&mut peer, b"the end");
-    stage.net.half_close(&mut peer);
-    stage.until_quiet();
-    assert!(!stage.has(&Event::Ended(connection)));
-    stage.driver.submit(Op::Receive { connection });
-    stage.until_event(&Event::Ended(connection));
-    assert_eq!(stage.received(connection), b"the end");
-}
-
-fn a_reset_is_one_failed_and_no_end<H: Harness>() {
-    let mut stage = Stage::<H>::new(Answer::Discard);
-    let (_, address) = stage.listener(None);
-    let (peer, connection) = stage.connection(&address);
-    stage.net.reset(peer);
-    stage.until_event(&Event::Failed(connection));
-    stage.until_quiet();
-    let about = stage.count(|event| matches!(event, Event::Failed(_) | Event::Ended(_)));
-    assert_eq!(about, 1);
-    stage.close(connection, Closing::Now);
-}
-
-fn after_shut_down_the_peer_sees_the_end_and_is_still_heard<H: Harness>() {
-    let mut stage = Stage::<H>::new(Answer::Echo);
-    let (_, address) = stage.listener(None);
-    let (mut peer, connection) = stage.connection(&address);
-    stage.write_all(&mut peer, b"last words");
-    stage.until("all is received", |stage| {
-        stage.received(connection).len() == 10
-    });
-    stage.driver.submit(Op::ShutDown { connection });
-    assert_eq!(
-        stage.read_end(&mut peer),
-        (b"last words".to_vec(), End::Fin)
-    );
-    stage.answer = Answer::Discard;
-    stage.write_all(&mut peer, b", heard");
-    stage.until("it is received", |stage| {
-        stage.received(connection) == b"last words, heard"
-    });
-    stage.net.half_close(&mut peer);
-    stage.until_event(&Event::Ended(connection));
-    assert_eq!(stage.count(|event| matches!(event, Event::Failed(_))), 0);
 }
 
 // Time, the waker, and what can be asked.

@@ -276,7 +276,6 @@ impl Epoll {
         done.push(Completion::Closed { token });
     }
 
-    /// Ends the registration of a descriptor that others may hold as well.
     fn forget(&self, endpoint: &Endpoint) {
         if endpoint.told != Wish::Nothing {
             // It is registered, as noted, so this can't fail.

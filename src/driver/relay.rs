@@ -249,6 +249,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_held_can_be_read_and_the_pipe_is_empty_then() {
+        let (mut pipes, mut relay, (mut ours, mut peer)) = (Pipes::new(), in_bulk(), pair());
+        assert!(relay.read(&mut pipes).is_empty());
+        while ours.write(&[0; 4096]).is_ok() {}
+        let bytes: Vec<u8> = (0..60_000).map(|place| (place % 251) as u8).collect();
+        peer.write_all(&bytes).expect("the socket has room");
+        assert_eq!(relay.take(ours.as_fd(), &mut pipes), Taken::Bytes(60_000));
+        assert_eq!(relay.give(ours.as_fd(), &mut pipes), Ok(0));
+        assert!(relay.read(&mut pipes) == bytes);
+        assert!(!relay.holds());
+        let pipe = pipes.lease().expect("it is at home");
+        assert_eq!(read(&pipe.output, &mut [0]), Err(Errno::EAGAIN));
+    }
+
+    #[test]
     fn an_end_and_nothing_are_told_apart() {
         let (mut pipes, mut relay, (ours, peer)) = (Pipes::new(), in_bulk(), pair());
         assert_eq!(relay.take(ours.as_fd(), &mut pipes), Taken::Nothing);

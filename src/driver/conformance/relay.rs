@@ -12,7 +12,7 @@ use crate::driver::sim::End;
 use crate::driver::{Closing, Driver, Op, Token};
 
 /// Numbers that look random and are the same each time.
-fn scatter(state: &mut u64, below: usize) -> usize {
+pub(super) fn scatter(state: &mut u64, below: usize) -> usize {
     *state = state
         .wrapping_mul(6_364_136_223_846_793_005)
         .wrapping_add(1);
@@ -31,12 +31,16 @@ fn relayed<H: Harness>(stage: &Stage<H>, connection: Token) -> (usize, usize) {
 }
 
 /// All bytes of this connection that arrived, in one way or the other.
-fn arrived<H: Harness>(stage: &Stage<H>, connection: Token) -> usize {
+pub(super) fn arrived<H: Harness>(stage: &Stage<H>, connection: Token) -> usize {
     stage.received(connection).len() + relayed(stage, connection).0
 }
 
 /// Gets a connection into bulk, where the driver knows such a thing.
-fn get_into_bulk<H: Harness>(stage: &mut Stage<H>, peer: &mut H::Peer, connection: Token) {
+pub(super) fn get_into_bulk<H: Harness>(
+    stage: &mut Stage<H>,
+    peer: &mut H::Peer,
+    connection: Token,
+) {
     let bytes = pattern(0, 4 * BUFFER_BYTES);
     let before = arrived(stage, connection);
     stage.write_all(peer, &bytes[..1]);
@@ -78,7 +82,7 @@ fn fill<H: Harness>(stage: &mut Stage<H>, peers: &mut [(H::Peer, Token)]) -> Vec
 }
 
 /// A connection in bulk whose peer wrote and did not read until all came to rest.
-fn full<H: Harness>(stage: &mut Stage<H>, place: Place) -> (H::Peer, Token, usize) {
+pub(super) fn full<H: Harness>(stage: &mut Stage<H>, place: Place) -> (H::Peer, Token, usize) {
     let address = stage.listener_at(place);
     let (mut peer, connection) = stage.connection(&address);
     get_into_bulk(stage, &mut peer, connection);

@@ -78,7 +78,15 @@ pub(super) struct Stage<H: Harness> {
 
 impl<H: Harness> Stage<H> {
     pub(super) fn new(answer: Answer) -> Self {
-        let (net, driver) = H::new();
+        Self::over(H::new(), answer)
+    }
+
+    /// Another driver in the same world.
+    pub(super) fn beside(&self) -> Self {
+        Self::over(self.net.beside(), self.answer)
+    }
+
+    fn over((net, driver): (H, H::Driver), answer: Answer) -> Self {
         Self {
             net,
             driver,

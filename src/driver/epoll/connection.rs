@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 
-use super::{Endpoint, Epoll, Kind};
+use super::{Endpoint, Epoll, Kind, Wish};
 use crate::driver::buffers::{BUFFER_BYTES, Buffers, Queue};
 use crate::driver::pipes::Pipes;
 use crate::driver::relay::{Relay, Taken};
@@ -277,12 +277,13 @@ impl Epoll {
             }
         }
         let unsent = connection.take_unsent(&mut self.buffers, &mut self.pipes);
-        let endpoint = self.endpoints.remove(token)?;
-        self.forget(&endpoint);
-        Some(Detached {
-            socket: endpoint.fd,
-            unsent,
-        })
+        let Endpoint { fd, told, .. } = self.endpoints.remove(token)?;
+        debug_assert_eq!(
+            told,
+            Wish::Nothing,
+            "the kernel was told with the same wait"
+        );
+        Some(Detached { socket: fd, unsent })
     }
 
     pub(super) fn fail(&mut self, token: Token, error: io::Error, done: &mut Vec<Completion>) {
