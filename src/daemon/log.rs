@@ -1,6 +1,6 @@
 //! Where log lines go: to the journal with their fields, to syslog, or to standard error.
 //!
-//! A line is made safe in [`line`], and [`limiter`] says whether it is one too many. What it is
+//! A line is made safe in [`mod@line`], and [`limiter`] says whether it is one too many. What it is
 //! about is said by key-values (`listener`, `peer`, `reload_id`), which the journal keeps. Never
 //! waits for the journal or for syslog.
 

@@ -10,10 +10,10 @@
 //!
 //! 1. [`Driver::submit`] queues: it makes no system call and never fails.
 //! 2. Each `Send` and `Close` has exactly one completion, but for sends of a connection that fails,
-//!    which have one `Failed` together, and of one that is closed or taken first, which have none. Each
-//!    datagram of a `SendTo` is counted in exactly one `DatagramSent`, which may count many.
+//!    which have one `Failed` together, and of one that is closed or taken first, which have none.
+//!    Each datagram of a `SendTo` is counted in exactly one `DatagramSent`, which may count many.
 //!    `Accept`, `Receive`, `Relay` and `ReceiveFrom` repeat until they are ended; `Rest` and
-//!    `ShutDown` have none.
+//!    `ShutDown` have none. For `Detach` see 18.
 //!    Nothing is heard of a connection before its `Accepted`.
 //! 3. A `Send` completes when all of its bytes are with the kernel. If that can't be at once, it
 //!    says `Stalled`, once for all that wait behind it, and goes on by itself.
@@ -51,8 +51,9 @@
 //! 18. `Detach` takes nothing more from the kernel and sends nothing more. What had been taken is
 //!     shown first: `Detached` is said in a later `wait`, so that what it is answered with is owed
 //!     like the rest, and it is the last that is heard. [`Driver::take`] gives the descriptor and
-//!     every byte owed, in order, none twice; buffers and pipe are home and the token is no more. A
-//!     connection that fails first says `Failed` instead, one that is closed first `Closed` alone.
+//!     every byte owed, in order, none twice; buffers and pipe are home and the token is no more.
+//!     One that has failed, or fails first, says no more than its `Failed`; one that is closed first
+//!     no more than its `Closed`.
 //! 19. [`Driver::add_connection`] goes on where another driver let go, also one of another kind. What
 //!     it is given to send goes before all else, and counts as one `Send` that has said `Stalled`
 //!     already.

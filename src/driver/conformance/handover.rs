@@ -2,6 +2,7 @@
 //! another goes on with it.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 
 use super::harness::{Harness, Loopback, Place, SocketOf};
 use super::relay::{arrived, full, get_into_bulk, scatter};
@@ -526,4 +527,50 @@ fn a_connection_goes_from_epoll_to_uring_and_back() {
             uring.assert_all_home();
         }
     }
+}
+
+/// The kernel finds no request that it is about to try again, so that cancelling it comes to nothing.
+#[test]
+fn a_send_that_is_tried_again_while_it_is_cancelled_ends_all_the_same() {
+    if let Some(error) = Loopback::<Uring>::refusal() {
+        eprintln!("NOT TESTED: this machine has no such driver: {error}");
+        return;
+    }
+    let mut here = Stage::<Loopback<Uring>>::new(Answer::Echo);
+    let mut there = here.beside();
+    // Over TCP, where there is room again at any time, also just after a send has found none.
+    let address = here.listener_at(Place::Narrow);
+    let (mut peer, connection) = here.connection(&address);
+    let mut detached = detach(&mut here, connection);
+    detached.unsent = pattern(0, MOVES * BUFFER_BYTES);
+
+    // Reads until it has seen the end, but not while somebody holds this.
+    let gate = Arc::new(Mutex::new(()));
+    let readers = Arc::clone(&gate);
+    let reader = std::thread::spawn(move || {
+        let (mut net, _) = Loopback::<Uring>::new();
+        let (mut back, mut end) = (vec![], None);
+        while end.is_none() {
+            let turn = readers.lock().expect("nobody has panicked");
+            end = net.read(&mut peer, BUFFER_BYTES, &mut back);
+            drop(turn);
+            std::thread::yield_now();
+        }
+        back
+    });
+    for _ in 0..MOVES * 4 {
+        let connection = take_in(&mut here, detached);
+        here.driver.submit(Op::Detach { connection });
+        here.turn();
+        let pause = gate.lock().expect("nobody has panicked");
+        here.until_event(&Event::Detached(connection));
+        drop(pause);
+        detached = here.driver.take(connection).expect("it is detached");
+        std::mem::swap(&mut here, &mut there);
+    }
+    drop(detached.socket);
+    let back = reader.join().expect("it saw the end");
+    let sent = MOVES * BUFFER_BYTES - detached.unsent.len();
+    assert!(sent > 0 && !detached.unsent.is_empty());
+    assert!(back == pattern(0, sent));
 }

@@ -340,8 +340,8 @@ impl Uring {
         }
 
         match (connection.sending, &connection.first) {
-            // Nothing is received while anything waits, so what is held came before all that does.
             (Sending::No, _) if connection.leaves() => {}
+            // Nothing is received while anything waits, so what is held came before all that does.
             (Sending::No, _) if connection.relay.holds() => {
                 ring.poll_output(fd, Request::Writable, token);
                 connection.sending = Sending::Polled;
