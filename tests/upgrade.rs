@@ -236,7 +236,7 @@ reply = "discard"
     let (mut upper, mut of_upper) = deaf("upper", 3);
     upper.shutdown(std::net::Shutdown::Write).unwrap();
     let mut discard = daemon.connect("discard");
-    discard.write_all(&[1; 100_000]).unwrap();
+    discard.write_all(&vec![1; 100_000]).unwrap();
 
     for _ in 0..3 {
         upgrade(&daemon);
@@ -249,7 +249,7 @@ reply = "discard"
     assert!(back == of_open);
     of_open = noise(100_000, 4);
     assert!(exchange(&mut open, &of_open) == of_open);
-    discard.write_all(&[2; 100_000]).unwrap();
+    discard.write_all(&vec![2; 100_000]).unwrap();
     discard.shutdown(std::net::Shutdown::Write).unwrap();
     assert!(read_to_end(&mut discard).is_empty());
     let count = daemon.listener("discard")["bytes_received"].clone();

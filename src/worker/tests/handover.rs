@@ -67,7 +67,7 @@ fn timeouts_go_on_counting_in_the_successor() {
         let peer = rig.connect();
         if timeouts.write_stall.is_some() {
             for _ in 0..20 {
-                rig.network.write(peer, &[7; 60_000]);
+                rig.network.write(peer, &vec![7; 60_000]);
                 rig.run();
             }
         }
