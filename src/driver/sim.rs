@@ -345,6 +345,7 @@ impl Sim {
                 slot.asked = true;
             }
             (Op::Close { how, .. }, _) => {
+                self.send_answers(token.slot as usize);
                 self.let_go(token.slot, how);
                 self.slots[token.slot as usize]
                     .ready
@@ -367,13 +368,27 @@ impl Sim {
         slot.armed = false;
         let ready = std::mem::take(&mut slot.ready);
         let thing = std::mem::replace(&mut slot.thing, Thing::Nothing);
-        for completion in ready {
+        // What goes back into a queue goes there in its order.
+        for completion in ready.into_iter().rev() {
             match completion {
-                Completion::Received { buffer, .. } | Completion::Datagrams { buffer, .. } => {
-                    self.buffers.recycle(buffer)
+                Completion::Datagrams { buffer, .. } => {
+                    if let Thing::Datagrams { socket, .. } = &thing {
+                        let envelope = &self.envelopes[usize::from(buffer.index)];
+                        let mut world = self.world.borrow_mut();
+                        world.put_back(*socket, envelope, self.buffers.bytes(&buffer));
+                    }
+                    self.buffers.recycle(buffer);
                 }
+                Completion::Received { buffer, .. } => self.buffers.recycle(buffer),
                 Completion::Accepted { connection, .. } => {
-                    // Nobody will ever hear of this one.
+                    // Nobody will ever hear of this one, unless somebody else accepts it.
+                    let accepted = &mut self.slots[connection.slot as usize].thing;
+                    if let (Thing::Listener { socket, .. }, Thing::Connection(client)) =
+                        (&thing, &*accepted)
+                        && self.world.borrow_mut().queue_again(*socket, client.peer)
+                    {
+                        *accepted = Thing::Nothing;
+                    }
                     self.let_go(connection.slot, Closing::Reset);
                     self.vacate(connection.slot);
                     if let Thing::Listener {
@@ -510,9 +525,9 @@ impl Sim {
         }
     }
 
-    fn move_datagrams(&mut self, index: usize) {
-        let shared = Rc::clone(&self.world);
-        let mut world = shared.borrow_mut();
+    /// Sends the answers that were submitted.
+    fn send_answers(&mut self, index: usize) {
+        let mut world = self.world.borrow_mut();
         let slot = &mut self.slots[index];
         let Thing::Datagrams {
             socket: id,
@@ -522,17 +537,6 @@ impl Sim {
             return;
         };
         let (socket, id) = (slot.token, *id);
-        // Who was received in the turn before has had a turn to be answered in.
-        if slot.draining
-            && outgoing.is_empty()
-            && slot.ready.is_empty()
-            && world.sockets[id.0].inbox.is_empty()
-        {
-            world.close_socket(id);
-            slot.thing = Thing::Nothing;
-            slot.ready.push_back(Completion::Closed { token: socket });
-            return;
-        }
         while let Some(buffer) = outgoing.pop_front() {
             let envelope = &self.envelopes[usize::from(buffer.index)];
             let bytes = self.buffers.bytes(&buffer);
@@ -559,6 +563,35 @@ impl Sim {
                 });
             }
         }
+    }
+
+    fn move_datagrams(&mut self, index: usize) {
+        let shared = Rc::clone(&self.world);
+        let mut world = shared.borrow_mut();
+        let slot = &mut self.slots[index];
+        let Thing::Datagrams {
+            socket: id,
+            outgoing,
+        } = &mut slot.thing
+        else {
+            return;
+        };
+        let (socket, id) = (slot.token, *id);
+        // Who was received in the turn before has had a turn to be answered in.
+        if slot.draining
+            && outgoing.is_empty()
+            && slot.ready.is_empty()
+            && world.sockets[id.0].inbox.is_empty()
+        {
+            world.close_socket(id);
+            slot.thing = Thing::Nothing;
+            slot.ready.push_back(Completion::Closed { token: socket });
+            return;
+        }
+        drop(world);
+        self.send_answers(index);
+        let mut world = shared.borrow_mut();
+        let slot = &mut self.slots[index];
         for _ in 0..ROUNDS_PER_TURN {
             if !slot.armed || !world.datagram_is_due(id) || world.withholds(|faults| faults.famine)
             {

@@ -2,6 +2,7 @@
 //!
 //! A failure names its seed, and one seed is one history.
 
+mod handover;
 mod mixture;
 mod relaying;
 
@@ -36,6 +37,8 @@ struct Rig {
     counters: Arc<Counters>,
     gate: Arc<Gate>,
     ports: u16,
+    // All that is bound: a successor is given it again.
+    sockets: Vec<(ListenerId, SocketId, Kind, <Sim as Driver>::Socket)>,
 }
 
 fn settings() -> Settings {
@@ -90,22 +93,65 @@ impl Rig {
             counters: Arc::default(),
             network,
             ports: 1024,
+            sockets: Vec::new(),
         };
         rig.configure(settings);
         for (id, kind) in [(STREAM, Kind::Stream), (DATAGRAM, Kind::Datagram)] {
-            let socket = rig.network.bind(match kind {
+            let address = match kind {
                 Kind::Stream => server(),
                 Kind::Datagram => udp_server(),
-            });
-            rig.command(Command::AddSocket {
-                listener: LISTENER,
-                id,
-                kind,
-                socket,
-            });
+            };
+            rig.serve(LISTENER, id, kind, address);
         }
         rig.run();
         rig
+    }
+
+    /// Serves a new socket, which stays when the worker lets go of it.
+    fn serve(&mut self, listener: ListenerId, id: SocketId, kind: Kind, address: SocketAddr) {
+        let socket = self.network.bind(address);
+        self.network.hold(socket, true);
+        self.sockets.push((listener, id, kind, socket));
+        self.add_socket(self.sockets.len() - 1);
+    }
+
+    fn add_socket(&self, index: usize) {
+        let (listener, id, kind, socket) = self.sockets[index];
+        self.command(Command::AddSocket {
+            listener,
+            id,
+            kind,
+            socket,
+        });
+    }
+
+    fn serve_again(&self) {
+        (0..self.sockets.len()).for_each(|index| self.add_socket(index));
+    }
+
+    /// Has a socket closed for good, when its queue is empty.
+    fn retire(&mut self, id: SocketId) {
+        for (.., socket) in self.sockets.extract_if(.., |(_, known, ..)| *known == id) {
+            self.network.hold(socket, false);
+        }
+        self.command(Command::RetireSocket { id });
+    }
+
+    /// A worker that knows nothing yet, on a driver of its own, in the place of one that has given
+    /// everything away.
+    fn replace_worker(&mut self) {
+        self.worker.driver.assert_all_home();
+        let driver = Sim::new(&self.network);
+        self.waker = driver.waker();
+        let (commands, command_receiver) = channel();
+        let (report_sender, reports) = channel();
+        let mailbox = Mailbox {
+            commands: command_receiver,
+            reports: report_sender,
+            control: Waker::new().unwrap(),
+        };
+        self.worker = Worker::new(0, 1, Duration::ZERO, driver, mailbox);
+        (self.commands, self.reports) = (commands, reports);
     }
 
     fn configure(&mut self, settings: Settings) {
@@ -496,7 +542,7 @@ fn out_of_descriptors_the_door_rests_and_opens_again_by_itself() {
 fn a_retired_socket_serves_its_queue_although_it_is_full() {
     let mut rig = Rig::new(1, Faults::default(), 1, settings());
     let (first, queued) = (rig.connect(), rig.connect());
-    rig.command(Command::RetireSocket { id: STREAM });
+    rig.retire(STREAM);
     rig.run();
     assert!(matches!(
         rig.reports.try_recv(),
@@ -525,7 +571,7 @@ fn a_socket_that_is_retired_while_its_accept_waits_to_be_tried_again_is_not_aske
     let peers: Vec<_> = (0..40).map(|_| rig.connect()).collect();
     rig.run();
     rig.network.set_faults(Faults::default());
-    rig.command(Command::RetireSocket { id: STREAM });
+    rig.retire(STREAM);
     // It has begun to drain, and is not done, when the time has come.
     (0..2).for_each(|_| rig.turn());
     rig.network.advance(super::ACCEPT_PAUSE_MAX + TICK);
@@ -542,7 +588,7 @@ fn a_retired_datagram_socket_answers_what_it_had() {
     for _ in 0..100 {
         rig.network.send_datagram(client, udp_server(), b"x");
     }
-    rig.command(Command::RetireSocket { id: DATAGRAM });
+    rig.retire(DATAGRAM);
     rig.run();
     rig.run();
     assert!(matches!(

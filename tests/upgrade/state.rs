@@ -205,35 +205,20 @@ fn who_waits_in_the_queue_of_a_full_listener_is_let_in_when_one_leaves_after_the
 #[test]
 fn an_upgrade_gives_nobody_more_time() {
     let daemon = Daemon::start(
-        r#"
-[listener.idle]
-protocol = "tcp"
-address = "127.0.0.1:0"
-idle-timeout = "4s"
-
-[listener.stall]
-protocol = "tcp"
-address = "127.0.0.1:0"
-send-buffer = "64KiB"
-write-stall-timeout = "4s"
-"#,
+        "[listener.main]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\nidle-timeout = \"4s\"\n",
     );
-    let mut idle = daemon.connect("idle");
-    let stalls = daemon.connect("stall");
-    super::write_until_full(&stalls, 1);
-    eventually("they have used up most of their time", || {
-        let peers = peers(&daemon);
-        peers.len() == 2 && peers.iter().all(|peer| peer.4 > 3000)
+    let mut old = daemon.connect("main");
+    eventually("it has used up most of its time", || {
+        peers(&daemon).iter().any(|peer| peer.4 > 3000)
     });
     upgrade(&daemon);
-    let new = daemon.connect("idle");
-    eventually("their time is over", || {
-        daemon.connections("idle") <= 1 && daemon.connections("stall") == 0
-    });
+    let new = daemon.connect("main");
+    assert_eq!(old.read(&mut [0; 1]).unwrap(), 0, "a FIN");
     let left = peers(&daemon);
-    assert_eq!(left.len(), 1, "the new one is there: {left:?}");
-    assert!(left[0].3 < 3000, "they had to begin again: {left:?}");
-    assert_eq!(idle.read(&mut [0; 1]).unwrap(), 0, "a FIN");
+    assert!(
+        left.iter().any(|peer| peer.3 < 3000),
+        "it had to begin again: {left:?}"
+    );
     drop(new);
 }
 

@@ -125,6 +125,8 @@ pub(super) struct World {
 pub(super) struct Bound {
     pub(super) address: SocketAddr,
     open: bool,
+    /// Somebody else has a descriptor of it: a close leaves it as it is.
+    pub(super) held: bool,
     pub(super) queue: VecDeque<(Duration, Peer)>,
     pub(super) inbox: VecDeque<Parcel>,
 }
@@ -214,10 +216,16 @@ impl Network {
         sockets.push(Bound {
             address,
             open: true,
+            held: false,
             queue: VecDeque::new(),
             inbox: VecDeque::new(),
         });
         Socket(sockets.len() - 1)
+    }
+
+    /// The socket stays when the driver closes it, with who is queued there; or no longer does.
+    pub(crate) fn hold(&self, socket: Socket, held: bool) {
+        self.0.borrow_mut().sockets[socket.0].held = held;
     }
 
     /// Connects from an address. When nobody listens, the peer sees a reset.
@@ -422,10 +430,40 @@ impl World {
 
     pub(super) fn close_socket(&mut self, socket: Socket) {
         let bound = &mut self.sockets[socket.0];
+        if bound.held {
+            return;
+        }
         bound.open = false;
         bound.inbox.clear();
         for (_, peer) in std::mem::take(&mut bound.queue) {
             self.close_connection(peer, Closing::Reset);
+        }
+    }
+
+    /// The peer is to be accepted by somebody else, if there is anybody.
+    pub(super) fn queue_again(&mut self, socket: Socket, peer: Peer) -> bool {
+        let now = self.now;
+        let bound = &mut self.sockets[socket.0];
+        if bound.held {
+            bound.queue.push_front((now, peer));
+        }
+        bound.held
+    }
+
+    /// The datagrams are to be received by somebody else, if there is anybody.
+    pub(super) fn put_back(&mut self, socket: Socket, envelope: &Envelope, bytes: &[u8]) {
+        let due = self.now;
+        let bound = &mut self.sockets[socket.0];
+        if let (Source::Inet(from), Some(local)) = (envelope.source, envelope.local)
+            && bound.held
+        {
+            bound.inbox.push_front(Parcel {
+                due,
+                from,
+                to: local.address,
+                size: envelope.size,
+                bytes: bytes.to_vec(),
+            });
         }
     }
 

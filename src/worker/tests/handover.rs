@@ -1,0 +1,146 @@
+//! A worker gives everything away, and another goes on with it, in virtual time: to the tick.
+
+use super::*;
+
+impl Rig {
+    /// Has another worker go on.
+    fn hand_over(&mut self, max_connections: u32, settings: Settings) {
+        self.command(Command::HandOver);
+        self.run();
+        let report = self.reports.try_iter().last();
+        let Some(Report::HandedOver {
+            connections,
+            sources,
+            last_id,
+            ..
+        }) = report
+        else {
+            panic!("it does not come to rest: {report:?}");
+        };
+        self.replace_worker();
+        let permits = Permits::new(max_connections, vec![self.waker.clone()]);
+        self.gate = Arc::new(Gate::new(permits));
+        let max_per_source = settings.max_per_source;
+        self.configure(settings);
+        self.command(Command::NumberFrom { last: last_id });
+        for connection in connections {
+            let source = connection.state.peer.map(|peer| peer.ip());
+            let admission = self.gate.readmit(source, max_per_source);
+            self.command(Command::TakeOver {
+                connection,
+                admission,
+            });
+        }
+        for (listener, source) in sources {
+            self.command(Command::Remember { listener, source });
+        }
+        self.serve_again();
+        self.run();
+    }
+}
+
+fn with(timeouts: Timeouts) -> Settings {
+    Settings {
+        timeouts,
+        ..settings()
+    }
+}
+
+#[test]
+fn timeouts_go_on_counting_in_the_successor() {
+    let kinds = [
+        Timeouts {
+            idle: Some(10 * SECOND),
+            ..Timeouts::default()
+        },
+        Timeouts {
+            lifetime: Some(10 * SECOND),
+            ..Timeouts::default()
+        },
+        Timeouts {
+            write_stall: Some(10 * SECOND),
+            ..Timeouts::default()
+        },
+    ];
+    for timeouts in kinds {
+        let mut rig = Rig::new(1, Faults::default(), 1, with(timeouts));
+        let peer = rig.connect();
+        if timeouts.write_stall.is_some() {
+            for _ in 0..20 {
+                rig.network.write(peer, &vec![7; 60_000]);
+                rig.run();
+            }
+        }
+        for _ in 0..3 {
+            rig.pass(3 * SECOND);
+            rig.hand_over(1, with(timeouts));
+        }
+        assert_eq!(rig.network.end(peer), None, "{timeouts:?}: too early");
+        rig.pass(SECOND + 2 * TICK);
+        rig.network.read(peer, usize::MAX);
+        assert!(rig.network.end(peer).is_some(), "{timeouts:?}: too late");
+    }
+}
+
+#[test]
+fn who_lingers_is_let_go_in_time_by_the_successor() {
+    let one_shot = || Settings {
+        one_shot: true,
+        ..settings()
+    };
+    let mut rig = Rig::new(1, Faults::default(), 1, one_shot());
+    let peer = rig.connect();
+    assert_eq!(rig.exchange(peer, b"x"), b"x");
+    rig.pass(LINGER / 2);
+    rig.hand_over(1, one_shot());
+    assert_eq!(rig.exchange(peer, b"more"), b"");
+    rig.pass(LINGER / 2 - TICK);
+    assert_eq!(rig.totals().connections(), 1);
+    rig.pass(3 * TICK);
+    rig.assert_nothing_left(1);
+}
+
+#[test]
+fn a_datagram_that_comes_together_with_the_request_to_rest_is_answered() {
+    for seed in 0..50 {
+        let mut rig = Rig::new(seed, Faults::default(), 1, settings());
+        let client = rig.network.client("198.51.100.1:5000".parse().unwrap());
+        rig.network.send_datagram(client, udp_server(), b"hello");
+        rig.hand_over(1, settings());
+        let answer = rig.network.receive_datagram(client);
+        assert_eq!(answer, Some((udp_server(), b"hello".to_vec())), "{seed}");
+        assert_eq!(rig.network.receive_datagram(client), None, "{seed}: twice");
+    }
+}
+
+#[test]
+fn a_connection_that_is_accepted_together_with_the_request_to_rest_comes_along() {
+    for seed in 0..50 {
+        let mut rig = Rig::new(seed, Faults::default(), 2, settings());
+        let from = "198.51.100.1:5000".parse().unwrap();
+        let peer = rig.network.connect(from, server());
+        rig.network.write(peer, b"hello");
+        rig.hand_over(2, settings());
+        assert_eq!(rig.network.read(peer, 10), b"hello", "{seed}");
+        rig.network.half_close(peer);
+        rig.run();
+        rig.assert_nothing_left(2);
+    }
+}
+
+#[test]
+fn a_connection_keeps_the_answer_that_it_came_for() {
+    let mut rig = Rig::new(1, Faults::default(), 2, settings());
+    let old = rig.connect();
+    let upper = || Settings {
+        reply: Reply::Upper,
+        one_shot: true,
+        ..settings()
+    };
+    rig.configure(upper());
+    rig.hand_over(2, upper());
+    assert_eq!(rig.exchange(old, b"abc"), b"abc");
+    assert_eq!(rig.exchange(old, b"def"), b"def");
+    let new = rig.connect();
+    assert_eq!(rig.exchange(new, b"abc"), b"ABC");
+}
