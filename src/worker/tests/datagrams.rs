@@ -1,0 +1,83 @@
+//! Datagrams through a whole worker: answered from the address that was hit, or counted.
+
+use super::*;
+
+#[test]
+fn a_retired_datagram_socket_answers_what_it_had() {
+    let mut rig = Rig::new(1, Faults::default(), 1, settings());
+    let client = rig.network.client("198.51.100.1:5000".parse().unwrap());
+    for _ in 0..100 {
+        rig.network.send_datagram(client, udp_server(), b"x");
+    }
+    rig.retire(DATAGRAM);
+    rig.run();
+    rig.run();
+    assert!(matches!(
+        rig.reports.try_recv(),
+        Ok(Report::Retired {
+            worker: 0,
+            id: DATAGRAM
+        })
+    ));
+    assert_eq!(count_answers(&rig, client), 100);
+}
+
+fn count_answers(rig: &Rig, client: Client) -> usize {
+    std::iter::from_fn(|| rig.network.receive_datagram(client)).count()
+}
+
+#[test]
+fn a_datagram_comes_back_from_the_address_that_was_hit() {
+    let mut rig = Rig::new(
+        1,
+        Faults::default(),
+        1,
+        Settings {
+            reply: Reply::Upper,
+            ..settings()
+        },
+    );
+    let client = rig.network.client("198.51.100.1:5000".parse().unwrap());
+    for message in [b"a datagram".as_slice(), b""] {
+        rig.network.send_datagram(client, udp_server(), message);
+        rig.run();
+        let (from, answer) = rig.network.receive_datagram(client).unwrap();
+        assert_eq!((from, answer), (udp_server(), message.to_ascii_uppercase()));
+    }
+    assert_eq!(
+        (rig.totals().datagrams_received, rig.totals().datagrams_sent),
+        (2, 2)
+    );
+}
+
+#[test]
+fn a_denied_datagram_and_one_that_is_too_large_are_counted_and_not_answered() {
+    let access = Access {
+        allow: vec!["198.51.100.1/32".parse().unwrap()],
+        deny: vec![],
+    };
+    let mut rig = Rig::new(
+        1,
+        Faults::default(),
+        1,
+        Settings {
+            access,
+            ..settings()
+        },
+    );
+    let welcome = rig.network.client("198.51.100.1:5000".parse().unwrap());
+    let stranger = rig.network.client("198.51.100.2:5000".parse().unwrap());
+    rig.network.send_datagram(stranger, udp_server(), b"x");
+    rig.network
+        .send_datagram(welcome, udp_server(), &vec![0; 65_508]);
+    rig.run();
+    assert_eq!(
+        count_answers(&rig, welcome) + count_answers(&rig, stranger),
+        0
+    );
+    assert_eq!(
+        (rig.refused(Refusal::Denied), rig.refused(Refusal::Oversize)),
+        (1, 1)
+    );
+    rig.worker.driver.assert_all_home();
+}
