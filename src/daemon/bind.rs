@@ -199,6 +199,8 @@ pub(super) fn restore(
     (index, count): (usize, usize),
     workers: usize,
 ) -> io::Result<Bound> {
+    // The service manager makes a socket block again that it passes again.
+    socket::adopt(fd.as_fd())?;
     Ok(Bound {
         address,
         kind: kinds(listener.protocol).0,
