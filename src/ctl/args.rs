@@ -53,10 +53,22 @@ pub struct Options {
         hide_possible_values = true
     )]
     pub color: Color,
-    /// How long to wait for each answer
-    #[arg(long, global = true, value_name = "TIME", default_value = "5s",
-          value_parser = humantime::parse_duration)]
-    pub timeout: Duration,
+    /// How long to wait for each answer [default: 5s; 40s where a new program is asked first]
+    #[arg(long, global = true, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub timeout: Option<Duration>,
+}
+
+impl Cli {
+    /// How long to wait for each answer.
+    #[must_use]
+    pub fn patience(&self) -> Duration {
+        let usual = match self.command {
+            // The daemon gives the new program up before that, and says so.
+            Command::Upgrade | Command::HandOver { .. } => Duration::from_secs(40),
+            _ => Duration::from_secs(5),
+        };
+        self.options.timeout.unwrap_or(usual)
+    }
 }
 
 /// When to use colors.

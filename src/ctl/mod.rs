@@ -29,7 +29,7 @@ use serde_json::Value;
 use crate::control::wire::Parameters;
 use crate::control::{self, peers::parse_network, schema};
 
-use args::{Cli, Color, Command, ConfigCommand, KickArgs, Options, PeersArgs};
+use args::{Cli, Color, Command, ConfigCommand, KickArgs, PeersArgs};
 use client::Client;
 use text::Paint;
 
@@ -141,7 +141,7 @@ fn refusal(name: &str, parameters: &Parameters) -> Failure {
 #[must_use]
 pub fn main(others: fn() -> Vec<clap::Command>) -> ExitCode {
     let cli = Cli::parse();
-    let session = Session::new(cli.options, others);
+    let session = Session::new(&cli, others);
     let exit = match session.run(cli.command) {
         Ok(()) => Exit::Done,
         Err(Failure { exit, text }) => {
@@ -174,7 +174,8 @@ struct Session {
 }
 
 impl Session {
-    fn new(options: Options, others: fn() -> Vec<clap::Command>) -> Self {
+    fn new(cli: &Cli, others: fn() -> Vec<clap::Command>) -> Self {
+        let options = &cli.options;
         let terminal = io::stdout().is_terminal();
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
             || std::env::var_os("TERM").is_some_and(|value| value == "dumb");
@@ -186,14 +187,14 @@ impl Session {
             },
         };
         let socket = socket_path(
-            options.socket,
+            options.socket.clone(),
             |name| std::env::var_os(name),
             nix::unistd::geteuid().is_root(),
             Path::exists,
         );
         Self {
             socket,
-            timeout: options.timeout,
+            timeout: cli.patience(),
             json: options.json,
             terminal,
             paint: paint(terminal),

@@ -120,3 +120,18 @@ fn an_interface_may_be_left_out() {
         "org.varlink.service.GetInfo"
     );
 }
+
+/// The daemon may take longer to say that it has given a new program up.
+#[test]
+fn who_asks_for_an_upgrade_waits_until_the_daemon_has_an_answer() {
+    let patience = |line: &str| {
+        let words = line.split(' ');
+        Cli::try_parse_from(words).expect("it is right").patience()
+    };
+    assert_eq!(patience("echoctl status"), Duration::from_secs(5));
+    assert_eq!(patience("echoctl upgrade"), Duration::from_secs(40));
+    assert_eq!(
+        patience("echoctl upgrade --timeout 1s"),
+        Duration::from_secs(1)
+    );
+}

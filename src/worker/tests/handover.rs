@@ -3,6 +3,59 @@
 use super::*;
 
 impl Rig {
+    /// Serves a new socket, which stays when the worker lets go of it.
+    pub(super) fn serve(
+        &mut self,
+        listener: ListenerId,
+        id: SocketId,
+        kind: Kind,
+        address: SocketAddr,
+    ) {
+        let socket = self.network.bind(address);
+        self.network.hold(socket, true);
+        self.sockets.push((listener, id, kind, socket));
+        self.add_socket(self.sockets.len() - 1);
+    }
+
+    pub(super) fn add_socket(&self, index: usize) {
+        let (listener, id, kind, socket) = self.sockets[index];
+        self.command(Command::AddSocket {
+            listener,
+            id,
+            kind,
+            socket,
+        });
+    }
+
+    pub(super) fn serve_again(&self) {
+        (0..self.sockets.len()).for_each(|index| self.add_socket(index));
+    }
+
+    /// Has a socket closed for good, when its queue is empty.
+    pub(super) fn retire(&mut self, id: SocketId) {
+        for (.., socket) in self.sockets.extract_if(.., |(_, known, ..)| *known == id) {
+            self.network.hold(socket, false);
+        }
+        self.command(Command::RetireSocket { id });
+    }
+
+    /// A worker that knows nothing yet, on a driver of its own, in the place of one that has given
+    /// everything away.
+    pub(super) fn replace_worker(&mut self) {
+        self.worker.driver.assert_all_home();
+        let driver = Sim::new(&self.network);
+        self.waker = driver.waker();
+        let (commands, command_receiver) = channel();
+        let (report_sender, reports) = channel();
+        let mailbox = Mailbox {
+            commands: command_receiver,
+            reports: report_sender,
+            control: Waker::new().unwrap(),
+        };
+        self.worker = Worker::new(0, 1, Duration::ZERO, driver, mailbox);
+        (self.commands, self.reports) = (commands, reports);
+    }
+
     /// Has another worker go on.
     fn hand_over(&mut self, max_connections: u32, settings: Settings) {
         self.command(Command::HandOver);
