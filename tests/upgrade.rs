@@ -280,7 +280,7 @@ fn a_one_shot_listener_answers_nobody_twice_because_of_an_upgrade() {
 fn a_storm_of_signals_ends_nothing() {
     let daemon = Daemon::start(CONFIG);
     let mut crowd = Crowd::new();
-    crowd.all(
+    crowd.some(
         daemon.address("main"),
         daemon.address("udp"),
         daemon.folder.path(),

@@ -242,7 +242,18 @@ impl Crowd {
         });
     }
 
-    /// All kinds of all of them.
+    /// One of each, who leave some processor time to others.
+    pub(super) fn some(&mut self, tcp: SocketAddr, udp: SocketAddr, folder: &Path) {
+        let stream = folder.join("echo.sock");
+        self.ping_pong(connect(tcp));
+        self.ping_pong(unix_stream(&stream));
+        self.udp(udp);
+        self.unix_datagrams(&folder.join("datagram.sock"), folder.join("client.sock"));
+        self.stream(connect(tcp), true);
+        self.visitors(move || connect(tcp));
+    }
+
+    /// All kinds of all of them, and some as fast as they can.
     pub(super) fn all(&mut self, tcp: SocketAddr, udp: SocketAddr, folder: &Path) {
         let stream = folder.join("echo.sock");
         let datagram = folder.join("datagram.sock");
