@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 
 pub use peers::{Pages, PeerQuery, SortKey, pages};
 use schema::{Listener, ReloadOutcome, ReloadResult, Status};
-use wire::{Reply, Request};
+use wire::{Parameters, Reply, Request};
 
 /// The name of our interface.
 pub const INTERFACE: &str = "io.echod.Control";
@@ -106,6 +106,12 @@ const fn method(name: &'static str, role: Role) -> Method {
 pub fn role(name: &str) -> Role {
     let known = METHODS.iter().find(|method| method.name == name);
     known.map_or(Role::Reader, |method| method.role)
+}
+
+/// The answer to a caller who has too small a role.
+#[must_use]
+pub fn permission_denied() -> Reply {
+    Reply::error(PERMISSION_DENIED, Parameters::new())
 }
 
 /// The daemon as it is at the moment of a request.

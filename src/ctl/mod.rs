@@ -88,7 +88,7 @@ fn refusal(name: &str, parameters: &Parameters) -> Failure {
         control::PERMISSION_DENIED => (
             Exit::NotPermitted,
             format!(
-                "permission denied: you are uid {}; see operators and admins in [control]",
+                "permission denied: you are uid {}; only root and the daemon's own user may change the daemon itself",
                 nix::unistd::geteuid()
             ),
         ),

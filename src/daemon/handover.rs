@@ -29,7 +29,7 @@ use super::Daemon;
 use super::control::{BindError, ClientId, Server};
 use super::listeners::Listeners;
 use super::origin::Texts;
-use super::privileges::Made;
+use super::privileges::{Landlock, Made};
 use super::workers::Workers;
 
 use record::{Name, Record};
@@ -180,6 +180,12 @@ impl Predecessor {
                 warnings: Vec::new(),
             },
         ))
+    }
+
+    /// What holds this process since then.
+    pub(super) fn inherited_landlock(&self) -> Option<Landlock> {
+        let landlock = self.record.landlock.clone();
+        landlock.filter(|_| self.executed)
     }
 
     /// Where its control socket was.

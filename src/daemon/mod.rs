@@ -37,16 +37,17 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::geteuid;
 
 use crate::config::{Config, Loaded, render};
 use crate::control::schema::{self, Trigger};
-use crate::control::{self as protocol, Effect, Outcome, Snapshot};
+use crate::control::{self as protocol, Effect, Outcome, Role, Snapshot};
 use crate::exit::{self, Failure};
 use crate::sys::process::{self, Passed};
 use crate::worker::mailbox::Report;
 
 use args::Args;
-use control::{Call, Reply, Server};
+use control::{Call, Client, Reply, Server};
 use handover::{Belongings, Legacy};
 use listeners::Listeners;
 use notify::Manager;
@@ -353,7 +354,18 @@ impl Daemon {
     }
 
     fn handle_call(&mut self, call: &Call, now: Instant) {
-        let reply = match protocol::handle(&call.request, &self.snapshot()) {
+        let outcome = if role(&call.client) < protocol::role(&call.request.method) {
+            ::log::warn!(
+                "control: uid {} (pid {}) may not call {:?}",
+                call.client.uid,
+                call.client.pid,
+                call.request.method
+            );
+            Outcome::Reply(protocol::permission_denied())
+        } else {
+            protocol::handle(&call.request, &self.snapshot())
+        };
+        let reply = match outcome {
             Outcome::Reply(reply) => reply,
             Outcome::Effect(effect) => match self.carry_out(effect, call) {
                 Some(reply) => reply,
@@ -473,6 +485,16 @@ impl Daemon {
 
     fn is_stopping(&self) -> bool {
         self.stage != Stage::Serving
+    }
+}
+
+/// What a control client may do: who may connect may change listeners and peers, and the daemon
+/// itself only those who could do that without asking.
+fn role(client: &Client) -> Role {
+    if client.uid == 0 || client.uid == geteuid().as_raw() {
+        Role::Admin
+    } else {
+        Role::Operator
     }
 }
 

@@ -128,7 +128,7 @@ impl Daemon {
         // none yet. A predecessor of this very process has given it up for us, too.
         let mut landlock = predecessor
             .as_ref()
-            .and_then(|predecessor| predecessor.record().landlock.clone());
+            .and_then(Predecessor::inherited_landlock);
         if let Some(identity) = &identity {
             let made = server.iter().flat_map(Server::made);
             let made = made.chain(first.iter().flat_map(|first| first.prepared.made()));
