@@ -378,7 +378,9 @@ impl Daemon {
         };
         let (successor, caller) = (*successor, *caller);
         let connections = belongings.connections.len() as u64;
-        let carriers = self.leave_behind(belongings, *rested, caller);
+        // Who wants a process to come is told here and now; that one would answer something else.
+        let waiting = caller.filter(|_| successor == Successor::Program);
+        let carriers = self.leave_behind(belongings, *rested, waiting);
         let handed_over = carriers.and_then(|carriers| match successor {
             Successor::Program => self.execute(&carriers).map(|never| match never {}),
             Successor::Process => self.leave_to_manager(carriers),
@@ -417,7 +419,10 @@ impl Daemon {
         };
         manager.keep(handover::STORED, carriers);
         // A message of a process that has ended is nobody's.
-        manager.wait_until_read()
+        manager.wait_until_read().inspect_err(|_| {
+            // It must not come back after we have gone on.
+            manager.let_go(handover::STORED);
+        })
     }
 
     /// Everything is somebody else's now.
