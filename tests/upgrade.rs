@@ -145,11 +145,7 @@ fn an_upgrade_keeps_the_process_and_everybody_in_it() {
 fn nobody_who_talks_all_the_time_notices_twenty_upgrades() {
     let daemon = Daemon::start(CONFIG);
     let mut crowd = Crowd::new();
-    crowd.all(
-        daemon.address("main"),
-        daemon.address("udp"),
-        daemon.folder.path(),
-    );
+    crowd.all(&daemon);
     for round in 0..20 {
         crowd.wait_for_everybody();
         if round % 2 == 0 {
@@ -277,14 +273,26 @@ fn a_one_shot_listener_answers_nobody_twice_because_of_an_upgrade() {
 }
 
 #[test]
+fn a_successor_that_finds_no_system_log_serves_and_says_so_elsewhere() {
+    if std::path::Path::new("/dev/log").exists() {
+        eprintln!("a missing system log is NOT TESTED: this machine has one");
+        return;
+    }
+    let daemon = Daemon::start(CONFIG);
+    let mut peer = daemon.connect("main");
+    daemon.write_config(&format!("[log]\ntarget = \"syslog\"\n{CONFIG}"));
+    upgrade(&daemon);
+    assert_eq!(exchange(&mut peer, b"still here"), b"still here");
+    let log = daemon.log();
+    assert!(log.contains("is a system log running?"), "{log}");
+    assert!(log.contains("meanwhile it goes to standard error"), "{log}");
+}
+
+#[test]
 fn a_storm_of_signals_ends_nothing() {
     let daemon = Daemon::start(CONFIG);
     let mut crowd = Crowd::new();
-    crowd.some(
-        daemon.address("main"),
-        daemon.address("udp"),
-        daemon.folder.path(),
-    );
+    crowd.some(&daemon);
     crowd.wait_for_everybody();
     for _ in 0..500 {
         daemon.signal(Signal::SIGHUP);

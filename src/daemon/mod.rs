@@ -39,7 +39,7 @@ use clap::Parser;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::geteuid;
 
-use crate::config::{Config, Loaded, render};
+use crate::config::{self, Config, Loaded, render};
 use crate::control::schema::{self, Trigger};
 use crate::control::{self as protocol, Effect, Outcome, Role, Snapshot};
 use crate::exit::{self, Failure};
@@ -113,7 +113,18 @@ fn run(args: &Args) -> Result<(), Failure> {
         check_only(&texts, &loaded);
         return Ok(());
     }
-    log::start(&loaded.config.log).map_err(Failure::new)?;
+    match log::start(&loaded.config.log) {
+        Err(error) if matches!(legacy, Legacy::Whole(_)) => {
+            // Who is connected does not suffer for this either.
+            let stderr = config::Log {
+                target: config::LogTarget::Stderr,
+                ..loaded.config.log.clone()
+            };
+            log::start(&stderr).map_err(Failure::new)?;
+            ::log::error!("{error}; meanwhile it goes to standard error");
+        }
+        started => started.map_err(Failure::new)?,
+    }
     if let Err(error) = raised {
         ::log::warn!("the limit of descriptors stays as it is: {error}");
     }

@@ -185,14 +185,22 @@ impl Daemon {
             manager,
         };
         let mut warnings: Vec<_> = warnings.iter().map(reload::diagnostic).collect();
-        if daemon.config.daemon.busy_poll.is_some() && count > available_cpus() {
-            warnings.push(reload::general(&busy_poll_warning(count, available_cpus())));
-        }
+        let spins = daemon.config.daemon.busy_poll.is_some() && count > available_cpus();
+        let warning = spins.then(|| busy_poll_warning(count, available_cpus()));
         daemon.listeners.landlock = landlock;
-        if let Some(first) = first {
-            daemon.begin(first, warnings, begun);
-        }
-        let result = predecessor.map(|predecessor| daemon.succeed(predecessor));
+        let result = match (first, predecessor) {
+            (Some(first), _) => {
+                warnings.extend(warning.iter().map(|warning| reload::general(warning)));
+                daemon.begin(first, warnings, begun);
+                None
+            }
+            // What else there is to warn of is found by its first look at the configuration.
+            (None, predecessor) => predecessor.map(|predecessor| {
+                let result = daemon.succeed(predecessor);
+                warning.iter().for_each(|warning| log::warn!("{warning}"));
+                result
+            }),
+        };
         daemon.announce(texts.built_in);
         daemon.tell_ready(now);
         if let Some(((server, caller), result)) = daemon.server.as_mut().zip(caller).zip(result) {
@@ -242,6 +250,7 @@ impl Daemon {
     }
 
     fn announce(&self, built_in: bool) {
+        let id = self.history.last.id;
         if built_in {
             log::info!(
                 "no configuration file: serving the built-in default on loopback; \
@@ -257,14 +266,14 @@ impl Daemon {
                 ..
             } = listener;
             log::info!(
-                reload_id = reload::START_ID, listener = name.as_str();
+                reload_id = id, listener = name.as_str();
                 "listener \"{name}\": {protocol} on {}, reply {reply}",
                 addresses.join(", ")
             );
         }
         let workers = self.workers.count();
         log::info!(
-            reload_id = reload::START_ID;
+            reload_id = id;
             "echod {} is ready: {workers} worker(s), driver {}",
             env!("CARGO_PKG_VERSION"),
             self.workers.driver()

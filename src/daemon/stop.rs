@@ -14,6 +14,7 @@ pub(super) const DRAIN_LOOK: Duration = Duration::from_millis(20);
 /// How long after `drain-timeout` queues may still be emptied, so that also a timeout of zero serves
 /// who is queued.
 const QUEUES_TIME_MAX: Duration = Duration::from_secs(1);
+
 impl Daemon {
     /// The first time, begins to stop; the second time, stops at once.
     pub(super) fn stop(&mut self, now: Instant) {

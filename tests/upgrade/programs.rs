@@ -12,11 +12,7 @@ use super::{CONFIG, Crowd, refusal, replace_by_script, start_copy, upgrade, upgr
 fn refused_with(replace: impl FnOnce(&Daemon), reason: &str) {
     let daemon = start_copy(CONFIG);
     let mut crowd = Crowd::new();
-    crowd.some(
-        daemon.address("main"),
-        daemon.address("udp"),
-        daemon.folder.path(),
-    );
+    crowd.some(&daemon);
     crowd.wait_for_everybody();
     let before = daemon.descriptors();
     replace(&daemon);

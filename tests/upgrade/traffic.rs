@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
-use crate::harness::{PATIENCE, connect, noise, udp};
+use crate::harness::{Daemon, PATIENCE, connect, noise, udp};
 
 /// The length of the noise that streams repeat: a prime, so that no size of a buffer divides it.
 const PERIOD: usize = 65_521;
@@ -243,7 +243,8 @@ impl Crowd {
     }
 
     /// One of each, who leave some processor time to others.
-    pub(super) fn some(&mut self, tcp: SocketAddr, udp: SocketAddr, folder: &Path) {
+    pub(super) fn some(&mut self, daemon: &Daemon) {
+        let (tcp, udp, folder) = places(daemon);
         let stream = folder.join("echo.sock");
         self.ping_pong(connect(tcp));
         self.ping_pong(unix_stream(&stream));
@@ -254,7 +255,8 @@ impl Crowd {
     }
 
     /// All kinds of all of them, and some as fast as they can.
-    pub(super) fn all(&mut self, tcp: SocketAddr, udp: SocketAddr, folder: &Path) {
+    pub(super) fn all(&mut self, daemon: &Daemon) {
+        let (tcp, udp, folder) = places(daemon);
         let stream = folder.join("echo.sock");
         let datagram = folder.join("datagram.sock");
         for _ in 0..3 {
@@ -300,4 +302,10 @@ impl Crowd {
         }
         total
     }
+}
+
+/// Where a daemon with the configuration of these tests listens.
+fn places(daemon: &Daemon) -> (SocketAddr, SocketAddr, &Path) {
+    let (tcp, udp) = (daemon.address("main"), daemon.address("udp"));
+    (tcp, udp, daemon.folder.path())
 }
