@@ -100,7 +100,7 @@ fn refusal(name: &str, parameters: &Parameters) -> Failure {
             let reason = parameters.get("reason").and_then(Value::as_str);
             (
                 Exit::Failed,
-                format!("no upgrade: {}", reason.unwrap_or("?")),
+                format!("no successor: {}", reason.unwrap_or("?")),
             )
         }
         control::CONFIG_REJECTED => (Exit::Rejected, "configuration rejected".to_owned()),

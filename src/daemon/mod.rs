@@ -424,7 +424,7 @@ impl Daemon {
             }
             Effect::HandOver => {
                 ::log::info!(
-                    "control: uid {} (pid {}) has everything left to the next process",
+                    "control: uid {} (pid {}) asks to leave everything to the next process",
                     call.client.uid,
                     call.client.pid
                 );
