@@ -542,7 +542,8 @@ fn a_send_that_is_tried_again_while_it_is_cancelled_ends_all_the_same() {
     let address = here.listener_at(Place::Narrow);
     let (mut peer, connection) = here.connection(&address);
     let mut detached = detach(&mut here, connection);
-    detached.unsent = pattern(0, MOVES * BUFFER_BYTES);
+    let mut owed = MOVES * BUFFER_BYTES;
+    detached.unsent = pattern(0, owed);
 
     // Reads until it has seen the end, but not while somebody holds this.
     let gate = Arc::new(Mutex::new(()));
@@ -566,11 +567,16 @@ fn a_send_that_is_tried_again_while_it_is_cancelled_ends_all_the_same() {
         here.until_event(&Event::Detached(connection));
         drop(pause);
         detached = here.driver.take(connection).expect("it is detached");
+        // However fast the reader is, there is always something to try again.
+        if detached.unsent.len() < MOVES / 2 * BUFFER_BYTES {
+            detached.unsent.extend(pattern(owed, MOVES * BUFFER_BYTES));
+            owed += MOVES * BUFFER_BYTES;
+        }
         std::mem::swap(&mut here, &mut there);
     }
     drop(detached.socket);
     let back = reader.join().expect("it saw the end");
-    let sent = MOVES * BUFFER_BYTES - detached.unsent.len();
+    let sent = owed - detached.unsent.len();
     assert!(sent > 0 && !detached.unsent.is_empty());
     assert!(back == pattern(0, sent));
 }
