@@ -19,6 +19,7 @@ pub mod control;
 pub mod echo;
 pub mod policy;
 pub mod stats;
+pub mod text;
 // Touches the kernel.
 pub mod driver;
 pub mod sys;
@@ -27,6 +28,7 @@ pub mod ctl;
 pub mod daemon;
 pub mod exit;
 pub mod probe;
+pub mod terminal;
 pub mod worker;
 
 use std::process::ExitCode;

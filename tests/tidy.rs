@@ -19,11 +19,13 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("control", &[]),
     ("sys", &[]),
     ("exit", &[]),
+    ("text", &[]),
+    ("terminal", &["text"]),
     ("config", &["policy", "echo"]),
     ("driver", &["sys"]),
     ("worker", &["driver", "echo", "policy", "stats"]),
-    ("ctl", &["control", "exit"]),
-    ("probe", &["stats", "driver", "exit"]),
+    ("ctl", &["control", "exit", "terminal", "text"]),
+    ("probe", &["stats", "sys", "driver", "exit", "terminal", "text"]),
     (
         "daemon",
         &[

@@ -2,8 +2,8 @@
 //!
 //! Knows which command is which call, and what to print of the answer. Never decides anything
 //! about the service: whatever the daemon refuses, it refuses for every client. Read on in
-//! [`args`] for the command line, [`client`] for a call, [`show`] for tables and [`text`] for
-//! units and escapes; `systemd` asks what is about to happen to a unit.
+//! [`args`] for the command line, [`client`] for a call and [`show`] for tables; `systemd` asks what
+//! is about to happen to a unit.
 
 #![forbid(unsafe_code)]
 
@@ -11,10 +11,9 @@ pub mod args;
 pub mod client;
 pub mod show;
 mod systemd;
-pub mod text;
 
 use std::ffi::OsString;
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
 use std::thread;
@@ -28,10 +27,11 @@ use serde_json::Value;
 
 use crate::control::wire::Parameters;
 use crate::control::{self, peers::parse_network, schema};
+use crate::terminal::{self, complain};
+use crate::text::{self, Paint};
 
-use args::{Cli, Color, Command, ConfigCommand, KickArgs, PeersArgs};
+use args::{Cli, Command, ConfigCommand, KickArgs, PeersArgs};
 use client::Client;
-use text::Paint;
 
 /// The exit status of `echod --check` for a configuration that has errors (sysexits.h).
 const CHECK_REJECTED: i32 = 78;
@@ -154,11 +154,6 @@ pub fn main(others: fn() -> Vec<clap::Command>) -> ExitCode {
     ExitCode::from(exit as u8)
 }
 
-/// Diagnostics go to where they do not mix with data. There is nobody to tell if that fails.
-fn complain(text: &str) {
-    let _ = io::stderr().write_all(text.as_bytes());
-}
-
 /// One run of `echoctl`.
 struct Session {
     socket: PathBuf,
@@ -177,15 +172,6 @@ impl Session {
     fn new(cli: &Cli, others: fn() -> Vec<clap::Command>) -> Self {
         let options = &cli.options;
         let terminal = io::stdout().is_terminal();
-        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
-            || std::env::var_os("TERM").is_some_and(|value| value == "dumb");
-        let paint = |terminal| Paint {
-            colored: match options.color {
-                Color::Auto => terminal && !no_color,
-                Color::Always => true,
-                Color::Never => false,
-            },
-        };
         let socket = socket_path(
             options.socket.clone(),
             |name| std::env::var_os(name),
@@ -197,8 +183,8 @@ impl Session {
             timeout: cli.patience(),
             json: options.json,
             terminal,
-            paint: paint(terminal),
-            error_paint: paint(io::stderr().is_terminal()),
+            paint: options.color.paint(terminal),
+            error_paint: options.color.paint(io::stderr().is_terminal()),
             others,
         }
     }
@@ -501,10 +487,9 @@ impl Session {
 
 /// Prints data. Who stops reading has seen enough: that is no failure.
 fn print(data: &[u8]) -> Result<(), Failure> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(data).and_then(|()| stdout.flush()) {
-        Ok(()) => Ok(()),
-        Err(cause) if cause.kind() == ErrorKind::BrokenPipe => Err(Failure::new(Exit::Done, "")),
+    match terminal::print(data) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Failure::new(Exit::Done, "")),
         Err(cause) => Err(Failure::new(
             Exit::Failed,
             format!("standard output: {cause}"),

@@ -9,8 +9,7 @@ use crate::control::schema::{
     Backlog, ChangeAction, ClosePeersReply, Diagnostic, HandOverReply, Listener, ListenerState,
     Peer, ReloadOutcome, ReloadResult, SetBacklogReply, SetLogLevelReply, Status, UpgradeResult,
 };
-
-use super::text::{Align, Paint, Table, age, bytes, counted, escape, microseconds};
+use crate::text::{Align, Paint, Table, age, bytes, counted, escape, microseconds};
 
 /// The daemon as a whole, on one screen.
 #[must_use]

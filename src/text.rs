@@ -2,6 +2,8 @@
 //!
 //! Knows strings and numbers only.
 
+#![forbid(unsafe_code)]
+
 use std::fmt::Write;
 
 /// Text from the daemon or the network, so that it cannot steer a terminal: what is no printable
