@@ -118,6 +118,26 @@ pub fn bytes(count: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
+/// `64KiB`, `4096`; `None` for what is no size. What is too large saturates.
+#[must_use]
+pub fn parse_size(text: &str) -> Option<u64> {
+    let end = text
+        .find(|digit: char| !digit.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (digits, unit) = text.split_at(end);
+    let scale: u64 = match unit.trim_start() {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return None,
+    };
+    if digits.is_empty() {
+        return None;
+    }
+    Some(digits.parse().unwrap_or(u64::MAX).saturating_mul(scale))
+}
+
 /// An age: `850ms`, `12s`, `5m 12s`, `3h 4m`, `2d 5h`.
 #[must_use]
 pub fn age(milliseconds: u64) -> String {

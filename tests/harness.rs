@@ -14,6 +14,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) const ECHOD: &str = env!("CARGO_BIN_EXE_echod");
 pub(crate) const ECHOCTL: &str = env!("CARGO_BIN_EXE_echoctl");
+pub(crate) const ECHOPROBE: &str = env!("CARGO_BIN_EXE_echoprobe");
 
 /// The drop-in that says which driver to use; it comes before those that tests write.
 const DRIVER_FILE: &str = "00-driver.toml";

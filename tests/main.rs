@@ -15,6 +15,7 @@ mod load;
 mod log;
 mod packaging;
 mod privileges;
+mod probe;
 mod reload;
 mod seeds;
 mod smoke;

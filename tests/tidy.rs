@@ -21,11 +21,14 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("exit", &[]),
     ("text", &[]),
     ("terminal", &["text"]),
-    ("config", &["policy", "echo"]),
+    ("config", &["policy", "echo", "text"]),
     ("driver", &["sys"]),
     ("worker", &["driver", "echo", "policy", "stats"]),
     ("ctl", &["control", "exit", "terminal", "text"]),
-    ("probe", &["stats", "sys", "driver", "exit", "terminal", "text"]),
+    (
+        "probe",
+        &["stats", "sys", "driver", "exit", "terminal", "text"],
+    ),
     (
         "daemon",
         &[

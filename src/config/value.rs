@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::file::{Typed, Value};
 use super::render::quote;
+use crate::text::parse_size;
 
 /// The longest time there is: 1000 days.
 const DURATION_MAX: Duration = Duration::from_secs(1000 * 24 * 60 * 60);
@@ -158,25 +159,6 @@ pub(super) fn size(typed: &Typed, word: Word) -> Result<Option<u32>, String> {
         Some(bytes @ LEAST..=MOST) => Ok(u32::try_from(bytes).ok()),
         Some(_) => Err(format!("out of range: write \"1KiB\" to \"1GiB\"{or_word}")),
     }
-}
-
-/// `64KiB`, `4096`; `None` for what is no size. What is too large saturates.
-fn parse_size(text: &str) -> Option<u64> {
-    let end = text
-        .find(|digit: char| !digit.is_ascii_digit())
-        .unwrap_or(text.len());
-    let (digits, unit) = text.split_at(end);
-    let scale: u64 = match unit.trim_start() {
-        "" | "B" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        _ => return None,
-    };
-    if digits.is_empty() {
-        return None;
-    }
-    Some(digits.parse().unwrap_or(u64::MAX).saturating_mul(scale))
 }
 
 /// Permissions as octal digits in quotes.

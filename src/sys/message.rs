@@ -113,6 +113,25 @@ impl UnixName {
         Some(name)
     }
 
+    /// The name in an address of which the kernel wrote so many bytes.
+    pub(super) fn decode(name: &libc::sockaddr_storage, len: libc::socklen_t) -> Self {
+        let path_offset = offset_of!(libc::sockaddr_un, sun_path);
+        let len = (len as usize)
+            .saturating_sub(path_offset)
+            .min(NAME_BYTES_MAX);
+        let mut unix = Self {
+            len: len as u8,
+            ..Self::NONE
+        };
+        // SAFETY: a `sockaddr_storage` holds any address, and all of its bytes are initialized.
+        let path = unsafe {
+            let from: *const libc::sockaddr_storage = name;
+            std::slice::from_raw_parts(from.cast::<u8>().add(path_offset), len)
+        };
+        unix.bytes[..len].copy_from_slice(path);
+        unix
+    }
+
     /// The name as the kernel has it: a path, perhaps with its NUL; or a NUL and an abstract name.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {

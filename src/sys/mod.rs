@@ -3,11 +3,12 @@
 //! Knows the kernel's interfaces and nothing of ours. With `driver`, the only place with `unsafe`:
 //! one system call or one invariant to a block, each with the reason it is sound.
 //! [`socket`] makes and asks sockets, [`message`] moves datagrams, [`process`] is about ourselves,
-//! [`handover`] is for what comes after us.
+//! [`handover`] is for what comes after us, [`measure`] for who looks closer.
 
 #![allow(unsafe_code)]
 
 pub mod handover;
+pub mod measure;
 pub mod message;
 pub mod process;
 pub mod socket;

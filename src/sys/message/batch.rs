@@ -124,8 +124,10 @@ impl Incoming {
             // SAFETY: the kernel left the header so, over memory of ours.
             unsafe { control::read(msg_hdr, envelope) };
         } else {
-            envelope.source =
-                Source::Unix(decode_unix(&self.memory.names[index], msg_hdr.msg_namelen));
+            envelope.source = Source::Unix(UnixName::decode(
+                &self.memory.names[index],
+                msg_hdr.msg_namelen,
+            ));
         }
         *msg_len as usize
     }
@@ -199,24 +201,6 @@ impl Outgoing {
         let sent = check(unsafe { libc::sendmmsg(raw, from, count, flags) })?;
         Ok(sent as usize)
     }
-}
-
-fn decode_unix(name: &libc::sockaddr_storage, len: libc::socklen_t) -> UnixName {
-    let path_offset = offset_of!(libc::sockaddr_un, sun_path);
-    let len = (len as usize)
-        .saturating_sub(path_offset)
-        .min(NAME_BYTES_MAX);
-    let mut unix = UnixName {
-        len: len as u8,
-        ..UnixName::NONE
-    };
-    // SAFETY: a `sockaddr_storage` holds any address, and all of its bytes are initialized.
-    let path = unsafe {
-        let from: *const libc::sockaddr_storage = name;
-        std::slice::from_raw_parts(from.cast::<u8>().add(path_offset), len)
-    };
-    unix.bytes[..len].copy_from_slice(path);
-    unix
 }
 
 fn encode_unix(unix: &UnixName, name: &mut libc::sockaddr_storage) -> libc::socklen_t {

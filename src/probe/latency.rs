@@ -1,0 +1,225 @@
+//! Times, many of them: their distribution, and how much they vary from one to the next.
+//!
+//! Knows durations and never where they come from.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+/// Longer than this is kept as this: nothing that anybody waits for takes an hour.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// Three digits of each time are kept.
+const DIGITS: u8 = 3;
+
+/// Times, counted in nanoseconds, three digits of each.
+#[derive(Clone, Debug)]
+pub struct Latencies {
+    histogram: Histogram<u64>,
+    // What the histogram rounds.
+    min: Duration,
+    max: Duration,
+}
+
+/// What people want to know of many times; microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Spread {
+    /// The shortest.
+    pub min: f64,
+    /// The median.
+    pub p50: f64,
+    /// So long took 90 of 100 at most.
+    pub p90: f64,
+    /// 99 of 100.
+    pub p99: f64,
+    /// 999 of 1000.
+    pub p999: f64,
+    /// The longest.
+    pub max: f64,
+    /// The average.
+    pub mean: f64,
+    /// The standard deviation.
+    pub stddev: f64,
+}
+
+impl Default for Latencies {
+    fn default() -> Self {
+        let longest = u64::try_from(LONGEST.as_nanos()).expect("an hour is short");
+        let histogram = Histogram::new_with_bounds(1, longest, DIGITS);
+        Self {
+            histogram: histogram.expect("the bounds are in order"),
+            min: Duration::MAX,
+            max: Duration::ZERO,
+        }
+    }
+}
+
+impl Latencies {
+    /// One more.
+    pub fn record(&mut self, time: Duration) {
+        self.histogram.saturating_record(nanoseconds(time));
+        self.min = self.min.min(time);
+        self.max = self.max.max(time);
+    }
+
+    /// Those of others, too.
+    pub fn merge(&mut self, others: &Self) {
+        self.histogram += &others.histogram;
+        self.min = self.min.min(others.min);
+        self.max = self.max.max(others.max);
+    }
+
+    /// Forgets all.
+    pub fn reset(&mut self) {
+        self.histogram.reset();
+        self.min = Duration::MAX;
+        self.max = Duration::ZERO;
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.histogram.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.histogram.is_empty()
+    }
+
+    /// The longest; zero if there are none.
+    #[must_use]
+    pub fn max(&self) -> Duration {
+        self.max
+    }
+
+    /// So long took this share of them at most: 0.5 is the median.
+    #[must_use]
+    pub fn quantile(&self, share: f64) -> Duration {
+        let value = self.histogram.value_at_quantile(share);
+        Duration::from_nanos(value).clamp(self.min.min(self.max), self.max)
+    }
+
+    /// All of it, for who draws it or writes it down; nanoseconds.
+    #[must_use]
+    pub fn histogram(&self) -> &Histogram<u64> {
+        &self.histogram
+    }
+
+    /// What people want to know; none where there are no times.
+    #[must_use]
+    pub fn spread(&self) -> Option<Spread> {
+        if self.is_empty() {
+            return None;
+        }
+        let at = |share| microseconds(self.quantile(share).as_secs_f64());
+        Some(Spread {
+            min: microseconds(self.min.as_secs_f64()),
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: microseconds(self.max.as_secs_f64()),
+            mean: microseconds(self.histogram.mean() / 1e9),
+            stddev: microseconds(self.histogram.stdev() / 1e9),
+        })
+    }
+}
+
+/// Seconds as microseconds, with as many digits as mean something.
+fn microseconds(seconds: f64) -> f64 {
+    (seconds * 1e7).round() / 10.0
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1)
+}
+
+/// How much times vary from one to the next: the interarrival jitter of RFC 3550, section 6.4.1,
+/// over round trips, for with those no clock of another host is needed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Jitter {
+    before: Option<Duration>,
+    seconds: f64,
+    count: u64,
+}
+
+impl Jitter {
+    /// The next one, in the order of arrival.
+    pub fn record(&mut self, time: Duration) {
+        if let Some(before) = self.before.replace(time) {
+            let difference = time.abs_diff(before).as_secs_f64();
+            self.seconds += (difference - self.seconds) / 16.0;
+            self.count += 1;
+        }
+    }
+
+    /// In microseconds; none where there are not two times.
+    #[must_use]
+    pub fn microseconds(&self) -> Option<f64> {
+        (self.count > 0).then(|| microseconds(self.seconds))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spread_tells_ends_exactly_and_the_middle_to_three_digits() {
+        let mut latencies = Latencies::default();
+        assert_eq!(latencies.spread(), None);
+        for millis in 1..=1000 {
+            latencies.record(Duration::from_millis(millis));
+        }
+        let spread = latencies.spread().expect("there are some");
+        assert_eq!((spread.min, spread.max), (1000.0, 1_000_000.0));
+        let near = |value: f64, meant: f64| (value - meant).abs() <= meant / 1000.0;
+        assert!(near(spread.p50, 500_000.0), "{spread:?}");
+        assert!(near(spread.p90, 900_000.0), "{spread:?}");
+        assert!(near(spread.p99, 990_000.0), "{spread:?}");
+        assert!(near(spread.p999, 999_000.0), "{spread:?}");
+        assert!(near(spread.mean, 500_500.0), "{spread:?}");
+        assert!(near(spread.stddev, 288_675.0), "{spread:?}");
+    }
+
+    #[test]
+    fn no_quantile_is_beyond_the_longest() {
+        let mut latencies = Latencies::default();
+        latencies.record(Duration::from_nanos(1_234_567));
+        let spread = latencies.spread().expect("one");
+        assert_eq!([spread.p50, spread.p999, spread.max], [1234.6; 3]);
+    }
+
+    #[test]
+    fn an_hour_and_more_is_kept_as_the_longest() {
+        let mut latencies = Latencies::default();
+        latencies.record(Duration::from_secs(10_000));
+        assert_eq!(latencies.len(), 1);
+        assert_eq!(latencies.max(), Duration::from_secs(10_000));
+    }
+
+    #[test]
+    fn sums_are_of_all() {
+        let (mut one, mut other) = (Latencies::default(), Latencies::default());
+        one.record(Duration::from_millis(5));
+        other.record(Duration::from_millis(1));
+        one.merge(&other);
+        assert_eq!((one.len(), one.max()), (2, Duration::from_millis(5)));
+        assert_eq!(one.spread().expect("two").min, 1000.0);
+    }
+
+    #[test]
+    fn jitter_is_that_of_the_rfc() {
+        let mut jitter = Jitter::default();
+        jitter.record(Duration::from_micros(100));
+        assert_eq!(jitter.microseconds(), None);
+        // J = 0 + (16 - 0) / 16 = 1, then 1 + (|0| - 1) / 16 = 0.9375, rounded to 0.9.
+        jitter.record(Duration::from_micros(116));
+        assert_eq!(jitter.microseconds(), Some(1.0));
+        jitter.record(Duration::from_micros(116));
+        assert_eq!(jitter.microseconds(), Some(0.9));
+    }
+}

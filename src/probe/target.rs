@@ -1,0 +1,180 @@
+//! Whom to speak to, as typed: `tcp://HOST:PORT`, `udp://HOST:PORT`, `unix://PATH`, `unixgram://PATH`.
+//!
+//! Knows the words of a URL and never a name server or a socket.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// An echo service, ours or not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Over IP.
+    Inet {
+        /// With which protocol.
+        transport: Transport,
+        /// A name or an address; one of IPv6 without its brackets.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+    /// On a Unix socket.
+    Unix {
+        /// Of which kind.
+        transport: Transport,
+        /// Its path; an abstract name begins with `@`.
+        path: PathBuf,
+    },
+}
+
+/// A stream of bytes, or datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP, or a Unix stream.
+    Stream,
+    /// UDP, or Unix datagrams.
+    Datagram,
+}
+
+impl Target {
+    /// A stream of bytes, or datagrams.
+    #[must_use]
+    pub fn transport(&self) -> Transport {
+        match self {
+            Self::Inet { transport, .. } | Self::Unix { transport, .. } => *transport,
+        }
+    }
+
+    /// Whether it is one of bytes.
+    #[must_use]
+    pub fn is_stream(&self) -> bool {
+        self.transport() == Transport::Stream
+    }
+
+    /// Whether it is reached over IP.
+    #[must_use]
+    pub fn is_inet(&self) -> bool {
+        matches!(self, Self::Inet { .. })
+    }
+
+    fn scheme(&self) -> &'static str {
+        match (self.is_inet(), self.transport()) {
+            (true, Transport::Stream) => "tcp",
+            (true, Transport::Datagram) => "udp",
+            (false, Transport::Stream) => "unix",
+            (false, Transport::Datagram) => "unixgram",
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = self.scheme();
+        match self {
+            Self::Inet { host, port, .. } if host.contains(':') => {
+                write!(f, "{scheme}://[{host}]:{port}")
+            }
+            Self::Inet { host, port, .. } => write!(f, "{scheme}://{host}:{port}"),
+            Self::Unix { path, .. } => write!(f, "{scheme}://{}", path.display()),
+        }
+    }
+}
+
+/// What a URL has to look like.
+const FORM: &str = "write tcp://HOST:PORT, udp://HOST:PORT, unix://PATH or unixgram://PATH";
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return Err(format!("no URL: {FORM}"));
+        };
+        let (inet, transport) = match scheme {
+            "tcp" => (true, Transport::Stream),
+            "udp" => (true, Transport::Datagram),
+            "unix" => (false, Transport::Stream),
+            "unixgram" => (false, Transport::Datagram),
+            _ => return Err(format!("{scheme}: not a protocol of ours: {FORM}")),
+        };
+        if !inet {
+            if rest.is_empty() || rest == "@" {
+                return Err(format!("the path is missing: write {scheme}://PATH"));
+            }
+            let path = rest.into();
+            return Ok(Self::Unix { transport, path });
+        }
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let (host, port) = match rest.strip_prefix('[') {
+            Some(rest) => rest
+                .split_once(']')
+                .and_then(|(host, port)| Some((host, port.strip_prefix(':')?))),
+            None => rest.rsplit_once(':'),
+        }
+        .ok_or_else(|| format!("the port is missing: write {scheme}://HOST:PORT"))?;
+        if host.is_empty() {
+            return Err(format!("the host is missing: write {scheme}://HOST:PORT"));
+        }
+        if host.contains(':') && !rest.starts_with('[') {
+            return Err(format!(
+                "an IPv6 address stands in brackets: write {scheme}://[{host}]:{port}"
+            ));
+        }
+        match port.parse() {
+            Ok(port) if port > 0 => Ok(Self::Inet {
+                transport,
+                host: host.into(),
+                port,
+            }),
+            _ => Err(format!("port {port:?}: write a number from 1 to 65535")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, shown: &str) {
+        let target: Result<Target, String> = text.parse();
+        let said = target.map_or_else(|error| error, |target| target.to_string());
+        assert_eq!(said, shown, "of {text}");
+    }
+
+    #[test]
+    fn urls_of_all_four_kinds_are_read_and_written_alike() {
+        for url in [
+            "tcp://127.0.0.1:7007",
+            "udp://echo.example:7",
+            "tcp://[::1]:7",
+            "udp://[fe80::1%eth0]:7",
+            "unix:///run/echod/echo.sock",
+            "unixgram://@abstract",
+        ] {
+            check(url, url);
+        }
+        check("tcp://localhost:7/", "tcp://localhost:7");
+    }
+
+    #[test]
+    fn what_is_no_url_is_told_what_to_write() {
+        check("localhost:7", &format!("no URL: {FORM}"));
+        check(
+            "http://a:1",
+            &format!("http: not a protocol of ours: {FORM}"),
+        );
+        check("tcp://a", "the port is missing: write tcp://HOST:PORT");
+        check("tcp://[::1]", "the port is missing: write tcp://HOST:PORT");
+        check("udp://:7", "the host is missing: write udp://HOST:PORT");
+        check(
+            "tcp://::1:7",
+            "an IPv6 address stands in brackets: write tcp://[::1]:7",
+        );
+        check("tcp://a:0", "port \"0\": write a number from 1 to 65535");
+        check(
+            "tcp://a:65536",
+            "port \"65536\": write a number from 1 to 65535",
+        );
+        check("unix://", "the path is missing: write unix://PATH");
+    }
+}

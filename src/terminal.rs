@@ -1,0 +1,57 @@
+//! Standard output as people and programs want it: colors or none, and a reader who has seen enough.
+//!
+//! Knows what a stream is connected to; never what is printed.
+
+#![forbid(unsafe_code)]
+
+use std::io::{self, ErrorKind, Write};
+
+use clap::ValueEnum;
+
+use crate::text::Paint;
+
+/// When to use colors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless NO_COLOR is set.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+impl Color {
+    /// The colors of a stream that is a terminal or not.
+    #[must_use]
+    pub fn paint(self, terminal: bool) -> Paint {
+        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+            || std::env::var_os("TERM").is_some_and(|value| value == "dumb");
+        Paint {
+            colored: match self {
+                Self::Auto => terminal && !no_color,
+                Self::Always => true,
+                Self::Never => false,
+            },
+        }
+    }
+}
+
+/// Prints data at once. Says whether anybody still reads: who stops has seen enough.
+///
+/// # Errors
+/// When it can't be written for another reason, such as a full disk.
+pub fn print(data: &[u8]) -> io::Result<bool> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(data).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Diagnostics go to where they do not mix with data. There is nobody to tell if that fails.
+pub fn complain(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
+}

@@ -1,0 +1,1 @@
+//! `echoprobe check`: what it finds out, and how it says so.

@@ -1,0 +1,1 @@
+//! `echoprobe idle`: what it finds out, and how it says so.

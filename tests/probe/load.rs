@@ -1,0 +1,1 @@
+//! `echoprobe load`: what it finds out, and how it says so.

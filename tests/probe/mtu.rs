@@ -1,0 +1,1 @@
+//! `echoprobe mtu`: what it finds out, and how it says so.

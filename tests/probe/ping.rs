@@ -1,0 +1,1 @@
+//! `echoprobe ping`: what it finds out, and how it says so.

@@ -1,0 +1,1 @@
+//! `echoprobe ports`: what it finds out, and how it says so.

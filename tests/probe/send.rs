@@ -1,0 +1,1 @@
+//! `echoprobe send`: what it finds out, and how it says so.

@@ -1,0 +1,1 @@
+//! Conversations with `echoprobe URL`: what it finds out, and how it says so.
