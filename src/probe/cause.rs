@@ -102,6 +102,16 @@ impl Causes {
         }
     }
 
+    /// Once less: it was not that after all.
+    pub fn uncount(&mut self, cause: &Cause) {
+        if let Some(count) = self.0.get_mut(cause) {
+            *count -= 1;
+            if *count == 0 {
+                self.0.remove(cause);
+            }
+        }
+    }
+
     /// Those of somebody else, too.
     pub fn merge(&mut self, others: &Self) {
         for (cause, count) in &others.0 {

@@ -38,6 +38,9 @@ pub struct Report {
     /// Those that came back whole, from another address than they were sent to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub misaddressed: Option<u64>,
+    /// Of those lost: so many datagrams had come back to this host, and found its buffer full.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<u64>,
     /// Those on the way when it was interrupted: neither lost nor received.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub in_flight: Option<u64>,

@@ -24,6 +24,11 @@ use super::target::Target;
 use crate::exit::Failure;
 use crate::sys::measure::{self, Arrival, Fragmenting};
 use crate::sys::message::Source;
+use crate::sys::socket::{Inherited, drops, set_inherited};
+
+/// So much may wait to be read, where the kernel allows it: what does not fit is lost, and nobody
+/// but us to blame.
+const RECEIVE_BUFFER_BYTES: u32 = 8 << 20;
 
 /// Where a service is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -251,6 +256,15 @@ impl Route {
             self.bind(&socket, address)?;
             self.prepare(&socket, address)?;
             measure::ask_for_all(socket.as_fd())?;
+            set_inherited(
+                socket.as_fd(),
+                &Inherited {
+                    no_delay: None,
+                    keepalive: None,
+                    receive_buffer: Some(RECEIVE_BUFFER_BYTES),
+                    send_buffer: None,
+                },
+            )?;
             Ok(Flow {
                 socket,
                 peer: address.clone(),
@@ -366,6 +380,12 @@ impl Flow {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// How many datagrams have reached this host and found no room in our receive buffer.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        drops(self.socket.as_fd()).into()
     }
 
     /// Whether this sender is the service. The name of a Unix socket is as its owner wrote it, and

@@ -1,1 +1,400 @@
-//! `echoprobe ping`: what it finds out, and how it says so.
+//! `echoprobe ping`: what becomes of each message is told apart, and the numbers are exact.
+
+use std::net::Shutdown;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use super::fault::{self, Fate, FaultyServer};
+use super::{LISTENERS, probe, probe_json};
+use crate::harness::{Daemon, ECHOPROBE, PATIENCE, eventually, free_port, has_ipv6, text};
+
+/// What became of all messages: each ends as one of them.
+fn accounted(report: &Value) -> u64 {
+    let ends = [
+        "received",
+        "late",
+        "lost",
+        "corrupt",
+        "misaddressed",
+        "in_flight",
+    ];
+    ends.iter().filter_map(|end| report[end].as_u64()).sum()
+}
+
+#[test]
+fn every_kind_of_service_of_ours_answers_all() {
+    let daemon = Daemon::start(LISTENERS);
+    let dir = daemon.folder.path().display().to_string();
+    let (tcp, udp) = (daemon.address("tcp"), daemon.address("udp"));
+    let urls = [
+        format!("tcp://{tcp}"),
+        format!("udp://{udp}"),
+        format!("unix://{dir}/stream"),
+        format!("unixgram://{dir}/datagram"),
+    ];
+    for url in &urls {
+        for size in ["1", "64", "3000", "60000"] {
+            let (status, report) = probe_json(&[
+                "ping",
+                url,
+                "-c",
+                "5",
+                "-i",
+                "1ms",
+                "-s",
+                size,
+                "--timeout",
+                "10s",
+            ]);
+            assert_eq!(status, 0, "{url} {size}: {report}");
+            assert_eq!(
+                (&report["sent"], &report["received"]),
+                (&5.into(), &5.into())
+            );
+            assert!(
+                report["rtt_us"]["p50"]
+                    .as_f64()
+                    .is_some_and(|rtt| rtt > 0.0)
+            );
+            assert!(report["jitter_us"].is_number(), "{report}");
+            let is_stream = !url.contains("udp") && !url.contains("gram");
+            assert_eq!(report["connect_us"].is_object(), is_stream, "{url}");
+        }
+    }
+    let (status, report) = probe_json(&["ping", &urls[1], "-c", "5", "-i", "1ms", "-s", "0"]);
+    assert_eq!(
+        (status, &report["received"]),
+        (0, &5.into()),
+        "empty datagrams"
+    );
+}
+
+#[test]
+fn a_service_that_answers_in_upper_case_is_understood_when_told() {
+    let daemon = Daemon::start(&format!("[defaults]\nreply = \"upper\"\n{LISTENERS}"));
+    for listener in ["tcp", "udp"] {
+        let url = format!("{listener}://{}", daemon.address(listener));
+        let ping = [
+            "ping",
+            &url,
+            "-c",
+            "5",
+            "-i",
+            "1ms",
+            "-s",
+            "500",
+            "--timeout",
+            "10s",
+        ];
+        let (status, report) = probe_json(&[&ping[..], &["--expect", "upper"]].concat());
+        assert_eq!((status, &report["received"]), (0, &5.into()), "{report}");
+        let (status, report) = probe_json(&ping);
+        assert_eq!(status, 1, "{report}");
+        assert!(report["corrupt"].as_u64() >= Some(1), "{report}");
+    }
+}
+
+/// The report equals what the server did, whatever that was.
+#[test]
+fn losses_delays_copies_swaps_and_changes_are_told_apart_exactly() {
+    std::thread::scope(|scope| {
+        for seed in 1..=4 {
+            scope.spawn(move || assert_that_the_report_is_the_plan(seed));
+        }
+    });
+}
+
+fn assert_that_the_report_is_the_plan(seed: u64) {
+    const COUNT: usize = 300;
+    let plan = fault::plan(seed, COUNT);
+    let server = FaultyServer::udp(plan.clone(), Duration::from_millis(2000));
+    let (status, report) = probe_json(&[
+        "ping",
+        &server.url(),
+        "-c",
+        "300",
+        "-i",
+        "3ms",
+        "-s",
+        "64",
+        "--timeout",
+        "1500ms",
+    ]);
+    let of = |fate| fault::count(&plan, fate);
+    let meant = [
+        ("sent", COUNT as u64),
+        (
+            "received",
+            of(Fate::Echo) + of(Fate::Duplicate) + of(Fate::Swap),
+        ),
+        ("lost", of(Fate::Lose)),
+        ("late", of(Fate::Delay)),
+        ("duplicates", of(Fate::Duplicate)),
+        ("reordered", fault::reordered(&plan)),
+        ("corrupt", of(Fate::Corrupt) + of(Fate::Cut)),
+        ("misaddressed", of(Fate::Misaddress)),
+    ];
+    for (field, count) in meant {
+        assert!(count > 0, "the plan has everything");
+        assert_eq!(report[field], count, "seed {seed}: {field} of {report}");
+    }
+    assert_eq!(accounted(&report), COUNT as u64);
+    assert_eq!(report["errors"]["timed out"], of(Fate::Lose), "{report}");
+    assert_eq!(status, 1);
+}
+
+#[test]
+fn swaps_alone_are_reordered_and_nothing_else() {
+    let plan: Vec<Fate> = [Fate::Swap, Fate::Echo, Fate::Echo].repeat(20);
+    let server = FaultyServer::udp(plan, Duration::ZERO);
+    let (status, report) = probe_json(&[
+        "ping",
+        &server.url(),
+        "-c",
+        "60",
+        "-i",
+        "2ms",
+        "-s",
+        "16",
+        "--timeout",
+        "10s",
+    ]);
+    assert_eq!(status, 0, "none is lost, late or wrong: {report}");
+    assert_eq!(
+        (&report["reordered"], &report["received"]),
+        (&20.into(), &60.into())
+    );
+}
+
+#[test]
+fn with_nobody_there_the_summary_comes_all_the_same() {
+    let port = free_port();
+    for scheme in ["tcp", "udp"] {
+        let url = format!("{scheme}://127.0.0.1:{port}");
+        let output = probe(&["ping", &url, "-c", "3", "-i", "1ms", "--timeout", "10s"]);
+        let said = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(3), "{said}");
+        assert!(
+            said.contains("3 sent, 0 received, 3 lost (100 %)"),
+            "{said}"
+        );
+        assert!(said.contains("errors: 3 refused"), "{said}");
+    }
+}
+
+#[test]
+fn silence_is_a_loss_of_all_and_not_a_hang() {
+    let server = FaultyServer::udp(vec![Fate::Lose; 5], Duration::ZERO);
+    let (status, report) = probe_json(&[
+        "ping",
+        &server.url(),
+        "-c",
+        "5",
+        "-i",
+        "1ms",
+        "--timeout",
+        "50ms",
+    ]);
+    assert_eq!((status, &report["lost"]), (3, &5.into()), "{report}");
+    assert_eq!(report["errors"]["timed out"], 5);
+    assert!(report["rtt_us"].is_null());
+}
+
+#[test]
+fn an_interrupt_ends_with_the_summary_and_what_is_on_the_way_is_not_lost() {
+    let server = FaultyServer::by_source(|_| Fate::Lose);
+    let child = Command::new(ECHOPROBE)
+        .args([
+            "ping",
+            &server.url(),
+            "-i",
+            "1ms",
+            "--timeout",
+            "1h",
+            "--json",
+        ])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("echoprobe runs");
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+    eventually("it handles signals, and has sent some", || {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+        let caught = u64::from_str_radix(caught.expect("a mask").trim(), 16).expect("hex");
+        caught & (1 << (Signal::SIGINT as u32 - 1)) != 0
+    });
+    // Whatever it has sent by now: with the first look at the flag it ends.
+    kill(pid, Signal::SIGINT).expect("it runs");
+    let output = child.wait_with_output().expect("a child of ours");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["lost"], 0, "{report}");
+    assert_eq!(
+        accounted(&report),
+        report["sent"].as_u64().expect("a number")
+    );
+}
+
+#[test]
+fn a_deadline_ends_it_whatever_is_still_to_come() {
+    let daemon = Daemon::start(LISTENERS);
+    let url = format!("udp://{}", daemon.address("udp"));
+    let (status, report) = probe_json(&["ping", &url, "-i", "5ms", "--deadline", "200ms"]);
+    assert_eq!(status, 0, "{report}");
+    assert_eq!(
+        accounted(&report),
+        report["sent"].as_u64().expect("a number")
+    );
+    let duration = report["duration_ms"].as_f64().expect("a number");
+    assert!(
+        (200.0..PATIENCE.as_secs_f64() * 1e3).contains(&duration),
+        "{report}"
+    );
+}
+
+#[test]
+fn a_stream_that_ends_is_connected_anew_and_what_was_on_it_is_lost() {
+    // Every connection answers two messages; the third is read and the connection ends.
+    let url = fault::tcp(|_, stream| {
+        fault::echo(&stream, 128);
+        fault::echo(&stream, 0);
+        let mut rest = [0; 64];
+        let _ = std::io::Read::read_exact(&mut &stream, &mut rest);
+        let _ = stream.shutdown(Shutdown::Both);
+    });
+    let (status, report) = probe_json(&[
+        "ping",
+        &url,
+        "-c",
+        "9",
+        "-i",
+        "20ms",
+        "-s",
+        "64",
+        "--timeout",
+        "10s",
+    ]);
+    assert_eq!(status, 1, "{report}");
+    assert_eq!(
+        (&report["received"], &report["lost"]),
+        (&6.into(), &3.into()),
+        "{report}"
+    );
+    assert_eq!(report["errors"]["closed"], 3, "{report}");
+}
+
+#[test]
+fn wrong_bytes_of_a_stream_are_corrupt() {
+    let url = fault::tcp(|_, stream| {
+        let mut message = [0; 64];
+        for number in 0.. {
+            if std::io::Read::read_exact(&mut &stream, &mut message).is_err() {
+                break;
+            }
+            if number == 2 {
+                message[50] ^= 4;
+            }
+            std::io::Write::write_all(&mut &stream, &message).expect("sent");
+        }
+    });
+    let output = probe(&[
+        "ping",
+        &url,
+        "-c",
+        "5",
+        "-i",
+        "1ms",
+        "-s",
+        "64",
+        "--timeout",
+        "10s",
+    ]);
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("3: ") && said.contains("1 byte of 64 wrong, the first at offset 50"),
+        "{said}"
+    );
+    assert!(
+        said.contains("5 sent, 4 received, 0 lost (0 %), 1 corrupt"),
+        "{said}"
+    );
+}
+
+#[test]
+fn it_goes_where_and_as_it_is_told() {
+    let daemon = Daemon::start(&LISTENERS.replace("\"127.0.0.1:0\"", "\"*:0\""));
+    let port = daemon.address("udp").port();
+    let own = free_port();
+    let source = format!("127.0.0.5:{own}");
+    let url = format!("udp://127.0.0.3:{port}");
+    let output = probe(&[
+        "ping",
+        &url,
+        "-c",
+        "2",
+        "-i",
+        "1ms",
+        "--source",
+        &source,
+        "--ttl",
+        "9",
+        "--dscp",
+        "46",
+        "--dont-fragment",
+        "--timeout",
+        "10s",
+    ]);
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{said}{}", text(&output.stderr));
+    assert!(said.contains(&format!("from 127.0.0.3:{port}")), "{said}");
+    let peers = daemon.ctl_json(&["peers", "--listener", "udp"]);
+    assert_eq!(peers["peers"][0]["address"], source, "{peers}");
+    if has_ipv6() {
+        let url = format!("udp://localhost:{port}");
+        let output = probe(&["ping", "-6", &url, "-c", "1", "--timeout", "10s"]);
+        let said = text(&output.stdout) + &text(&output.stderr);
+        // Where localhost has no IPv6 address, that is said.
+        assert!(
+            said.contains("from [::1]:") || said.contains("no IPv6 address"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_and_told() {
+    let refused = |arguments: &[&str], what: &str| {
+        let output = probe(arguments);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(said.contains(what), "{arguments:?}: {said}");
+    };
+    refused(
+        &["ping", "tcp://127.0.0.1:1", "-s", "0"],
+        "on a stream that is nothing",
+    );
+    refused(
+        &["ping", "udp://127.0.0.1:1", "-s", "65508"],
+        "65507 bytes at most",
+    );
+    refused(
+        &["ping", "unix:///x", "--ttl", "3"],
+        "a Unix socket has no such thing",
+    );
+    refused(
+        &["ping", "udp://127.0.0.1:1", "--proxy", "v1"],
+        "only streams",
+    );
+    refused(&["ping", "127.0.0.1:1"], "write tcp://HOST:PORT");
+    let output = probe(&["ping", "tcp://no-such-host.invalid:7", "-c", "1"]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(
+        text(&output.stderr).contains("name unknown"),
+        "{}",
+        text(&output.stderr)
+    );
+}
