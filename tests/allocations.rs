@@ -19,7 +19,7 @@ use socket2::{SockRef, Socket, Type};
 
 use echod::driver::epoll::Epoll;
 use echod::driver::uring::Uring;
-use echod::driver::{Driver, Permits, Waker};
+use echod::driver::{Completion, Driver, Envelope, Op, Permits, Source, Waker};
 use echod::echo::Reply;
 use echod::policy::Access;
 use echod::policy::limits::{Timeouts, WhenFull};
@@ -59,6 +59,70 @@ fn no_message_allocates_on_io_uring() {
         Ok(_) => no_message_allocates(Uring::new),
         Err(error) => eprintln!("NOT TESTED: this machine allows no io_uring: {error}"),
     }
+}
+
+#[test]
+fn no_message_of_our_own_allocates_on_epoll() {
+    no_message_of_our_own_allocates(Epoll::new);
+}
+
+#[test]
+fn no_message_of_our_own_allocates_on_io_uring() {
+    match Uring::new() {
+        Ok(_) => no_message_of_our_own_allocates(Uring::new),
+        Err(error) => eprintln!("NOT TESTED: this machine allows no io_uring: {error}"),
+    }
+}
+
+/// Static bytes that stall each time, and datagrams from a leased buffer.
+fn no_message_of_our_own_allocates<D>(driver: fn() -> io::Result<D>)
+where
+    D: Driver<Socket = OwnedFd>,
+{
+    static BYTES: [u8; BULK_BYTES] = [7; BULK_BYTES];
+    let mut driver = driver().expect("a driver");
+    let (ours, mut peer) = UnixStream::pair().expect("a pair");
+    let [socket, sink] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").expect("a socket"));
+    ours.set_nonblocking(true).expect("it is open");
+    socket.set_nonblocking(true).expect("it is open");
+    let envelope = Envelope {
+        source: Source::Inet(sink.local_addr().expect("it is bound")),
+        size: 100,
+        ..Envelope::EMPTY
+    };
+    let connection = driver.add_connection(ours.into(), vec![]);
+    let socket = driver.add_datagram_socket(socket.into());
+    let reader = thread::spawn(move || {
+        let mut memory = vec![0; 64 << 10];
+        while peer.read(&mut memory).expect("it is open") > 0 {}
+    });
+
+    let mut done = Vec::with_capacity(256);
+    let mut stalls = 0;
+    let mut send = || {
+        let bytes = &BYTES;
+        driver.submit(Op::SendStatic { connection, bytes });
+        let buffer = driver.lease(&envelope, 1000).expect("few are leased");
+        driver.submit(Op::SendTo { socket, buffer });
+        let (mut sent, mut datagrams_sent) = (0, 0);
+        while sent < BULK_BYTES || datagrams_sent < 10 {
+            driver.wait(None, &mut done).expect("it goes on");
+            for completion in done.drain(..) {
+                match completion {
+                    Completion::Sent { len, .. } => sent += len as usize,
+                    Completion::DatagramSent { count, .. } => datagrams_sent += count,
+                    Completion::Stalled { .. } => stalls += 1,
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    };
+    (0..ROUNDS_BEFORE).for_each(|_| send());
+    let counted = measure(|| (0..ROUNDS_BEFORE).for_each(|_| send()));
+    drop(driver);
+    reader.join().expect("it saw the end");
+    assert!(stalls > 0, "what waits is what may allocate");
+    assert_eq!(counted.count_total, 0, "{counted:?}");
 }
 
 fn no_message_allocates<D>(driver: fn() -> io::Result<D>)

@@ -62,10 +62,13 @@ impl Buffers {
         })
     }
 
-    /// Leases the buffer that [`Self::peek`] showed, now that it holds so many bytes.
+    /// Leases the buffer that [`Self::peek`] shows, of so many bytes.
     pub(crate) fn lease(&mut self, len: usize) -> Buffer {
-        debug_assert!(len <= BUFFER_BYTES, "no more than fits was received");
-        let index = self.free.pop().expect("peek has shown a buffer");
+        debug_assert!(len <= BUFFER_BYTES, "no more than fits is in a buffer");
+        let index = self
+            .free
+            .pop()
+            .expect("the caller has seen that one is free");
         Buffer {
             index,
             len: len as u32,

@@ -12,6 +12,7 @@ mod ends;
 mod handover;
 mod harness;
 mod listeners;
+mod own;
 mod relay;
 mod stage;
 
@@ -22,6 +23,7 @@ use self::ends::*;
 use self::handover::*;
 use self::harness::{Harness, Place};
 use self::listeners::*;
+use self::own::*;
 use self::relay::*;
 use self::stage::{Answer, DEADLINE, Event, Stage, TURN, pattern};
 use super::buffers::{BUFFER_BYTES, BUFFER_COUNT};
@@ -135,6 +137,15 @@ promises! {
         a_close_after_detach_is_heard_alone,
         who_fails_first_is_not_detached,
         nobody_is_taken_who_is_not_detached,
+        static_bytes_arrive_whole_each_with_one_completion,
+        static_bytes_take_no_buffer,
+        static_bytes_that_wait_stall_once_and_go_on,
+        what_is_behind_static_bytes_waits_its_turn,
+        a_connection_is_read_while_static_bytes_wait,
+        a_close_or_a_failure_discards_static_bytes,
+        static_bytes_that_wait_leave_with_their_connection,
+        what_is_leased_leaves_as_datagrams_of_the_envelopes_size,
+        leasing_leaves_buffers_to_those_who_receive,
         a_waker_wakes_from_another_thread_once,
         a_wait_ends_at_its_time_and_not_before,
         a_wait_whose_time_has_passed_still_says_what_is_ready,

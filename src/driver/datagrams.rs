@@ -105,6 +105,22 @@ impl Workspace {
     pub(super) fn envelope(&self, buffer: &Buffer) -> &Envelope {
         &self.envelopes[usize::from(buffer.index)]
     }
+
+    /// Leases a buffer for datagrams that are no answer, if enough are left for those who receive.
+    pub(super) fn lease(
+        &mut self,
+        buffers: &mut Buffers,
+        envelope: &Envelope,
+        len: usize,
+    ) -> Option<Buffer> {
+        debug_assert!(len == 0 || envelope.size > 0, "bytes are cut into some");
+        if buffers.scarce() {
+            return None;
+        }
+        let buffer = buffers.lease(len);
+        self.envelopes[usize::from(buffer.index)] = *envelope;
+        Some(buffer)
+    }
 }
 
 impl Datagrams {

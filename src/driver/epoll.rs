@@ -109,6 +109,7 @@ impl Endpoint {
             Kind::Datagrams(_) => input(Wish::Input),
             Kind::Connection(connection) if connection.silent => Wish::Nothing,
             Kind::Connection(connection) if connection.detached => Wish::Nothing,
+            Kind::Connection(connection) if takes && connection.reads_on() => Wish::Both,
             Kind::Connection(connection) if connection.stalled() => Wish::Output,
             Kind::Connection(connection) if connection.ended => Wish::Nothing,
             Kind::Connection(connection) if takes && connection.once => Wish::InputOnce,
@@ -134,6 +135,8 @@ enum Wish {
     Clients,
     /// Room to send.
     Output,
+    /// Bytes, and room to send what is no answer to them.
+    Both,
 }
 
 impl Wish {
@@ -144,9 +147,11 @@ impl Wish {
             Self::InputOnce => EpollFlags::EPOLLIN | EpollFlags::EPOLLET | WARNINGS,
             Self::Clients => EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE,
             Self::Output => EpollFlags::EPOLLOUT,
+            Self::Both => EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT,
         }
     }
 }
+
 impl Epoll {
     /// A driver with nothing to do. Make it in the thread that will use it.
     ///
@@ -204,6 +209,7 @@ impl Epoll {
                 }
                 Op::Rest { connection } => self.take_from(connection, false),
                 Op::Send { connection, buffer } => self.send(connection, buffer, done),
+                Op::SendStatic { connection, bytes } => self.send_static(connection, bytes, done),
                 Op::ShutDown { connection } => self.shut_down(connection),
                 Op::SendTo { socket, buffer } => self.send_to(socket, buffer),
                 Op::Detach { connection } => {
@@ -389,6 +395,9 @@ impl Epoll {
                 _ = self.receive_from(token, done)
             }
             Kind::Connection(connection) if connection.silent || connection.detached => {}
+            Kind::Connection(connection) if endpoint.takes && connection.reads_on() => {
+                self.receive_and_flush(token, event.events(), done);
+            }
             Kind::Connection(connection) if connection.stalled() => self.flush(token, done),
             Kind::Connection(_) if endpoint.takes => {
                 let warned = event.events().intersects(WARNINGS);
@@ -485,6 +494,10 @@ impl Driver for Epoll {
 
     fn envelope(&self, buffer: &Buffer) -> &Envelope {
         self.workspace.envelope(buffer)
+    }
+
+    fn lease(&mut self, envelope: &Envelope, len: usize) -> Option<Buffer> {
+        self.workspace.lease(&mut self.buffers, envelope, len)
     }
 
     fn recycle(&mut self, buffer: Buffer) {

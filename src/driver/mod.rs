@@ -9,11 +9,11 @@
 //! Each is a test in `conformance`, run on every driver.
 //!
 //! 1. [`Driver::submit`] queues: it makes no system call and never fails.
-//! 2. Each `Send` and `Close` has exactly one completion, but for sends of a connection that fails,
-//!    which have one `Failed` together, and of one that is closed or taken first, which have none.
-//!    Each datagram of a `SendTo` is counted in exactly one `DatagramSent`, which may count many.
-//!    `Accept`, `Receive`, `Relay` and `ReceiveFrom` repeat until they are ended; `Rest` and
-//!    `ShutDown` have none. For `Detach` see 18.
+//! 2. Each `Send`, `SendStatic` and `Close` has exactly one completion, but for sends of a connection
+//!    that fails, which have one `Failed` together, and of one that is closed or taken first, which
+//!    have none. Each datagram of a `SendTo` is counted in exactly one `DatagramSent`, which may
+//!    count many. `Accept`, `Receive`, `Relay` and `ReceiveFrom` repeat until they are ended; `Rest`
+//!    and `ShutDown` have none. For `Detach` see 18.
 //!    Nothing is heard of a connection before its `Accepted`.
 //! 3. A `Send` completes when all of its bytes are with the kernel. If that can't be at once, it
 //!    says `Stalled`, once for all that wait behind it, and goes on by itself.
@@ -22,7 +22,7 @@
 //! 6. When buffers run out, receiving waits; nothing fails, nothing spins. Peers that do not read
 //!    can't hold so many buffers that others starve.
 //! 7. After `Rest` at most the bytes that had been taken already still arrive. A driver that can
-//!    tell does not read a connection while one of its sends is stalled.
+//!    tell does not read a connection while a `Send` on it is stalled.
 //! 8. After `Close` nothing more is heard of the token but its `Closed`; then its buffers are home,
 //!    its descriptor is gone, and that token never comes back (its slot does, a generation later).
 //! 9. `Closing::WhenDrained` loses nobody: who is queued is accepted first, with a permit whether
@@ -57,6 +57,12 @@
 //! 19. [`Driver::add_connection`] goes on where another driver let go, also one of another kind. What
 //!     it is given to send goes before all else, and counts as one `Send` that has said `Stalled`
 //!     already.
+//! 20. `SendStatic` takes no buffer and is never copied, but for `Detach`; all else is as with a
+//!     `Send`, except that it is no answer: while it waits, the connection is read as ever, so that
+//!     two who talk at once do not wait for each other.
+//! 21. [`Driver::lease`] gives a buffer for datagrams of our own, to be cut, sent and counted as an
+//!     answer is, from any datagram socket, connected or not. It leaves enough to those who receive:
+//!     when buffers are scarce there is none.
 //!
 //! # How io_uring fits
 //!
@@ -102,7 +108,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 pub use permits::Permits;
 
-pub use crate::sys::message::{Envelope, Source};
+pub use crate::sys::message::{Envelope, Source, UnixName};
 pub use crate::sys::socket::Details;
 
 /// A listener, connection or datagram socket of one driver.
@@ -181,6 +187,15 @@ pub enum Op {
         /// Comes home by itself.
         buffer: Buffer,
     },
+    /// Send bytes that live as long as the program, all of them, and read on meanwhile: they are no
+    /// answer. For who never relays on this connection, and when nothing else of it waits to be sent:
+    /// every `Send` and `SendStatic` before it has said `Sent`. A `Send` behind it waits its turn.
+    SendStatic {
+        /// On this connection.
+        connection: Token,
+        /// At least one, and below 2 GiB.
+        bytes: &'static [u8],
+    },
     /// Say FIN after what has been sent; go on receiving.
     ShutDown {
         /// This connection's write side.
@@ -192,7 +207,7 @@ pub enum Op {
         socket: Token,
     },
     /// Send all datagrams of a buffer back to where they came from, as many and of the same sizes,
-    /// from the address that they were sent to.
+    /// from the address that they were sent to; those of a [`Driver::lease`] to where it said.
     SendTo {
         /// On this datagram socket.
         socket: Token,
@@ -215,9 +230,13 @@ pub enum Op {
 }
 
 impl Op {
-    /// Whether it is a `Send` on this connection.
+    /// Whether it is a `Send` or `SendStatic` on this connection.
     pub(crate) fn is_send_on(&self, token: Token) -> bool {
-        matches!(self, Self::Send { connection, .. } if *connection == token)
+        matches!(
+            self,
+            Self::Send { connection, .. } | Self::SendStatic { connection, .. }
+                if *connection == token
+        )
     }
 }
 
@@ -275,14 +294,14 @@ pub enum Completion {
         /// This connection.
         connection: Token,
     },
-    /// A `Send` is done.
+    /// A `Send` or `SendStatic` is done.
     Sent {
         /// On this connection.
         connection: Token,
         /// So many bytes.
         len: u32,
     },
-    /// A `Send`, or what is relayed, has to wait for the peer to read.
+    /// A `Send` or `SendStatic`, or what is relayed, has to wait for the peer to read.
     Stalled {
         /// On this connection.
         connection: Token,
@@ -376,6 +395,12 @@ pub trait Driver {
 
     /// From whom received datagrams are, to which address they were sent, and how long each is.
     fn envelope(&self, buffer: &Buffer) -> &Envelope;
+
+    /// Leases a buffer of so many bytes, [`buffers::BUFFER_BYTES`] at most, for datagrams of our own:
+    /// fill all of it (it holds what it last held), then `SendTo` sends it to the envelope's source,
+    /// from its local address if it has one, in datagrams of its size, the last may be shorter. No
+    /// bytes are one empty datagram. None when buffers are scarce: try again when some have come home.
+    fn lease(&mut self, envelope: &Envelope, len: usize) -> Option<Buffer>;
 
     /// Takes a buffer back that is not sent.
     fn recycle(&mut self, buffer: Buffer);

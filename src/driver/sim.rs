@@ -8,9 +8,9 @@
 //! datagrams of one sender come in one buffer or in many.
 //!
 //! It checks its user, too, and panics when a buffer is used twice, when receiving is asked for
-//! twice, when a relaying connection is not answered in time, when a detached one is not taken in
-//! time, and when a token is used after it was taken, or in a later turn than the one that closed
-//! it.
+//! twice, when a relaying connection is not answered in time, when static bytes are to be sent by
+//! one that relays or has something else to send, when a detached one is not taken in time, and when
+//! a token is used after it was taken, or in a later turn than the one that closed it.
 
 mod connection;
 mod network;
@@ -48,8 +48,8 @@ pub(crate) struct Sim {
     closed_this_turn: Vec<Token>,
     forgiving: bool,
     buffers: Buffers,
-    /// Whose bytes are in a buffer that the user has.
-    with_user: Vec<Option<Token>>,
+    /// Whose bytes are in a buffer that the user has; nobody's, in one that it has leased.
+    with_user: Vec<Option<Option<Token>>>,
     envelopes: Vec<Envelope>,
     held_back: Vec<Buffer>,
     waker: Waker,
@@ -71,6 +71,8 @@ struct Slot {
     drain_asked: bool,
     /// The driver serves who is queued, then closes.
     draining: bool,
+    /// How many sends the user has submitted and does not know to be done.
+    sends: usize,
     /// The user was told that the connection is detached.
     detached: bool,
     /// The turn in which the user was told of the peer's end.
@@ -103,6 +105,7 @@ impl Slot {
             closed: false,
             drain_asked: false,
             draining: false,
+            sends: 0,
             detached: false,
             end_told: None,
             ready: VecDeque::new(),
@@ -207,7 +210,7 @@ impl Sim {
 
     /// Nothing that was shown of a relaying connection may be overtaken by what is not.
     fn check_answered(&self) {
-        for token in self.with_user.iter().flatten() {
+        for token in self.with_user.iter().flatten().flatten() {
             let slot = &self.slots[token.slot as usize];
             assert!(
                 slot.token != *token || slot.closed || !slot.relay_asked,
@@ -260,7 +263,21 @@ impl Sim {
                 .is_some(),
             Op::Send { connection, buffer } => {
                 self.take_from_user(buffer, "Send");
-                self.slot_for_user(*connection, "Send").is_some()
+                self.slot_for_user(*connection, "Send")
+                    .map(|slot| slot.sends += 1)
+                    .is_some()
+            }
+            Op::SendStatic { connection, bytes } => {
+                assert!(!bytes.is_empty(), "SendStatic of nothing");
+                let Some(slot) = self.slot_for_user(*connection, "SendStatic") else {
+                    return false;
+                };
+                assert!(
+                    slot.sends == 0 && !slot.relay_asked,
+                    "SendStatic on {connection:?}, which relays or has something else to send"
+                );
+                slot.sends += 1;
+                true
             }
             Op::SendTo { socket, buffer } => {
                 self.take_from_user(buffer, "SendTo");
@@ -297,6 +314,9 @@ impl Sim {
             Op::Send {
                 connection: token, ..
             }
+            | Op::SendStatic {
+                connection: token, ..
+            }
             | Op::ShutDown { connection: token } => *token,
             Op::Close { token, .. } => *token,
         };
@@ -324,6 +344,10 @@ impl Sim {
             (Op::Send { buffer, .. }, Thing::Connection(connection)) if !connection.failed => {
                 assert!(!connection.shut_down, "Send on {token:?} after ShutDown");
                 connection.outgoing.push_back(Outgoing::new(buffer));
+            }
+            (Op::SendStatic { bytes, .. }, Thing::Connection(connection)) if !connection.failed => {
+                assert!(!connection.shut_down, "Send on {token:?} after ShutDown");
+                connection.outgoing.push_back(Outgoing::of_static(bytes));
             }
             (Op::ShutDown { .. }, Thing::Connection(connection)) => connection.shut_down = true,
             (Op::Detach { .. }, Thing::Connection(connection)) => {
@@ -649,12 +673,16 @@ impl Sim {
                     buffer,
                     socket: token,
                 } => {
-                    self.with_user[usize::from(buffer.index)] = Some(*token);
+                    self.with_user[usize::from(buffer.index)] = Some(Some(*token));
                 }
                 Completion::Ended { .. } | Completion::Failed { .. } => {
                     slot.asked = false;
                     slot.end_told = Some(self.turn);
+                    if matches!(completion, Completion::Failed { .. }) {
+                        slot.sends = 0;
+                    }
                 }
+                Completion::Sent { .. } => slot.sends -= 1,
                 Completion::AcceptRested { .. } => slot.asked = false,
                 Completion::Detached { .. } => slot.detached = true,
                 Completion::Closed { token } => self.vacate(token.slot),
@@ -714,7 +742,10 @@ impl Driver for Sim {
         let mut connection = Connection::new(Peer(socket.0));
         connection.announced = true;
         connection.owe(unsent);
-        self.allocate(Thing::Connection(connection))
+        let sends = connection.outgoing.len();
+        let token = self.allocate(Thing::Connection(connection));
+        self.slots[token.slot as usize].sends = sends;
+        token
     }
 
     fn take(&mut self, token: Token) -> Option<Detached<Socket>> {
@@ -728,9 +759,11 @@ impl Driver for Sim {
         };
         // What was submitted since it was said is owed like the rest.
         for op in self.queue.extract_if(.., |op| op.is_send_on(token)) {
-            if let Op::Send { buffer, .. } = op {
-                connection.outgoing.push_back(Outgoing::new(buffer));
-            }
+            connection.outgoing.extend(match op {
+                Op::Send { buffer, .. } => Some(Outgoing::new(buffer)),
+                Op::SendStatic { bytes, .. } => Some(Outgoing::of_static(bytes)),
+                _ => None,
+            });
         }
         let unsent = connection.take_outgoing(&mut self.buffers);
         self.vacate(token.slot);
@@ -781,6 +814,18 @@ impl Driver for Sim {
 
     fn envelope(&self, buffer: &Buffer) -> &Envelope {
         &self.envelopes[usize::from(buffer.index)]
+    }
+
+    fn lease(&mut self, envelope: &Envelope, len: usize) -> Option<Buffer> {
+        assert!(len == 0 || envelope.size > 0, "a lease cut into nothing");
+        let famine = self.world.borrow_mut().withholds(|faults| faults.famine);
+        if famine || self.buffers.scarce() {
+            return None;
+        }
+        let buffer = self.buffers.lease(len);
+        self.envelopes[usize::from(buffer.index)] = *envelope;
+        self.with_user[usize::from(buffer.index)] = Some(None);
+        Some(buffer)
     }
 
     fn recycle(&mut self, buffer: Buffer) {

@@ -354,6 +354,7 @@ impl Driver for Uring {
     fn submit(&mut self, op: Op) {
         match op {
             Op::Send { connection, buffer } => self.send(connection, buffer),
+            Op::SendStatic { connection, bytes } => self.send_static(connection, bytes),
             Op::Receive { connection } => {
                 self.allow_relaying(connection, false);
                 self.take_from(connection, true);
@@ -408,6 +409,10 @@ impl Driver for Uring {
 
     fn envelope(&self, buffer: &Buffer) -> &Envelope {
         self.workspace.envelope(buffer)
+    }
+
+    fn lease(&mut self, envelope: &Envelope, len: usize) -> Option<Buffer> {
+        self.workspace.lease(&mut self.memory.large, envelope, len)
     }
 
     fn recycle(&mut self, buffer: Buffer) {

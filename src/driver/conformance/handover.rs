@@ -23,7 +23,7 @@ const CROWD: usize = 200;
 const MOVES: usize = 50;
 
 /// Lets a connection go, with all that its peer is owed.
-fn detach<H: Harness>(stage: &mut Stage<H>, connection: Token) -> Detached<SocketOf<H>> {
+pub(super) fn detach<H: Harness>(stage: &mut Stage<H>, connection: Token) -> Detached<SocketOf<H>> {
     stage.driver.submit(Op::Detach { connection });
     until_detached(stage, connection);
     let detached = stage.driver.take(connection).expect("it is detached");
@@ -38,7 +38,7 @@ fn detach<H: Harness>(stage: &mut Stage<H>, connection: Token) -> Detached<Socke
 
 /// What is taken is shown in an earlier wait than the one that says `Detached`, and that is the last
 /// that is heard.
-fn until_detached<H: Harness>(stage: &mut Stage<H>, connection: Token) {
+pub(super) fn until_detached<H: Harness>(stage: &mut Stage<H>, connection: Token) {
     let detached = Event::Detached(connection);
     let mut before = stage.events.len();
     stage.until("it is detached", |stage| {
@@ -63,7 +63,7 @@ fn about<H: Harness>(stage: &Stage<H>, token: Token) -> Vec<&Event> {
 }
 
 /// Goes on with a connection, but does not yet receive.
-fn take_in<H: Harness>(stage: &mut Stage<H>, detached: Detached<SocketOf<H>>) -> Token {
+pub(super) fn take_in<H: Harness>(stage: &mut Stage<H>, detached: Detached<SocketOf<H>>) -> Token {
     let len = detached.unsent.len() as u32;
     let connection = stage
         .driver

@@ -207,6 +207,12 @@ impl<H: Harness> Stage<H> {
         self.driver.submit(Op::Send { connection, buffer });
     }
 
+    /// Sends what is no answer, and receives on meanwhile.
+    pub(super) fn send_static(&mut self, connection: Token, bytes: &'static [u8]) {
+        *self.owed.entry(connection).or_default() += bytes.len() as u32;
+        self.driver.submit(Op::SendStatic { connection, bytes });
+    }
+
     fn owe(&mut self, connection: Token, len: u32) {
         let owed = self.owed.entry(connection).or_default();
         *owed += len;

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::sys::epoll::EpollFlags;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 
 use super::{Endpoint, Epoll, Kind, Wish};
@@ -17,11 +18,11 @@ use crate::sys::socket;
 pub(super) struct Connection {
     relay: Relay,
     unsent: Queue,
-    // Of the first buffer in `unsent`, or of what was spilled.
+    // Of what is apart, or else of the first buffer in `unsent`.
     sent: u32,
-    // The bytes of a stalled send, moved out when buffers are scarce.
-    // Boxed twice: hardly anybody has it, and everybody has room for it.
-    spilled: Option<Box<Box<[u8]>>>,
+    // What goes before `unsent` and is in no buffer.
+    // Boxed: hardly anybody has it, and everybody has room for it.
+    apart: Option<Box<Apart>>,
     shut_down: bool,
     // The kernel says once when bytes come, and one read takes them all: so it is over TCP, until a
     // read may have left some.
@@ -34,6 +35,25 @@ pub(super) struct Connection {
     pub(super) detached: bool,
 }
 
+/// Bytes of a stalled send that are in no buffer.
+#[derive(Debug)]
+enum Apart {
+    /// They were moved out of it when buffers were scarce, or an earlier driver owed them.
+    Spilled(Box<[u8]>),
+    /// They never were in one. None: the box is kept for the next of them, for to make one for each
+    /// would be to allocate on the path of a message.
+    Static(&'static [u8]),
+}
+
+impl Apart {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Spilled(bytes) => bytes,
+            Self::Static(bytes) => bytes,
+        }
+    }
+}
+
 impl Connection {
     /// Over TCP, or a Unix socket, where a read ends where a peer has passed descriptors.
     pub(super) fn new(tcp: bool) -> Self {
@@ -41,7 +61,7 @@ impl Connection {
             relay: Relay::new(),
             unsent: Queue::new(),
             sent: 0,
-            spilled: None,
+            apart: None,
             shut_down: false,
             once: tcp,
             ended: false,
@@ -54,19 +74,48 @@ impl Connection {
     /// The peer is owed these bytes from an earlier driver.
     pub(super) fn owe(&mut self, unsent: Vec<u8>) {
         if !unsent.is_empty() {
-            self.spilled = Some(Box::new(unsent.into()));
+            self.apart = Some(Box::new(Apart::Spilled(unsent.into())));
         }
     }
 
     pub(super) fn stalled(&self) -> bool {
-        self.relay.holds() || !self.unsent.is_empty() || self.spilled.is_some()
+        self.relay.holds() || !self.unsent.is_empty() || self.has_apart()
+    }
+
+    /// Whether it is read although something waits to be sent: that is no answer.
+    pub(super) fn reads_on(&self) -> bool {
+        let is_static = matches!(self.apart.as_deref(), Some(Apart::Static(_)));
+        is_static && self.has_apart() && !self.relay.holds() && !self.relay.is_due()
+    }
+
+    fn has_apart(&self) -> bool {
+        let apart = self.apart.as_deref();
+        apart.is_some_and(|apart| !apart.bytes().is_empty())
+    }
+
+    /// These bytes wait to be sent, and nothing else does.
+    fn put_apart(&mut self, bytes: &'static [u8]) {
+        let is_alone = self.unsent.is_empty() && !self.has_apart();
+        assert!(is_alone, "static bytes are sent when nothing else waits");
+        match &mut self.apart {
+            Some(apart) => **apart = Apart::Static(bytes),
+            None => self.apart = Some(Box::new(Apart::Static(bytes))),
+        }
+    }
+
+    /// What is apart no longer waits. Whether there was anything.
+    fn clear_apart(&mut self) -> bool {
+        if let Some(Apart::Static(bytes)) = self.apart.as_deref_mut() {
+            return !std::mem::take(bytes).is_empty();
+        }
+        self.apart.take().is_some()
     }
 
     /// Forgets all that is yet to be sent.
     pub(super) fn discard(&mut self, buffers: &mut Buffers, pipes: &mut Pipes) {
         self.relay.discard(pipes);
         buffers.clear(&mut self.unsent);
-        self.spilled = None;
+        self.apart = None;
     }
 
     /// Takes all that is yet to be sent, in its order.
@@ -74,8 +123,10 @@ impl Connection {
         let mut unsent = self.relay.read(pipes);
         // Of the first piece, whichever it is, a part is sent.
         let mut sent = std::mem::take(&mut self.sent) as usize;
-        if let Some(spilled) = self.spilled.take() {
-            unsent.extend(&spilled[std::mem::take(&mut sent)..]);
+        if self.has_apart()
+            && let Some(apart) = self.apart.take()
+        {
+            unsent.extend(&apart.bytes()[std::mem::take(&mut sent)..]);
         }
         while let Some(buffer) = buffers.pop(&mut self.unsent) {
             unsent.extend(&buffers.bytes(&buffer)[std::mem::take(&mut sent)..]);
@@ -141,6 +192,68 @@ impl Epoll {
         }
     }
 
+    /// Sends bytes that need no buffer.
+    pub(super) fn send_static(
+        &mut self,
+        token: Token,
+        bytes: &'static [u8],
+        done: &mut Vec<Completion>,
+    ) {
+        debug_assert!(!bytes.is_empty(), "something is to be sent");
+        let Some(Endpoint {
+            fd,
+            kind: Kind::Connection(connection),
+            ..
+        }) = self.endpoints.get_mut(token)
+        else {
+            return;
+        };
+        // One that is only silent may have lost its peer unheard; then the send says so.
+        if connection.failed {
+            return;
+        }
+        if connection.stalled() || connection.detached {
+            connection.put_apart(bytes);
+            return;
+        }
+        match send(fd.as_raw_fd(), bytes, MsgFlags::MSG_NOSIGNAL) {
+            Ok(sent) if sent == bytes.len() => done.push(Completion::Sent {
+                connection: token,
+                len: sent as u32,
+            }),
+            Err(errno) if errno != Errno::EAGAIN => self.fail(token, errno.into(), done),
+            partly => {
+                connection.sent = partly.unwrap_or(0) as u32;
+                connection.put_apart(bytes);
+                done.push(Completion::Stalled { connection: token });
+                self.changed.push(token);
+            }
+        }
+    }
+
+    /// Goes on in both directions, where what is sent is no answer to what is received.
+    pub(super) fn receive_and_flush(
+        &mut self,
+        token: Token,
+        events: EpollFlags,
+        done: &mut Vec<Completion>,
+    ) {
+        let broken = EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP;
+        if events.intersects(EpollFlags::EPOLLIN | broken) {
+            self.receive(token, false, done);
+        }
+        // A failure has discarded what was to be sent.
+        if events.intersects(EpollFlags::EPOLLOUT | broken)
+            && let Some(Endpoint {
+                kind: Kind::Connection(connection),
+                ..
+            }) = self.endpoints.get(token)
+            && connection.stalled()
+        {
+            self.flush(token, done);
+        }
+    }
+
     /// Goes on with a stalled send.
     pub(super) fn flush(&mut self, token: Token, done: &mut Vec<Completion>) {
         let Self {
@@ -174,9 +287,9 @@ impl Epoll {
         }
         let raw = fd.as_raw_fd();
         let flushed = loop {
-            let spilled = connection.spilled.as_ref().map(|spilled| &***spilled);
-            let Some(bytes) = spilled.or_else(|| Some(&*buffers.front(&connection.unsent)?.1))
-            else {
+            let apart = connection.apart.as_deref().map(Apart::bytes);
+            let apart = apart.filter(|bytes| !bytes.is_empty());
+            let Some(bytes) = apart.or_else(|| Some(&*buffers.front(&connection.unsent)?.1)) else {
                 break Flushed::All;
             };
             let len = bytes.len();
@@ -187,7 +300,7 @@ impl Epoll {
             ) {
                 Ok(sent) if connection.sent as usize + sent == len => {
                     connection.sent = 0;
-                    if connection.spilled.take().is_none() {
+                    if !connection.clear_apart() {
                         let buffer = buffers
                             .pop(&mut connection.unsent)
                             .expect("its bytes were just sent");
@@ -272,8 +385,10 @@ impl Epoll {
         }
         // What was submitted since it was said is owed like the rest.
         for op in self.ops.extract_if(.., |op| op.is_send_on(token)) {
-            if let Op::Send { buffer, .. } = op {
-                self.buffers.push(&mut connection.unsent, buffer);
+            match op {
+                Op::Send { buffer, .. } => self.buffers.push(&mut connection.unsent, buffer),
+                Op::SendStatic { bytes, .. } => connection.put_apart(bytes),
+                _ => {}
             }
         }
         let unsent = connection.take_unsent(&mut self.buffers, &mut self.pipes);
@@ -437,13 +552,14 @@ impl Epoll {
 /// Moves the rest of a stalled send into memory of its own, of just its size, when buffers are
 /// scarce: peers that do not read must not starve those that do.
 fn spill_if_scarce(buffers: &mut Buffers, connection: &mut Connection) {
-    if connection.spilled.is_some() || !buffers.scarce() || !connection.unsent.holds_one() {
+    if connection.has_apart() || !buffers.scarce() || !connection.unsent.holds_one() {
         return;
     }
     let buffer = buffers
         .pop(&mut connection.unsent)
         .expect("the queue holds one");
-    connection.spilled = Some(Box::new(buffers.bytes(&buffer).into()));
+    let bytes = buffers.bytes(&buffer).into();
+    connection.apart = Some(Box::new(Apart::Spilled(bytes)));
     buffers.recycle(buffer);
 }
 

@@ -35,6 +35,8 @@ enum Bytes {
     Piped(Vec<u8>),
     /// Copied, so that the buffer could go home.
     Copied(Vec<u8>),
+    /// Never in a buffer.
+    Static(&'static [u8]),
 }
 
 impl Connection {
@@ -117,7 +119,10 @@ impl Connection {
         world: &mut World,
         buffers: &mut Buffers,
     ) {
-        let stalled = self.outgoing.front().is_some_and(|send| send.stall_told);
+        // What was never received is no answer, and keeps nobody from being read.
+        let is_stalled =
+            |send: &Outgoing| send.stall_told && !matches!(send.bytes, Bytes::Static(_));
+        let stalled = self.outgoing.front().is_some_and(is_stalled);
         if stalled && !world.chance(|faults| faults.read_on) {
             return;
         }
@@ -212,10 +217,20 @@ impl Outgoing {
         }
     }
 
+    pub(super) fn of_static(bytes: &'static [u8]) -> Self {
+        Self {
+            bytes: Bytes::Static(bytes),
+            len: bytes.len(),
+            written: 0,
+            stall_told: false,
+        }
+    }
+
     fn bytes<'a>(&'a self, buffers: &'a mut Buffers) -> &'a [u8] {
         match &self.bytes {
             Bytes::Leased(buffer) => buffers.bytes(buffer),
             Bytes::Copied(bytes) | Bytes::Piped(bytes) => bytes,
+            Bytes::Static(bytes) => bytes,
         }
     }
 

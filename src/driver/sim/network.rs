@@ -611,14 +611,15 @@ impl World {
         if self.chance(|faults| faults.send_error) {
             return Err(io::Error::from_raw_os_error(libc::ENETUNREACH));
         }
-        let port = self.sockets[socket.0].address.port();
-        let Envelope {
-            source: Source::Inet(to),
-            local: Some(local),
-            ..
-        } = *envelope
-        else {
+        let bound = self.sockets[socket.0].address;
+        let Source::Inet(to) = envelope.source else {
             return Err(io::Error::from_raw_os_error(libc::EDESTADDRREQ));
+        };
+        let from = match envelope.local {
+            Some(local) => local.address,
+            // All are on one host, which talks to an address of its own from there.
+            None if bound.ip().is_unspecified() => to.ip(),
+            None => bound.ip(),
         };
         let mailbox = self
             .mailboxes
@@ -630,7 +631,7 @@ impl World {
         }
         mailbox
             .inbox
-            .push_back((SocketAddr::new(local.address, port), bytes.to_vec()));
+            .push_back((SocketAddr::new(from, bound.port()), bytes.to_vec()));
         Ok(())
     }
 }

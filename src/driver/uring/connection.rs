@@ -72,11 +72,13 @@ enum Detaching {
     Said,
 }
 
-/// What one `Send` asked for.
+/// What one `Send` or `SendStatic` asked for.
 #[derive(Debug)]
 enum Piece {
     Leased(Buffer),
     Spilled(Spilled),
+    /// Its place in [`Memory::statics`].
+    Static(Token),
 }
 
 /// Boxed twice: hardly anybody has one, and everybody has room for it.
@@ -87,26 +89,24 @@ impl Piece {
         match self {
             Self::Leased(buffer) => memory.bytes(buffer),
             Self::Spilled(bytes) => bytes,
+            Self::Static(place) => memory.statics.get(*place).expect("it waits to be sent"),
         }
     }
 
     fn let_go(self, memory: &mut Memory) {
-        if let Self::Leased(buffer) = self {
-            memory.recycle(buffer);
-        }
-    }
-
-    /// Moves it out of its buffer.
-    fn spill(self, memory: &mut Memory) -> Spilled {
         match self {
-            Self::Leased(buffer) => {
-                let bytes = Box::new(memory.bytes(&buffer).to_vec());
-                memory.recycle(buffer);
-                bytes
-            }
-            Self::Spilled(bytes) => bytes,
+            Self::Leased(buffer) => memory.recycle(buffer),
+            Self::Spilled(_) => {}
+            Self::Static(place) => _ = memory.statics.remove(place),
         }
     }
+}
+
+/// Moves bytes out of their buffer.
+fn spill(buffer: Buffer, memory: &mut Memory) -> Spilled {
+    let bytes = Box::new(memory.bytes(&buffer).to_vec());
+    memory.recycle(buffer);
+    bytes
 }
 
 /// The request to receive that the kernel has.
@@ -181,7 +181,13 @@ impl Connection {
     fn hungry(&self) -> bool {
         // What was shown goes back before anything is relayed.
         let waits = self.relay.is_due() && self.first.is_some();
-        !(self.leaves() || self.ended || self.stalled || self.full || self.starved || waits)
+        let stalled = self.stalled && !self.reads_on();
+        !(self.leaves() || self.ended || stalled || self.full || self.starved || waits)
+    }
+
+    /// Whether it is read although something waits to be sent: that is no answer.
+    fn reads_on(&self) -> bool {
+        matches!(self.first, Some(Piece::Static(_))) && !self.relay.holds()
     }
 
     /// Whether it is read in large pieces.
@@ -238,13 +244,14 @@ impl Connection {
     /// Moves what waits to be sent into memory of its own, of just its size: peers that do not read
     /// must not starve those that do.
     fn spill(&mut self, memory: &mut Memory) {
-        if self.sending == Sending::No
-            && let Some(first) = self.first.take()
-        {
-            self.first = Some(Piece::Spilled(first.spill(memory)));
+        if self.sending == Sending::No {
+            self.first = match self.first.take() {
+                Some(Piece::Leased(buffer)) => Some(Piece::Spilled(spill(buffer, memory))),
+                first => first,
+            };
         }
         while let Some(buffer) = memory.links.pop(&mut self.unsent) {
-            let bytes = Piece::Leased(buffer).spill(memory);
+            let bytes = spill(buffer, memory);
             self.spilled.get_or_insert_default().push_back(bytes);
         }
     }
@@ -354,7 +361,7 @@ impl Uring {
                     (Sending::AtOnce, libc::MSG_DONTWAIT)
                 };
                 // SAFETY: while there is a request to send, the first piece stays what it is:
-                // leased, or spilled on the heap.
+                // leased, spilled on the heap, or there for ever.
                 unsafe { ring.send(fd, bytes, flags, token) };
                 connection.sending = sending;
             }
@@ -420,6 +427,24 @@ impl Uring {
             }
             connection.full = true;
         }
+        self.attend(token);
+    }
+
+    /// Sends bytes that need no buffer.
+    pub(super) fn send_static(&mut self, token: Token, bytes: &'static [u8]) {
+        debug_assert!(!bytes.is_empty(), "something is to be sent");
+        let Some(Parts {
+            connection, memory, ..
+        }) = self.connection(token)
+        else {
+            return;
+        };
+        if connection.over() {
+            return;
+        }
+        let is_alone = connection.first.is_none();
+        assert!(is_alone, "static bytes are sent when nothing else waits");
+        connection.first = Some(Piece::Static(memory.statics.insert(bytes)));
         self.attend(token);
     }
 

@@ -17,6 +17,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 use crate::driver::Buffer;
 use crate::driver::buffers::{BUFFER_COUNT, Buffers, Links};
+use crate::driver::table::Table;
 
 /// The size of a small buffer, in bytes: what most peers send at a time. Who fills one whole is
 /// read in large pieces.
@@ -42,6 +43,9 @@ pub(super) const GROUP: u16 = 0;
 pub(super) struct Memory {
     pub(super) large: Buffers,
     pub(super) links: Links,
+    /// What is to be sent and lives as long as the program. Here, because hardly any connection has
+    /// such bytes, and all would have room for them.
+    pub(super) statics: Table<&'static [u8]>,
     bytes: Region,
     ring: Region,
     tail: u16,
@@ -56,6 +60,7 @@ impl Memory {
         let mut memory = Self {
             large: Buffers::new(),
             links: Links::new(BUFFER_COUNT + SMALL_COUNT),
+            statics: Table::new(),
             bytes: Region::new(STRIDE * usize::from(SMALL_COUNT))?,
             ring: Region::new(size_of::<BufRingEntry>() * usize::from(RING_COUNT))?,
             tail: 0,
