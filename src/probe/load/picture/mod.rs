@@ -17,6 +17,7 @@ use super::header::Header;
 use super::histogram::PERCENTILES;
 use super::measured::Measured;
 use super::show;
+use crate::probe::cause::Causes;
 use crate::text;
 
 use canvas::{Anchor, Canvas, WIDTH};
@@ -111,9 +112,13 @@ fn flaws(header: &Header, all: &[Measured]) -> Option<String> {
             parts.push(format!("{count} {name}"));
         }
     }
-    let errors = all.iter().map(|one| &one.errors);
-    let errors = errors.filter(|errors| !errors.is_empty());
-    parts.extend(errors.map(|errors| text::escape(&errors.to_string())));
+    let mut errors = Causes::default();
+    for one in all {
+        errors.merge(&one.errors);
+    }
+    if !errors.is_empty() {
+        parts.push(text::escape(&errors.to_string()));
+    }
     Some(parts.join(", "))
 }
 
