@@ -1,6 +1,18 @@
 //! As much as a service takes, or so much each second.
 
+mod axis;
+mod curve;
+mod doubts;
+mod figures;
+mod hdr;
+mod header;
+mod histogram;
+mod json;
 mod measured;
+mod picture;
+#[cfg(test)]
+mod sample;
+mod show;
 
 use super::Console;
 use super::args::{LoadArgs, Path};
