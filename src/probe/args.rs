@@ -355,6 +355,18 @@ pub enum DriverChoice {
     Epoll,
 }
 
+impl DriverChoice {
+    /// As it is typed.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::IoUring => "io_uring",
+            Self::Epoll => "epoll",
+        }
+    }
+}
+
 /// Of `check`.
 #[derive(Clone, Debug, Args)]
 pub struct CheckArgs {

@@ -103,6 +103,15 @@ impl Console {
         }
     }
 
+    /// How wide what is drawn may be.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        const USUAL: usize = 80;
+        const WIDEST: usize = 120;
+        let size = terminal_size::terminal_size().filter(|_| self.terminal);
+        size.map_or(USUAL, |(width, _)| usize::from(width.0).min(WIDEST))
+    }
+
     /// Prints text for people; nothing where JSON is wanted.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeSpec;
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -244,34 +245,54 @@ impl Route {
         ))
     }
 
-    /// Opens a socket for datagrams to the first address.
+    /// Opens a socket for datagrams to the first address, of which the kernel tells all.
     ///
     /// # Errors
     /// As `socket(2)`, `bind(2)` and `setsockopt(2)`.
     pub fn open(&self) -> Result<Flow, Trouble> {
-        let address = self.address();
         let open = || {
-            let kind = Type::DGRAM.nonblocking().cloexec();
-            let socket = Socket::new(address.domain(), kind, None)?;
-            self.bind(&socket, address)?;
-            self.prepare(&socket, address)?;
+            let socket = self.datagrams()?;
             measure::ask_for_all(socket.as_fd())?;
-            set_inherited(
-                socket.as_fd(),
-                &Inherited {
-                    no_delay: None,
-                    keepalive: None,
-                    receive_buffer: Some(RECEIVE_BUFFER_BYTES),
-                    send_buffer: None,
-                },
-            )?;
             Ok(Flow {
                 socket,
-                peer: address.clone(),
-                encoded: address.encode()?,
+                peer: self.address().clone(),
+                encoded: self.address().encode()?,
             })
         };
         open().map_err(|error: io::Error| self.trouble(&error))
+    }
+
+    /// Opens a socket for many datagrams, connected, so that answers from elsewhere don't come.
+    ///
+    /// # Errors
+    /// As `socket(2)`, `bind(2)`, `connect(2)` and `setsockopt(2)`.
+    pub fn connect_datagrams(&self) -> Result<OwnedFd, Trouble> {
+        let open = || {
+            let socket = self.datagrams()?;
+            socket.connect(&self.address().encode()?)?;
+            if self.target.is_inet() {
+                // A kernel before Linux 5.0 delivers them one by one.
+                let _ = setsockopt(&socket, sockopt::UdpGroSegment, &true);
+            }
+            Ok(socket.into())
+        };
+        open().map_err(|error: io::Error| self.trouble(&error))
+    }
+
+    fn datagrams(&self) -> io::Result<Socket> {
+        let address = self.address();
+        let kind = Type::DGRAM.nonblocking().cloexec();
+        let socket = Socket::new(address.domain(), kind, None)?;
+        self.bind(&socket, address)?;
+        self.prepare(&socket, address)?;
+        let options = Inherited {
+            no_delay: None,
+            keepalive: None,
+            receive_buffer: Some(RECEIVE_BUFFER_BYTES),
+            send_buffer: None,
+        };
+        set_inherited(socket.as_fd(), &options)?;
+        Ok(socket)
     }
 
     /// Gives the socket an address of ours: the one asked for, or for datagrams any, so that answers

@@ -96,9 +96,9 @@ fn worse(one: Doubt, other: Doubt) -> Doubt {
 fn behind(measured: &Measured) -> Option<Doubt> {
     let due = measured.rate? as f64 * measured.duration.as_secs_f64();
     // What a network loses says nothing about the pace.
-    let answered = (measured.messages + measured.lost + measured.late) as f64;
+    let finished = (measured.finished + measured.lost) as f64;
     // One may be on the way when the time is over.
-    (answered + 1.0 < due * KEPT_UP).then_some(Doubt::Behind)
+    (finished + 1.0 < due * KEPT_UP).then_some(Doubt::Behind)
 }
 
 fn busy(measured: &Measured) -> Option<Doubt> {
@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(of(&lossy), []);
         let slow = Measured {
             rate: Some(1),
-            messages: 9,
+            finished: 9,
             ..plain()
         };
         assert_eq!(of(&slow), [], "one was on the way");

@@ -52,7 +52,7 @@ fn figures(header: &Header, measured: &Measured) -> Figures {
             sent: Some(measured.sent),
             messages: Some(measured.messages),
             bytes: Some(measured.bytes),
-            lost: of_datagrams(measured.lost),
+            lost: Some(measured.lost),
             late: of_datagrams(measured.late),
             duplicates: of_datagrams(measured.duplicates),
             corrupt: Some(measured.corrupt),
@@ -82,6 +82,7 @@ fn total(all: &[Measured]) -> Measured {
         sent: sum(|one| one.sent),
         messages: sum(|one| one.messages),
         bytes: sum(|one| one.bytes),
+        finished: sum(|one| one.finished),
         lost: sum(|one| one.lost),
         late: sum(|one| one.late),
         duplicates: sum(|one| one.duplicates),
@@ -121,6 +122,7 @@ mod tests {
             &expect![[r#"
             {
               "sent": 7,
+              "lost": 0,
               "corrupt": 0,
               "messages": 7,
               "bytes": 448,

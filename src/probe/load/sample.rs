@@ -49,6 +49,7 @@ pub(super) fn measured(latencies: Latencies) -> Measured {
         duration: Duration::from_secs(10),
         sent: messages,
         messages,
+        finished: messages,
         bytes: messages * 64,
         latencies,
         busy: 0.4,
@@ -67,6 +68,7 @@ pub(super) fn curve(rates: u32) -> Vec<Measured> {
         measured.rate = Some(rate);
         measured.sent = rate * 10;
         measured.messages = rate * 10 / u64::from(behind.max(1));
+        measured.finished = measured.messages;
         measured.bytes = measured.messages * 64;
         measured
     };

@@ -77,9 +77,8 @@ pub(super) fn throughput(measured: &Measured) -> String {
 /// What came back otherwise than it should, each kind that there can be.
 #[must_use]
 pub(super) fn flaws(header: &Header, measured: &Measured) -> Vec<(&'static str, u64)> {
-    let mut flaws = Vec::new();
+    let mut flaws = vec![("lost", measured.lost)];
     if !header.target.is_stream() {
-        flaws.push(("lost", measured.lost));
         flaws.push(("late", measured.late));
         flaws.push(("duplicates", measured.duplicates));
     }

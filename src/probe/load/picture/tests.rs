@@ -314,6 +314,7 @@ fn all_that_went_wrong_is_told_and_fits() {
     let mut poor = sample::measured(sample::latencies(1000, Duration::from_millis(1), 0.3));
     poor.rate = Some(1_000_000_000_000);
     (poor.messages, poor.bytes) = (1_000_000_000_000, u64::MAX);
+    poor.finished = poor.messages;
     (poor.lost, poor.late) = (123_456_789, 123_456_789);
     (poor.duplicates, poor.corrupt) = (123_456_789, 123_456_789);
     (poor.busy, poor.longest_pause) = (1.0, Duration::from_secs(3));

@@ -1,0 +1,204 @@
+//! The account of one stream under load: which bytes may be sent, which have come back, and how
+//! long each message took.
+//!
+//! Decides, over bytes and made-up time; knows no socket. A message is so many bytes: where it ends
+//! nobody but us knows.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::pattern::{Lengths, Pattern};
+
+/// One stream.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pattern: Pattern,
+    lengths: Lengths,
+    // Where in the pattern it begins: elsewhere than others, so that bytes of theirs are wrong.
+    base: u64,
+    // Bytes of all messages that were due.
+    due: u64,
+    // How many these are.
+    begun: u64,
+    // Bytes that were given out to be sent, and whether the last of them are still being sent.
+    given: u64,
+    sending: bool,
+    received: u64,
+    // How many messages have come back whole, and with which byte the next one will have.
+    ended: u64,
+    ends_at: u64,
+    // When each of those on the way was due.
+    stamps: VecDeque<Instant>,
+}
+
+/// What came back is not what was sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Wrong;
+
+/// A message that has come back whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Answered {
+    /// When it was due.
+    pub(super) due: Instant,
+    pub(super) bytes: u64,
+}
+
+impl Stream {
+    /// The stream of this number.
+    pub(super) fn new(number: u64, lengths: Lengths) -> Self {
+        Self {
+            pattern: Pattern::get(),
+            lengths,
+            base: number * 7919,
+            due: 0,
+            begun: 0,
+            given: 0,
+            sending: false,
+            received: 0,
+            ended: 0,
+            ends_at: lengths.of(0),
+            stamps: VecDeque::new(),
+        }
+    }
+
+    /// One more message is due.
+    pub(super) fn handle_due(&mut self, when: Instant) {
+        self.due += self.lengths.of(self.begun);
+        self.begun += 1;
+        self.stamps.push_back(when);
+    }
+
+    /// The bytes to be sent next, if there are any and none are being sent.
+    pub(super) fn poll_send(&mut self) -> Option<&'static [u8]> {
+        if self.sending || self.given == self.due {
+            return None;
+        }
+        let bytes = self
+            .pattern
+            .piece(self.base + self.given, self.due - self.given);
+        self.given += bytes.len() as u64;
+        self.sending = true;
+        Some(bytes)
+    }
+
+    /// The bytes given out are with the kernel.
+    pub(super) fn handle_sent(&mut self) {
+        self.sending = false;
+    }
+
+    /// Bytes have come back: tells of each message that is now whole.
+    pub(super) fn handle_received(
+        &mut self,
+        bytes: &[u8],
+        mut answered: impl FnMut(Answered),
+    ) -> Result<(), Wrong> {
+        let received = self.received + bytes.len() as u64;
+        if received > self.given || !self.pattern.is_at(self.base + self.received, bytes) {
+            return Err(Wrong);
+        }
+        self.received = received;
+        while self.ends_at <= received
+            && let Some(due) = self.stamps.pop_front()
+        {
+            let bytes = self.lengths.of(self.ended);
+            answered(Answered { due, bytes });
+            self.ended += 1;
+            self.ends_at += self.lengths.of(self.ended);
+        }
+        Ok(())
+    }
+
+    /// Whatever is on the way does not come any more: tells when each of them was due.
+    pub(super) fn give_up(&mut self, lost: impl FnMut(Instant)) {
+        self.stamps.drain(..).for_each(lost);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::probe::args::Sizes;
+
+    fn stream(least: usize, most: usize) -> Stream {
+        Stream::new(3, Lengths::new(Sizes { least, most }, 1))
+    }
+
+    fn receive(stream: &mut Stream, bytes: &[u8]) -> Result<Vec<u64>, Wrong> {
+        let mut sizes = Vec::new();
+        stream.handle_received(bytes, |answered| sizes.push(answered.bytes))?;
+        Ok(sizes)
+    }
+
+    #[test]
+    fn a_message_is_answered_when_its_last_byte_has_come_however_it_comes() {
+        let begin = Instant::now();
+        let mut stream = stream(10, 10);
+        assert_eq!(stream.poll_send(), None);
+        for millis in 0..3 {
+            stream.handle_due(begin + Duration::from_millis(millis));
+        }
+        let bytes = stream.poll_send().expect("three messages");
+        assert_eq!(bytes.len(), 30);
+        assert_eq!(stream.poll_send(), None, "one piece at a time");
+        stream.handle_due(begin);
+        assert_eq!(receive(&mut stream, &bytes[..9]), Ok(vec![]));
+        assert_eq!(receive(&mut stream, &bytes[9..25]), Ok(vec![10, 10]));
+        assert_eq!(stream.stamps.len(), 2);
+        stream.handle_sent();
+        let more = stream.poll_send().expect("the fourth");
+        // Whoever is fast echoes before it is said that all was sent.
+        let all = [&bytes[25..], more].concat();
+        assert_eq!(receive(&mut stream, &all), Ok(vec![10, 10]));
+        assert_eq!(stream.stamps.len(), 0);
+    }
+
+    #[test]
+    fn a_message_that_is_longer_than_a_piece_is_sent_in_several() {
+        let mut stream = stream(1_000_000, 1_000_000);
+        stream.handle_due(Instant::now());
+        let mut answered = 0;
+        let mut pieces = 0;
+        while let Some(bytes) = stream.poll_send() {
+            stream.handle_sent();
+            pieces += 1;
+            answered += receive(&mut stream, bytes).expect("right").len();
+        }
+        assert_eq!((pieces, answered), (4, 1));
+    }
+
+    #[test]
+    fn messages_of_many_sizes_are_each_recognized() {
+        let mut stream = stream(1, 2000);
+        let lengths = stream.lengths;
+        for _ in 0..50 {
+            stream.handle_due(Instant::now());
+        }
+        let bytes = stream.poll_send().expect("fifty messages");
+        let sizes: Vec<u64> = (0..50).map(|number| lengths.of(number)).collect();
+        let parts = bytes
+            .chunks(777)
+            .flat_map(|part| receive(&mut stream, part).expect("right"));
+        assert_eq!(parts.collect::<Vec<_>>(), sizes);
+    }
+
+    #[test]
+    fn other_bytes_or_more_of_them_are_wrong() {
+        let sent = |stream: &mut Stream| {
+            stream.handle_due(Instant::now());
+            stream.poll_send().expect("a message").to_vec()
+        };
+        let mut one = stream(10, 10);
+        let mut bytes = sent(&mut one);
+        bytes[4] ^= 1;
+        assert_eq!(receive(&mut one, &bytes), Err(Wrong));
+        let mut two = stream(10, 10);
+        let bytes = sent(&mut two);
+        assert_eq!(receive(&mut two, &bytes), Ok(vec![10]));
+        assert_eq!(receive(&mut two, &[0]), Err(Wrong), "never sent");
+        let mut other = Stream::new(4, two.lengths);
+        sent(&mut other);
+        assert_eq!(receive(&mut other, &bytes), Err(Wrong), "somebody else's");
+    }
+}
