@@ -1,1 +1,358 @@
-//! `echoprobe load`: what it finds out, and how it says so.
+//! `echoprobe load`: what it measures is what the service did, also where that is not pretty.
+
+use std::io::{Read, Write};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use super::fault::{self, Fate, FaultyServer};
+use super::{LISTENERS, probe, probe_json};
+use crate::harness::{Daemon, ECHOPROBE, eventually, free_port, text};
+
+/// A load in the background.
+fn spawn(arguments: &[&str]) -> std::process::Child {
+    Command::new(ECHOPROBE)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("echoprobe runs")
+}
+
+fn json(output: &Output) -> Value {
+    let said = text(&output.stderr);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"))
+}
+
+fn number(report: &Value, field: &str) -> u64 {
+    let value = report[field].as_u64();
+    value.unwrap_or_else(|| panic!("{field} of {report}"))
+}
+
+#[test]
+fn services_of_ours_answer_every_message_on_both_drivers() {
+    let daemon = Daemon::start(LISTENERS);
+    let dir = daemon.folder.path().display().to_string();
+    let (tcp, udp) = (daemon.address("tcp"), daemon.address("udp"));
+    let runs = [
+        (format!("tcp://{tcp}"), "-c 20 -d 4 -s 64"),
+        (format!("tcp://{tcp}"), "-c 3 -d 2 -s 100000"),
+        (format!("tcp://{tcp}"), "-c 8 -s 1-3000 --threads 2"),
+        (format!("udp://{udp}"), "-c 4 -d 8 -s 64"),
+        (format!("udp://{udp}"), "-c 4 -d 2 -s 1-1400"),
+        (format!("udp://{udp}"), "-c 2 -s 60000"),
+        (format!("unix://{dir}/stream"), "-c 5 -d 3"),
+        (format!("unixgram://{dir}/datagram"), "-c 20 -d 2"),
+    ];
+    for driver in ["epoll", "io_uring"] {
+        for (url, options) in &runs {
+            let line = format!(
+                "load {url} {options} --driver {driver} -t 200ms --warm-up 50ms --timeout 10s"
+            );
+            let arguments: Vec<&str> = line.split(' ').collect();
+            let (status, report) = probe_json(&arguments);
+            assert_eq!(status, 0, "{line}: {report}");
+            let messages = number(&report, "messages");
+            assert!(messages > 0, "{line}: {report}");
+            assert_eq!(number(&report, "sent"), messages, "{line}: {report}");
+            assert_eq!(
+                (number(&report, "lost"), number(&report, "corrupt")),
+                (0, 0)
+            );
+            assert!(number(&report, "bytes") >= messages);
+            assert!(report["rtt_us"]["p999"].as_f64() > Some(0.0), "{report}");
+        }
+    }
+}
+
+#[test]
+fn a_rate_is_kept_and_several_make_a_curve() {
+    let daemon = Daemon::start(LISTENERS);
+    for listener in ["tcp", "udp"] {
+        let url = format!("{listener}://{}", daemon.address(listener));
+        let (status, report) = probe_json(&[
+            "load",
+            &url,
+            "-c",
+            "5",
+            "--rate",
+            "200,1k",
+            "-t",
+            "500ms",
+            "--warm-up",
+            "100ms",
+            "--timeout",
+            "10s",
+        ]);
+        assert_eq!(status, 0, "{report}");
+        let steps = report["steps"].as_array().expect("one for each rate");
+        for (step, (rate, due)) in steps.iter().zip([(200, 100), (1000, 500)]) {
+            assert_eq!(number(step, "rate"), rate);
+            // All that were due are sent, however busy this machine is.
+            assert!(
+                (due - 1..=due + 1).contains(&number(step, "sent")),
+                "{step}"
+            );
+            assert_eq!(number(step, "sent"), number(step, "messages"), "{step}");
+        }
+        assert_eq!(steps.len(), 2);
+    }
+}
+
+/// The second for which the service stood still is in the latencies of all that were due meanwhile:
+/// a client that waits for each answer would have seen one slow message.
+#[test]
+fn a_second_in_which_the_service_stood_still_is_seen_in_the_percentiles() {
+    let daemon = Daemon::start(LISTENERS);
+    let url = format!("tcp://{}", daemon.address("tcp"));
+    let child = spawn(&[
+        "load",
+        &url,
+        "-c",
+        "4",
+        "--rate",
+        "1000",
+        "-t",
+        "4s",
+        "--warm-up",
+        "0s",
+        "--timeout",
+        "20s",
+        "--json",
+    ]);
+    eventually("the load has begun", || {
+        daemon.listener("tcp")["bytes_received"].as_u64() > Some(64 * 100)
+    });
+    daemon.signal(Signal::SIGSTOP);
+    thread::sleep(Duration::from_secs(1));
+    daemon.signal(Signal::SIGCONT);
+    let output = child.wait_with_output().expect("a child of ours");
+    let report = json(&output);
+    assert_eq!(output.status.code(), Some(0), "{report}");
+    let rtt = |name: &str| report["rtt_us"][name].as_f64().expect("a time");
+    assert!(rtt("p999") > 900_000.0, "{report}");
+    // A quarter of all were due in that second, and half of these waited for half of it.
+    assert!(rtt("p90") > 400_000.0, "{report}");
+    assert_eq!(
+        number(&report, "messages"),
+        number(&report, "sent"),
+        "{report}"
+    );
+    assert!((3999..=4001).contains(&number(&report, "sent")), "{report}");
+    assert!(
+        !text(&output.stderr).contains("did not run"),
+        "it was not the client"
+    );
+}
+
+#[test]
+fn a_second_in_which_the_client_stood_still_is_not_blamed_on_the_service() {
+    let daemon = Daemon::start(LISTENERS);
+    let url = format!("tcp://{}", daemon.address("tcp"));
+    let child = spawn(&[
+        "load",
+        &url,
+        "-c",
+        "4",
+        "--rate",
+        "1000",
+        "-t",
+        "3s",
+        "--warm-up",
+        "0s",
+        "--timeout",
+        "20s",
+        "--json",
+    ]);
+    eventually("the load has begun", || {
+        daemon.listener("tcp")["bytes_received"].as_u64() > Some(64 * 100)
+    });
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+    kill(pid, Signal::SIGSTOP).expect("it runs");
+    thread::sleep(Duration::from_secs(1));
+    kill(pid, Signal::SIGCONT).expect("it runs");
+    let output = child.wait_with_output().expect("a child of ours");
+    let report = json(&output);
+    assert!(report["pause_us"].as_f64() > Some(900_000.0), "{report}");
+    let said = text(&output.stderr);
+    assert!(said.contains("this process did not run for"), "{said}");
+}
+
+#[test]
+fn what_a_service_loses_doubles_and_changes_is_counted_exactly() {
+    let echo = [Fate::Echo; 5];
+    let mut plan = echo.to_vec();
+    for (fate, count) in [
+        (Fate::Lose, 7),
+        (Fate::Echo, 10),
+        (Fate::Corrupt, 4),
+        (Fate::Duplicate, 6),
+        (Fate::Cut, 3),
+        (Fate::Delay, 5),
+        (Fate::Lose, 2),
+    ] {
+        plan.extend(vec![fate; count]);
+    }
+    let server = FaultyServer::udp(plan, Duration::from_millis(900));
+    let (status, report) = probe_json(&[
+        "load",
+        &server.url(),
+        "-c",
+        "3",
+        "--rate",
+        "100",
+        "-t",
+        "2s",
+        "--warm-up",
+        "0s",
+        "--timeout",
+        "600ms",
+    ]);
+    assert_eq!(status, 1, "{report}");
+    for (field, count) in [("lost", 9), ("corrupt", 7), ("duplicates", 6), ("late", 5)] {
+        assert_eq!(number(&report, field), count, "{field}: {report}");
+    }
+    let ends = ["messages", "lost", "late", "corrupt"].map(|field| number(&report, field));
+    assert_eq!(
+        ends.iter().sum::<u64>(),
+        number(&report, "sent"),
+        "{report}"
+    );
+    assert_eq!(report["errors"]["timed out"], 9);
+    assert_eq!(report["errors"]["mismatch"], 7);
+}
+
+#[test]
+fn one_wrong_byte_of_a_stream_is_found() {
+    let url = fault::tcp(|_, mut stream| {
+        thread::spawn(move || {
+            let mut memory = [0; 4096];
+            let mut count = 0;
+            while let Ok(len @ 1..) = stream.read(&mut memory) {
+                if count < 100_000 && count + len >= 100_000 {
+                    memory[0] ^= 1;
+                }
+                count += len;
+                if stream.write_all(&memory[..len]).is_err() {
+                    break;
+                }
+            }
+        });
+    });
+    let (status, report) = probe_json(&[
+        "load",
+        &url,
+        "-c",
+        "1",
+        "-d",
+        "10",
+        "-s",
+        "500",
+        "-t",
+        "10s",
+        "--warm-up",
+        "0s",
+    ]);
+    assert_eq!(status, 1, "{report}");
+    assert_eq!(number(&report, "corrupt"), 1, "{report}");
+    let messages = number(&report, "messages");
+    assert!(
+        (100..=210).contains(&messages),
+        "up to the wrong byte: {report}"
+    );
+}
+
+#[test]
+fn who_closes_the_connection_is_told_so_and_it_ends_when_all_have() {
+    let url = fault::tcp(|_, stream| drop(fault::echo(&stream, 64)));
+    let (status, report) = probe_json(&[
+        "load",
+        &url,
+        "-c",
+        "2",
+        "-s",
+        "64",
+        "-t",
+        "1h",
+        "--warm-up",
+        "0s",
+    ]);
+    assert_eq!(status, 1, "{report}");
+    assert_eq!(number(&report, "messages"), 2, "{report}");
+    assert_eq!(number(&report, "lost"), 2, "those that followed: {report}");
+}
+
+#[test]
+fn nobody_there_is_told_at_once() {
+    let port = free_port();
+    for scheme in ["tcp", "udp"] {
+        let url = format!("{scheme}://127.0.0.1:{port}");
+        let (status, report) = probe_json(&["load", &url, "-t", "1h"]);
+        assert_eq!(status, 3, "{report}");
+        assert_eq!(report["errors"]["refused"], 1, "{report}");
+    }
+}
+
+#[test]
+fn a_picture_and_all_latencies_are_written_where_that_is_asked() {
+    let daemon = Daemon::start(LISTENERS);
+    let url = format!("tcp://{}", daemon.address("tcp"));
+    let (svg, hdr) = (daemon.path("load.svg"), daemon.path("load.hgrm"));
+    let (svg_name, hdr_name) = (svg.display().to_string(), hdr.display().to_string());
+    let output = probe(&[
+        "load",
+        &url,
+        "-t",
+        "200ms",
+        "--warm-up",
+        "0s",
+        "--svg",
+        &svg_name,
+        "--hdr",
+        &hdr_name,
+        "--timeout",
+        "10s",
+    ]);
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{said}{}", text(&output.stderr));
+    assert!(
+        said.contains("P99.9") && said.contains("messages/s"),
+        "{said}"
+    );
+    let picture = std::fs::read_to_string(&svg).expect("a picture");
+    assert!(
+        picture.starts_with("<svg ") && picture.contains("p99.9"),
+        "{picture}"
+    );
+    let latencies = std::fs::read_to_string(&hdr).expect("latencies");
+    assert!(latencies.contains("1/(1-Percentile)"), "{latencies}");
+    let output = probe(&["load", &url, "--svg", "/nonexistent/load.svg", "-t", "1h"]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("/nonexistent/load.svg: can't be written"),
+        "{said}"
+    );
+}
+
+#[test]
+fn an_interrupt_ends_with_what_was_measured() {
+    let daemon = Daemon::start(LISTENERS);
+    let url = format!("tcp://{}", daemon.address("tcp"));
+    let child = spawn(&["load", &url, "-t", "1h", "--warm-up", "0s", "--json"]);
+    eventually("the load has begun", || {
+        daemon.listener("tcp")["bytes_received"].as_u64() > Some(64 * 100)
+    });
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+    kill(pid, Signal::SIGINT).expect("it runs");
+    let report = json(&child.wait_with_output().expect("a child of ours"));
+    assert!(number(&report, "messages") > 0, "{report}");
+    assert_eq!(number(&report, "lost"), 0, "{report}");
+    // The time that it took, not the hour.
+    assert!(report["duration_ms"].as_f64() < Some(60_000.0), "{report}");
+}

@@ -153,15 +153,14 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
         }
         loop {
             let now = self.driver.now();
+            // Also those that were due just before the end.
+            self.begin_due(now);
             let Times { window, end, .. } = &self.task.times;
             let sends = now < window.end;
             busy.look(now, window);
             let over = !sends && (self.outstanding == 0 || now >= *end);
             if over || self.living == 0 || self.task.interrupt.is_requested() {
                 break;
-            }
-            if sends {
-                self.begin_due(now);
             }
             if now >= scanned + SCAN_INTERVAL {
                 scanned = now;
@@ -179,6 +178,7 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
                 self.task.progress.add(std::mem::take(&mut self.answered));
             }
         }
+        self.sheet.end(self.driver.now());
         self.sheet.measured.busy = busy.share();
         self.give_up();
         Ok(self.sheet)
@@ -198,6 +198,9 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
     /// Messages of an open loop that are due by now.
     fn begin_due(&mut self, now: Instant) {
         let end = self.task.times.window.end;
+        if self.living == 0 {
+            return;
+        }
         while let Some(schedule) = &mut self.task.schedule
             && let Some(due) = schedule.handle_timeout(now)
         {
@@ -415,6 +418,10 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
                 self.sheet.handle_late(due, now, datagram.len() as u64);
             }
             flow::Arrival::Duplicate => self.sheet.measured.duplicates += 1,
+            flow::Arrival::Corrupt { due } => {
+                count += 1;
+                self.sheet.handle_corrupt(due);
+            }
             flow::Arrival::Wrong => self.sheet.handle_wrong(),
         };
         if bytes.is_empty() {

@@ -54,6 +54,11 @@ pub(super) enum Arrival {
         due: Instant,
     },
     Duplicate,
+    /// One that was due then, with other bytes than it had.
+    Corrupt {
+        due: Instant,
+    },
+    /// Nothing that is on the way.
     Wrong,
 }
 
@@ -133,16 +138,21 @@ impl Flow {
         let is_right = bytes.len() as u64 == self.lengths.of(number)
             && self.pattern.piece(self.base + number, rest.len() as u64) == rest;
         let index = number.checked_sub(self.first);
-        let entry = index.and_then(|index| self.entries.get_mut(index as usize));
-        let Some(entry) = entry.filter(|_| is_right) else {
+        let Some(entry) = index.and_then(|index| self.entries.get_mut(index as usize)) else {
             // So late that it is forgotten, it is no more wrong than late; but that can't be told.
             return Arrival::Wrong;
         };
         let due = entry.due;
-        match std::mem::replace(&mut entry.state, State::Answered) {
-            State::Waiting => Arrival::Answered { due },
+        match (is_right, entry.state) {
+            (true, State::Answered) => return Arrival::Duplicate,
+            (false, State::Lost | State::Answered) => return Arrival::Wrong,
+            _ => {}
+        }
+        let before = std::mem::replace(&mut entry.state, State::Answered);
+        match before {
+            _ if !is_right => Arrival::Corrupt { due },
             State::Lost => Arrival::Late { due },
-            State::Answered => Arrival::Duplicate,
+            _ => Arrival::Answered { due },
         }
     }
 
@@ -283,10 +293,24 @@ mod tests {
         let sent = desk.send(0);
         let mut changed = sent.clone();
         changed[60] ^= 1;
-        assert_eq!(desk.flow.handle_arrival(&changed), Arrival::Wrong);
-        assert_eq!(desk.flow.handle_arrival(&sent[..63]), Arrival::Wrong);
         assert_eq!(desk.flow.handle_arrival(&[]), Arrival::Wrong);
+        assert_eq!(
+            desk.flow.handle_arrival(&[7; 64]),
+            Arrival::Wrong,
+            "nobody's"
+        );
         assert_eq!(desk.in_flight(), 1);
+        let corrupt = Arrival::Corrupt { due: desk.at(0) };
+        assert_eq!(desk.flow.handle_arrival(&changed), corrupt);
+        assert_eq!(desk.flow.handle_arrival(&changed), Arrival::Wrong);
+        assert_eq!(
+            (desk.in_flight(), desk.lost(500)),
+            (0, 0),
+            "it is not lost as well"
+        );
+        let sent = desk.send(600);
+        let corrupt = Arrival::Corrupt { due: desk.at(600) };
+        assert_eq!(desk.flow.handle_arrival(&sent[..63]), corrupt);
     }
 
     #[test]

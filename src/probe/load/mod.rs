@@ -66,6 +66,9 @@ const PAUSES_INTERVAL: Duration = Duration::from_millis(2);
 /// So many are connected at a time, where connecting takes its time.
 const CONNECTING_MAX: usize = 32;
 
+/// On a network that loses, the first message may be lost.
+const REACH_TRIES: u32 = 3;
+
 /// Descriptors for all but the connections.
 const DESCRIPTORS_KEPT: u64 = 64;
 
@@ -156,7 +159,7 @@ fn tell(
 }
 
 fn verdict(all: &[Measured]) -> Verdict {
-    let messages: u64 = all.iter().map(|one| one.messages).sum();
+    let messages: u64 = all.iter().map(|one| one.messages + one.late).sum();
     let flaws = |one: &Measured| one.lost + one.late + one.corrupt > 0 || !one.errors.is_empty();
     match messages {
         0 => Verdict::Unreached,
@@ -201,8 +204,7 @@ fn unwritten(file: &FilePath, error: &io::Error) -> Failure {
     Failure::new(format!("{}: can't be written: {error}", file.display()))
 }
 
-/// Whether anything comes back at all: one message. Datagrams that nobody takes look like a loss
-/// otherwise.
+/// Whether anything comes back at all. Datagrams that nobody takes would look like a loss.
 fn reach(route: &Route, args: &LoadArgs, interrupt: &Interrupt) -> Result<(), Trouble> {
     if route.target().is_stream() {
         return Ok(());
@@ -214,20 +216,19 @@ fn reach(route: &Route, args: &LoadArgs, interrupt: &Interrupt) -> Result<(), Tr
             timeout: args.timeout,
             expect: Expect::Echo,
         },
-        // On a network that loses, the first may be lost.
-        count: Some(3),
+        count: Some(1),
         deadline: None,
     };
-    let outcome = Prober::new(route, &course)?.run(interrupt, |_| {});
-    let outcome = outcome.map_err(|error| route.trouble(&error))?;
-    if outcome.tally.received + outcome.tally.late + outcome.tally.corrupt > 0 {
-        return Ok(());
+    let mut cause = Cause::TimedOut;
+    for _ in 0..REACH_TRIES {
+        let outcome = Prober::new(route, &course)?.run(interrupt, |_| {});
+        let tally = outcome.map_err(|error| route.trouble(&error))?.tally;
+        if tally.received + tally.late + tally.corrupt > 0 {
+            return Ok(());
+        }
+        cause = tally.errors.chief().cloned().unwrap_or(cause);
     }
-    let cause = outcome.tally.errors.chief().cloned();
-    Err(Trouble::new(
-        route.target().to_string(),
-        cause.unwrap_or(Cause::TimedOut),
-    ))
+    Err(Trouble::new(route.target().to_string(), cause))
 }
 
 /// The driver that will be used.

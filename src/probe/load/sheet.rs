@@ -18,14 +18,16 @@ pub(super) struct Sheet {
 
 impl Sheet {
     pub(super) fn new(window: Range<Instant>) -> Self {
-        let duration = window.end - window.start;
         Self {
             window,
-            measured: Measured {
-                duration,
-                ..Measured::default()
-            },
+            measured: Measured::default(),
         }
+    }
+
+    /// It is over, perhaps before its time.
+    pub(super) fn end(&mut self, now: Instant) {
+        let end = now.min(self.window.end);
+        self.measured.duration = end.saturating_duration_since(self.window.start);
     }
 
     fn counts(&self, due: Instant) -> bool {
@@ -70,7 +72,14 @@ impl Sheet {
         }
     }
 
-    /// Other bytes came than were sent.
+    /// A message came back with other bytes.
+    pub(super) fn handle_corrupt(&mut self, due: Instant) {
+        if self.counts(due) {
+            self.handle_wrong();
+        }
+    }
+
+    /// Bytes came that nobody has sent.
     pub(super) fn handle_wrong(&mut self) {
         self.measured.corrupt += 1;
         self.measured.errors.count(Cause::Mismatch);
@@ -149,7 +158,6 @@ mod tests {
             (2, 2, 128)
         );
         assert_eq!(measured.latencies.max(), second / 2);
-        assert_eq!(measured.duration, second * 10);
         sheet.handle_loss(warm_up, Cause::TimedOut);
         sheet.handle_loss(last, Cause::TimedOut);
         assert_eq!(
@@ -162,5 +170,17 @@ mod tests {
         sheet.handle_late(last, times.end, 64);
         assert_eq!((sheet.measured.lost, sheet.measured.late), (0, 1));
         assert!(sheet.measured.errors.is_empty());
+    }
+
+    #[test]
+    fn a_measurement_that_is_cut_short_says_how_long_it_was() {
+        let begin = Instant::now();
+        let second = Duration::from_secs(1);
+        let times = Times::new(begin, second, second * 10, second);
+        let mut sheet = Sheet::new(times.window.clone());
+        for (now, meant) in [(begin, 0), (begin + second * 3, 2), (times.end, 10)] {
+            sheet.end(now);
+            assert_eq!(sheet.measured.duration, second * meant);
+        }
     }
 }
