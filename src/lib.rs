@@ -44,7 +44,8 @@ pub fn echod_main() -> ExitCode {
 /// The program `echoctl`.
 #[must_use]
 pub fn echoctl_main() -> ExitCode {
-    ctl::main(|| vec![daemon::args::Args::command()])
+    let others = || vec![daemon::args::Args::command(), probe::args::Cli::command()];
+    ctl::main(others)
 }
 
 /// The program `echoprobe`.

@@ -613,6 +613,10 @@ fn completions_are_scripts_that_the_shells_take_and_know_the_command_lines() {
     for (program, words) in [
         ("echoctl", &["status", "peers", "kick", "dry-run"][..]),
         ("echod", &["config", "print-config", "listen"][..]),
+        (
+            "echoprobe",
+            &["ping", "load", "proxy-source", "resolution"][..],
+        ),
     ] {
         for shell in ["bash", "zsh", "fish"] {
             let output = Command::new(ECHOCTL)
@@ -649,7 +653,10 @@ fn completions_of_a_program_that_is_not_ours_are_refused() {
         .expect("echoctl runs");
     assert_eq!(code(&output), Some(2));
     let stderr = text(&output.stderr);
-    assert!(stderr.contains("use echod or echoctl"), "{stderr}");
+    assert!(
+        stderr.contains("use echod, echoprobe or echoctl"),
+        "{stderr}"
+    );
 }
 
 #[test]

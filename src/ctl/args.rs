@@ -177,7 +177,7 @@ Example:
     Completions {
         /// The shell
         shell: Shell,
-        /// Whose command line to complete: echoctl or echod
+        /// Whose command line to complete: echoctl, echod or echoprobe
         #[arg(default_value = "echoctl", hide_default_value = true)]
         program: String,
     },

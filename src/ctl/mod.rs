@@ -242,10 +242,11 @@ impl Session {
         programs.push(Cli::command());
         let Some(command) = programs.iter_mut().find(|one| one.get_name() == program) else {
             let names: Vec<&str> = programs.iter().map(clap::Command::get_name).collect();
+            let (last, others) = names.split_last().expect("there is echoctl");
             let told = format!(
-                "completions: program \"{}\": not one of ours: use {}",
+                "completions: program \"{}\": not one of ours: use {} or {last}",
                 text::escape(program),
-                names.join(" or ")
+                others.join(", ")
             );
             return Err(Failure::new(Exit::Usage, told));
         };

@@ -527,6 +527,30 @@ mod tests {
     }
 
     #[test]
+    fn the_manual_page_has_every_command_and_option() {
+        let page = include_str!("../../docs/man/echoprobe.1");
+        let command = Cli::command();
+        let all = std::iter::once(&command).chain(command.get_subcommands());
+        for command in all {
+            let name = command.get_name();
+            let section = match name {
+                "echoprobe" => page,
+                _ => {
+                    let heading = format!("\n.Ss echoprobe {name}\n");
+                    let behind = page.split(&heading).nth(1);
+                    let behind = behind.unwrap_or_else(|| panic!("{name} has no section"));
+                    behind.split("\n.S").next().expect("there is a first")
+                }
+            };
+            for option in command.get_arguments().filter_map(clap::Arg::get_long) {
+                let is_it = |word: &str| word == format!("-{option}");
+                let found = section.split_whitespace().any(is_it);
+                assert!(found, "{name} --{option} is not in docs/man/echoprobe.1");
+            }
+        }
+    }
+
+    #[test]
     fn a_url_alone_is_a_conversation_and_a_command_takes_its_own() {
         let talk = parse("echoprobe --json tcp://a:1 --timeout 3s").expect("understood");
         assert!(talk.command.is_none() && talk.url.is_some() && talk.options.json);
