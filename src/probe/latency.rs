@@ -58,7 +58,12 @@ impl Default for Latencies {
 impl Latencies {
     /// One more.
     pub fn record(&mut self, time: Duration) {
-        self.histogram.saturating_record(nanoseconds(time));
+        self.record_many(time, 1);
+    }
+
+    /// So many more, all alike.
+    pub fn record_many(&mut self, time: Duration, count: u64) {
+        self.histogram.saturating_record_n(nanoseconds(time), count);
         self.min = self.min.min(time);
         self.max = self.max.max(time);
     }

@@ -269,7 +269,7 @@ fn one_wrong_byte_of_a_stream_is_found() {
 
 #[test]
 fn who_closes_the_connection_is_told_so_and_it_ends_when_all_have() {
-    let url = fault::tcp(|_, stream| drop(fault::echo(&stream, 64)));
+    let url = fault::tcp(|_, stream| _ = fault::echo(&stream, 64));
     let (status, report) = probe_json(&[
         "load",
         &url,

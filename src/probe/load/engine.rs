@@ -14,7 +14,7 @@ use nix::time::{ClockId, clock_gettime};
 use super::flow::{self, Flow};
 use super::schedule::Schedule;
 use super::sheet::{Sheet, Times};
-use super::stream::Stream;
+use super::stream::{self, Stream};
 use crate::driver::buffers::BUFFER_BYTES;
 use crate::driver::{Buffer, Closing, Completion, Driver, Envelope, Op, Token};
 use crate::probe::cause::Cause;
@@ -188,9 +188,7 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
     fn begin_closed_loop(&mut self) {
         let now = self.driver.now();
         for index in 0..self.lanes.len() {
-            for _ in 0..self.task.depth {
-                self.begin(index, now);
-            }
+            self.begin(index, now, self.task.depth.into());
             self.send(index, now);
         }
     }
@@ -213,19 +211,19 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
             }
             let index = self.turn;
             self.turn = (self.turn + 1) % self.lanes.len();
-            self.begin(index, due);
+            self.begin(index, due, 1);
             self.send(index, now);
         }
     }
 
-    /// A message is due on this lane.
-    fn begin(&mut self, index: usize, due: Instant) {
+    /// So many messages are due on this lane.
+    fn begin(&mut self, index: usize, due: Instant, count: u64) {
         match &mut self.lanes[index].kind {
-            Kind::Stream(stream) => stream.handle_due(due),
-            Kind::Flow { flow, .. } => flow.handle_due(due),
+            Kind::Stream(stream) => stream.handle_due(due, count),
+            Kind::Flow { flow, .. } => flow.handle_due(due, count),
         }
-        self.outstanding += 1;
-        self.sheet.handle_due(due);
+        self.outstanding += count;
+        self.sheet.handle_due(due, count);
     }
 
     /// Sends what is to be sent on this lane, if it can be now.
@@ -301,11 +299,11 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
             let mut lost = 0;
             flow.handle_timeout(now, |due| {
                 lost += 1;
-                self.sheet.handle_loss(due, Cause::TimedOut);
+                self.sheet.handle_loss(due, 1, Cause::TimedOut);
             });
             self.outstanding -= lost;
             if goes_on && lost > 0 {
-                (0..lost).for_each(|_| self.begin(index, now));
+                self.begin(index, now, lost);
                 self.send(index, now);
             }
         }
@@ -380,21 +378,22 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
             return self.driver.recycle(buffer);
         };
         let sheet = &mut self.sheet;
-        let mut count = 0;
+        let mut all = 0;
         let right = stream.handle_received(self.driver.bytes(&buffer), |answered| {
-            count += 1;
-            sheet.handle_answer(answered.due, now, answered.bytes);
+            let stream::Answered { due, count, bytes } = answered;
+            all += count;
+            sheet.handle_answers(due, now, count, bytes);
         });
         self.driver.recycle(buffer);
-        self.outstanding -= count;
-        self.answered += count;
+        self.outstanding -= all;
+        self.answered += all;
         if right.is_err() {
             self.sheet.handle_wrong();
             self.close(index);
             return;
         }
-        if goes_on {
-            (0..count).for_each(|_| self.begin(index, now));
+        if goes_on && all > 0 {
+            self.begin(index, now, all);
             self.send(index, now);
         }
     }
@@ -412,7 +411,8 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
         let mut handle = |datagram: &[u8]| match flow.handle_arrival(datagram) {
             flow::Arrival::Answered { due } => {
                 count += 1;
-                self.sheet.handle_answer(due, now, datagram.len() as u64);
+                self.sheet
+                    .handle_answers(due, now, 1, datagram.len() as u64);
             }
             flow::Arrival::Late { due } => {
                 self.sheet.handle_late(due, now, datagram.len() as u64);
@@ -433,7 +433,7 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
         self.outstanding -= count;
         self.answered += count;
         if goes_on && count > 0 {
-            (0..count).for_each(|_| self.begin(index, now));
+            self.begin(index, now, count);
             self.send(index, now);
         }
     }
@@ -502,13 +502,13 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
     fn lose(&mut self, index: usize, cause: &Cause) {
         let sheet = &mut self.sheet;
         let mut count = 0;
-        let lose = |due| {
-            count += 1;
-            sheet.handle_loss(due, cause.clone());
+        let mut lose = |due, lost| {
+            count += lost;
+            sheet.handle_loss(due, lost, cause.clone());
         };
         match &mut self.lanes[index].kind {
             Kind::Stream(stream) => stream.give_up(lose),
-            Kind::Flow { flow, .. } => flow.give_up(lose),
+            Kind::Flow { flow, .. } => flow.give_up(|due| lose(due, 1)),
         }
         self.outstanding -= count;
     }

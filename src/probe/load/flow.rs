@@ -77,9 +77,9 @@ impl Flow {
         }
     }
 
-    /// One more datagram is due.
-    pub(super) fn handle_due(&mut self, when: Instant) {
-        self.due.push_back(when);
+    /// So many more datagrams are due.
+    pub(super) fn handle_due(&mut self, when: Instant, count: u64) {
+        self.due.extend((0..count).map(|_| when));
     }
 
     fn next(&self) -> u64 {
@@ -248,7 +248,7 @@ mod tests {
 
         fn send(&mut self, millis: u64) -> Vec<u8> {
             let now = self.at(millis);
-            self.flow.handle_due(now);
+            self.flow.handle_due(now, 1);
             let (size, _) = self.flow.poll_send().expect("one is due");
             let mut bytes = vec![0; size];
             self.flow.write(now, &mut bytes);

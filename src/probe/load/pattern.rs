@@ -3,6 +3,7 @@
 //!
 //! Made once, and there as long as the program: they are sent from where they are.
 
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use crate::probe::args::Sizes;
@@ -77,6 +78,14 @@ impl Lengths {
         self.count == 1
     }
 
+    /// That of several messages together.
+    pub(super) fn sum(self, numbers: Range<u64>) -> u64 {
+        if self.is_fixed() {
+            return self.least * (numbers.end - numbers.start);
+        }
+        numbers.map(|number| self.of(number)).sum()
+    }
+
     /// That of a message.
     pub(super) fn of(self, number: u64) -> u64 {
         if self.is_fixed() {
@@ -127,6 +136,9 @@ mod tests {
             assert!((200..300).contains(&count), "{length}: {count} of 1000");
         }
         assert_eq!(lengths.of(17), some[17]);
+        assert_eq!(lengths.sum(17..20), some[17..20].iter().sum::<u64>());
+        let fixed = Lengths::new(Sizes { least: 3, most: 3 }, 9);
+        assert_eq!(fixed.sum(17..20), 9);
         assert!(some.iter().all(|length| (3..=6).contains(length)));
     }
 }

@@ -34,28 +34,31 @@ impl Sheet {
         self.window.contains(&due)
     }
 
-    /// A message is due.
-    pub(super) fn handle_due(&mut self, due: Instant) {
-        self.measured.sent += u64::from(self.counts(due));
-    }
-
-    /// All of a message has come back.
-    pub(super) fn handle_answer(&mut self, due: Instant, now: Instant, bytes: u64) {
-        self.measured.finished += u64::from(self.counts(now));
+    /// So many messages are due.
+    pub(super) fn handle_due(&mut self, due: Instant, count: u64) {
         if self.counts(due) {
-            self.measured.messages += 1;
-            self.measured.bytes += bytes;
-            self.measured
-                .latencies
-                .record(now.saturating_duration_since(due));
+            self.measured.sent += count;
         }
     }
 
-    /// A message has not come back.
-    pub(super) fn handle_loss(&mut self, due: Instant, cause: Cause) {
+    /// So many messages have come back whole, with so many bytes in all.
+    pub(super) fn handle_answers(&mut self, due: Instant, now: Instant, count: u64, bytes: u64) {
+        if self.counts(now) {
+            self.measured.finished += count;
+        }
         if self.counts(due) {
-            self.measured.lost += 1;
-            self.measured.errors.count(cause);
+            self.measured.messages += count;
+            self.measured.bytes += bytes;
+            let time = now.saturating_duration_since(due);
+            self.measured.latencies.record_many(time, count);
+        }
+    }
+
+    /// So many messages have not come back.
+    pub(super) fn handle_loss(&mut self, due: Instant, count: u64, cause: Cause) {
+        if self.counts(due) {
+            self.measured.lost += count;
+            self.measured.errors.add(cause, count);
         }
     }
 
@@ -149,8 +152,8 @@ mod tests {
         let (warm_up, first) = (begin + second / 2, begin + second);
         let (last, after) = (begin + second * 11 - second / 10, begin + second * 11);
         for due in [warm_up, first, last, after] {
-            sheet.handle_due(due);
-            sheet.handle_answer(due, due + second / 2, 64);
+            sheet.handle_due(due, 1);
+            sheet.handle_answers(due, due + second / 2, 1, 64);
         }
         let measured = &sheet.measured;
         assert_eq!(
@@ -158,8 +161,8 @@ mod tests {
             (2, 2, 128)
         );
         assert_eq!(measured.latencies.max(), second / 2);
-        sheet.handle_loss(warm_up, Cause::TimedOut);
-        sheet.handle_loss(last, Cause::TimedOut);
+        sheet.handle_loss(warm_up, 1, Cause::TimedOut);
+        sheet.handle_loss(last, 1, Cause::TimedOut);
         assert_eq!(
             (
                 sheet.measured.lost,

@@ -27,19 +27,21 @@ pub(super) struct Stream {
     // How many messages have come back whole, and with which byte the next one will have.
     ended: u64,
     ends_at: u64,
-    // When each of those on the way was due.
-    stamps: VecDeque<Instant>,
+    // When those on the way were due, and how many at that time.
+    stamps: VecDeque<(Instant, u64)>,
 }
 
 /// What came back is not what was sent.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Wrong;
 
-/// A message that has come back whole.
+/// Messages that have come back whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Answered {
-    /// When it was due.
+    /// When they were due, all at once.
     pub(super) due: Instant,
+    pub(super) count: u64,
+    /// Of all of them.
     pub(super) bytes: u64,
 }
 
@@ -61,11 +63,14 @@ impl Stream {
         }
     }
 
-    /// One more message is due.
-    pub(super) fn handle_due(&mut self, when: Instant) {
-        self.due += self.lengths.of(self.begun);
-        self.begun += 1;
-        self.stamps.push_back(when);
+    /// So many more messages are due.
+    pub(super) fn handle_due(&mut self, when: Instant, count: u64) {
+        self.due += self.lengths.sum(self.begun..self.begun + count);
+        self.begun += count;
+        match self.stamps.back_mut() {
+            Some((due, others)) if *due == when => *others += count,
+            _ => self.stamps.push_back((when, count)),
+        }
     }
 
     /// The bytes to be sent next, if there are any and none are being sent.
@@ -86,7 +91,7 @@ impl Stream {
         self.sending = false;
     }
 
-    /// Bytes have come back: tells of each message that is now whole.
+    /// Bytes have come back: tells which messages are now whole.
     pub(super) fn handle_received(
         &mut self,
         bytes: &[u8],
@@ -98,19 +103,29 @@ impl Stream {
         }
         self.received = received;
         while self.ends_at <= received
-            && let Some(due) = self.stamps.pop_front()
+            && let Some((due, waiting)) = self.stamps.front_mut()
         {
-            let bytes = self.lengths.of(self.ended);
-            answered(Answered { due, bytes });
-            self.ended += 1;
-            self.ends_at += self.lengths.of(self.ended);
+            let due = *due;
+            let (mut count, mut bytes) = (0, 0);
+            while self.ends_at <= received && count < *waiting {
+                count += 1;
+                bytes += self.lengths.of(self.ended);
+                self.ended += 1;
+                self.ends_at += self.lengths.of(self.ended);
+            }
+            *waiting -= count;
+            if *waiting == 0 {
+                self.stamps.pop_front();
+            }
+            answered(Answered { due, count, bytes });
         }
         Ok(())
     }
 
-    /// Whatever is on the way does not come any more: tells when each of them was due.
-    pub(super) fn give_up(&mut self, lost: impl FnMut(Instant)) {
-        self.stamps.drain(..).for_each(lost);
+    /// Whatever is on the way does not come any more: tells when how many of them were due.
+    pub(super) fn give_up(&mut self, mut lost: impl FnMut(Instant, u64)) {
+        let stamps = self.stamps.drain(..);
+        stamps.for_each(|(due, count)| lost(due, count));
     }
 }
 
@@ -126,9 +141,9 @@ mod tests {
     }
 
     fn receive(stream: &mut Stream, bytes: &[u8]) -> Result<Vec<u64>, Wrong> {
-        let mut sizes = Vec::new();
-        stream.handle_received(bytes, |answered| sizes.push(answered.bytes))?;
-        Ok(sizes)
+        let mut told = Vec::new();
+        stream.handle_received(bytes, |answered| told.push(answered.bytes))?;
+        Ok(told)
     }
 
     #[test]
@@ -137,12 +152,12 @@ mod tests {
         let mut stream = stream(10, 10);
         assert_eq!(stream.poll_send(), None);
         for millis in 0..3 {
-            stream.handle_due(begin + Duration::from_millis(millis));
+            stream.handle_due(begin + Duration::from_millis(millis), 1);
         }
         let bytes = stream.poll_send().expect("three messages");
         assert_eq!(bytes.len(), 30);
         assert_eq!(stream.poll_send(), None, "one piece at a time");
-        stream.handle_due(begin);
+        stream.handle_due(begin, 1);
         assert_eq!(receive(&mut stream, &bytes[..9]), Ok(vec![]));
         assert_eq!(receive(&mut stream, &bytes[9..25]), Ok(vec![10, 10]));
         assert_eq!(stream.stamps.len(), 2);
@@ -157,7 +172,7 @@ mod tests {
     #[test]
     fn a_message_that_is_longer_than_a_piece_is_sent_in_several() {
         let mut stream = stream(1_000_000, 1_000_000);
-        stream.handle_due(Instant::now());
+        stream.handle_due(Instant::now(), 1);
         let mut answered = 0;
         let mut pieces = 0;
         while let Some(bytes) = stream.poll_send() {
@@ -172,8 +187,9 @@ mod tests {
     fn messages_of_many_sizes_are_each_recognized() {
         let mut stream = stream(1, 2000);
         let lengths = stream.lengths;
-        for _ in 0..50 {
-            stream.handle_due(Instant::now());
+        let begin = Instant::now();
+        for millis in 0..50 {
+            stream.handle_due(begin + Duration::from_millis(millis), 1);
         }
         let bytes = stream.poll_send().expect("fifty messages");
         let sizes: Vec<u64> = (0..50).map(|number| lengths.of(number)).collect();
@@ -184,9 +200,26 @@ mod tests {
     }
 
     #[test]
+    fn messages_that_were_due_at_once_are_told_together() {
+        let begin = Instant::now();
+        let later = begin + Duration::from_millis(1);
+        let mut stream = stream(10, 10);
+        stream.handle_due(begin, 3);
+        stream.handle_due(later, 2);
+        let bytes = stream.poll_send().expect("five messages");
+        let mut told = Vec::new();
+        for part in [&bytes[..25], &bytes[25..]] {
+            let tell =
+                |answered: Answered| told.push((answered.due, answered.count, answered.bytes));
+            stream.handle_received(part, tell).expect("right");
+        }
+        assert_eq!(told, [(begin, 2, 20), (begin, 1, 10), (later, 2, 20)]);
+    }
+
+    #[test]
     fn other_bytes_or_more_of_them_are_wrong() {
         let sent = |stream: &mut Stream| {
-            stream.handle_due(Instant::now());
+            stream.handle_due(Instant::now(), 1);
             stream.poll_send().expect("a message").to_vec()
         };
         let mut one = stream(10, 10);
