@@ -1,5 +1,7 @@
 //! How long a NAT or firewall keeps a silent flow.
 
+mod search;
+
 use super::Console;
 use super::args::{IdleArgs, Path};
 use super::interrupt::Interrupt;

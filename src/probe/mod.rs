@@ -15,6 +15,7 @@ mod idle;
 pub mod interrupt;
 pub mod latency;
 mod load;
+mod mark;
 mod mtu;
 mod ping;
 mod ports;

@@ -1,5 +1,8 @@
 //! The largest datagram that passes each way unfragmented.
 
+mod search;
+mod survey;
+
 use super::Console;
 use super::args::{MtuArgs, Path};
 use super::interrupt::Interrupt;
