@@ -134,7 +134,10 @@ mod tests {
             assert!(survived < limit && limit <= failed, "{found:?}");
             assert!(failed - survived <= failed / 10, "{found:?}");
             let longest = hours(None).longest();
-            assert!(total <= longest.0 && count <= longest.1, "{limit:?}: {total:?}");
+            assert!(
+                total <= longest.0 && count <= longest.1,
+                "{limit:?}: {total:?}"
+            );
         }
     }
 
@@ -170,9 +173,18 @@ mod tests {
     #[test]
     fn one_that_survives_nothing_is_told_so_too() {
         let (found, _, _) = search(hours(None), Duration::ZERO, false);
-        assert_eq!((found.survived, found.failed.map(|failed| failed <= RESOLUTION_MIN)), (None, Some(true)));
+        assert_eq!(
+            (
+                found.survived,
+                found.failed.map(|failed| failed <= RESOLUTION_MIN)
+            ),
+            (None, Some(true))
+        );
         let (found, _, count) = search(hours(None), Duration::ZERO, true);
-        assert_eq!((found.survived, found.failed, count), (None, Some(Duration::ZERO), 1));
+        assert_eq!(
+            (found.survived, found.failed, count),
+            (None, Some(Duration::ZERO), 1)
+        );
     }
 
     #[test]

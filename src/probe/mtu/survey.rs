@@ -167,6 +167,11 @@ impl Survey {
         }
     }
 
+    /// The family of the path.
+    pub(super) fn family(&self) -> Family {
+        self.family
+    }
+
     /// What is being looked for.
     pub(super) fn stage(&self) -> Stage {
         self.stage
@@ -613,8 +618,12 @@ mod tests {
 
     #[test]
     fn any_two_widths_are_found_each() {
-        let widths = [68, 576, 1280, 1281, 1287, 1400, 1499, 1500, 1501, 9000, 65_535];
-        let pairs = widths.iter().flat_map(|there| widths.map(|back| (*there, back)));
+        let widths = [
+            68, 576, 1280, 1281, 1287, 1400, 1499, 1500, 1501, 9000, 65_535,
+        ];
+        let pairs = widths
+            .iter()
+            .flat_map(|there| widths.map(|back| (*there, back)));
         for (there, back) in pairs {
             for tells in [None, Some(there as u32)] {
                 let network = Network {
@@ -624,7 +633,11 @@ mod tests {
                     ..WIDE
                 };
                 let (survey, count) = network.survey(2);
-                assert_eq!(survey.there().payload, network.payload(there), "{network:?}");
+                assert_eq!(
+                    survey.there().payload,
+                    network.payload(there),
+                    "{network:?}"
+                );
                 assert_eq!(survey.back().payload, network.payload(back), "{network:?}");
                 assert!(!survey.there().known_by.is_doubtful(), "{network:?}");
                 assert!(!survey.back().known_by.is_doubtful(), "{network:?}");
