@@ -43,14 +43,6 @@ pub(super) fn is_answer(answer: &[u8], message: &[u8]) -> bool {
     }
 }
 
-/// Whether this is an answer to any message of the run that this one is of.
-pub(super) fn is_of_same_run(answer: &[u8], message: &[u8]) -> bool {
-    let run = ..MARK_BYTES / 2;
-    answer
-        .get(run)
-        .is_some_and(|own| message.get(run) == Some(own))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,7 +56,7 @@ mod tests {
         assert!(is_answer(&one, &one));
         assert!(is_answer(&one[..20], &one), "cut off");
         assert!(!is_answer(&one[..15], &one), "it might be anybody's");
-        assert!(!is_answer(&other, &one) && is_of_same_run(&other, &one));
+        assert!(!is_answer(&other, &one));
         assert!(
             !is_answer(&Mark::new().next_message(40), &one),
             "of another run"

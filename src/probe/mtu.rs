@@ -21,7 +21,7 @@ use super::{Console, Trouble};
 use crate::exit::Failure;
 use crate::sys::measure::{self, Fragmenting};
 use crate::sys::message::Source;
-use survey::{Family, Fate, Probe, Survey};
+use survey::{Family, Fate, Finding, KnownBy, Probe, Survey};
 
 /// Does what the command line says.
 ///
@@ -54,7 +54,7 @@ pub(super) fn run(
     let report = prober.tally.report(began.elapsed());
     console.report(&words::result(&survey, report))?;
     console.say(&words::lines(&survey))?;
-    prober.tally.warn(console);
+    prober.tally.warn(&survey, console);
     if let Some(Stop::Failed(error)) = stopped {
         console.warn(&format!("{}; the search ends here", route.trouble(&error)));
     } else if let Some(doubt) = words::doubt(&survey) {
@@ -107,8 +107,10 @@ struct Prober<'a> {
 struct Tally {
     sent: u64,
     received: u64,
-    /// Answers to earlier ones.
+    /// Those that came back when the next was already on its way.
     late: u64,
+    /// Those that were waited for in vain, and may still come back.
+    unanswered: Vec<Vec<u8>>,
     /// Who answered instead of the service.
     elsewhere: Option<Source>,
     errors: Causes,
@@ -162,6 +164,7 @@ impl<'a> Prober<'a> {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 self.tally.errors.count(Cause::TimedOut);
+                self.tally.unanswered.push(message);
                 return Ok(Fate::Silence);
             }
             if self.interrupt.is_requested() {
@@ -209,7 +212,11 @@ impl<'a> Prober<'a> {
         while let Some(arrival) = self.flow.receive(&mut self.memory)? {
             let answer = &self.memory[..arrival.len.min(self.memory.len())];
             if !mark::is_answer(answer, message) {
-                self.tally.late += u64::from(mark::is_of_same_run(answer, message));
+                let late = |message: &Vec<u8>| mark::is_answer(answer, message);
+                if let Some(index) = self.tally.unanswered.iter().position(late) {
+                    self.tally.unanswered.swap_remove(index);
+                    self.tally.late += 1;
+                }
                 continue;
             }
             if !self.flow.is_peer(&arrival.source) {
@@ -255,7 +262,7 @@ impl Tally {
         Report {
             sent: Some(self.sent),
             received: Some(self.received),
-            lost: Some(self.sent - self.received),
+            lost: Some(self.sent - self.received - self.late),
             late: Some(self.late),
             duration_ms: Some(milliseconds(duration)),
             errors: self.errors.clone(),
@@ -264,8 +271,10 @@ impl Tally {
     }
 
     /// What makes the result doubtful.
-    fn warn(&self, console: &Console) {
-        if self.late > 0 {
+    fn warn(&self, survey: &Survey, console: &Console) {
+        let by_silence =
+            |finding: Finding| matches!(finding.known_by, KnownBy::Silence | KnownBy::Unclear);
+        if self.late > 0 && (by_silence(survey.there()) || by_silence(survey.back())) {
             console.warn(
                 "some answers came later than --timeout: a size may have been taken for too large; \
                  give it more",

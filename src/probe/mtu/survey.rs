@@ -326,8 +326,11 @@ impl Survey {
             {
                 self.there_by = KnownBy::Icmp(by);
             }
+            // An answer that is too large would have come in fragments, if smaller ones do.
+            let answers_in_fragments =
+                self.back.fails().is_some() && self.back_by == KnownBy::Fragments;
             self.stage = match self.there_by {
-                KnownBy::Silence => Stage::Doubt,
+                KnownBy::Silence if !answers_in_fragments => Stage::Doubt,
                 _ => Stage::Back,
             };
         } else if self.stage == Stage::Doubt {
@@ -564,6 +567,17 @@ mod tests {
             ..both
         };
         both.check(found, (1372, KnownBy::Silence), 60);
+    }
+
+    #[test]
+    fn answers_in_fragments_are_not_what_is_lost() {
+        let both = Network {
+            there: 1404,
+            back: 1400,
+            passes_pieces: false,
+            ..ETHERNET
+        };
+        both.check((1376, KnownBy::Silence), (1372, KnownBy::Fragments), 40);
     }
 
     #[test]

@@ -95,9 +95,7 @@ fn size(survey: &Survey, finding: Finding) -> String {
 fn reason_there(known_by: KnownBy) -> String {
     match known_by {
         KnownBy::Icmp(router) => format!("{router} says that it takes no more"),
-        KnownBy::Silence => {
-            "larger ones vanish without a word, and arrive when they may be fragmented".into()
-        }
+        KnownBy::Silence => "larger ones vanish without a word, a black hole".into(),
         KnownBy::Unclear => "larger ones get no answer, fragmented or not".into(),
         KnownBy::Interface
         | KnownBy::Fragments
