@@ -70,7 +70,12 @@ pub(super) fn run(
     if let Some(Stop::Gone(trouble)) = &stopped {
         errors.count(trouble.cause.clone());
     }
-    console.report(&words::result(&search, &silences, began.elapsed(), errors))?;
+    console.report(&words::findings(
+        &search,
+        &silences,
+        began.elapsed(),
+        errors,
+    ))?;
     console.say(&words::sentence(&search, &silences))?;
     if let Some(caveat) = words::caveat(&args.url, &silences) {
         console.warn(caveat);

@@ -52,7 +52,7 @@ pub(super) fn run(
         return console.unreached(&prober.why_unreached(&route, stopped));
     }
     let report = prober.tally.report(began.elapsed());
-    console.report(&words::result(&survey, report))?;
+    console.report(&words::findings(&survey, report))?;
     console.say(&words::lines(&survey))?;
     prober.tally.warn(&survey, console);
     if let Some(Stop::Failed(error)) = stopped {

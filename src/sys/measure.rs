@@ -384,7 +384,7 @@ mod tests {
     fn what_is_too_large_to_go_whole_is_refused() {
         let (one, other) = pair();
         set_fragmenting(one.as_fd(), Fragmenting::Probing).expect("an option");
-        let too_large = one.send_to(&[0; 65_530], other.local_addr().expect("an address"));
+        let too_large = one.send_to(&vec![0; 65_530], other.local_addr().expect("an address"));
         assert_eq!(
             too_large
                 .expect_err("no datagram is so large")

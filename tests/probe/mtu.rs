@@ -197,6 +197,7 @@ fn who_interrupts_it_is_told_what_is_known_by_then() {
     assert_eq!(output.status.code(), Some(1));
     let json: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(json["there"]["payload"], 32);
+    assert_eq!(json["there"]["at_most"], 65_507);
     assert_eq!(json["there"]["known_by"], "unfinished");
 }
 

@@ -34,7 +34,7 @@ pub(super) struct End {
 
 /// The result for programs.
 #[derive(Debug, Serialize)]
-pub(super) struct Result {
+pub(super) struct Findings {
     #[serde(skip_serializing_if = "Option::is_none")]
     survived_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -60,18 +60,18 @@ struct Probe {
 }
 
 /// What was found, for programs.
-pub(super) fn result(
+pub(super) fn findings(
     search: &Search,
     silences: &[Silence],
     duration: Duration,
     errors: Causes,
-) -> Result {
+) -> Findings {
     let probe = |silence: &Silence| Probe {
         silence_ms: milliseconds(silence.length),
         survived: silence.end.is_none(),
         cause: silence.end.as_ref().map(|end| end.cause.to_string()),
     };
-    Result {
+    Findings {
         survived_ms: search.survived().map(milliseconds),
         failed_ms: search.failed().map(milliseconds),
         ended_by: ended_by(silences).map(|end| end.cause.to_string()),
@@ -268,7 +268,7 @@ mod tests {
         let (search, silences) = search(100 * SECOND, &Cause::Reset);
         let mut errors = Causes::default();
         errors.count(Cause::Reset);
-        let json = serde_json::to_string_pretty(&result(&search, &silences, SECOND, errors));
+        let json = serde_json::to_string_pretty(&findings(&search, &silences, SECOND, errors));
         expect![[r#"
             {
               "survived_ms": 97500.0,

@@ -108,6 +108,8 @@ impl KnownBy {
 pub(super) struct Finding {
     /// The largest payload that passed whole.
     pub(super) payload: usize,
+    /// The largest that may, where that is still open.
+    pub(super) at_most: Option<usize>,
     /// Why not more.
     pub(super) known_by: KnownBy,
 }
@@ -347,24 +349,17 @@ impl Survey {
             Stage::Reach | Stage::There | Stage::Doubt => KnownBy::Unfinished,
             Stage::Back | Stage::Over => self.there_by,
         };
-        Finding {
-            payload: self.there.passes(),
-            known_by,
-        }
+        finding(&self.there, known_by)
     }
 
     /// What is known of the way back.
     pub(super) fn back(&self) -> Finding {
-        let passes = self.back.passes();
         let known_by = match self.back.fails() {
             _ if self.back.open().is_some() => KnownBy::Unfinished,
             Some(_) => self.back_by,
             None => self.back_most_by,
         };
-        Finding {
-            payload: passes,
-            known_by,
-        }
+        finding(&self.back, known_by)
     }
 
     /// The largest IP packet with this payload.
@@ -375,6 +370,14 @@ impl Survey {
     /// The largest payload in such a packet.
     fn payload(&self, packet: u32) -> usize {
         (packet as usize).saturating_sub(self.family.header_bytes())
+    }
+}
+
+fn finding(search: &Search, known_by: KnownBy) -> Finding {
+    Finding {
+        payload: search.passes(),
+        at_most: search.open().map(|(_, high)| high),
+        known_by,
     }
 }
 
@@ -497,7 +500,11 @@ mod tests {
 
         fn check(self, there: (usize, KnownBy), back: (usize, KnownBy), count_max: u32) {
             let (survey, count) = self.survey(3);
-            let finding = |(payload, known_by)| Finding { payload, known_by };
+            let finding = |(payload, known_by)| Finding {
+                payload,
+                at_most: None,
+                known_by,
+            };
             assert_eq!(survey.there(), finding(there), "there: {self:?}");
             assert_eq!(survey.back(), finding(back), "back: {self:?}");
             assert!(count <= count_max, "{count} datagrams: {self:?}");
@@ -708,10 +715,12 @@ mod tests {
         });
         survey.handle_fate(Fate::Silence);
         assert_eq!(survey.open(), Some((SMALL_BYTES, 65_506)));
-        let unfinished = Finding {
+        let unfinished = |at_most| Finding {
             payload: SMALL_BYTES,
+            at_most: Some(at_most),
             known_by: KnownBy::Unfinished,
         };
-        assert_eq!((survey.there(), survey.back()), (unfinished, unfinished));
+        assert_eq!(survey.there(), unfinished(65_506));
+        assert_eq!(survey.back(), unfinished(65_507));
     }
 }

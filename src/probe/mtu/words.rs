@@ -9,7 +9,7 @@ use super::survey::{Family, Finding, KnownBy, Stage, Survey};
 
 /// The result for programs.
 #[derive(Debug, Serialize)]
-pub(super) struct Result {
+pub(super) struct Findings {
     there: Direction,
     back: Direction,
     #[serde(flatten)]
@@ -23,24 +23,28 @@ struct Direction {
     mtu: usize,
     /// More may pass, too.
     at_least: bool,
+    /// And this is the most that may, where that is still open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at_most: Option<usize>,
     known_by: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     told_by: Option<String>,
 }
 
 /// What was found, for programs.
-pub(super) fn result(survey: &Survey, report: Report) -> Result {
+pub(super) fn findings(survey: &Survey, report: Report) -> Findings {
     let direction = |finding: Finding| Direction {
         payload: finding.payload,
         mtu: survey.packet(finding.payload),
         at_least: finding.known_by.is_at_least(),
+        at_most: finding.at_most,
         known_by: key(finding.known_by),
         told_by: match finding.known_by {
             KnownBy::Icmp(router) => Some(router.to_string()),
             _ => None,
         },
     };
-    Result {
+    Findings {
         there: direction(survey.there()),
         back: direction(survey.back()),
         report,
@@ -77,9 +81,14 @@ pub(super) fn lines(survey: &Survey) -> String {
 
 /// `1472 bytes (MTU 1500)`.
 fn size(survey: &Survey, finding: Finding) -> String {
-    let Finding { payload, known_by } = finding;
-    match known_by {
-        KnownBy::Maximum | KnownBy::Service => format!("at least {payload} bytes"),
+    let Finding {
+        payload,
+        at_most,
+        known_by,
+    } = finding;
+    match (known_by, at_most) {
+        (KnownBy::Maximum | KnownBy::Service, _) => format!("at least {payload} bytes"),
+        (_, Some(at_most)) => format!("{payload} to {at_most} bytes"),
         _ => {
             let at_least = if known_by.is_at_least() {
                 "at least "
@@ -152,13 +161,13 @@ pub(super) fn doubt(survey: &Survey) -> Option<&'static str> {
 /// What is going on.
 pub(super) fn progress(survey: &Survey) -> String {
     let what = match survey.stage() {
-        Stage::Reach => "is it there?",
+        Stage::Reach => "is anybody there?",
         Stage::There => "there",
         Stage::Doubt => "there or back?",
         Stage::Back | Stage::Over => "back",
     };
     let bounds = match survey.open() {
-        Some((low, high)) => format!(" {low} to {high} bytes"),
+        Some((low, high)) => format!(" {low} to {high} bytes;"),
         None => String::new(),
     };
     let (attempt, tries) = survey.attempt();
@@ -167,7 +176,7 @@ pub(super) fn progress(survey: &Survey) -> String {
         _ => format!(" ({attempt} of {tries})"),
     };
     let size = survey.next().map_or(0, |probe| probe.size);
-    format!("{what}{bounds}: trying {size}{attempt}")
+    format!("{what}{bounds} trying {size}{attempt}")
 }
 
 #[cfg(test)]
@@ -182,12 +191,12 @@ mod tests {
     const ROUTER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
     /// What is said of a network that has each of these in store for whatever is too large for it.
-    fn check(fate: impl Fn(usize, bool) -> Fate, said: Expect) {
+    fn check(fate: impl Fn(usize, bool) -> Fate, said: &Expect) {
         let mut survey = Survey::new(Family::V4, 1);
         while let Some(probe) = survey.next() {
             survey.handle_fate(fate(probe.size, probe.in_pieces));
         }
-        let json = serde_json::to_string(&result(&survey, Report::default())).expect("numbers");
+        let json = serde_json::to_string(&findings(&survey, Report::default())).expect("numbers");
         let doubt = doubt(&survey).unwrap_or("no doubt");
         said.assert_eq(&format!("{}{doubt}\n{json}\n", lines(&survey)));
     }
@@ -200,7 +209,7 @@ mod tests {
     fn a_path_is_described_in_two_lines() {
         check(
             |size, _| answered(size, None),
-            expect![[r#"
+            &expect![[r#"
             there: at least 65507 bytes: nothing on the way is smaller
             back:  at least 65507 bytes: nothing on the way is smaller
             no doubt
@@ -216,7 +225,7 @@ mod tests {
                     reporter: Some(ROUTER),
                 },
             },
-            expect![[r#"
+            &expect![[r#"
                 there: 1372 bytes (MTU 1400): 192.0.2.1 says that it takes no more
                 back:  1272 bytes (MTU 1300): larger answers come in fragments
                 no doubt
@@ -232,7 +241,7 @@ mod tests {
                 0..=1272 => answered(size, None),
                 _ => Fate::Silence,
             },
-            expect![[r#"
+            &expect![[r#"
                 there: at least 1272 bytes (MTU 1300): larger ones get no answer, fragmented or not
                 back:  at least 1272 bytes (MTU 1300): larger ones get no answer, fragmented or not
                 it can't be told which way loses larger ones: the way back may be narrower, fragments may be dropped on the way there, or the service answers none so large; look at what arrives at the service
@@ -250,12 +259,15 @@ mod tests {
             said += &(progress(&survey) + "\n");
             survey.handle_fate(Fate::Silence);
         }
+        said += &lines(&survey);
         expect![[r#"
-            is it there?: trying 32
-            there 32 to 65507 bytes: trying 65507
-            there 32 to 65507 bytes: trying 65507 (2 of 3)
-            there 32 to 65507 bytes: trying 65507 (3 of 3)
-            there 32 to 65506 bytes: trying 32769
+            is anybody there? trying 32
+            there 32 to 65507 bytes; trying 65507
+            there 32 to 65507 bytes; trying 65507 (2 of 3)
+            there 32 to 65507 bytes; trying 65507 (3 of 3)
+            there 32 to 65506 bytes; trying 32769
+            there: 32 to 65506 bytes: the search was not over
+            back:  32 to 65507 bytes: the search was not over
         "#]]
         .assert_eq(&said);
     }
