@@ -60,37 +60,7 @@ pub(super) fn run(
         Err(Stop::Gone(trouble)) => return console.unreached(&trouble),
         Err(interrupted) => Some(interrupted),
     };
-    let Watch {
-        search, silences, ..
-    } = watch;
-    let mut errors = Causes::default();
-    for end in silences.iter().filter_map(|silence| silence.end.as_ref()) {
-        errors.count(end.cause.clone());
-    }
-    if let Some(Stop::Gone(trouble)) = &stopped {
-        errors.count(trouble.cause.clone());
-    }
-    console.report(&words::findings(
-        &search,
-        &silences,
-        began.elapsed(),
-        errors,
-    ))?;
-    console.say(&words::sentence(&search, &silences))?;
-    if let Some(caveat) = words::caveat(&args.url, &silences) {
-        console.warn(caveat);
-    }
-    match stopped {
-        None => Ok(Verdict::Good),
-        Some(Stop::Interrupted) => Ok(Verdict::Flawed),
-        Some(Stop::Gone(trouble)) => {
-            console.warn(&format!(
-                "{trouble}; a new flow does not work, so that the last silence proves nothing: \
-                 the search ends here"
-            ));
-            Ok(Verdict::Flawed)
-        }
-    }
+    watch.tell(stopped, began.elapsed())
 }
 
 /// Why a search ends before its end.
@@ -166,7 +136,7 @@ impl Watch<'_> {
                 is_witnessed,
             })
         };
-        let length = began.elapsed();
+        let silent = began.elapsed();
         let end = match heard {
             Heard::Interrupted => return Err(Stop::Interrupted),
             Heard::End(cause) => ended(cause, true),
@@ -177,10 +147,41 @@ impl Watch<'_> {
             },
         };
         Ok(Silence {
-            length,
+            // It has survived as much at least, and has not survived as much at most.
+            length: if end.is_none() { length } else { silent },
             // An end is no sign of life.
             is_kept_alive: end.is_none() && flow.is_kept_alive(),
             end,
         })
+    }
+
+    /// Tells what was found, and why no more was.
+    fn tell(self, stopped: Option<Stop>, duration: Duration) -> Result<Verdict, Failure> {
+        let Self {
+            search,
+            silences,
+            console,
+            ..
+        } = self;
+        let ends = silences.iter().filter_map(|silence| silence.end.as_ref());
+        let mut errors = Causes::default();
+        ends.for_each(|end| errors.count(end.cause.clone()));
+        if let Some(Stop::Gone(trouble)) = &stopped {
+            errors.count(trouble.cause.clone());
+        }
+        console.report(&words::findings(&search, &silences, duration, errors))?;
+        console.say(&words::sentence(&search, &silences))?;
+        if let Some(caveat) = words::caveat(self.route.target(), &silences) {
+            console.warn(caveat);
+        }
+        match stopped {
+            None => return Ok(Verdict::Good),
+            Some(Stop::Interrupted) => {}
+            Some(Stop::Gone(trouble)) => console.warn(&format!(
+                "{trouble}: no new flow works, though one did before: the service, or the way to \
+                 it, is gone, and the search ends here"
+            )),
+        }
+        Ok(Verdict::Flawed)
     }
 }
