@@ -396,6 +396,10 @@ impl Flow {
     /// # Errors
     /// As `recvmsg(2)`.
     pub fn receive_failure(&self, memory: &mut [u8]) -> io::Result<Option<measure::Failure>> {
+        if let Address::Unix(_) = self.peer {
+            // There they take what has arrived instead.
+            return Ok(None);
+        }
         match measure::receive_failure(self.socket.as_fd(), memory) {
             Ok(failure) => Ok(Some(failure)),
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),

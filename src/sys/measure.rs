@@ -21,7 +21,7 @@ const IPV6_RECVFRAGSIZE: libc::c_int = 77;
 /// Whether what is sent may be fragmented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fragmenting {
-    /// By us and by routers.
+    /// By us and by routers; over IPv6 routers never do.
     Allowed,
     /// By nobody; a send that is known to be too large for the path fails with `EMSGSIZE`.
     Forbidden,
@@ -94,6 +94,19 @@ fn set(
     // SAFETY: the kernel reads one int from a live local.
     check(unsafe { libc::setsockopt(raw, level, option, from, len) })?;
     Ok(())
+}
+
+/// How many segments a TCP connection has received, those without data too, such as keepalives
+/// (`linux/tcp.h`: `tcpi_segs_in`, at byte 140); none on another socket.
+#[must_use]
+pub fn segments_received(fd: BorrowedFd<'_>) -> Option<u32> {
+    let mut words = [0u32; 36];
+    let mut len = size_of_val(&words) as libc::socklen_t;
+    let (raw, to) = (fd.as_raw_fd(), words.as_mut_ptr().cast());
+    // SAFETY: the kernel writes at most `len` bytes to a live local of that size.
+    check(unsafe { libc::getsockopt(raw, libc::IPPROTO_TCP, libc::TCP_INFO, to, &raw mut len) })
+        .ok()?;
+    (len as usize == size_of_val(&words)).then_some(words[35])
 }
 
 /// A datagram that has arrived.
@@ -294,6 +307,7 @@ fn receive_message(
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
     use std::net::UdpSocket;
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixDatagram;
@@ -370,13 +384,27 @@ mod tests {
     fn what_is_too_large_to_go_whole_is_refused() {
         let (one, other) = pair();
         set_fragmenting(one.as_fd(), Fragmenting::Probing).expect("an option");
-        let too_large = one.send_to(&[0; 65_530], other.local_addr().expect("an address"));
+        let too_large = one.send_to(&vec![0; 65_530], other.local_addr().expect("an address"));
         assert_eq!(
             too_large
                 .expect_err("no datagram is so large")
                 .raw_os_error(),
             Some(libc::EMSGSIZE)
         );
+    }
+
+    #[test]
+    fn segments_of_a_tcp_connection_are_counted() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let to = listener.local_addr().expect("an address");
+        let mut stream = std::net::TcpStream::connect(to).expect("a connection");
+        let (mut peer, _) = listener.accept().expect("it");
+        let before = segments_received(stream.as_fd()).expect("it is TCP");
+        peer.write_all(b"hello").expect("sent");
+        stream.read_exact(&mut [0; 5]).expect("received");
+        assert!(segments_received(stream.as_fd()) > Some(before));
+        let (other, _) = pair();
+        assert_eq!(segments_received(other.as_fd()), None);
     }
 
     #[test]

@@ -1,1 +1,423 @@
 //! `echoprobe mtu`: what it finds out, and how it says so.
+//!
+//! Real paths are three network namespaces in a row: a client, a router and a server. They need
+//! root and `ip`, so that `cargo test` leaves those tests out; the gate runs them with
+//! `cargo test -- --ignored`, and there a missing program is a failure.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use super::{LISTENERS, probe, probe_json};
+use crate::harness::{Daemon, ECHOD, ECHOPROBE, eventually, has_ipv6, instead, run, text, udp};
+
+/// A UDP service that answers as it is told to, until an empty datagram comes.
+struct Service {
+    address: SocketAddr,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Service {
+    fn start(answer: impl Fn(&UdpSocket, &[u8], SocketAddr) + Send + 'static) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a UDP socket");
+        let address = socket.local_addr().expect("an address");
+        let thread = std::thread::spawn(move || {
+            let mut memory = vec![0; 1 << 16];
+            loop {
+                match socket.recv_from(&mut memory) {
+                    Ok((0, _)) => return,
+                    Ok((len, peer)) => answer(&socket, &memory[..len], peer),
+                    // It is about an answer to somebody who has gone.
+                    Err(_) => {}
+                }
+            }
+        });
+        Self {
+            address,
+            thread: Some(thread),
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("udp://{}", self.address)
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let sent = udp("127.0.0.1:0").send_to(b"", self.address);
+        let thread = self.thread.take().expect("it is joined once");
+        if sent.is_ok() {
+            thread.join().expect("it did not panic");
+        }
+    }
+}
+
+fn answer(socket: &UdpSocket, bytes: &[u8], peer: SocketAddr) {
+    // Who has asked may have gone.
+    let _ = socket.send_to(bytes, peer);
+}
+
+#[test]
+fn on_loopback_the_largest_datagram_there_is_passes_both_ways() {
+    let daemon = Daemon::start(LISTENERS);
+    let url = format!("udp://{}", daemon.address("udp"));
+    let output = probe(&["mtu", &url]);
+    assert_eq!(
+        text(&output.stdout),
+        "there: at least 65507 bytes: nothing on the way is smaller\n\
+         back:  at least 65507 bytes: nothing on the way is smaller\n",
+        "{}",
+        text(&output.stderr)
+    );
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn over_ipv6_the_loopback_interface_is_a_little_smaller_than_that() {
+    if !has_ipv6() {
+        return;
+    }
+    let daemon = Daemon::start(&LISTENERS.replace("127.0.0.1:0\"\n", "[::1]:0\"\n"));
+    let url = format!("udp://{}", daemon.address("udp"));
+    let (status, json) = probe_json(&["mtu", &url]);
+    assert_eq!(status, 0, "{json}");
+    let direction = json!({
+        "payload": 65_488, "mtu": 65_536, "at_least": false, "known_by": "interface"
+    });
+    assert_eq!((&json["there"], &json["back"]), (&direction, &direction));
+    assert!(json["sent"].as_u64() < Some(10), "{json}");
+}
+
+#[test]
+fn a_service_that_answers_in_capitals_is_as_good() {
+    let daemon = Daemon::start(&format!("[defaults]\nreply = \"upper\"\n{LISTENERS}"));
+    let url = format!("udp://{}", daemon.address("udp"));
+    let (status, json) = probe_json(&["mtu", &url]);
+    assert_eq!(status, 0, "{json}");
+    assert_eq!(json["errors"], json!({}));
+}
+
+#[test]
+fn a_service_that_cuts_off_is_not_taken_for_a_narrow_path() {
+    let service = Service::start(|socket, bytes, peer| {
+        answer(socket, &bytes[..bytes.len().min(2048)], peer);
+    });
+    let (status, json) = probe_json(&["mtu", &service.url()]);
+    assert_eq!(status, 0, "{json}");
+    assert_eq!(json["there"]["payload"], 65_507);
+    assert_eq!(json["back"]["payload"], 2048);
+    assert_eq!(json["back"]["known_by"], "service");
+    let output = probe(&["mtu", &service.url()]);
+    let said = text(&output.stdout);
+    assert!(
+        said.contains("the service cuts off what is longer"),
+        "{said}"
+    );
+}
+
+#[test]
+fn what_vanishes_without_a_word_on_either_way_is_told_as_that() {
+    let service = Service::start(|socket, bytes, peer| {
+        if bytes.len() <= 65_506 {
+            answer(socket, bytes, peer);
+        }
+    });
+    let (status, json) = probe_json(&["mtu", &service.url(), "--timeout", "1s", "--tries", "2"]);
+    assert_eq!(status, 1, "{json}");
+    for way in ["there", "back"] {
+        assert_eq!(json[way]["payload"], 65_506, "{json}");
+        assert_eq!(json[way]["known_by"], "unclear");
+        assert_eq!(json[way]["at_least"], true);
+    }
+}
+
+#[test]
+fn an_answer_from_elsewhere_is_none_and_is_told() {
+    let other = udp("127.0.0.1:0");
+    let from = other.local_addr().expect("an address").to_string();
+    let service = Service::start(move |_, bytes, peer| answer(&other, bytes, peer));
+    let output = probe(&["mtu", &service.url(), "--timeout", "50ms", "--tries", "1"]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(
+        said.contains(&format!("the answer came from {from}")),
+        "{said}"
+    );
+}
+
+#[test]
+fn where_nobody_answers_nothing_is_reached() {
+    let nobody = udp("127.0.0.1:0");
+    let url = format!("udp://{}", nobody.local_addr().expect("an address"));
+    let mute = ["mtu", &url, "--timeout", "20ms", "--tries", "2"];
+    let (status, json) = probe_json(&mute);
+    assert_eq!((status, &json["errors"]), (3, &json!({"timed out": 1})));
+    drop(nobody);
+    let (status, json) = probe_json(&["mtu", &url]);
+    assert_eq!((status, &json["errors"]), (3, &json!({"refused": 1})));
+}
+
+#[test]
+fn streams_have_no_largest_datagram() {
+    for url in ["tcp://127.0.0.1:7", "unix:///s", "unixgram:///s"] {
+        let output = probe(&["mtu", url]);
+        assert_eq!(output.status.code(), Some(2));
+        let said = text(&output.stderr);
+        assert!(said.contains("write mtu udp://HOST:PORT"), "{said}");
+    }
+}
+
+#[test]
+fn who_interrupts_it_is_told_what_is_known_by_then() {
+    let (tell, told) = mpsc::channel();
+    let service = Service::start(move |socket, bytes, peer| {
+        if bytes.len() <= 100 {
+            answer(socket, bytes, peer);
+        } else {
+            // The test may be over.
+            let _ = tell.send(());
+        }
+    });
+    let child = Command::new(ECHOPROBE)
+        .args(["mtu", &service.url(), "--timeout", "1h", "--json"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("echoprobe runs");
+    told.recv().expect("it tries a large one");
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
+    kill(pid, Signal::SIGINT).expect("it is there");
+    let output = child.wait_with_output().expect("a child of ours");
+    assert_eq!(output.status.code(), Some(1));
+    let json: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(json["there"]["payload"], 32);
+    assert_eq!(json["there"]["at_most"], 65_507);
+    assert_eq!(json["there"]["known_by"], "unfinished");
+}
+
+/// A client, a router and a server, each in a network namespace of its own, with links of 1500
+/// bytes between them. Whatever one changes, the host does not notice.
+struct Path {
+    name: String,
+}
+
+const CLIENT: &str = "c";
+const ROUTER: &str = "r";
+const SERVER: &str = "s";
+
+impl Path {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = Self {
+            name: format!("echoprobe-{}-{count}", std::process::id()),
+        };
+        for place in [CLIENT, ROUTER, SERVER] {
+            ip(&format!("netns add {}", path.namespace(place)));
+            path.ip(place, "link set lo up");
+            // Addresses are good at once, not when nobody has objected for a second.
+            path.set(place, "ipv6/conf/all/accept_dad", 0);
+            path.set(place, "ipv6/conf/default/accept_dad", 0);
+        }
+        path.link([(CLIENT, "c0", 1), (ROUTER, "r0", 2)], 1);
+        path.link([(ROUTER, "r1", 2), (SERVER, "s0", 1)], 2);
+        path.wait_for_links();
+        path.ip(CLIENT, "route add default via 10.1.0.2");
+        path.ip(CLIENT, "-6 route add default via fd00:1::2");
+        path.ip(SERVER, "route add default via 10.2.0.2");
+        path.ip(SERVER, "-6 route add default via fd00:2::2");
+        path.set(ROUTER, "ipv4/ip_forward", 1);
+        path.set(ROUTER, "ipv6/conf/all/forwarding", 1);
+        path
+    }
+
+    /// Sets a key of the kernel's at this place.
+    fn set(&self, place: &str, key: &str, value: u8) {
+        let line = format!("echo {value} > /proc/sys/net/{key}");
+        let output = run(self.command(place, "sh").args(["-c", &line]));
+        assert!(output.status.success(), "{key}: {}", text(&output.stderr));
+    }
+
+    fn namespace(&self, place: &str) -> String {
+        format!("{}-{place}", self.name)
+    }
+
+    /// Links two places, each with its device and the last number of its addresses in this network.
+    fn link(&self, ends: [(&str, &str, u8); 2], network: u8) {
+        let [(one, device, _), (other, peer, _)] = ends;
+        let (one, other) = (self.namespace(one), self.namespace(other));
+        ip(&format!(
+            "link add {device} netns {one} type veth peer name {peer} netns {other}"
+        ));
+        for (place, device, number) in ends {
+            self.ip(
+                place,
+                &format!("addr add 10.{network}.0.{number}/24 dev {device}"),
+            );
+            let v6 = format!("fd00:{network}::{number}/64");
+            self.ip(place, &format!("addr add {v6} dev {device} nodad"));
+            self.ip(place, &format!("link set {device} up"));
+        }
+    }
+
+    /// The kernel takes a moment to notice that both ends are up, and then gives each an address of
+    /// the link, without which routers don't find their neighbors.
+    fn wait_for_links(&self) {
+        for (place, device) in [
+            (CLIENT, "c0"),
+            (ROUTER, "r0"),
+            (ROUTER, "r1"),
+            (SERVER, "s0"),
+        ] {
+            eventually(&format!("{device} is up"), || {
+                let shown = self.ip(place, &format!("-6 addr show dev {device} scope link"));
+                shown.contains("inet6 fe80") && !shown.contains("tentative")
+            });
+        }
+    }
+
+    /// Has `ip` do something at this place, and returns what it prints.
+    fn ip(&self, place: &str, arguments: &str) -> String {
+        ip(&format!("-n {} {arguments}", self.namespace(place)))
+    }
+
+    /// A program to run at this place.
+    fn command(&self, place: &str, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        let namespace = self.namespace(place);
+        command.args(["netns", "exec", &namespace, program]);
+        command
+    }
+
+    /// Starts echod at the server.
+    fn serve(&self) -> Daemon {
+        let config = "[listener.udp]\nprotocol = \"udp\"\naddress = \"*:7\"\n";
+        Daemon::start_with(config, |command| {
+            let namespace = self.namespace(SERVER);
+            let mut arguments: Vec<_> = ["netns", "exec", &namespace, ECHOD].map(Into::into).into();
+            arguments.extend(command.get_args().map(Into::into));
+            *command = instead(command, "ip", arguments);
+        })
+    }
+
+    /// What echoprobe says at the client of the way to the server.
+    fn probe(&self, server: &str) -> (i32, Value) {
+        let mut command = self.command(CLIENT, ECHOPROBE);
+        let url = format!("udp://{server}:7");
+        let output = run(command.args(["mtu", &url, "--json", "--tries", "2"]));
+        let json = serde_json::from_slice(&output.stdout);
+        (
+            output.status.code().expect("it ended by itself"),
+            json.unwrap_or_else(|error| panic!("{error}: {}", text(&output.stderr))),
+        )
+    }
+
+    /// The same; it must find these packet sizes, known by this.
+    fn assert_finds(&self, server: &str, status: i32, there: (u64, &str), back: (u64, &str)) {
+        let (ended, json) = self.probe(server);
+        let found = |way: &str| {
+            let known_by = json[way]["known_by"].as_str().expect("a reason");
+            (json[way]["mtu"].as_u64().expect("a size"), known_by)
+        };
+        assert_eq!((found("there"), found("back")), (there, back), "{json}");
+        assert_eq!(ended, status, "{json}");
+    }
+}
+
+impl Drop for Path {
+    fn drop(&mut self) {
+        for place in [CLIENT, ROUTER, SERVER] {
+            // It may not have come so far.
+            let _ = Command::new("ip")
+                .args(["netns", "del", &self.namespace(place)])
+                .stderr(Stdio::null())
+                .status();
+        }
+    }
+}
+
+fn ip(arguments: &str) -> String {
+    let output = run(Command::new("ip").args(arguments.split(' ')));
+    assert!(
+        output.status.success(),
+        "ip {arguments}: {} (this test needs root)",
+        text(&output.stderr)
+    );
+    text(&output.stdout)
+}
+
+const SERVER_V4: &str = "10.2.0.1";
+const SERVER_V6: &str = "[fd00:2::1]";
+
+#[test]
+#[ignore = "needs root and ip: run by .ci/run"]
+fn our_own_interface_is_the_limit_of_a_path_that_is_as_wide() {
+    let path = Path::new();
+    let _daemon = path.serve();
+    for server in [SERVER_V4, SERVER_V6] {
+        path.assert_finds(server, 0, (1500, "interface"), (1500, "interface"));
+    }
+}
+
+#[test]
+#[ignore = "needs root and ip: run by .ci/run"]
+fn a_router_before_a_narrow_link_is_heard() {
+    let path = Path::new();
+    path.ip(ROUTER, "link set r1 mtu 1400");
+    path.ip(SERVER, "link set s0 mtu 1400");
+    let _daemon = path.serve();
+    for (server, router) in [(SERVER_V4, "10.1.0.2"), (SERVER_V6, "fd00:1::2")] {
+        path.assert_finds(server, 0, (1400, "icmp"), (1400, "fragments"));
+        let (_, json) = path.probe(server);
+        assert_eq!(json["there"]["told_by"], router);
+    }
+}
+
+#[test]
+#[ignore = "needs root and ip: run by .ci/run"]
+fn a_way_back_that_is_narrower_is_told_from_the_way_there() {
+    let path = Path::new();
+    path.ip(SERVER, "route replace default via 10.2.0.2 mtu lock 1300");
+    path.ip(
+        SERVER,
+        "-6 route replace default via fd00:2::2 mtu lock 1300",
+    );
+    let _daemon = path.serve();
+    for server in [SERVER_V4, SERVER_V6] {
+        path.assert_finds(server, 0, (1500, "interface"), (1300, "fragments"));
+    }
+}
+
+/// The router has a way to the client only for what comes from the server, so that it can't say
+/// what it thinks.
+#[test]
+#[ignore = "needs root and ip: run by .ci/run"]
+fn a_router_that_says_nothing_is_found_by_what_it_fragments() {
+    let path = Path::new();
+    path.ip(ROUTER, "route add 10.2.0.1 dev r1 mtu 1300");
+    path.ip(ROUTER, "route add 10.1.0.0/24 dev r0 table 100");
+    path.ip(ROUTER, "rule add iif r1 lookup 100");
+    path.ip(ROUTER, "route del 10.1.0.0/24 dev r0");
+    let _daemon = path.serve();
+    path.assert_finds(SERVER_V4, 0, (1300, "silence"), (1500, "interface"));
+}
+
+/// A link that takes more at one end than at the other: the kernel drops what the receiving end
+/// is not made for, with 4 bytes of grace for a VLAN's tag.
+#[test]
+#[ignore = "needs root and ip: run by .ci/run"]
+fn a_link_that_drops_answers_leaves_a_doubt() {
+    let path = Path::new();
+    path.ip(ROUTER, "link set r1 mtu 1400");
+    path.ip(ROUTER, "route add 10.2.0.1 dev r1 mtu lock 1500");
+    let _daemon = path.serve();
+    let (status, json) = path.probe(SERVER_V4);
+    assert_eq!((status, &json["back"]["mtu"]), (1, &json!(1404)), "{json}");
+    assert_eq!(json["back"]["known_by"], "unclear");
+}
