@@ -14,7 +14,7 @@ use super::cause::Causes;
 use super::interrupt::Interrupt;
 use super::report::Verdict;
 use super::route::{self, Route};
-use super::{Console, Trouble};
+use super::{Console, Trouble, progress};
 use crate::exit::Failure;
 use crate::terminal::complain;
 use flow::{Flow, Heard, Spoken};
@@ -123,7 +123,7 @@ impl Watch<'_> {
 
     /// Is silent for so long, and speaks again.
     fn be_silent(&self, flow: &mut Flow, length: Duration) -> Result<Silence, Stop> {
-        let line = self.console.progress_line();
+        let line = progress::spinner(self.console);
         let show = |left| {
             line.set_message(words::progress(&self.search, length, left));
             line.tick();

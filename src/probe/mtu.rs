@@ -17,7 +17,7 @@ use super::interrupt::{Interrupt, LOOK_INTERVAL};
 use super::mark::{self, Mark};
 use super::report::{Report, Verdict, milliseconds};
 use super::route::{self, Address, Flow, Route};
-use super::{Console, Trouble};
+use super::{Console, Trouble, progress};
 use crate::exit::Failure;
 use crate::sys::measure::{self, Fragmenting};
 use crate::sys::message::Source;
@@ -129,7 +129,7 @@ impl<'a> Prober<'a> {
     }
 
     fn survey(&mut self, survey: &mut Survey, console: &Console) -> Result<(), Stop> {
-        let line = console.progress_line();
+        let line = progress::spinner(console);
         while let Some(probe) = survey.next() {
             line.set_message(words::progress(survey));
             line.tick();
