@@ -32,7 +32,8 @@ Examples:
   echod-bench --scenario tcp-50 --peer monoio     echod, monoio and the base in one scenario
   echod-bench --write                             everything, into docs/performance.md and .svg
   echod-bench micro                               the deciding code by itself, in nanoseconds
-  echod-bench syscalls                            system calls per message, as strace counts them";
+  echod-bench syscalls                            system calls per message, as strace counts them
+  echod-bench client                              what a message costs echoprobe, the client";
 
 /// Measures echod against its peers.
 #[derive(Debug, Parser)]
@@ -92,6 +93,8 @@ pub(crate) enum Command {
     Micro,
     /// Count system calls per message (needs strace)
     Syscalls(Options),
+    /// Measure what a message costs echoprobe, beside the load generator of this program
+    Client(Options),
     /// Be a peer.
     #[command(hide = true)]
     Serve { peer: Peer, address: SocketAddr },

@@ -1,10 +1,11 @@
 //! echod-bench: measures echod against its peers, and writes what it finds.
 //!
 //! The modules in reading order: what is measured ([`scenario`]), who is compared ([`contender`]),
-//! how ([`measure`]), with what ([`load`]), and what is made of it ([`report`], [`svg`]). It is one
+//! how ([`measure`]), with what ([`load`]), and what is made of it ([`report`], [`svg`]). [`client`] measures echoprobe. It is one
 //! program: it starts itself for each peer and each sample.
 
 mod args;
+mod client;
 mod contender;
 mod launch;
 mod load;
@@ -55,9 +56,13 @@ fn run(args: Args) -> Result<()> {
         }
         Some(Command::Syscalls(options)) => {
             let mut plan = options.plan()?;
-            let site = Site::new(server::build_echod()?, options.server_cpu)?;
+            let site = Site::new(server::build("echod")?, options.server_cpu)?;
             measure::leave_out_who_does_not_start(&mut plan, &site)?;
             syscalls::run(&plan, &site)
+        }
+        Some(Command::Client(options)) => {
+            let site = Site::new(server::build("echod")?, options.server_cpu)?;
+            client::run(&options.plan()?, &site, &server::build("echoprobe")?)
         }
         Some(Command::Serve { peer, address }) => peers::serve(peer, address),
         Some(Command::Load { request }) => load::main(&request),
@@ -67,7 +72,7 @@ fn run(args: Args) -> Result<()> {
 
 fn compare(options: &Options) -> Result<()> {
     let mut plan = options.plan()?;
-    let site = Site::new(server::build_echod()?, options.server_cpu)?;
+    let site = Site::new(server::build("echod")?, options.server_cpu)?;
     measure::leave_out_who_does_not_start(&mut plan, &site)?;
     let outcomes = measure::run(&plan, &site)?;
     print!("{}", report::terminal(&outcomes));

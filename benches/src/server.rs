@@ -219,12 +219,12 @@ fn xinetd_config(address: SocketAddr) -> String {
     )
 }
 
-/// Builds the daemon as it is shipped, and says where it is.
-pub(crate) fn build_echod() -> Result<PathBuf> {
+/// Builds a program as it is shipped, and says where it is.
+pub(crate) fn build(program: &str) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
     let output = Command::new(cargo)
-        .args(["build", "--release", "--bin", "echod"])
+        .args(["build", "--release", "--bin", program])
         .args(["--message-format", "json-render-diagnostics"])
         .arg("--manifest-path")
         .arg(manifest)
@@ -232,12 +232,12 @@ pub(crate) fn build_echod() -> Result<PathBuf> {
         .output()
         .context("cargo")?;
     if !output.status.success() {
-        bail!("echod could not be built");
+        bail!("{program} could not be built");
     }
     String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
         .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
         .next_back()
-        .context("cargo did not say where echod is")
+        .with_context(|| format!("cargo did not say where {program} is"))
 }
