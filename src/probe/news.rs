@@ -1,0 +1,40 @@
+//! What a flow of datagrams has to tell, one thing at a time: a datagram from the service, one from
+//! somebody else, or that one of ours was sent in vain.
+
+use std::io;
+
+use super::route::{Address, Flow};
+use crate::sys::measure;
+use crate::sys::message::Source;
+
+/// The largest datagram over IP; one of a Unix socket that is larger is known by its length.
+pub(super) const DATAGRAM_MEMORY: usize = 65_536;
+
+/// What has happened.
+#[derive(Debug)]
+pub(super) enum News {
+    /// The service has sent so many bytes; what there was room for is in the memory.
+    Answer(usize),
+    /// Somebody else has.
+    Stranger(usize, Source),
+    /// One of ours did not arrive.
+    Failure(measure::Failure),
+}
+
+/// The next of it; none if there is none yet.
+///
+/// # Errors
+/// As `recvmsg(2)`.
+pub(super) fn next(flow: &Flow, memory: &mut [u8]) -> io::Result<Option<News>> {
+    if let Some(arrival) = flow.receive(memory)? {
+        return Ok(Some(match flow.is_peer(&arrival.source) {
+            true => News::Answer(arrival.len),
+            false => News::Stranger(arrival.len, arrival.source),
+        }));
+    }
+    // A Unix socket tells in the call itself, and would give a datagram for a failure here.
+    if let Address::Unix(_) = flow.peer {
+        return Ok(None);
+    }
+    Ok(flow.receive_failure(memory)?.map(News::Failure))
+}
