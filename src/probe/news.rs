@@ -3,7 +3,8 @@
 
 use std::io;
 
-use super::route::{Address, Flow};
+use super::Trouble;
+use super::route::{Address, Flow, Route};
 use crate::sys::measure;
 use crate::sys::message::Source;
 
@@ -37,4 +38,18 @@ pub(super) fn next(flow: &Flow, memory: &mut [u8]) -> io::Result<Option<News>> {
         return Ok(None);
     }
     Ok(flow.receive_failure(memory)?.map(News::Failure))
+}
+
+/// Why one did not arrive, and who says so where that is not the service itself.
+pub(super) fn trouble(route: &Route, failure: &measure::Failure) -> Trouble {
+    let mut trouble = route.trouble(&failure.error);
+    let reporter = failure.reporter.filter(|reporter| match route.address() {
+        Address::Inet(service) => service.ip() != *reporter,
+        Address::Unix(_) => true,
+    });
+    if let Some(reporter) = reporter {
+        let comma = if trouble.hint.is_empty() { "" } else { ", " };
+        trouble.hint += &format!("{comma}says {reporter}");
+    }
+    trouble
 }

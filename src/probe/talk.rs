@@ -8,7 +8,7 @@ mod conversation;
 mod editor;
 mod input;
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::Console;
 use super::args::Path;
 use super::cause::Cause;
 use super::interrupt::{Interrupt, LOOK_INTERVAL};
@@ -25,6 +24,7 @@ use super::printable::printable;
 use super::report::Verdict;
 use super::route::{Connection, Flow, Route};
 use super::target::Target;
+use super::{Console, Trouble};
 use crate::exit::Failure;
 use crate::terminal;
 use crate::text::escape;
@@ -92,7 +92,7 @@ enum Link {
 }
 
 impl Link {
-    fn open(route: &Route, timeout: Duration) -> Result<Self, super::Trouble> {
+    fn open(route: &Route, timeout: Duration) -> Result<Self, Trouble> {
         if !route.target().is_stream() {
             return Ok(Self::Datagrams(route.open()?));
         }
@@ -259,7 +259,7 @@ impl Talk<'_> {
                 self.conversation.handle_sent(now, line);
                 match sent {
                     Ok(()) => Ok(()),
-                    Err(error) => self.fail(&error, ""),
+                    Err(error) => self.fail(&self.route.trouble(&error)),
                 }
             }
         }
@@ -346,25 +346,23 @@ impl Talk<'_> {
                     ))?;
                 }
                 Some(News::Failure(failure)) => {
-                    let reporter = failure.reporter.map(|reporter| format!(", says {reporter}"));
-                    self.fail(&failure.error, &reporter.unwrap_or_default())?;
+                    self.fail(&news::trouble(self.route, &failure))?;
                 }
             }
         }
     }
 
     /// A datagram was sent in vain.
-    fn fail(&mut self, error: &io::Error, who_says: &str) -> Result<(), Failure> {
-        self.conversation.handle_failure(Cause::of(error));
-        let trouble = escape(&self.route.trouble(error).to_string());
-        self.note(&format!("{trouble}{who_says}"))
+    fn fail(&mut self, trouble: &Trouble) -> Result<(), Failure> {
+        self.conversation.handle_failure(trouble.cause.clone());
+        self.note(&escape(&trouble.to_string()))
     }
 
     /// The connection is over.
     fn end(&mut self, cause: Cause) -> Result<(), Failure> {
         let is_expected = matches!(self.phase, Phase::Leaving(_)) && self.conversation.is_settled();
         // What is still to be said can't be any more. Who types on a terminal sees that.
-        if let (Phase::Asked, Input::Plain(_)) = (self.phase, &self.input) {
+        if let (Phase::Ready | Phase::Asked, Input::Plain(_)) = (self.phase, &self.input) {
             while let Some(Said::Line(line)) = self.input.take()? {
                 if line == QUIT {
                     break;

@@ -377,7 +377,10 @@ mod tests {
         assert_eq!(stage.pass(1), missed("", 3));
         stage.send("two");
         assert_eq!(stage.hear("ON"), [late("ON")]);
-        assert_eq!(stage.hear("EtwoX"), [late("E"), answer("two"), unasked("X")]);
+        assert_eq!(
+            stage.hear("EtwoX"),
+            [late("E"), answer("two"), unasked("X")]
+        );
         assert_eq!(
             stage.end(&Cause::Closed),
             (Verdict::Flawed, "2 1 0 1 ".into())
@@ -456,10 +459,7 @@ mod tests {
         assert!(stage.pass(1000).is_some());
         assert_eq!(
             stage.end(&Cause::TimedOut),
-            (
-                Verdict::Unreached,
-                "2 0 2 0 1 refused, 1 timed out".into()
-            )
+            (Verdict::Unreached, "2 0 2 0 1 refused, 1 timed out".into())
         );
     }
 
