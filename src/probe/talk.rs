@@ -360,19 +360,13 @@ impl Talk<'_> {
 
     /// The connection is over.
     fn end(&mut self, cause: Cause) -> Result<(), Failure> {
-        let is_expected = matches!(self.phase, Phase::Leaving(_)) && self.conversation.is_settled();
-        // What is still to be said can't be any more. Who types on a terminal sees that.
-        if let (Phase::Ready | Phase::Asked, Input::Plain(_)) = (self.phase, &self.input) {
-            while let Some(Said::Line(line)) = self.input.take()? {
-                if line == QUIT {
-                    break;
-                }
-                if !line.is_empty() {
-                    self.conversation.handle_unsent(cause.clone());
-                    break;
-                }
-            }
-        }
+        let has_left = match (self.phase, &self.input) {
+            (Phase::Leaving(_), _) => true,
+            // Who types on a terminal sees what was not sent any more.
+            (Phase::Ready | Phase::Asked, Input::Plain(_)) => self.take_unsaid(&cause)?,
+            _ => false,
+        };
+        let is_expected = has_left && self.conversation.is_settled();
         let missed = self.conversation.handle_end(&cause);
         let service = self.route.target();
         let mut words = match &cause {
@@ -389,6 +383,21 @@ impl Talk<'_> {
         }
         self.phase = Phase::Over;
         Ok(())
+    }
+
+    /// What is still to be said can't be any more; says whether there was nothing.
+    fn take_unsaid(&mut self, cause: &Cause) -> Result<bool, Failure> {
+        loop {
+            match self.input.take()? {
+                Some(Said::Line(line)) if line.is_empty() => {}
+                Some(Said::Line(line)) if line != QUIT => {
+                    self.conversation.handle_unsent(cause.clone());
+                    return Ok(false);
+                }
+                None => return Ok(false),
+                Some(_) => return Ok(true),
+            }
+        }
     }
 
     fn show_missed(&mut self, missed: Missed) -> Result<(), Failure> {
