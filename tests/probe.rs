@@ -3,6 +3,7 @@
 mod check;
 mod fault;
 mod idle;
+mod interop;
 mod load;
 mod mtu;
 mod ping;
