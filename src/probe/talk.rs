@@ -193,7 +193,7 @@ impl Talk<'_> {
 
     fn handle_time(&mut self, now: Instant) -> Result<(), Failure> {
         if let Some(missed) = self.conversation.handle_timeout(now) {
-            self.show_missed(missed)?;
+            self.show_missed(&missed)?;
         }
         if let Phase::Leaving(until) = self.phase
             && until <= now
@@ -240,7 +240,7 @@ impl Talk<'_> {
         if let Link::Stream { connection, .. } = &self.link {
             match connection.socket.shutdown(Shutdown::Write) {
                 Ok(()) => self.phase = Phase::Leaving(Instant::now() + self.timeout),
-                Err(error) => self.end(Cause::of(&error))?,
+                Err(error) => self.end(&Cause::of(&error))?,
             }
         }
         Ok(())
@@ -318,7 +318,7 @@ impl Talk<'_> {
         }
         self.show_all(heard)?;
         match end {
-            Some(cause) => self.end(cause),
+            Some(cause) => self.end(&cause),
             None => Ok(()),
         }
     }
@@ -359,17 +359,17 @@ impl Talk<'_> {
     }
 
     /// The connection is over.
-    fn end(&mut self, cause: Cause) -> Result<(), Failure> {
+    fn end(&mut self, cause: &Cause) -> Result<(), Failure> {
         let has_left = match (self.phase, &self.input) {
             (Phase::Leaving(_), _) => true,
             // Who types on a terminal sees what was not sent any more.
-            (Phase::Ready | Phase::Asked, Input::Plain(_)) => self.take_unsaid(&cause)?,
+            (Phase::Ready | Phase::Asked, Input::Plain(_)) => self.take_unsaid(cause)?,
             _ => false,
         };
         let is_expected = has_left && self.conversation.is_settled();
-        let missed = self.conversation.handle_end(&cause);
+        let missed = self.conversation.handle_end(cause);
         let service = self.route.target();
-        let mut words = match &cause {
+        let mut words = match cause {
             Cause::Closed | Cause::Reset => format!("connection {cause} by {service}"),
             _ => format!("{service}: {cause}"),
         };
@@ -378,7 +378,7 @@ impl Talk<'_> {
             words += &format!(": {part} of {of} bytes had come back");
             self.show_part(&missed.part)?;
         }
-        if !is_expected || cause != Cause::Closed {
+        if !is_expected || *cause != Cause::Closed {
             self.last_words = Some(words);
         }
         self.phase = Phase::Over;
@@ -400,7 +400,7 @@ impl Talk<'_> {
         }
     }
 
-    fn show_missed(&mut self, missed: Missed) -> Result<(), Failure> {
+    fn show_missed(&mut self, missed: &Missed) -> Result<(), Failure> {
         let time = humantime::format_duration(self.timeout);
         self.show_part(&missed.part)?;
         match missed.part.len() {

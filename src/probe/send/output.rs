@@ -2,16 +2,16 @@
 //!
 //! Never judges what it prints.
 
-use std::fs::File;
-use std::io::{self, ErrorKind, Seek, Write};
+use std::fs::{File, Metadata};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 
 use crate::exit::Failure;
-use crate::probe::Console;
 use crate::probe::printable::Printable;
+use crate::probe::{Console, progress};
 
 /// Work that takes longer is long work: its progress is shown.
 const SHORT_WORK: Duration = Duration::from_secs(1);
@@ -29,7 +29,7 @@ enum Progress {
     /// Nobody looks.
     Unseen,
     /// It may be done before anybody wonders.
-    Hidden(Instant, ProgressBar),
+    Hidden(Instant),
     Shown(ProgressBar),
 }
 
@@ -42,7 +42,7 @@ impl Output {
         // Among what comes back a bar would be in the way.
         let is_seen = console.progress && !(console.terminal && data.is_some());
         let progress = match is_seen {
-            true => Progress::Hidden(Instant::now(), bar(input_len())),
+            true => Progress::Hidden(Instant::now()),
             false => Progress::Unseen,
         };
         Ok(Self {
@@ -71,15 +71,17 @@ impl Output {
 
     /// So much has come back in all.
     pub(super) fn show_progress(&mut self, bytes: u64) {
-        if let Progress::Hidden(began, bar) = &self.progress
+        if let Progress::Hidden(began) = &self.progress
             && began.elapsed() >= SHORT_WORK
         {
-            bar.set_draw_target(ProgressDrawTarget::stderr());
-            self.progress = Progress::Shown(bar.clone());
+            let bar = bar(&self.console, input_len());
+            bar.set_position(bytes);
+            // What came before it was drawn has come at a rate that it does not know.
+            bar.reset_eta();
+            self.progress = Progress::Shown(bar);
         }
-        match &self.progress {
-            Progress::Unseen => {}
-            Progress::Hidden(_, bar) | Progress::Shown(bar) => bar.set_position(bytes),
+        if let Progress::Shown(bar) = &self.progress {
+            bar.set_position(bytes);
         }
     }
 
@@ -91,11 +93,9 @@ impl Output {
         }
     }
 
-    /// There is no more. The bar stays where it is, with the rate.
+    /// There is no more.
     pub(super) fn close(&mut self) -> Result<(), Failure> {
-        if let Progress::Shown(bar) = &self.progress {
-            bar.abandon();
-        }
+        // A bar goes with it.
         self.progress = Progress::Unseen;
         let rest = self.printable.rest();
         let Some(data) = self.data.as_mut().filter(|_| !rest.is_empty()) else {
@@ -113,19 +113,17 @@ pub(super) fn own_descriptor(fd: impl AsFd, name: &str) -> Result<File, Failure>
         .map_err(|error| Failure::new(format!("{name}: {error}")))
 }
 
-/// How much there is to be sent, where that is known.
+/// How much input there is in all, where that is known.
 fn input_len() -> Option<u64> {
-    let mut input = own_descriptor(io::stdin(), "standard input").ok()?;
-    let metadata = input.metadata().ok().filter(std::fs::Metadata::is_file)?;
-    let position = input.stream_position().ok()?;
-    Some(metadata.len().saturating_sub(position))
+    let input = own_descriptor(io::stdin(), "standard input").ok()?;
+    let metadata = input.metadata().ok().filter(Metadata::is_file)?;
+    Some(metadata.len())
 }
 
-fn bar(total: Option<u64>) -> ProgressBar {
+fn bar(console: &Console, total: Option<u64>) -> ProgressBar {
     let template = match total {
         Some(_) => "{wide_bar} {bytes} of {total_bytes}, {bytes_per_sec}, {eta}",
         None => "{spinner} {bytes}, {bytes_per_sec}",
     };
-    let style = ProgressStyle::with_template(template).expect("a template of ours");
-    ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden()).with_style(style)
+    progress::bar(console, total.unwrap_or(0), template)
 }

@@ -183,7 +183,7 @@ mod tests {
         let mut lines = Lines::default();
         lines.add(&vec![7; LINE_BYTES_MAX + 3]);
         lines.add(b"\n");
-        assert_eq!(lines.next(), line(&[7; LINE_BYTES_MAX]));
+        assert_eq!(lines.next(), line(&vec![7; LINE_BYTES_MAX]));
         assert_eq!(lines.next(), line(&[7; 3]));
         assert_eq!(lines.next(), None);
     }
