@@ -71,7 +71,7 @@ pub(super) fn run(
     let began = Instant::now();
     let went = talk.converse(interrupt);
     // Whatever has happened, the terminal is left as it was.
-    talk.input.close();
+    talk.input.close(interrupt);
     if let Some(words) = talk.last_words.take() {
         talk.note(&words)?;
     }

@@ -5,9 +5,9 @@
 //! meanwhile is handed to it, and it shows that above the line. A third thread does the handing
 //! over, for the editor takes one text at a time and, once the line has ended, none until the next.
 //!
-//! The editor can't be told to stop. Who ends while a line is typed has the editor show what it was
-//! given, puts the terminal back into its normal mode, and leaves the thread to the end of the
-//! process.
+//! The editor can be told to stop in one way only: by a SIGINT, for which it has a handler while a
+//! line is typed. Should it not hear that, the terminal is put back into its normal mode all the
+//! same, and the thread is left to the end of the process.
 
 use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -15,12 +15,14 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, raise};
 use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
 use rustyline::error::ReadlineError;
 use rustyline::{Config, DefaultEditor, ExternalPrinter};
 
 use super::input::{PROMPT, Said};
 use crate::exit::Failure;
+use crate::probe::interrupt::Interrupt;
 use crate::terminal;
 
 /// How long the editor may take to show what it was given, and to begin with a line, before nobody
@@ -107,27 +109,34 @@ impl Editor {
         self.is_asked && self.asides.send(Aside::Text(text.into())).is_ok()
     }
 
-    pub(super) fn close(&mut self) {
-        if !self.is_asked {
+    pub(super) fn close(&mut self, interrupt: &Interrupt) {
+        if !std::mem::take(&mut self.is_asked) || !self.has_begun() {
             return;
         }
         let (flushed, is_flushed) = channel();
         if self.asides.send(Aside::Flush(flushed)).is_ok() {
-            // It also ends if the user ends the line in this moment: the texts come out with the
-            // next one, and there is none.
+            // It also ends if the user ends the line in this moment: what is left of the texts comes
+            // out with the next line, and there is none.
             let _ = is_flushed.recv_timeout(EDITOR_TIME_MAX);
         }
-        if self.is_editing() {
-            let _ = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &self.normal);
-            // Nobody is left to be told if that fails.
-            let _ = terminal::print(b"\n");
+        if self.typed.try_recv().is_ok() {
+            return;
         }
-        self.is_asked = false;
+        // Once the end was asked for, a signal that does not find the editor is the end at once.
+        if !interrupt.is_requested() {
+            let _ = raise(Signal::SIGINT);
+            if self.typed.recv_timeout(EDITOR_TIME_MAX).is_ok() {
+                return;
+            }
+        }
+        // The thread is left to the end of the process.
+        let _ = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &self.normal);
+        let _ = terminal::print(b"\n");
     }
 
     /// Waits until the editor has either begun with the line that it was asked for, and will not
     /// change the mode of the terminal again, or has ended it; says whether it has begun.
-    fn is_editing(&self) -> bool {
+    fn has_begun(&self) -> bool {
         let deadline = Instant::now() + EDITOR_TIME_MAX;
         while self.typed.try_recv().is_err() && Instant::now() < deadline {
             if tcgetattr(io::stdin()).is_ok_and(|mode| mode != self.normal) {

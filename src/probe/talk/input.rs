@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::editor::Editor;
 use crate::exit::Failure;
+use crate::probe::interrupt::Interrupt;
 use crate::probe::{Console, route};
 
 /// A line that is longer comes in pieces: a stream does not know the difference, and no datagram is
@@ -86,10 +87,10 @@ impl Input {
     }
 
     /// No line is wanted any more, also if one is being typed: leaves the terminal as it was.
-    pub(super) fn close(&mut self) {
+    pub(super) fn close(&mut self, interrupt: &Interrupt) {
         match self {
             Self::Plain(_) => {}
-            Self::Edited(editor) => editor.close(),
+            Self::Edited(editor) => editor.close(interrupt),
         }
     }
 }
