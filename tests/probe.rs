@@ -91,10 +91,20 @@ pub(crate) fn probe_json(arguments: &[&str]) -> (i32, Value) {
     )
 }
 
+/// These arguments, and more time for each answer where they don't say how much: a busy machine is
+/// no finding.
+pub(crate) fn patiently(arguments: &[&str]) -> Vec<String> {
+    let mut all: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+    if !arguments.contains(&"--timeout") {
+        all.extend(["--timeout".into(), format!("{}s", PATIENCE.as_secs())]);
+    }
+    all
+}
+
 /// Runs echoprobe to its end with this as its input.
 pub(crate) fn probe_with(arguments: &[&str], input: &[u8]) -> Output {
     let mut child = Command::new(ECHOPROBE)
-        .args(arguments)
+        .args(patiently(arguments))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

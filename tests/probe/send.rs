@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::terminal::Screen;
-use super::{LISTENERS, OTHER_REPLIES, probe_with, reset, server, url};
+use super::{LISTENERS, OTHER_REPLIES, patiently, probe_with, reset, server, url};
 use crate::harness::{Daemon, ECHOPROBE, eventually, free_port, noise, text, udp};
 
 fn start() -> Daemon {
@@ -49,7 +49,7 @@ fn assert_says(url: &str, went: &(Vec<u8>, String, i32), words: &str, printed: u
 
 fn start_with_pipes(arguments: &[&str]) -> Child {
     Command::new(ECHOPROBE)
-        .args(arguments)
+        .args(patiently(arguments))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -238,9 +238,9 @@ fn silence_ends_it_after_the_timeout() {
         assert_eq!(taken.expect("to its end"), 16 << 20);
     });
     let input = vec![7; 20 << 20];
-    let words = "timed out: 0 of 16777216 bytes had come back, and nothing more within 200ms; \
+    let words = "timed out: 0 of 16777216 bytes had come back, and nothing more within 2s; \
                  16.0 MiB are on the way";
-    let went = send(&greedy, &["--timeout", "200ms"], &input);
+    let went = send(&greedy, &["--timeout", "2s"], &input);
     assert_says(&greedy, &went, words, 0);
     greedy_server.join().expect("a server");
     let (over, is_over) = std::sync::mpsc::channel::<()>();

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::terminal::{CONTROL_C, CONTROL_D, Terminal, UP};
-use super::{LISTENERS, OTHER_REPLIES, probe_with, reset, server, url};
+use super::{LISTENERS, OTHER_REPLIES, patiently, probe_with, reset, server, url};
 use crate::harness::{Daemon, ECHOPROBE, free_port, text, udp};
 
 fn start() -> Daemon {
@@ -34,7 +34,7 @@ fn read(mut stream: &TcpStream, len: usize) -> Vec<u8> {
 /// echoprobe with a pipe that stays open.
 fn start_with_open_input(url: &str) -> Child {
     Command::new(ECHOPROBE)
-        .arg(url)
+        .args(patiently(&[url]))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -399,15 +399,16 @@ fn control_c_ends_it_at_the_prompt_and_while_it_waits() {
     terminal.type_in(CONTROL_C);
     assert_eq!(terminal.wait().code(), Some(0));
     // Here it is a signal.
+    let (took, taken) = std::sync::mpsc::channel();
     let (url, server) = server(move |mut stream| {
-        let mut rest = Vec::new();
-        let _ = stream.read_to_end(&mut rest);
-        assert_eq!(rest, b"hello");
+        assert_eq!(read(&stream, 5), b"hello");
+        took.send(()).expect("a test");
+        let _ = stream.read_to_end(&mut Vec::new());
     });
     let mut terminal = Terminal::start(&[&url, "--timeout", "1h"]);
     terminal.read_to_prompt();
     terminal.type_in("hello\r");
-    terminal.read_to("hello\r\n");
+    taken.recv().expect("a server");
     terminal.type_in(CONTROL_C);
     assert_eq!(terminal.wait().code(), Some(0), "it was on the way");
     server.join().expect("a server");

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use nix::pty::{Winsize, openpty};
 use nix::sys::termios::{Termios, tcgetattr};
 
+use super::patiently;
 use crate::harness::{ECHOPROBE, PATIENCE, eventually};
 
 /// Keys.
@@ -83,7 +84,7 @@ impl Terminal {
         let mode_before = screen.mode();
         let child = Command::new("setsid")
             .args(["--ctty", ECHOPROBE])
-            .args(arguments)
+            .args(patiently(arguments))
             .env("TERM", "xterm")
             .env("NO_COLOR", "1")
             .stdin(screen.line())

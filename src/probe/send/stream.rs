@@ -177,9 +177,8 @@ fn enter(shared: &Shared, piece: &[u8]) -> Option<usize> {
     if state.is_over {
         return None;
     }
-    if !state.is_waiting() {
-        state.since = Instant::now();
-    }
+    // A peer that takes more has not gone silent; that ends when no more may be on the way.
+    state.since = Instant::now();
     let len = piece.len().min(state.comparison.room());
     state.comparison.handle_sent(&piece[..len]);
     state.is_writing = true;
