@@ -216,13 +216,13 @@ fn sockperf_measures_throughput_against_a_listener_that_discards() {
 }
 
 /// A haproxy with this configuration, where `{dir}` is its folder. Ended with the test.
-struct Haproxy {
+pub(crate) struct Haproxy {
     child: Child,
     folder: tempfile::TempDir,
 }
 
 impl Haproxy {
-    fn start(config: &str) -> Self {
+    pub(crate) fn start(config: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("haproxy.cfg");
         let dir = folder.path().display().to_string();
@@ -290,7 +290,7 @@ impl Drop for Haproxy {
 }
 
 /// A socket that haproxy listens on in the end: haproxy can't be asked for a free port.
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
     socket.local_addr().expect("an address")
 }

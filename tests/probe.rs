@@ -3,18 +3,24 @@
 mod check;
 mod fault;
 mod idle;
+mod interop;
 mod load;
 mod mtu;
 mod ping;
 mod ports;
 mod send;
 mod talk;
+mod terminal;
 
-use std::process::{Command, Output};
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::harness::{ECHOPROBE, run, text};
+use crate::harness::{Daemon, ECHOPROBE, PATIENCE, run, text};
 
 /// Listeners of every kind, to speak to.
 pub(crate) const LISTENERS: &str = r#"
@@ -35,6 +41,39 @@ protocol = "unix-datagram"
 address = "{dir}/datagram"
 "#;
 
+/// Listeners that do not echo, or only once.
+pub(crate) const OTHER_REPLIES: &str = r#"
+[listener.upper]
+protocol = "tcp"
+address = "127.0.0.1:0"
+reply = "upper"
+
+[listener.once]
+protocol = "tcp"
+address = "127.0.0.1:0"
+one-shot = true
+
+[listener.silent]
+protocol = "tcp"
+address = "127.0.0.1:0"
+reply = "discard"
+
+[listener.silent-udp]
+protocol = "udp"
+address = "127.0.0.1:0"
+reply = "discard"
+"#;
+
+/// The URL of a listener.
+pub(crate) fn url(daemon: &Daemon, listener: &str) -> String {
+    match listener {
+        "stream" => format!("unix://{}", daemon.path("stream").display()),
+        "datagram" => format!("unixgram://{}", daemon.path("datagram").display()),
+        udp if udp.ends_with("udp") => format!("udp://{}", daemon.address(udp)),
+        tcp => format!("tcp://{}", daemon.address(tcp)),
+    }
+}
+
 /// Runs echoprobe to its end, without any input.
 pub(crate) fn probe(arguments: &[&str]) -> Output {
     run(Command::new(ECHOPROBE).args(arguments))
@@ -50,4 +89,51 @@ pub(crate) fn probe_json(arguments: &[&str]) -> (i32, Value) {
         status,
         json.unwrap_or_else(|error| panic!("{error}: {said}")),
     )
+}
+
+/// These arguments, and more time for each answer where they don't say how much: a busy machine is
+/// no finding.
+pub(crate) fn patiently(arguments: &[&str]) -> Vec<String> {
+    let mut all: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+    if !arguments.contains(&"--timeout") {
+        all.extend(["--timeout".into(), format!("{}s", PATIENCE.as_secs())]);
+    }
+    all
+}
+
+/// Runs echoprobe to its end with this as its input.
+pub(crate) fn probe_with(arguments: &[&str], input: &[u8]) -> Output {
+    let mut child = Command::new(ECHOPROBE)
+        .args(patiently(arguments))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("echoprobe runs");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    thread::scope(|scope| {
+        // Who does not read all of it says so in its output.
+        scope.spawn(move || _ = stdin.write_all(input));
+        child.wait_with_output().expect("a child of ours")
+    })
+}
+
+/// A server that speaks with one client as it is told, and its URL.
+pub(crate) fn server(
+    speak: impl FnOnce(TcpStream) + Send + 'static,
+) -> (String, thread::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("tcp://{}", listener.local_addr().expect("an address"));
+    let server = thread::spawn(move || {
+        let (stream, _) = listener.accept().expect("a client");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        speak(stream);
+    });
+    (url, server)
+}
+
+/// Cuts a connection off with an RST.
+pub(crate) fn reset(stream: TcpStream) {
+    let socket = socket2::Socket::from(stream);
+    socket.set_linger(Some(Duration::ZERO)).expect("an option");
 }

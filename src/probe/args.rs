@@ -240,9 +240,9 @@ pub struct SendArgs {
     /// How much of the input goes into each datagram
     #[arg(short, long, value_name = "BYTES", default_value = "1200", value_parser = parse_datagram_size)]
     pub size: usize,
-    /// Give up when so long nothing comes back
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
-    pub timeout: Duration,
+    /// Give up when so long nothing comes back [default: 10s; 1s for each datagram]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub timeout: Option<Duration>,
 }
 
 /// Of `ping`.

@@ -14,13 +14,13 @@ use super::latency::Spread;
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(default)]
 pub struct Report {
-    /// Messages sent.
+    /// Messages sent; bytes, where `send` has a stream, which has no messages.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sent: Option<u64>,
-    /// Those of them that came back whole and in time.
+    /// Those of them that came back whole and in time; of a stream, bytes that came back at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub received: Option<u64>,
-    /// Those that did not come back.
+    /// Those that did not come back; of a stream, bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lost: Option<u64>,
     /// Those that came back whole, and after the timeout.

@@ -1,1 +1,562 @@
-//! `echoprobe send`: what it finds out, and how it says so.
+//! `echoprobe send`: what goes through a service and comes back, whole or not.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream, UdpSocket};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use super::terminal::Screen;
+use super::{LISTENERS, OTHER_REPLIES, patiently, probe_with, reset, server, url};
+use crate::harness::{Daemon, ECHOPROBE, eventually, free_port, noise, text, udp};
+
+fn start() -> Daemon {
+    Daemon::start(&(LISTENERS.to_owned() + OTHER_REPLIES))
+}
+
+/// Sends this; what came back, what was said, and the exit status.
+fn send(url: &str, options: &[&str], input: &[u8]) -> (Vec<u8>, String, i32) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = probe_with(&[&["send", url], options].concat(), input);
+    let status = status.code().expect("it ended by itself");
+    (stdout, text(&stderr), status)
+}
+
+/// The same with `--json`.
+fn send_json(url: &str, options: &[&str], input: &[u8]) -> (Value, i32) {
+    let (printed, said, status) = send(url, &[options, &["--json"]].concat(), input);
+    let json = serde_json::from_slice(&printed);
+    (
+        json.unwrap_or_else(|error| panic!("{error}: {said}")),
+        status,
+    )
+}
+
+/// It failed, said only this, after the URL, and printed so much.
+#[track_caller]
+fn assert_says(url: &str, went: &(Vec<u8>, String, i32), words: &str, printed: usize) {
+    let (stdout, said, status) = went;
+    assert_eq!(said, &format!("echoprobe: {url}: {words}\n"));
+    assert_eq!((stdout.len(), *status), (printed, 1));
+}
+
+fn start_with_pipes(arguments: &[&str]) -> Child {
+    Command::new(ECHOPROBE)
+        .args(patiently(arguments))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("echoprobe runs")
+}
+
+/// Reads and echoes until the peer's end, with a change to what goes back.
+fn echo(mut stream: &TcpStream, mut change: impl FnMut(usize, &mut Vec<u8>)) {
+    let mut memory = vec![0; 64 * 1024];
+    let mut offset = 0;
+    loop {
+        let len = stream.read(&mut memory).expect("more, or the end");
+        let mut piece = memory[..len].to_vec();
+        change(offset, &mut piece);
+        // Whoever has seen enough is gone.
+        if stream.write_all(&piece).is_err() || len == 0 {
+            return;
+        }
+        offset += len;
+    }
+}
+
+#[test]
+fn any_amount_comes_back_from_every_kind_of_service() {
+    let daemon = start();
+    for listener in ["tcp", "stream", "udp", "datagram"] {
+        let url = url(&daemon, listener);
+        for len in [0, 1, 1200, 1201, 100_000, 3_000_000] {
+            let input = noise(len, 7);
+            let (output, said, status) = send(&url, &[], &input);
+            assert_eq!((said.as_str(), status), ("", 0), "{listener} {len}");
+            assert!(output == input, "{listener}: {} of {len}", output.len());
+        }
+    }
+    let datagrams = daemon.listener("udp");
+    let sent: u64 = [1, 1, 1, 2, 84, 2500].iter().sum();
+    assert_eq!(datagrams["datagrams_received"], sent);
+}
+
+#[test]
+fn what_is_expected_may_be_capitals_or_anything() {
+    let daemon = start();
+    let upper = url(&daemon, "upper");
+    let input = b"hello\xe4 World\n".repeat(20_000);
+    let (output, said, status) = send(&upper, &["--expect", "upper"], &input);
+    assert_eq!((said.as_str(), status), ("", 0));
+    assert!(output == input.to_ascii_uppercase());
+    let words = "byte 0: 0x48 'H' came back instead of 0x68 'h'";
+    assert_says(&upper, &send(&upper, &[], &input), words, input.len());
+    for listener in ["upper", "silent"] {
+        let url = url(&daemon, listener);
+        let (_, said, status) = send(&url, &["--expect", "any"], &input);
+        assert_eq!((said.as_str(), status), ("", 0), "{listener}");
+    }
+    let words = "closed when 0 of 5 bytes had come back: 5 bytes too few";
+    let silent = url(&daemon, "silent");
+    assert_says(&silent, &send(&silent, &[], b"hello"), words, 0);
+}
+
+#[test]
+fn a_server_that_answers_once_is_enough_for_a_short_input() {
+    let daemon = start();
+    let url = url(&daemon, "once");
+    let went = send(&url, &[], b"hello");
+    assert_eq!(went, (b"hello".to_vec(), String::new(), 0));
+    let (output, said, status) = send(&url, &[], &noise(3_000_000, 8));
+    assert_eq!(status, 1, "{said}");
+    assert!(output.len() < 3_000_000);
+    assert!(
+        said.contains(&format!(" when {} of ", output.len())),
+        "{said}"
+    );
+}
+
+#[test]
+fn one_wrong_byte_is_found_wherever_it_is() {
+    for at in [0_usize, 65_536, 999_999] {
+        let (url, server) = server(move |stream| {
+            echo(&stream, |offset, piece| {
+                if let Some(byte) = at.checked_sub(offset).and_then(|at| piece.get_mut(at)) {
+                    *byte = b'?';
+                }
+            });
+        });
+        let words = format!("byte {at}: 0x3f '?' came back instead of 0x00");
+        let went = send(&url, &[], &vec![0; 1_000_000]);
+        assert_says(&url, &went, &words, 1_000_000);
+        server.join().expect("a server");
+    }
+}
+
+#[test]
+fn too_little_and_too_much_are_counted() {
+    let (url, too_little) = server(|stream| {
+        echo(&stream, |offset, piece| {
+            piece.truncate(1000_usize.saturating_sub(offset));
+        });
+    });
+    let words = "closed when 1000 of 5000 bytes had come back: 4000 bytes too few";
+    assert_says(&url, &send(&url, &[], &[7; 5000]), words, 1000);
+    too_little.join().expect("a server");
+    let (url, too_much) = server(|stream| {
+        echo(&stream, |_, piece| {
+            if piece.is_empty() {
+                piece.extend(b"more");
+            }
+        });
+    });
+    let words = "5004 bytes came back of 5000: 4 too many";
+    assert_says(&url, &send(&url, &[], &[7; 5000]), words, 5004);
+    too_much.join().expect("a server");
+}
+
+#[test]
+fn a_server_that_never_stops_is_stopped() {
+    let (url, server) = server(|mut stream| {
+        let flood = noise(100_000, 9);
+        while stream.write_all(&flood).is_ok() {}
+    });
+    let (_, said, status) = send(&url, &["--json"], b"");
+    assert_eq!(status, 1);
+    assert!(
+        said.contains(" bytes came back that were not sent\n"),
+        "{said}"
+    );
+    server.join().expect("a server");
+}
+
+#[test]
+fn a_server_that_closes_early_is_not_waited_for() {
+    let (url, server) = server(|stream| {
+        let mut line = [0; 1000];
+        (&stream).read_exact(&mut line).expect("sent");
+        (&stream).write_all(&line).expect("answered");
+    });
+    let mut child = start_with_pipes(&["send", &url]);
+    // It stays open.
+    let mut input = child.stdin.take().expect("a pipe");
+    input.write_all(&[7; 1000]).expect("written");
+    let output = child.wait_with_output().expect("a child of ours");
+    let status = output.status.code().expect("it ended by itself");
+    let words = "closed before the end of the input, when 1000 of 1000 bytes had come back";
+    assert_says(
+        &url,
+        &(output.stdout, text(&output.stderr), status),
+        words,
+        1000,
+    );
+    server.join().expect("a server");
+}
+
+#[test]
+fn a_reset_is_said_with_how_much_had_come_back() {
+    let (url, server) = server(|stream| {
+        let mut line = [0; 1000];
+        (&stream).read_exact(&mut line).expect("sent");
+        (&stream).write_all(&line).expect("answered");
+        // What was answered is not to be thrown away by the reset.
+        (&stream).read_exact(&mut [0]).expect("it has arrived");
+        reset(stream);
+    });
+    let mut child = start_with_pipes(&["send", &url]);
+    let mut input = child.stdin.take().expect("a pipe");
+    input.write_all(&[7; 1000]).expect("written");
+    let mut stdout = child.stdout.take().expect("a pipe");
+    stdout.read_exact(&mut [0; 1000]).expect("it came back");
+    input.write_all(&[7; 1]).expect("written");
+    let output = child.wait_with_output().expect("a child of ours");
+    let status = output.status.code().expect("it ended by itself");
+    let words = "reset when 1000 of 1001 bytes had come back";
+    assert_says(
+        &url,
+        &(output.stdout, text(&output.stderr), status),
+        words,
+        0,
+    );
+    server.join().expect("a server");
+}
+
+#[test]
+fn silence_ends_it_after_the_timeout() {
+    // One that takes everything, up to what may be on the way, and one that takes nothing.
+    let (greedy, greedy_server) = server(|mut stream| {
+        let taken = std::io::copy(&mut stream, &mut std::io::sink());
+        assert_eq!(taken.expect("to its end"), 16 << 20);
+    });
+    let input = vec![7; 20 << 20];
+    let words = "timed out: 0 of 16777216 bytes had come back, and nothing more within 2s; \
+                 16.0 MiB are on the way";
+    let went = send(&greedy, &["--timeout", "2s"], &input);
+    assert_says(&greedy, &went, words, 0);
+    greedy_server.join().expect("a server");
+    let (over, is_over) = std::sync::mpsc::channel::<()>();
+    let (lazy, lazy_server) = server(move |stream| {
+        is_over.recv().expect_err("the test lets go");
+        drop(stream);
+    });
+    let (_, said, status) = send(&lazy, &["--timeout", "200ms"], &input);
+    assert!(said.contains("timed out: 0 of "), "{said}");
+    assert_eq!(status, 1);
+    drop(over);
+    lazy_server.join().expect("a server");
+}
+
+#[test]
+fn a_connection_that_stays_open_is_said_but_all_has_come_back() {
+    let (over, is_over) = std::sync::mpsc::channel::<()>();
+    let (url, server) = server(move |stream| {
+        echo(&stream, |_, _| {});
+        is_over.recv().expect_err("the test lets go");
+    });
+    let (output, said, status) = send(&url, &["--timeout", "200ms"], b"hello");
+    assert_eq!((output.as_slice(), status), (&b"hello"[..], 0));
+    let words = "all came back, but the end of the connection not within 200ms\n";
+    assert!(said.ends_with(words), "{said}");
+    drop(over);
+    server.join().expect("a server");
+}
+
+#[test]
+fn nothing_reached_has_a_status_of_its_own_and_the_cause() {
+    let port = free_port();
+    for (url, cause) in [
+        (format!("tcp://127.0.0.1:{port}"), "refused"),
+        (format!("udp://127.0.0.1:{port}"), "refused"),
+        ("unix:///nowhere/at/all".into(), "no such file or directory"),
+        (
+            "unixgram:///nowhere/at/all".into(),
+            "no such file or directory",
+        ),
+    ] {
+        let (output, said, status) = send(&url, &[], b"hello");
+        assert_eq!((output.len(), status), (0, 3), "{url}");
+        assert!(
+            said.starts_with(&format!("echoprobe: {url}: {cause}; ")),
+            "{said}"
+        );
+        let (report, status) = send_json(&url, &[], b"hello");
+        assert_eq!(status, 3);
+        assert_eq!(report["errors"], json!({ cause: 1 }));
+    }
+}
+
+#[test]
+fn programs_get_one_object() {
+    let daemon = start();
+    let input = noise(10_000, 10);
+    let (report, status) = send_json(&url(&daemon, "tcp"), &[], &input);
+    assert!(report["duration_ms"].as_f64().expect("a time") > 0.0);
+    for key in ["sent", "received", "bytes"] {
+        assert_eq!(report[key], 10_000, "{report}");
+    }
+    assert_eq!((&report["errors"], status), (&json!({}), 0));
+    let (report, status) = send_json(&url(&daemon, "datagram"), &["--size", "1000"], &input);
+    assert_eq!(
+        (&report["sent"], &report["received"]),
+        (&json!(10), &json!(10))
+    );
+    assert_eq!(
+        (&report["bytes"], &report["lost"]),
+        (&json!(10_000), &json!(0))
+    );
+    assert_eq!((&report["errors"], status), (&json!({}), 0));
+    let (report, status) = send_json(&url(&daemon, "upper"), &[], b"ABCd");
+    assert_eq!(
+        (&report["received"], &report["bytes"]),
+        (&json!(4), &json!(3))
+    );
+    assert_eq!((&report["errors"], status), (&json!({"mismatch": 1}), 1));
+}
+
+#[test]
+fn whoever_reads_it_may_have_seen_enough() {
+    let daemon = start();
+    for (listener, sizes) in [("tcp", 300 << 20), ("udp", 3 << 20)] {
+        let mut child = start_with_pipes(&["send", &url(&daemon, listener)]);
+        let mut input = child.stdin.take().expect("a pipe");
+        let writer = thread::spawn(move || {
+            let piece = [b'x'; 65_536];
+            let mut left = sizes;
+            while left > 0 && input.write_all(&piece).is_ok() {
+                left -= piece.len();
+            }
+            left
+        });
+        let mut stdout = child.stdout.take().expect("a pipe");
+        stdout.read_exact(&mut [0; 10]).expect("it comes back");
+        drop(stdout);
+        let output = child.wait_with_output().expect("a child of ours");
+        assert_eq!(text(&output.stderr), "", "{listener}");
+        assert_eq!(output.status.code(), Some(0), "{listener}");
+        let left = writer.join().expect("a writer");
+        assert!(left > 0, "{listener}: it ended before its input");
+    }
+}
+
+#[test]
+fn much_takes_no_more_memory_than_little() {
+    const PIECE: usize = 1 << 20;
+    const PIECES: u64 = 200;
+    let daemon = start();
+    let mut child = start_with_pipes(&["send", &url(&daemon, "tcp")]);
+    let mut input = child.stdin.take().expect("a pipe");
+    let mut output = child.stdout.take().expect("a pipe");
+    let writer = thread::spawn(move || {
+        for number in 0..PIECES {
+            input.write_all(&noise(PIECE, number)).expect("taken");
+        }
+        input
+    });
+    let mut piece = vec![0; PIECE];
+    for number in 0..PIECES {
+        output.read_exact(&mut piece).expect("it comes back");
+        assert!(piece == noise(PIECE, number), "piece {number}");
+    }
+    // It waits for more input now, or for its end.
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id()));
+    let status = status.expect("it runs");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let peak = peak.and_then(|peak| peak.trim().strip_suffix(" kB"));
+    let peak: u64 = peak.expect("VmHWM").parse().expect("a number");
+    assert!(peak < 64 * 1024, "{peak} KiB");
+    drop(writer.join().expect("a writer"));
+    let status = child.wait().expect("a child of ours");
+    assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn a_signal_ends_it_and_says_how_far_it_was() {
+    let daemon = start();
+    for listener in ["tcp", "udp"] {
+        let mut child = start_with_pipes(&["send", &url(&daemon, listener), "--size", "5"]);
+        let mut input = child.stdin.take().expect("a pipe");
+        input.write_all(b"hello").expect("written");
+        let mut answer = [0; 5];
+        let output = child.stdout.as_mut().expect("a pipe");
+        output.read_exact(&mut answer).expect("it comes back");
+        let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+        kill(pid, Signal::SIGINT).expect("it is there");
+        let output = child.wait_with_output().expect("a child of ours");
+        let said = text(&output.stderr);
+        match listener {
+            "tcp" => {
+                let words = "interrupted when 5 of 5 bytes had come back\n";
+                assert!(said.ends_with(words), "{said}");
+                assert_eq!(output.status.code(), Some(1));
+            }
+            _ => assert_eq!((said.as_str(), output.status.code()), ("", Some(0))),
+        }
+        drop(input);
+    }
+}
+
+#[test]
+fn long_work_shows_its_progress_on_a_terminal() {
+    let daemon = start();
+    let screen = Screen::new();
+    let mut child = Command::new(ECHOPROBE)
+        .args(["send", &url(&daemon, "tcp")])
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(screen.line())
+        .spawn()
+        .expect("echoprobe runs");
+    let mut input = child.stdin.take().expect("a pipe");
+    eventually("a rate on the screen", || {
+        input.write_all(&[7; 10_000]).expect("written");
+        screen.text().contains("iB/s")
+    });
+    drop(input);
+    assert!(child.wait().expect("a child of ours").success());
+    // Short work needs none.
+    let screen = Screen::new();
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), noise(1_000_000, 3)).expect("written");
+    let mut child = Command::new(ECHOPROBE)
+        .args(["send", &url(&daemon, "tcp")])
+        .stdin(File::open(file.path()).expect("a file"))
+        .stdout(Stdio::null())
+        .stderr(screen.line())
+        .spawn()
+        .expect("echoprobe runs");
+    assert!(child.wait().expect("a child of ours").success());
+    assert_eq!(screen.text(), "");
+}
+
+/// A UDP service that answers each datagram as it is told, by its number; its URL.
+fn flawed(
+    mut answer: impl FnMut(usize, &UdpSocket, &[u8], std::net::SocketAddr) + Send + 'static,
+    count: usize,
+) -> (String, thread::JoinHandle<()>) {
+    let service = udp("127.0.0.1:0");
+    let url = format!("udp://{}", service.local_addr().expect("an address"));
+    let server = thread::spawn(move || {
+        let mut memory = [0; 65_536];
+        for number in 1..=count {
+            let (len, client) = service.recv_from(&mut memory).expect("a datagram");
+            answer(number, &service, &memory[..len], client);
+        }
+    });
+    (url, server)
+}
+
+#[test]
+fn what_happens_to_a_datagram_is_said_with_its_number() {
+    let elsewhere = udp("127.0.0.1:0");
+    let other = elsewhere.local_addr().expect("an address");
+    let mut kept = Vec::new();
+    let (url, server) = flawed(
+        move |number, service, bytes, client| {
+            let to_client = |socket: &UdpSocket, bytes: &[u8]| {
+                socket.send_to(bytes, client).expect("sent");
+            };
+            match number {
+                // Late, lost, wrong, misaddressed, twice.
+                2 => kept = bytes.to_vec(),
+                4 => {}
+                5 => to_client(service, b"?five"),
+                7 => to_client(&elsewhere, bytes),
+                8 => {
+                    to_client(service, &kept);
+                    to_client(service, bytes);
+                    to_client(service, bytes);
+                }
+                _ => to_client(service, bytes),
+            }
+        },
+        9,
+    );
+    let input = b"1 one2 two3 thr4 fou5 fiv6 six7 sev8 eig9 end";
+    let options = ["--size", "5", "--timeout", "300ms", "--json"];
+    let (printed, said, status) = send(&url, &options, input);
+    server.join().expect("a server");
+    let service = url.trim_start_matches("udp://");
+    let lines: Vec<&str> = said.lines().collect();
+    let line = |text: &str| format!("echoprobe: {url}: datagram {text}");
+    assert_eq!(
+        lines,
+        [
+            line("2: lost: nothing came within 300ms"),
+            line("4: lost: nothing came within 300ms"),
+            line("5: byte 0: 0x3f '?' came back instead of 0x35 '5'"),
+            line(&format!(
+                "7: mismatch: 5 bytes came from {other}, and not from {service}"
+            )),
+            line("2: came back late"),
+            line("8: came back once more"),
+        ]
+    );
+    assert_eq!(status, 1);
+    let report: Value = serde_json::from_slice(&printed).expect("JSON");
+    for (key, count) in [
+        ("sent", 9),
+        ("received", 5),
+        ("lost", 1),
+        ("late", 1),
+        ("duplicates", 1),
+        ("corrupt", 1),
+        ("misaddressed", 1),
+        ("bytes", 25),
+    ] {
+        assert_eq!(report[key], count, "{key}: {report}");
+    }
+    assert_eq!(report["errors"], json!({"timed out": 2, "mismatch": 2}));
+}
+
+#[test]
+fn datagrams_that_never_come_back_are_given_up() {
+    let daemon = start();
+    let url = url(&daemon, "silent-udp");
+    let (output, said, status) = send(&url, &["--timeout", "50ms"], &[7; 100_000]);
+    assert_eq!((output.len(), status), (0, 3));
+    assert_eq!(said.matches("lost: nothing came within 50ms").count(), 3);
+    let words = format!("echoprobe: {url}: timed out; of 3 datagrams none came back\n");
+    assert!(said.ends_with(&words), "{said}");
+    // The last one may be the first.
+    let (report, status) = send_json(&url, &["--timeout", "50ms"], b"hello");
+    assert_eq!((&report["lost"], status), (&json!(1), 3));
+    assert_eq!(daemon.listener("silent-udp")["datagrams_received"], 4);
+}
+
+#[test]
+fn the_largest_datagrams_go_through() {
+    let daemon = start();
+    let input = noise(3 * 65_507, 11);
+    for listener in ["udp", "datagram"] {
+        let url = url(&daemon, listener);
+        let (output, said, status) = send(&url, &["--size", "65507"], &input);
+        assert_eq!((said.as_str(), status), ("", 0), "{listener}");
+        assert!(output == input, "{listener}");
+    }
+}
+
+#[test]
+fn a_half_closed_peer_is_flushed_to_its_end() {
+    // The server answers only when it has everything.
+    let (url, server) = server(|mut stream| {
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).expect("half-closed");
+        stream.write_all(&all).expect("answered");
+        stream.shutdown(Shutdown::Both).expect("closed");
+    });
+    let input = noise(10_000_000, 12);
+    let (output, said, status) = send(&url, &[], &input);
+    assert_eq!((said.as_str(), status), ("", 0));
+    assert!(output == input);
+    server.join().expect("a server");
+}

@@ -1,1 +1,435 @@
-//! Conversations with `echoprobe URL`: what it finds out, and how it says so.
+//! Conversations with `echoprobe URL`, typed on a terminal and from a pipe, with services of every
+//! kind and with some that behave badly.
+
+use std::io::{Read, Write};
+use std::net::{TcpStream, UdpSocket};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use super::terminal::{CONTROL_C, CONTROL_D, Terminal, UP};
+use super::{LISTENERS, OTHER_REPLIES, patiently, probe_with, reset, server, url};
+use crate::harness::{Daemon, ECHOPROBE, free_port, text, udp};
+
+fn start() -> Daemon {
+    Daemon::start(&(LISTENERS.to_owned() + OTHER_REPLIES))
+}
+
+/// What a conversation from a pipe prints, says, and ends with.
+fn talk(arguments: &[&str], input: &[u8]) -> (String, String, i32) {
+    let output = probe_with(arguments, input);
+    let status = output.status.code().expect("it ended by itself");
+    (text(&output.stdout), text(&output.stderr), status)
+}
+
+fn read(mut stream: &TcpStream, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    stream.read_exact(&mut bytes).expect("a line");
+    bytes
+}
+
+/// echoprobe with a pipe that stays open.
+fn start_with_open_input(url: &str) -> Child {
+    Command::new(ECHOPROBE)
+        .args(patiently(&[url]))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("echoprobe runs")
+}
+
+#[test]
+fn lines_go_out_without_their_end_and_come_back_from_every_kind_of_service() {
+    let daemon = start();
+    for listener in ["tcp", "stream", "udp", "datagram"] {
+        let url = url(&daemon, listener);
+        let said = talk(&[&url], b"hello\nw\xf6rld\nlast");
+        let meant = ("hello\nw\u{fffd}rld\nlast\n".into(), String::new(), 0);
+        assert_eq!(said, meant, "{listener}");
+    }
+    let said = talk(&[&url(&daemon, "upper")], "größe\n".as_bytes());
+    assert_eq!(said, ("GRößE\n".into(), String::new(), 0));
+    assert_eq!(daemon.listener("tcp")["bytes_received"], 14);
+}
+
+#[test]
+fn an_empty_line_is_an_empty_datagram_and_on_a_stream_nothing() {
+    let daemon = start();
+    for (listener, printed) in [
+        ("tcp", "a\nb\n"),
+        ("stream", "a\nb\n"),
+        ("udp", "\na\n\nb\n"),
+        ("datagram", "\na\n\nb\n"),
+    ] {
+        let (said, _, status) = talk(&[&url(&daemon, listener)], b"\na\n\nb\n");
+        assert_eq!((said.as_str(), status), (printed, 0), "{listener}");
+    }
+}
+
+#[test]
+fn a_line_may_be_larger_than_what_anybody_holds() {
+    let daemon = start();
+    let line = crate::harness::noise(3_000_000, 5)
+        .iter()
+        .map(|byte| byte | 0x80)
+        .collect::<Vec<u8>>();
+    let output = probe_with(&[&url(&daemon, "tcp")], &line);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    // It came back in pieces, each on a line of its own.
+    let back: Vec<u8> = output
+        .stdout
+        .iter()
+        .copied()
+        .filter(|b| *b != b'\n')
+        .collect();
+    assert!(back == line, "{} bytes", back.len());
+}
+
+#[test]
+fn what_is_not_answered_in_time_is_said() {
+    let daemon = start();
+    let (printed, said, status) = talk(
+        &[&url(&daemon, "silent"), "--timeout", "50ms"],
+        b"hello\nworld\n",
+    );
+    assert_eq!((printed.as_str(), status), ("", 1));
+    assert_eq!(said.matches("no answer within 50ms\n").count(), 2, "{said}");
+}
+
+#[test]
+fn a_server_that_answers_once_is_a_conversation_as_well() {
+    let daemon = start();
+    let url = url(&daemon, "once");
+    let (printed, said, status) = talk(&[&url], b"hello\n");
+    assert_eq!((printed.as_str(), status), ("hello\n", 0), "{said}");
+    // But not if there was more to say.
+    let (printed, said, status) = talk(&[&url], b"hello\nworld\n");
+    assert_eq!((printed.as_str(), status), ("hello\n", 1), "{said}");
+    assert!(said.contains("connection"), "{said}");
+}
+
+#[test]
+fn the_end_of_the_connection_ends_it_while_the_input_stays_open() {
+    let (url, server) = server(|mut stream| {
+        let line = read(&stream, 5);
+        stream.write_all(&line).expect("answered");
+    });
+    let mut child = start_with_open_input(&url);
+    let mut input = child.stdin.take().expect("a pipe");
+    input.write_all(b"hello\n").expect("written");
+    let output = child.wait_with_output().expect("a child of ours");
+    assert_eq!(text(&output.stdout), "hello\n");
+    let said = format!("echoprobe: connection closed by {url}\n");
+    assert_eq!(text(&output.stderr), said);
+    assert!(output.status.success());
+    server.join().expect("a server");
+}
+
+#[test]
+fn a_reset_is_said_and_is_a_failure_where_something_was_not_answered() {
+    let (url, server) = server(|mut stream| {
+        let line = read(&stream, 5);
+        stream.write_all(&line[..2]).expect("answered");
+        // What is in the pipe comes before the reset.
+        let _ = read(&stream, 0);
+        reset(stream);
+    });
+    let (printed, said, status) = talk(&[&url], b"hello\n");
+    assert!(
+        said.contains(&format!("connection reset by {url}: ")),
+        "{said}"
+    );
+    assert!(said.contains(" of 5 bytes had come back"), "{said}");
+    assert!(printed.is_empty() || printed == "he\n", "{printed}");
+    assert_eq!(status, 1);
+    server.join().expect("a server");
+}
+
+#[test]
+fn the_rest_is_waited_for_when_the_input_has_ended() {
+    let (url, server) = server(|mut stream| {
+        let line = read(&stream, 5);
+        stream.write_all(&line).expect("answered");
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).expect("half-closed");
+        assert_eq!(rest, b"");
+        stream.write_all(b"good bye\x07").expect("said");
+    });
+    let said = talk(&[&url], b"hello\n");
+    assert_eq!(said, ("hello\ngood bye\x07\n".into(), String::new(), 0));
+    server.join().expect("a server");
+}
+
+#[test]
+fn nothing_reached_has_a_status_of_its_own_and_the_cause() {
+    let port = free_port();
+    let (_, said, status) = talk(&[&format!("tcp://127.0.0.1:{port}")], b"hello\n");
+    assert_eq!(status, 3);
+    assert!(said.contains("refused"), "{said}");
+    let url = format!("udp://127.0.0.1:{port}");
+    let (printed, said, status) = talk(&[&url], b"hello\n");
+    assert_eq!((printed.as_str(), status), ("", 3));
+    let words = format!("echoprobe: {url}: refused; nobody listens there\n");
+    assert_eq!(said, words);
+    let (_, said, status) = talk(&["unixgram:///nowhere/at/all"], b"hello\n");
+    assert_eq!(status, 3);
+    assert!(said.contains("no such file or directory"), "{said}");
+}
+
+#[test]
+fn an_answer_from_elsewhere_is_a_mismatch() {
+    let service = udp("127.0.0.1:0");
+    let elsewhere = udp("127.0.0.1:0");
+    let other = elsewhere.local_addr().expect("an address");
+    let address = service.local_addr().expect("an address");
+    let server = thread::spawn(move || {
+        let mut memory = [0; 64];
+        let (len, client) = service.recv_from(&mut memory).expect("a datagram");
+        let echo = |socket: &UdpSocket| {
+            let sent = socket.send_to(&memory[..len], client);
+            assert_eq!(sent.expect("sent"), len);
+        };
+        echo(&elsewhere);
+        echo(&service);
+    });
+    let (printed, said, status) = talk(&[&format!("udp://{address}")], b"hello\n");
+    assert_eq!((printed.as_str(), status), ("hello\n", 1));
+    let words = format!("mismatch: 5 bytes came from {other}, and not from {address}\n");
+    assert!(said.ends_with(&words), "{said}");
+    server.join().expect("a server");
+}
+
+#[test]
+fn a_proxy_header_comes_first() {
+    for (version, header) in [
+        ("v1", &b"PROXY TCP4 192.0.2.1 198.51.100.7 258 7\r\n"[..]),
+        (
+            "v2",
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\xc6\x33\x64\x07\x01\x02\0\x07",
+        ),
+    ] {
+        let (url, server) = server(move |mut stream| {
+            assert_eq!(read(&stream, header.len()), header);
+            stream.write_all(&read(&stream, 5)).expect("answered");
+        });
+        let arguments = [
+            &url,
+            "--proxy",
+            version,
+            "--proxy-source",
+            "192.0.2.1:258",
+            "--proxy-destination",
+            "198.51.100.7:7",
+        ];
+        assert_eq!(talk(&arguments, b"hello").0, "hello\n", "{version}");
+        server.join().expect("the header was right");
+    }
+}
+
+#[test]
+fn programs_get_one_object_and_nothing_else() {
+    let daemon = start();
+    for (listener, sent) in [("tcp", 2), ("datagram", 3)] {
+        let output = probe_with(&[&url(&daemon, listener), "--json"], b"hello\n\nworld\n");
+        let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(report["sent"], sent, "{report}");
+        assert_eq!(report["received"], sent, "{report}");
+        assert_eq!(report["bytes"], 10, "{report}");
+        assert!(report["rtt_us"]["p50"].as_f64().expect("a time") > 0.0);
+        assert_eq!(report["errors"], serde_json::json!({}));
+        assert!(output.status.success());
+    }
+    let output = probe_with(
+        &[&url(&daemon, "silent"), "--json", "--timeout", "20ms"],
+        b"a",
+    );
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["errors"], serde_json::json!({"timed out": 1}));
+    assert_eq!(report["lost"], 1);
+}
+
+#[test]
+fn a_signal_ends_it_cleanly() {
+    let daemon = start();
+    let mut child = start_with_open_input(&url(&daemon, "tcp"));
+    let mut input = child.stdin.take().expect("a pipe");
+    input.write_all(b"hello\n").expect("written");
+    let mut answer = [0; 6];
+    let output = child.stdout.as_mut().expect("a pipe");
+    output.read_exact(&mut answer).expect("answered");
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
+    kill(pid, Signal::SIGINT).expect("it is there");
+    assert_eq!(child.wait().expect("a child of ours").code(), Some(0));
+}
+
+#[test]
+fn a_terminal_has_a_prompt_a_history_and_q() {
+    let daemon = start();
+    let mut terminal = Terminal::start(&[&url(&daemon, "upper")]);
+    terminal.read_to_prompt();
+    terminal.type_in("hello\r");
+    terminal.read_to("\r\nHELLO\r\n");
+    terminal.read_to_prompt();
+    terminal.type_in("world\r");
+    terminal.read_to("\r\nWORLD\r\n");
+    terminal.read_to_prompt();
+    // The line before the last, with another beginning.
+    terminal.type_in(UP);
+    terminal.type_in(UP);
+    terminal.type_in("\x01m\x1b[3~\r");
+    terminal.read_to("\r\nMELLO\r\n");
+    terminal.read_to_prompt();
+    terminal.type_in("q\r");
+    assert_eq!(terminal.wait().code(), Some(0));
+}
+
+#[test]
+fn lines_that_are_pasted_are_answered_one_by_one() {
+    let daemon = start();
+    for listener in ["upper", "udp"] {
+        let mut terminal = Terminal::start(&[&url(&daemon, listener)]);
+        terminal.read_to_prompt();
+        terminal.type_in("one\rtwo\rthree\r");
+        let answers = match listener {
+            "upper" => ["ONE", "TWO", "THREE"],
+            _ => ["one", "two", "three"],
+        };
+        for answer in answers {
+            terminal.read_to(&format!("\r\n{answer}\r\n"));
+        }
+        terminal.read_to_prompt();
+        terminal.type_in(CONTROL_D);
+        assert_eq!(terminal.wait().code(), Some(0), "{listener}");
+    }
+}
+
+#[test]
+fn the_end_of_the_connection_is_said_at_the_prompt_and_leaves_the_terminal_as_it_was() {
+    let (close, closing) = std::sync::mpsc::channel();
+    let (url, server) = server(move |mut stream| {
+        stream.write_all(&read(&stream, 5)).expect("answered");
+        closing.recv().expect("told to");
+        stream.write_all(b"last words").expect("said");
+    });
+    let mut terminal = Terminal::start(&[&url]);
+    terminal.read_to_prompt();
+    terminal.type_in("hello\r");
+    terminal.read_to("\r\nhello\r\n");
+    terminal.read_to_prompt();
+    terminal.type_in("half a li");
+    terminal.read_to("half a li");
+    close.send(()).expect("a server");
+    terminal.read_to("last words");
+    terminal.read_to(&format!("\r\n(connection closed by {url})\r\n"));
+    assert_eq!(terminal.wait().code(), Some(0));
+    server.join().expect("a server");
+}
+
+#[test]
+fn a_reset_at_the_prompt_leaves_the_terminal_as_it_was() {
+    let (close, closing) = std::sync::mpsc::channel();
+    let (url, server) = server(move |stream| {
+        closing.recv().expect("told to");
+        reset(stream);
+    });
+    let mut terminal = Terminal::start(&[&url]);
+    terminal.read_to_prompt();
+    close.send(()).expect("a server");
+    terminal.read_to(&format!("\r\n(connection reset by {url})\r\n"));
+    assert_eq!(terminal.wait().code(), Some(0), "nothing was unanswered");
+    server.join().expect("a server");
+}
+
+#[test]
+fn what_comes_late_is_shown_above_the_line_that_is_typed() {
+    let service = udp("127.0.0.1:0");
+    let url = format!("udp://{}", service.local_addr().expect("an address"));
+    let mut terminal = Terminal::start(&[&url, "--timeout", "50ms"]);
+    terminal.read_to_prompt();
+    terminal.type_in("one\r");
+    let mut memory = [0; 64];
+    let (_, client) = service.recv_from(&mut memory).expect("a datagram");
+    terminal.read_to("\r\n(no answer within 50ms)\r\n");
+    terminal.read_to_prompt();
+    terminal.type_in("tw");
+    terminal.read_to("tw");
+    service.send_to(b"one", client).expect("sent");
+    terminal.read_to("(late) one\r\n");
+    terminal.read_to("> tw");
+    terminal.type_in("o\r");
+    let (len, _) = service.recv_from(&mut memory).expect("a datagram");
+    assert_eq!(&memory[..len], b"two");
+    service.send_to(b"two", client).expect("sent");
+    terminal.read_to("\r\ntwo\r\n");
+    terminal.read_to_prompt();
+    terminal.type_in("q\r");
+    assert_eq!(terminal.wait().code(), Some(1), "one was late");
+}
+
+#[test]
+fn nothing_that_comes_back_steers_the_terminal() {
+    let (url, server) = server(move |mut stream| {
+        let line = read(&stream, 5);
+        assert_eq!(line, b"hello");
+        stream.write_all(b"\x1b[2J\xff").expect("answered");
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).expect("half-closed");
+    });
+    let mut terminal = Terminal::start(&[&url]);
+    terminal.read_to_prompt();
+    terminal.type_in("hello\r");
+    terminal.read_to("\r\n\\u{1b}[2J\\xff\r\n");
+    terminal.read_to_prompt();
+    terminal.type_in(CONTROL_D);
+    assert_eq!(terminal.wait().code(), Some(0));
+    server.join().expect("a server");
+}
+
+#[test]
+fn control_c_ends_it_at_the_prompt_and_while_it_waits() {
+    let daemon = start();
+    let mut terminal = Terminal::start(&[&url(&daemon, "tcp")]);
+    terminal.read_to_prompt();
+    terminal.type_in("never sent");
+    terminal.read_to("never sent");
+    terminal.type_in(CONTROL_C);
+    assert_eq!(terminal.wait().code(), Some(0));
+    // Here it is a signal.
+    let (took, taken) = std::sync::mpsc::channel();
+    let (url, server) = server(move |mut stream| {
+        assert_eq!(read(&stream, 5), b"hello");
+        took.send(()).expect("a test");
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    let mut terminal = Terminal::start(&[&url, "--timeout", "1h"]);
+    terminal.read_to_prompt();
+    terminal.type_in("hello\r");
+    taken.recv().expect("a server");
+    terminal.type_in(CONTROL_C);
+    assert_eq!(terminal.wait().code(), Some(0), "it was on the way");
+    server.join().expect("a server");
+}
+
+#[test]
+fn a_refusal_is_said_at_once_and_the_service_may_come_later() {
+    let address = udp("127.0.0.1:0").local_addr().expect("an address");
+    let url = format!("udp://{address}");
+    let mut terminal = Terminal::start(&[&url, "--timeout", "1h"]);
+    terminal.read_to_prompt();
+    terminal.type_in("one\r");
+    terminal.read_to(&format!("({url}: refused; nobody listens there)\r\n"));
+    terminal.read_to_prompt();
+    let service = udp(&address.to_string());
+    terminal.type_in("two\r");
+    let mut memory = [0; 64];
+    let (len, client) = service.recv_from(&mut memory).expect("a datagram");
+    service.send_to(&memory[..len], client).expect("sent");
+    terminal.read_to("\r\ntwo\r\n");
+    terminal.read_to_prompt();
+    terminal.type_in(CONTROL_D);
+    assert_eq!(terminal.wait().code(), Some(1));
+}
