@@ -348,7 +348,7 @@ mod tests {
         assert_eq!(judge(&swapped), (3, false, String::new()));
         let doubled = [one.clone(), two.clone(), one.clone()];
         assert_eq!(judge(&doubled), (2, true, String::new()));
-        let merged = [one.clone(), [two, three].concat()];
+        let merged = [one, [two, three].concat()];
         assert_eq!(
             judge(&merged),
             (1, true, "2 came back as one of 40 bytes".into())

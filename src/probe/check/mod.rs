@@ -210,6 +210,11 @@ pub(super) fn run(
             "--expect any: then nothing could be wrong: write echo or upper",
         ));
     }
+    if path.source.is_some_and(|source| source.port != 0) {
+        return Err(route::usage(
+            "--source: several clients are needed, which can't have one port: leave it out",
+        ));
+    }
     let route = match Route::resolve(&args.url, path) {
         Ok(route) => route,
         Err(trouble) => return console.unreached(&trouble),
