@@ -3,6 +3,8 @@
 //! These tests need those programs, so that `cargo test` leaves them out; the gate runs them with
 //! `cargo test -- --ignored`, and there a missing program is a failure.
 
+mod servers;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};

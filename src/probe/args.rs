@@ -182,6 +182,10 @@ Examples:
     Load(LoadArgs),
     /// Check what a service does at the edges, and say why each matters
     #[command(after_help = "\
+Each check passes, fails, or is not applicable. Why it matters is told of those that fail, and with
+--json of all. There are up to nine connections at once, and a service that takes whatever it gets has
+to hold up to 32 MiB for a moment.
+
 Examples:
   echoprobe check tcp://192.0.2.1:7
   echoprobe check udp://192.0.2.1:7 --json")]

@@ -37,6 +37,7 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use clap::Parser;
+use indicatif::{ProgressBar, ProgressFinish};
 use serde::Serialize;
 
 use crate::exit::Failure;
@@ -158,6 +159,17 @@ impl Console {
     pub fn warn(&self, text: &str) {
         let line = format!("echoprobe: {text}");
         complain(&(self.error_paint.yellow(&line) + "\n"));
+    }
+
+    /// A line on standard error that says what goes on, and is gone when it is dropped; nothing
+    /// where nobody looks.
+    #[must_use]
+    pub fn progress_line(&self) -> ProgressBar {
+        if self.progress {
+            ProgressBar::new_spinner().with_finish(ProgressFinish::AndClear)
+        } else {
+            ProgressBar::hidden()
+        }
     }
 
     /// Says why nothing was reached, and ends so. The report has the cause, for programs.

@@ -396,8 +396,8 @@ impl Flow {
     /// # Errors
     /// As `recvmsg(2)`.
     pub fn receive_failure(&self, memory: &mut [u8]) -> io::Result<Option<measure::Failure>> {
-        if let Address::Unix(_) = self.peer {
-            // There they take what has arrived instead.
+        // A Unix socket has no such queue, and would hand out a datagram instead.
+        if matches!(self.peer, Address::Unix(_)) {
             return Ok(None);
         }
         match measure::receive_failure(self.socket.as_fd(), memory) {
@@ -494,6 +494,18 @@ pub struct Ready {
 pub fn wait(fd: BorrowedFd<'_>, output: bool, timeout: Duration) -> io::Result<Ready> {
     let mut wanted = PollFlags::POLLIN;
     wanted.set(PollFlags::POLLOUT, output);
+    wait_for(fd, wanted, timeout)
+}
+
+/// The same until it can be written, whatever there is to be read.
+///
+/// # Errors
+/// As `ppoll(2)`.
+pub fn wait_for_room(fd: BorrowedFd<'_>, timeout: Duration) -> io::Result<Ready> {
+    wait_for(fd, PollFlags::POLLOUT, timeout)
+}
+
+fn wait_for(fd: BorrowedFd<'_>, wanted: PollFlags, timeout: Duration) -> io::Result<Ready> {
     let mut polled = [PollFd::new(fd, wanted)];
     match ppoll(&mut polled, Some(TimeSpec::from_duration(timeout)), None) {
         Ok(_) => {}
