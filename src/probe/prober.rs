@@ -24,6 +24,9 @@ use crate::sys::message::Source;
 /// meanwhile are not sent.
 const UNSENT_BYTES_MAX: usize = 1 << 20;
 
+/// More than the largest datagram: what is longer than it should be, by a byte or by many, is seen.
+const MEMORY_BYTES: usize = 64 * 1024;
+
 /// What is sent, and when.
 #[derive(Clone, Debug)]
 pub(super) struct Course {
@@ -120,12 +123,6 @@ impl<'a> Prober<'a> {
             true => Link::Stream(None),
             false => Link::Datagrams(route.open()?),
         };
-        // What is longer than it should be, by a byte or by many, has to be seen.
-        let room = if route.target().is_stream() {
-            64 * 1024
-        } else {
-            65_536
-        };
         Ok(Self {
             route,
             course,
@@ -133,7 +130,7 @@ impl<'a> Prober<'a> {
             ledger: Ledger::new(payload, pace.timeout),
             link,
             connects: Latencies::default(),
-            memory: vec![0; room],
+            memory: vec![0; MEMORY_BYTES],
         })
     }
 
