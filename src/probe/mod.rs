@@ -1,8 +1,10 @@
 //! `echoprobe`: a client for any echo service, ours or not, that tells the truth about it.
 //!
-//! The upper half decides, over bytes, numbers and made-up time: [`target`] reads a URL, [`cause`]
-//! has the words for what went wrong, [`latency`] and [`report`] the numbers. The lower half speaks
-//! to the network: [`route`] resolves and connects, and then a file for each command.
+//! What decides, over bytes, numbers and made-up time: [`target`] reads a URL, [`cause`] has the words
+//! for what went wrong, [`latency`] and [`report`] the numbers; [`payload`] and [`mark`] are what
+//! messages hold, [`ledger`] is what becomes of each. What speaks to the network: [`route`] resolves,
+//! connects and opens, [`news`] and [`prober`] take what comes, and then there is a file or a folder
+//! for each command, in which the same two halves are apart. [`Console`] is where results go.
 //!
 //! Never decides anything about a service by who made it; never needs one of ours.
 
@@ -37,7 +39,6 @@ use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressFinish};
 use serde::Serialize;
 
 use crate::exit::Failure;
@@ -159,17 +160,6 @@ impl Console {
     pub fn warn(&self, text: &str) {
         let line = format!("echoprobe: {text}");
         complain(&(self.error_paint.yellow(&line) + "\n"));
-    }
-
-    /// A line on standard error that says what goes on, and is gone when it is dropped; nothing
-    /// where nobody looks.
-    #[must_use]
-    pub fn progress_line(&self) -> ProgressBar {
-        if self.progress {
-            ProgressBar::new_spinner().with_finish(ProgressFinish::AndClear)
-        } else {
-            ProgressBar::hidden()
-        }
     }
 
     /// Says why nothing was reached, and ends so. The report has the cause, for programs.

@@ -17,12 +17,12 @@ mod streams;
 
 use std::time::{Duration, Instant};
 
-use super::Console;
 use super::args::{CheckArgs, Expect, Path};
 use super::interrupt::Interrupt;
 use super::report::Verdict;
 use super::route::{self, Route};
 use super::target::Transport;
+use super::{Console, progress};
 use crate::exit::Failure;
 use judgement::{Finding, Stop};
 use record::Record;
@@ -232,7 +232,7 @@ pub(super) fn run(
         .map(|check| check.name.len())
         .max()
         .unwrap_or(0);
-    let line = console.progress_line();
+    let line = progress::spinner(console);
     let began = Instant::now();
     let mut record = Record::default();
     for (index, check) in checks.iter().enumerate() {

@@ -407,12 +407,15 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
         };
         let size = self.driver.envelope(&buffer).size;
         let bytes = self.driver.bytes(&buffer);
+        let mut together = Together::default();
         let mut count = 0;
         let mut handle = |datagram: &[u8]| match flow.handle_arrival(datagram) {
             flow::Arrival::Answered { due } => {
                 count += 1;
-                self.sheet
-                    .handle_answers(due, now, 1, datagram.len() as u64);
+                if together.due != Some(due) {
+                    std::mem::take(&mut together).tell(&mut self.sheet, now);
+                }
+                together.add(due, datagram.len());
             }
             flow::Arrival::Late { due } => {
                 self.sheet.handle_late(due, now, datagram.len() as u64);
@@ -429,6 +432,7 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
         } else {
             bytes.chunks(size.max(1)).for_each(handle);
         }
+        together.tell(&mut self.sheet, now);
         self.driver.recycle(buffer);
         self.outstanding -= count;
         self.answered += count;
@@ -520,6 +524,28 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
         }
         for index in 0..self.lanes.len() {
             self.lose(index, &Cause::TimedOut);
+        }
+    }
+}
+
+/// Datagrams that were due at once and have come back at once.
+#[derive(Default)]
+struct Together {
+    due: Option<Instant>,
+    count: u64,
+    bytes: u64,
+}
+
+impl Together {
+    fn add(&mut self, due: Instant, bytes: usize) {
+        self.due = Some(due);
+        self.count += 1;
+        self.bytes += bytes as u64;
+    }
+
+    fn tell(self, sheet: &mut Sheet, now: Instant) {
+        if let Some(due) = self.due {
+            sheet.handle_answers(due, now, self.count, self.bytes);
         }
     }
 }

@@ -137,11 +137,16 @@ impl Flow {
         let rest = &bytes[bytes.len().min(8)..];
         let is_right = bytes.len() as u64 == self.lengths.of(number)
             && self.pattern.piece(self.base + number, rest.len() as u64) == rest;
-        let index = number.checked_sub(self.first);
-        let Some(entry) = index.and_then(|index| self.entries.get_mut(index as usize)) else {
-            // So late that it is forgotten, it is no more wrong than late; but that can't be told.
-            return Arrival::Wrong;
+        let Some(index) = number.checked_sub(self.first) else {
+            // Whoever is no longer remembered had come back before.
+            return if is_right {
+                Arrival::Duplicate
+            } else {
+                Arrival::Wrong
+            };
         };
+        let entry = self.entries.get_mut(index as usize);
+        let entry = entry.expect("no number is beyond the last");
         let due = entry.due;
         match (is_right, entry.state) {
             (true, State::Answered) => return Arrival::Duplicate,
@@ -149,11 +154,23 @@ impl Flow {
             _ => {}
         }
         let before = std::mem::replace(&mut entry.state, State::Answered);
+        self.forget_answered();
         match before {
             _ if !is_right => Arrival::Corrupt { due },
             State::Lost => Arrival::Late { due },
             _ => Arrival::Answered { due },
         }
+    }
+
+    /// Forgets the first ones, as far as they have come back.
+    fn forget_answered(&mut self) {
+        while let Some(entry) = self.entries.front()
+            && entry.state == State::Answered
+        {
+            self.entries.pop_front();
+            self.first += 1;
+        }
+        self.waiting_from = self.waiting_from.max(self.first);
     }
 
     /// The number that stands in a datagram: the latest that fits what there is of it.
@@ -196,6 +213,7 @@ impl Flow {
             self.entries.pop_front();
             self.first += 1;
         }
+        self.forget_answered();
     }
 
     fn oldest(&mut self) -> Option<&mut Entry> {
@@ -283,8 +301,9 @@ mod tests {
         assert_eq!(desk.flow.handle_arrival(&one), late);
         assert_eq!(desk.flow.handle_arrival(&one), Arrival::Duplicate);
         assert_eq!((desk.lost(500), desk.in_flight()), (1, 0));
-        assert_eq!(desk.flow.handle_arrival(&three), Arrival::Wrong, "long ago");
         assert_eq!(desk.flow.entries.len(), 0, "nothing is kept for ever");
+        // So long ago that nobody knows any more that it was lost.
+        assert_eq!(desk.flow.handle_arrival(&three), Arrival::Duplicate);
     }
 
     #[test]
@@ -319,6 +338,8 @@ mod tests {
             let sent = desk.send(millis);
             let due = desk.at(millis);
             assert_eq!(desk.flow.handle_arrival(&sent), Arrival::Answered { due });
+            assert_eq!(desk.flow.handle_arrival(&sent), Arrival::Duplicate);
+            assert_eq!(desk.flow.entries.len(), 0, "who is back is not kept");
         }
     }
 
