@@ -152,7 +152,9 @@ fn chosen(args: &PortsArgs, route: &Route, path: &Path) -> io::Result<Vec<u16>> 
         let local = socket.local_addr()?.as_socket();
         Ok(local.map_or(0, |local| local.port()))
     };
-    sockets.iter().map(port).collect()
+    let mut ports = sockets.iter().map(port).collect::<io::Result<Vec<_>>>()?;
+    ports.sort_unstable();
+    Ok(ports)
 }
 
 /// Pings from all ports at once, each in a thread of its own.
