@@ -158,6 +158,10 @@ fn send_piece(shared: &Shared, mut socket: &Socket, mut piece: &[u8]) -> bool {
         }
         let mut state = shared.lock();
         state.is_writing = false;
+        // Once it is over, what was sent has been counted.
+        if state.is_over {
+            return false;
+        }
         if !unsent.is_empty() {
             state.comparison.handle_unsent(unsent.len());
             return false;
