@@ -329,7 +329,7 @@ fn whoever_reads_it_may_have_seen_enough() {
         let mut child = start_with_pipes(&["send", &url(&daemon, listener)]);
         let mut input = child.stdin.take().expect("a pipe");
         let writer = thread::spawn(move || {
-            let piece = [b'x'; 65_536];
+            let piece = vec![b'x'; 65_536];
             let mut left = sizes;
             while left > 0 && input.write_all(&piece).is_ok() {
                 left -= piece.len();
@@ -446,7 +446,7 @@ fn flawed(
     let service = udp("127.0.0.1:0");
     let url = format!("udp://{}", service.local_addr().expect("an address"));
     let server = thread::spawn(move || {
-        let mut memory = [0; 65_536];
+        let mut memory = vec![0; 65_536];
         for number in 1..=count {
             let (len, client) = service.recv_from(&mut memory).expect("a datagram");
             answer(number, &service, &memory[..len], client);
@@ -522,7 +522,7 @@ fn what_happens_to_a_datagram_is_said_with_its_number() {
 fn datagrams_that_never_come_back_are_given_up() {
     let daemon = start();
     let url = url(&daemon, "silent-udp");
-    let (output, said, status) = send(&url, &["--timeout", "50ms"], &[7; 100_000]);
+    let (output, said, status) = send(&url, &["--timeout", "50ms"], &vec![7; 100_000]);
     assert_eq!((output.len(), status), (0, 3));
     assert_eq!(said.matches("lost: nothing came within 50ms").count(), 3);
     let words = format!("echoprobe: {url}: timed out; of 3 datagrams none came back\n");
