@@ -21,8 +21,8 @@ use echod::driver::epoll::Epoll;
 use echod::driver::uring::Uring;
 use echod::driver::{Completion, Driver, Envelope, Op, Permits, Source, Waker};
 use echod::echo::Reply;
-use echod::policy::Access;
 use echod::policy::limits::{Timeouts, WhenFull};
+use echod::policy::{Access, SourcePorts};
 use echod::stats::{Counters, Totals};
 use echod::sys::socket::{self, Binding};
 use echod::worker::Worker;
@@ -277,6 +277,7 @@ fn settings() -> Settings {
             allow: vec!["127.0.0.0/8".parse().expect("a network")],
             deny: vec![],
         },
+        source_ports: SourcePorts::default(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! How many may come, and who: what happens to those who may not.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
@@ -243,4 +243,89 @@ fn out_of_descriptors_it_rests_answers_operators_and_serves_the_others_later() {
     });
     eventually("nobody is left", || daemon.connections("tcp") == 0);
     assert_eq!(daemon.listener("tcp")["accepted"], 100);
+}
+
+/// A socket at this port of an address that no other test has: they may want the port, too.
+fn at_port(port: u16) -> std::io::Result<UdpSocket> {
+    let [high, low] = (std::process::id() as u16).to_be_bytes();
+    let address = format!("127.{}.{low}.77:{port}", high.max(1));
+    let socket = UdpSocket::bind(address)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(socket)
+}
+
+fn assert_answered(client: &UdpSocket, server: SocketAddr) {
+    client.send_to(b"hello", server).expect("sent");
+    let mut answer = [0; 10];
+    let (len, from) = client.recv_from(&mut answer).expect("answered");
+    assert_eq!((&answer[..len], from), (&b"hello"[..], server));
+}
+
+/// No answer was on its way when the datagram was counted, so none comes later.
+fn assert_source_port_refused(client: &UdpSocket, daemon: &Daemon) {
+    let before = daemon.refused("udp", "source-port");
+    client
+        .send_to(b"hello", daemon.address("udp"))
+        .expect("sent");
+    eventually("it is counted", || {
+        daemon.refused("udp", "source-port") == before + 1
+    });
+    client.set_nonblocking(true).expect("an option");
+    let received = client.recv(&mut [0; 10]).map_err(|error| error.kind());
+    assert_eq!(received, Err(ErrorKind::WouldBlock));
+    client.set_nonblocking(false).expect("an option");
+}
+
+const UDP: &str = "[listener.udp]\nprotocol = \"udp\"\naddress = \"127.0.0.1:0\"\n";
+
+#[test]
+fn a_datagram_from_the_port_of_a_service_is_not_answered_but_counted() {
+    let daemon = Daemon::start(UDP);
+    let server = daemon.address("udp");
+    let memcached = at_port(11211).expect("a socket");
+    let mut services = vec![memcached];
+    match at_port(719) {
+        Ok(privileged) => services.push(privileged),
+        Err(error) => eprintln!("NOT TESTED: privileged ports: {error}"),
+    }
+    for service in &services {
+        assert_source_port_refused(service, &daemon);
+        assert_answered(&udp("127.0.0.1:0"), server);
+    }
+    let listener = daemon.listener("udp");
+    assert_eq!(listener["datagrams_received"], 2 * services.len());
+
+    daemon.reload_with(&format!("{UDP}refuse-source-ports = \"none\"\n"));
+    for service in &services {
+        assert_answered(service, server);
+    }
+    let log = daemon.log();
+    assert!(
+        log.contains("refuse-source-ports \"none\": one forged datagram"),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_reload_says_anew_which_source_ports_are_refused() {
+    let daemon = Daemon::start(UDP);
+    let server = daemon.address("udp");
+    let (one, other) = (udp("127.0.0.1:0"), udp("127.0.0.1:0"));
+    let port = |client: &UdpSocket| client.local_addr().expect("an address").port();
+    assert_answered(&one, server);
+    assert_answered(&other, server);
+    for (refused, answered) in [(&one, &other), (&other, &one)] {
+        let list = format!("refuse-source-ports = [7, {}]\n", port(refused));
+        let result = daemon.reload_with(&format!("{UDP}{list}"));
+        let change = &result["changes"][0];
+        assert_eq!(change["action"], "update", "{result:#}");
+        assert_eq!(change["keys"][0], "refuse-source-ports", "{result:#}");
+        assert_eq!(daemon.address("udp"), server);
+        assert_source_port_refused(refused, &daemon);
+        assert_answered(answered, server);
+    }
+    daemon.reload_with(UDP);
+    assert_answered(&one, server);
+    assert_answered(&other, server);
+    assert_eq!(daemon.refused("udp", "source-port"), 2);
 }

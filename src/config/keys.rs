@@ -313,6 +313,12 @@ pub const KEYS: &[Key] = &[
         "networks that may not come; the most specific entry wins",
     ),
     listener(
+        "refuse-source-ports",
+        "\"default\"",
+        Live,
+        "source ports that are not answered; default: those of services, so that no loop begins",
+    ),
+    listener(
         "mode",
         "\"0660\"",
         Live,
@@ -327,7 +333,6 @@ pub(super) const LATER: &[(&str, &str)] = &[
     ("", "metrics"),
     ("listener", "proxy-protocol"),
     ("listener", "proxy-from"),
-    ("listener", "refuse-source-ports"),
     ("listener", "rate"),
 ];
 
@@ -344,6 +349,8 @@ pub fn has_meaning(protocol: Protocol, name: &str) -> bool {
         | "write-stall-timeout" => protocol.is_stream(),
         "max-per-source" | "no-delay" | "keepalive" => protocol == Protocol::Tcp,
         "allow" | "deny" => !protocol.is_unix(),
+        // Nobody connects from a source that is forged, and a Unix socket has no port.
+        "refuse-source-ports" => protocol == Protocol::Udp,
         // What is received on a Unix socket is charged to its sender, and a connection does not
         // take the listening socket's buffers over (unix(7)).
         "receive-buffer" => !protocol.is_unix(),

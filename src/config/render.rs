@@ -3,11 +3,14 @@
 //! What is rendered loads to an equal [`Config`], and the reload plan compares and prints the
 //! same forms, so that a default written out is no change.
 
+use std::ops::RangeInclusive;
+
 use log::LevelFilter;
 
 use super::keys::{Section, has_meaning};
 use super::value::{show_duration, show_size};
 use super::{Config, Listener, address};
+use crate::policy::SourcePorts;
 use crate::policy::limits::WhenFull;
 
 /// The effective configuration: every key that has a meaning, with its value. A key whose value
@@ -87,6 +90,7 @@ pub fn show(listener: &Listener, key: &str) -> Option<String> {
         }),
         "allow" => list(&listener.access.allow),
         "deny" => list(&listener.access.deny),
+        "refuse-source-ports" => show_source_ports(&listener.source_ports),
         "mode" => show_mode(listener.mode),
         _ => return None,
     })
@@ -163,6 +167,21 @@ fn or_word<T>(value: Option<T>, word: &str, show: impl Fn(T) -> String) -> Strin
 fn list(items: &[impl ToString]) -> String {
     let items: Vec<_> = items.iter().map(|item| quote(&item.to_string())).collect();
     format!("[{}]", items.join(", "))
+}
+
+fn show_source_ports(ports: &SourcePorts) -> String {
+    if *ports == SourcePorts::default() {
+        return quote("default");
+    }
+    if *ports == SourcePorts::none() {
+        return quote("none");
+    }
+    let show = |range: &RangeInclusive<u16>| match (range.start(), range.end()) {
+        (first, last) if first == last => first.to_string(),
+        (first, last) => quote(&format!("{first}-{last}")),
+    };
+    let ranges: Vec<_> = ports.ranges().iter().map(show).collect();
+    format!("[{}]", ranges.join(", "))
 }
 
 fn show_mode(mode: u32) -> String {

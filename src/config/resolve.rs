@@ -19,8 +19,8 @@ use super::{
     Protocol, Source, value,
 };
 use crate::echo;
-use crate::policy::Access;
 use crate::policy::limits::{Timeouts, WhenFull};
+use crate::policy::{Access, SourcePorts};
 
 /// The names of syslog(3)'s facilities.
 const FACILITIES: [&str; 20] = [
@@ -258,6 +258,7 @@ impl Resolver {
             listener.addresses = self.addresses(&table, typed, name, protocol);
         }
         self.judge_sockets(&table, entries, defaults, &listener);
+        self.judge_source_ports(&table, entries, defaults, &listener);
         Some(listener)
     }
 
@@ -278,7 +279,7 @@ impl Resolver {
     /// All keys of a listener but its protocol and address.
     fn settings(&mut self, table: &Table, entries: &Entries, listener: &mut Listener) {
         self.each(table, entries, |key, typed| match key {
-            "protocol" | "address" | "allow" | "deny" => Ok(()),
+            "protocol" | "address" | "allow" | "deny" | "refuse-source-ports" => Ok(()),
             _ => set_listener(listener, key, typed),
         });
         for typed in entries.get("allow").into_iter().flatten() {
@@ -287,6 +288,38 @@ impl Resolver {
         for typed in entries.get("deny").into_iter().flatten() {
             listener.access.deny = self.networks(table, "deny", typed);
         }
+        for typed in entries.get("refuse-source-ports").into_iter().flatten() {
+            listener.source_ports = self.source_ports(table, "refuse-source-ports", typed);
+        }
+    }
+
+    fn source_ports(&mut self, table: &Table, key: &str, typed: &Typed) -> SourcePorts {
+        const WORDS: &str = "write \"default\", \"none\" or a list, e.g. [7, 19, \"1024-2047\"]";
+        let items = match &typed.value {
+            Value::List(items) => items,
+            Value::Text(text) if text == "default" => return SourcePorts::default(),
+            Value::Text(text) if text == "none" => return SourcePorts::none(),
+            Value::Text(text) => {
+                let message = match value::nearest(text, ["default", "none"]) {
+                    Some(near) => format!("unknown: did you mean \"{near}\"?"),
+                    None => format!("unknown: {WORDS}"),
+                };
+                self.refuse(table, key, typed, &message);
+                return SourcePorts::none();
+            }
+            _ => {
+                self.refuse(table, key, typed, &format!("not a list: {WORDS}"));
+                return SourcePorts::none();
+            }
+        };
+        let mut ports = Vec::new();
+        for item in items {
+            match value::ports(item) {
+                Ok(range) => ports.push(range),
+                Err(message) => self.refuse(table, key, item, &message),
+            }
+        }
+        ports.into_iter().collect()
     }
 
     fn networks(&mut self, table: &Table, key: &str, typed: &Typed) -> Vec<IpNet> {
@@ -394,6 +427,29 @@ impl Resolver {
                 self.warnings
                     .add(typed.place, Some(table.path("sockets")), message);
             }
+        }
+    }
+
+    /// Whoever answers every port can be made to talk to another service for ever.
+    fn judge_source_ports(
+        &mut self,
+        table: &Table,
+        entries: &Entries,
+        defaults: &Entries,
+        listener: &Listener,
+    ) {
+        const KEY: &str = "refuse-source-ports";
+        if listener.protocol != Protocol::Udp
+            || listener.reply == echo::Reply::Discard
+            || listener.source_ports != SourcePorts::none()
+        {
+            return;
+        }
+        let typed = entries.get(KEY).or_else(|| defaults.get(KEY));
+        if let Some(typed) = typed.and_then(|all| all.last()) {
+            let message = "one forged datagram can make it and another echo service answer each other for \
+                           ever: write \"default\", or the ports of such services";
+            self.warn(table, KEY, typed, message);
         }
     }
 
@@ -548,6 +604,7 @@ fn blank() -> (Config, Listener) {
         receive_buffer: None,
         send_buffer: None,
         access: Access::default(),
+        source_ports: SourcePorts::none(),
         mode: 0,
     };
     (config, listener)

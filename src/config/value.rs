@@ -2,6 +2,7 @@
 //!
 //! Each `parse` answers with what is wrong and what to do, to be put behind the typed words.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::file::{Typed, Value};
@@ -91,6 +92,35 @@ pub(super) fn number(
         },
         _ => Err(format!("not an integer: {}", allowed)),
     }
+}
+
+/// A port, or a range of them in quotes.
+pub(super) fn ports(typed: &Typed) -> Result<RangeInclusive<u16>, String> {
+    const OUT_OF_RANGE: &str = "out of range: write ports from 0 to 65535";
+    const NO_PORT: &str = "not a port: write e.g. 7, or \"1-1023\" for a range";
+    let text = match &typed.value {
+        Value::Integer(number) => {
+            let port = u16::try_from(*number).map_err(|_| OUT_OF_RANGE)?;
+            return Ok(port..=port);
+        }
+        Value::Text(text) => text.as_str(),
+        _ => return Err(NO_PORT.into()),
+    };
+    let is_number =
+        |text: &str| !text.is_empty() && text.chars().all(|digit| digit.is_ascii_digit());
+    let (first, last) = match text.split_once('-') {
+        Some((first, last)) if is_number(first) && is_number(last) => (first, last),
+        None if is_number(text) => {
+            return Err("a text, not a number: leave out the quotes".into());
+        }
+        _ => return Err(NO_PORT.into()),
+    };
+    let port = |text: &str| text.parse::<u16>().map_err(|_| OUT_OF_RANGE);
+    let (first, last) = (port(first)?, port(last)?);
+    if first > last {
+        return Err(format!("backwards: write \"{last}-{first}\""));
+    }
+    Ok(first..=last)
 }
 
 /// A time with its unit, or the word. Zero only where `least` is.

@@ -855,5 +855,6 @@ fn settings(listener: &config::Listener) -> Settings {
         when_full: listener.when_full,
         max_per_source: listener.max_per_source,
         access: listener.access.clone(),
+        source_ports: listener.source_ports.clone(),
     }
 }

@@ -5,7 +5,7 @@
 use std::io;
 use std::time::Instant;
 
-use crate::driver::{self, Buffer, Details, Driver, Envelope, Op, Token};
+use crate::driver::{Buffer, Details, Driver, Envelope, Op, Source, Token};
 use crate::echo::datagram::{Arrival, Unanswerable};
 use crate::echo::{self, Answer};
 use crate::policy::Refusal;
@@ -106,10 +106,18 @@ fn admit(listener: &Listener, envelope: &Envelope) -> Result<(), Refusal> {
     if !envelope.unicast {
         return Err(Refusal::NotUnicast);
     }
-    match driver::ip_of(&envelope.source) {
-        Some(source) if !listener.settings.access.permits(source) => Err(Refusal::Denied),
-        _ => Ok(()),
+    let Source::Inet(source) = &envelope.source else {
+        return Ok(());
+    };
+    if !listener.settings.access.permits(source.ip()) {
+        return Err(Refusal::Denied);
     }
+    // Were it answered, two daemons like this one on such a port would go on for ever after one
+    // datagram to the first that seems to come from the second.
+    if listener.settings.source_ports.refuses(source.port()) {
+        return Err(Refusal::SourcePort);
+    }
+    Ok(())
 }
 
 pub(super) fn peer(now: Instant, listener: ListenerId, entry: &Entry) -> Peer {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::driver::{Details, Permits, Source, Waker};
 use crate::echo::Reply;
 use crate::policy::limits::{Sources, Timeouts, WhenFull};
-use crate::policy::{Access, Refusal};
+use crate::policy::{Access, Refusal, SourcePorts};
 use crate::stats::Counters;
 
 use super::handover::{Admission, Carried};
@@ -39,6 +39,7 @@ pub struct Settings {
     pub when_full: WhenFull,
     pub max_per_source: Option<u32>,
     pub access: Access,
+    pub source_ports: SourcePorts,
 }
 
 /// What the workers of one listener share: how many connections it has, and whose they are.

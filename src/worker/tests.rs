@@ -16,7 +16,7 @@ use crate::driver::sim::{Client, End, Faults, Network, Peer as Far, Sim};
 use crate::driver::{Driver, Permits, Waker};
 use crate::echo::Reply;
 use crate::policy::limits::{LINGER, Timeouts, WhenFull};
-use crate::policy::{Access, Refusal};
+use crate::policy::{Access, Refusal, SourcePorts};
 use crate::stats::{Counters, Totals};
 
 use super::Worker;
@@ -51,6 +51,7 @@ fn settings() -> Settings {
         when_full: WhenFull::Wait,
         max_per_source: None,
         access: Access::default(),
+        source_ports: SourcePorts::default(),
     }
 }
 

@@ -461,6 +461,96 @@ fn what_is_odd_but_possible_is_a_warning() {
 }
 
 #[test]
+fn a_source_port_that_is_none_is_refused_where_it_stands() {
+    check_listener(
+        "udp",
+        "refuse-source-ports = [7, 70000, -1, \"7\", \"echo\", \"1-\", \"19-7\", \"1-70000\", \"+1-2\", true]",
+        &expect![[r#"
+            echod.toml:4:27: listener "a": refuse-source-ports 70000: out of range: write ports from 0 to 65535
+            echod.toml:4:34: listener "a": refuse-source-ports -1: out of range: write ports from 0 to 65535
+            echod.toml:4:38: listener "a": refuse-source-ports "7": a text, not a number: leave out the quotes
+            echod.toml:4:43: listener "a": refuse-source-ports "echo": not a port: write e.g. 7, or "1-1023" for a range
+            echod.toml:4:51: listener "a": refuse-source-ports "1-": not a port: write e.g. 7, or "1-1023" for a range
+            echod.toml:4:57: listener "a": refuse-source-ports "19-7": backwards: write "7-19"
+            echod.toml:4:65: listener "a": refuse-source-ports "1-70000": out of range: write ports from 0 to 65535
+            echod.toml:4:76: listener "a": refuse-source-ports "+1-2": not a port: write e.g. 7, or "1-1023" for a range
+            echod.toml:4:84: listener "a": refuse-source-ports true: not a port: write e.g. 7, or "1-1023" for a range
+        "#]],
+    );
+    check_listener(
+        "udp",
+        "refuse-source-ports = 7",
+        &expect![[r#"
+        echod.toml:4:23: listener "a": refuse-source-ports 7: not a list: write "default", "none" or a list, e.g. [7, 19, "1024-2047"]
+    "#]],
+    );
+    check_listener(
+        "udp",
+        "refuse-source-ports = \"defaults\"",
+        &expect![[r#"
+            echod.toml:4:23: listener "a": refuse-source-ports "defaults": unknown: did you mean "default"?
+        "#]],
+    );
+    check_listener(
+        "udp",
+        "refuse-source-ports = \"1-1023\"",
+        &expect![[r#"
+        echod.toml:4:23: listener "a": refuse-source-ports "1-1023": unknown: write "default", "none" or a list, e.g. [7, 19, "1024-2047"]
+    "#]],
+    );
+    check_listener(
+        "tcp",
+        "refuse-source-ports = \"none\"",
+        &expect![[r#"
+        echod.toml:4:23: listener "a": refuse-source-ports "none": has no meaning for tcp: remove it
+    "#]],
+    );
+    check_listener(
+        "unix-datagram",
+        "refuse-source-ports = [7]",
+        &expect![[r#"
+            echod.toml:4:23: listener "a": refuse-source-ports [7]: has no meaning for unix-datagram: remove it
+        "#]],
+    );
+}
+
+#[test]
+fn to_answer_every_source_port_is_a_warning_where_anything_is_answered() {
+    check_listener(
+        "udp",
+        "refuse-source-ports = \"none\"",
+        &expect![[r#"
+        warning: echod.toml:4:23: listener "a": refuse-source-ports "none": one forged datagram can make it and another echo service answer each other for ever: write "default", or the ports of such services
+    "#]],
+    );
+    check_listener(
+        "udp",
+        "refuse-source-ports = []",
+        &expect![[r#"
+        warning: echod.toml:4:23: listener "a": refuse-source-ports []: one forged datagram can make it and another echo service answer each other for ever: write "default", or the ports of such services
+    "#]],
+    );
+    check_listener(
+        "udp",
+        "refuse-source-ports = \"none\"\nreply = \"discard\"",
+        &expect![],
+    );
+    let defaults = "[defaults]\nrefuse-source-ports = \"none\"\n";
+    let udp = TCP.replace("tcp", "udp");
+    check(
+        &format!("{defaults}{udp}"),
+        &expect![[r#"
+        warning: echod.toml:2:23: listener "a": refuse-source-ports "none": one forged datagram can make it and another echo service answer each other for ever: write "default", or the ports of such services
+    "#]],
+    );
+    check(&format!("{defaults}{TCP}"), &expect![]);
+    check(
+        &format!("{defaults}{udp}refuse-source-ports = [7]\n"),
+        &expect![],
+    );
+}
+
+#[test]
 fn a_diagnostic_names_its_key() {
     let errors = load(&sources(&[(
         "a.toml",

@@ -121,6 +121,7 @@ fn without_a_file_there_is_tcp_and_udp_on_loopback() {
         send-buffer = "auto"
         allow = []
         deny = []
+        refuse-source-ports = "default"
     "#]]
     .assert_eq(&render(&Config::embedded()));
 }
@@ -215,6 +216,20 @@ fn durations_and_sizes_are_shown_in_one_form() {
 }
 
 #[test]
+fn source_ports_are_shown_in_one_form() {
+    let shown = |value: &str| {
+        let text = TCP.replace("tcp", "udp") + &format!("refuse-source-ports = {value}\n");
+        show(&valid(&text).listeners["a"], "refuse-source-ports").unwrap()
+    };
+    assert_eq!(shown("[19, 7, 7]"), "[7, 19]");
+    assert_eq!(shown("[9, \"5-7\", 8, \"007-7\"]"), "[\"5-9\"]");
+    assert_eq!(shown("[\"0-65535\"]"), "[\"0-65535\"]");
+    assert_eq!(shown("[]"), "\"none\"");
+    let default = "[11211, 5353, 2049, 1900, \"0-1023\"]";
+    assert_eq!(shown(default), "\"default\"");
+}
+
+#[test]
 fn every_key_is_shown() {
     for key in KEYS {
         let mut config = Config::embedded();
@@ -247,6 +262,7 @@ fn any_value() -> impl Strategy<Value = String> {
         Just("\"off\"".into()),
         Just("true".into()),
         Just("[\"10.0.0.0/8\", \"2001:db8::/32\"]".into()),
+        Just("[7, \"1024-2047\", 65536]".into()),
         Just("{ a = 1 }".into()),
         Just("1979-05-27".into()),
         any::<String>().prop_map(|text| quote(&text)),
@@ -292,6 +308,7 @@ fn a_key_that_is_set_everywhere_comes_back() {
          max-per-source = 7\nidle-timeout = \"off\"\nmax-lifetime = \"999d\"\nwrite-stall-timeout = \"1ms\"\n\
          no-delay = false\nkeepalive = \"off\"\nreceive-buffer = \"1KiB\"\nsend-buffer = \"1GiB\"\n\
          allow = [\"10.0.0.0/8\"]\ndeny = [\"::/0\"]\n\
+         [listener.u]\nprotocol = \"udp\"\naddress = \"*:7\"\nrefuse-source-ports = [7, \"1024-2047\"]\n\
          [listener.x]\nprotocol = \"unix-datagram\"\naddress = \"run/é\\u007f.sock\"\nmode = \"0777\"\n",
     );
 }
@@ -411,6 +428,10 @@ static VALID: LazyLock<Vec<Takes>> = LazyLock::new(|| {
         "[]",
         "[\"10.0.0.0/8\", \"::1\"]",
         "[\"0.0.0.0/0\"]",
+        "\"default\"",
+        "\"none\"",
+        "[19, 7]",
+        "[\"0-1023\", 5353, 5354]",
     ];
     let takes = |protocol, key: &Key, value: &str| {
         let line = format!("{} = {value}\n", key.name);

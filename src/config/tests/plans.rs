@@ -50,6 +50,29 @@ fn new_values_take_effect_as_their_keys_say() {
 }
 
 #[test]
+fn other_source_ports_are_refused_at_once() {
+    let udp = TCP.replace("tcp", "udp");
+    check_plan(
+        &udp,
+        &format!("{udp}refuse-source-ports = [7, 19]\n"),
+        &[],
+        &expect![[r#"
+            update ["refuse-source-ports"] restart []
+                a: refuse-source-ports default → [7, 19] (live)
+        "#]],
+    );
+    check_plan(
+        &format!("{udp}refuse-source-ports = [19, 7]\n"),
+        &format!("{udp}refuse-source-ports = [7, 19, 7]\n"),
+        &[],
+        &expect![[r#"
+            keep [] restart []
+                a: unchanged
+        "#]],
+    );
+}
+
+#[test]
 fn another_address_or_protocol_is_bound_anew() {
     check_plan(
         TCP,

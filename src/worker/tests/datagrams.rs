@@ -81,3 +81,18 @@ fn a_denied_datagram_and_one_that_is_too_large_are_counted_and_not_answered() {
     );
     rig.worker.driver.assert_all_home();
 }
+
+#[test]
+fn a_datagram_from_the_port_of_a_service_is_counted_and_not_answered() {
+    let mut rig = Rig::new(1, Faults::default(), 1, settings());
+    let clients = ["198.51.100.1:7", "198.51.100.1:1024", "198.51.100.1:5353"];
+    let clients = clients.map(|client| rig.network.client(client.parse().unwrap()));
+    for client in clients {
+        rig.network.send_datagram(client, udp_server(), b"x");
+    }
+    rig.run();
+    let answers = clients.map(|client| count_answers(&rig, client));
+    assert_eq!(answers, [0, 1, 0]);
+    assert_eq!(rig.refused(Refusal::SourcePort), 2);
+    rig.worker.driver.assert_all_home();
+}
