@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::fault::{self, Fate, FaultyServer};
+use super::terminal::Screen;
 use super::{LISTENERS, probe, probe_json};
 use crate::harness::{Daemon, ECHOPROBE, eventually, free_port, text};
 
@@ -336,6 +337,42 @@ fn a_picture_and_all_latencies_are_written_where_that_is_asked() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(
         said.contains("/nonexistent/load.svg: can't be written"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_person_sees_how_it_goes_and_a_file_gets_no_more_than_the_result() {
+    let daemon = Daemon::start(LISTENERS);
+    let url = format!("tcp://{}", daemon.address("tcp"));
+    let screen = Screen::new();
+    let arguments = [
+        "load",
+        &url,
+        "-t",
+        "600ms",
+        "--warm-up",
+        "0s",
+        "--timeout",
+        "10s",
+    ];
+    let output = Command::new(ECHOPROBE)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(screen.line())
+        .spawn()
+        .expect("echoprobe runs")
+        .wait_with_output()
+        .expect("a child of ours");
+    assert!(output.status.success());
+    eventually("a bar with the rate was shown", || {
+        let shown = screen.text();
+        shown.contains("closed loop: ") && shown.contains(" messages/s")
+    });
+    let said = text(&output.stdout);
+    assert!(
+        !said.contains('\x1b') && said.contains("throughput"),
         "{said}"
     );
 }

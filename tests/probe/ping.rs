@@ -1,9 +1,12 @@
 //! `echoprobe ping`: what becomes of each message is told apart, and the numbers are exact.
 
-use std::net::Shutdown;
+use std::net::{Shutdown, UdpSocket};
+use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use echod::sys::measure;
+use echod::sys::message::Source;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -363,6 +366,76 @@ fn it_goes_where_and_as_it_is_told() {
             "{said}"
         );
     }
+}
+
+/// What the command line asks for is what arrives.
+#[test]
+fn packets_are_marked_as_they_are_told() {
+    for own in ["127.0.0.1:0", "[::1]:0"] {
+        if own.starts_with('[') && !has_ipv6() {
+            continue;
+        }
+        let server = UdpSocket::bind(own).expect("a UDP socket");
+        measure::ask_for_all(server.as_fd()).expect("a kernel that tells");
+        let url = format!("udp://{}", server.local_addr().expect("an address"));
+        let child = Command::new(ECHOPROBE)
+            .args(["ping", &url, "-c", "1", "--timeout", "10s", "-q"])
+            .args(["--ttl", "9", "--dscp", "46"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("echoprobe runs");
+        let mut memory = [0; 100];
+        let mut arrival = None;
+        eventually("it arrives", || {
+            arrival = measure::receive(server.as_fd(), &mut memory).ok();
+            arrival.is_some()
+        });
+        let arrival = arrival.expect("it has arrived");
+        assert_eq!(
+            (arrival.ttl, arrival.class),
+            (Some(9), Some(46 << 2)),
+            "{own}"
+        );
+        let Source::Inet(client) = arrival.source else {
+            panic!("of the Internet: {arrival:?}");
+        };
+        server
+            .send_to(&memory[..arrival.len], client)
+            .expect("sent");
+        let output = child.wait_with_output().expect("a child of ours");
+        assert!(output.status.success(), "{}", text(&output.stdout));
+    }
+}
+
+/// Loopback takes packets of 65,536 bytes: over IPv6, whose header is longer, the largest datagram
+/// needs two.
+#[test]
+fn what_must_not_be_fragmented_and_does_not_fit_is_too_large() {
+    if !has_ipv6() {
+        return;
+    }
+    let daemon = Daemon::start("[listener.udp]\nprotocol = \"udp\"\naddress = \"[::1]:0\"\n");
+    let url = format!("udp://{}", daemon.address("udp"));
+    let ping = [
+        "ping",
+        &url,
+        "-c",
+        "2",
+        "-i",
+        "1ms",
+        "-s",
+        "65507",
+        "--timeout",
+        "10s",
+    ];
+    let (status, report) = probe_json(&ping);
+    assert_eq!((status, &report["received"]), (0, &2.into()), "{report}");
+    let (status, report) = probe_json(&[&ping[..], &["--dont-fragment"]].concat());
+    assert_eq!(
+        (status, &report["errors"]["too large"]),
+        (3, &2.into()),
+        "{report}"
+    );
 }
 
 #[test]
