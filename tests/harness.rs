@@ -24,6 +24,25 @@ pub(crate) fn asked_driver() -> Option<String> {
     std::env::var("ECHOD_TEST_DRIVER").ok()
 }
 
+/// Listeners of every kind, to speak to.
+pub(crate) const LISTENERS: &str = r#"
+[listener.tcp]
+protocol = "tcp"
+address = "127.0.0.1:0"
+
+[listener.udp]
+protocol = "udp"
+address = "127.0.0.1:0"
+
+[listener.stream]
+protocol = "unix-stream"
+address = "{dir}/stream"
+
+[listener.datagram]
+protocol = "unix-datagram"
+address = "{dir}/datagram"
+"#;
+
 /// A running echod. It is killed when the test ends, if it has not ended by itself.
 pub(crate) struct Daemon {
     pub(crate) folder: tempfile::TempDir,

@@ -11,25 +11,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
 
-use crate::harness::{Daemon, connect, eventually, exchange, noise, text};
-
-const LISTENERS: &str = r#"
-[listener.tcp]
-protocol = "tcp"
-address = "127.0.0.1:0"
-
-[listener.udp]
-protocol = "udp"
-address = "127.0.0.1:0"
-
-[listener.stream]
-protocol = "unix-stream"
-address = "{dir}/stream"
-
-[listener.datagram]
-protocol = "unix-datagram"
-address = "{dir}/datagram"
-"#;
+use crate::harness::{Daemon, LISTENERS, connect, eventually, exchange, noise, text};
 
 /// Runs a program with this as its input, to its end.
 fn pipe<A: AsRef<OsStr>>(program: &str, arguments: &[A], input: &[u8]) -> Output {

@@ -20,26 +20,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+pub(crate) use crate::harness::LISTENERS;
 use crate::harness::{Daemon, ECHOPROBE, PATIENCE, run, text};
-
-/// Listeners of every kind, to speak to.
-pub(crate) const LISTENERS: &str = r#"
-[listener.tcp]
-protocol = "tcp"
-address = ["127.0.0.1:0"]
-
-[listener.udp]
-protocol = "udp"
-address = "127.0.0.1:0"
-
-[listener.stream]
-protocol = "unix-stream"
-address = "{dir}/stream"
-
-[listener.datagram]
-protocol = "unix-datagram"
-address = "{dir}/datagram"
-"#;
 
 /// Listeners that do not echo, or only once.
 pub(crate) const OTHER_REPLIES: &str = r#"

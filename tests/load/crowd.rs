@@ -11,10 +11,11 @@ use socket2::{SockAddr, Socket};
 use super::pattern::{self, Random};
 use crate::harness::Daemon;
 
-/// For how long nobody may get on. Longer than anything else: where small socket buffers are full on
-/// both sides the kernel drops segments and tries them again later and later (seen: after 0.2, 0.4,
-/// ... 13.3 seconds, `backoff:6` in ss(8)).
-const BACK_OFF: Duration = Duration::from_secs(60);
+/// For how long nobody may get on. Longer than the kernel ever waits before it tries again (120 s,
+/// `TCP_RTO_MAX`): where small socket buffers are full on both sides it drops segments, and tries them
+/// again after 0.2, 0.4, 0.8 ... seconds (`backoff` in ss(8)); whoever was deaf for a minute may have to
+/// wait for a minute, though everybody reads by then.
+const BACK_OFF: Duration = Duration::from_secs(150);
 
 /// The largest message.
 const MESSAGE_MAX: u64 = 300_000;
