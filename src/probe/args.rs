@@ -103,7 +103,7 @@ pub struct Path {
     /// Only over IPv6
     #[arg(short = '6', long, global = true)]
     pub ipv6: bool,
-    /// From this address of ours, this port, or both: 192.0.2.1, :5000, 192.0.2.1:5000, [2001:db8::1]:5000
+    /// From this address of ours, this port, or both: 192.0.2.1, :5000 or 192.0.2.1:5000
     #[arg(long, global = true, value_name = "ADDRESS", value_parser = parse_source)]
     pub source: Option<Source>,
     /// Mark packets with this DSCP, 0 to 63 (46 is EF)
