@@ -33,12 +33,6 @@ impl Interrupt {
         Ok(Self(asked))
     }
 
-    /// One that never comes, for tests.
-    #[must_use]
-    pub fn never() -> Self {
-        Self(Arc::default())
-    }
-
     /// Whether the end is asked for.
     #[must_use]
     pub fn is_requested(&self) -> bool {

@@ -75,13 +75,6 @@ impl Latencies {
         self.max = self.max.max(others.max);
     }
 
-    /// Forgets all.
-    pub fn reset(&mut self) {
-        self.histogram.reset();
-        self.min = Duration::MAX;
-        self.max = Duration::ZERO;
-    }
-
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> u64 {

@@ -274,19 +274,26 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
         }
     }
 
-    /// Tries those again who could not send.
+    /// Lets those try again who could not send.
     fn retry(&mut self, now: Instant) {
-        for index in std::mem::take(&mut self.waiting) {
-            let is_early = match &self.lanes[index as usize].kind {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.retain(|index| {
+            let index = *index as usize;
+            let is_early = match &self.lanes[index].kind {
                 Kind::Flow { retry, .. } => retry.is_some_and(|retry| now < retry),
                 Kind::Stream(_) => false,
             };
-            if is_early {
-                self.waiting.push(index);
-            } else {
-                self.send(index as usize, now);
+            if !is_early {
+                self.send(index, now);
             }
-        }
+            is_early
+        });
+        // The list keeps its memory.
+        waiting.append(&mut self.waiting);
+        self.waiting = waiting;
     }
 
     /// Gives up datagrams that have not come back in time.
