@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -489,14 +490,32 @@ pub(crate) fn free_port() -> u16 {
             // A host without IPv6 has nobody there.
             Err(error) => error.kind() != std::io::ErrorKind::AddrInUse,
         };
-        if free(TcpListener::bind(any).map(drop))
-            && free(UdpSocket::bind(any).map(drop))
-            && free(TcpListener::bind(any_v6).map(drop))
-            && free(UdpSocket::bind(any_v6).map(drop))
+        if free(TcpListener::bind(any).map(let_go))
+            && free(UdpSocket::bind(any).map(let_go))
+            && free(TcpListener::bind(any_v6).map(let_go))
+            && free(UdpSocket::bind(any_v6).map(let_go))
         {
             return port;
         }
     }
+}
+
+/// Closes a TCP or UDP socket, and returns when its address is free. A program that another test
+/// starts in this moment has a copy of it, between its fork and its exec.
+pub(crate) fn let_go(socket: impl Into<OwnedFd>) {
+    let socket = socket.into();
+    let link = std::fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd()));
+    let link = link.expect("an open descriptor").display().to_string();
+    let inode = link.trim_matches(|sign: char| !sign.is_ascii_digit());
+    drop(socket);
+    eventually("the socket is gone", || {
+        ["tcp", "tcp6", "udp", "udp6"].iter().all(|table| {
+            // A host without IPv6 has no table of it. The columns: proc(5), `/proc/net/tcp`.
+            let table = std::fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default();
+            let mut rows = table.lines().map(|row| row.split_whitespace().nth(9));
+            rows.all(|found| found != Some(inode))
+        })
+    });
 }
 
 /// Has a shell run a line, such as `ulimit -n 64`, and then become this program.
@@ -558,4 +577,24 @@ pub(crate) fn has_ipv6() -> bool {
 /// Lets this process open as many files as it may, and returns how many that is.
 pub(crate) fn allow_many_descriptors() -> u64 {
     echod::sys::process::raise_descriptor_limit().expect("setrlimit")
+}
+
+/// A program that another test was starting had a copy of the socket, so that the address was in
+/// use still after all that the test itself held was closed.
+#[test]
+fn an_address_is_free_when_its_socket_is_let_go() {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let address = socket.local_addr().expect("an address");
+    let copy = socket.try_clone().expect("a copy");
+    let link = format!("/proc/self/fd/{}", socket.as_raw_fd());
+    let open = std::fs::read_link(&link).expect("an open descriptor");
+    let starting = std::thread::spawn(move || {
+        eventually("the original is closed", || {
+            std::fs::read_link(&link).ok().as_ref() != Some(&open)
+        });
+        drop(copy);
+    });
+    let_go(socket);
+    std::net::TcpListener::bind(address).expect("nobody has it");
+    starting.join().expect("it did not panic");
 }

@@ -13,7 +13,9 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::harness::{Daemon, PATIENCE, connect, eventually, exchange, free_port, text, udp};
+use crate::harness::{
+    Daemon, PATIENCE, connect, eventually, exchange, free_port, let_go, text, udp,
+};
 
 /// A listener's table.
 fn tcp(name: &str, address: &str, more: &str) -> String {
@@ -720,7 +722,7 @@ fn a_reload_that_can_not_bind_one_address_binds_none() {
     still_echoes(&mut [kept, grown].map(|port| connect(at(port))), b"new");
 
     // Somebody who came first must not be shared with either.
-    drop(somebody);
+    let_go(somebody);
     let shared = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
     let shared = shared.expect("a socket");
     shared.set_reuse_port(true).expect("set");

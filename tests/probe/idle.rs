@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::{LISTENERS, probe, probe_json};
-use crate::harness::{Daemon, ECHOPROBE, PATIENCE, text, udp};
+use crate::harness::{Daemon, ECHOPROBE, PATIENCE, let_go, text, udp};
 
 /// What a NAT does to who speaks on a flow that it has forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -282,7 +282,7 @@ fn a_service_that_goes_away_meanwhile_is_no_limit_of_the_path() {
         let (mut client, _) = listener.accept().expect("a client");
         let mut message = [0; 32];
         client.read_exact(&mut message).expect("it speaks");
-        drop(listener);
+        let_go(listener);
         client.write_all(&message).expect("it listens");
         // It speaks again, and in the end closes.
         client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
@@ -302,7 +302,7 @@ fn where_nobody_answers_there_is_no_flow() {
     let url = format!("udp://{}", nobody.local_addr().expect("an address"));
     let (status, json) = probe_json(&["idle", &url, "--timeout", "30ms"]);
     assert_eq!((status, &json["errors"]), (3, &json!({"timed out": 1})));
-    drop(nobody);
+    let_go(nobody);
     for url in [&url, &url.replace("udp", "tcp")] {
         let (status, json) = probe_json(&["idle", url]);
         assert_eq!((status, &json["errors"]), (3, &json!({"refused": 1})));
