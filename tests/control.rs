@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Control, Daemon, ECHOCTL, PATIENCE, after_shell_line, connect, eventually, exchange, text, udp,
+    Control, Daemon, ECHOCTL, PATIENCE, after_shell_line, connect, eventually, exchange, install,
+    text, udp,
 };
 
 const ALL_KINDS: &str = r#"
@@ -761,15 +762,11 @@ fn who_may_not_connect_is_told_so() {
 
 /// Runs echoctl as another user than root, who must be able to get at it and at the folder.
 fn as_nobody(daemon: &Daemon, arguments: &[&str]) -> Output {
-    let open = |path| {
-        let mode = std::fs::Permissions::from_mode(0o755);
-        std::fs::set_permissions(path, mode).expect("set");
-    };
     let program = daemon.path("echoctl");
     if !program.exists() {
-        std::fs::copy(ECHOCTL, &program).expect("copied");
-        open(&program);
-        open(&daemon.path("."));
+        install(ECHOCTL, &program);
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(daemon.path("."), mode).expect("set");
     }
     Command::new(&program)
         .env("ECHOCTL_SOCKET", daemon.path("control.sock"))

@@ -526,6 +526,16 @@ pub(crate) fn after_shell_line(command: &mut Command, line: &str) {
     *command = instead(command, "sh", arguments);
 }
 
+/// Puts a copy of a program where anybody may run it. The copying is another program's work: a
+/// file that this process writes is open for writing in each program that another test starts in
+/// that moment, until its exec, and nobody can run it ("text file busy").
+pub(crate) fn install(program: &str, to: &Path) {
+    let output = run(Command::new("install")
+        .args(["-m", "0755", program])
+        .arg(to));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+}
+
 /// Runs a program that ends by itself, and returns what it said.
 pub(crate) fn run(command: &mut Command) -> Output {
     command

@@ -12,7 +12,9 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use nix::unistd::{User, geteuid};
 
-use crate::harness::{Daemon, ECHOD, after_shell_line, connect, exchange, run, text};
+use crate::harness::{
+    Daemon, ECHOCTL, ECHOD, after_shell_line, connect, exchange, install, let_go, run, text,
+};
 
 /// Whom the tests become: who is everywhere, and owns nothing.
 const USER: &str = "nobody";
@@ -79,7 +81,7 @@ fn as_nobody(command: &mut Command) {
     let file = command.get_args().nth(1).expect("--config FILE");
     // Where this user can run it, wherever it was built.
     let copy = Path::new(file).with_file_name("echod");
-    fs::copy(ECHOD, &copy).expect("a copy");
+    install(ECHOD, &copy);
     let (uid, gid) = (nobody().uid, nobody().gid);
     let copy = copy.display();
     let line = format!("exec setpriv --reuid {uid} --regid {gid} --clear-groups {copy} \"$@\"");
@@ -92,7 +94,7 @@ fn low_ports() -> impl Iterator<Item = u16> {
     let first = (std::process::id() % 300) as u16;
     (0..300)
         .map(move |at| 700 + (first + at) % 300)
-        .filter(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok())
+        .filter(|&port| TcpListener::bind(("127.0.0.1", port)).map(let_go).is_ok())
 }
 
 /// A field of every thread's status, without doubles.
@@ -317,7 +319,7 @@ fn who_has_become_the_user_is_upgraded_as_often_as_one_likes() {
         let file = command.get_args().nth(1).expect("--config FILE");
         // A successor is executed by the user.
         let copy = Path::new(file).with_file_name("echod");
-        fs::copy(ECHOD, &copy).expect("a copy");
+        install(ECHOD, &copy);
         let line = format!("exec {} \"$@\"", copy.display());
         after_shell_line(command, &line);
     });
@@ -380,7 +382,7 @@ fn who_may_connect_may_look_and_steer_but_not_change_the_daemon() {
     let listeners = format!("[control]\nmode = \"0666\"\n{}", tcp("main", 0));
     let daemon = start(&config("", &listeners), |_| {});
     let copy = daemon.path("echoctl");
-    fs::copy(crate::harness::ECHOCTL, &copy).expect("a copy");
+    install(ECHOCTL, &copy);
     let (uid, gid) = (nobody().uid.to_string(), nobody().gid.to_string());
     let ctl = |arguments: &[&str]| {
         let mut command = Command::new("setpriv");

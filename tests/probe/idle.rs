@@ -288,7 +288,7 @@ fn a_service_that_goes_away_meanwhile_is_no_limit_of_the_path() {
         client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         client.read_to_end(&mut Vec::new()).expect("it closes");
     });
-    let arguments = [&["idle", &url], &RANGE[..], &["--timeout", "2s"]].concat();
+    let arguments = [&["idle", &url], &RANGE[..], &["--timeout", "5s"]].concat();
     let (status, json) = probe_json(&arguments);
     service.join().expect("it did not panic");
     assert_eq!((status, json.get("failed_ms")), (1, None), "{json}");
