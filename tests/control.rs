@@ -963,7 +963,9 @@ impl Drop for StopAtEnd<'_> {
 #[test]
 fn the_control_plane_answers_while_other_control_clients_stall() {
     let daemon = Daemon::start(ALL_KINDS);
-    let stalling: Vec<Control> = (0..6)
+    // Not nearly as many as one user may have: a connection that has ended here stays open in what
+    // other tests are about to start, for a moment.
+    let stalling: Vec<Control> = (0..4)
         .map(|index| {
             let mut control = daemon.control();
             let half: &[u8] = if index % 2 == 0 {
@@ -976,7 +978,7 @@ fn the_control_plane_answers_while_other_control_clients_stall() {
             control
         })
         .collect();
-    measure_answers(&daemon, "beside six that stall");
+    measure_answers(&daemon, "beside four that stall");
     drop(stalling);
 }
 
