@@ -158,7 +158,7 @@ pub struct Listener {
     pub keepalive: Option<Duration>,
     /// The kernel's receive buffer in bytes; `None` leaves it to the kernel, or on UDP to us.
     pub receive_buffer: Option<u32>,
-    /// The kernel's send buffer in bytes; `None` leaves it to the kernel.
+    /// The kernel's send buffer in bytes; `None` leaves it to the kernel, or on Unix datagrams to us.
     pub send_buffer: Option<u32>,
     /// Who may come; both lists are sorted, without duplicates.
     pub access: policy::Access,

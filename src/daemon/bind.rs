@@ -21,8 +21,10 @@ use crate::worker::mailbox::Kind;
 use super::passed::Adopted;
 use super::privileges::Landlock;
 
-/// The receive buffer of a UDP socket where the configuration says "auto": room for 20,000 small
-/// datagrams, since nobody holds a sender back. The kernel's own default has room for 277.
+/// The buffer of a datagram socket where the configuration says "auto". Over UDP that for receiving:
+/// room for 20,000 small datagrams, since nobody holds a sender back; the kernel's own default has
+/// room for 277. Over Unix that for sending, to which all is charged that clients have not read yet
+/// (unix(7)): the kernel's own default has room for three large answers.
 const DATAGRAM_BUFFER_BYTES: u32 = 8 * 1024 * 1024;
 
 /// A socket bound to one address of a listener.
@@ -69,12 +71,12 @@ pub(super) struct Site<'a> {
 
 /// The options that a listener's sockets hand down.
 pub(super) fn inherited(listener: &Listener) -> Inherited {
-    let auto = (listener.protocol == Protocol::Udp).then_some(DATAGRAM_BUFFER_BYTES);
+    let auto_on = |protocol| (listener.protocol == protocol).then_some(DATAGRAM_BUFFER_BYTES);
     Inherited {
         no_delay: (listener.protocol == Protocol::Tcp).then_some(listener.no_delay),
         keepalive: listener.keepalive,
-        receive_buffer: listener.receive_buffer.or(auto),
-        send_buffer: listener.send_buffer,
+        receive_buffer: listener.receive_buffer.or(auto_on(Protocol::Udp)),
+        send_buffer: listener.send_buffer.or(auto_on(Protocol::UnixDatagram)),
     }
 }
 
