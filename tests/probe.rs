@@ -2,6 +2,7 @@
 
 mod check;
 mod fault;
+mod full;
 mod idle;
 mod interop;
 mod load;

@@ -17,7 +17,7 @@ use super::latency::Latencies;
 use super::ledger::{Answer, Difference, Kind, Ledger, Tally};
 use super::payload::{self, Payload};
 use super::report::{Report, milliseconds};
-use super::route::{self, Connection, Flow, Route};
+use super::route::{self, Connection, Flow, RETRY_INTERVAL, Route};
 use crate::sys::message::Source;
 
 /// More than this is not queued for a stream whose other side does not read: messages that are due
@@ -92,6 +92,8 @@ pub(super) struct Prober<'a> {
     payload: Payload,
     ledger: Ledger,
     link: Link,
+    /// A message for which a queue has had no room yet. Its time runs.
+    held: Option<u64>,
     connects: Latencies,
     memory: Vec<u8>,
 }
@@ -129,6 +131,7 @@ impl<'a> Prober<'a> {
             payload,
             ledger: Ledger::new(payload, pace.timeout),
             link,
+            held: None,
             connects: Latencies::default(),
             memory: vec![0; MEMORY_BYTES],
         })
@@ -149,6 +152,7 @@ impl<'a> Prober<'a> {
         loop {
             let now = Instant::now();
             while let Some(number) = self.ledger.handle_timeout(now) {
+                self.held.take_if(|held| *held == number);
                 observe(Event::Missing(number));
             }
             if interrupt.is_requested() || end.is_some_and(|end| now >= end) {
@@ -156,7 +160,10 @@ impl<'a> Prober<'a> {
             }
             let sent = self.ledger.tally().sent;
             let sends = self.course.count.is_none_or(|count| sent < count);
-            if sends && now >= due {
+            if let Some(number) = self.held.take() {
+                self.send_datagram(number, &mut observe);
+            }
+            if sends && now >= due && self.held.is_none() {
                 self.send(&mut observe);
                 due = next_due(due, self.course.pace.interval, Instant::now());
             }
@@ -166,7 +173,10 @@ impl<'a> Prober<'a> {
                 break;
             }
             let reasons = [
-                sends.then_some(due),
+                match self.held {
+                    Some(_) => Some(now + RETRY_INTERVAL),
+                    None => sends.then_some(due),
+                },
                 timeout,
                 patience.filter(|_| !sends),
                 end,
@@ -216,19 +226,27 @@ impl<'a> Prober<'a> {
             }
         }
         let number = self.ledger.handle_sent(Instant::now());
-        let bytes = self.payload.bytes(number);
-        let sent = match &mut self.link {
-            Link::Datagrams(flow) => flow.send(&bytes),
+        match &mut self.link {
+            Link::Datagrams(_) => self.send_datagram(number, observe),
             Link::Stream(Some(stream)) => {
-                stream.unsent.extend(bytes);
-                stream.flush()
+                stream.unsent.extend(self.payload.bytes(number));
+                if let Err(error) = stream.flush() {
+                    self.end(&Cause::of(&error), observe);
+                }
             }
-            Link::Stream(None) => Err(ErrorKind::NotConnected.into()),
+            Link::Stream(None) => self.end(&Cause::of(&ErrorKind::NotConnected.into()), observe),
+        }
+    }
+
+    /// Sends a message, or holds it until the queue that is full has room.
+    fn send_datagram(&mut self, number: u64, observe: &mut impl FnMut(Event)) {
+        let Link::Datagrams(flow) = &self.link else {
+            return;
         };
-        match (sent, &self.link) {
-            (Ok(()), _) => {}
-            (Err(error), Link::Datagrams(_)) => self.fail(number, Cause::of(&error), None, observe),
-            (Err(error), Link::Stream(_)) => self.end(&Cause::of(&error), observe),
+        match flow.send(&self.payload.bytes(number)) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => self.held = Some(number),
+            Err(error) => self.fail(number, Cause::of(&error), None, observe),
         }
     }
 

@@ -90,6 +90,10 @@ pub struct Connection {
     pub took: Duration,
 }
 
+/// After so long it is tried again to send to a Unix socket whose queue was full: nobody tells when
+/// it has room.
+pub(super) const RETRY_INTERVAL: Duration = Duration::from_millis(1);
+
 /// A socket for datagrams to and from one service; nonblocking. It is not connected, so that
 /// answers from elsewhere are seen, too.
 #[derive(Debug)]
@@ -363,7 +367,8 @@ impl Flow {
     /// Sends a datagram to the service.
     ///
     /// # Errors
-    /// As `sendto(2)`.
+    /// `WouldBlock` when a Unix socket's queue is full, which is no loss: it can be sent later. Else
+    /// as `sendto(2)`.
     pub fn send(&self, bytes: &[u8]) -> io::Result<()> {
         match self.socket.send_to(bytes, &self.encoded) {
             // The error is of an earlier one, and is thereby gone (udp(7)).

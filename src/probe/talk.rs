@@ -22,7 +22,7 @@ use super::interrupt::{Interrupt, LOOK_INTERVAL};
 use super::news::{self, DATAGRAM_MEMORY, News};
 use super::printable::printable;
 use super::report::Verdict;
-use super::route::{Connection, Flow, Route};
+use super::route::{Connection, Flow, RETRY_INTERVAL, Route};
 use super::target::Target;
 use super::{Console, Trouble};
 use crate::exit::Failure;
@@ -88,13 +88,20 @@ enum Link {
         /// What of a line is still to be written.
         unsent: Vec<u8>,
     },
-    Datagrams(Flow),
+    Datagrams {
+        flow: Flow,
+        /// A line for which a queue has had no room yet.
+        unsent: Option<Vec<u8>>,
+    },
 }
 
 impl Link {
     fn open(route: &Route, timeout: Duration) -> Result<Self, Trouble> {
         if !route.target().is_stream() {
-            return Ok(Self::Datagrams(route.open()?));
+            return Ok(Self::Datagrams {
+                flow: route.open()?,
+                unsent: None,
+            });
         }
         let connection = route.connect(timeout)?;
         let nonblocking = connection.socket.set_nonblocking(true);
@@ -108,13 +115,16 @@ impl Link {
     fn fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Stream { connection, .. } => connection.socket.as_fd(),
-            Self::Datagrams(flow) => flow.socket.as_fd(),
+            Self::Datagrams { flow, .. } => flow.socket.as_fd(),
         }
     }
 
     /// Whether there is something that the peer has not taken yet.
     fn has_unsent(&self) -> bool {
-        matches!(self, Self::Stream { unsent, .. } if !unsent.is_empty())
+        match self {
+            Self::Stream { unsent, .. } => !unsent.is_empty(),
+            Self::Datagrams { unsent, .. } => unsent.is_some(),
+        }
     }
 }
 
@@ -156,7 +166,7 @@ impl Talk<'_> {
             if self.phase == Phase::Asked && self.listen()? {
                 continue;
             }
-            if self.wait()? {
+            if self.wait()? || self.link.has_unsent() {
                 self.exchange()?;
             }
         }
@@ -166,8 +176,9 @@ impl Talk<'_> {
 
     /// Waits until the service or the user may have something for us; says whether the service has.
     fn wait(&self) -> Result<bool, Failure> {
+        let writes = matches!(self.link, Link::Stream { .. }) && self.link.has_unsent();
         let mut wanted = PollFlags::POLLIN;
-        wanted.set(PollFlags::POLLOUT, self.link.has_unsent());
+        wanted.set(PollFlags::POLLOUT, writes);
         let mut polled = vec![PollFd::new(self.link.fd(), wanted)];
         if self.phase == Phase::Asked {
             polled.push(PollFd::new(self.input.fd(), PollFlags::POLLIN));
@@ -188,11 +199,20 @@ impl Talk<'_> {
             _ => self.conversation.poll_timeout(),
         };
         let left = until.map(|until| until.saturating_duration_since(now));
-        left.unwrap_or(LOOK_INTERVAL).min(LOOK_INTERVAL)
+        let look = match &self.link {
+            Link::Datagrams {
+                unsent: Some(_), ..
+            } => RETRY_INTERVAL,
+            _ => LOOK_INTERVAL,
+        };
+        left.unwrap_or(look).min(look)
     }
 
     fn handle_time(&mut self, now: Instant) -> Result<(), Failure> {
         if let Some(missed) = self.conversation.handle_timeout(now) {
+            if let Link::Datagrams { unsent, .. } = &mut self.link {
+                *unsent = None;
+            }
             self.show_missed(&missed)?;
         }
         if let Phase::Leaving(until) = self.phase
@@ -254,14 +274,29 @@ impl Talk<'_> {
                 self.conversation.handle_sent(now, line);
                 self.write()
             }
-            Link::Datagrams(flow) => {
-                let sent = flow.send(&line);
+            Link::Datagrams { unsent, .. } => {
+                *unsent = Some(line.clone());
                 self.conversation.handle_sent(now, line);
-                match sent {
-                    Ok(()) => Ok(()),
-                    Err(error) => self.fail(&self.route.trouble(&error)),
-                }
+                self.send_datagram()
             }
+        }
+    }
+
+    /// Sends the line that is not sent yet, if there is one and the queue has room.
+    fn send_datagram(&mut self) -> Result<(), Failure> {
+        let Link::Datagrams { flow, unsent } = &mut self.link else {
+            return Ok(());
+        };
+        let Some(line) = unsent.take() else {
+            return Ok(());
+        };
+        match flow.send(&line) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                *unsent = Some(line);
+                Ok(())
+            }
+            Err(error) => self.fail(&self.route.trouble(&error)),
         }
     }
 
@@ -284,10 +319,15 @@ impl Talk<'_> {
 
     /// Takes what the service has for us, and gives what it has room for.
     fn exchange(&mut self) -> Result<(), Failure> {
-        self.write()?;
         match &self.link {
-            Link::Stream { .. } => self.read(),
-            Link::Datagrams(_) => self.receive(),
+            Link::Stream { .. } => {
+                self.write()?;
+                self.read()
+            }
+            Link::Datagrams { .. } => {
+                self.send_datagram()?;
+                self.receive()
+            }
         }
     }
 
@@ -325,7 +365,7 @@ impl Talk<'_> {
 
     fn receive(&mut self) -> Result<(), Failure> {
         loop {
-            let Link::Datagrams(flow) = &self.link else {
+            let Link::Datagrams { flow, .. } = &self.link else {
                 return Ok(());
             };
             let news = news::next(flow, &mut self.memory);

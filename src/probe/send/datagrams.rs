@@ -14,14 +14,11 @@ use crate::probe::args::SendArgs;
 use crate::probe::cause::Cause;
 use crate::probe::interrupt::{Interrupt, LOOK_INTERVAL};
 use crate::probe::news::{self, DATAGRAM_MEMORY, News};
-use crate::probe::route::{self, Flow, Route};
+use crate::probe::route::{self, Flow, RETRY_INTERVAL, Route};
 use crate::text::escape;
 
 /// A datagram that has not come back after so long is lost.
 const TIMEOUT: Duration = Duration::from_secs(1);
-
-/// How long to wait where a queue is full, and nobody tells when it isn't.
-const RETRY_INTERVAL: Duration = Duration::from_millis(5);
 
 /// What ended it.
 pub(super) enum End {

@@ -1,0 +1,104 @@
+//! A Unix datagram service whose queue is full of what others have sent: who finds it full waits for
+//! room, as long as for an answer.
+
+use std::io::{ErrorKind, Write};
+use std::os::unix::net::UnixDatagram;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+
+use super::patiently;
+use crate::harness::{ECHOPROBE, PATIENCE, eventually, text};
+
+/// A service that has stopped taking anything.
+struct Full {
+    folder: tempfile::TempDir,
+    socket: UnixDatagram,
+    /// How many datagrams there are that nobody wants an answer to.
+    count: usize,
+}
+
+impl Full {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("service");
+        let socket = UnixDatagram::bind(&path).expect("a socket");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let other = UnixDatagram::unbound().expect("a socket");
+        other.set_nonblocking(true).expect("an option");
+        let count = (0..)
+            .map(|_| other.send_to(b"of others", &path))
+            .take_while(|sent| match sent {
+                Ok(_) => true,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => false,
+                Err(error) => panic!("{error}"),
+            })
+            .count();
+        Self {
+            folder,
+            socket,
+            count,
+        }
+    }
+
+    fn url(&self) -> String {
+        format!(
+            "unixgram://{}",
+            self.folder.path().join("service").display()
+        )
+    }
+
+    /// Takes what is there, and answers what comes then, so often.
+    fn recover(&self, answers: usize) {
+        let mut bytes = [0; 1000];
+        for _ in 0..self.count {
+            self.socket.recv(&mut bytes).expect("of others");
+        }
+        for _ in 0..answers {
+            let (len, client) = self.socket.recv_from(&mut bytes).expect("a message");
+            self.socket
+                .send_to_addr(&bytes[..len], &client)
+                .expect("sent");
+        }
+    }
+}
+
+/// Whether it sleeps and has a socket: it has found out by then, most likely.
+fn waits(child: &Child) -> bool {
+    let process = format!("/proc/{}", child.id());
+    let state = std::fs::read_to_string(format!("{process}/stat")).expect("a child of ours");
+    let open = std::fs::read_dir(format!("{process}/fd")).expect("a child of ours");
+    let mut links = open.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+    let has_socket = links.any(|link| link.to_string_lossy().starts_with("socket:"));
+    state.contains(") S ") && has_socket
+}
+
+/// `ping` and the conversation said "timed out" at once.
+#[test]
+fn who_finds_the_queue_of_a_service_full_waits_for_room() {
+    for (command, answers) in [
+        (&["ping", "-c", "2", "-i", "1ms"][..], 2),
+        (&["send"], 1),
+        (&[], 1),
+    ] {
+        let full = Full::new();
+        let url = full.url();
+        let mut child = Command::new(ECHOPROBE)
+            .args(command)
+            .args(patiently(&[&url]))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("echoprobe runs");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        stdin.write_all(b"hello\n").expect("written");
+        drop(stdin);
+        eventually("it waits", || waits(&child));
+        thread::scope(|scope| {
+            scope.spawn(|| full.recover(answers));
+            let output = child.wait_with_output().expect("a child of ours");
+            let said = text(&output.stdout) + &text(&output.stderr);
+            assert!(output.status.success(), "{command:?}: {said}");
+        });
+    }
+}
