@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::fault::{self, Fate, FaultyServer};
 use super::terminal::Screen;
@@ -266,6 +266,8 @@ fn one_wrong_byte_of_a_stream_is_found() {
         (100..=210).contains(&messages),
         "up to the wrong byte: {report}"
     );
+    // It, and what was behind it.
+    assert_eq!(report["errors"], json!({"mismatch": report["lost"]}));
 }
 
 #[test]
@@ -286,6 +288,20 @@ fn who_closes_the_connection_is_told_so_and_it_ends_when_all_have() {
     assert_eq!(status, 1, "{report}");
     assert_eq!(number(&report, "messages"), 2, "{report}");
     assert_eq!(number(&report, "lost"), 2, "those that followed: {report}");
+}
+
+/// The connection was counted as reset, and what was lost with it as closed.
+#[test]
+fn what_is_lost_with_a_connection_is_lost_for_the_same_reason() {
+    let url = fault::tcp(|_, mut stream| {
+        stream.read_exact(&mut [0; 64]).expect("a message");
+        super::reset(stream);
+    });
+    let arguments = ["load", &url, "-c", "2", "-d", "3", "-s", "64", "-t", "1h"];
+    let (status, report) = probe_json(&[&arguments[..], &["--warm-up", "0s"]].concat());
+    assert_eq!(status, 3, "{report}");
+    assert_eq!(number(&report, "lost"), 6, "{report}");
+    assert_eq!(report["errors"], json!({"reset": 6}));
 }
 
 #[test]

@@ -415,6 +415,17 @@ fn control_c_ends_it_at_the_prompt_and_while_it_waits() {
 }
 
 #[test]
+fn a_signal_at_the_prompt_leaves_the_terminal_as_it_was() {
+    let daemon = start();
+    let mut terminal = Terminal::start(&[&url(&daemon, "tcp")]);
+    terminal.read_to_prompt();
+    terminal.type_in("never sent");
+    terminal.read_to("never sent");
+    terminal.signal(Signal::SIGTERM);
+    assert_eq!(terminal.wait().code(), Some(0));
+}
+
+#[test]
 fn a_refusal_is_said_at_once_and_the_service_may_come_later() {
     let address = udp("127.0.0.1:0").local_addr().expect("an address");
     let url = format!("udp://{address}");

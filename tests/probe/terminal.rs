@@ -9,7 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::pty::{Winsize, openpty};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{Termios, tcgetattr};
+use nix::unistd::Pid;
 
 use super::patiently;
 use crate::harness::{ECHOPROBE, PATIENCE, eventually};
@@ -126,6 +128,11 @@ impl Terminal {
         eventually("the line editor has the terminal", || {
             self.screen.mode() != self.mode_before
         });
+    }
+
+    /// Sends the program a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id() as i32), signal).expect("it runs");
     }
 
     /// Waits for the end of the program, and sees that the terminal is as it was.

@@ -364,8 +364,8 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
                 count,
                 result,
             } => self.datagrams_sent(socket, count as usize, result, now),
-            Completion::Ended { connection } => self.end(connection, Cause::Closed),
-            Completion::Failed { connection, error } => self.end(connection, Cause::of(&error)),
+            Completion::Ended { connection } => self.end(connection, &Cause::Closed),
+            Completion::Failed { connection, error } => self.end(connection, &Cause::of(&error)),
             // Nobody comes here, nothing is relayed, handed over or woken; a stall goes on by itself.
             Completion::Accepted { .. }
             | Completion::AcceptRested { .. }
@@ -395,8 +395,8 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
         self.outstanding -= all;
         self.answered += all;
         if right.is_err() {
-            self.sheet.handle_wrong();
-            self.close(index);
+            self.sheet.measured.corrupt += 1;
+            self.close(index, &Cause::Mismatch);
             return;
         }
         if goes_on && all > 0 {
@@ -488,17 +488,17 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
     }
 
     /// The peer has ended a connection.
-    fn end(&mut self, token: Token, cause: Cause) {
+    fn end(&mut self, token: Token, cause: &Cause) {
         if let Some(index) = self.lane_of(token)
             && self.lanes[index].living
         {
-            self.sheet.handle_end(cause);
-            self.close(index);
+            self.close(index, cause);
         }
     }
 
-    /// What was on the way on this lane is lost with it.
-    fn close(&mut self, index: usize) {
+    /// A connection is over, and what was on the way on it is lost for the same reason; where
+    /// nothing was, the reason is told all the same.
+    fn close(&mut self, index: usize, cause: &Cause) {
         let lane = &mut self.lanes[index];
         lane.living = false;
         self.living -= 1;
@@ -506,7 +506,11 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
             token: lane.token,
             how: Closing::Now,
         });
-        self.lose(index, &Cause::Closed);
+        let before = self.sheet.measured.lost;
+        self.lose(index, cause);
+        if self.sheet.measured.lost == before {
+            self.sheet.handle_end(cause.clone());
+        }
     }
 
     /// What is on the way on this lane is lost.

@@ -88,7 +88,7 @@ impl Sheet {
         self.measured.errors.count(Cause::Mismatch);
     }
 
-    /// A connection is gone; it was not we who closed it.
+    /// A connection is gone, and nothing with it; or a message that could not be sent.
     pub(super) fn handle_end(&mut self, cause: Cause) {
         self.measured.errors.count(cause);
     }
