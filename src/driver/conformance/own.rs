@@ -203,18 +203,26 @@ pub(super) fn static_bytes_that_wait_leave_with_their_connection<H: Harness>() {
 }
 
 /// Of who is not received from it is not heard that its peer has left: so the send has to say it.
-fn static_bytes_to_who_has_left_unheard_fail<D: Opens>() {
-    let mut stage = Stage::<Loopback<D>>::new(Answer::Discard);
-    let address = stage.listener_at(Place::Unix);
-    let (peer, connection) = stage.connection(&address);
-    stage.rest(connection);
-    stage.until_quiet();
-    drop(peer);
-    stage.until_quiet();
-    stage.send_static(connection, b"anybody?");
-    stage.until_event(&Event::Failed(connection));
-    stage.until_quiet();
-    assert_eq!(stage.events.last(), Some(&Event::Failed(connection)));
+fn what_is_sent_to_who_has_left_unheard_fails<D: Opens>() {
+    for is_static in [true, false] {
+        let mut stage = Stage::<Loopback<D>>::new(Answer::Keep);
+        let address = stage.listener_at(Place::Unix);
+        let (mut peer, connection) = stage.connection(&address);
+        let buffer = stage.buffer(&mut peer, b"anybody?");
+        stage.rest(connection);
+        stage.until_quiet();
+        drop(peer);
+        stage.until_quiet();
+        if is_static {
+            stage.driver.recycle(buffer);
+            stage.send_static(connection, b"anybody?");
+        } else {
+            stage.send(connection, buffer);
+        }
+        stage.until_event(&Event::Failed(connection));
+        stage.until_quiet();
+        assert_eq!(stage.events.last(), Some(&Event::Failed(connection)));
+    }
 }
 
 // 21. Datagrams of our own.
@@ -435,8 +443,8 @@ mod epoll {
     use super::*;
 
     #[test]
-    fn static_bytes_to_who_has_left_unheard_fail() {
-        super::static_bytes_to_who_has_left_unheard_fail::<Epoll>();
+    fn what_is_sent_to_who_has_left_unheard_fails() {
+        super::what_is_sent_to_who_has_left_unheard_fails::<Epoll>();
     }
 
     #[test]
@@ -456,8 +464,8 @@ mod uring {
     }
 
     #[test]
-    fn static_bytes_to_who_has_left_unheard_fail() {
-        where_there_is_one(super::static_bytes_to_who_has_left_unheard_fail::<Uring>);
+    fn what_is_sent_to_who_has_left_unheard_fails() {
+        where_there_is_one(super::what_is_sent_to_who_has_left_unheard_fails::<Uring>);
     }
 
     #[test]

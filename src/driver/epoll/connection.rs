@@ -157,8 +157,8 @@ impl Epoll {
             buffers.recycle(buffer);
             return;
         };
-        if connection.silent {
-            // It has failed, and that has been said.
+        // One that is only silent may have lost its peer unheard; then the send says so.
+        if connection.failed {
             buffers.recycle(buffer);
             return;
         }
@@ -208,7 +208,6 @@ impl Epoll {
         else {
             return;
         };
-        // One that is only silent may have lost its peer unheard; then the send says so.
         if connection.failed {
             return;
         }
