@@ -3,7 +3,7 @@
 //! Knows bytes only. They are digits and capitals, so that a service that answers in capitals
 //! answers with the same.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
+use super::noise::nonce;
 
 /// How many bytes say whose and which.
 pub(super) const MARK_BYTES: usize = 16;
@@ -18,8 +18,10 @@ pub(super) struct Mark {
 impl Mark {
     /// Of this run, which is like no other.
     pub(super) fn new() -> Self {
-        let run = RandomState::new().build_hasher().finish() as u32;
-        Self { run, number: 0 }
+        Self {
+            run: nonce() as u32,
+            number: 0,
+        }
     }
 
     /// The next message, of so many bytes.

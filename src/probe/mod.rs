@@ -2,7 +2,7 @@
 //!
 //! What decides, over bytes, numbers and made-up time: [`target`] reads a URL, [`cause`] has the words
 //! for what went wrong, [`latency`] and [`report`] the numbers; [`payload`] and [`mark`] are what
-//! messages hold, [`ledger`] is what becomes of each. What speaks to the network: [`route`] resolves,
+//! messages hold, made of [`noise`], [`ledger`] is what becomes of each. What speaks to the network: [`route`] resolves,
 //! connects and opens, [`news`] and [`prober`] take what comes, and then there is a file or a folder
 //! for each command, in which the same two halves are apart. [`Console`] is where results go.
 //!
@@ -21,6 +21,7 @@ mod load;
 mod mark;
 mod mtu;
 mod news;
+mod noise;
 mod pauses;
 mod payload;
 mod ping;

@@ -6,6 +6,7 @@
 //! neither another message nor somebody else's is taken for it.
 
 use super::args::Expect;
+use super::noise::noise;
 
 /// The messages of one run, all of one size.
 #[derive(Clone, Copy, Debug)]
@@ -32,15 +33,11 @@ impl Payload {
 
     /// The bytes of a message.
     pub(super) fn bytes(self, number: u64) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.size + 8);
         let digits = self.digits();
+        let mut bytes = Vec::with_capacity(digits + self.size);
         let masked = number ^ self.nonce;
         bytes.extend((0..digits).map(|digit| 0x80 | (masked >> (7 * digit)) as u8));
-        let mut state = mix(self.nonce.wrapping_add(number));
-        while bytes.len() < self.size {
-            state = mix(state);
-            bytes.extend(state.to_le_bytes());
-        }
+        bytes.extend(noise(self.size, self.nonce.wrapping_add(number)));
         bytes.truncate(self.size);
         bytes
     }
@@ -83,20 +80,6 @@ impl Payload {
             _ => 9,
         }
     }
-}
-
-/// One number from another, as if by chance (splitmix64).
-fn mix(state: u64) -> u64 {
-    let mut mixed = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
-}
-
-/// A number that nobody can guess, for one run.
-pub(super) fn nonce() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(std::process::id())
 }
 
 #[cfg(test)]

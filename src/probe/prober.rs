@@ -15,7 +15,8 @@ use super::cause::Cause;
 use super::interrupt::{Interrupt, LOOK_INTERVAL};
 use super::latency::Latencies;
 use super::ledger::{Answer, Difference, Kind, Ledger, Tally};
-use super::payload::{self, Payload};
+use super::noise::nonce;
+use super::payload::Payload;
 use super::report::{Report, milliseconds};
 use super::route::{self, Connection, Flow, RETRY_INTERVAL, Route};
 use crate::sys::message::Source;
@@ -120,7 +121,7 @@ impl<'a> Prober<'a> {
     /// When this host can't open it.
     pub(super) fn new(route: &'a Route, course: &'a Course) -> Result<Self, Trouble> {
         let pace = &course.pace;
-        let payload = Payload::new(pace.size, payload::nonce(), pace.expect);
+        let payload = Payload::new(pace.size, nonce(), pace.expect);
         let link = match route.target().is_stream() {
             true => Link::Stream(None),
             false => Link::Datagrams(route.open()?),

@@ -8,10 +8,11 @@ use std::time::Instant;
 use super::Service;
 use super::flow::{Answer, Asked, Client, TRIES};
 use super::judgement::{Burst, Finding, Stop, bytes, judge_burst, judge_datagram, shown};
-use super::material::{folded, noise};
+use super::material::folded;
 use crate::probe::Trouble;
 use crate::probe::args::DATAGRAM_BYTES_MAX;
 use crate::probe::cause::Cause;
+use crate::probe::noise::noise;
 use crate::probe::route::Address;
 use crate::text;
 

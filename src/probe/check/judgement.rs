@@ -332,7 +332,7 @@ mod tests {
     #[test]
     fn datagrams_that_were_sent_at_once_are_told_apart() {
         let due: Vec<Vec<u8>> = (0..4)
-            .map(|seed| super::super::material::noise(20, seed))
+            .map(|seed| crate::probe::noise::noise(20, seed))
             .collect();
         let judge = |came: &[Vec<u8>]| {
             let Burst {

@@ -5,10 +5,7 @@
 use std::fmt;
 
 use crate::probe::args::Expect;
-
-/// Noise repeats after so many bytes: no power of two, nor a multiple of one, so that a whole buffer
-/// that is lost or comes twice is seen.
-const BLOCK_BYTES: usize = 65_521;
+use crate::probe::noise::{PERIOD, noise};
 
 /// A stream of bytes.
 #[derive(Clone, Debug)]
@@ -31,7 +28,7 @@ impl Material {
 
     /// So many bytes that look random.
     pub(super) fn noise(len: usize, seed: u64, expect: Expect) -> Self {
-        let block = noise(len.min(BLOCK_BYTES), seed);
+        let block = noise(len.min(PERIOD), seed);
         Self {
             len,
             ..Self::new(&block, expect)
@@ -140,21 +137,6 @@ pub(super) fn folded(bytes: &[u8], expect: Expect) -> Vec<u8> {
         Expect::Upper => bytes.to_ascii_uppercase(),
         Expect::Echo | Expect::Any => bytes.to_vec(),
     }
-}
-
-/// Bytes that look random, others for each seed.
-pub(super) fn noise(len: usize, seed: u64) -> Vec<u8> {
-    // xorshift64*
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut bytes = Vec::with_capacity(len + 8);
-    while bytes.len() < len {
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        bytes.extend(state.wrapping_mul(0x2545_F491_4F6C_DD1D).to_le_bytes());
-    }
-    bytes.truncate(len);
-    bytes
 }
 
 #[cfg(test)]

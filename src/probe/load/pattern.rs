@@ -1,5 +1,4 @@
-//! The bytes that are sent: noise of a prime period, so that bytes which are lost, repeated or
-//! swapped never happen to be right.
+//! The bytes that are sent: noise that repeats after a prime number of them.
 //!
 //! Made once, and there as long as the program: they are sent from where they are.
 
@@ -7,23 +6,13 @@ use std::ops::Range;
 use std::sync::LazyLock;
 
 use crate::probe::args::Sizes;
-
-/// The period of the noise: a prime, which no size of a buffer or message is a multiple of.
-const PERIOD: usize = 65_521;
+use crate::probe::noise::{PERIOD, mix, noise};
 
 /// So many bytes can be had in one piece, wherever it begins.
 pub(super) const PIECE_BYTES_MAX: usize = 256 * 1024;
 
 static NOISE: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    // xorshift64
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut byte = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    };
-    let period: Vec<u8> = (0..PERIOD).map(|_| byte()).collect();
+    let period = noise(PERIOD, 0);
     let bytes = period.iter().cycle().take(PERIOD + PIECE_BYTES_MAX);
     bytes.copied().collect()
 });
@@ -91,11 +80,8 @@ impl Lengths {
         if self.is_fixed() {
             return self.least;
         }
-        // As if by chance, and the same whenever it is asked (splitmix64).
-        let mut mixed = (self.seed + number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        self.least + (mixed >> 31) % self.count
+        // The same whenever it is asked.
+        self.least + mix(self.seed + number) % self.count
     }
 }
 
