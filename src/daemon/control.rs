@@ -23,14 +23,16 @@ mod socket;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{getsockopt, sockopt};
+use nix::unistd::dup3;
 
 use crate::control::wire::{self, Frames, Request};
 use crate::control::{Pages, wire::REQUEST_BYTES_MAX};
@@ -55,6 +57,9 @@ pub const REPLY_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Descriptors held back, so that an operator can still ask why there are no more.
 const SPARE_DESCRIPTORS: usize = 4;
+
+/// What spare descriptors are of.
+const NULL: &str = "/dev/null";
 
 /// How long accepting rests when there is not even a spare descriptor.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
@@ -132,15 +137,13 @@ impl Server {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed)?;
         let event = EpollEvent::new(EpollFlags::EPOLLIN, LISTENING);
         epoll.add(&socket.listener, event).map_err(failed)?;
-        let mut spare = Spare(Vec::new());
-        spare.refill();
         Ok(Self {
             epoll,
             socket,
             connections: BTreeMap::new(),
             last_id: LISTENING,
             pending: Vec::new(),
-            spare,
+            spare: Spare::new(),
             rest_until: None,
             per_user_max: CONNECTIONS_PER_USER_MAX,
             now: Instant::now(),
@@ -273,9 +276,7 @@ impl Server {
         if let Some(connection) = self.connections.remove(&id) {
             let Client { pid, uid, .. } = connection.client;
             log::debug!("control connection of pid {pid}, uid {uid}: {end}");
-            drop(connection);
-            // The descriptor that this one gave back may have been a spare one.
-            self.spare.refill();
+            self.spare.close(connection.stream.into());
         }
     }
 
@@ -283,9 +284,9 @@ impl Server {
         for _ in 0..ACCEPTS_PER_TURN {
             let cause = match self.socket.listener.accept() {
                 Ok((stream, _)) => {
-                    if let Err(end) = self.admit(stream) {
+                    if let Err((stream, end)) = self.admit(stream) {
                         log::debug!("control connection refused: {end}");
-                        self.spare.refill();
+                        self.spare.close(stream.into());
                     }
                     continue;
                 }
@@ -305,8 +306,21 @@ impl Server {
         }
     }
 
-    fn admit(&mut self, stream: UnixStream) -> Result<(), End> {
-        let credentials = getsockopt(&stream, sockopt::PeerCredentials).map_err(io::Error::from)?;
+    /// Takes a connection in, or gives it back with the reason.
+    fn admit(&mut self, stream: UnixStream) -> Result<ClientId, (UnixStream, End)> {
+        let client = match self.watch(&stream) {
+            Ok(client) => client,
+            Err(end) => return Err((stream, end)),
+        };
+        let id = ClientId(self.last_id);
+        let connection = Connection::new(stream, client, self.now);
+        self.connections.insert(id, connection);
+        Ok(id)
+    }
+
+    /// Watches a connection as the next one, if there may be one more of its user.
+    fn watch(&mut self, stream: &UnixStream) -> Result<Client, End> {
+        let credentials = getsockopt(stream, sockopt::PeerCredentials).map_err(io::Error::from)?;
         let client = Client {
             pid: credentials.pid(),
             uid: credentials.uid(),
@@ -323,10 +337,8 @@ impl Server {
         self.last_id += 1;
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT;
         let event = EpollEvent::new(flags, self.last_id);
-        self.epoll.add(&stream, event).map_err(io::Error::from)?;
-        let connection = Connection::new(stream, client, self.now);
-        self.connections.insert(ClientId(self.last_id), connection);
-        Ok(())
+        self.epoll.add(stream, event).map_err(io::Error::from)?;
+        Ok(client)
     }
 
     fn listen_for(&self, flags: EpollFlags) {
@@ -517,20 +529,58 @@ impl Connection {
 
 /// Descriptors that are good for nothing but to be given up when there are no others.
 #[derive(Debug)]
-struct Spare(Vec<File>);
+struct Spare {
+    files: Vec<File>,
+    /// What a descriptor is made into that is to be a spare one; none if it could not be opened.
+    null: Option<File>,
+}
 
 impl Spare {
+    fn new() -> Self {
+        let mut spare = Self {
+            files: Vec::new(),
+            null: File::open(NULL).ok(),
+        };
+        spare.refill();
+        spare
+    }
+
     /// Makes room for a descriptor, if it can.
     fn give_up(&mut self) -> bool {
-        self.0.pop().is_some()
+        self.files.pop().is_some()
+    }
+
+    /// Closes a connection, and takes its descriptor where there is no other.
+    fn close(&mut self, connection: OwnedFd) {
+        if self.files.len() < SPARE_DESCRIPTORS {
+            match File::open(NULL) {
+                Ok(file) => self.files.push(file),
+                Err(cause) if cause.raw_os_error() == Some(Errno::EMFILE as i32) => {
+                    return self.take(connection);
+                }
+                Err(_) => {}
+            }
+        }
+        drop(connection);
+        self.refill();
+    }
+
+    /// Makes a descriptor a spare one in a single step (`dup(2)`): were it free for a moment, a
+    /// worker whose clients wait for one would have it.
+    fn take(&mut self, mut descriptor: OwnedFd) {
+        if let Some(null) = &self.null
+            && dup3(null, &mut descriptor, OFlag::O_CLOEXEC).is_ok()
+        {
+            self.files.push(descriptor.into());
+        }
     }
 
     /// Takes back what there is, up to its size.
     fn refill(&mut self) {
-        while self.0.len() < SPARE_DESCRIPTORS {
+        while self.files.len() < SPARE_DESCRIPTORS {
             // Opened anew and not duplicated: the system's table (ENFILE) counts files.
-            match File::open("/dev/null") {
-                Ok(file) => self.0.push(file),
+            match File::open(NULL) {
+                Ok(file) => self.files.push(file),
                 Err(_) => return,
             }
         }

@@ -67,11 +67,13 @@ impl Server {
             let Some(stream) = descriptor(client.descriptor) else {
                 continue;
             };
-            if let Err(end) = server.admit(UnixStream::from(stream)) {
-                log::debug!("control connection of the predecessor: {end}");
-                continue;
-            }
-            let id = ClientId(server.last_id);
+            let id = match server.admit(UnixStream::from(stream)) {
+                Ok(id) => id,
+                Err((_, end)) => {
+                    log::debug!("control connection of the predecessor: {end}");
+                    continue;
+                }
+            };
             let Some(connection) = server.connections.get_mut(&id) else {
                 continue;
             };

@@ -3,8 +3,10 @@
 //! Most tests drive the server from the same thread as the client, so that each turn is visible.
 
 use std::net::Shutdown;
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde_json::json;
 
 use super::*;
@@ -392,13 +394,32 @@ fn without_more_a_long_list_is_one_page() {
 
 #[test]
 fn spare_descriptors_are_given_up_and_taken_back() {
-    let mut spare = Spare(Vec::new());
-    spare.refill();
-    assert_eq!(spare.0.len(), SPARE_DESCRIPTORS);
+    let mut spare = Spare::new();
+    assert_eq!(spare.files.len(), SPARE_DESCRIPTORS);
     for _ in 0..SPARE_DESCRIPTORS {
         assert!(spare.give_up());
     }
     assert!(!spare.give_up());
     spare.refill();
-    assert_eq!(spare.0.len(), SPARE_DESCRIPTORS);
+    assert_eq!(spare.files.len(), SPARE_DESCRIPTORS);
+}
+
+/// While the descriptor of a connection was free for a moment, a client of a worker could get it;
+/// after four of them nobody got an answer about a daemon without descriptors.
+#[test]
+fn a_descriptor_that_becomes_a_spare_one_is_never_free() {
+    let mut spare = Spare::new();
+    assert!(spare.give_up());
+    let (ours, mut peer) = UnixStream::pair().unwrap();
+    let number = ours.as_raw_fd();
+    spare.take(ours.into());
+    assert_eq!(peer.read(&mut [0]).unwrap(), 0, "it is closed");
+    let last = spare.files.last().unwrap();
+    assert_eq!(last.as_raw_fd(), number);
+    let flags = fcntl(last, FcntlArg::F_GETFD).unwrap();
+    assert_eq!(
+        flags,
+        FdFlag::FD_CLOEXEC.bits(),
+        "a successor does not get it"
+    );
 }
