@@ -466,7 +466,7 @@ fn after_rest_nothing_new_arrives_until_receive<H: Harness>() {
     stage.until("it is received", |stage| {
         stage.received(connection) == b"one "
     });
-    stage.driver.submit(Op::Rest { connection });
+    stage.driver.submit(Op::Pause { connection });
     stage.until_quiet();
     stage.write_all(&mut peer, b"two");
     stage.until_quiet();
@@ -556,7 +556,7 @@ fn a_token_never_comes_back_and_its_use_is_nothing<H: Harness>() {
         buffer,
     });
     stage.driver.submit(Op::ShutDown { connection: old });
-    stage.driver.submit(Op::Rest { connection: old });
+    stage.driver.submit(Op::Pause { connection: old });
     stage.driver.submit(Op::Receive { connection: old });
     stage.driver.submit(Op::Close {
         token: old,

@@ -207,7 +207,7 @@ impl Epoll {
                     self.allow_relaying(connection, true);
                     self.take_from(connection, true);
                 }
-                Op::Rest { connection } => self.take_from(connection, false),
+                Op::Pause { connection } => self.take_from(connection, false),
                 Op::Send { connection, buffer } => self.send(connection, buffer, done),
                 Op::SendStatic { connection, bytes } => self.send_static(connection, bytes, done),
                 Op::ShutDown { connection } => self.shut_down(connection),
@@ -322,7 +322,7 @@ impl Epoll {
             Kind::Connection(_) => self.fail(token, error, done),
             Kind::Listener(_) => {
                 endpoint.takes = false;
-                done.push(Completion::AcceptRested {
+                done.push(Completion::AcceptPaused {
                     listener: token,
                     error: Some(error),
                 });

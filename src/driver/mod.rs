@@ -12,7 +12,7 @@
 //! 2. Each `Send`, `SendStatic` and `Close` has exactly one completion, but for sends of a connection
 //!    that fails, which have one `Failed` together, and of one that is closed or taken first, which
 //!    have none. Each datagram of a `SendTo` is counted in exactly one `DatagramSent`, which may
-//!    count many. `Accept`, `Receive`, `Relay` and `ReceiveFrom` repeat until they are ended; `Rest`
+//!    count many. `Accept`, `Receive`, `Relay` and `ReceiveFrom` repeat until they are ended; `Pause`
 //!    and `ShutDown` have none. For `Detach` see 18.
 //!    Nothing is heard of a connection before its `Accepted`.
 //! 3. A `Send` completes when all of its bytes are with the kernel. If that can't be at once, it
@@ -21,7 +21,7 @@
 //! 5. A buffer is chosen only when bytes are there. An idle connection holds none.
 //! 6. When buffers run out, receiving waits; nothing fails, nothing spins. Peers that do not read
 //!    can't hold so many buffers that others starve.
-//! 7. After `Rest` at most the bytes that had been taken already still arrive. A driver that can
+//! 7. After `Pause` at most the bytes that had been taken already still arrive. A driver that can
 //!    tell does not read a connection while a `Send` on it is stalled.
 //! 8. After `Close` nothing more is heard of the token but its `Closed`; then its buffers are home,
 //!    its descriptor is gone, and that token never comes back (its slot does, a generation later).
@@ -44,7 +44,7 @@
 //! 15. What is received and not yet sent is held, 64 KiB at most, as a `Send` is: its stall is said
 //!     once, it goes on by itself, and meanwhile the connection is not read. `Send`, `ShutDown` and
 //!     `Ended` come behind it, `Close` and a failure discard it.
-//! 16. `Receive` and `Rest` end relaying: of what had not been taken by then nothing is relayed, and
+//! 16. `Receive` and `Pause` end relaying: of what had not been taken by then nothing is relayed, and
 //!     what is held still goes out.
 //! 17. A driver that is dropped leaves nothing behind: when the drop returns, its descriptors are gone
 //!     for the kernel too, and the next process can have their addresses.
@@ -66,7 +66,7 @@
 //!
 //! # How io_uring fits
 //!
-//! `Receive` is a request that repeats, and `Rest` its cancellation. A [`Buffer`]'s index is the id
+//! `Receive` is a request that repeats, and `Pause` its cancellation. A [`Buffer`]'s index is the id
 //! in the kernel's buffer ring: [`Driver::bytes`] finds its memory, [`Driver::recycle`] puts it
 //! back. A token's two halves and the kind of request share `user_data`. Accepting stays a call of
 //! its own, made when the ring says that somebody waits: a permit has to be had first, and the call
@@ -164,19 +164,19 @@ pub enum Op {
         /// On this listener.
         listener: Token,
     },
-    /// Receive bytes until the peer's end, an error, or `Rest`.
+    /// Receive bytes until the peer's end, an error, or `Pause`.
     Receive {
         /// On this connection.
         connection: Token,
     },
     /// Receive, and what arrives may also be sent back at once, unseen. `Receive` ends that
-    /// allowance, `Rest` both.
+    /// allowance, `Pause` both.
     Relay {
         /// On this connection.
         connection: Token,
     },
     /// Stop receiving.
-    Rest {
+    Pause {
         /// On this connection.
         connection: Token,
     },
@@ -266,7 +266,7 @@ pub enum Completion {
         has_permit: bool,
     },
     /// The listener accepts no more until the next `Accept`.
-    AcceptRested {
+    AcceptPaused {
         /// The listener.
         listener: Token,
         /// An error of the process or the system (EMFILE …); none when no permit is left, whose

@@ -4,7 +4,7 @@
 //! [`Network`] is the peers' side, held by the test; [`Sim`] is the driver over it, owned by
 //! whoever is tested. One seed is one history: the network prints its seed when a test fails. The
 //! driver behaves as unlike epoll as the seam allows: completions of different connections come in
-//! random order, few at a time, bytes that were taken before a `Rest` still arrive after it, and
+//! random order, few at a time, bytes that were taken before a `Pause` still arrive after it, and
 //! datagrams of one sender come in one buffer or in many.
 //!
 //! It checks its user, too, and panics when a buffer is used twice, when receiving is asked for
@@ -257,8 +257,8 @@ impl Sim {
             Op::Receive { connection } => self.ask(*connection, "Receive"),
             Op::Relay { connection } => self.ask(*connection, "Relay"),
             Op::ReceiveFrom { socket } => self.ask(*socket, "ReceiveFrom"),
-            Op::Rest { connection } => self
-                .slot_for_user(*connection, "Rest")
+            Op::Pause { connection } => self
+                .slot_for_user(*connection, "Pause")
                 .map(|slot| (slot.asked, slot.relay_asked) = (false, false))
                 .is_some(),
             Op::Send { connection, buffer } => {
@@ -309,7 +309,7 @@ impl Sim {
             | Op::SendTo { socket: token, .. } => *token,
             Op::Receive { connection: token }
             | Op::Relay { connection: token }
-            | Op::Rest { connection: token }
+            | Op::Pause { connection: token }
             | Op::Detach { connection: token } => *token,
             Op::Send {
                 connection: token, ..
@@ -340,7 +340,7 @@ impl Sim {
                 slot.armed = !connection.failed && !connection.detaching;
                 connection.relays = true;
             }
-            (Op::Rest { .. }, Thing::Connection(_)) => slot.armed = false,
+            (Op::Pause { .. }, Thing::Connection(_)) => slot.armed = false,
             (Op::Send { buffer, .. }, Thing::Connection(connection)) if !connection.failed => {
                 assert!(!connection.shut_down, "Send on {token:?} after ShutDown");
                 connection.outgoing.push_back(Outgoing::new(buffer));
@@ -490,7 +490,7 @@ impl Sim {
                 let slot = &mut self.slots[index];
                 slot.armed = false;
                 slot.ready
-                    .push_back(Completion::AcceptRested { listener, error });
+                    .push_back(Completion::AcceptPaused { listener, error });
                 return;
             }
             world.leave_queue(socket);
@@ -683,7 +683,7 @@ impl Sim {
                     }
                 }
                 Completion::Sent { .. } => slot.sends -= 1,
-                Completion::AcceptRested { .. } => slot.asked = false,
+                Completion::AcceptPaused { .. } => slot.asked = false,
                 Completion::Detached { .. } => slot.detached = true,
                 Completion::Closed { token } => self.vacate(token.slot),
                 _ => {}

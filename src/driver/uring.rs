@@ -366,7 +366,7 @@ impl Driver for Uring {
             Op::Accept { listener: token } | Op::ReceiveFrom { socket: token } => {
                 self.take_from(token, true);
             }
-            Op::Rest { connection } => self.take_from(connection, false),
+            Op::Pause { connection } => self.take_from(connection, false),
             Op::ShutDown { connection } => self.shut_down(connection),
             Op::SendTo { socket, buffer } => self.send_to(socket, buffer),
             Op::Detach { connection } => self.detach(connection),

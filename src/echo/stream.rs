@@ -76,7 +76,7 @@ pub enum Step {
     /// Start receiving; what arrives may also be returned at once, unseen.
     Relay,
     /// Stop receiving: enough is held for this peer.
-    Rest,
+    Pause,
     /// Shut down the write side, and bound the time until the peer's FIN.
     ShutDown,
     /// Close: nothing is owed and nothing is left to read.
@@ -185,7 +185,7 @@ impl Stream {
             // While it is not, a driver receives no more by itself, or little.
             _ if self.intake != Intake::Rests && self.owed > HELD_BYTES_MAX => {
                 self.intake = Intake::Rests;
-                Some(Step::Rest)
+                Some(Step::Pause)
             }
             Input::Answered
                 if self.intake == Intake::Rests
@@ -261,7 +261,7 @@ mod tests {
         stream.handle_received(&mut vec![1; HELD_BYTES_MAX as usize]);
         assert_eq!(stream.poll_step(), None);
         stream.handle_received(&mut [1]);
-        assert_eq!(stream.poll_step(), Some(Step::Rest));
+        assert_eq!(stream.poll_step(), Some(Step::Pause));
         assert_eq!(stream.poll_step(), None);
         stream.handle_sent(1);
         stream.handle_sent(HELD_BYTES_MAX / 2);
@@ -358,7 +358,7 @@ mod tests {
     fn a_relayed_peer_that_does_not_read_rests_and_is_relayed_again() {
         let mut stream = open(false);
         stream.handle_relayed(HELD_BYTES_MAX + 1, 0);
-        assert_eq!(stream.poll_step(), Some(Step::Rest));
+        assert_eq!(stream.poll_step(), Some(Step::Pause));
         stream.handle_relayed(0, HELD_BYTES_MAX + 1 - RESUME_BYTES);
         assert_eq!(stream.poll_step(), Some(Step::Relay));
         assert_eq!(stream.poll_step(), None);
@@ -396,7 +396,7 @@ mod tests {
         #[test]
         fn every_history_ends_in_a_close(events in proptest::collection::vec((0..6u8, 1..40_000u32), 0..200)) {
             let mut stream = Stream::new(Reply::Echo, false);
-            let mut asked = Step::Rest;
+            let mut asked = Step::Pause;
             // Relayed by the driver, which has not said so yet.
             let mut unsaid = 0;
             let mut finished = false;
@@ -404,7 +404,7 @@ mod tests {
                 let mut closed = false;
                 while let Some(step) = stream.poll_step() {
                     match step {
-                        Step::Receive | Step::Relay | Step::Rest => *asked = step,
+                        Step::Receive | Step::Relay | Step::Pause => *asked = step,
                         Step::ShutDown => assert_eq!(stream.owed(), 0),
                         Step::Close => { closed = true; break; }
                     }
@@ -414,7 +414,7 @@ mod tests {
             steps(&mut stream, &mut asked);
             for (kind, size) in events {
                 match kind {
-                    0 if asked != Step::Rest => { stream.handle_received(&mut vec![0; size as usize]); }
+                    0 if asked != Step::Pause => { stream.handle_received(&mut vec![0; size as usize]); }
                     1 if asked == Step::Relay && unsaid == 0 => unsaid = size,
                     2 => stream.handle_relayed(std::mem::take(&mut unsaid), 0),
                     3 => stream.handle_sent(stream.owed().min(size)),

@@ -238,7 +238,7 @@ impl<D: Driver> Worker<D> {
             Completion::Ended { connection } => self.ended(now, connection),
             Completion::Stalled { connection } => self.stalled(now, connection),
             Completion::Failed { connection, error } => self.failed(connection, &error),
-            Completion::AcceptRested { listener, error } => {
+            Completion::AcceptPaused { listener, error } => {
                 self.accept_rested(now, listener, error)
             }
             Completion::Closed { token } => self.closed(token),

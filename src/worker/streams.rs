@@ -323,7 +323,7 @@ impl<D: Driver> Worker<D> {
                 None => return,
                 Some(Step::Receive) => driver.submit(Op::Receive { connection: token }),
                 Some(Step::Relay) => driver.submit(Op::Relay { connection: token }),
-                Some(Step::Rest) => driver.submit(Op::Rest { connection: token }),
+                Some(Step::Pause) => driver.submit(Op::Pause { connection: token }),
                 Some(Step::ShutDown) => {
                     driver.submit(Op::ShutDown { connection: token });
                     client.phase = Phase::Lingering;

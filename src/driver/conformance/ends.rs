@@ -51,7 +51,7 @@ pub(super) fn an_end_while_resting_is_said_when_receiving_goes_on<H: Harness>() 
     let mut stage = Stage::<H>::new(Answer::Discard);
     let (_, address) = stage.listener(None);
     let (mut peer, connection) = stage.connection(&address);
-    stage.driver.submit(Op::Rest { connection });
+    stage.driver.submit(Op::Pause { connection });
     stage.until_quiet();
     stage.write_all(&mut peer, b"the end");
     stage.net.half_close(&mut peer);

@@ -17,7 +17,7 @@ pub(super) fn a_listener_that_drains_accepts_all_who_are_queued_without_permits<
     let mut peers = vec![stage.connection(&address).0];
     peers.extend((0..70).map(|_| stage.connect(&address)));
     stage.until("it rests for want of a permit", |stage| {
-        stage.has(&Event::AcceptRested(listener, None))
+        stage.has(&Event::AcceptPaused(listener, None))
     });
     assert_eq!(stage.accepted().len(), 1);
     stage.close(listener, Closing::WhenDrained);
@@ -47,7 +47,7 @@ pub(super) fn without_a_permit_a_listener_rests_and_goes_on_when_one_comes_back<
     let mut peers: Vec<_> = (0..5).map(|_| stage.connect(&address)).collect();
     for accepted in 2..=5 {
         stage.until("it accepts, then rests", |stage| {
-            let rests = stage.count(|event| matches!(event, Event::AcceptRested(..)));
+            let rests = stage.count(|event| matches!(event, Event::AcceptPaused(..)));
             // With the last client gone nobody need be missed.
             stage.accepted().len() == accepted && (rests == accepted - 1 || accepted == 5)
         });
@@ -62,10 +62,10 @@ pub(super) fn without_a_permit_a_listener_rests_and_goes_on_when_one_comes_back<
             stage.driver.submit(Op::Accept { listener });
         }
     }
-    let rested = stage.count(|event| matches!(event, Event::AcceptRested(_, None)));
+    let rested = stage.count(|event| matches!(event, Event::AcceptPaused(_, None)));
     assert_eq!(
         rested,
-        stage.count(|event| matches!(event, Event::AcceptRested(..)))
+        stage.count(|event| matches!(event, Event::AcceptPaused(..)))
     );
     for connection in stage.accepted() {
         stage.driver.submit(Op::Receive { connection });
@@ -79,7 +79,7 @@ pub(super) fn new_permits_count_from_the_next_accept_on<H: Harness>() {
     let mut stage = Stage::<H>::new(Answer::Echo);
     let (listener, address) = stage.listener(Some(Arc::new(Permits::new(0, vec![]))));
     let peers: Vec<_> = (0..3).map(|_| stage.connect(&address)).collect();
-    stage.until_event(&Event::AcceptRested(listener, None));
+    stage.until_event(&Event::AcceptPaused(listener, None));
     stage.driver.set_permits(listener, None);
     stage.driver.submit(Op::Accept { listener });
     stage.until("all are accepted", |stage| {
@@ -107,7 +107,7 @@ pub(super) fn out_of_descriptors_is_a_result_and_not_a_spin<H: Harness>() {
         stage.until("the accept fails", |stage| stage.events.len() == tries);
         assert_eq!(
             stage.events[tries - 1],
-            Event::AcceptRested(listener, Some(libc::EMFILE))
+            Event::AcceptPaused(listener, Some(libc::EMFILE))
         );
         let until = stage.driver.now() + TURN;
         assert_eq!(stage.turn(), 0, "it is said once");
@@ -144,7 +144,7 @@ pub(super) fn a_peer_that_gave_up_in_the_queue_is_in_nobodys_way<H: Harness>() {
     }
     stage.echo(&mut peer, b"all is well");
     assert_eq!(
-        stage.count(|event| matches!(event, Event::AcceptRested(..))),
+        stage.count(|event| matches!(event, Event::AcceptPaused(..))),
         0
     );
 }

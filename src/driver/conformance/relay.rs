@@ -46,7 +46,7 @@ pub(super) fn get_into_bulk<H: Harness>(
     stage.write_all(peer, &bytes[..1]);
     stage.until("it arrives", |stage| arrived(stage, connection) > before);
     // Much is there before the first byte is looked at.
-    stage.driver.submit(Op::Rest { connection });
+    stage.driver.submit(Op::Pause { connection });
     stage.until_quiet();
     let written = 1 + stage.net.write(peer, &bytes[1..]);
     stage.receive(connection);
@@ -237,7 +237,7 @@ pub(super) fn rest_ends_relaying_until_it_is_asked_for_again<H: Harness>() {
     let address = stage.listener_at(Place::Wide);
     let (mut peer, connection) = stage.connection(&address);
     get_into_bulk(&mut stage, &mut peer, connection);
-    stage.driver.submit(Op::Rest { connection });
+    stage.driver.submit(Op::Pause { connection });
     stage.until_quiet();
     let before = arrived(&stage, connection);
     stage.write_all(&mut peer, b"patience");

@@ -22,7 +22,7 @@ pub(super) const TURN: Duration = Duration::from_millis(5);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Event {
     Accepted(Token, Token, Option<SocketAddr>),
-    AcceptRested(Token, Option<i32>),
+    AcceptPaused(Token, Option<i32>),
     Received(Token, Vec<u8>),
     /// So many bytes received and so many sent, unseen.
     Relayed(Token, u32, u32),
@@ -41,7 +41,7 @@ impl Event {
     pub(super) fn is_about(&self, token: Token) -> bool {
         match self {
             Self::Accepted(listener, connection, _) => *listener == token || *connection == token,
-            Self::AcceptRested(about, _) | Self::Received(about, _) | Self::Ended(about) => {
+            Self::AcceptPaused(about, _) | Self::Received(about, _) | Self::Ended(about) => {
                 *about == token
             }
             Self::Relayed(about, ..) => *about == token,
@@ -119,7 +119,7 @@ impl<H: Harness> Stage<H> {
                 peer,
                 ..
             } => Event::Accepted(listener, connection, peer),
-            Completion::AcceptRested { listener, error } => Event::AcceptRested(
+            Completion::AcceptPaused { listener, error } => Event::AcceptPaused(
                 listener,
                 error.map(|error| error.raw_os_error().unwrap_or(0)),
             ),
@@ -218,7 +218,7 @@ impl<H: Harness> Stage<H> {
         *owed += len;
         if *owed >= BUFFER_BYTES as u32 && !self.resting.contains(&connection) {
             self.resting.push(connection);
-            self.driver.submit(Op::Rest { connection });
+            self.driver.submit(Op::Pause { connection });
         }
     }
 
@@ -234,7 +234,7 @@ impl<H: Harness> Stage<H> {
     /// Receives nothing more, until told otherwise by the test itself.
     pub(super) fn rest(&mut self, connection: Token) {
         self.resting.retain(|&resting| resting != connection);
-        self.driver.submit(Op::Rest { connection });
+        self.driver.submit(Op::Pause { connection });
     }
 
     /// Relays no more, but echoes what is shown.

@@ -51,7 +51,7 @@ impl Epoll {
             };
             *takes = false;
             self.changed.push(token);
-            done.push(Completion::AcceptRested {
+            done.push(Completion::AcceptPaused {
                 listener: token,
                 error,
             });

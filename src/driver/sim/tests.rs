@@ -80,7 +80,7 @@ fn hostile_faults_end_connections_and_lose_no_buffer() {
         for completion in turn(&mut sim) {
             match completion {
                 Completion::Accepted { connection, .. } => sim.submit(Op::Receive { connection }),
-                Completion::AcceptRested { listener, .. } => {
+                Completion::AcceptPaused { listener, .. } => {
                     rests += 1;
                     sim.submit(Op::Accept { listener });
                 }
@@ -180,9 +180,9 @@ fn a_dead_token_is_the_users_mistake() {
         token: connection,
         how: Closing::Now,
     });
-    sim.submit(Op::Rest { connection });
+    sim.submit(Op::Pause { connection });
     turn(&mut sim);
-    sim.submit(Op::Rest { connection });
+    sim.submit(Op::Pause { connection });
 }
 
 #[test]

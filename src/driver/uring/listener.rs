@@ -64,7 +64,7 @@ impl Uring {
                 Next::Failed(error) => Some(error),
             };
             *takes = false;
-            done.push(Completion::AcceptRested {
+            done.push(Completion::AcceptPaused {
                 listener: token,
                 error,
             });

@@ -368,7 +368,7 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
             Completion::Failed { connection, error } => self.end(connection, &Cause::of(&error)),
             // Nobody comes here, nothing is relayed, handed over or woken; a stall goes on by itself.
             Completion::Accepted { .. }
-            | Completion::AcceptRested { .. }
+            | Completion::AcceptPaused { .. }
             | Completion::Relayed { .. }
             | Completion::Detached { .. }
             | Completion::Stalled { .. }
