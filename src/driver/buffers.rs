@@ -5,9 +5,11 @@
 
 #![expect(unsafe_code, reason = "several buffers are filled by one system call")]
 
+use std::io;
 use std::ops::Range;
 
 use super::Buffer;
+use super::region::Region;
 
 /// The size of a buffer, in bytes: any datagram fits, and bulk moves in large pieces.
 pub const BUFFER_BYTES: usize = 64 * 1024;
@@ -15,54 +17,108 @@ pub const BUFFER_BYTES: usize = 64 * 1024;
 /// How many buffers a driver has: 16 MiB at most, in memory only once touched.
 pub const BUFFER_COUNT: u16 = 256;
 
+/// Buffers that datagrams leave to streams: answers that wait for a slow network can hold a buffer
+/// for as long as that network likes, and connections must not wait for them.
+pub(crate) const STREAM_RESERVE: usize = BUFFER_COUNT as usize / 4;
+
+/// How many buffers more than the minimum have to be free before starved endpoints resume: enough
+/// for a batch, so that they do not resume for one message each.
+const RESUME_COUNT: usize = BUFFER_COUNT as usize / 8;
+
 /// No buffer.
 const NONE: u16 = u16::MAX;
 
-/// All buffers of a driver, and who is next.
+/// What an endpoint lacked when it could not receive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// One of the small buffers that a driver may have for short messages.
+    Small,
+    /// A buffer of [`BUFFER_BYTES`], for a stream.
+    Large,
+    /// A buffer of [`BUFFER_BYTES`] beyond [`STREAM_RESERVE`], for datagrams.
+    Datagram,
+}
+
+impl Need {
+    pub(crate) const ALL: [Self; 3] = [Self::Small, Self::Large, Self::Datagram];
+}
+
+/// The leased memory of a driver, as far as it is the same for all of them.
+pub trait Memory {
+    /// The bytes of the leased buffer with this index and length.
+    fn piece(&mut self, index: u16, len: u32) -> &mut [u8];
+
+    /// Returns a buffer to the pool.
+    fn recycle(&mut self, buffer: Buffer);
+
+    /// Where queues of leased buffers are linked.
+    fn links(&mut self) -> &mut Links;
+
+    /// The buffers of [`BUFFER_BYTES`].
+    fn large(&mut self) -> &mut Buffers;
+
+    /// Whether so few are free that no stalled connection may hold one.
+    fn is_scarce(&self) -> bool;
+
+    /// Whether endpoints that lacked this may receive again.
+    fn has_enough(&self, need: Need) -> bool;
+
+    /// The bytes of a leased buffer.
+    fn bytes(&mut self, buffer: &Buffer) -> &mut [u8] {
+        self.piece(buffer.index, buffer.len)
+    }
+}
+
+/// All buffers of a driver, and which is leased next.
 #[derive(Debug)]
-pub(crate) struct Buffers {
-    // Zeroed by the allocator with pages that the kernel has not yet given.
-    memory: Box<[u8]>,
+pub struct Buffers {
+    memory: Region,
     free: Vec<u16>,
     links: Links,
 }
 
 impl Buffers {
-    pub(crate) fn new() -> Self {
-        Self {
-            memory: vec![0; BUFFER_BYTES * usize::from(BUFFER_COUNT)].into_boxed_slice(),
+    /// # Errors
+    /// When the memory is unavailable (`mmap(2)`).
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            memory: Region::new(BUFFER_BYTES * usize::from(BUFFER_COUNT))?,
             free: (0..BUFFER_COUNT).rev().collect(),
             links: Links::new(BUFFER_COUNT),
-        }
+        })
     }
 
-    /// How many are at home.
+    /// How many are free.
+    #[cfg(test)]
     pub(crate) fn free(&self) -> usize {
         self.free.len()
     }
 
-    /// Whether so few are left that nobody may hold one for long.
-    pub(crate) fn scarce(&self) -> bool {
-        self.free.len() < usize::from(BUFFER_COUNT) / 4
+    /// How many of them datagrams may be received into.
+    pub(crate) fn free_for_datagrams(&self) -> usize {
+        self.free.len().saturating_sub(STREAM_RESERVE)
     }
 
-    /// The memory that the next lease will be of, whole, if any is left.
+    /// The memory that the next lease will be of, whole, if any is free.
     pub(crate) fn peek(&mut self) -> Option<(u16, &mut [u8])> {
         let index = *self.free.last()?;
-        Some((index, &mut self.memory[start(index)..][..BUFFER_BYTES]))
+        Some((
+            index,
+            &mut self.memory.bytes_mut()[start(index)..][..BUFFER_BYTES],
+        ))
     }
 
-    /// The memory that the next leases will be of, in their order: as many as are left.
+    /// The memory that the next leases will be of, in their order: as many as are free.
     pub(crate) fn peek_all(&mut self) -> impl Iterator<Item = &mut [u8]> {
-        let memory = self.memory.as_mut_ptr();
+        let memory = self.memory.start();
         self.free.iter().rev().map(move |&index| {
             // SAFETY: the piece is within the memory, which is borrowed for as long, and no other
-            // item is of the same: an index is free once.
+            // item is of the same piece: an index is in the list of free ones once.
             unsafe { std::slice::from_raw_parts_mut(memory.add(start(index)), BUFFER_BYTES) }
         })
     }
 
-    /// Leases the buffer that [`Self::peek`] shows, of so many bytes.
+    /// Leases the buffer that [`Self::peek`] shows, with `len` bytes in it.
     pub(crate) fn lease(&mut self, len: usize) -> Buffer {
         debug_assert!(len <= BUFFER_BYTES, "no more than fits is in a buffer");
         let index = self
@@ -75,23 +131,15 @@ impl Buffers {
         }
     }
 
-    pub(crate) fn bytes(&mut self, buffer: &Buffer) -> &mut [u8] {
-        &mut self.memory[start(buffer.index)..][..buffer.len as usize]
+    /// Leases a buffer for what the user itself sends, if receiving is left enough of them.
+    pub(crate) fn lease_for_user(&mut self, len: usize) -> Option<Buffer> {
+        (!self.is_scarce()).then(|| self.lease(len))
     }
 
     /// Some of the bytes of a leased buffer, to be sent.
-    pub(crate) fn piece(&self, buffer: &Buffer, piece: Range<usize>) -> &[u8] {
-        debug_assert!(piece.end <= buffer.len as usize, "no more than it holds");
-        &self.memory[start(buffer.index)..][piece]
-    }
-
-    #[expect(clippy::needless_pass_by_value, reason = "the lease ends here")]
-    pub(crate) fn recycle(&mut self, buffer: Buffer) {
-        self.free.push(buffer.index);
-        debug_assert!(
-            self.free.len() <= usize::from(BUFFER_COUNT),
-            "a buffer comes home once"
-        );
+    pub(crate) fn part(&self, buffer: &Buffer, part: Range<usize>) -> &[u8] {
+        debug_assert!(part.end <= buffer.len as usize, "no more than it holds");
+        &self.memory.bytes()[start(buffer.index)..][part]
     }
 
     pub(crate) fn push(&mut self, queue: &mut Queue, buffer: Buffer) {
@@ -106,16 +154,43 @@ impl Buffers {
         self.links.pop(queue)
     }
 
-    /// The bytes at the head of a queue, and the number of the buffer that holds them.
-    pub(crate) fn front(&mut self, queue: &Queue) -> Option<(u16, &mut [u8])> {
-        let (index, len) = self.links.front(queue)?;
-        Some((index, &mut self.memory[start(index)..][..len as usize]))
-    }
-
-    /// Takes all buffers of a queue home.
+    /// Returns all buffers of a queue to the pool.
     pub(crate) fn clear(&mut self, queue: &mut Queue) {
         while let Some(buffer) = self.pop(queue) {
             self.recycle(buffer);
+        }
+    }
+}
+
+impl Memory for Buffers {
+    fn piece(&mut self, index: u16, len: u32) -> &mut [u8] {
+        &mut self.memory.bytes_mut()[start(index)..][..len as usize]
+    }
+
+    fn recycle(&mut self, buffer: Buffer) {
+        self.free.push(buffer.index);
+        debug_assert!(
+            self.free.len() <= usize::from(BUFFER_COUNT),
+            "a buffer is returned once"
+        );
+    }
+
+    fn links(&mut self) -> &mut Links {
+        &mut self.links
+    }
+
+    fn large(&mut self) -> &mut Buffers {
+        self
+    }
+
+    fn is_scarce(&self) -> bool {
+        self.free.len() < STREAM_RESERVE
+    }
+
+    fn has_enough(&self, need: Need) -> bool {
+        match need {
+            Need::Small | Need::Large => self.free.len() > RESUME_COUNT,
+            Need::Datagram => self.free_for_datagrams() > RESUME_COUNT,
         }
     }
 }
@@ -126,7 +201,7 @@ fn start(index: u16) -> usize {
 
 /// Leased buffers in order, linked through [`Links`]: any number of queues, and no allocation.
 #[derive(Debug)]
-pub(crate) struct Queue {
+pub struct Queue {
     head: u16,
     tail: u16,
 }
@@ -142,15 +217,11 @@ impl Queue {
     pub(crate) fn is_empty(&self) -> bool {
         self.head == NONE
     }
-
-    pub(crate) fn holds_one(&self) -> bool {
-        self.head != NONE && self.head == self.tail
-    }
 }
 
 /// What is noted about each buffer while it waits in a [`Queue`].
 #[derive(Debug)]
-pub(crate) struct Links(Box<[Note]>);
+pub struct Links(Box<[Note]>);
 
 #[derive(Clone, Copy, Debug)]
 struct Note {
@@ -221,8 +292,8 @@ mod tests {
     }
 
     #[test]
-    fn the_buffer_that_came_home_last_is_leased_first() {
-        let mut buffers = Buffers::new();
+    fn the_buffer_that_was_returned_last_is_leased_first() {
+        let mut buffers = Buffers::new().expect("there is memory");
         let first = lease(&mut buffers, b"one");
         let index = first.index;
         buffers.recycle(first);
@@ -234,7 +305,7 @@ mod tests {
 
     #[test]
     fn queues_keep_their_order_and_share_nothing() {
-        let mut buffers = Buffers::new();
+        let mut buffers = Buffers::new().expect("there is memory");
         let (mut one, mut two) = (Queue::new(), Queue::new());
         for text in [b"a", b"b", b"c"] {
             let buffer = lease(&mut buffers, text);
@@ -260,14 +331,31 @@ mod tests {
 
     #[test]
     fn when_all_are_leased_there_is_none() {
-        let mut buffers = Buffers::new();
+        let mut buffers = Buffers::new().expect("there is memory");
         let mut queue = Queue::new();
         for _ in 0..BUFFER_COUNT {
             let buffer = lease(&mut buffers, b"");
             buffers.push(&mut queue, buffer);
         }
-        assert!(buffers.peek().is_none() && buffers.scarce());
+        assert!(buffers.peek().is_none() && buffers.is_scarce());
         buffers.clear(&mut queue);
         assert_eq!(buffers.free(), usize::from(BUFFER_COUNT));
+    }
+
+    #[test]
+    fn datagrams_leave_a_share_to_streams() {
+        let mut buffers = Buffers::new().expect("there is memory");
+        let mut queue = Queue::new();
+        while buffers.free_for_datagrams() > 0 {
+            let buffer = lease(&mut buffers, b"");
+            buffers.push(&mut queue, buffer);
+        }
+        assert_eq!(buffers.free(), STREAM_RESERVE);
+        assert!(buffers.has_enough(Need::Large) && !buffers.has_enough(Need::Datagram));
+        for _ in 0..=RESUME_COUNT {
+            let buffer = buffers.pop(&mut queue).expect("many are leased");
+            buffers.recycle(buffer);
+        }
+        assert!(buffers.has_enough(Need::Datagram));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Made when first needed, leased only while bytes are in one, at most [`PIPE_COUNT_MAX`]. A pipe
 //! costs two descriptors, which clients need more: none is made near the process's limit, and
-//! [`Pipes::release`] lets go of those at home when an accept has found no descriptor.
+//! [`Pipes::release`] closes the idle ones when an accept has found no descriptor.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
@@ -11,37 +11,37 @@ use nix::fcntl::OFlag;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::unistd::pipe2;
 
-/// What one pipe holds at most, in bytes: the kernel's default (pipe(7)). Measured, larger ones are
-/// dearer, for what is in them has left the cache.
-pub(crate) const PIPE_BYTES: usize = 64 * 1024;
+/// What one pipe holds at most, in bytes: the kernel's default (pipe(7)). Measured, larger ones cost
+/// more, because what is in them has left the cache.
+pub(super) const PIPE_BYTES: usize = 64 * 1024;
 
 /// How many pipes a driver has at most.
-pub(crate) const PIPE_COUNT_MAX: usize = 64;
+pub(super) const PIPE_COUNT_MAX: usize = 64;
 
-/// When no pipe could be made, so many are refused before it is tried again: trying costs more than
-/// the copy that a pipe saves.
+/// When no pipe could be made, this many leases are refused before it is tried again: trying costs
+/// more than the copy that a pipe saves.
 const REFUSALS: u32 = 1024;
 
 /// Both ends of a pipe, nonblocking.
 #[derive(Debug)]
-pub(crate) struct Pipe {
-    pub(crate) output: OwnedFd,
-    pub(crate) input: OwnedFd,
+pub(super) struct Pipe {
+    pub(super) output: OwnedFd,
+    pub(super) input: OwnedFd,
 }
 
 /// All pipes of a driver. Last in, first out: its pages are those in the cache.
 #[derive(Debug)]
-pub(crate) struct Pipes {
+pub(super) struct Pipes {
     idle: Vec<Pipe>,
-    // Those at home and those leased.
+    // Idle and leased ones.
     made: usize,
-    // No descriptor of a pipe may be as high.
+    // No pipe is made whose descriptors reach this number.
     descriptor_max: RawFd,
     refusals: u32,
 }
 
 impl Pipes {
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         // It fails for want of a valid pointer only; then there would be no pipes.
         let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or_default();
         Self::below(RawFd::try_from(limit - limit / 8).unwrap_or(RawFd::MAX))
@@ -57,7 +57,7 @@ impl Pipes {
     }
 
     /// An empty pipe, if there may be one more.
-    pub(crate) fn lease(&mut self) -> Option<Pipe> {
+    pub(super) fn lease(&mut self) -> Option<Pipe> {
         if let Some(pipe) = self.idle.pop() {
             return Some(pipe);
         }
@@ -86,19 +86,19 @@ impl Pipes {
         Ok(Pipe { output, input })
     }
 
-    /// Takes a pipe home that is empty again.
-    pub(crate) fn give_back(&mut self, pipe: Pipe) {
+    /// Takes back a pipe that is empty again.
+    pub(super) fn give_back(&mut self, pipe: Pipe) {
         self.idle.push(pipe);
     }
 
     /// Closes a pipe with what is in it.
-    pub(crate) fn discard(&mut self, pipe: Pipe) {
+    pub(super) fn discard(&mut self, pipe: Pipe) {
         drop(pipe);
         self.made -= 1;
     }
 
-    /// Closes those at home, for somebody who needs their descriptors; says whether there were any.
-    pub(crate) fn release(&mut self) -> bool {
+    /// Closes the idle ones, for a client that needs their descriptors; says whether there were any.
+    pub(super) fn release(&mut self) -> bool {
         self.made -= self.idle.len();
         self.refusals = REFUSALS;
         let any = !self.idle.is_empty();
@@ -112,14 +112,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pipes_are_made_when_needed_and_come_home_last_in_first_out() {
+    fn pipes_are_made_when_needed_and_used_again_last_in_first_out() {
         let mut pipes = Pipes::new();
         let one = pipes.lease().expect("descriptors are left");
         let two = pipes.lease().expect("descriptors are left");
         let number = two.output.as_raw_fd();
         pipes.give_back(one);
         pipes.give_back(two);
-        let again = pipes.lease().expect("two are at home");
+        let again = pipes.lease().expect("two are idle");
         assert_eq!((again.output.as_raw_fd(), pipes.made), (number, 2));
     }
 
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn pipes_at_home_are_released_to_who_needs_their_descriptors() {
+    fn idle_pipes_are_closed_when_their_descriptors_are_needed() {
         let mut pipes = Pipes::new();
         assert!(!pipes.release());
         let mut pipes = Pipes::new();

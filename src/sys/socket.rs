@@ -43,6 +43,8 @@ pub fn bind_inet(kind: Type, address: SocketAddr, binding: Binding) -> io::Resul
         // Connections of a predecessor in TIME_WAIT do not keep the port. On a datagram socket the
         // option would mean something else: that others may take the address over.
         socket.set_reuse_address(true)?;
+        // TCP's urgent data stays in its place in the stream (tcp(7)); connections inherit this.
+        socket.set_out_of_band_inline(true)?;
     } else {
         prepare_datagrams(&socket, address)?;
     }
@@ -75,7 +77,8 @@ pub fn adopt(fd: BorrowedFd<'_>) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     match local_address(fd) {
         Some(address) if socket.r#type()? == Type::DGRAM => prepare_datagrams(&fd, address),
-        _ => Ok(()),
+        Some(_) => socket.set_out_of_band_inline(true),
+        None => Ok(()),
     }
 }
 

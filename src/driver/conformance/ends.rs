@@ -1,12 +1,13 @@
 //! The promises of 12: all of the peer's bytes, also those behind urgent data, before which a read
 //! stops however much there is; then its end, once.
 
-use super::harness::Harness;
+use super::harness::{Harness, Place};
+use super::relay::get_into_bulk;
 use super::stage::{Answer, Event, Stage, pattern};
 use crate::driver::sim::End;
 use crate::driver::{Closing, Driver, Op};
 
-pub(super) fn what_comes_behind_urgent_data_is_received<H: Harness>() {
+pub(super) fn urgent_data_is_received_in_its_place<H: Harness>() {
     let mut stage = Stage::<H>::new(Answer::Discard);
     let (_, address) = stage.listener(None);
     for _ in 0..20 {
@@ -16,11 +17,41 @@ pub(super) fn what_comes_behind_urgent_data_is_received<H: Harness>() {
         stage.net.write(&mut peer, b"one");
         stage.net.write_urgent(&mut peer);
         stage.net.write(&mut peer, b"two");
-        // The urgent byte itself is not part of the stream.
         stage.until("all is received", |stage| {
-            stage.received(connection) == b"onetwo"
+            stage.received(connection) == b"one!two"
         });
     }
+}
+
+pub(super) fn urgent_data_amid_relaying_returns_in_its_place<H: Harness>() {
+    let mut stage = Stage::<H>::new(Answer::Relay);
+    let address = stage.listener_at(Place::Wide);
+    for (before, behind, ends) in [
+        (0, 4, false),
+        (100_000, 4, false),
+        (100_000, 100_000, true),
+        (0, 0, true),
+    ] {
+        let (mut peer, connection) = stage.connection(&address);
+        get_into_bulk(&mut stage, &mut peer, connection);
+        stage.write_all(&mut peer, &pattern(0, before));
+        stage.net.write_urgent(&mut peer);
+        stage.write_all(&mut peer, &pattern(7, behind));
+        if ends {
+            stage.net.half_close(&mut peer);
+        }
+        let back = stage.read(&mut peer, before + 1 + behind);
+        assert!(back == [&pattern(0, before)[..], b"!", &pattern(7, behind)].concat());
+        if ends {
+            stage.until_event(&Event::Ended(connection));
+        }
+        // What the mark had stopped is relayed again, and nothing spins.
+        stage.until_quiet();
+        if !ends {
+            stage.echo(&mut peer, &pattern(0, 1_000_000));
+        }
+    }
+    stage.assert_all_home();
 }
 
 pub(super) fn the_end_comes_once_and_after_all_bytes<H: Harness>() {

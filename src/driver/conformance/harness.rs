@@ -19,7 +19,8 @@ use crate::driver::buffers::BUFFER_COUNT;
 use crate::driver::epoll::Epoll;
 use crate::driver::sim::{self, End, Faults, Network, Sim};
 use crate::driver::uring::Uring;
-use crate::driver::uring::memory::SMALL_COUNT;
+use crate::driver::unsent::UNSENT_BYTES_MAX;
+use crate::driver::uring::memory::{SMALL_BYTES, SMALL_COUNT};
 use crate::sys::socket::{self, Binding, Inherited};
 
 /// Where a socket is bound.
@@ -45,14 +46,16 @@ pub(super) trait Harness: Sized {
     type Peer;
     type Client;
 
-    /// Whether the driver knows of a stall before it reads on.
-    const CAN_TELL_STALLS: bool;
     /// How many buffers there are for small messages.
     const BUFFERS: usize;
 
     /// Why the driver can't be had on this machine, if it can't.
     fn refusal() -> Option<io::Error> {
         None
+    }
+    /// How many bytes are held for a peer that does not read, at most.
+    fn held_bytes_max() -> usize {
+        UNSENT_BYTES_MAX as usize
     }
     fn new() -> (Self, Self::Driver);
     /// Another driver in the same world.
@@ -68,8 +71,8 @@ pub(super) trait Harness: Sized {
     fn address(&mut self, peer: &Self::Peer) -> Option<SocketAddr>;
     /// Writes what the connection takes now.
     fn write(&mut self, peer: &mut Self::Peer, bytes: &[u8]) -> usize;
-    /// Writes a byte that is urgent, where there is such a thing (tcp(7)).
-    fn write_urgent(&mut self, _peer: &mut Self::Peer) {}
+    /// Writes the byte `!`, as urgent data where there is such a thing (tcp(7)).
+    fn write_urgent(&mut self, peer: &mut Self::Peer);
     /// Reads what is there now; says when the end has been seen.
     fn read(&mut self, peer: &mut Self::Peer, max: usize, bytes: &mut Vec<u8>) -> Option<End>;
     fn half_close(&mut self, peer: &mut Self::Peer);
@@ -122,9 +125,11 @@ pub(super) trait Opens: Driver<Socket = OwnedFd> {
     /// Its module in the list.
     const NAME: &str;
     /// As in [`Harness`].
-    const CAN_TELL_STALLS: bool;
-    /// As in [`Harness`].
     const BUFFERS: usize;
+    /// What the driver may hold beyond the limit, in bytes.
+    fn held_excess() -> usize {
+        0
+    }
     fn open() -> io::Result<Self>
     where
         Self: Sized;
@@ -132,7 +137,6 @@ pub(super) trait Opens: Driver<Socket = OwnedFd> {
 
 impl Opens for Epoll {
     const NAME: &str = "epoll";
-    const CAN_TELL_STALLS: bool = true;
     const BUFFERS: usize = BUFFER_COUNT as usize;
     fn open() -> io::Result<Self> {
         Self::new()
@@ -141,9 +145,15 @@ impl Opens for Epoll {
 
 impl Opens for Uring {
     const NAME: &str = "uring";
-    // Bytes that the kernel had taken when it found that the peer does not read still arrive.
-    const CAN_TELL_STALLS: bool = false;
     const BUFFERS: usize = SMALL_COUNT as usize;
+    fn held_excess() -> usize {
+        // Before Linux 6.18 one request may bring as much as there are buffers for.
+        let release = nix::sys::utsname::uname().expect("a kernel has a name");
+        let release = release.release().to_string_lossy().into_owned();
+        let mut numbers = release.split(|digit: char| !digit.is_ascii_digit());
+        let mut number = || numbers.next()?.parse::<u32>().ok();
+        if number().zip(number()) < Some((6, 18)) { 256 * SMALL_BYTES } else { 0 }
+    }
     fn open() -> io::Result<Self> {
         Self::new()
     }
@@ -219,7 +229,6 @@ impl<D: Opens> Harness for Loopback<D> {
     type Peer = RealPeer;
     type Client = RealClient;
 
-    const CAN_TELL_STALLS: bool = D::CAN_TELL_STALLS;
     const BUFFERS: usize = D::BUFFERS;
 
     fn refusal() -> Option<io::Error> {
@@ -227,6 +236,10 @@ impl<D: Opens> Harness for Loopback<D> {
         D::open()
             .err()
             .filter(|error| matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)))
+    }
+
+    fn held_bytes_max() -> usize {
+        UNSENT_BYTES_MAX as usize + D::held_excess()
     }
 
     fn new() -> (Self, D) {
@@ -539,7 +552,6 @@ impl<const ROUGH: bool> Harness for Simulated<ROUGH> {
     type Peer = sim::Peer;
     type Client = sim::Client;
 
-    const CAN_TELL_STALLS: bool = !ROUGH;
     const BUFFERS: usize = BUFFER_COUNT as usize;
 
     fn new() -> (Self, Sim) {
@@ -593,6 +605,10 @@ impl<const ROUGH: bool> Harness for Simulated<ROUGH> {
 
     fn write(&mut self, peer: &mut sim::Peer, bytes: &[u8]) -> usize {
         self.network.write(*peer, bytes)
+    }
+
+    fn write_urgent(&mut self, peer: &mut sim::Peer) {
+        self.network.write(*peer, b"!");
     }
 
     fn read(&mut self, peer: &mut sim::Peer, max: usize, bytes: &mut Vec<u8>) -> Option<End> {

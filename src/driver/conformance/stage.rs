@@ -73,6 +73,8 @@ pub(super) struct Stage<H: Harness> {
     pub(super) kept: VecDeque<(Token, Buffer)>,
     pub(super) events: Vec<Event>,
     pub(super) owed: HashMap<Token, u32>,
+    /// Whether a connection is paused that does not read.
+    pub(super) pauses: bool,
     resting: Vec<Token>,
 }
 
@@ -94,6 +96,7 @@ impl<H: Harness> Stage<H> {
             kept: VecDeque::new(),
             events: vec![],
             owed: HashMap::new(),
+            pauses: true,
             resting: vec![],
         }
     }
@@ -207,16 +210,11 @@ impl<H: Harness> Stage<H> {
         self.driver.submit(Op::Send { connection, buffer });
     }
 
-    /// Sends what is no answer, and receives on meanwhile.
-    pub(super) fn send_static(&mut self, connection: Token, bytes: &'static [u8]) {
-        *self.owed.entry(connection).or_default() += bytes.len() as u32;
-        self.driver.submit(Op::SendStatic { connection, bytes });
-    }
-
     fn owe(&mut self, connection: Token, len: u32) {
         let owed = self.owed.entry(connection).or_default();
         *owed += len;
-        if *owed >= BUFFER_BYTES as u32 && !self.resting.contains(&connection) {
+        let is_much = *owed >= BUFFER_BYTES as u32;
+        if self.pauses && is_much && !self.resting.contains(&connection) {
             self.resting.push(connection);
             self.driver.submit(Op::Pause { connection });
         }

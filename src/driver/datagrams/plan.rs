@@ -1,13 +1,13 @@
-//! Which answers go into which message: pure deciding, over lengths and addresses.
+//! Which answers go into which message: decides over lengths and addresses, and touches no socket.
 //!
 //! A message is of one flow, that is from one address of ours to one peer. All of its datagrams are
-//! of one size, but for the last, which may be shorter: so the kernel can cut it. A flow's messages
-//! are in the order of its datagrams, for a datagram joins the last of them or begins another.
+//! of one size, except the last, which may be shorter, so that the kernel can cut it. A flow's
+//! messages are in the order of its datagrams: a datagram joins the last of them or begins another.
 
 use std::iter::successors;
-use std::net::IpAddr;
 
-use crate::driver::buffers::{Buffers, Queue};
+use super::paths::fold;
+use crate::driver::buffers::{Buffers, Memory, Queue};
 use crate::driver::{Buffer, Envelope, Source};
 use crate::sys::message::{BATCH_MAX, Message};
 
@@ -20,24 +20,25 @@ const MERGED_BYTES_MAX: usize = 65_000;
 /// No piece, no message.
 const NONE: u8 = u8::MAX;
 
-/// Twice as many as there are flows in a plan at most, so that a place is found at once.
-const PLACES: usize = 2 * BATCH_MAX;
+/// The length of the hash table of flows: twice as many as a plan can have, so that a free entry is
+/// found at once.
+const FLOWS: usize = 2 * BATCH_MAX;
 
 /// Messages to be sent, and the buffers that their bytes are in.
 #[derive(Debug)]
 pub(super) struct Plan {
-    letters: Vec<Letter>,
+    answers: Vec<Answer>,
     pieces: Vec<Piece>,
     messages: Vec<Planned>,
     // The last message of each flow, by the hash of its addresses.
-    flows: [u8; PLACES],
+    flows: [u8; FLOWS],
 }
 
 /// A buffer in a plan.
 #[derive(Debug)]
-struct Letter {
+struct Answer {
     buffer: Buffer,
-    // So many of its bytes.
+    // How many of its bytes are sent.
     sent: u32,
     done: bool,
 }
@@ -45,8 +46,9 @@ struct Letter {
 /// A part of a buffer, in a message.
 #[derive(Debug)]
 struct Piece {
-    letter: u8,
-    // Behind it in the message.
+    // The answer that it is of.
+    answer: u8,
+    // The piece behind it in the message.
     next: u8,
     start: u32,
     end: u32,
@@ -72,20 +74,21 @@ pub(super) struct Planned {
 impl Plan {
     pub(super) fn new() -> Self {
         Self {
-            letters: Vec::with_capacity(BATCH_MAX),
+            answers: Vec::with_capacity(BATCH_MAX),
             pieces: Vec::with_capacity(BATCH_MAX),
             messages: Vec::with_capacity(BATCH_MAX),
-            flows: [NONE; PLACES],
+            flows: [NONE; FLOWS],
         }
     }
 
-    /// How many more pieces the plan takes, of so many.
+    /// How many more pieces the plan takes, if it may have `most`.
     pub(super) fn room(&self, most: usize) -> Option<usize> {
         most.checked_sub(self.pieces.len()).filter(|&room| room > 0)
     }
 
-    /// Adds a buffer of which so many bytes are sent already, or as much of it as there is room
-    /// for; nothing can be added behind a part.
+    /// Adds a buffer of which `sent` bytes are sent already, or as much of it as there is room
+    /// for, in which case nothing can be added behind it. Datagrams of `merged_below` bytes or more
+    /// are not merged.
     pub(super) fn add(
         &mut self,
         buffer: Buffer,
@@ -96,18 +99,19 @@ impl Plan {
     ) {
         let (index, len) = (buffer.index, buffer.len as usize);
         let envelope = &envelopes[usize::from(index)];
-        // What did not fit is not answered; this is one datagram and all that is there of it.
+        // A datagram that did not fit is never answered, so this one is as long as its buffer.
         let size = envelope.size.min(len);
-        let letter = self.letters.len() as u8;
-        self.letters.push(Letter {
+        let answer = self.answers.len() as u8;
+        self.answers.push(Answer {
             buffer,
             sent,
             done: false,
         });
-        // Where nothing is merged, messages keep the order of their datagrams by themselves.
-        let place = (merged_below > 0).then(|| self.place(envelope, envelopes));
-        let last = place.map_or(NONE, |place| self.flows[place]);
-        // Only a whole buffer joins: so the first unsent buffer alone can be sent in part.
+        // Where nothing is merged, messages are in the order of their datagrams anyway.
+        let flow = (merged_below > 0).then(|| self.flow(envelope, envelopes));
+        let last = flow.map_or(NONE, |flow| self.flows[flow]);
+        // Only a whole buffer joins a message, so that no buffer except the first unsent one is
+        // ever sent in part.
         if sent == 0
             && let Some(message) = self.messages.get_mut(usize::from(last))
             && message.takes(size, len)
@@ -118,7 +122,7 @@ impl Plan {
             message.count += len.div_ceil(size) as u32;
             message.bytes += len as u32;
             message.open = len.is_multiple_of(message.size);
-            self.pieces.push(Piece::new(letter, 0, len));
+            self.pieces.push(Piece::new(answer, 0, len));
             return;
         }
         let datagrams_max = if size == 0 || size >= merged_below {
@@ -130,7 +134,7 @@ impl Plan {
         for _ in 0..room {
             let end = len.min(start + datagrams_max * size);
             let piece = self.pieces.len() as u8;
-            self.pieces.push(Piece::new(letter, start, end));
+            self.pieces.push(Piece::new(answer, start, end));
             self.messages.push(Planned {
                 buffer: index,
                 first: piece,
@@ -145,14 +149,19 @@ impl Plan {
                 break;
             }
         }
-        if let Some(place) = place {
-            self.flows[place] = self.messages.len() as u8 - 1;
+        if let Some(flow) = flow {
+            self.flows[flow] = self.messages.len() as u8 - 1;
         }
     }
 
     /// All messages, in the order in which they are to be sent.
     pub(super) fn messages(&self) -> &[Planned] {
         &self.messages
+    }
+
+    /// Where a message goes.
+    pub(super) fn destination(&self, planned: &Planned, envelopes: &[Envelope]) -> Source {
+        envelopes[usize::from(planned.buffer)].source
     }
 
     /// A message as the kernel takes it.
@@ -169,32 +178,33 @@ impl Plan {
             envelope: &envelopes[usize::from(planned.buffer)],
             size: (planned.count > 1).then_some(planned.size as u16),
             parts: pieces.map(|piece| {
-                let letter = &self.letters[usize::from(piece.letter)];
-                buffers.piece(&letter.buffer, piece.start as usize..piece.end as usize)
+                let answer = &self.answers[usize::from(piece.answer)];
+                buffers.part(&answer.buffer, piece.start as usize..piece.end as usize)
             }),
         }
     }
 
-    /// Ends the plan, of which so many messages are done: buffers that are done come home, others
-    /// go back to the front of the queue. Says how many bytes of the first of them are sent.
-    pub(super) fn settle(&mut self, done: usize, unsent: &mut Queue, buffers: &mut Buffers) -> u32 {
+    /// Ends the plan, of which `done` messages are done: buffers that are done are returned to the
+    /// pool, others go back to the front of the queue. Says how many bytes of the first of them are
+    /// sent.
+    pub(super) fn finish(&mut self, done: usize, unsent: &mut Queue, buffers: &mut Buffers) -> u32 {
         for message in &self.messages[..done] {
             let mut next = message.first;
             while let Some(piece) = self.pieces.get(usize::from(next)) {
-                let letter = &mut self.letters[usize::from(piece.letter)];
-                letter.sent = piece.end;
-                letter.done = piece.end == letter.buffer.len;
+                let answer = &mut self.answers[usize::from(piece.answer)];
+                answer.sent = piece.end;
+                answer.done = piece.end == answer.buffer.len;
                 next = piece.next;
             }
         }
         let mut sent_of_first = 0;
-        while let Some(letter) = self.letters.pop() {
-            if letter.done {
-                buffers.recycle(letter.buffer);
+        while let Some(answer) = self.answers.pop() {
+            if answer.done {
+                buffers.recycle(answer.buffer);
             } else {
                 debug_assert!(sent_of_first == 0, "only the first unsent is sent in part");
-                sent_of_first = letter.sent;
-                buffers.push_front(unsent, letter.buffer);
+                sent_of_first = answer.sent;
+                buffers.push_front(unsent, answer.buffer);
             }
         }
         self.pieces.clear();
@@ -203,26 +213,26 @@ impl Plan {
         sent_of_first
     }
 
-    /// The place of the flow's last message, or where it is to be noted.
-    fn place(&self, envelope: &Envelope, envelopes: &[Envelope]) -> usize {
-        let mut place = hash(envelope);
+    /// The entry in `flows` of this envelope's flow, or the free one where it is to be noted.
+    fn flow(&self, envelope: &Envelope, envelopes: &[Envelope]) -> usize {
+        let mut flow = hash(envelope);
         loop {
-            let Some(message) = self.messages.get(usize::from(self.flows[place])) else {
-                return place;
+            let Some(message) = self.messages.get(usize::from(self.flows[flow])) else {
+                return flow;
             };
             let known = &envelopes[usize::from(message.buffer)];
             if known.source == envelope.source && known.local == envelope.local {
-                return place;
+                return flow;
             }
-            place = (place + 1) % PLACES;
+            flow = (flow + 1) % FLOWS;
         }
     }
 }
 
 impl Piece {
-    fn new(letter: u8, start: usize, end: usize) -> Self {
+    fn new(answer: u8, start: usize, end: usize) -> Self {
         Self {
-            letter,
+            answer,
             next: NONE,
             start: start as u32,
             end: end as u32,
@@ -241,27 +251,20 @@ impl Planned {
     }
 }
 
-/// Where to look for a flow. A sender who finds others with the same hash makes us look at them
-/// all, and they are few.
+/// The entry at which to look for a flow first. Senders that share a hash are looked at one by one,
+/// and there are at most as many as a plan has messages.
 fn hash(envelope: &Envelope) -> usize {
     let Source::Inet(address) = envelope.source else {
         return 0;
     };
-    let fold = |address: IpAddr| match address {
-        IpAddr::V4(address) => u64::from(address.to_bits()),
-        IpAddr::V6(address) => {
-            let bits = address.to_bits();
-            (bits >> 64) as u64 ^ bits as u64
-        }
-    };
     let local = envelope.local.map_or(0, |local| fold(local.address));
     let mixed = fold(address.ip()) ^ local.rotate_left(24) ^ u64::from(address.port()) << 40;
-    (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % PLACES
+    (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize % FLOWS
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
     use super::*;
     use crate::driver::buffers::BUFFER_COUNT;
@@ -282,7 +285,7 @@ mod tests {
         fn new(answers: &str) -> Self {
             let mut desk = Self {
                 plan: Plan::new(),
-                buffers: Buffers::new(),
+                buffers: Buffers::new().expect("there is memory"),
                 unsent: Queue::new(),
                 sent: 0,
                 envelopes: vec![Envelope::EMPTY; usize::from(BUFFER_COUNT)],
@@ -326,8 +329,8 @@ mod tests {
             text.collect::<Vec<_>>().join(" ")
         }
 
-        fn settle(&mut self, done: usize) {
-            self.sent = self.plan.settle(done, &mut self.unsent, &mut self.buffers);
+        fn finish(&mut self, done: usize) {
+            self.sent = self.plan.finish(done, &mut self.unsent, &mut self.buffers);
         }
     }
 
@@ -366,7 +369,7 @@ mod tests {
     fn check(answers: &str, merged_below: usize, messages: &str) {
         let mut desk = Desk::new(answers);
         assert_eq!(desk.plan(merged_below), messages, "of {answers}");
-        desk.settle(desk.plan.messages().len());
+        desk.finish(desk.plan.messages().len());
         assert!(desk.unsent.is_empty(), "all is planned");
         assert_eq!(desk.buffers.free(), usize::from(BUFFER_COUNT));
     }
@@ -423,15 +426,15 @@ mod tests {
     fn what_is_not_sent_goes_on_where_it_was_and_in_order() {
         let mut desk = Desk::new("A9*100 B4 A9 B4 C3*5+2");
         assert_eq!(desk.plan(usize::MAX), "A9*64 A9*37 B4*2 C3*5+2");
-        desk.settle(1);
+        desk.finish(1);
         assert_eq!(desk.sent, 9 * 64);
         assert_eq!(desk.plan(usize::MAX), "A9*37 B4*2 C3*5+2");
-        desk.settle(0);
+        desk.finish(0);
         let one_by_one = format!("{}B4 A9 B4 C3 C3 C3 C3 C3 C2", "A9 ".repeat(36));
         assert_eq!(desk.plan(1), one_by_one);
-        desk.settle(38);
+        desk.finish(38);
         assert_eq!(desk.plan(usize::MAX), "B4 C3*5+2");
-        desk.settle(2);
+        desk.finish(2);
         assert_eq!(desk.buffers.free(), usize::from(BUFFER_COUNT));
     }
 
@@ -442,10 +445,10 @@ mod tests {
             desk.plan(2),
             format!("{}{}", "A9 ".repeat(50), "C5 ".repeat(14)).trim()
         );
-        desk.settle(64);
+        desk.finish(64);
         assert_eq!(desk.sent, 5 * 14);
         assert_eq!(desk.plan(2), "C5 ".repeat(16).trim());
-        desk.settle(16);
+        desk.finish(16);
         assert!(desk.unsent.is_empty() && desk.sent == 0);
     }
 }

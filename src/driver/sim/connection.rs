@@ -3,9 +3,13 @@
 use std::collections::VecDeque;
 
 use super::network::{Peer, World};
-use crate::driver::buffers::Buffers;
+use crate::driver::buffers::{Buffers, Memory};
 use crate::driver::pipes::PIPE_BYTES;
+use crate::driver::unsent;
 use crate::driver::{Buffer, Completion, Token};
+
+const RECEIVE_BELOW: usize = unsent::RECEIVE_BELOW as usize;
+const UNSENT_BYTES_MAX: usize = unsent::UNSENT_BYTES_MAX as usize;
 
 pub(super) struct Connection {
     pub(super) peer: Peer,
@@ -35,8 +39,6 @@ enum Bytes {
     Piped(Vec<u8>),
     /// Copied, so that the buffer could go home.
     Copied(Vec<u8>),
-    /// Never in a buffer.
-    Static(&'static [u8]),
 }
 
 impl Connection {
@@ -102,7 +104,7 @@ impl Connection {
                 .expect("it has just been sent")
                 .go_home(buffers);
         }
-        if buffers.scarce() {
+        if buffers.is_scarce() {
             self.outgoing
                 .iter_mut()
                 .for_each(|send| send.copy_out(buffers));
@@ -112,6 +114,16 @@ impl Connection {
         }
     }
 
+    /// Bytes that are submitted and not sent.
+    fn unsent(&self) -> usize {
+        self.outgoing.iter().map(|send| send.len - send.written).sum()
+    }
+
+    fn pipe_holds(&self) -> bool {
+        let front = self.outgoing.front();
+        front.is_some_and(|send| matches!(send.bytes, Bytes::Piped(_)))
+    }
+
     pub(super) fn receive(
         &mut self,
         token: Token,
@@ -119,13 +131,10 @@ impl Connection {
         world: &mut World,
         buffers: &mut Buffers,
     ) {
-        // What was never received is no answer, and keeps nobody from being read.
-        let is_stalled =
-            |send: &Outgoing| send.stall_told && !matches!(send.bytes, Bytes::Static(_));
-        let stalled = self.outgoing.front().is_some_and(is_stalled);
-        if stalled && !world.chance(|faults| faults.read_on) {
+        if self.unsent() > RECEIVE_BELOW || self.pipe_holds() {
             return;
         }
+        let room = UNSENT_BYTES_MAX - self.unsent();
         if world.end_is_due(self.peer) {
             self.ended = true;
             ready.push_back(Completion::Ended { connection: token });
@@ -142,7 +151,7 @@ impl Connection {
         let Some((_, memory)) = buffers.peek() else {
             return;
         };
-        let mut len = len.min(memory.len());
+        let mut len = len.min(memory.len()).min(room);
         if world.chance(|faults| faults.split_read) {
             len = 1 + world.random.below(len);
         }
@@ -217,20 +226,10 @@ impl Outgoing {
         }
     }
 
-    pub(super) fn of_static(bytes: &'static [u8]) -> Self {
-        Self {
-            bytes: Bytes::Static(bytes),
-            len: bytes.len(),
-            written: 0,
-            stall_told: false,
-        }
-    }
-
     fn bytes<'a>(&'a self, buffers: &'a mut Buffers) -> &'a [u8] {
         match &self.bytes {
             Bytes::Leased(buffer) => buffers.bytes(buffer),
             Bytes::Copied(bytes) | Bytes::Piped(bytes) => bytes,
-            Bytes::Static(bytes) => bytes,
         }
     }
 

@@ -35,8 +35,6 @@ pub(crate) struct Faults {
     pub(crate) stall: f64,
     /// A receive takes a part only.
     pub(crate) split_read: f64,
-    /// A receive goes on although a send is stalled.
-    pub(crate) read_on: f64,
     /// What arrives is returned unseen, where it may be.
     pub(crate) relay: f64,
     /// A receive finds no buffer although there are some.
@@ -62,7 +60,6 @@ impl Faults {
             short_write: 0.3,
             stall: 0.2,
             split_read: 0.3,
-            read_on: 0.2,
             relay: 0.5,
             famine: 0.2,
             small_window: 0.3,

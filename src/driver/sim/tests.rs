@@ -215,27 +215,3 @@ fn a_buffer_given_back_twice_is_the_users_mistake() {
     sim.recycle(buffer);
     sim.recycle(forged);
 }
-
-#[test]
-#[should_panic(expected = "which relays or has something else to send")]
-fn static_bytes_behind_a_send_are_the_users_mistake() {
-    let network = Network::new(0);
-    let mut sim = Sim::new(&network);
-    let (_, connection) = connected(&network, &mut sim);
-    let bytes = b"one at a time";
-    sim.submit(Op::SendStatic { connection, bytes });
-    while !matches!(turn(&mut sim)[..], [Completion::Sent { .. }]) {}
-    sim.submit(Op::SendStatic { connection, bytes });
-    sim.submit(Op::SendStatic { connection, bytes });
-}
-
-#[test]
-#[should_panic(expected = "which relays or has something else to send")]
-fn static_bytes_amid_relaying_are_the_users_mistake() {
-    let network = Network::new(0);
-    let mut sim = Sim::new(&network);
-    let (_, connection) = connected(&network, &mut sim);
-    sim.submit(Op::Relay { connection });
-    let bytes = b"no answer";
-    sim.submit(Op::SendStatic { connection, bytes });
-}

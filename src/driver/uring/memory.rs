@@ -1,25 +1,21 @@
 //! The buffers of this driver: small ones that the kernel takes from a ring when bytes arrive, and
 //! the large ones that all drivers have, for datagrams and for peers that send much at a time.
 //!
-//! Never decides who gets one.
+//! Never decides which connection gets one.
 
 #![expect(unsafe_code, reason = "the kernel chooses buffers and fills them")]
 
-use std::ffi::c_void;
 use std::io;
-use std::num::NonZeroUsize;
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
-use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 use crate::driver::Buffer;
-use crate::driver::buffers::{BUFFER_COUNT, Buffers, Links};
-use crate::driver::table::Table;
+use crate::driver::buffers::{BUFFER_COUNT, Buffers, Links, Memory, Need};
+use crate::driver::region::Region;
 
-/// The size of a small buffer, in bytes: what most peers send at a time. Who fills one whole is
+/// The size of a small buffer, in bytes: what most peers send at a time. A peer that fills one is
 /// read in large pieces.
 pub(in crate::driver) const SMALL_BYTES: usize = 4096;
 
@@ -30,9 +26,9 @@ pub(in crate::driver) const SMALL_COUNT: u16 = 2048;
 /// begin in the same set of the processor's first cache.
 const STRIDE: usize = SMALL_BYTES + 64;
 
-/// So many of them the kernel has to choose from. It takes them in turn, so the fewer there are, the
-/// sooner the same memory is used again, while the cache still has it. When they run out in the
-/// midst of a turn, the others come in the next.
+/// How many of them the kernel has to choose from. It takes them in turn, so the fewer there are, the
+/// sooner the same memory is used again, while the cache still has it. When they run out amid a
+/// turn, others are added for the next.
 const RING_COUNT: u16 = 256;
 
 /// The number under which the kernel knows the ring of small buffers.
@@ -40,27 +36,24 @@ pub(super) const GROUP: u16 = 0;
 
 /// See the module. Indices below [`BUFFER_COUNT`] are large buffers.
 #[derive(Debug)]
-pub(super) struct Memory {
-    pub(super) large: Buffers,
-    pub(super) links: Links,
-    /// What is to be sent and lives as long as the program. Here, because hardly any connection has
-    /// such bytes, and all would have room for them.
-    pub(super) statics: Table<&'static [u8]>,
+pub struct RingMemory {
+    large: Buffers,
+    // Of buffers of both sizes.
+    links: Links,
     bytes: Region,
     ring: Region,
     tail: u16,
     // How many small buffers the kernel has to choose from.
     offered: u16,
-    // Those that it will get next, last come first.
+    // Those that it will get next, last in, first out.
     spare: Vec<u16>,
 }
 
-impl Memory {
+impl RingMemory {
     pub(super) fn new() -> io::Result<Self> {
         let mut memory = Self {
-            large: Buffers::new(),
+            large: Buffers::new()?,
             links: Links::new(BUFFER_COUNT + SMALL_COUNT),
-            statics: Table::new(),
             bytes: Region::new(STRIDE * usize::from(SMALL_COUNT))?,
             ring: Region::new(size_of::<BufRingEntry>() * usize::from(RING_COUNT))?,
             tail: 0,
@@ -73,9 +66,9 @@ impl Memory {
 
     /// Makes the small buffers known to the ring.
     pub(super) fn register(&self, submitter: &Submitter<'_>) -> io::Result<()> {
-        let ring = self.ring.start.as_ptr() as u64;
-        // SAFETY: the region holds so many entries, is aligned to a page and outlives the ring's
-        // requests (`Uring::drop`).
+        let ring = self.ring.start() as u64;
+        // SAFETY: the region holds this many entries, is aligned to a page and outlives the ring's
+        // requests (`Completions::drop`).
         unsafe { submitter.register_buf_ring_with_flags(ring, RING_COUNT, GROUP, 0) }
     }
 
@@ -84,7 +77,7 @@ impl Memory {
         let place = usize::from(self.tail % RING_COUNT);
         // SAFETY: the place is within the ring, and the kernel does not look at it before the tail
         // has passed it. The tail's own field, in the first entry, is none of those set here.
-        let entry = unsafe { &mut *self.ring.start.cast::<BufRingEntry>().as_ptr().add(place) };
+        let entry = unsafe { &mut *self.ring.start().cast::<BufRingEntry>().add(place) };
         entry.set_addr(self.address(index) as u64);
         entry.set_len(SMALL_BYTES as u32);
         entry.set_bid(index);
@@ -102,7 +95,7 @@ impl Memory {
         {
             self.offer(index);
         }
-        let ring = self.ring.start.cast::<BufRingEntry>().as_ptr();
+        let ring = self.ring.start().cast::<BufRingEntry>();
         // SAFETY: the region begins with an entry, which is never unmapped before `self` is.
         let tail = unsafe { BufRingEntry::tail(ring) };
         // SAFETY: it is aligned, live, and otherwise only read, by the kernel.
@@ -112,27 +105,34 @@ impl Memory {
 
     fn address(&self, index: u16) -> *mut u8 {
         let offset = STRIDE * usize::from(index - BUFFER_COUNT);
-        // SAFETY: there is room for so many strides.
-        unsafe { self.bytes.start.as_ptr().cast::<u8>().add(offset) }
+        // SAFETY: the region has a stride for each small buffer.
+        unsafe { self.bytes.start().add(offset) }
     }
 
-    /// The kernel chose this small buffer and put so many bytes into it.
+    /// The kernel chose this small buffer and put `len` bytes into it.
     pub(super) fn taken(&mut self, index: u16, len: u32) -> Buffer {
         debug_assert!(self.offered > 0 && len as usize <= SMALL_BYTES);
         self.offered -= 1;
         Buffer { index, len }
     }
 
-    pub(super) fn bytes(&mut self, buffer: &Buffer) -> &mut [u8] {
-        if buffer.index < BUFFER_COUNT {
-            return self.large.bytes(buffer);
+    /// How many small buffers are free.
+    fn free(&self) -> u16 {
+        self.offered + self.spare.len() as u16
+    }
+}
+
+impl Memory for RingMemory {
+    fn piece(&mut self, index: u16, len: u32) -> &mut [u8] {
+        if index < BUFFER_COUNT {
+            return self.large.piece(index, len);
         }
-        // SAFETY: it is leased, so that neither the kernel nor anybody else has it, and it is as
-        // long as was received, or shorter.
-        unsafe { std::slice::from_raw_parts_mut(self.address(buffer.index), buffer.len as usize) }
+        // SAFETY: the buffer is leased, so that neither the kernel nor another lease has it, and it
+        // holds at least this many bytes.
+        unsafe { std::slice::from_raw_parts_mut(self.address(index), len as usize) }
     }
 
-    pub(super) fn recycle(&mut self, buffer: Buffer) {
+    fn recycle(&mut self, buffer: Buffer) {
         if buffer.index < BUFFER_COUNT {
             self.large.recycle(buffer);
         } else {
@@ -140,42 +140,22 @@ impl Memory {
         }
     }
 
-    /// How many small buffers are at home.
-    fn free(&self) -> u16 {
-        self.offered + self.spare.len() as u16
+    fn links(&mut self) -> &mut Links {
+        &mut self.links
     }
 
-    /// Whether so few are left, of one kind or the other, that nobody may hold one for long.
-    pub(super) fn scarce(&self) -> bool {
-        self.free() < SMALL_COUNT / 4 || self.large.scarce()
+    fn large(&mut self) -> &mut Buffers {
+        &mut self.large
     }
 
-    /// Whether those who found none may try again.
-    pub(super) fn suffices(&self) -> bool {
-        self.free() > SMALL_COUNT / 8 && self.large.free() > usize::from(BUFFER_COUNT) / 8
+    fn is_scarce(&self) -> bool {
+        self.free() < SMALL_COUNT / 4 || self.large.is_scarce()
     }
-}
 
-/// Memory straight from the kernel: aligned to a page, zero, and there only once touched.
-#[derive(Debug)]
-struct Region {
-    start: NonNull<c_void>,
-    len: usize,
-}
-
-impl Region {
-    fn new(len: usize) -> io::Result<Self> {
-        let size = NonZeroUsize::new(len).expect("a region is not empty");
-        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: new memory is mapped, over no other.
-        let start = unsafe { mmap_anonymous(None, size, access, MapFlags::MAP_PRIVATE) }?;
-        Ok(Self { start, len })
-    }
-}
-
-impl Drop for Region {
-    fn drop(&mut self) {
-        // SAFETY: it was mapped so in `new`, and whoever had a part of it is gone.
-        let _ = unsafe { munmap(self.start, self.len) };
+    fn has_enough(&self, need: Need) -> bool {
+        match need {
+            Need::Small => self.free() > SMALL_COUNT / 8,
+            Need::Large | Need::Datagram => self.large.has_enough(need),
+        }
     }
 }

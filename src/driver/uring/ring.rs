@@ -10,12 +10,12 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::time::Duration;
 
-use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
+use io_uring::types::{CancelBuilder, Fd};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use crate::driver::Token;
+use crate::driver::connection::send_flags;
 
 /// Requests that can be queued between two system calls; more wait in our own memory.
 const SUBMISSIONS: u32 = 1024;
@@ -23,47 +23,51 @@ const SUBMISSIONS: u32 = 1024;
 /// Results that the kernel can put down without our help; more wait in the kernel's memory.
 const COMPLETIONS: u32 = 8192;
 
-/// So many results are taken out at once.
-const BATCH_MAX: usize = 128;
+/// How many results are taken out at once.
+const RESULTS_MAX: usize = 128;
 
 /// What a request is for. With its token it is the request's name (`user_data`), so that a result
 /// which outlives its connection is recognized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Kind {
-    /// Clients wait, or datagrams, or bytes for who is read in large pieces.
+pub(super) enum Request {
+    /// To report clients, datagrams, or bytes of a peer that is read in large pieces.
     Readable,
-    /// There is room to send.
+    /// To report room to send.
     Writable,
     Receive,
     Send,
     Cancel,
-    Woken,
+    /// To report that the waker was used.
+    Waker,
+    /// To report that the alarm has gone off.
+    Alarm,
 }
 
-impl Kind {
-    const ALL: [Self; 6] = [
+impl Request {
+    const ALL: [Self; 7] = [
         Self::Readable,
         Self::Writable,
         Self::Receive,
         Self::Send,
         Self::Cancel,
-        Self::Woken,
+        Self::Waker,
+        Self::Alarm,
     ];
 }
 
 /// The name of a request.
-fn name(kind: Kind, token: Token) -> u64 {
-    (kind as u64) << 56 | u64::from(token.generation) << 32 | u64::from(token.slot)
+fn name(request: Request, token: Token) -> u64 {
+    (request as u64) << 56 | u64::from(token.generation) << 32 | u64::from(token.slot)
 }
 
 /// What a name stands for.
-pub(super) fn read_name(name: u64) -> (Kind, Token) {
+pub(super) fn read_name(name: u64) -> (Request, Token) {
     let token = Token {
         slot: name as u32,
         generation: (name >> 32) as u32 & 0x00ff_ffff,
     };
-    (Kind::ALL[(name >> 56) as usize], token)
+    (Request::ALL[(name >> 56) as usize], token)
 }
 
 /// See the module.
@@ -71,9 +75,11 @@ pub(super) struct Ring {
     uring: IoUring,
     // What did not fit into the submission queue.
     waiting: VecDeque<squeue::Entry>,
-    // Results that were taken out of the completion queue, and how many of them were handed on.
+    // Results that were taken out of the completion queue, and how many of them were returned.
     batch: Vec<cqueue::Entry>,
-    handed_on: usize,
+    returned: usize,
+    // Whether the kernel knows a limit of the bytes that a repeated receive brings.
+    limits_receives: bool,
 }
 
 impl Ring {
@@ -90,42 +96,78 @@ impl Ring {
             .setup_submit_all()
             .setup_cqsize(COMPLETIONS)
             .build(SUBMISSIONS)?;
-        Ok(Self {
+        let mut ring = Self {
             uring,
             waiting: VecDeque::new(),
-            batch: Vec::with_capacity(BATCH_MAX),
-            handed_on: 0,
-        })
+            batch: Vec::with_capacity(RESULTS_MAX),
+            returned: 0,
+            limits_receives: true,
+        };
+        ring.prove()?;
+        Ok(ring)
+    }
+
+    /// One round trip. A filter of system calls may permit `io_uring_setup(2)` and refuse
+    /// `io_uring_enter(2)`, which is better known now than at the first wait.
+    fn prove(&mut self) -> io::Result<()> {
+        // SAFETY: it points nowhere.
+        unsafe { self.push(opcode::Nop::new().build()) };
+        while self.next().is_none() {
+            self.uring.submit_and_wait(1)?;
+        }
+        Ok(())
     }
 
     pub(super) fn submitter(&self) -> io_uring::Submitter<'_> {
         self.uring.submitter()
     }
 
-    /// Asks to be told when there is input.
-    pub(super) fn poll_input(&mut self, fd: BorrowedFd<'_>, kind: Kind, token: Token) {
-        self.poll(fd, libc::POLLIN, kind, token);
+    /// Asks to report input.
+    pub(super) fn poll_input(&mut self, fd: BorrowedFd<'_>, request: Request, token: Token) {
+        self.poll(fd, libc::POLLIN as u32, request, token);
     }
 
-    /// Asks to be told when there is room to send.
-    pub(super) fn poll_output(&mut self, fd: BorrowedFd<'_>, kind: Kind, token: Token) {
-        self.poll(fd, libc::POLLOUT, kind, token);
+    /// Asks to report clients. Of the workers that wait on one socket, one is woken.
+    pub(super) fn poll_clients(&mut self, fd: BorrowedFd<'_>, token: Token) {
+        let events = libc::POLLIN as u32 | libc::EPOLLEXCLUSIVE as u32;
+        self.poll(fd, events, Request::Readable, token);
     }
 
-    fn poll(&mut self, fd: BorrowedFd<'_>, events: libc::c_short, kind: Kind, token: Token) {
-        let poll = opcode::PollAdd::new(Fd(fd.as_raw_fd()), events as u32);
+    /// Asks to report room to send.
+    pub(super) fn poll_output(&mut self, fd: BorrowedFd<'_>, token: Token) {
+        self.poll(fd, libc::POLLOUT as u32, Request::Writable, token);
+    }
+
+    fn poll(&mut self, fd: BorrowedFd<'_>, events: u32, request: Request, token: Token) {
+        let poll = opcode::PollAdd::new(Fd(fd.as_raw_fd()), events);
         // SAFETY: it points nowhere.
-        unsafe { self.push(poll.build().user_data(name(kind, token))) };
+        unsafe { self.push(poll.build().user_data(name(request, token))) };
     }
 
-    /// Asks for bytes as they come, in buffers of the group.
-    pub(super) fn receive(&mut self, fd: BorrowedFd<'_>, group: u16, token: Token) {
-        let receive = opcode::RecvMulti::new(Fd(fd.as_raw_fd()), group);
+    /// Asks for bytes as they arrive, in buffers of the group, `bytes_max` of them altogether where
+    /// the kernel knows such a limit.
+    pub(super) fn receive(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        group: u16,
+        bytes_max: u32,
+        token: Token,
+    ) {
+        let mut receive = opcode::RecvMulti::new(Fd(fd.as_raw_fd()), group).build();
+        if self.limits_receives {
+            set_total(&mut receive, bytes_max);
+        }
         // SAFETY: it points nowhere; the group's buffers are its owner's promise.
-        unsafe { self.push(receive.build().user_data(name(Kind::Receive, token))) };
+        unsafe { self.push(receive.user_data(name(Request::Receive, token))) };
     }
 
-    /// Asks to send.
+    /// A receive was refused as invalid. Whether that may be for its limit, which later ones then
+    /// go without: Linux knows it from 6.18 on.
+    pub(super) fn handle_invalid_receive(&mut self) -> bool {
+        std::mem::take(&mut self.limits_receives)
+    }
+
+    /// Asks to send, never blocking: the result is there when the request is submitted.
     ///
     /// # Safety
     /// The bytes stay where they are, untouched, until the result has come.
@@ -133,21 +175,20 @@ impl Ring {
         &mut self,
         fd: BorrowedFd<'_>,
         bytes: &[u8],
-        flags: libc::c_int,
         token: Token,
     ) {
         let len = u32::try_from(bytes.len()).expect("a buffer is far below 4 GiB");
         let send = opcode::Send::new(Fd(fd.as_raw_fd()), bytes.as_ptr(), len);
-        let send = send.flags(flags | libc::MSG_NOSIGNAL).build();
+        let send = send.flags(send_flags().bits()).build();
         // SAFETY: the caller's promise.
-        unsafe { self.push(send.user_data(name(Kind::Send, token))) };
+        unsafe { self.push(send.user_data(name(Request::Send, token))) };
     }
 
-    /// Tells a request to end; its result says that it has.
-    pub(super) fn cancel(&mut self, kind: Kind, token: Token) {
-        let cancel = opcode::AsyncCancel::new(name(kind, token)).build();
+    /// Tells a request to end; its own result reports that it has.
+    pub(super) fn cancel(&mut self, request: Request, token: Token) {
+        let cancel = opcode::AsyncCancel::new(name(request, token)).build();
         // SAFETY: it points nowhere.
-        unsafe { self.push(cancel.user_data(name(Kind::Cancel, token))) };
+        unsafe { self.push(cancel.user_data(name(Request::Cancel, token))) };
     }
 
     /// Queues a request.
@@ -165,28 +206,31 @@ impl Ring {
         self.waiting.push_back(request);
     }
 
-    /// Whether results can be had without the kernel's help.
-    pub(super) fn has_results(&mut self) -> bool {
-        self.handed_on < self.batch.len() || !self.uring.completion().is_empty()
+    /// Whether requests wait for the next system call.
+    pub(super) fn has_requests(&mut self) -> bool {
+        !self.waiting.is_empty() || !self.uring.submission().is_empty()
     }
 
-    /// Hands the requests to the kernel and lets it do what it has put off; waits for the first
-    /// result at most so long, or for ever.
-    pub(super) fn submit_and_wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        self.flush_waiting()?;
-        match timeout {
-            None => self.enter(|ring| ring.submit_and_wait(1)),
-            Some(timeout) => {
-                let timeout = Timespec::from(timeout);
-                let args = SubmitArgs::new().timespec(&timeout);
-                self.enter(|ring| ring.submitter().submit_with_args(1, &args))
-            }
+    /// Whether results are available without a system call.
+    pub(super) fn has_results(&mut self) -> bool {
+        self.returned < self.batch.len() || !self.uring.completion().is_empty()
+    }
+
+    /// Hands the requests to the kernel, lets it do what it has put off, and waits for a result.
+    pub(super) fn submit_and_wait(&mut self) -> io::Result<()> {
+        if self.flush_waiting()? {
+            self.enter(|ring| ring.submit_and_wait(1))
+        } else {
+            // Results have to be taken first, so there are some.
+            Ok(())
         }
     }
 
     /// The same without waiting, and without a system call where there is nothing to do.
     pub(super) fn submit(&mut self) -> io::Result<()> {
-        self.flush_waiting()?;
+        if !self.flush_waiting()? {
+            return Ok(());
+        }
         let queue = self.uring.submission();
         let idle = queue.is_empty() && !queue.taskrun() && !queue.cq_overflow();
         drop(queue);
@@ -196,25 +240,32 @@ impl Ring {
         self.enter(IoUring::submit)
     }
 
-    fn flush_waiting(&mut self) -> io::Result<()> {
+    /// Moves what waits in our own memory into the submission queue. Whether all of it is there;
+    /// if not, the kernel takes nothing more before results are taken out.
+    fn flush_waiting(&mut self) -> io::Result<bool> {
+        let mut is_refused = false;
         while let Some(request) = self.waiting.front() {
             // SAFETY: promised when it was pushed.
             if unsafe { self.uring.submission().push(request) }.is_ok() {
                 self.waiting.pop_front();
+                is_refused = false;
+            } else if is_refused {
+                return Ok(false);
             } else {
                 self.enter(IoUring::submit)?;
+                is_refused = true;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn enter(&self, call: impl Fn(&IoUring) -> io::Result<usize>) -> io::Result<()> {
         match call(&self.uring) {
             Ok(_) => Ok(()),
-            // Nothing came in time; a signal came first; or the kernel has so many results that we
-            // must take some first (io_uring_enter(2)).
+            // A signal came first (EINTR); or the kernel has more results than it may keep, and
+            // some must be taken first (EBUSY, EAGAIN; io_uring_enter(2)).
             Err(error)
-                if [libc::ETIME, libc::EINTR, libc::EBUSY, libc::EAGAIN]
+                if [libc::EINTR, libc::EBUSY, libc::EAGAIN]
                     .map(Some)
                     .contains(&error.raw_os_error()) =>
             {
@@ -226,26 +277,26 @@ impl Ring {
 
     /// The next result.
     pub(super) fn next(&mut self) -> Option<cqueue::Entry> {
-        if self.handed_on == self.batch.len() {
+        if self.returned == self.batch.len() {
             self.batch.clear();
-            self.handed_on = 0;
-            self.batch.extend(self.uring.completion().take(BATCH_MAX));
+            self.returned = 0;
+            self.batch.extend(self.uring.completion().take(RESULTS_MAX));
         }
-        let result = self.batch.get(self.handed_on).cloned();
-        self.handed_on += usize::from(result.is_some());
+        let result = self.batch.get(self.returned).cloned();
+        self.returned += usize::from(result.is_some());
         result
     }
 
     /// Ends all requests that the kernel has, so that it no longer touches our memory nor keeps our
-    /// sockets. Says whether it did.
+    /// sockets. The result is whether it did.
     pub(super) fn cancel_all(&mut self) -> bool {
         let all = CancelBuilder::any();
         let cancelled = match self.uring.submitter().register_sync_cancel(None, all) {
             Ok(()) => true,
-            // There was none.
+            // There was no request.
             Err(error) => error.raw_os_error() == Some(libc::ENOENT),
         };
-        // What is cancelled keeps its socket until the kernel has said so.
+        // What is cancelled keeps its socket until the kernel has reported it.
         while self.uring.submission().taskrun() {
             if self.uring.submit().is_err() {
                 return false;
@@ -253,6 +304,17 @@ impl Ring {
         }
         cancelled
     }
+}
+
+/// Sets the field `optlen` of a repeated receive: how many bytes it brings altogether before it ends
+/// (Linux 6.18, `io_uring/net.c`), which the library does not know.
+fn set_total(receive: &mut squeue::Entry, bytes: u32) {
+    const OPTLEN: usize = 44 / size_of::<u32>();
+    const { assert!(size_of::<squeue::Entry>() == 64, "one submission queue entry") };
+    const { assert!(align_of::<squeue::Entry>() >= align_of::<u32>()) };
+    // SAFETY: the entry is a C structure of 64 bytes without padding, aligned for words.
+    let words = unsafe { &mut *(&raw mut *receive).cast::<[u32; 16]>() };
+    words[OPTLEN] = bytes;
 }
 
 impl std::fmt::Debug for Ring {
@@ -271,8 +333,8 @@ mod tests {
             slot: u32::MAX,
             generation: 0x00ff_ffff,
         };
-        for kind in Kind::ALL {
-            assert_eq!(read_name(name(kind, token)), (kind, token));
+        for request in Request::ALL {
+            assert_eq!(read_name(name(request, token)), (request, token));
         }
     }
 }

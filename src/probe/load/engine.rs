@@ -37,8 +37,6 @@ pub(super) struct Task {
     pub(super) schedule: Option<Schedule>,
     /// Messages on the way on each lane, without a schedule.
     pub(super) depth: u32,
-    /// A wait of the driver ends only to the millisecond.
-    pub(super) coarse: bool,
     pub(super) interrupt: Interrupt,
     /// Messages that came back, for whoever shows progress.
     pub(super) progress: Arc<Counter>,
@@ -234,12 +232,19 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
         }
         match &mut lane.kind {
             Kind::Stream(stream) => {
-                if let Some(bytes) = stream.poll_send() {
-                    self.driver.submit(Op::SendStatic {
-                        connection: lane.token,
-                        bytes,
-                    });
-                }
+                let Some(bytes) = stream.next_send() else {
+                    return;
+                };
+                let Some(buffer) = self.driver.lease(bytes.len()) else {
+                    self.waiting.push(index as u32);
+                    return;
+                };
+                self.driver.bytes(&buffer).copy_from_slice(bytes);
+                stream.handle_given(bytes.len());
+                self.driver.submit(Op::Send {
+                    connection: lane.token,
+                    buffer,
+                });
             }
             Kind::Flow {
                 flow,
@@ -257,10 +262,11 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
                 let most = if *single { 1 } else { DATAGRAMS_MAX };
                 let count = count.min(most).min((BUFFER_BYTES / size.max(1)).max(1));
                 envelope.size = size;
-                let Some(buffer) = self.driver.lease(envelope, size * count) else {
+                let Some(buffer) = self.driver.lease(size * count) else {
                     self.waiting.push(index as u32);
                     return;
                 };
+                self.driver.set_envelope(&buffer, envelope);
                 *retry = None;
                 *sending = count;
                 for bytes in self.driver.bytes(&buffer).chunks_mut(size) {
@@ -331,10 +337,7 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
         }
         match &self.task.schedule {
             Some(schedule) if sends => {
-                let due = schedule.poll_timeout();
-                // The last millisecond is waited for awake, where sleep is not that exact.
-                let early = Duration::from_millis(u64::from(self.task.coarse));
-                until.min(due.checked_sub(early).unwrap_or(due))
+                until.min(schedule.poll_timeout())
             }
             _ => until,
         }

@@ -333,7 +333,6 @@ impl Step<'_> {
             times: times.clone(),
             schedule: self.rate.map(schedule),
             depth: self.args.depth,
-            coarse: self.driver == DriverChoice::Epoll,
             interrupt: interrupt.clone(),
             progress,
         }

@@ -1,6 +1,6 @@
 //! The bytes that are sent: noise that repeats after a prime number of them.
 //!
-//! Made once, and there as long as the program: they are sent from where they are.
+//! Made once; pieces of it are copied into the driver's buffers.
 
 use std::ops::Range;
 use std::sync::LazyLock;
@@ -8,8 +8,9 @@ use std::sync::LazyLock;
 use crate::probe::args::Sizes;
 use crate::probe::noise::{PERIOD, mix, noise};
 
-/// So many bytes can be had in one piece, wherever it begins.
-pub(super) const PIECE_BYTES_MAX: usize = 256 * 1024;
+/// The longest piece, in bytes, wherever it begins. A driver receives on a connection while no more
+/// than this is unsent on it, so two peers that both send never wait for each other.
+pub(super) const PIECE_BYTES_MAX: usize = 32 * 1024;
 
 static NOISE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let period = noise(PERIOD, 0);
@@ -93,8 +94,8 @@ mod tests {
     fn a_piece_continues_where_the_one_before_it_ends() {
         let pattern = Pattern::get();
         let long = [
-            pattern.piece(65_000, 100_000),
-            pattern.piece(165_000, 100_000),
+            pattern.piece(65_000, 10_000),
+            pattern.piece(75_000, 30_000),
         ]
         .concat();
         assert!(pattern.is_at(65_000, &long));

@@ -8,8 +8,7 @@
 //! datagrams of one sender come in one buffer or in many.
 //!
 //! It checks its user, too, and panics when a buffer is used twice, when receiving is asked for
-//! twice, when a relaying connection is not answered in time, when static bytes are to be sent by
-//! one that relays or has something else to send, when a detached one is not taken in time, and when
+//! twice, when a relaying connection is not answered in time, when a detached one is not taken in time, and when
 //! a token is used after it was taken, or in a later turn than the one that closed it.
 
 mod connection;
@@ -25,7 +24,7 @@ use std::time::Instant;
 use self::connection::{Connection, Outgoing};
 pub(crate) use self::network::{Client, End, Faults, Network, Peer, Socket};
 use self::network::{Wire, World};
-use super::buffers::{BUFFER_COUNT, Buffers};
+use super::buffers::{BUFFER_COUNT, Buffers, Memory};
 use super::{
     Buffer, Closing, Completion, Detached, Details, Driver, Envelope, Op, Permits, Source, Token,
     Waker,
@@ -120,7 +119,7 @@ impl Sim {
 
     /// A driver with so few buffers.
     pub(crate) fn with_buffers(network: &Network, count: u16) -> Self {
-        let mut buffers = Buffers::new();
+        let mut buffers = Buffers::new().expect("there is memory");
         let held_back = (count..BUFFER_COUNT).map(|_| buffers.lease(0)).collect();
         Self {
             world: Rc::clone(&network.0),
@@ -267,18 +266,6 @@ impl Sim {
                     .map(|slot| slot.sends += 1)
                     .is_some()
             }
-            Op::SendStatic { connection, bytes } => {
-                assert!(!bytes.is_empty(), "SendStatic of nothing");
-                let Some(slot) = self.slot_for_user(*connection, "SendStatic") else {
-                    return false;
-                };
-                assert!(
-                    slot.sends == 0 && !slot.relay_asked,
-                    "SendStatic on {connection:?}, which relays or has something else to send"
-                );
-                slot.sends += 1;
-                true
-            }
             Op::SendTo { socket, buffer } => {
                 self.take_from_user(buffer, "SendTo");
                 self.slot_for_user(*socket, "SendTo").is_some()
@@ -314,9 +301,6 @@ impl Sim {
             Op::Send {
                 connection: token, ..
             }
-            | Op::SendStatic {
-                connection: token, ..
-            }
             | Op::ShutDown { connection: token } => *token,
             Op::Close { token, .. } => *token,
         };
@@ -344,10 +328,6 @@ impl Sim {
             (Op::Send { buffer, .. }, Thing::Connection(connection)) if !connection.failed => {
                 assert!(!connection.shut_down, "Send on {token:?} after ShutDown");
                 connection.outgoing.push_back(Outgoing::new(buffer));
-            }
-            (Op::SendStatic { bytes, .. }, Thing::Connection(connection)) if !connection.failed => {
-                assert!(!connection.shut_down, "Send on {token:?} after ShutDown");
-                connection.outgoing.push_back(Outgoing::of_static(bytes));
             }
             (Op::ShutDown { .. }, Thing::Connection(connection)) => connection.shut_down = true,
             (Op::Detach { .. }, Thing::Connection(connection)) => {
@@ -621,6 +601,9 @@ impl Sim {
             {
                 return;
             }
+            if self.buffers.free_for_datagrams() == 0 {
+                return;
+            }
             let Some((index, memory)) = self.buffers.peek() else {
                 return;
             };
@@ -758,12 +741,11 @@ impl Driver for Sim {
             unreachable!("only a connection is detached");
         };
         // What was submitted since it was said is owed like the rest.
-        for op in self.queue.extract_if(.., |op| op.is_send_on(token)) {
-            connection.outgoing.extend(match op {
-                Op::Send { buffer, .. } => Some(Outgoing::new(buffer)),
-                Op::SendStatic { bytes, .. } => Some(Outgoing::of_static(bytes)),
-                _ => None,
-            });
+        let is_send = |op: &mut Op| matches!(op, Op::Send { connection, .. } if *connection == token);
+        for op in self.queue.extract_if(.., is_send) {
+            if let Op::Send { buffer, .. } = op {
+                connection.outgoing.push_back(Outgoing::new(buffer));
+            }
         }
         let unsent = connection.take_outgoing(&mut self.buffers);
         self.vacate(token.slot);
@@ -816,14 +798,20 @@ impl Driver for Sim {
         &self.envelopes[usize::from(buffer.index)]
     }
 
-    fn lease(&mut self, envelope: &Envelope, len: usize) -> Option<Buffer> {
-        assert!(len == 0 || envelope.size > 0, "a lease cut into nothing");
+    fn set_envelope(&mut self, buffer: &Buffer, envelope: &Envelope) {
+        assert!(
+            buffer.len == 0 || envelope.size > 0,
+            "bytes are cut into datagrams of some size"
+        );
+        self.envelopes[usize::from(buffer.index)] = *envelope;
+    }
+
+    fn lease(&mut self, len: usize) -> Option<Buffer> {
         let famine = self.world.borrow_mut().withholds(|faults| faults.famine);
-        if famine || self.buffers.scarce() {
+        if famine || self.buffers.is_scarce() {
             return None;
         }
         let buffer = self.buffers.lease(len);
-        self.envelopes[usize::from(buffer.index)] = *envelope;
         self.with_user[usize::from(buffer.index)] = Some(None);
         Some(buffer)
     }

@@ -1,29 +1,32 @@
 //! Datagram sockets, for the drivers over real sockets: many in, and many out, with one system call.
 //!
 //! Knows how answers are merged: those of one sender and one address of ours, in their order, if
-//! they are of one size; the kernel cuts them apart again (`UDP_SEGMENT`, `udp(7)`). Never waits:
-//! the driver says when a socket can be read or written, and [`Received`] and [`Flushed`] say what
-//! to wait for. Nothing here allocates once a driver has its [`Workspace`].
+//! they are of one size; the kernel cuts them apart again (`UDP_SEGMENT`, udp(7)). Never waits: the
+//! driver says when a socket can be read or written, and [`Remaining`] and [`Datagrams::is_stalled`]
+//! say what to wait for. Nothing here allocates once a driver has its [`Workspace`].
 
+mod paths;
 mod plan;
 
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use self::paths::Paths;
 use self::plan::Plan;
 use super::buffers::{BUFFER_COUNT, Buffers, Queue};
-use super::{Buffer, Completion, Envelope, Token};
+use super::{Buffer, Completion, Envelope, Source, Token};
 use crate::sys::message::{BATCH_MAX, Incoming, Outgoing};
 use crate::sys::socket;
 
-/// About so many bytes are received at once, so that others have their turn, and that they are sent
-/// while the cache has them.
+/// About the most bytes that are received at once, so that other sockets have their turn, and the
+/// answers are sent while the cache has them.
 const BATCH_BYTES: usize = 512 * 1024;
 
-/// So many buffers are offered to who sends one at a time: each costs something, also unused.
+/// The fewest buffers that are offered to the kernel. Each costs something, also unused, and most
+/// peers send one datagram at a time.
 const BATCH_MIN: usize = 4;
 
-/// A receive goes on behind so many errors of earlier answers.
+/// A receive is tried again behind at most this many errors of earlier answers.
 const ERRORS_MAX: usize = 32;
 
 /// A datagram socket: what is still to be sent on it, and what was learned about it.
@@ -31,11 +34,12 @@ const ERRORS_MAX: usize = 32;
 pub(super) struct Datagrams {
     inet: bool,
     unsent: Queue,
-    // Bytes of the first buffer in `unsent`.
+    // How many bytes of the first buffer in `unsent` are sent.
     sent: u32,
-    // Datagrams of this size or more are not merged.
-    merged_below: usize,
-    // How many buffers to receive into: fewer where they come full.
+    // What is unsent waits until the socket can be written.
+    stalled: bool,
+    paths: Paths,
+    // How many buffers to receive into: fewer where datagrams fill them.
     batch: usize,
 }
 
@@ -48,44 +52,26 @@ pub(super) struct Workspace {
     plan: Plan,
 }
 
-/// What a receive has brought.
-#[derive(Debug)]
-pub(super) struct Received {
-    /// So many bytes.
-    pub(super) bytes: usize,
-    /// And so it goes on.
-    pub(super) rest: Rest,
-}
-
-/// What is left after a receive.
+/// What is left in a socket after a receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rest {
+pub(super) enum Remaining {
     /// Nothing: the socket will be readable when there is more.
-    Emptied,
-    /// More, perhaps: others have their turn first.
+    Nothing,
+    /// More, perhaps; other endpoints have their turn first.
     More,
-    /// There may be more, and there is no buffer.
+    /// More, perhaps, and no buffer is free for it.
     Starved,
-}
-
-/// What is left after a flush.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Flushed {
-    /// Nothing.
-    All,
-    /// Answers that wait until the socket can be written.
-    Stalled,
 }
 
 /// What became of a plan.
 enum Outcome {
     Done,
     Stalled,
-    /// The kernel would not cut a message into datagrams of this size.
-    NotCut(usize),
+    /// The kernel would not cut a message to this destination into datagrams of this size.
+    NotCut(Source, usize),
 }
 
-/// What a flush has sent, to be said at its end.
+/// What a flush has sent, reported at its end.
 #[derive(Default)]
 struct Tally {
     count: u32,
@@ -106,20 +92,13 @@ impl Workspace {
         &self.envelopes[usize::from(buffer.index)]
     }
 
-    /// Leases a buffer for datagrams that are no answer, if enough are left for those who receive.
-    pub(super) fn lease(
-        &mut self,
-        buffers: &mut Buffers,
-        envelope: &Envelope,
-        len: usize,
-    ) -> Option<Buffer> {
-        debug_assert!(len == 0 || envelope.size > 0, "bytes are cut into some");
-        if buffers.scarce() {
-            return None;
-        }
-        let buffer = buffers.lease(len);
+    /// Says where a leased buffer's datagrams go, from which address, and how long each is.
+    pub(super) fn set_envelope(&mut self, buffer: &Buffer, envelope: &Envelope) {
+        debug_assert!(
+            buffer.len == 0 || envelope.size > 0,
+            "bytes are cut into datagrams of some size"
+        );
         self.envelopes[usize::from(buffer.index)] = *envelope;
-        Some(buffer)
     }
 }
 
@@ -130,8 +109,8 @@ impl Datagrams {
             inet,
             unsent: Queue::new(),
             sent: 0,
-            // Unix sockets know nothing of merging.
-            merged_below: if inet { usize::MAX } else { 0 },
+            stalled: false,
+            paths: Paths::new(),
             batch: BATCH_MIN,
         }
     }
@@ -139,6 +118,11 @@ impl Datagrams {
     /// Whether there is something to flush.
     pub(super) fn has_unsent(&self) -> bool {
         !self.unsent.is_empty()
+    }
+
+    /// Whether what is unsent waits until the socket can be written.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled
     }
 
     /// Takes an answer, for the next [`Self::flush`].
@@ -150,9 +134,10 @@ impl Datagrams {
     pub(super) fn clear(&mut self, buffers: &mut Buffers) {
         buffers.clear(&mut self.unsent);
         self.sent = 0;
+        self.stalled = false;
     }
 
-    /// Receives a batch of datagrams.
+    /// Receives a batch of datagrams; says how many bytes they are and what is left.
     pub(super) fn receive(
         &mut self,
         fd: BorrowedFd<'_>,
@@ -160,20 +145,18 @@ impl Datagrams {
         buffers: &mut Buffers,
         token: Token,
         done: &mut Vec<Completion>,
-    ) -> Received {
+    ) -> (usize, Remaining) {
         let mut bytes = 0;
         for _ in 0..ERRORS_MAX {
-            let asked = buffers.free().min(self.batch);
+            let asked = buffers.free_for_datagrams().min(self.batch);
             if asked == 0 {
-                let rest = Rest::Starved;
-                return Received { bytes, rest };
+                return (bytes, Remaining::Starved);
             }
             let memory = buffers.peek_all().take(asked);
             let received = match workspace.incoming.receive(fd, self.inet, memory) {
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let rest = Rest::Emptied;
-                    return Received { bytes, rest };
+                    return (bytes, Remaining::Nothing);
                 }
                 // An error of an earlier answer, which the kernel reports when it can (udp(7)).
                 Err(_) => continue,
@@ -191,20 +174,19 @@ impl Datagrams {
                 bytes += len;
                 largest = largest.max(len);
             }
-            let (rest, next) = if received < asked {
-                (Rest::Emptied, received * 2)
+            let (remaining, next) = if received < asked {
+                (Remaining::Nothing, received * 2)
             } else {
-                (Rest::More, asked * 4)
+                (Remaining::More, asked * 4)
             };
             let most = (BATCH_BYTES / largest).min(BATCH_MAX);
             self.batch = next.clamp(BATCH_MIN.min(most), most);
-            return Received { bytes, rest };
+            return (bytes, remaining);
         }
-        let rest = Rest::More;
-        Received { bytes, rest }
+        (bytes, Remaining::More)
     }
 
-    /// Sends what is unsent.
+    /// Sends what is unsent, as far as the kernel takes it, and reports it.
     pub(super) fn flush(
         &mut self,
         fd: BorrowedFd<'_>,
@@ -212,37 +194,45 @@ impl Datagrams {
         buffers: &mut Buffers,
         token: Token,
         done: &mut Vec<Completion>,
-    ) -> Flushed {
+    ) {
         let mut tally = Tally::default();
-        // The size of datagrams that the kernel would not cut; now one is tried alone.
+        // What the kernel would not cut. Its first datagram is then tried alone, to tell a path that
+        // is too narrow for cutting from one that takes nothing.
         let mut on_trial = None;
-        let flushed = loop {
-            if self.unsent.is_empty() {
-                break Flushed::All;
-            }
+        self.stalled = false;
+        while !self.unsent.is_empty() {
             let before = tally.count;
-            let (most, merged_below) = match on_trial {
-                None => (BATCH_MAX, self.merged_below),
-                Some(_) => (1, 0),
-            };
+            let most = if on_trial.is_some() { 1 } else { BATCH_MAX };
             while let Some(room) = workspace.plan.room(most)
                 && let Some(buffer) = buffers.pop(&mut self.unsent)
             {
                 let sent = std::mem::take(&mut self.sent);
                 let envelopes = &workspace.envelopes;
+                let destination = &envelopes[usize::from(buffer.index)].source;
+                // Unix sockets do not merge.
+                let merged_below = if self.inet && on_trial.is_none() {
+                    self.paths.merged_below(destination)
+                } else {
+                    0
+                };
                 workspace
                     .plan
                     .add(buffer, sent, envelopes, merged_below, room);
             }
             let outcome = self.carry_out(fd, workspace, buffers, token, &mut tally, done);
             match (outcome, on_trial.take()) {
-                (Outcome::Stalled, _) => break Flushed::Stalled,
-                (Outcome::NotCut(size), _) => on_trial = Some(size),
+                (Outcome::Stalled, _) => {
+                    self.stalled = true;
+                    break;
+                }
+                (Outcome::NotCut(destination, size), _) => on_trial = Some((destination, size)),
                 // It was the cutting that failed, and not the address or the network.
-                (Outcome::Done, Some(size)) if tally.count > before => self.merged_below = size,
+                (Outcome::Done, Some((destination, size))) if tally.count > before => {
+                    self.paths.handle_not_cut(&destination, size);
+                }
                 (Outcome::Done, _) => {}
             }
-        };
+        }
         if tally.count > 0 {
             done.push(Completion::DatagramSent {
                 socket: token,
@@ -250,10 +240,9 @@ impl Datagrams {
                 result: Ok(tally.bytes),
             });
         }
-        flushed
     }
 
-    /// Sends what is planned; what can't be sent now is unsent again.
+    /// Sends what is planned; what cannot be sent now is unsent again.
     fn carry_out(
         &mut self,
         fd: BorrowedFd<'_>,
@@ -289,14 +278,15 @@ impl Datagrams {
                     has_failed = sent < unsent.len();
                     next += sent;
                 }
-                // A Unix socket says so of one peer's queue, and others' are not to wait for that.
+                // Over Unix sockets EAGAIN is about the queue of one peer, and answers to other
+                // peers must not wait for that: it is a failure like any other, below.
                 Err(error) if self.inet && error.kind() == io::ErrorKind::WouldBlock => {
                     break Outcome::Stalled;
                 }
-                // The error may be of an earlier answer (udp(7)), and is then gone.
+                // The error may be of an earlier answer (udp(7)), and is then cleared: try again.
                 Err(_) if self.inet && !has_failed => has_failed = true,
                 Err(error) if first.count > 1 && is_about_cutting(&error) => {
-                    break Outcome::NotCut(first.size);
+                    break Outcome::NotCut(plan.destination(first, envelopes), first.size);
                 }
                 Err(error) => {
                     done.push(Completion::DatagramSent {
@@ -309,13 +299,14 @@ impl Datagrams {
                 }
             }
         };
-        self.sent = plan.settle(next, &mut self.unsent, buffers);
+        self.sent = plan.finish(next, &mut self.unsent, buffers);
         outcome
     }
 }
 
 /// Whether the kernel may only have been unable to cut the message into datagrams: they are longer
-/// than the path's MTU allows, or nobody would write their checksums.
+/// than the path's MTU allows (EINVAL, EMSGSIZE), or neither the device nor the kernel would write
+/// their checksums (EIO, EOPNOTSUPP).
 fn is_about_cutting(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),

@@ -1,0 +1,391 @@
+//! The driver over `epoll(7)`: readiness, presented as completions.
+//!
+//! One read and one send per event, bulk by splice. Operations are carried out at the start of the
+//! next `wait`; a send that the kernel takes at once costs one system call and nothing more. What
+//! an endpoint waits for is told to the kernel once a turn, so that a connection which comes and
+//! goes costs one `epoll_ctl(2)`.
+//!
+//! Never decides anything about an echo; never blocks except in [`Driver::wait`]. What is done when
+//! an endpoint is ready is in `endpoints`.
+//!
+//! [`Driver::wait`]: super::Driver::wait
+
+use std::io;
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll as Kernel, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use super::alarm::Alarm;
+use super::buffers::Buffers;
+use super::connection::Reception;
+use super::endpoints::{Endpoints as AllEndpoints, Kind, Registration};
+use super::lifecycle::Lifecycle;
+use super::sockets::{Backend, Sockets};
+use super::{Completion, Token, Waker};
+use crate::sys::socket;
+
+/// How many events are taken from the kernel at once.
+const EVENTS_MAX: usize = 256;
+
+/// A `wait` ends after this many completions. Few, so that what was received is sent while it is
+/// still in the cache, and the first peer of a batch need not wait for the last one's bytes:
+/// measured, 16 is 1 to 3 percent cheaper than 64.
+const COMPLETIONS_MAX: usize = 16;
+
+/// A `wait` ends after this many bytes received, so that they are sent while the cache has them,
+/// and the first of those peers can continue while the others have their turn.
+const RECEIVED_BYTES_MAX: usize = 256 * 1024;
+
+/// After a read there may be more, however short it was: an end, an error, urgent data (tcp(7)).
+const WARNINGS: EpollFlags = EpollFlags::EPOLLRDHUP.union(EpollFlags::EPOLLPRI);
+
+/// What is reported whether asked for or not.
+const BROKEN: EpollFlags = EpollFlags::EPOLLERR.union(EpollFlags::EPOLLHUP);
+
+/// Marks the waker's event; no token looks like it, because generations have 24 bits.
+const WAKER: u64 = u64::MAX;
+
+/// Marks the alarm's event.
+const ALARM: u64 = u64::MAX - 1;
+
+/// The driver over `epoll(7)`.
+pub type Epoll = Sockets<Readiness>;
+
+type Endpoints = AllEndpoints<Registered, Buffers>;
+type Endpoint = super::endpoints::Endpoint<Registered>;
+
+/// The kernel's part of [`Epoll`].
+#[derive(Debug)]
+pub struct Readiness {
+    kernel: Kernel,
+    waker: Waker,
+    alarm: Alarm,
+    // Events from the kernel, and those of them that are yet to be handled.
+    events: Box<[EpollEvent]>,
+    ready: Range<usize>,
+}
+
+/// What the kernel reports of one endpoint.
+#[derive(Debug, Default)]
+pub struct Registered {
+    watch: Watch,
+    /// One event when bytes come, and one read that takes them all (`EPOLLET`): so it is over TCP,
+    /// until a read may have left some.
+    edge: bool,
+    /// Both sides have finished while nothing was asked of the connection: `EPOLLHUP` would be
+    /// reported for ever.
+    hung_up: bool,
+}
+
+impl Registration for Registered {
+    fn of_connection(is_tcp: bool) -> Self {
+        // On a Unix socket a read ends where the peer has passed descriptors, and says nothing of
+        // what is behind them.
+        Self {
+            edge: is_tcp,
+            ..Self::default()
+        }
+    }
+}
+
+/// What the kernel is asked to report of a descriptor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Watch {
+    /// It is not registered.
+    #[default]
+    Nothing,
+    /// Errors and hang-ups, which are always reported.
+    Errors,
+    /// Bytes or datagrams, as long as there are any.
+    Input,
+    /// Bytes when they come, and no second time: the kernel need not look again whether there are
+    /// more. With what a read might stop before, so that its reader is warned.
+    InputEdge,
+    /// Clients. Where several workers wait on one socket, one of them is woken.
+    Clients,
+    /// Room to send.
+    Output,
+    /// Bytes and room to send.
+    Both,
+}
+
+impl Watch {
+    fn flags(self) -> EpollFlags {
+        match self {
+            Self::Nothing | Self::Errors => EpollFlags::empty(),
+            Self::Input => EpollFlags::EPOLLIN,
+            Self::InputEdge => EpollFlags::EPOLLIN | EpollFlags::EPOLLET | WARNINGS,
+            Self::Clients => EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE,
+            Self::Output => EpollFlags::EPOLLOUT,
+            Self::Both => EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT,
+        }
+    }
+
+    /// What an endpoint needs now.
+    fn of(endpoint: &Endpoint) -> Self {
+        let interest = endpoint.interest();
+        let connection = match &endpoint.kind {
+            Kind::Listener(_) if interest.input => return Self::Clients,
+            Kind::Listener(_) => return Self::Nothing,
+            Kind::Datagrams(_) => None,
+            Kind::Connection(connection) => Some(connection),
+        };
+        match (interest.input, interest.output) {
+            (true, true) => Self::Both,
+            (false, true) => Self::Output,
+            (true, false) if endpoint.registration.edge => Self::InputEdge,
+            (true, false) => Self::Input,
+            // A paused connection is watched for a reset. After the peer's end there is nothing to
+            // report but a hang-up, once both sides have finished.
+            (false, false) => {
+                let is_paused = endpoint.lifecycle == Lifecycle::Open
+                    && !endpoint.registration.hung_up
+                    && connection.is_some_and(|connection| !connection.has_ended());
+                if is_paused { Self::Errors } else { Self::Nothing }
+            }
+        }
+    }
+}
+
+impl Epoll {
+    /// A driver with nothing to do. Make it in the thread that will use it.
+    ///
+    /// # Errors
+    /// When no descriptor or no memory is left.
+    pub fn new() -> io::Result<Self> {
+        let waker = Waker::new()?;
+        let backend = Readiness::new(waker.clone())?;
+        Ok(Self::of(backend, Buffers::new()?, waker))
+    }
+}
+
+impl Backend for Readiness {
+    type Registration = Registered;
+    type Memory = Buffers;
+
+    fn wait(
+        &mut self,
+        endpoints: &mut Endpoints,
+        until: Option<Instant>,
+        done: &mut Vec<Completion>,
+    ) -> io::Result<()> {
+        endpoints.resume_starved();
+        self.update_changed(endpoints, done);
+        if endpoints.is_draining() {
+            endpoints.drain(done);
+            self.update_changed(endpoints, done);
+        }
+        if self.ready.is_empty() {
+            if !done.is_empty() {
+                return Ok(());
+            }
+            let timeout = self.timeout(endpoints.is_draining(), until)?;
+            self.ready = match self.kernel.wait(&mut self.events, timeout) {
+                Ok(count) => 0..count,
+                Err(Errno::EINTR) => 0..0,
+                Err(errno) => return Err(errno.into()),
+            };
+        }
+        endpoints.received_bytes = 0;
+        while done.len() < COMPLETIONS_MAX && endpoints.received_bytes < RECEIVED_BYTES_MAX {
+            let Some(index) = self.ready.next() else {
+                break;
+            };
+            self.handle(self.events[index], endpoints, done);
+        }
+        Ok(())
+    }
+}
+
+impl Readiness {
+    fn new(waker: Waker) -> io::Result<Self> {
+        let kernel = Kernel::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let alarm = Alarm::new()?;
+        kernel.add(waker.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WAKER))?;
+        kernel.add(alarm.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, ALARM))?;
+        Ok(Self {
+            kernel,
+            waker,
+            alarm,
+            events: vec![EpollEvent::empty(); EVENTS_MAX].into_boxed_slice(),
+            ready: 0..0,
+        })
+    }
+
+    /// How long to sleep: not at all, or until an event, of which the alarm's is one.
+    fn timeout(&mut self, has_work: bool, until: Option<Instant>) -> io::Result<EpollTimeout> {
+        if has_work {
+            return Ok(EpollTimeout::ZERO);
+        }
+        if let Some(until) = until {
+            let now = Instant::now();
+            if until <= now {
+                return Ok(EpollTimeout::ZERO);
+            }
+            self.alarm.set(now, until)?;
+        }
+        Ok(EpollTimeout::NONE)
+    }
+
+    fn update_changed(&mut self, endpoints: &mut Endpoints, done: &mut Vec<Completion>) {
+        while let Some(token) = endpoints.next_changed() {
+            self.update(token, endpoints, done);
+        }
+    }
+
+    /// Carries out what was asked of an endpoint, and brings the kernel up to date with it.
+    fn update(&self, token: Token, endpoints: &mut Endpoints, done: &mut Vec<Completion>) {
+        endpoints.carry_out(token, done);
+        let sends = |endpoint: &Endpoint| {
+            endpoint.lifecycle == Lifecycle::Open
+                && endpoint.connection().is_some_and(|connection| {
+                    connection.has_unsent() && !connection.is_stalled()
+                })
+        };
+        if endpoints.get(token).is_some_and(sends) {
+            endpoints.flush(token, done);
+        }
+        let Some(endpoint) = endpoints.get_mut(token) else {
+            return;
+        };
+        match endpoint.lifecycle {
+            Lifecycle::Closing(how) => {
+                // Another worker may hold the same listening or datagram socket, and then closing
+                // ours would not end its registration (epoll(7), question 6).
+                if endpoint.connection().is_none() && endpoint.registration.watch != Watch::Nothing
+                {
+                    // It is registered, as just seen, so this cannot fail.
+                    let _ = self.kernel.delete(&endpoint.fd);
+                }
+                return endpoints.close(token, how, done);
+            }
+            // Everything that was received has been delivered by an earlier wait.
+            Lifecycle::Detaching => {
+                endpoint.lifecycle.advance(Lifecycle::Detached);
+                done.push(Completion::Detached { connection: token });
+            }
+            Lifecycle::Failed => endpoints.discard(token),
+            Lifecycle::Open | Lifecycle::Draining | Lifecycle::Detached => {}
+        }
+        self.register(token, endpoints, done);
+    }
+
+    /// Tells the kernel what an endpoint waits for, if it does not know yet.
+    fn register(&self, token: Token, endpoints: &mut Endpoints, done: &mut Vec<Completion>) {
+        let Some(endpoint) = endpoints.get_mut(token) else {
+            return;
+        };
+        endpoint.registration.hung_up &= !endpoint.wanted;
+        let (before, watch) = (endpoint.registration.watch, Watch::of(endpoint));
+        if watch == before {
+            return;
+        }
+        let data = u64::from(token.generation) << 32 | u64::from(token.slot);
+        let mut event = EpollEvent::new(watch.flags(), data);
+        let result = match (before, watch) {
+            (_, Watch::Nothing) => self.kernel.delete(&endpoint.fd),
+            (Watch::Nothing, _) => self.kernel.add(&endpoint.fd, event),
+            _ => self.kernel.modify(&endpoint.fd, &mut event),
+        };
+        match (result, &endpoint.kind) {
+            (Ok(()), _) => endpoint.registration.watch = watch,
+            // ENOSPC or ENOMEM (epoll_ctl(2)): what cannot be watched cannot be served.
+            (Err(errno), Kind::Connection(_)) => endpoints.fail(token, errno, done),
+            (Err(errno), Kind::Listener(_)) => {
+                endpoint.wanted = false;
+                done.push(Completion::AcceptPaused {
+                    listener: token,
+                    error: Some(errno.into()),
+                });
+            }
+            // There is no peer to turn away: tried again at the next turn that has buffers.
+            (Err(_), Kind::Datagrams(_)) => {
+                endpoints.starve(token, super::buffers::Need::Datagram);
+            }
+        }
+    }
+
+    fn handle(&mut self, event: EpollEvent, endpoints: &mut Endpoints, done: &mut Vec<Completion>) {
+        match event.data() {
+            WAKER => {
+                self.waker.drain();
+                return done.push(Completion::Woken);
+            }
+            ALARM => return self.alarm.handle_expired(),
+            _ => {}
+        }
+        let token = Token {
+            slot: event.data() as u32,
+            generation: (event.data() >> 32) as u32,
+        };
+        let flags = event.events();
+        let Some(endpoint) = endpoints.get(token) else {
+            return;
+        };
+        let interest = endpoint.interest();
+        if interest.output && flags.intersects(EpollFlags::EPOLLOUT | BROKEN) {
+            endpoints.handle_output(token, done);
+        }
+        if interest.input && flags.intersects(EpollFlags::EPOLLIN | WARNINGS | BROKEN) {
+            // A failure above has ended its interest, which is asked for again.
+            let reception = endpoints.handle_input(token, done);
+            leave_edge(token, endpoints, reception, flags.intersects(WARNINGS));
+        } else if !interest.output && flags.intersects(BROKEN) {
+            hang_up(token, endpoints, done);
+        }
+    }
+}
+
+/// Goes back to level-triggered events where a read may have left something in the socket.
+fn leave_edge(
+    token: Token,
+    endpoints: &mut Endpoints,
+    reception: Option<Reception>,
+    warned: bool,
+) {
+    let filled = match reception {
+        Some(Reception::Received { filled, .. }) => filled || warned,
+        Some(Reception::Relayed(_)) => true,
+        _ => return,
+    };
+    if let Some(endpoint) = endpoints.get_mut(token)
+        && endpoint.registration.edge
+        && let Kind::Connection(connection) = &endpoint.kind
+        && (filled || connection.relay.is_due())
+    {
+        endpoint.registration.edge = false;
+        endpoints.mark_changed(token);
+    }
+}
+
+/// An error or hang-up on a connection of which nothing was asked.
+fn hang_up(token: Token, endpoints: &mut Endpoints, done: &mut Vec<Completion>) {
+    let Some(endpoint) = endpoints.get_mut(token) else {
+        return;
+    };
+    if endpoint.lifecycle != Lifecycle::Open || endpoint.connection().is_none() {
+        return;
+    }
+    if let Some(error) = socket::take_error(endpoint.fd.as_fd()) {
+        let errno = error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
+        endpoints.fail(token, errno, done);
+    } else {
+        // Both sides have finished, and there may be bytes left to read: later, when asked.
+        endpoint.registration.hung_up = true;
+        endpoints.mark_changed(token);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        let size = size_of::<Endpoint>();
+        assert!(size <= 64, "{size} bytes");
+    }
+}

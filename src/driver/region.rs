@@ -1,0 +1,81 @@
+//! Memory mapped straight from the kernel: page-aligned, zeroed, and resident only once touched.
+//!
+//! Unlike the allocator it reports that there is none, so that a driver which can't have its
+//! buffers is a start that fails with a message.
+
+#![expect(unsafe_code, reason = "the mapping is owned here")]
+
+use std::ffi::c_void;
+use std::io;
+use std::num::NonZeroUsize;
+use std::ptr::NonNull;
+
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
+/// One private mapping, unmapped when dropped.
+#[derive(Debug)]
+pub(super) struct Region {
+    start: NonNull<c_void>,
+    len: usize,
+}
+
+impl Region {
+    /// Maps `len` bytes.
+    ///
+    /// # Errors
+    /// As `mmap(2)`: ENOMEM where the address space or the memory is limited.
+    pub(super) fn new(len: usize) -> io::Result<Self> {
+        let size = NonZeroUsize::new(len).expect("a region is not empty");
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: without an address hint the kernel maps new memory, over no other mapping.
+        let start = unsafe { mmap_anonymous(None, size, access, MapFlags::MAP_PRIVATE) }?;
+        Ok(Self { start, len })
+    }
+
+    /// The address of the first byte.
+    pub(super) fn start(&self) -> *mut u8 {
+        self.start.as_ptr().cast()
+    }
+
+    /// All bytes. For memory of which the kernel holds no part.
+    pub(super) fn bytes(&self) -> &[u8] {
+        // SAFETY: the mapping has this length, lives as long as `self`, and is initialized (zeroed).
+        unsafe { std::slice::from_raw_parts(self.start(), self.len) }
+    }
+
+    /// The same, to be written.
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `bytes`; `&mut self` makes this the only reference.
+        unsafe { std::slice::from_raw_parts_mut(self.start(), self.len) }
+    }
+}
+
+// SAFETY: a mapping belongs to the process, not to the thread that made it, and is reached only
+// through `self`.
+unsafe impl Send for Region {}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: it was mapped with this length in `new`, and no reference outlives `self`.
+        let _ = unsafe { munmap(self.start, self.len) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_is_unavailable_is_an_error() {
+        let error = Region::new(1 << 60).expect_err("no machine has an exbibyte");
+        assert_eq!(error.raw_os_error(), Some(libc::ENOMEM));
+    }
+
+    #[test]
+    fn a_region_is_zeroed_and_writable() {
+        let mut region = Region::new(10_000).expect("there is memory");
+        assert!(region.bytes().iter().all(|&byte| byte == 0));
+        region.bytes_mut()[9_999] = 7;
+        assert_eq!(region.bytes()[9_999], 7);
+    }
+}

@@ -1,0 +1,534 @@
+//! The driver over `io_uring(7)`: completion as the kernel itself has it.
+//!
+//! One ring, made in the thread that uses it. Bytes are received by requests that repeat, into
+//! buffers that the kernel takes from a ring of ours when bytes arrive; they are sent from the same
+//! buffers. What is submitted in a turn goes to the kernel in one system call, which also brings
+//! the next results, so that many messages share it; a message that is alone in its turn is sent
+//! by `send(2)`, which is cheaper. Where the ring would not help (datagrams, stalled peers, and
+//! peers that send much at a time) it only reports readiness, and the calls are those of the epoll
+//! driver.
+//!
+//! An endpoint has at most one request for input and one for output. What they should be follows
+//! from its [`Interest`], and [`Completions::update`] brings the two together.
+//!
+//! Never decides anything about an echo; never blocks except in [`Driver::wait`]. Read on in `ring`
+//! for the ring, and in `memory` for the buffers. What is done when an endpoint is ready is in
+//! `endpoints`.
+//!
+//! [`Driver::wait`]: super::Driver::wait
+//! [`Interest`]: super::endpoints::Interest
+
+#![expect(unsafe_code, reason = "the kernel reads what is sent while we continue")]
+
+pub mod memory;
+mod ring;
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use io_uring::cqueue;
+use nix::errno::Errno;
+
+use super::alarm::Alarm;
+use super::buffers::{Memory, Need};
+use super::connection::Reception;
+use super::endpoints::{Endpoint, Endpoints as AllEndpoints, Kind, Registration};
+use super::lifecycle::Lifecycle;
+use super::sockets::{Backend, Sockets};
+use super::unsent::RECEIVE_BELOW;
+use super::{Completion, Token, Waker};
+
+use memory::{GROUP, RingMemory, SMALL_BYTES};
+use ring::{Request, Ring, read_name};
+
+/// A `wait` ends after this many completions: enough for many messages to share a system call, and
+/// few enough that what was received is sent while it is still in the cache.
+const COMPLETIONS_MAX: usize = 128;
+
+/// A `wait` ends after this many bytes received in large pieces, or relayed.
+const RECEIVED_BYTES_MAX: usize = 256 * 1024;
+
+/// After this many small reads in a row a peer is no longer read in large pieces.
+const LARGE_READS: u8 = 16;
+
+/// Names the requests of the driver itself; no endpoint has it.
+const DRIVER: Token = Token {
+    slot: u32::MAX,
+    generation: 0,
+};
+
+/// The driver over `io_uring(7)`.
+pub type Uring = Sockets<Completions>;
+
+type Endpoints = AllEndpoints<Requests, RingMemory>;
+
+/// The kernel's part of [`Uring`].
+#[derive(Debug)]
+pub struct Completions {
+    ring: Ring,
+    waker: Waker,
+    alarm: Alarm,
+    /// The last wait made no system call because it had completions of its own.
+    has_skipped: bool,
+}
+
+/// The requests that the kernel has of one endpoint.
+#[derive(Debug, Default)]
+pub struct Requests {
+    receiving: Receiving,
+    sending: Sending,
+    /// How many more times a connection is read in large pieces, however little it brings.
+    large_reads_left: u8,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Receiving {
+    #[default]
+    No,
+    /// Bytes as they arrive, in small buffers.
+    Repeatedly,
+    /// To report input.
+    Polled,
+    /// It was told to end.
+    Cancelled,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Sending {
+    #[default]
+    No,
+    /// The first unsent piece, as much of it as there is room for.
+    Sends,
+    /// To report room to send.
+    Polled,
+    /// It was told to end.
+    Cancelled,
+}
+
+impl Registration for Requests {
+    fn of_connection(_is_tcp: bool) -> Self {
+        Self::default()
+    }
+}
+
+impl Requests {
+    fn is_idle(&self) -> bool {
+        self.receiving == Receiving::No && self.sending == Sending::No
+    }
+}
+
+impl Uring {
+    /// A driver with nothing to do. Make it in the thread that will use it: the ring belongs to
+    /// that thread.
+    ///
+    /// # Errors
+    /// When the kernel is too old (6.1 is needed) or does not allow it, or no descriptor or memory
+    /// is left.
+    pub fn new() -> io::Result<Self> {
+        let ring = Ring::new()?;
+        let memory = RingMemory::new()?;
+        memory.register(&ring.submitter())?;
+        let waker = Waker::new()?;
+        let mut backend = Completions {
+            ring,
+            waker: waker.clone(),
+            alarm: Alarm::new()?,
+            has_skipped: false,
+        };
+        backend.poll_waker();
+        backend.poll_alarm();
+        Ok(Self::of(backend, memory, waker))
+    }
+}
+
+impl Backend for Completions {
+    type Registration = Requests;
+    type Memory = RingMemory;
+
+    fn wait(
+        &mut self,
+        endpoints: &mut Endpoints,
+        until: Option<Instant>,
+        done: &mut Vec<Completion>,
+    ) -> io::Result<()> {
+        endpoints.resume_starved();
+        let is_alone = endpoints.changed_count() == 1 && !self.ring.has_requests();
+        self.update_changed(endpoints, is_alone, done);
+        if endpoints.is_draining() {
+            endpoints.drain(done);
+            self.update_changed(endpoints, false, done);
+        }
+        endpoints.memory.publish();
+        self.enter(!done.is_empty(), endpoints.is_draining(), until)?;
+        endpoints.received_bytes = 0;
+        while done.len() < COMPLETIONS_MAX && endpoints.received_bytes < RECEIVED_BYTES_MAX {
+            let Some(result) = self.ring.next() else {
+                break;
+            };
+            self.handle(&result, endpoints, done);
+        }
+        Ok(())
+    }
+}
+
+impl Completions {
+    fn poll_waker(&mut self) {
+        self.ring
+            .poll_input(self.waker.as_fd(), Request::Waker, DRIVER);
+    }
+
+    fn poll_alarm(&mut self) {
+        self.ring
+            .poll_input(self.alarm.as_fd(), Request::Alarm, DRIVER);
+    }
+
+    /// Hands the requests to the kernel, and sleeps if there is nothing else to do.
+    fn enter(
+        &mut self,
+        has_completions: bool,
+        has_work: bool,
+        until: Option<Instant>,
+    ) -> io::Result<()> {
+        // A lone message was sent at once, and the user has to know. The requests go with the next
+        // wait, which follows immediately; but not later than that.
+        if has_completions && !has_work && !self.has_skipped {
+            self.has_skipped = true;
+            return Ok(());
+        }
+        self.has_skipped = false;
+        if has_completions || has_work || self.ring.has_results() {
+            return self.ring.submit();
+        }
+        if let Some(until) = until {
+            let now = Instant::now();
+            if until <= now {
+                return self.ring.submit();
+            }
+            self.alarm.set(now, until)?;
+        }
+        self.ring.submit_and_wait()
+    }
+
+    fn update_changed(
+        &mut self,
+        endpoints: &mut Endpoints,
+        is_alone: bool,
+        done: &mut Vec<Completion>,
+    ) {
+        while let Some(token) = endpoints.next_changed() {
+            self.update(token, endpoints, is_alone, done);
+        }
+    }
+
+    /// Carries out what was asked of an endpoint, and sees to it that the kernel has the requests
+    /// that it should have. `is_alone`: no other endpoint has anything to do in this turn.
+    fn update(
+        &mut self,
+        token: Token,
+        endpoints: &mut Endpoints,
+        is_alone: bool,
+        done: &mut Vec<Completion>,
+    ) {
+        endpoints.carry_out(token, done);
+        if is_alone
+            && let Some(endpoint) = endpoints.get(token)
+            && endpoint.registration.sending == Sending::No
+            && sends(endpoint)
+        {
+            endpoints.flush(token, done);
+        }
+        let Some(endpoint) = endpoints.get_mut(token) else {
+            return;
+        };
+        update_receiving(&mut self.ring, token, endpoint);
+        update_sending(&mut self.ring, token, endpoints);
+
+        let Some(endpoint) = endpoints.get_mut(token) else {
+            return;
+        };
+        let is_idle = endpoint.registration.is_idle();
+        match endpoint.lifecycle {
+            Lifecycle::Closing(how) if is_idle => endpoints.close(token, how, done),
+            // What the requests have brought was delivered by an earlier wait, and its answers are
+            // unsent like the rest.
+            Lifecycle::Detaching if is_idle => {
+                endpoint.lifecycle.advance(Lifecycle::Detached);
+                done.push(Completion::Detached { connection: token });
+            }
+            // The kernel may still read the piece that a request sends.
+            Lifecycle::Failed if endpoint.registration.sending != Sending::Sends => {
+                endpoints.discard(token);
+            }
+            _ => {}
+        }
+    }
+
+    fn handle(
+        &mut self,
+        result: &cqueue::Entry,
+        endpoints: &mut Endpoints,
+        done: &mut Vec<Completion>,
+    ) {
+        let (request, token) = read_name(result.user_data());
+        match request {
+            Request::Receive => self.received(token, result, endpoints, done),
+            Request::Send => sent(token, result.result(), endpoints, done),
+            Request::Readable => readable(token, endpoints, done),
+            Request::Writable => {
+                if let Some(endpoint) = endpoints.get_mut(token) {
+                    endpoint.registration.sending = Sending::No;
+                    endpoints.mark_changed(token);
+                    endpoints.handle_output(token, done);
+                }
+            }
+            Request::Waker => {
+                self.waker.drain();
+                self.poll_waker();
+                done.push(Completion::Woken);
+            }
+            Request::Alarm => {
+                self.alarm.handle_expired();
+                self.poll_alarm();
+            }
+            Request::Cancel => self.cancelled(token, result.result(), endpoints),
+        }
+    }
+
+    /// A request was told to end. The kernel does not find one that it is about to try again at
+    /// that moment (ENOENT, EALREADY): a receive is told again until it has ended. A poll that is
+    /// not found has a result on its way.
+    fn cancelled(&mut self, token: Token, result: i32, endpoints: &Endpoints) {
+        let is_missed = [libc::ENOENT, libc::EALREADY].contains(&-result);
+        if let Some(endpoint) = endpoints.get(token)
+            && is_missed
+            && endpoint.registration.receiving == Receiving::Cancelled
+        {
+            self.ring.cancel(Request::Receive, token);
+        }
+    }
+
+    /// A result of a request to receive in small buffers.
+    fn received(
+        &mut self,
+        token: Token,
+        result: &cqueue::Entry,
+        endpoints: &mut Endpoints,
+        done: &mut Vec<Completion>,
+    ) {
+        let len = result.result();
+        let buffer = cqueue::buffer_select(result.flags())
+            .map(|index| endpoints.memory.taken(index, len.max(0) as u32));
+        let is_over = endpoints
+            .get(token)
+            .is_none_or(|endpoint| endpoint.lifecycle.is_over());
+        if let Some(buffer) = buffer {
+            if len > 0 && !is_over {
+                done.push(Completion::Received {
+                    connection: token,
+                    buffer,
+                });
+            } else {
+                endpoints.memory.recycle(buffer);
+            }
+        }
+        let Some(endpoint) = endpoints.get_mut(token) else {
+            return;
+        };
+        let mut has_changed = false;
+        if !cqueue::more(result.flags()) {
+            endpoint.registration.receiving = Receiving::No;
+            has_changed = true;
+        }
+        if len as usize == SMALL_BYTES {
+            endpoint.registration.large_reads_left = LARGE_READS;
+            has_changed = true;
+        }
+        if has_changed {
+            endpoints.mark_changed(token);
+        }
+        if len <= 0 && !is_over {
+            self.receive_ended(token, -len, endpoints, done);
+        }
+    }
+
+    /// A request to receive has ended with this error, or with the peer's half-close.
+    fn receive_ended(
+        &mut self,
+        token: Token,
+        errno: i32,
+        endpoints: &mut Endpoints,
+        done: &mut Vec<Completion>,
+    ) {
+        match errno {
+            0 => {
+                if let Some(endpoint) = endpoints.get_mut(token)
+                    && let Kind::Connection(connection) = &mut endpoint.kind
+                {
+                    connection.handle_end(token, done);
+                }
+            }
+            libc::ENOBUFS => endpoints.starve(token, Need::Small),
+            // It was told to end, or could not continue for now.
+            libc::ECANCELED | libc::EAGAIN | libc::EINTR => {}
+            libc::EINVAL if self.ring.handle_invalid_receive() => {}
+            errno => endpoints.fail(token, Errno::from_raw(errno), done),
+        }
+    }
+}
+
+/// Whether there is a piece to be sent that does not wait for room.
+fn sends(endpoint: &Endpoint<Requests>) -> bool {
+    endpoint.lifecycle == Lifecycle::Open
+        && endpoint
+            .connection()
+            .is_some_and(|connection| connection.has_unsent() && !connection.is_stalled())
+}
+
+fn update_receiving(ring: &mut Ring, token: Token, endpoint: &mut Endpoint<Requests>) {
+    let is_wanted = endpoint.interest().input;
+    let requests = &mut endpoint.registration;
+    let is_polled = match &endpoint.kind {
+        Kind::Connection(connection) => {
+            requests.large_reads_left > 0 || connection.relay.is_due()
+        }
+        Kind::Listener(_) | Kind::Datagrams(_) => true,
+    };
+    let fd = endpoint.fd.as_fd();
+    match requests.receiving {
+        Receiving::No if is_wanted && is_polled => {
+            if matches!(endpoint.kind, Kind::Listener(_)) {
+                ring.poll_clients(fd, token);
+            } else {
+                ring.poll_input(fd, Request::Readable, token);
+            }
+            requests.receiving = Receiving::Polled;
+        }
+        // Together with what is unsent it brings no more than may be held for a peer that does not
+        // read; the kernel goes through many buffers in one go.
+        Receiving::No if is_wanted => {
+            ring.receive(fd, GROUP, RECEIVE_BELOW, token);
+            requests.receiving = Receiving::Repeatedly;
+        }
+        Receiving::Repeatedly if !is_wanted || is_polled => {
+            ring.cancel(Request::Receive, token);
+            requests.receiving = Receiving::Cancelled;
+        }
+        // A poll that is no longer needed may stay, and its result is ignored, unless the endpoint
+        // is to leave.
+        Receiving::Polled if endpoint.lifecycle != Lifecycle::Open => {
+            ring.cancel(Request::Readable, token);
+            requests.receiving = Receiving::Cancelled;
+        }
+        _ => {}
+    }
+}
+
+fn update_sending(ring: &mut Ring, token: Token, endpoints: &mut Endpoints) {
+    let Some((endpoint, memory)) = endpoints.with_memory(token) else {
+        return;
+    };
+    let interest = endpoint.interest();
+    let sends = sends(endpoint);
+    let fd = endpoint.fd.as_fd();
+    match (endpoint.registration.sending, &endpoint.kind) {
+        (Sending::No, _) if interest.output => {
+            ring.poll_output(fd, token);
+            endpoint.registration.sending = Sending::Polled;
+        }
+        (Sending::No, Kind::Connection(connection)) if sends => {
+            let Some(bytes) = connection.unsent.front(memory) else {
+                return;
+            };
+            // SAFETY: until the result has come, the first piece stays what it is: nothing is
+            // spilled before a stall, and nothing discarded while `sending` is `Sends`.
+            unsafe { ring.send(fd, bytes, token) };
+            endpoint.registration.sending = Sending::Sends;
+        }
+        (Sending::Polled, _) if !interest.output => {
+            ring.cancel(Request::Writable, token);
+            endpoint.registration.sending = Sending::Cancelled;
+        }
+        _ => {}
+    }
+}
+
+/// There is input, or the poll for it was told to end.
+fn readable(token: Token, endpoints: &mut Endpoints, done: &mut Vec<Completion>) {
+    let Some(endpoint) = endpoints.get_mut(token) else {
+        return;
+    };
+    endpoint.registration.receiving = Receiving::No;
+    endpoints.mark_changed(token);
+    let reception = endpoints.handle_input(token, done);
+    if let Some(Reception::Received { len, .. }) = reception
+        && let Some(endpoint) = endpoints.get_mut(token)
+    {
+        let left = &mut endpoint.registration.large_reads_left;
+        *left = if len >= SMALL_BYTES {
+            LARGE_READS
+        } else {
+            left.saturating_sub(1)
+        };
+    }
+}
+
+/// The result of a request to send.
+fn sent(token: Token, result: i32, endpoints: &mut Endpoints, done: &mut Vec<Completion>) {
+    let Some((endpoint, memory)) = endpoints.with_memory(token) else {
+        return;
+    };
+    endpoint.registration.sending = Sending::No;
+    let Kind::Connection(connection) = &mut endpoint.kind else {
+        return;
+    };
+    let is_open = endpoint.lifecycle == Lifecycle::Open;
+    match result {
+        // Of a connection that is over, nothing is reported any more.
+        0.. if endpoint.lifecycle.is_over() => {}
+        0.. => {
+            let unsent = connection.unsent.front(memory).map_or(0, <[u8]>::len);
+            connection.handle_sent(memory, result as u32, token, done);
+            if (result as usize) < unsent && is_open {
+                connection.stall(memory, token, done);
+            }
+        }
+        // There is no room, or it could not be tried without waiting.
+        _ if [libc::EAGAIN, libc::EINTR, libc::ECANCELED].contains(&-result) => {
+            if is_open {
+                connection.stall(memory, token, done);
+            }
+        }
+        _ => return endpoints.fail(token, Errno::from_raw(-result), done),
+    }
+    // Most often that was all, and the kernel receives on by itself.
+    let is_settled = is_open
+        && !connection.has_unsent()
+        && !connection.shut_down_is_due()
+        && endpoint.registration.receiving == Receiving::Repeatedly;
+    if !is_settled {
+        endpoints.mark_changed(token);
+    }
+}
+
+impl Drop for Completions {
+    /// The kernel must neither touch our memory nor keep our sockets when they are gone: their
+    /// addresses can be bound again at once.
+    fn drop(&mut self) {
+        if !self.ring.cancel_all() {
+            log::error!("io_uring: requests could not be cancelled");
+            std::process::abort();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        let size = size_of::<Endpoint<Requests>>();
+        assert!(size <= 64, "{size} bytes");
+    }
+}
