@@ -133,7 +133,7 @@ impl Buffers {
 
     /// Leases a buffer for what the user itself sends, if receiving is left enough of them.
     pub(crate) fn lease_for_user(&mut self, len: usize) -> Option<Buffer> {
-        (!self.is_scarce()).then(|| self.lease(len))
+        self.has_enough(Need::Datagram).then(|| self.lease(len))
     }
 
     /// Some of the bytes of a leased buffer, to be sent.

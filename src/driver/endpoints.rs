@@ -206,10 +206,13 @@ impl<R: Registration, M: Memory> Endpoints<R, M> {
                     self.mark_changed(token);
                 }
             }
-            Op::Detach { connection } => self.advance(connection, Lifecycle::Detaching),
+            Op::Detach { connection } => {
+                if self.is_connection(connection) {
+                    self.advance(connection, Lifecycle::Detaching);
+                }
+            }
             Op::Close { token, how } => {
-                let is_connection = |endpoint: &Endpoint<R>| endpoint.connection().is_some();
-                if how == Closing::WhenDrained && !self.get(token).is_some_and(is_connection) {
+                if how == Closing::WhenDrained && !self.is_connection(token) {
                     self.advance(token, Lifecycle::Draining);
                     self.set_wanted(token, true);
                 } else {
@@ -217,6 +220,11 @@ impl<R: Registration, M: Memory> Endpoints<R, M> {
                 }
             }
         }
+    }
+
+    fn is_connection(&self, token: Token) -> bool {
+        self.get(token)
+            .is_some_and(|endpoint| endpoint.connection().is_some())
     }
 
     fn advance(&mut self, token: Token, next: Lifecycle) {

@@ -4,6 +4,7 @@
 use super::harness::{Harness, Place};
 use super::relay::get_into_bulk;
 use super::stage::{Answer, Event, Stage, pattern};
+use crate::driver::buffers::BUFFER_BYTES;
 use crate::driver::sim::End;
 use crate::driver::{Closing, Driver, Op};
 
@@ -23,6 +24,21 @@ pub(super) fn urgent_data_is_received_in_its_place<H: Harness>() {
     }
 }
 
+/// Writes all of this, and reads what comes back while it does.
+fn write_and_read<H: Harness>(
+    stage: &mut Stage<H>,
+    peer: &mut H::Peer,
+    bytes: &[u8],
+    back: &mut Vec<u8>,
+) {
+    let mut written = 0;
+    stage.until("all is written", |stage| {
+        written += stage.net.write(peer, &bytes[written..]);
+        stage.net.read(peer, BUFFER_BYTES, back);
+        written == bytes.len()
+    });
+}
+
 pub(super) fn urgent_data_amid_relaying_returns_in_its_place<H: Harness>() {
     let mut stage = Stage::<H>::new(Answer::Relay);
     let address = stage.listener_at(Place::Wide);
@@ -34,13 +50,14 @@ pub(super) fn urgent_data_amid_relaying_returns_in_its_place<H: Harness>() {
     ] {
         let (mut peer, connection) = stage.connection(&address);
         get_into_bulk(&mut stage, &mut peer, connection);
-        stage.write_all(&mut peer, &pattern(0, before));
+        let mut back = vec![];
+        write_and_read(&mut stage, &mut peer, &pattern(0, before), &mut back);
         stage.net.write_urgent(&mut peer);
-        stage.write_all(&mut peer, &pattern(7, behind));
+        write_and_read(&mut stage, &mut peer, &pattern(7, behind), &mut back);
         if ends {
             stage.net.half_close(&mut peer);
         }
-        let back = stage.read(&mut peer, before + 1 + behind);
+        back.extend(stage.read(&mut peer, before + 1 + behind - back.len()));
         assert!(back == [&pattern(0, before)[..], b"!", &pattern(7, behind)].concat());
         if ends {
             stage.until_event(&Event::Ended(connection));

@@ -808,10 +808,10 @@ impl Driver for Sim {
 
     fn lease(&mut self, len: usize) -> Option<Buffer> {
         let famine = self.world.borrow_mut().withholds(|faults| faults.famine);
-        if famine || self.buffers.is_scarce() {
+        if famine {
             return None;
         }
-        let buffer = self.buffers.lease(len);
+        let buffer = self.buffers.lease_for_user(len)?;
         self.with_user[usize::from(buffer.index)] = Some(None);
         Some(buffer)
     }
