@@ -7,14 +7,12 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::Permits;
+use super::burst::Burst;
 use super::pipes::Pipes;
 use crate::sys::socket;
 
 /// The most clients that are accepted from one listener before other endpoints have their turn.
-const BURST_MAX: u8 = 32;
-
-/// After this many clients that came one at a time, two calls are tried.
-const SINGLES_MAX: u8 = 16;
+const BURST_MAX: usize = 32;
 
 /// See the module.
 #[derive(Debug)]
@@ -57,7 +55,7 @@ impl Listener {
     pub(super) fn new(permits: Option<Arc<Permits>>) -> Self {
         Self {
             permits,
-            burst: Burst::new(),
+            burst: Burst::new(BURST_MAX),
         }
     }
 
@@ -70,13 +68,13 @@ impl Listener {
         pipes: &mut Pipes,
         clients: &mut Vec<Client>,
     ) -> Queued {
-        let calls = if drains { BURST_MAX } else { self.burst.calls() };
+        let calls = if drains { BURST_MAX } else { self.burst.size() };
         for _ in 0..calls {
             match self.next(fd, drains) {
                 Next::Client(client) => clients.push(client),
                 Next::Aborted => {}
                 Next::Nothing => {
-                    self.burst.handle_empty(clients.len());
+                    self.burst.handle_emptied(clients.len(), BURST_MAX);
                     return Queued::Nothing;
                 }
                 Next::NoPermit => return Queued::Paused(None),
@@ -85,7 +83,7 @@ impl Listener {
                 Next::Failed(error) => return Queued::Paused(Some(error)),
             }
         }
-        self.burst.handle_full();
+        self.burst.handle_filled(BURST_MAX);
         Queued::More
     }
 
@@ -120,46 +118,6 @@ impl Listener {
     }
 }
 
-/// How many calls a burst has. Clients that come one at a time cost one call each: a second one
-/// would find the queue empty. Where the queue is longer, bursts double.
-#[derive(Debug)]
-struct Burst {
-    calls: u8,
-    // Bursts of one call in a row that have brought a client.
-    singles: u8,
-}
-
-impl Burst {
-    fn new() -> Self {
-        Self {
-            calls: BURST_MAX,
-            singles: 0,
-        }
-    }
-
-    fn calls(&self) -> u8 {
-        self.calls
-    }
-
-    /// The queue was empty after this many clients.
-    fn handle_empty(&mut self, accepted: usize) {
-        self.calls = accepted.clamp(1, usize::from(BURST_MAX)) as u8;
-        self.singles = 0;
-    }
-
-    /// There may be more clients than the burst had calls.
-    fn handle_full(&mut self) {
-        if self.calls == 1 {
-            self.singles += 1;
-            if self.singles < SINGLES_MAX {
-                return;
-            }
-            self.singles = 0;
-        }
-        self.calls = (self.calls * 2).min(BURST_MAX);
-    }
-}
-
 /// Whether an error of `accept4(2)` is about the client at the head of the queue only, so that the
 /// next one may be fine. (accept(2), "Error handling": network errors that were pending on the new
 /// connection are returned from accept; EPERM is a firewall's refusal.)
@@ -186,52 +144,4 @@ fn concerns_one_client(error: &io::Error) -> bool {
 /// Whether one descriptor less in use would have helped.
 fn is_for_want_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Serves bursts until `queue` clients are accepted; says how many calls that took.
-    fn serve(burst: &mut Burst, queue: usize) -> usize {
-        let (mut left, mut calls) = (queue, 0);
-        loop {
-            let most = usize::from(burst.calls());
-            let accepted = left.min(most);
-            left -= accepted;
-            if accepted < most {
-                burst.handle_empty(accepted);
-                return calls + accepted + 1;
-            }
-            calls += accepted;
-            burst.handle_full();
-            // A queue that is empty now is not looked at again before the next client.
-            if left == 0 {
-                return calls;
-            }
-        }
-    }
-
-    #[test]
-    fn clients_that_come_one_at_a_time_cost_hardly_more_than_a_call_each() {
-        let mut burst = Burst::new();
-        let calls: usize = (0..1000).map(|_| serve(&mut burst, 1)).sum();
-        assert!(calls < 1100, "{calls} calls for 1000 clients");
-    }
-
-    #[test]
-    fn a_long_queue_is_served_in_long_bursts() {
-        let mut burst = Burst::new();
-        for _ in 0..10 {
-            serve(&mut burst, 1);
-        }
-        let mut bursts = 0;
-        let mut left: usize = 1000;
-        while left > 0 {
-            left = left.saturating_sub(burst.calls().into());
-            burst.handle_full();
-            bursts += 1;
-        }
-        assert!(bursts < 60, "{bursts} bursts for 1000 clients");
-    }
 }

@@ -7,7 +7,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
@@ -32,22 +32,24 @@ impl Alarm {
         })
     }
 
-    /// It goes off at `until` or earlier, to the kernel's precision. `now` is before that.
+    /// Sees to it that it goes off at `until` or earlier, to the kernel's precision. Whether it
+    /// will: not if that time has been reached.
     ///
     /// # Errors
     /// As `timerfd_settime(2)`.
-    pub(super) fn set(&mut self, now: Instant, until: Instant) -> io::Result<()> {
+    pub(super) fn set(&mut self, until: Instant) -> io::Result<bool> {
+        // Most often, and then the clock need not be read.
         if self.due.is_some_and(|due| due <= until) {
-            return Ok(());
+            return Ok(true);
         }
-        // Zero would disarm it.
-        let left = (until - now).max(Duration::from_nanos(1));
-        self.timer.set(
-            Expiration::OneShot(left.into()),
-            TimerSetTimeFlags::empty(),
-        )?;
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(false);
+        }
+        self.timer
+            .set(Expiration::OneShot(left.into()), TimerSetTimeFlags::empty())?;
         self.due = Some(until);
-        Ok(())
+        Ok(true)
     }
 
     /// It has gone off.
@@ -67,6 +69,8 @@ impl AsFd for Alarm {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     use super::*;
@@ -79,14 +83,15 @@ mod tests {
     #[test]
     fn it_goes_off_at_the_nearest_time_that_was_set_and_not_before() {
         let mut alarm = Alarm::new().expect("descriptors are left");
-        let now = Instant::now();
-        let near = now + Duration::from_millis(5);
-        alarm.set(now, now + Duration::from_secs(3600)).expect("a time");
+        let near = Instant::now() + Duration::from_millis(5);
+        let far = near + Duration::from_secs(3600);
+        assert!(alarm.set(far).expect("a time"));
         assert!(!goes_off(&alarm, PollTimeout::ZERO));
-        alarm.set(now, near).expect("a time");
-        alarm.set(now, now + Duration::from_secs(3600)).expect("a time");
+        assert!(alarm.set(near).expect("a time"));
+        assert!(alarm.set(far).expect("a time"));
         assert!(goes_off(&alarm, PollTimeout::NONE) && Instant::now() >= near);
         alarm.handle_expired();
         assert!(!goes_off(&alarm, PollTimeout::ZERO));
+        assert!(!alarm.set(near).expect("a time"), "it has been reached");
     }
 }

@@ -91,6 +91,7 @@
 mod accept;
 mod alarm;
 pub mod buffers;
+mod burst;
 #[cfg(test)]
 pub(crate) mod conformance;
 mod connection;

@@ -14,6 +14,7 @@ use std::os::fd::BorrowedFd;
 use self::paths::Paths;
 use self::plan::Plan;
 use super::buffers::{BUFFER_COUNT, Buffers, Queue};
+use super::burst::Burst;
 use super::{Buffer, Completion, Envelope, Source, Token};
 use crate::sys::message::{BATCH_MAX, Incoming, Outgoing};
 use crate::sys::socket;
@@ -21,10 +22,6 @@ use crate::sys::socket;
 /// About the most bytes that are received at once, so that other sockets have their turn, and the
 /// answers are sent while the cache has them.
 const BATCH_BYTES: usize = 512 * 1024;
-
-/// The fewest buffers that are offered to the kernel. Each costs something, also unused, and most
-/// peers send one datagram at a time.
-const BATCH_MIN: usize = 4;
 
 /// A receive is tried again behind at most this many errors of earlier answers.
 const ERRORS_MAX: usize = 32;
@@ -39,8 +36,8 @@ pub(super) struct Datagrams {
     // What is unsent waits until the socket can be written.
     stalled: bool,
     paths: Paths,
-    // How many buffers to receive into: fewer where datagrams fill them.
-    batch: usize,
+    // How many datagrams to receive at once.
+    burst: Burst,
 }
 
 /// What a driver needs for all of its datagram sockets, allocated once.
@@ -111,7 +108,7 @@ impl Datagrams {
             sent: 0,
             stalled: false,
             paths: Paths::new(),
-            batch: BATCH_MIN,
+            burst: Burst::new(1),
         }
     }
 
@@ -148,7 +145,7 @@ impl Datagrams {
     ) -> (usize, Remaining) {
         let mut bytes = 0;
         for _ in 0..ERRORS_MAX {
-            let asked = buffers.free_for_datagrams().min(self.batch);
+            let asked = buffers.free_for_datagrams().min(self.burst.size());
             if asked == 0 {
                 return (bytes, Remaining::Starved);
             }
@@ -174,13 +171,15 @@ impl Datagrams {
                 bytes += len;
                 largest = largest.max(len);
             }
-            let (remaining, next) = if received < asked {
-                (Remaining::Nothing, received * 2)
+            // Fewer where they fill their buffers.
+            let most = (BATCH_BYTES / largest).clamp(1, BATCH_MAX);
+            let remaining = if received < asked {
+                self.burst.handle_emptied(received, most);
+                Remaining::Nothing
             } else {
-                (Remaining::More, asked * 4)
+                self.burst.handle_filled(most);
+                Remaining::More
             };
-            let most = (BATCH_BYTES / largest).min(BATCH_MAX);
-            self.batch = next.clamp(BATCH_MIN.min(most), most);
             return (bytes, remaining);
         }
         (bytes, Remaining::More)

@@ -220,14 +220,10 @@ impl Readiness {
         if has_work {
             return Ok(EpollTimeout::ZERO);
         }
-        if let Some(until) = until {
-            let now = Instant::now();
-            if until <= now {
-                return Ok(EpollTimeout::ZERO);
-            }
-            self.alarm.set(now, until)?;
+        match until {
+            Some(until) if !self.alarm.set(until)? => Ok(EpollTimeout::ZERO),
+            _ => Ok(EpollTimeout::NONE),
         }
-        Ok(EpollTimeout::NONE)
     }
 
     fn update_changed(&mut self, endpoints: &mut Endpoints, done: &mut Vec<Completion>) {

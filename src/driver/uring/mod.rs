@@ -200,14 +200,10 @@ impl Completions {
         if has_completions || has_work || self.ring.has_results() {
             return self.ring.submit();
         }
-        if let Some(until) = until {
-            let now = Instant::now();
-            if until <= now {
-                return self.ring.submit();
-            }
-            self.alarm.set(now, until)?;
+        match until {
+            Some(until) if !self.alarm.set(until)? => self.ring.submit(),
+            _ => self.ring.submit_and_wait(),
         }
-        self.ring.submit_and_wait()
     }
 
     fn update_changed(
