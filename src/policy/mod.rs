@@ -11,7 +11,7 @@ pub mod limits;
 pub mod ports;
 
 pub use access::Access;
-pub use ports::SourcePorts;
+pub use ports::{RefusedPorts, SourcePorts};
 
 /// Why a peer was turned away. Each reason is a counter of its own in `refused`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
