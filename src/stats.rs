@@ -1,7 +1,8 @@
-//! Counters: one set per worker and listener, written by that worker alone, read by anybody.
+//! Counters: one set for each worker and listener, written by that worker alone, read by any thread.
 //!
-//! Knows numbers only. A writer is never stopped or slowed by a reader: each counter has one
-//! writer, so an addition is a plain load and store, and readers sum up what they see.
+//! Knows numbers only. Readers never delay a writer: each counter has one writer, so an addition is
+//! a plain load and store. Readers add up the sets of all workers, while these continue to count;
+//! between the counters of a set there is no order (see [`Totals::of`]).
 
 #![forbid(unsafe_code)]
 
@@ -9,53 +10,56 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-/// How many reasons of refusal a set has room for; the meaning of each is the writer's.
+/// Reasons of refusal in a set at most. What each index means is defined by the writer.
 pub const REASONS_MAX: usize = 8;
 
-/// A number that one thread counts up and any thread may read.
+/// A number that one thread increases and any thread may read.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Adds, from the counter's one writer.
+    /// Adds to the counter. To be called by its one writer only: concurrent additions would be lost.
     pub fn add(&self, more: u64) {
         self.0
             .store(self.get().wrapping_add(more), Ordering::Relaxed);
     }
 
-    /// The number now.
+    /// The current value; another thread may see an earlier one.
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// What one worker counts for one listener. Aligned so that two workers never share a cache line.
+/// What one worker counts for one listener.
+///
+/// Aligned to two cache lines of 64 bytes, which CPUs prefetch in pairs, so that the counters of two
+/// workers never share one.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct Counters {
-    /// Connections taken.
+    /// Connections accepted.
     pub accepted: Counter,
-    /// Connections that have ended; those there now are `accepted - closed`.
+    /// Connections closed; [`Totals::connections`] is the difference.
     pub closed: Counter,
-    /// Bytes that came, over whatever protocol.
+    /// Bytes received, in streams and datagrams.
     pub bytes_received: Counter,
-    /// Bytes that went back.
+    /// Bytes sent, in streams and datagrams.
     pub bytes_sent: Counter,
-    /// Datagrams that came.
+    /// Datagrams received.
     pub datagrams_received: Counter,
-    /// Datagrams that went back.
+    /// Datagrams sent.
     pub datagrams_sent: Counter,
-    /// Datagrams that the kernel would not send back: the peer is gone, or its queue is full.
+    /// Answers that could not be sent as datagrams: the peer's socket is closed, or its queue full.
     pub unsent: Counter,
-    /// Connections that ended by the peer's fault: reset, timed out, never read.
+    /// Connections that ended by a fault of the peer: reset by it, or timed out.
     pub faults: Counter,
-    /// Peers turned away, by reason.
+    /// Connections and datagrams refused, by reason.
     pub refused: [Counter; REASONS_MAX],
 }
 
 impl Counters {
-    /// A set that goes on from these.
+    /// A set that continues from the totals of a predecessor.
     #[must_use]
     pub fn from_totals(totals: &Totals) -> Self {
         let counters = Self::default();
@@ -74,7 +78,7 @@ impl Counters {
     }
 }
 
-/// The sum of some sets at one moment.
+/// The sum of several sets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(
     missing_docs,
@@ -93,11 +97,15 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// Sums up the sets of all workers.
+    /// Adds up sets, reading each counter once.
+    ///
+    /// The workers count on, and there is no order between relaxed loads: the totals are those of no
+    /// single moment. A connection accepted and closed in between may be in `closed` only.
     pub fn of<'a>(sets: impl IntoIterator<Item = &'a Counters>) -> Self {
         let mut totals = Self::default();
         for set in sets {
-            // `closed` is read before `accepted`, so that the difference is never negative.
+            // Read first, so that `closed` rarely exceeds `accepted`. Relaxed loads may be reordered,
+            // so it can all the same, and `connections` saturates.
             let closed = set.closed.get();
             totals.add(&Self {
                 closed,
@@ -114,7 +122,7 @@ impl Totals {
         totals
     }
 
-    /// Adds others to these.
+    /// Adds other totals to these.
     pub fn add(&mut self, more: &Self) {
         self.accepted += more.accepted;
         self.closed += more.closed;
@@ -129,7 +137,7 @@ impl Totals {
         }
     }
 
-    /// Connections that are there now.
+    /// Open connections; 0 if more were counted as closed than as accepted (see [`Self::of`]).
     #[must_use]
     pub fn connections(&self) -> u64 {
         self.accepted.saturating_sub(self.closed)

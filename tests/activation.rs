@@ -9,7 +9,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use nix::sys::socket::Backlog;
 
-use crate::harness::{Daemon, PATIENCE, after_shell_line, connect, exchange, udp};
+use crate::harness::{Daemon, PATIENCE, after_shell_line, connect, eventually, exchange, udp};
 
 /// Starts echod with this socket as its descriptor 3, as systemd would.
 fn start_with_socket(config: &str, socket: OwnedFd) -> Daemon {
@@ -125,6 +125,21 @@ fn a_passed_udp_socket_answers_from_the_address_that_was_hit() {
         (&answer[..len], from),
         (b"hello".as_slice(), ([127, 0, 0, 2], port).into())
     );
+}
+
+/// Another service of the same port, on another host, is not answered without end.
+#[test]
+fn the_port_of_a_passed_udp_socket_is_refused_as_a_source() {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = socket.local_addr().unwrap().port();
+    let config = "[listener.main]\nprotocol = \"udp\"\naddress = \"127.0.0.1:7\"\n";
+    let daemon = start_with_names(config, ["main"], [socket.into()]);
+    let client = udp(&format!("127.0.0.3:{port}"));
+    client.send_to(b"hello", ("127.0.0.1", port)).unwrap();
+    eventually("it is refused", || {
+        daemon.refused("main", "source-port") == 1
+    });
+    assert_eq!(daemon.listener("main")["datagrams_sent"], 0);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! How many may come, and who: what happens to those who may not.
 
+mod loops;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};

@@ -316,7 +316,7 @@ pub const KEYS: &[Key] = &[
         "refuse-source-ports",
         "\"default\"",
         Live,
-        "source ports that are not answered; default: those of services, so that no loop begins",
+        "source ports that are not answered; default: those of services and of this daemon, so that no loop begins",
     ),
     listener(
         "mode",

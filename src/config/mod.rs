@@ -162,8 +162,8 @@ pub struct Listener {
     pub send_buffer: Option<u32>,
     /// Who may come; both lists are sorted, without duplicates.
     pub access: policy::Access,
-    /// Ports whose datagrams are not answered.
-    pub source_ports: policy::SourcePorts,
+    /// Source ports whose datagrams are not answered.
+    pub source_ports: policy::RefusedPorts,
     /// Permissions of a Unix socket's file.
     pub mode: u32,
 }

@@ -10,8 +10,8 @@ use log::LevelFilter;
 use super::keys::{Section, has_meaning};
 use super::value::{show_duration, show_size};
 use super::{Config, Listener, address};
-use crate::policy::SourcePorts;
 use crate::policy::limits::WhenFull;
+use crate::policy::{RefusedPorts, SourcePorts};
 
 /// The effective configuration: every key that has a meaning, with its value. A key whose value
 /// is its absence is a comment.
@@ -169,10 +169,11 @@ fn list(items: &[impl ToString]) -> String {
     format!("[{}]", items.join(", "))
 }
 
-fn show_source_ports(ports: &SourcePorts) -> String {
-    if *ports == SourcePorts::default() {
-        return quote("default");
-    }
+fn show_source_ports(ports: &RefusedPorts) -> String {
+    let ports = match ports {
+        RefusedPorts::Default => return quote("default"),
+        RefusedPorts::Listed(ports) => ports,
+    };
     if *ports == SourcePorts::none() {
         return quote("none");
     }

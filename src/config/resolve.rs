@@ -20,7 +20,7 @@ use super::{
 };
 use crate::echo;
 use crate::policy::limits::{Timeouts, WhenFull};
-use crate::policy::{Access, SourcePorts};
+use crate::policy::{Access, RefusedPorts, SourcePorts};
 
 /// The names of syslog(3)'s facilities.
 const FACILITIES: [&str; 20] = [
@@ -293,23 +293,23 @@ impl Resolver {
         }
     }
 
-    fn source_ports(&mut self, table: &Table, key: &str, typed: &Typed) -> SourcePorts {
+    fn source_ports(&mut self, table: &Table, key: &str, typed: &Typed) -> RefusedPorts {
         const WORDS: &str = "write \"default\", \"none\" or a list, e.g. [7, 19, \"1024-2047\"]";
         let items = match &typed.value {
             Value::List(items) => items,
-            Value::Text(text) if text == "default" => return SourcePorts::default(),
-            Value::Text(text) if text == "none" => return SourcePorts::none(),
+            Value::Text(text) if text == "default" => return RefusedPorts::Default,
+            Value::Text(text) if text == "none" => return RefusedPorts::Listed(SourcePorts::none()),
             Value::Text(text) => {
                 let message = match value::nearest(text, ["default", "none"]) {
                     Some(near) => format!("unknown: did you mean \"{near}\"?"),
                     None => format!("unknown: {WORDS}"),
                 };
                 self.refuse(table, key, typed, &message);
-                return SourcePorts::none();
+                return RefusedPorts::Listed(SourcePorts::none());
             }
             _ => {
                 self.refuse(table, key, typed, &format!("not a list: {WORDS}"));
-                return SourcePorts::none();
+                return RefusedPorts::Listed(SourcePorts::none());
             }
         };
         let mut ports = Vec::new();
@@ -319,7 +319,7 @@ impl Resolver {
                 Err(message) => self.refuse(table, key, item, &message),
             }
         }
-        ports.into_iter().collect()
+        RefusedPorts::Listed(ports.into_iter().collect())
     }
 
     fn networks(&mut self, table: &Table, key: &str, typed: &Typed) -> Vec<IpNet> {
@@ -441,7 +441,7 @@ impl Resolver {
         const KEY: &str = "refuse-source-ports";
         if listener.protocol != Protocol::Udp
             || listener.reply == echo::Reply::Discard
-            || listener.source_ports != SourcePorts::none()
+            || listener.source_ports != RefusedPorts::Listed(SourcePorts::none())
         {
             return;
         }
@@ -604,7 +604,7 @@ fn blank() -> (Config, Listener) {
         receive_buffer: None,
         send_buffer: None,
         access: Access::default(),
-        source_ports: SourcePorts::none(),
+        source_ports: RefusedPorts::Listed(SourcePorts::none()),
         mode: 0,
     };
     (config, listener)

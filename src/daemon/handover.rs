@@ -27,7 +27,7 @@ use crate::worker::sources::Entry;
 
 use super::Daemon;
 use super::control::{BindError, ClientId, Server};
-use super::listeners::Listeners;
+use super::listeners::{Listeners, udp_port};
 use super::origin::Texts;
 use super::privileges::{Landlock, Made};
 use super::workers::Workers;
@@ -330,6 +330,13 @@ impl Predecessor {
                 },
             );
         }
+        // All ports are known before the first socket is served, so that none of them is answered.
+        let sockets = described.iter().flat_map(|listener| &listener.sockets);
+        let ports = sockets.filter_map(|socket| {
+            udp_port(self.descriptors.get(socket.descriptor)?.as_ref()?.as_fd())
+        });
+        let ports: Vec<u16> = ports.collect();
+        listeners.refuse_own_ports(ports, workers);
         for listener in &described {
             let descriptor = |place: usize| self.descriptors.get_mut(place)?.take();
             listeners.restore_sockets(listener, descriptor, workers);

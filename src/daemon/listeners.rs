@@ -5,8 +5,9 @@
 //! retired in the background: no new client, everybody in the queue served, closed.
 
 mod handover;
+mod own_ports;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 use crate::config::{self, Action, Address, Change, Config};
 use crate::control::schema;
 use crate::driver::Permits;
-use crate::policy::Refusal;
+use crate::policy::{Refusal, SourcePorts};
 use crate::stats::{Counters, Totals};
 use crate::sys::socket::{self, Inherited};
 use crate::worker::mailbox::{Command, Gate, Hit, Kind, ListenerId, Settings, SocketId};
@@ -25,6 +26,9 @@ use super::bind::{self, Bound, Site};
 use super::passed;
 use super::privileges::{Landlock, Made};
 use super::workers::Workers;
+
+use own_ports::source_ports;
+pub(super) use own_ports::udp_port;
 
 /// Between the last SYN that a socket takes and the sweep that empties its queue, so that
 /// handshakes which are under way arrive there: a long round trip.
@@ -44,6 +48,8 @@ pub(super) struct Listeners {
     departed: Totals,
     next_listener: u32,
     next_socket: u32,
+    // UDP ports that are served, or are about to be: see [`Self::refuse_own_ports`].
+    own_ports: BTreeSet<u16>,
     /// What may keep new sockets from being bound.
     pub landlock: Option<Landlock>,
 }
@@ -52,6 +58,8 @@ pub(super) struct Listeners {
 struct Listener {
     id: ListenerId,
     config: config::Listener,
+    // What `refuse-source-ports` comes to with the ports in service; the workers have the same.
+    source_ports: SourcePorts,
     gate: Arc<Gate>,
     // One set for each worker.
     counters: Vec<Arc<Counters>>,
@@ -270,6 +278,8 @@ impl Listeners {
         workers: &Workers,
         now: Instant,
     ) {
+        // Before new sockets are served, so that no datagram from one of their ports is answered.
+        self.refuse_own_ports(prepared.udp_ports(), workers);
         // They go when all that is new is there, so that a path which changes hands never lacks a
         // file.
         let mut leave = Vec::new();
@@ -305,6 +315,7 @@ impl Listeners {
                 (_, None) => {}
             }
         }
+        self.refuse_own_ports([], workers);
         self.retire_sockets(leave, now);
         self.sweep(workers, now);
     }
@@ -315,6 +326,7 @@ impl Listeners {
         let new = Listener {
             id,
             config: listener.clone(),
+            source_ports: source_ports(listener, &self.own_ports),
             gate: Arc::new(Gate::new(Permits::new(
                 listener.max_connections,
                 workers.wakers(),
@@ -429,6 +441,7 @@ impl Listeners {
         }
         listener.set_backlog(new);
         listener.config = new.clone();
+        listener.source_ports = source_ports(new, &self.own_ports);
         listener.overridden.clear();
         listener.gate.permits.set_max(new.max_connections);
         listener.configure(workers);
@@ -769,7 +782,7 @@ impl Listener {
     fn configure(&self, workers: &Workers) {
         workers.command_all(|worker| Command::Configure {
             listener: self.id,
-            settings: settings(&self.config),
+            settings: settings(&self.config, self.source_ports.clone()),
             gate: Arc::clone(&self.gate),
             counters: Arc::clone(&self.counters[worker]),
         });
@@ -846,7 +859,7 @@ impl Listener {
     }
 }
 
-fn settings(listener: &config::Listener) -> Settings {
+fn settings(listener: &config::Listener, source_ports: SourcePorts) -> Settings {
     Settings {
         name: listener.name.clone(),
         reply: listener.reply,
@@ -855,6 +868,6 @@ fn settings(listener: &config::Listener) -> Settings {
         when_full: listener.when_full,
         max_per_source: listener.max_per_source,
         access: listener.access.clone(),
-        source_ports: listener.source_ports.clone(),
+        source_ports,
     }
 }

@@ -1,34 +1,46 @@
-//! One datagram in, one out: same size, never truncated, never merged. Several of one sender are
-//! answered together, for what becomes of one becomes of all.
+//! One datagram in, one out: same size, never truncated, never merged.
 //!
-//! Knows the limits of what can be answered. Who may ask at all is `policy`'s business.
+//! Knows which datagrams can be answered whole. Which peers are answered at all is decided by
+//! `policy`.
 
 use super::{Answer, Reply};
 
-/// The largest payload of a UDP datagram over IPv4 (65,535 − 8 − 20 bytes; RFC 768, RFC 791),
-/// and the most that we answer on any datagram socket.
-pub const DATAGRAM_BYTES_MAX: usize = 65_507;
+/// The largest datagram that is answered, in bytes: the largest payload of UDP over IPv6.
+///
+/// UDP's length field of 16 bits counts its header of 8 bytes (RFC 768), and IPv6's does not count
+/// the IPv6 header (RFC 8200, section 3): 65,535 − 8. Over IPv4 the limit is 65,507 bytes, for
+/// IPv4's length field counts its header of 20 bytes (RFC 791, section 3.1); the network enforces
+/// that. Unix datagrams have no limit of their own, so this one holds for them.
+pub const DATAGRAM_BYTES_MAX: usize = 65_527;
 
-/// Why a datagram is not answered although its sender is welcome.
+/// Why a datagram from a permitted peer is not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unanswerable {
-    /// Larger than [`DATAGRAM_BYTES_MAX`]: half an echo is worse than none.
+    /// The datagram is larger than [`DATAGRAM_BYTES_MAX`] or was truncated on receipt. A partial
+    /// echo would look like a fault of the network.
     Oversize,
-    /// The sender has no address to answer to (an unbound Unix socket, or port 0).
+    /// The peer has no address to answer to: an unbound Unix socket, or UDP port 0.
     NoAddress,
 }
 
-/// Datagrams of one sender as they arrived, but for their bytes.
+/// What is known of received datagrams besides their bytes.
+///
+/// Several datagrams of one peer may arrive in one buffer (`UDP_GRO`, udp(7)); they share their
+/// addresses and their answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
-    /// The size that each had on the wire, in bytes, but for the last, which may be shorter; also
-    /// when less of it could be stored.
+    /// The size of each datagram as it was sent, in bytes; the last one may be shorter. Larger than
+    /// the buffer's content for a single datagram that was truncated.
     pub size: usize,
-    /// Whether there is somebody to answer to.
+    /// Whether the peer has an address to answer to.
     pub has_address: bool,
 }
 
-/// Turns datagrams into their answers, in place. An empty datagram is data like any other.
+/// Turns received datagrams into their answers, in place. An empty datagram is data like any other.
+///
+/// # Errors
+/// [`Unanswerable`] if an answer would be incomplete or has no destination. The bytes may have been
+/// changed.
 pub fn answer(reply: Reply, arrival: Arrival, bytes: &mut [u8]) -> Result<Answer, Unanswerable> {
     if arrival.size > DATAGRAM_BYTES_MAX || arrival.size > bytes.len() {
         return Err(Unanswerable::Oversize);
@@ -57,23 +69,24 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_datagram_is_answered_and_a_larger_one_is_not() {
-        let mut bytes = vec![7; DATAGRAM_BYTES_MAX + 1];
-        let (most, _) = bytes.split_at_mut(DATAGRAM_BYTES_MAX);
-        assert_eq!(
-            answer(Reply::Echo, arrival(DATAGRAM_BYTES_MAX), most),
-            Ok(Answer::Send)
-        );
-        let too_long = arrival(DATAGRAM_BYTES_MAX + 1);
-        assert_eq!(
-            answer(Reply::Echo, too_long, &mut bytes),
-            Err(Unanswerable::Oversize)
-        );
+    fn the_largest_datagrams_of_ipv4_and_ipv6_are_answered() {
+        for size in [65_507, 65_508, 65_527] {
+            let answer = answer(Reply::Echo, arrival(size), &mut vec![7; size]);
+            assert_eq!(answer, Ok(Answer::Send), "{size} bytes");
+        }
     }
 
     #[test]
-    fn several_that_are_more_than_the_largest_together_are_answered() {
-        let mut bytes = vec![b'a'; DATAGRAM_BYTES_MAX + 20];
+    fn a_datagram_larger_than_udp_can_carry_is_not_answered() {
+        for size in [65_528, 65_536, 100_000] {
+            let answer = answer(Reply::Echo, arrival(size), &mut vec![7; size]);
+            assert_eq!(answer, Err(Unanswerable::Oversize), "{size} bytes");
+        }
+    }
+
+    #[test]
+    fn merged_datagrams_are_answered_even_if_together_they_exceed_the_largest() {
+        let mut bytes = vec![b'a'; DATAGRAM_BYTES_MAX + 9];
         let answer = answer(Reply::Upper, arrival(1472), &mut bytes);
         assert_eq!(answer, Ok(Answer::Send));
         assert!(bytes.iter().all(|&byte| byte == b'A'));
@@ -88,15 +101,15 @@ mod tests {
     }
 
     #[test]
-    fn a_nameless_sender_gets_no_answer_but_may_be_discarded() {
-        let nameless = Arrival {
+    fn a_peer_without_an_address_is_not_answered_but_discarding_needs_none() {
+        let unnamed = Arrival {
             size: 1,
             has_address: false,
         };
         assert_eq!(
-            answer(Reply::Echo, nameless, &mut [1]),
+            answer(Reply::Echo, unnamed, &mut [1]),
             Err(Unanswerable::NoAddress)
         );
-        assert_eq!(answer(Reply::Discard, nameless, &mut [1]), Ok(Answer::Drop));
+        assert_eq!(answer(Reply::Discard, unnamed, &mut [1]), Ok(Answer::Drop));
     }
 }

@@ -1,8 +1,8 @@
-//! What comes back: the reply modes, and what each kind of traffic does with them.
+//! What is answered: the reply modes, and how they apply to streams and datagrams.
 //!
-//! Knows bytes and nothing else. Never touches a socket, a clock, a thread or a file; the
-//! `worker` brings the bytes and carries out what is returned. Read on in [`stream`] for a
-//! connection as a state machine and in [`datagram`] for one packet.
+//! Knows bytes, and neither sockets, clocks, threads nor files: a `worker` passes the bytes in and
+//! carries out the decision. See [`stream`] for a connection as a state machine and [`datagram`] for
+//! datagrams.
 
 #![forbid(unsafe_code)]
 
@@ -13,15 +13,15 @@ use serde::{Deserialize, Serialize};
 
 pub use stream::Stream;
 
-/// What a listener sends back (configuration key `reply`).
+/// What a listener answers with (configuration key `reply`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
     /// The same bytes (RFC 862).
     #[default]
     Echo,
-    /// ASCII a–z become A–Z, every other byte stays as it was.
+    /// The same bytes, with ASCII a–z changed to A–Z.
     Upper,
-    /// Nothing: what arrives is thrown away (RFC 863).
+    /// Nothing; what is received is discarded (RFC 863).
     Discard,
 }
 
@@ -39,7 +39,7 @@ impl Reply {
         }
     }
 
-    /// Turns received bytes into the answer, in place; `Drop` means that there is none.
+    /// Turns received bytes into their answer, in place, and returns whether it is to be sent.
     pub fn answer(self, bytes: &mut [u8]) -> Answer {
         match self {
             Self::Echo => Answer::Send,
@@ -52,12 +52,12 @@ impl Reply {
     }
 }
 
-/// What happens to the bytes that were just received.
+/// What is to be done with received bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// They go back to the peer, as they now are.
+    /// Send them to the peer, as [`Reply::answer`] has left them.
     Send,
-    /// They are let go of.
+    /// Discard them.
     Drop,
 }
 

@@ -1,20 +1,23 @@
-//! The address rules of a listener: `allow` and `deny`, the most specific entry wins.
+//! The address rules of a listener: `allow` and `deny`, of which the most specific entry decides.
+//!
+//! Also says what one source is, for `max-per-source`.
 
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// The rules of one listener. Empty rules let everybody in.
+/// The rules of one listener. Without any, all sources are permitted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
-    /// Who may come; when it is not empty, all others may not.
+    /// Networks that are permitted. Unless it is empty, no other network is.
     pub allow: Vec<IpNet>,
-    /// Who may not, unless a longer prefix in `allow` says otherwise.
+    /// Networks that are refused, except for longer prefixes in `allow`.
     pub deny: Vec<IpNet>,
 }
 
 impl Access {
-    /// Whether this source may talk to the listener. At equal length `deny` wins.
+    /// Whether the rules permit this source address. An IPv4-mapped address is taken for the IPv4
+    /// address. Between prefixes of equal length, `deny` decides.
     #[must_use]
     pub fn permits(&self, source: IpAddr) -> bool {
         if self.allow.is_empty() && self.deny.is_empty() {
@@ -30,7 +33,7 @@ impl Access {
     }
 }
 
-/// The length of the longest prefix that holds this address.
+/// The length in bits of the longest prefix that contains the address; none if no prefix does.
 fn longest(nets: &[IpNet], source: IpAddr) -> Option<u8> {
     nets.iter()
         .filter(|net| net.contains(&source))
@@ -38,14 +41,15 @@ fn longest(nets: &[IpNet], source: IpAddr) -> Option<u8> {
         .max()
 }
 
-/// `::ffff:a.b.c.d` is the same host as `a.b.c.d` (RFC 4291, section 2.5.5.2).
+/// The IPv4 address of an IPv4-mapped IPv6 address (`::ffff:a.b.c.d`; RFC 4291, section 2.5.5.2);
+/// any other address unchanged.
 #[must_use]
 pub fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
-/// What counts as one source: an IPv4 address, or the /64 that one IPv6 subscriber has
-/// (RFC 6177, section 2).
+/// The prefix that counts as one source: a single IPv4 address, or an IPv6 /64, since a host can use
+/// any address of its subnet (RFC 4291, section 2.5.4).
 #[must_use]
 pub fn source_prefix(address: IpAddr) -> IpNet {
     match canonical(address) {
@@ -78,13 +82,13 @@ mod tests {
     }
 
     #[test]
-    fn no_rules_let_everybody_in() {
+    fn without_rules_every_source_is_permitted() {
         check(&Access::default(), "192.0.2.1", true);
         check(&Access::default(), "2001:db8::1", true);
     }
 
     #[test]
-    fn an_allow_list_keeps_all_others_out() {
+    fn an_allow_list_refuses_all_other_sources() {
         let access = access(&["10.0.0.0/8"], &[]);
         check(&access, "10.1.2.3", true);
         check(&access, "11.1.2.3", false);
@@ -92,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deny_list_lets_all_others_in() {
+    fn a_deny_list_permits_all_other_sources() {
         let access = access(&[], &["10.0.0.0/8"]);
         check(&access, "10.1.2.3", false);
         check(&access, "11.1.2.3", true);
@@ -100,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_specific_rule_wins_and_deny_at_equal_length() {
+    fn the_longest_prefix_decides_and_deny_between_equal_ones() {
         let access = access(
             &["10.1.0.0/16", "10.2.0.0/16"],
             &["10.0.0.0/8", "10.1.1.0/24", "10.2.0.0/16"],
@@ -112,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mapped_address_is_judged_as_what_it_is() {
+    fn a_mapped_address_is_checked_as_the_ipv4_address() {
         let access = access(&[], &["10.0.0.0/8"]);
         check(&access, "::ffff:10.0.0.1", false);
     }

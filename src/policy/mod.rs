@@ -1,8 +1,9 @@
-//! Who may talk to us, and how much: the decision to take a connection or a datagram.
+//! Admission and limits: whether a connection is accepted or a datagram answered, and for how long
+//! a connection is kept.
 //!
-//! Knows addresses and counts. Never a socket or a clock: the counts and `now` are arguments.
-//! Read on in [`access`] for the address rules, in [`ports`] for source ports and in [`limits`] for
-//! counts and times.
+//! Knows addresses and counts, and neither sockets nor a clock: the counts and `now` are arguments.
+//! See [`access`] for the address rules, [`ports`] for source ports and [`limits`] for counts and
+//! timeouts.
 
 #![forbid(unsafe_code)]
 
@@ -11,30 +12,32 @@ pub mod limits;
 pub mod ports;
 
 pub use access::Access;
-pub use ports::SourcePorts;
+pub use ports::{RefusedPorts, SourcePorts};
 
-/// Why a peer was turned away. Each reason is a counter of its own in `refused`.
+/// Why a connection was not accepted, or a datagram not answered. Each reason has its own counter in
+/// `refused`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The address rules (`allow`, `deny`) say no.
+    /// The source address is refused by the address rules (`allow`, `deny`).
     Denied,
-    /// `max-connections` is reached, and `when-full = "reset"`.
+    /// The listener has `max-connections`, and `when-full = "reset"`.
     Full,
-    /// `max-per-source` is reached.
+    /// The source has `max-per-source` connections.
     PerSource,
-    /// A datagram to a broadcast or multicast address: one request, many answers.
+    /// The datagram was sent to a broadcast or multicast address, where many hosts would answer it.
     NotUnicast,
-    /// A datagram from a sender without an address, or from port 0 where that is not refused as such.
+    /// The datagram has no source address to answer to: it is from an unbound Unix socket, or from
+    /// port 0 and `refuse-source-ports` does not include that.
     NoAddress,
-    /// A datagram larger than can be answered whole.
+    /// The datagram is too large to be answered whole.
     Oversize,
-    /// A datagram from a port that is in `refuse-source-ports`.
+    /// The datagram is from a port that `refuse-source-ports` refuses.
     SourcePort,
 }
 
 impl Refusal {
-    /// Every reason. The order is that of the counters, which are handed over to the next process by
-    /// their number: new ones come last.
+    /// Every reason, in the order of the counters. A successor takes the counters over by their
+    /// index, so new reasons are added at the end.
     pub const ALL: [Self; 7] = [
         Self::Denied,
         Self::Full,
@@ -45,7 +48,7 @@ impl Refusal {
         Self::SourcePort,
     ];
 
-    /// The reason's name in `refused`, in tables and in the log.
+    /// The reason's name in `refused` of the control protocol, in tables and in the log.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -1,30 +1,62 @@
-//! The source ports of a listener for datagrams: `refuse-source-ports`.
+//! The source ports of a UDP listener: `refuse-source-ports`.
 //!
-//! A datagram's source is easily forged. One that seems to come from the port of another service
-//! which answers whatever it gets makes the two answer each other for ever (CVE-2024-2169); whoever
-//! sends it is seen no more. So those are not answered that come from where only services are.
+//! The source of a datagram is easily forged. A datagram that claims to come from another service
+//! which answers everything, such as echo (RFC 862) or chargen (RFC 864), makes the two answer each
+//! other without end (CVE-2024-2169). Clients send from ephemeral ports (RFC 6335, section 6), so
+//! datagrams from the ports of services are not answered.
+//!
+//! The same configuration on every host makes the ports of this daemon such ports, too: two daemons
+//! on port 7007 would answer each other. [`RefusedPorts`] is the value of the key and
+//! [`SourcePorts`] the set that follows from it and from the ports in service.
 
 use std::ops::RangeInclusive;
 
-/// Ports that are not answered: in order and with room between them, so that a set has one form.
+/// The value of `refuse-source-ports`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum RefusedPorts {
+    /// `"default"`: the ports of well-known services and each UDP port that this daemon serves.
+    #[default]
+    Default,
+    /// A list, or `"none"` for an empty one: exactly the ports that are written.
+    Listed(SourcePorts),
+}
+
+impl RefusedPorts {
+    /// Returns the set of ports to refuse, given the UDP ports that this daemon serves.
+    #[must_use]
+    pub fn with_own(&self, own: impl IntoIterator<Item = u16>) -> SourcePorts {
+        match self {
+            Self::Default => {
+                let services = SourcePorts::default().0;
+                let own = own.into_iter().map(|port| port..=port);
+                services.into_iter().chain(own).collect()
+            }
+            Self::Listed(ports) => ports.clone(),
+        }
+    }
+}
+
+/// A set of ports whose datagrams are not answered.
+///
+/// The ranges are sorted and neither overlap nor touch, so that equal sets compare equal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourcePorts(Vec<RangeInclusive<u16>>);
 
 impl SourcePorts {
-    /// Every port is answered.
+    /// The empty set: datagrams from every port are answered.
     #[must_use]
     pub fn none() -> Self {
         Self(Vec::new())
     }
 
-    /// Whether datagrams from this port are not answered.
+    /// Whether datagrams from this port are refused.
     #[must_use]
     pub fn refuses(&self, port: u16) -> bool {
         let at = self.0.partition_point(|range| *range.end() < port);
         self.0.get(at).is_some_and(|range| range.contains(&port))
     }
 
-    /// The ports, in order.
+    /// The ranges of ports, in ascending order.
     #[must_use]
     pub fn ranges(&self) -> &[RangeInclusive<u16>] {
         &self.0
@@ -32,8 +64,8 @@ impl SourcePorts {
 }
 
 impl Default for SourcePorts {
-    /// The ports of services: those that take a privilege to bind (OpenBSD's inetd refuses them),
-    /// and SSDP, NFS, mDNS and memcached, which answer from above those.
+    /// The ports of well-known services: the privileged ports, which inetd of OpenBSD refuses as
+    /// well, and SSDP, NFS, mDNS and memcached, which have higher ones.
     fn default() -> Self {
         [
             0..=1023,
@@ -81,26 +113,26 @@ mod tests {
     }
 
     #[test]
-    fn by_default_the_ports_of_services_are_refused() {
+    fn the_default_refuses_the_ports_of_well_known_services() {
         let refused = [0, 1, 7, 19, 53, 123, 1023, 1900, 2049, 5353, 11211];
         let answered = [1024, 1899, 1901, 7007, 32_768, 49_152, u16::MAX];
         check(&SourcePorts::default(), &refused, &answered);
     }
 
     #[test]
-    fn without_ports_all_are_answered() {
+    fn the_empty_set_refuses_no_port() {
         check(&SourcePorts::none(), &[], &[0, 7, 1024, u16::MAX]);
     }
 
     #[test]
-    fn a_list_refuses_what_is_in_it() {
+    fn a_set_refuses_exactly_the_ports_in_it() {
         let ports = [19..=19, 7..=7, 65_000..=u16::MAX].into_iter().collect();
         let refused = [7, 19, 65_000, u16::MAX];
         check(&ports, &refused, &[0, 6, 8, 18, 20, 1023, 64_999]);
     }
 
     #[test]
-    fn the_same_ports_are_the_same_however_they_are_given() {
+    fn equal_sets_compare_equal_in_whatever_form_they_were_written() {
         let given = [
             9..=9,
             u16::MAX..=u16::MAX,
@@ -112,5 +144,30 @@ mod tests {
         ];
         let ports: SourcePorts = given.into_iter().collect();
         assert_eq!(ports.ranges(), [1..=9, 65_534..=u16::MAX]);
+    }
+
+    #[test]
+    fn the_default_includes_the_ports_of_this_daemon() {
+        let ports = RefusedPorts::Default.with_own([7007, 40_000, 7]);
+        check(&ports, &[7, 53, 7007, 40_000, 11211], &[7006, 7008, 39_999]);
+        assert_eq!(
+            RefusedPorts::Default.with_own([]),
+            SourcePorts::default(),
+            "without sockets it is the ports of services alone"
+        );
+    }
+
+    #[test]
+    fn a_list_stays_as_written_whichever_ports_this_daemon_serves() {
+        let lists = [
+            SourcePorts::none(),
+            [7..=7].into_iter().collect(),
+            // The ports of the default, written out, are a list like any other.
+            SourcePorts::default(),
+        ];
+        for list in lists {
+            let ports = RefusedPorts::Listed(list.clone()).with_own([7007]);
+            assert_eq!(ports, list);
+        }
     }
 }

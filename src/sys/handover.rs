@@ -1,39 +1,45 @@
-//! Descriptors and a text on their way to a successor: the next program of this process, or the
-//! next process.
+//! Descriptors and a text for a successor: the next program of this process, or the next process.
 //!
-//! Descriptors wait in the kernel, as messages in the queue of a socket pair (`unix(7)`,
-//! SCM_RIGHTS), and the end from which they are received, a carrier, is all that has to be kept:
-//! over an exec by number, over a restart in the service manager's descriptor store. Never knows
+//! Descriptors wait in the kernel, as messages in the queue of a socket pair (`SCM_RIGHTS`,
+//! unix(7)). Only the end from which they are received, the carrier, has to be kept: over an exec by
+//! its number, over a restart in the service manager's descriptor store. This module does not know
 //! what the descriptors are, nor what the text says.
 
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::io::{self, IoSlice, Read, Seek, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
-    sendmsg, socketpair,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
 };
 
-/// So many descriptors go in one message at most (`SCM_MAX_FD`, `unix(7)`).
-const PER_MESSAGE_MAX: usize = 253;
+use super::ancillary::{self, ControlMemory};
 
-/// Puts descriptors into as many carriers as it takes. They stay open here, too.
+/// Descriptors in one message at most (`SCM_MAX_FD`, unix(7)).
+const DESCRIPTORS_MAX: usize = 253;
+
+// SAFETY: `CMSG_SPACE` only computes.
+const CONTROL_BYTES: usize =
+    unsafe { libc::CMSG_SPACE((DESCRIPTORS_MAX * size_of::<RawFd>()) as u32) } as usize;
+
+/// Puts copies of the descriptors into as many carriers as their number needs. The descriptors
+/// themselves stay open.
 ///
 /// # Errors
-/// As `socketpair(2)` and `sendmsg(2)`; ETOOMANYREFS when the user has more on their way than one
-/// process may have open.
+/// As `socketpair(2)` and `sendmsg(2)`. ETOOMANYREFS: the user, without privileges, has more
+/// descriptors in queues than one process may have open (`RLIMIT_NOFILE`).
 pub fn load(descriptors: &[BorrowedFd<'_>]) -> io::Result<Vec<OwnedFd>> {
     let mut carriers = Vec::new();
     let (mut source, mut carrier) = pair()?;
-    for (number, chunk) in descriptors.chunks(PER_MESSAGE_MAX).enumerate() {
-        // Its number goes with it: carriers may come in another order.
+    for (number, chunk) in descriptors.chunks(DESCRIPTORS_MAX).enumerate() {
+        // The messages are numbered, because the descriptor store does not keep the order of the
+        // carriers.
         let number = u32::try_from(number).map_err(io::Error::other)?;
         if !send(&source, number, chunk)? {
-            // Full. What comes next has a queue of its own.
+            // The queue is full (SO_SNDBUF, socket(7)): begin another one.
             carriers.push(carrier);
             (source, carrier) = pair()?;
             if !send(&source, number, chunk)? {
@@ -45,10 +51,12 @@ pub fn load(descriptors: &[BorrowedFd<'_>]) -> io::Result<Vec<OwnedFd>> {
     Ok(carriers)
 }
 
-/// Takes out what [`load`] has put in, in the same order, whatever the order of the carriers.
+/// Takes the descriptors that [`load`] was given out of the carriers, which may be in any order. The
+/// descriptors are in their original order, with close-on-exec.
 ///
 /// # Errors
-/// As `recvmsg(2)`, and when some are missing: there are more than this process may have open.
+/// As `recvmsg(2)`, and if the process cannot have all of them open (`RLIMIT_NOFILE`). Descriptors
+/// that were taken out until then are closed.
 pub fn unload(carriers: &[OwnedFd]) -> io::Result<Vec<OwnedFd>> {
     let mut chunks = Vec::new();
     for carrier in carriers {
@@ -60,6 +68,7 @@ pub fn unload(carriers: &[OwnedFd]) -> io::Result<Vec<OwnedFd>> {
     Ok(chunks.into_iter().flat_map(|(_, chunk)| chunk).collect())
 }
 
+/// The two ends of a queue that keeps the boundaries of messages.
 fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     Ok(socketpair(
@@ -70,7 +79,7 @@ fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     )?)
 }
 
-/// Whether there was room.
+/// Sends one message; false if the queue is full.
 fn send(source: &OwnedFd, number: u32, chunk: &[BorrowedFd<'_>]) -> io::Result<bool> {
     let raw: Vec<RawFd> = chunk.iter().map(AsRawFd::as_raw_fd).collect();
     let bytes = number.to_le_bytes();
@@ -83,30 +92,27 @@ fn send(source: &OwnedFd, number: u32, chunk: &[BorrowedFd<'_>]) -> io::Result<b
     }
 }
 
-/// The next message; none at the end.
+/// Receives the next message; none if the queue is empty.
 fn receive(carrier: &OwnedFd) -> io::Result<Option<(u32, Vec<OwnedFd>)>> {
     let mut bytes = [0; 4];
-    let mut text = [IoSliceMut::new(&mut bytes)];
-    let mut space = nix::cmsg_space!([RawFd; PER_MESSAGE_MAX]);
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
-    let message = match recvmsg::<()>(carrier.as_raw_fd(), &mut text, Some(&mut space), flags) {
+    let mut control = ControlMemory::<CONTROL_BYTES>::new();
+    let flags = libc::MSG_DONTWAIT;
+    let message = match ancillary::receive(carrier.as_fd(), &mut bytes, &mut control, flags) {
         Ok(message) => message,
-        // Somebody still has the other end, and it is empty.
-        Err(Errno::EAGAIN) => return Ok(None),
-        Err(errno) => return Err(errno.into()),
+        // Empty, while the sending end is still open: in a process that has not ended yet.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+        Err(error) => return Err(error),
     };
-    if message.bytes == 0 {
+    if message.len == 0 {
         return Ok(None);
     }
-    let is_whole = !message.flags.contains(MsgFlags::MSG_CTRUNC);
-    let mut descriptors = Vec::new();
-    for rights in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(raw) = rights {
-            // SAFETY: the kernel has just made these descriptors for us alone.
-            descriptors.extend(raw.iter().map(|&fd| unsafe { OwnedFd::from_raw_fd(fd) }));
-        }
-    }
-    if !is_whole {
+    let descriptors: Vec<OwnedFd> = message
+        .control_messages()
+        // SAFETY: each control message is visited once.
+        .flat_map(|rights| unsafe { rights.take_descriptors() }.collect::<Vec<_>>())
+        .collect();
+    // Checked only now, when those that were installed have an owner which closes them.
+    if message.is_control_truncated() {
         return Err(io::Error::other(
             "there are more descriptors than this process may have open",
         ));
@@ -114,7 +120,7 @@ fn receive(carrier: &OwnedFd) -> io::Result<Option<(u32, Vec<OwnedFd>)>> {
     Ok(Some((u32::from_le_bytes(bytes), descriptors)))
 }
 
-/// A file in memory with these bytes (`memfd_create(2)`).
+/// Creates a file in memory with these bytes, one part behind the other (`memfd_create(2)`).
 ///
 /// # Errors
 /// As `memfd_create(2)` and `write(2)`.
@@ -126,7 +132,7 @@ pub fn store(name: &str, parts: &[&[u8]]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// All that [`store`] was given.
+/// Reads all bytes of a file that [`store`] has created.
 ///
 /// # Errors
 /// As `read(2)`.
@@ -138,7 +144,7 @@ pub fn fetch(file: OwnedFd) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// From now on the descriptor stays open over an exec, or no longer does.
+/// Sets whether the descriptor stays open over an `execve(2)` (`FD_CLOEXEC`).
 ///
 /// # Errors
 /// As `fcntl(2)`.
@@ -152,20 +158,20 @@ pub fn survive_exec(descriptor: BorrowedFd<'_>, survives: bool) -> io::Result<()
     Ok(())
 }
 
-/// Takes a descriptor that a predecessor has left open and named by its number. Call it once, and
-/// before anything is opened.
+/// Takes ownership of a descriptor that a predecessor has left open under this number. To be called
+/// once, before any other descriptor is opened.
 ///
 /// # Errors
-/// When it is not open.
+/// If the number is that of a standard stream or is not open.
 pub fn inherit(number: RawFd) -> io::Result<OwnedFd> {
     if number <= libc::STDERR_FILENO {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    // SAFETY: nothing was opened yet, so that whatever is open was left for us, and nobody else here
-    // knows of it; that it is open is asked next.
+    // SAFETY: this process has not opened any descriptor yet, so no other code here owns this one.
+    // Whether it is open is checked next, before it can be closed.
     let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
-    if let Err(error) = survive_exec(std::os::fd::AsFd::as_fd(&descriptor), false) {
-        // It is not ours to close.
+    if let Err(error) = survive_exec(descriptor.as_fd(), false) {
+        // The number is not open, so there is nothing to close.
         std::mem::forget(descriptor);
         return Err(error);
     }
@@ -174,13 +180,12 @@ pub fn inherit(number: RawFd) -> io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
 
     use super::*;
 
     #[test]
-    fn descriptors_come_out_in_the_order_in_which_they_went_in() {
+    fn descriptors_are_received_in_their_original_order() {
         let (sources, targets): (Vec<_>, Vec<_>) = (0..600)
             .map(|_| UnixStream::pair().expect("descriptors are left"))
             .unzip();
@@ -201,9 +206,9 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_into_one_carrier_goes_into_several() {
+    fn descriptors_that_overflow_one_carrier_fill_several() {
         let file = File::open("/dev/null").expect("it is there");
-        // A descriptor may travel many times.
+        // One descriptor may be sent any number of times.
         let descriptors = vec![file.as_fd(); 120_000];
         match load(&descriptors) {
             Ok(mut carriers) => {
@@ -212,27 +217,27 @@ mod tests {
                 let first = receive(&carriers[0]).expect("it is open");
                 assert!(first.expect("it is not empty").0 > 0);
             }
-            // Only root may have so many on their way.
+            // Without privileges RLIMIT_NOFILE limits the descriptors in queues.
             Err(error) => assert_eq!(error.raw_os_error(), Some(libc::ETOOMANYREFS)),
         }
     }
 
     #[test]
-    fn none_are_none_and_an_empty_carrier_is_no_error() {
+    fn an_empty_carrier_is_no_error() {
         let carriers = load(&[]).expect("descriptors are left");
         assert_eq!(carriers.len(), 1);
         assert!(unload(&carriers).expect("it is open").is_empty());
     }
 
     #[test]
-    fn a_text_is_fetched_as_it_was_stored() {
+    fn a_text_is_read_back_as_it_was_stored() {
         let file = store("test", &[b"one, ", b"two"]).expect("memory is left");
         assert_eq!(fetch(file).expect("it is open"), b"one, two");
     }
 
     #[test]
     fn a_descriptor_that_is_not_open_is_refused_and_not_closed() {
-        assert!(inherit(1).is_err(), "standard output is nobody's legacy");
+        assert!(inherit(1).is_err(), "standard output cannot be inherited");
         let error = inherit(RawFd::MAX).expect_err("it is not open");
         assert_eq!(error.raw_os_error(), Some(libc::EBADF));
     }

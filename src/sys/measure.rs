@@ -1,5 +1,7 @@
-//! Datagrams one at a time, with all that the kernel tells about each: for who measures, not for
-//! who serves. What became of those that did not arrive is told, too (`MSG_ERRQUEUE`, `ip(7)`).
+//! Datagrams received one at a time with all details that the kernel has about each, for
+//! measurements; and the errors of datagrams that were not delivered (`MSG_ERRQUEUE`, recv(2)).
+//!
+//! A service receives with [`super::message`], which is faster and knows less.
 
 use std::io;
 use std::mem::{size_of, zeroed};
@@ -10,26 +12,30 @@ use std::time::Duration;
 use nix::sys::time::TimeValLike;
 use nix::time::{ClockId, clock_gettime};
 
+use super::ancillary::{self, ControlMemory, ControlMessage};
 use super::check;
 use super::message::{Source, UnixName};
 use super::socket::{self, decode_inet};
 
-/// Not in `libc` (`linux/in.h`, `linux/in6.h`).
+/// Missing in `libc` (`linux/in.h`, `linux/in6.h`).
 const IP_RECVFRAGSIZE: libc::c_int = 25;
 const IPV6_RECVFRAGSIZE: libc::c_int = 77;
 
-/// Whether what is sent may be fragmented.
+/// Whether datagrams that are sent may be fragmented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fragmenting {
-    /// By us and by routers; over IPv6 routers never do.
+    /// This host fragments what exceeds an interface's MTU, and so may routers over IPv4. Routers
+    /// never fragment IPv6 (RFC 8200, section 4.5).
     Allowed,
-    /// By nobody; a send that is known to be too large for the path fails with `EMSGSIZE`.
+    /// No fragments. A send that exceeds the known path MTU fails with EMSGSIZE.
     Forbidden,
-    /// By nobody; only what is too large for our own interface fails, whatever is known of the path.
+    /// No fragments, and the known path MTU is ignored: only a send that exceeds the MTU of the
+    /// outgoing interface fails, with EMSGSIZE.
     Probing,
 }
 
-/// Says whether what is sent may be fragmented (`IP_MTU_DISCOVER`, `IPV6_MTU_DISCOVER`).
+/// Sets whether datagrams that are sent may be fragmented (`IP_MTU_DISCOVER`, ip(7);
+/// `IPV6_MTU_DISCOVER`, ipv6(7)).
 ///
 /// # Errors
 /// As `setsockopt(2)`.
@@ -39,7 +45,7 @@ pub fn set_fragmenting(fd: BorrowedFd<'_>, fragmenting: Fragmenting) -> io::Resu
         Fragmenting::Forbidden => libc::IP_PMTUDISC_DO,
         Fragmenting::Probing => libc::IP_PMTUDISC_PROBE,
     };
-    // Those of IPv6 have the same values.
+    // The values of `IPV6_PMTUDISC_*` are the same (linux/in6.h).
     if is_ipv6(fd) {
         set(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, value)
     } else {
@@ -47,8 +53,9 @@ pub fn set_fragmenting(fd: BorrowedFd<'_>, fragmenting: Fragmenting) -> io::Resu
     }
 }
 
-/// What the kernel is asked to tell, it tells from now on: when each datagram reached this host,
-/// its TTL and traffic class, whether it was fragmented, and what became of those sent in vain.
+/// Has the kernel deliver all details that [`receive`] and [`receive_failure`] return: the time at
+/// which a datagram reached this host, its TTL and traffic class, the size of its fragments, and the
+/// errors of datagrams that were not delivered. Unix sockets have none of these.
 ///
 /// # Errors
 /// As `setsockopt(2)`.
@@ -96,8 +103,9 @@ fn set(
     Ok(())
 }
 
-/// How many segments a TCP connection has received, those without data too, such as keepalives
-/// (`linux/tcp.h`: `tcpi_segs_in`, at byte 140); none on another socket.
+/// The number of segments that a TCP connection has received, including those without data, such as
+/// keepalives (`tcpi_segs_in`, at byte 140 of `struct tcp_info`, linux/tcp.h). None if the socket is
+/// not TCP, or the kernel is older than the field.
 #[must_use]
 pub fn segments_received(fd: BorrowedFd<'_>) -> Option<u32> {
     let mut words = [0u32; 36];
@@ -109,221 +117,169 @@ pub fn segments_received(fd: BorrowedFd<'_>) -> Option<u32> {
     (len as usize == size_of_val(&words)).then_some(words[35])
 }
 
-/// A datagram that has arrived.
+/// A datagram that was received, and what the kernel knows about it.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
-    /// How many bytes it has; more than there was room for if it did not fit.
+    /// The size in bytes as it was sent, which exceeds the memory offered if it was truncated.
     pub len: usize,
-    /// Who sent it.
+    /// The sender's address.
     pub source: Source,
-    /// How long ago it reached this host, where the kernel tells.
+    /// The time since it reached this host; none without a timestamp of the kernel, or if the clock
+    /// was set in between.
     pub age: Option<Duration>,
-    /// Its TTL, or hop limit.
+    /// The TTL, or hop limit, with which it arrived.
     pub ttl: Option<u8>,
-    /// Its traffic class: DSCP and ECN.
+    /// The traffic class, DSCP and ECN (RFC 2474, RFC 3168).
     pub class: Option<u8>,
-    /// It came in fragments, the largest of them an IP packet of so many bytes.
+    /// The size in bytes of the largest fragment, an IP packet; none if it was not fragmented.
     pub fragment: Option<u32>,
 }
 
-/// A datagram that was sent in vain.
+/// A datagram that was sent and not delivered, as reported by ICMP or by this host.
 #[derive(Debug)]
 pub struct Failure {
-    /// How many of its bytes are there to recognize it by.
+    /// The number of its payload bytes that were returned, by which it can be recognized.
     pub len: usize,
-    /// Why.
+    /// The reason, as an errno.
     pub error: io::Error,
-    /// Who says so; none: this host.
+    /// The router or host that has reported it by ICMP; none if it was this host.
     pub reporter: Option<IpAddr>,
-    /// The largest packet that could have passed, where that is the reason.
+    /// The MTU in bytes that it exceeded, if the reason is EMSGSIZE.
     pub mtu: Option<u32>,
 }
 
-/// Receives one datagram, without waiting.
+/// Room for the control messages of one datagram: all that [`ask_for_all`] asks for.
+type Control = ControlMemory<256>;
+
+/// Receives one datagram, without waiting. Descriptors that a Unix peer has attached (`SCM_RIGHTS`)
+/// are closed.
 ///
 /// # Errors
-/// `WouldBlock` when there is none; others as `recvmsg(2)`, which may be about one sent earlier.
+/// `WouldBlock` if there is none; others as recvmsg(2), which may belong to a datagram sent earlier.
 pub fn receive(fd: BorrowedFd<'_>, memory: &mut [u8]) -> io::Result<Arrival> {
+    let mut control = Control::new();
+    let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+    let message = ancillary::receive(fd, memory, &mut control, flags)?;
+    // SAFETY: the kernel wrote `name_len` bytes of an address.
+    let source = match unsafe { decode_inet(&raw const message.name, message.name_len) } {
+        Some(address) => Source::Inet(address),
+        None => Source::Unix(UnixName::decode(&message.name, message.name_len)),
+    };
     let mut arrival = Arrival {
-        len: 0,
-        source: Source::Unix(UnixName::NONE),
+        len: message.len,
+        source,
         age: None,
         ttl: None,
         class: None,
         fragment: None,
     };
-    let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
-    let (len, source) =
-        receive_message(fd, memory, flags, |level, kind, data| match (level, kind) {
+    for detail in message.control_messages() {
+        match (detail.level, detail.kind) {
             (libc::SOL_SOCKET, libc::SO_TIMESTAMPNS) => {
-                arrival.age = data.read::<libc::timespec>().and_then(age);
+                arrival.age = detail.read::<libc::timespec>().and_then(age);
             }
             (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => {
-                arrival.ttl = data.number();
+                arrival.ttl = detail.number();
             }
-            (libc::IPPROTO_IP, libc::IP_TOS) => arrival.class = data.read(),
-            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => arrival.class = data.number(),
+            // The traffic class is a byte over IPv4 and an int over IPv6.
+            (libc::IPPROTO_IP, libc::IP_TOS) => arrival.class = detail.read(),
+            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => arrival.class = detail.number(),
             (libc::IPPROTO_IP, IP_RECVFRAGSIZE) | (libc::IPPROTO_IPV6, IPV6_RECVFRAGSIZE) => {
-                arrival.fragment = data.number();
+                arrival.fragment = detail.number();
+            }
+            // Without an owner they would stay open, and the peer could exhaust RLIMIT_NOFILE.
+            (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
+                // SAFETY: each control message is visited once.
+                unsafe { detail.take_descriptors() }.for_each(drop);
             }
             _ => {}
-        })?;
-    arrival.len = len;
-    arrival.source = source;
+        }
+    }
     Ok(arrival)
 }
 
-/// Takes the next of those that were sent in vain, without waiting.
+/// Takes the next error from the socket's error queue, without waiting (`MSG_ERRQUEUE`, recv(2)).
 ///
 /// # Errors
-/// `WouldBlock` when there is none; others as `recvmsg(2)`.
+/// `WouldBlock` if there is none; others as recvmsg(2).
 pub fn receive_failure(fd: BorrowedFd<'_>, memory: &mut [u8]) -> io::Result<Failure> {
+    let mut control = Control::new();
+    let flags = libc::MSG_DONTWAIT | libc::MSG_ERRQUEUE;
+    let message = ancillary::receive(fd, memory, &mut control, flags)?;
     let mut failure = Failure {
-        len: 0,
-        error: io::Error::other("the kernel does not say"),
+        len: message.len,
+        error: io::Error::other("the kernel gives no reason"),
         reporter: None,
         mtu: None,
     };
-    let flags = libc::MSG_DONTWAIT | libc::MSG_ERRQUEUE;
-    let (len, _) = receive_message(fd, memory, flags, |level, kind, data| {
-        let told = [
-            (libc::IPPROTO_IP, libc::IP_RECVERR),
-            (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
-        ];
-        if !told.contains(&(level, kind)) {
-            return;
-        }
-        let Some(error) = data.read::<libc::sock_extended_err>() else {
-            return;
+    for detail in message.control_messages() {
+        let ((libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)) =
+            (detail.level, detail.kind)
+        else {
+            continue;
         };
-        failure.error = io::Error::from_raw_os_error(error.ee_errno.cast_signed());
-        if error.ee_errno.cast_signed() == libc::EMSGSIZE {
+        let Some(error) = detail.read::<libc::sock_extended_err>() else {
+            continue;
+        };
+        let errno = error.ee_errno.cast_signed();
+        failure.error = io::Error::from_raw_os_error(errno);
+        if errno == libc::EMSGSIZE {
             failure.mtu = Some(error.ee_info);
         }
+        // The address of the ICMP message's sender follows (SO_EE_OFFENDER, ip(7)).
         if error.ee_origin != libc::SO_EE_ORIGIN_LOCAL {
-            failure.reporter = data.address_behind::<libc::sock_extended_err>();
+            failure.reporter = address_behind(&detail);
         }
-    })?;
-    failure.len = len.min(memory.len());
+    }
     Ok(failure)
 }
 
-/// How long ago that was by the clock that stamps datagrams.
+/// The time since a timestamp of `SO_TIMESTAMPNS`, which is of the clock that can be set.
 fn age(stamp: libc::timespec) -> Option<Duration> {
     let now = clock_gettime(ClockId::CLOCK_REALTIME).ok()?;
     let age = now.num_nanoseconds() - (stamp.tv_sec * 1_000_000_000 + stamp.tv_nsec);
-    // If somebody has set the clock meanwhile, it is anything.
+    // Negative, or implausibly long: the clock was set in between.
     let age = Duration::from_nanos(u64::try_from(age).ok()?);
     (age < Duration::from_secs(60)).then_some(age)
 }
 
-/// What a control message says (`cmsg(3)`).
-struct Data {
-    start: *const u8,
-    len: usize,
-}
-
-impl Data {
-    /// A structure of the kernel's at its beginning.
-    fn read<T: Copy>(&self) -> Option<T> {
-        // SAFETY: so many bytes were written there by the kernel, and each `T` that is asked for
-        // consists of integers.
-        (self.len >= size_of::<T>()).then(|| unsafe { self.start.cast::<T>().read_unaligned() })
+/// The IP address behind the structure of an error; none if it is unspecified.
+fn address_behind(detail: &ControlMessage<'_>) -> Option<IpAddr> {
+    let bytes = detail.behind::<libc::sock_extended_err>()?;
+    // SAFETY: all fields are integers, for which zero is a value.
+    let mut name: libc::sockaddr_storage = unsafe { zeroed() };
+    let len = bytes.len().min(size_of_val(&name));
+    // SAFETY: `len` bytes are readable in the one and writable in the other, and the two do not
+    // overlap. The copy is aligned, which control messages need not be.
+    unsafe {
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), (&raw mut name).cast::<u8>(), len);
     }
-
-    /// An int.
-    fn number<T: TryFrom<libc::c_int>>(&self) -> Option<T> {
-        T::try_from(self.read::<libc::c_int>()?).ok()
-    }
-
-    /// The IP address that stands behind a structure.
-    fn address_behind<T>(&self) -> Option<IpAddr> {
-        let len = self.len.checked_sub(size_of::<T>())?;
-        // SAFETY: the kernel wrote so many bytes of an address there, or zeros. They need not be
-        // aligned: so they are copied to where they are.
-        let name = unsafe {
-            let mut name: libc::sockaddr_storage = zeroed();
-            let from = self.start.add(size_of::<T>());
-            let len = len.min(size_of::<libc::sockaddr_storage>());
-            std::ptr::copy_nonoverlapping(from, (&raw mut name).cast(), len);
-            name
-        };
-        // SAFETY: just written.
-        let address = unsafe { decode_inet(&raw const name, len as libc::socklen_t) };
-        address.map(|address| address.ip())
-    }
-}
-
-/// Room for the control messages of one datagram, aligned for their headers.
-#[repr(C, align(8))]
-struct Control([u8; 256]);
-
-fn receive_message(
-    fd: BorrowedFd<'_>,
-    memory: &mut [u8],
-    flags: libc::c_int,
-    mut tell: impl FnMut(libc::c_int, libc::c_int, Data),
-) -> io::Result<(usize, Source)> {
-    // SAFETY: all fields are integers and pointers, for which zero is a value.
-    let (mut name, mut header): (libc::sockaddr_storage, libc::msghdr) =
-        unsafe { (zeroed(), zeroed()) };
-    let mut control = Control([0; 256]);
-    let mut part = libc::iovec {
-        iov_base: memory.as_mut_ptr().cast(),
-        iov_len: memory.len(),
-    };
-    header.msg_name = (&raw mut name).cast();
-    header.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-    header.msg_iov = &raw mut part;
-    header.msg_iovlen = 1;
-    header.msg_control = control.0.as_mut_ptr().cast();
-    header.msg_controllen = control.0.len();
-    // SAFETY: the header points to live memory of ours, each piece of the length beside it.
-    let received = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, flags) };
-    let len = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
-    // SAFETY: the kernel left the header so, over memory that is still live.
-    let mut next = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
-    while !next.is_null() {
-        // SAFETY: `CMSG_FIRSTHDR` and `CMSG_NXTHDR` return whole headers within the control memory.
-        let message = unsafe { &*next };
-        // SAFETY: `CMSG_LEN` only computes.
-        let before = unsafe { libc::CMSG_LEN(0) } as usize;
-        let data = Data {
-            // SAFETY: what a header says lies behind it, within the control memory.
-            start: unsafe { libc::CMSG_DATA(next) },
-            len: message.cmsg_len.saturating_sub(before),
-        };
-        tell(message.cmsg_level, message.cmsg_type, data);
-        // SAFETY: `next` is a header of this very message.
-        next = unsafe { libc::CMSG_NXTHDR(&raw const header, next) };
-    }
-    // SAFETY: the kernel wrote so many bytes of an address.
-    let source = match unsafe { decode_inet(&raw const name, header.msg_namelen) } {
-        Some(address) => Source::Inet(address),
-        None => Source::Unix(UnixName::decode(&name, header.msg_namelen)),
-    };
-    Ok((len, source))
+    // SAFETY: these bytes have just been written.
+    let address = unsafe { decode_inet(&raw const name, len as libc::socklen_t) };
+    address.map(|address| address.ip())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
+    use std::io::{IoSlice, Read, Write};
     use std::net::UdpSocket;
     use std::os::fd::AsFd;
-    use std::os::unix::net::UnixDatagram;
+    use std::os::unix::net::{UnixDatagram, UnixStream};
+
+    use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
     use super::*;
 
-    /// Loopback delivers before a send returns, and its ICMP as well.
+    /// Loopback delivers datagrams, and ICMP errors about them, before the send returns.
     fn pair() -> (UdpSocket, UdpSocket) {
         let socket = || UdpSocket::bind("127.0.0.1:0").expect("a UDP socket");
         let (one, other) = (socket(), socket());
-        ask_for_all(one.as_fd()).expect("a kernel that tells");
+        ask_for_all(one.as_fd()).expect("the options");
         (one, other)
     }
 
     #[test]
-    fn a_datagram_comes_with_its_sender_its_age_and_its_ttl() {
+    fn a_datagram_has_a_sender_an_age_and_a_ttl() {
         let (one, other) = pair();
         let to = one.local_addr().expect("an address");
         other.set_ttl(17).expect("a TTL");
@@ -344,15 +300,14 @@ mod tests {
         assert_eq!(none.kind(), io::ErrorKind::WouldBlock);
     }
 
-    /// Loopback takes packets of 65,536 bytes: what fills one over IPv4 is a little too large over
-    /// IPv6, whose header is longer.
+    /// The MTU of loopback is 65,536 bytes; the largest datagram of IPv6 with its headers exceeds it.
     #[test]
-    fn one_that_came_in_fragments_says_how_large_they_were() {
+    fn a_fragmented_datagram_has_the_size_of_its_largest_fragment() {
         let Ok(one) = UdpSocket::bind("[::1]:0") else {
             eprintln!("NOT TESTED: this machine has no ::1");
             return;
         };
-        ask_for_all(one.as_fd()).expect("a kernel that tells");
+        ask_for_all(one.as_fd()).expect("the options");
         let other = UdpSocket::bind("[::1]:0").expect("a UDP socket");
         let to = one.local_addr().expect("an address");
         let mut memory = vec![0; 65_536];
@@ -366,13 +321,13 @@ mod tests {
     }
 
     #[test]
-    fn one_sent_in_vain_comes_back_with_the_reason() {
+    fn an_undelivered_datagram_is_reported_with_the_reason() {
         let (one, other) = pair();
         let to = other.local_addr().expect("an address");
         drop(other);
         one.send_to(b"hello?", to).expect("sent");
         let mut memory = [0; 64];
-        let failure = receive_failure(one.as_fd(), &mut memory).expect("it is told");
+        let failure = receive_failure(one.as_fd(), &mut memory).expect("it is reported");
         assert_eq!(failure.error.kind(), io::ErrorKind::ConnectionRefused);
         assert_eq!(failure.reporter, Some(to.ip()));
         assert_eq!(&memory[..failure.len], b"hello?");
@@ -381,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_to_go_whole_is_refused() {
+    fn a_datagram_that_would_be_fragmented_is_refused_if_that_is_forbidden() {
         let (one, other) = pair();
         set_fragmenting(one.as_fd(), Fragmenting::Probing).expect("an option");
         let too_large = one.send_to(&vec![0; 65_530], other.local_addr().expect("an address"));
@@ -408,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unix_datagram_has_no_more_than_a_sender() {
+    fn a_unix_datagram_has_no_details_but_its_sender() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("one");
         let (one, other) = (UnixDatagram::bind(&path), UnixDatagram::unbound());
@@ -418,5 +373,23 @@ mod tests {
         let arrival = receive(one.as_fd(), &mut [0; 8]).expect("it is there");
         assert_eq!((arrival.len, arrival.ttl), (0, None));
         assert!(!arrival.source.has_address());
+    }
+
+    /// Each answer of a Unix service had left the descriptors attached to it open.
+    #[test]
+    fn descriptors_attached_to_a_unix_datagram_are_closed() {
+        let (one, other) = UnixDatagram::pair().expect("a pair");
+        let (mut kept, sent) = UnixStream::pair().expect("a pair");
+        let rights = [ControlMessage::ScmRights(&[sent.as_raw_fd(); 20])];
+        let text = [IoSlice::new(b"gift")];
+        sendmsg::<()>(other.as_raw_fd(), &text, &rights, MsgFlags::empty(), None).expect("sent");
+        drop(sent);
+        let arrival = receive(one.as_fd(), &mut [0; 8]).expect("it is there");
+        assert_eq!(arrival.len, 4);
+        kept.set_nonblocking(true).expect("an option");
+        let read = kept
+            .read(&mut [0])
+            .expect("none of the descriptors is open");
+        assert_eq!(read, 0);
     }
 }

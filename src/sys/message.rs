@@ -1,7 +1,7 @@
-//! Datagrams in and out with all that `recvmsg(2)` and `sendmsg(2)` can tell: the sender, the true
-//! size, and the address that was hit, so that the answer leaves from there.
+//! Datagrams with what the service needs to know about them: the sender, the size as sent, and the
+//! local address that was hit, so that the answer leaves from there.
 //!
-//! [`Incoming`] receives, and [`Outgoing`] sends, many with one system call.
+//! [`Incoming`] receives, and [`Outgoing`] sends, many messages with one system call.
 
 mod batch;
 mod control;
@@ -14,23 +14,27 @@ use std::os::unix::ffi::OsStrExt;
 
 pub use batch::{BATCH_MAX, Incoming, Message, Outgoing};
 
-/// What stands on the datagrams of one buffer: from whom they are, which of our addresses they were
-/// sent to, and how long each is.
+/// The addresses and the size of the datagrams in one buffer.
+///
+/// A buffer holds one datagram, or several of one sender to one local address that the kernel has
+/// merged (`UDP_GRO`, udp(7)).
 #[derive(Clone, Copy, Debug)]
 pub struct Envelope {
-    /// The sender.
+    /// The sender's address, to which an answer goes.
     pub source: Source,
-    /// Our address that was hit, where the socket tells (`IP_PKTINFO`, `IPV6_RECVPKTINFO`).
+    /// The local address that was hit, from which an answer leaves; none on a Unix socket, or
+    /// without `IP_PKTINFO` (ip(7)) or `IPV6_RECVPKTINFO` (ipv6(7)).
     pub local: Option<Local>,
-    /// Whether it was sent to one host; a broadcast or multicast deserves no answer.
+    /// Whether it was sent to a unicast address. A broadcast or multicast reaches many hosts, all of
+    /// which would answer.
     pub unicast: bool,
-    /// The size of each datagram as it was sent, in bytes; the last may be shorter. More than was
-    /// stored: it is one that did not fit.
+    /// The size in bytes of each datagram as it was sent; the last one may be shorter. If it exceeds
+    /// what is in the buffer, there is one datagram, which was truncated.
     pub size: usize,
 }
 
 impl Envelope {
-    /// Nobody's.
+    /// An initial value, without addresses.
     pub const EMPTY: Self = Self {
         source: Source::Unix(UnixName::NONE),
         local: None,
@@ -38,7 +42,7 @@ impl Envelope {
         size: 0,
     };
 
-    /// How many datagrams so many bytes in the buffer are.
+    /// The number of datagrams that `len` bytes in the buffer consist of. An empty datagram is one.
     #[must_use]
     pub fn count(&self, len: usize) -> usize {
         if self.size == 0 {
@@ -49,12 +53,12 @@ impl Envelope {
     }
 }
 
-/// An address of this host, and the interface where the address alone would not do.
+/// An address of this host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Local {
     /// The address.
     pub address: IpAddr,
-    /// The interface's index for link-local addresses, else 0.
+    /// The index of the interface for a link-local address, which is ambiguous without it; else 0.
     pub interface: u32,
 }
 
@@ -63,12 +67,12 @@ pub struct Local {
 pub enum Source {
     /// An IPv4 or IPv6 address and port.
     Inet(SocketAddr),
-    /// The path or abstract name of a Unix socket; none if it was not bound.
+    /// The path or abstract name of a Unix socket, or [`UnixName::NONE`] if it is not bound.
     Unix(UnixName),
 }
 
 impl Source {
-    /// Whether an answer can be addressed to it.
+    /// Whether an answer can be addressed to it: neither UDP port 0 nor an unbound Unix socket.
     #[must_use]
     pub fn has_address(&self) -> bool {
         match self {
@@ -90,7 +94,7 @@ impl fmt::Display for Source {
 const NAME_BYTES_MAX: usize =
     size_of::<libc::sockaddr_un>() - offset_of!(libc::sockaddr_un, sun_path);
 
-/// The name of a Unix socket (`unix(7)`), as the kernel gave it.
+/// The name of a Unix socket as the kernel has it (unix(7)).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct UnixName {
     len: u8,
@@ -98,13 +102,13 @@ pub struct UnixName {
 }
 
 impl UnixName {
-    /// The name of a socket that has none.
+    /// The name of an unbound socket.
     pub const NONE: Self = Self {
         len: 0,
         bytes: [0; NAME_BYTES_MAX],
     };
 
-    /// A name of these bytes, as [`Self::as_bytes`] gave them; none if there are too many.
+    /// The name that [`Self::as_bytes`] has returned these bytes of; none if they are too many.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let mut name = Self::NONE;
@@ -113,7 +117,7 @@ impl UnixName {
         Some(name)
     }
 
-    /// The name in an address of which the kernel wrote so many bytes.
+    /// Reads the name in an address of which the kernel wrote `len` bytes.
     pub(super) fn decode(name: &libc::sockaddr_storage, len: libc::socklen_t) -> Self {
         let path_offset = offset_of!(libc::sockaddr_un, sun_path);
         let len = (len as usize)
@@ -132,7 +136,7 @@ impl UnixName {
         unix
     }
 
-    /// The name as the kernel has it: a path, perhaps with its NUL; or a NUL and an abstract name.
+    /// The bytes of the name: a path, possibly with a NUL behind it; or a NUL and an abstract name.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
@@ -143,6 +147,7 @@ impl fmt::Display for UnixName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.as_bytes() {
             [] => f.write_str("unnamed"),
+            // Abstract names are shown with @, as ss(8) does.
             [0, name @ ..] => write!(f, "@{}", OsStr::from_bytes(name).display()),
             path => {
                 let end = path

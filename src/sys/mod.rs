@@ -1,12 +1,14 @@
 //! What `nix` and `socket2` do not wrap, as safe functions on descriptors.
 //!
-//! Knows the kernel's interfaces and nothing of ours. With `driver`, the only place with `unsafe`:
-//! one system call or one invariant to a block, each with the reason it is sound.
-//! [`socket`] makes and asks sockets, [`message`] moves datagrams, [`process`] is about ourselves,
-//! [`handover`] is for what comes after us, [`measure`] for who looks closer.
+//! Knows the kernel's interfaces and nothing of this program. With `driver`, the only module with
+//! `unsafe`: one system call or one invariant to a block, each with the reason it is sound.
+//! [`socket`] creates, configures and queries sockets, [`message`] transfers datagrams, [`process`]
+//! is about this process, [`handover`] passes descriptors to a successor, and [`measure`] receives
+//! with all details, for measurements.
 
 #![allow(unsafe_code)]
 
+mod ancillary;
 pub mod handover;
 pub mod measure;
 pub mod message;
@@ -15,7 +17,7 @@ pub mod socket;
 
 use std::io;
 
-/// The result of a system call that answers -1 for an error.
+/// The result of a system call that returns -1 on error and sets errno.
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 {
         Err(io::Error::last_os_error())

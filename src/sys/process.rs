@@ -1,4 +1,4 @@
-//! About ourselves: processors, and descriptors that we were given.
+//! This process: the CPUs it may use, its limits, and the descriptors that it was started with.
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -7,7 +7,8 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
 
-/// The processors that this thread may run on.
+/// The CPUs that the calling thread may run on, by number; empty if that cannot be determined, as
+/// on a machine with more than 1,024 CPUs (`sched_getaffinity(2)`).
 #[must_use]
 pub fn allowed_cpus() -> Vec<usize> {
     let Ok(set) = sched_getaffinity(Pid::from_raw(0)) else {
@@ -18,7 +19,7 @@ pub fn allowed_cpus() -> Vec<usize> {
         .collect()
 }
 
-/// Keeps the calling thread on one processor.
+/// Keeps the calling thread on one CPU.
 ///
 /// # Errors
 /// As `sched_setaffinity(2)`; a service manager's system call filter may forbid it.
@@ -28,10 +29,10 @@ pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
-/// Raises the soft limit of descriptors to the hard one and returns it.
+/// Raises the soft limit of open descriptors to the hard limit, which is returned.
 ///
 /// # Errors
-/// As `setrlimit(2)`.
+/// As `getrlimit(2)` and `setrlimit(2)`.
 pub fn raise_descriptor_limit() -> io::Result<u64> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if soft < hard {
@@ -43,20 +44,21 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
 /// A descriptor that the service manager has passed.
 #[derive(Debug)]
 pub struct Passed {
-    /// Its `FileDescriptorName=`: the name of the `.socket` unit where that says none.
+    /// Its `FileDescriptorName=`: the name of the `.socket` unit unless that sets another.
     pub name: String,
-    /// The descriptor.
+    /// The descriptor, with close-on-exec.
     pub fd: OwnedFd,
 }
 
-/// Takes what the service manager has passed (`sd_listen_fds_with_names(3)`). Call it once, before
-/// anything is opened.
+/// Takes the descriptors that the service manager has passed (`sd_listen_fds_with_names(3)`). To be
+/// called once, before any other descriptor is opened.
 ///
 /// # Errors
-/// When `$LISTEN_PID` or `$LISTEN_FDS` is not a number, or `$LISTEN_FDNAMES` has other than one name
-/// for each.
+/// If `$LISTEN_PID` or `$LISTEN_FDS` is not a number, a descriptor is not open, or the number of
+/// names in `$LISTEN_FDNAMES` is not that of the descriptors.
 pub fn take_passed_sockets() -> io::Result<Vec<Passed>> {
-    // Names that were meant for another process are none of ours, however many there are.
+    // `$LISTEN_FDNAMES` of another process (`$LISTEN_PID`) would be rejected for its number of
+    // names, so it is not looked at.
     if sd_notify::listen_fds()?.len() == 0 {
         return Ok(Vec::new());
     }
@@ -64,7 +66,7 @@ pub fn take_passed_sockets() -> io::Result<Vec<Passed>> {
     Ok(passed
         .map(|(fd, name)| Passed {
             name,
-            // SAFETY: the manager has opened it for this process, and nobody else here knows of it.
+            // SAFETY: the manager has opened it for this process, and no other code here owns it.
             fd: unsafe { OwnedFd::from_raw_fd(fd) },
         })
         .collect())

@@ -1,5 +1,5 @@
-//! Sockets: made, changed and asked. Listening sockets in particular: what waits in their queue,
-//! what fell off its end, and how to retire one without losing anybody.
+//! Sockets: creating, configuring and querying them. Of listening sockets in particular the queue,
+//! its overflows, and how to retire one without losing a client that is queued.
 
 use std::ffi::OsStr;
 use std::io;
@@ -17,16 +17,17 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::check;
 
-/// How an address is bound.
+/// Whether other sockets may be bound to the same address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Binding {
-    /// By this socket alone: an address that anybody else has is an error.
+    /// No other socket; binding an address that is in use fails with EADDRINUSE.
     Exclusive,
-    /// With `SO_REUSEPORT`, beside other sockets of ours.
+    /// Other sockets of the same user that are bound so, too (`SO_REUSEPORT`, socket(7)).
     Shared,
 }
 
-/// Binds a nonblocking TCP or UDP socket. An IPv6 socket takes IPv6 alone.
+/// Creates and binds a nonblocking TCP or UDP socket. An IPv6 socket does not receive IPv4
+/// (`IPV6_V6ONLY`).
 ///
 /// # Errors
 /// As `socket(2)` and `bind(2)`.
@@ -40,8 +41,8 @@ pub fn bind_inet(kind: Type, address: SocketAddr, binding: Binding) -> io::Resul
         socket.set_only_v6(true)?;
     }
     if kind == Type::STREAM {
-        // Connections of a predecessor in TIME_WAIT do not keep the port. On a datagram socket the
-        // option would mean something else: that others may take the address over.
+        // Connections of a predecessor in TIME_WAIT must not keep the port. On a UDP socket the
+        // option would let another process bind the address and receive in our place.
         socket.set_reuse_address(true)?;
         // TCP's urgent data stays in its place in the stream (tcp(7)); connections inherit this.
         socket.set_out_of_band_inline(true)?;
@@ -55,10 +56,10 @@ pub fn bind_inet(kind: Type, address: SocketAddr, binding: Binding) -> io::Resul
     Ok(socket.into())
 }
 
-/// Makes a datagram socket tell which address each datagram was sent to (`ip(7)`, `ipv6(7)`), and
-/// lets the kernel deliver several of one sender at once (`UDP_GRO`, `udp(7)`).
+/// Has a UDP socket deliver the local address that each datagram was sent to (ip(7), ipv6(7)), and
+/// several datagrams of one sender as one message (`UDP_GRO`, udp(7)).
 fn prepare_datagrams(socket: &impl AsFd, address: SocketAddr) -> io::Result<()> {
-    // A kernel before Linux 5.0 delivers them one by one.
+    // Linux before 5.0 has no UDP_GRO and delivers them one by one.
     let _ = setsockopt(socket, sockopt::UdpGroSegment, &true);
     if address.is_ipv6() {
         setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?;
@@ -68,7 +69,8 @@ fn prepare_datagrams(socket: &impl AsFd, address: SocketAddr) -> io::Result<()> 
     Ok(())
 }
 
-/// Makes a socket that somebody else has bound as one of ours would be.
+/// Configures a socket that another process has bound as [`bind_inet`] and [`bind_unix`] would
+/// have. An IPv6 socket that receives IPv4 continues to.
 ///
 /// # Errors
 /// As `setsockopt(2)`.
@@ -82,41 +84,42 @@ pub fn adopt(fd: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// Whether it is a stream or a datagram socket.
+/// The type of the socket; none if the descriptor is not a socket.
 #[must_use]
 pub fn kind(fd: BorrowedFd<'_>) -> Option<Type> {
     SockRef::from(&fd).r#type().ok()
 }
 
-/// Binds a nonblocking Unix socket to a path that does not exist.
+/// Creates a nonblocking Unix socket and binds it to a path, which must not exist.
 ///
 /// # Errors
-/// As `socket(2)` and `bind(2)`.
+/// As `socket(2)` and `bind(2)`; EINVAL if the path is longer than 108 bytes.
 pub fn bind_unix(kind: Type, path: &Path) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::UNIX, kind.nonblocking().cloexec(), None)?;
     socket.bind(&SockAddr::unix(path)?)?;
     Ok(socket.into())
 }
 
-/// Whether somebody listens on, or has bound, this Unix socket path.
+/// Whether a process has a socket at this path that it listens on or, of datagrams, has bound.
 ///
 /// # Errors
-/// When it can't be told: the path is no socket, or may not be asked.
+/// If that cannot be determined: the path does not exist or is not accessible. ECONNREFUSED, which
+/// also a file that is not a socket gives, is no error, but false.
 pub fn unix_is_alive(kind: Type, path: &Path) -> io::Result<bool> {
     let socket = Socket::new(Domain::UNIX, kind.nonblocking().cloexec(), None)?;
     match socket.connect(&SockAddr::unix(path)?) {
         Ok(()) => Ok(true),
-        // A full backlog is a sign of life.
+        // EAGAIN: the backlog is full.
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
-        // A socket of the other kind has it.
+        // The socket is of the other type.
         Err(error) if error.raw_os_error() == Some(libc::EPROTOTYPE) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(false),
         Err(error) => Err(error),
     }
 }
 
-/// Lets further sockets of ours bind the same address (`SO_REUSEPORT`), also if this one already
-/// listens.
+/// Permits further sockets of the same user to bind the address (`SO_REUSEPORT`), also if this one
+/// is bound already.
 ///
 /// # Errors
 /// As `setsockopt(2)`.
@@ -124,8 +127,8 @@ pub fn share_address(fd: BorrowedFd<'_>) -> io::Result<()> {
     SockRef::from(&fd).set_reuse_port(true)
 }
 
-/// Listens, or changes the backlog of a socket that does. The kernel caps it silently at
-/// `net.core.somaxconn`: ask [`queue`] what became of it.
+/// Listens, or changes the backlog of a listening socket. The kernel caps it silently at
+/// `net.core.somaxconn` (listen(2)); [`queue`] returns the effective backlog.
 ///
 /// # Errors
 /// As `listen(2)`.
@@ -133,13 +136,13 @@ pub fn listen(fd: BorrowedFd<'_>, backlog: u32) -> io::Result<()> {
     SockRef::from(&fd).listen(i32::try_from(backlog).unwrap_or(i32::MAX))
 }
 
-/// The address that the socket is bound to; none for a Unix socket.
+/// The IP address and port that the socket is bound to; none for a Unix socket.
 #[must_use]
 pub fn local_address(fd: BorrowedFd<'_>) -> Option<SocketAddr> {
     SockRef::from(&fd).local_addr().ok()?.as_socket()
 }
 
-/// Whether it is a socket that clients can find: it listens, or takes datagrams at an address.
+/// Whether clients can reach the socket: it listens, or receives datagrams at an address.
 #[must_use]
 pub fn is_bound(fd: BorrowedFd<'_>) -> bool {
     match kind(fd) {
@@ -151,23 +154,27 @@ pub fn is_bound(fd: BorrowedFd<'_>) -> bool {
     }
 }
 
-/// Whether two descriptors are of one socket.
+/// Whether two descriptors refer to the same socket.
 #[must_use]
 pub fn is_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
     let inode = |fd| nix::sys::stat::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
     inode(one).is_ok_and(|one| inode(other) == Ok(one))
 }
 
-/// Whether [`drop_new_connections`] or [`turn_away_datagrams`] was called on it.
+/// Whether [`drop_new_connections`] or [`turn_away_datagrams`] was called on it. Also a socket that
+/// is bound to an existing interface (`BindToDevice=`, systemd.socket(5)) or connected is reported
+/// so.
 #[must_use]
 pub fn is_turned_away(fd: BorrowedFd<'_>) -> bool {
-    // An interface that is not there has no name.
+    // SO_BINDTODEVICE fails with ENODEV if the interface does not exist, and is empty for a socket
+    // that is not bound to one.
     let is_bound_to_one =
         getsockopt(&fd, sockopt::BindToDevice).map_or(true, |name| !name.is_empty());
     is_bound_to_one || SockRef::from(&fd).peer_addr().is_ok()
 }
 
-/// The path that the socket is bound to; an abstract name begins with `@`.
+/// The path that a Unix socket is bound to, or its abstract name with `@` in front; none for any
+/// other socket and an unbound one.
 #[must_use]
 pub fn local_path(fd: BorrowedFd<'_>) -> Option<PathBuf> {
     let address: UnixAddress = SockRef::from(&fd).local_addr().ok()?.as_unix()?;
@@ -177,17 +184,19 @@ pub fn local_path(fd: BorrowedFd<'_>) -> Option<PathBuf> {
     Some(address.as_pathname()?.into())
 }
 
-/// Options that connections inherit from the socket which they were accepted from, so that none
-/// costs a system call per connection.
+/// Options that connections inherit from the listening socket, so that they cost no system call for
+/// each connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Inherited {
-    /// `TCP_NODELAY`; none on sockets that are not TCP.
+    /// `TCP_NODELAY`; none on a socket that is not TCP, which has no keepalive either.
     pub no_delay: Option<bool>,
-    /// Probes after so long a silence; none: no probes.
+    /// The silence after which a peer is probed (`TCP_KEEPIDLE`), at least a second; none to send no
+    /// probes.
     pub keepalive: Option<Duration>,
-    /// `SO_RCVBUF` in bytes, beyond `net.core.rmem_max` where we may; none: as the kernel sees fit.
+    /// `SO_RCVBUF` in bytes, above `net.core.rmem_max` with CAP_NET_ADMIN; none for the kernel's
+    /// default.
     pub receive_buffer: Option<u32>,
-    /// `SO_SNDBUF` in bytes; none: as the kernel sees fit.
+    /// `SO_SNDBUF` in bytes, at most `net.core.wmem_max`; none for the kernel's default.
     pub send_buffer: Option<u32>,
 }
 
@@ -202,7 +211,8 @@ pub fn set_inherited(fd: BorrowedFd<'_>, options: &Inherited) -> io::Result<()> 
         match options.keepalive {
             None => socket.set_keepalive(false)?,
             Some(silence) => {
-                // After that silence a probe each sixth of it; six without an answer are the end.
+                // Six probes, a sixth of the time apart, so that a dead peer is detected after twice
+                // the time.
                 let interval = (silence / 6).max(Duration::from_secs(1));
                 let probes =
                     socket2::TcpKeepalive::new().with_time(silence.max(Duration::from_secs(1)));
@@ -213,7 +223,7 @@ pub fn set_inherited(fd: BorrowedFd<'_>, options: &Inherited) -> io::Result<()> 
     if let Some(bytes) = options.receive_buffer
         && setsockopt(&fd, sockopt::RcvBufForce, &(bytes as usize)).is_err()
     {
-        // Only CAP_NET_ADMIN may go beyond the limit. The kernel caps this one, silently.
+        // SO_RCVBUFFORCE needs CAP_NET_ADMIN. Without, the kernel caps the size silently.
         socket.set_recv_buffer_size(bytes as usize)?;
     }
     if let Some(bytes) = options.send_buffer {
@@ -222,18 +232,18 @@ pub fn set_inherited(fd: BorrowedFd<'_>, options: &Inherited) -> io::Result<()> 
     Ok(())
 }
 
-/// What became of the `SO_RCVBUF` that was asked for, in bytes.
+/// The effective `SO_RCVBUF` in bytes, comparable with what was asked for.
 #[must_use]
 pub fn receive_buffer(fd: BorrowedFd<'_>) -> Option<u32> {
-    // The kernel doubles what it is asked for, for what it needs itself (socket(7)).
+    // The kernel doubles the value that is set, to make room for its overhead (socket(7)).
     let bytes = SockRef::from(&fd).recv_buffer_size().ok()? / 2;
     u32::try_from(bytes).ok()
 }
 
-/// Accepts a connection, nonblocking, with its address where it has one.
+/// Accepts a connection, nonblocking, with the peer's IP address; a Unix peer has none.
 ///
 /// # Errors
-/// `WouldBlock` when nobody waits; others as `accept4(2)`.
+/// `WouldBlock` if the queue is empty; others as `accept4(2)`.
 pub fn accept(fd: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
     let mut name = MaybeUninit::<libc::sockaddr_storage>::uninit();
     let mut len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
@@ -247,25 +257,25 @@ pub fn accept(fd: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
             flags,
         )
     })?;
-    // SAFETY: `accept4(2)` has just made this descriptor for us alone.
+    // SAFETY: `accept4(2)` has just created this descriptor, so no other code owns it.
     let connection = unsafe { OwnedFd::from_raw_fd(accepted) };
     // SAFETY: the kernel wrote `len` bytes of address.
     Ok((connection, unsafe { decode_inet(name.as_ptr(), len) }))
 }
 
-/// Makes the coming `close(2)` an RST (`SO_LINGER` of zero, `socket(7)`).
+/// Has `close(2)` send an RST instead of a FIN (`SO_LINGER` with a timeout of zero, socket(7)).
 pub fn reset_on_close(fd: BorrowedFd<'_>) {
-    // Can fail only on a socket that is broken already: then there is nobody to tell.
+    // Fails only on a descriptor that is not a socket; then there is no connection to reset.
     let _ = SockRef::from(&fd).set_linger(Some(Duration::ZERO));
 }
 
-/// The pending error of a socket, which is thereby taken from it (`SO_ERROR`).
+/// Returns the pending error of a socket and clears it (`SO_ERROR`, socket(7)).
 #[must_use]
 pub fn take_error(fd: BorrowedFd<'_>) -> Option<io::Error> {
     SockRef::from(&fd).take_error().ok().flatten()
 }
 
-/// Whether the socket is of the Internet, not Unix.
+/// Whether it is an IPv4 or IPv6 socket.
 #[must_use]
 pub fn is_inet(fd: BorrowedFd<'_>) -> bool {
     let domain = SockRef::from(&fd).domain();
@@ -279,30 +289,30 @@ pub fn is_unix(fd: BorrowedFd<'_>) -> bool {
     domain.is_ok_and(|domain| domain == Domain::UNIX)
 }
 
-/// Whether clients are taken in on it (`SO_ACCEPTCONN`).
+/// Whether it is a listening socket (`SO_ACCEPTCONN`).
 #[must_use]
 pub fn is_listening(fd: BorrowedFd<'_>) -> bool {
     SockRef::from(&fd).is_listener().unwrap_or(false)
 }
 
-/// What the kernel knows about one connection.
+/// What the kernel knows about one connection; each field is none where it does not apply.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Details {
-    /// Our side of it.
+    /// The local IP address and port.
     pub local: Option<SocketAddr>,
-    /// The smoothed round trip, in microseconds.
+    /// The smoothed round-trip time in microseconds (RFC 6298).
     pub rtt_us: Option<u32>,
-    /// Segments sent again, over the connection's life.
+    /// Segments retransmitted since the connection was established.
     pub retransmits: Option<u32>,
-    /// Bytes in the kernel that the peer has not acknowledged (Unix: not read).
+    /// Bytes in the send queue: not acknowledged over TCP, not read over a Unix socket.
     pub send_queue: Option<u32>,
-    /// The process at the other end of a Unix socket, as it was when it connected.
+    /// The process that has connected a Unix socket (`SO_PEERCRED`, unix(7)).
     pub pid: Option<i32>,
-    /// Its user.
+    /// The user id of that process when it connected.
     pub uid: Option<u32>,
 }
 
-/// Asks for the details of a stream connection.
+/// Queries the details of a stream connection. What cannot be queried is none.
 #[must_use]
 pub fn details(fd: BorrowedFd<'_>) -> Details {
     if !is_inet(fd) {
@@ -325,8 +335,8 @@ pub fn details(fd: BorrowedFd<'_>) -> Details {
     }
 }
 
-/// A number that changes whenever the peer has taken bytes: those acknowledged on TCP, those not
-/// yet read on a Unix socket.
+/// A number that changes when the peer takes bytes: over TCP the bytes acknowledged in all, over a
+/// Unix socket the bytes not yet read.
 #[must_use]
 pub fn progress(fd: BorrowedFd<'_>) -> u64 {
     match tcp_bytes_acked(fd) {
@@ -335,7 +345,7 @@ pub fn progress(fd: BorrowedFd<'_>) -> u64 {
     }
 }
 
-/// Bytes written and not yet taken by the peer (`SIOCOUTQ`, `tcp(7)`, `unix(7)`).
+/// Bytes written and not yet acknowledged or read by the peer (`SIOCOUTQ`, tcp(7), unix(7)).
 fn send_queue(fd: BorrowedFd<'_>) -> Option<u32> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: this ioctl writes one int to a live local.
@@ -343,7 +353,7 @@ fn send_queue(fd: BorrowedFd<'_>) -> Option<u32> {
     u32::try_from(bytes).ok()
 }
 
-/// `TCP_INFO` (`tcp(7)`); none on a socket that is not TCP.
+/// Queries `TCP_INFO` (tcp(7)); none on a socket that is not TCP.
 fn tcp_info(fd: BorrowedFd<'_>) -> Option<libc::tcp_info> {
     // SAFETY: all fields of `tcp_info` are integers, for which zero is a value.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
@@ -355,8 +365,8 @@ fn tcp_info(fd: BorrowedFd<'_>) -> Option<libc::tcp_info> {
     Some(info)
 }
 
-/// The bytes that the peer has acknowledged, over the connection's life. The kernel's structure
-/// goes on where `libc`'s ends (`linux/tcp.h`: `tcpi_bytes_acked`, at byte 120).
+/// The bytes that the peer has acknowledged since the connection was established. The field is
+/// missing in `libc` (`tcpi_bytes_acked`, at byte 120 of `struct tcp_info`, linux/tcp.h).
 fn tcp_bytes_acked(fd: BorrowedFd<'_>) -> Option<u64> {
     let mut words = [0u64; 16];
     let mut len = size_of_val(&words) as libc::socklen_t;
@@ -370,16 +380,18 @@ fn tcp_bytes_acked(fd: BorrowedFd<'_>) -> Option<u64> {
 /// The queue of a listening socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Queue {
-    /// How many it may hold: what became of the backlog that was asked for.
+    /// The effective backlog in connections.
     pub effective: u32,
-    /// How many wait in it now.
+    /// Connections in it now.
     pub queued: u32,
-    /// How many clients found it full, over the socket's life.
+    /// Connection attempts dropped because it was full, since the socket was created.
     pub overflows: u32,
 }
 
-/// Asks a listening TCP socket for its queue: `TCP_INFO` gives its length and limit in the fields
-/// that count segments on a connection, `SO_MEMINFO` the drops.
+/// Queries the queue of a listening TCP socket; none on a socket that is not TCP.
+///
+/// On a listening socket `TCP_INFO` has the queue's length in `tcpi_unacked` and its limit in
+/// `tcpi_sacked` (`tcp_get_info()`, net/ipv4/tcp.c).
 #[must_use]
 pub fn queue(fd: BorrowedFd<'_>) -> Option<Queue> {
     let info = tcp_info(fd)?;
@@ -390,11 +402,12 @@ pub fn queue(fd: BorrowedFd<'_>) -> Option<Queue> {
     })
 }
 
-/// How many clients wait on a listening Unix socket, by its path. The kernel lists them under that
-/// path as connections that no process has yet (`proc_net_unix(5)`: state 2, connecting).
+/// Counts the connections in the queue of the listening Unix socket at this path. The kernel lists
+/// each under the path, in the state of a socket that no process has accepted: 2, connecting
+/// (proc(5), `/proc/net/unix`).
 ///
 /// # Errors
-/// When `/proc` is not to be read.
+/// If `/proc` cannot be read.
 pub fn queued_at_path(path: &Path) -> io::Result<u32> {
     let table = std::fs::read("/proc/self/net/unix")?;
     let end = [b" ", path.as_os_str().as_bytes()].concat();
@@ -408,8 +421,9 @@ pub fn queued_at_path(path: &Path) -> io::Result<u32> {
     Ok(table.split(|&byte| byte == b'\n').filter(waits).count() as u32)
 }
 
-/// How many packets this socket has dropped (`SO_MEMINFO`, `SK_MEMINFO_DROPS`): clients that found
-/// the backlog full, or datagrams that found the receive buffer full.
+/// The number of packets that this socket has dropped (`SK_MEMINFO_DROPS` of `SO_MEMINFO`): connection
+/// attempts because the backlog was full, or datagrams because the receive buffer was. 0 if the kernel,
+/// before Linux 4.12, does not say.
 #[must_use]
 pub fn drops(fd: BorrowedFd<'_>) -> u32 {
     const SO_MEMINFO: libc::c_int = 55;
@@ -424,16 +438,17 @@ pub fn drops(fd: BorrowedFd<'_>) -> u32 {
     }
 }
 
-/// From now on the listening TCP socket takes no SYN, so that its queue can be emptied for good.
-/// Such a client reaches another socket that fits, or is refused; only where the other socket has
-/// the very same address may it have to try again, in a second. Clients whose handshake is under
-/// way are not touched.
+/// Stops a listening TCP socket from receiving SYNs, so that its queue can be emptied for good.
+///
+/// A new client reaches another listening socket that matches, or is refused. Handshakes in progress
+/// complete. Only if another socket is bound to the very same address may a SYN be lost; the client
+/// retransmits it after a second (RFC 6298, section 2).
 ///
 /// # Errors
 /// As `setsockopt(2)`.
 pub fn drop_new_connections(fd: BorrowedFd<'_>) -> io::Result<()> {
-    // It is bound to an interface that does not exist. Anybody may, from Linux 5.7 on; a filter
-    // takes privileges on some kernels.
+    // Bound to an interface that does not exist, the socket matches no packet. That needs no
+    // privilege from Linux 5.7 on, unless it is bound to an interface already; before, CAP_NET_RAW.
     let nowhere = libc::c_int::MAX;
     let (raw, from) = (fd.as_raw_fd(), (&raw const nowhere).cast());
     let len = size_of_val(&nowhere) as libc::socklen_t;
@@ -447,6 +462,7 @@ pub fn drop_new_connections(fd: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
+/// Attaches a filter that drops SYN segments and accepts all others.
 fn filter_syns(fd: BorrowedFd<'_>) -> io::Result<()> {
     const SYN_ACK: u32 = 0x12;
     const SYN: u32 = 0x02;
@@ -456,7 +472,8 @@ fn filter_syns(fd: BorrowedFd<'_>) -> io::Result<()> {
         jf: 0,
         k,
     };
-    // A classic BPF program on the TCP header, whose byte 13 holds the flags (RFC 9293).
+    // A classic BPF program: it is given the TCP header, whose byte 13 holds the flags (RFC 9293,
+    // section 3.1), and returns how many bytes of the segment to keep.
     let mut program = [
         statement((libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16, 13),
         statement(
@@ -483,9 +500,11 @@ fn filter_syns(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// From now on the UDP socket gets no new datagrams, so that its queue can be emptied for good: they
-/// go to another socket of the address, if there is one. It is connected to itself, which leaves
-/// it one possible sender; what it sends may still go to anybody.
+/// Stops a UDP socket from receiving new datagrams, so that its queue can be emptied for good. They
+/// go to another socket of the same address if there is one.
+///
+/// The socket is connected to its own address, so that it matches no datagram but its own. It can
+/// still send to any address.
 ///
 /// # Errors
 /// As `connect(2)`.
@@ -494,10 +513,11 @@ pub fn turn_away_datagrams(fd: BorrowedFd<'_>) -> io::Result<()> {
     socket.connect(&socket.local_addr()?)
 }
 
-/// Reads an IPv4 or IPv6 address as the kernel wrote it; none if it is neither.
+/// Reads an IPv4 or IPv6 address that the kernel wrote; none for any other family, and if it is
+/// incomplete.
 ///
 /// # Safety
-/// The first `len` bytes at `name` must have been written.
+/// `name` must be valid for reads, and its first `len` bytes initialized.
 pub(super) unsafe fn decode_inet(
     name: *const libc::sockaddr_storage,
     len: libc::socklen_t,
@@ -505,16 +525,16 @@ pub(super) unsafe fn decode_inet(
     if (len as usize) < size_of::<libc::sa_family_t>() {
         return None;
     }
-    // SAFETY: the family comes first and has been written, as just checked.
+    // SAFETY: the family is the first field, and it is initialized, as just checked.
     let family = libc::c_int::from(unsafe { (&raw const (*name).ss_family).read() });
     let len = len as usize;
     if family == libc::AF_INET && len >= size_of::<libc::sockaddr_in>() {
-        // SAFETY: of this family and written in whole.
+        // SAFETY: the address is of this family and completely initialized.
         let address = unsafe { name.cast::<libc::sockaddr_in>().read() };
         let ip = address.sin_addr.s_addr.to_ne_bytes();
         Some(SocketAddrV4::new(ip.into(), u16::from_be(address.sin_port)).into())
     } else if family == libc::AF_INET6 && len >= size_of::<libc::sockaddr_in6>() {
-        // SAFETY: of this family and written in whole.
+        // SAFETY: as above.
         let address = unsafe { name.cast::<libc::sockaddr_in6>().read() };
         let (ip, port) = (address.sin6_addr.s6_addr, u16::from_be(address.sin6_port));
         Some(
@@ -547,7 +567,7 @@ pub(super) fn encode_inet(
                 },
                 sin_zero: [0; 8],
             };
-            // SAFETY: a `sockaddr_storage` is made to hold any address.
+            // SAFETY: a `sockaddr_storage` is large enough and aligned for every kind of address.
             unsafe { name.cast::<libc::sockaddr_in>().write(encoded) };
             size_of::<libc::sockaddr_in>() as libc::socklen_t
         }

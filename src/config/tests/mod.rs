@@ -225,8 +225,10 @@ fn source_ports_are_shown_in_one_form() {
     assert_eq!(shown("[9, \"5-7\", 8, \"007-7\"]"), "[\"5-9\"]");
     assert_eq!(shown("[\"0-65535\"]"), "[\"0-65535\"]");
     assert_eq!(shown("[]"), "\"none\"");
-    let default = "[11211, 5353, 2049, 1900, \"0-1023\"]";
-    assert_eq!(shown(default), "\"default\"");
+    assert_eq!(shown("\"default\""), "\"default\"");
+    // A list that names the ports of the default does not follow the ports that are served.
+    let list = "[11211, 5353, 2049, 1900, \"0-1023\"]";
+    assert_eq!(shown(list), "[\"0-1023\", 1900, 2049, 5353, 11211]");
 }
 
 #[test]

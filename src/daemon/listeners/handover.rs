@@ -14,7 +14,7 @@ use crate::worker::mailbox::{Command, Gate, ListenerId, SocketId};
 use super::super::bind::{self, Bound, SocketFile};
 use super::super::handover::record;
 use super::super::workers::Workers;
-use super::{Listener, Listeners, Serving};
+use super::{Listener, Listeners, Serving, source_ports};
 
 impl Listeners {
     /// Describes all of them, in the order of [`Self::place`], and adds the descriptors of their
@@ -119,6 +119,7 @@ impl Listeners {
                 overridden: known
                     .filter(|key| listener.overridden.iter().any(|name| name == key))
                     .collect(),
+                source_ports: source_ports(&config, &self.own_ports),
                 config,
             };
             self.next_listener += 1;

@@ -1,4 +1,4 @@
-//! Many messages for one system call: `recvmmsg(2)` and `sendmmsg(2)`, with the memory that they
+//! Many messages with one system call: `recvmmsg(2)` and `sendmmsg(2)`, with the memory that these
 //! need, allocated once.
 
 use std::io;
@@ -10,10 +10,11 @@ use super::{Envelope, NAME_BYTES_MAX, Source, UnixName};
 use crate::sys::check;
 use crate::sys::socket::{decode_inet, encode_inet};
 
-/// How many messages, and how many pieces of memory, one system call moves at most.
+/// Messages, and pieces of memory, for one system call at most.
 pub const BATCH_MAX: usize = 64;
 
-/// The kernel's view of a batch. Headers point at the rest only during a system call.
+/// The structures that the kernel reads and writes for a batch. The headers' pointers are valid only
+/// during a system call.
 struct Memory {
     headers: Box<[libc::mmsghdr]>,
     parts: Box<[libc::iovec]>,
@@ -34,7 +35,7 @@ impl Memory {
     }
 }
 
-/// Messages that were received together.
+/// Receives messages, with memory that is reused; [`Self::read`] is about the last batch.
 pub struct Incoming {
     memory: Memory,
     received: usize,
@@ -52,14 +53,15 @@ impl Default for Incoming {
 }
 
 impl Incoming {
-    /// Receives without waiting, one message for each piece of `memory`, [`BATCH_MAX`] at most;
-    /// says how many. Fewer than there was memory for: there are no more now.
+    /// Receives without waiting, one message into each piece of `memory`, [`BATCH_MAX`] at most.
+    /// Returns the number received; if it is smaller than the number of pieces, the socket's queue
+    /// is empty or the next receive fails.
     ///
-    /// With `inet` false no control messages are taken: whatever descriptors a Unix peer attaches
-    /// (`SCM_RIGHTS`) are dropped by the kernel.
+    /// `inet` is false on a Unix socket. No memory for control messages is offered then, so that the
+    /// kernel drops the descriptors that a peer attaches (`SCM_RIGHTS`, unix(7)).
     ///
     /// # Errors
-    /// `WouldBlock` when there is none; others as `recvmsg(2)`.
+    /// `WouldBlock` if the queue is empty; others as recvmsg(2).
     pub fn receive<'a>(
         &mut self,
         fd: BorrowedFd<'_>,
@@ -85,6 +87,7 @@ impl Incoming {
             header.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
             header.msg_iov = &raw mut parts[index];
             header.msg_iovlen = 1;
+            // The kernel overwrites the lengths, so they are set for each receive.
             if inet {
                 controls[index].offer(header);
             } else {
@@ -96,20 +99,23 @@ impl Incoming {
         let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_CMSG_CLOEXEC;
         let (raw, to) = (fd.as_raw_fd(), headers.as_mut_ptr());
         let no_timeout = std::ptr::null_mut();
-        // SAFETY: `count` headers have just been filled with pointers to memory that is ours alone
-        // (the caller's for `'a`), each of the length beside it.
+        // SAFETY: `count` headers have just been filled with pointers to memory that is borrowed
+        // exclusively, for `'a` from the caller, each of the length beside it.
         let received = check(unsafe { libc::recvmmsg(raw, to, count, flags, no_timeout) })?;
         self.received = received as usize;
         Ok(self.received)
     }
 
-    /// Fills the envelope of one of those received; says how many bytes were sent, which can be
-    /// more than was stored (`MSG_TRUNC`, `recv(2)`).
+    /// Fills the envelope of one of the messages received. Returns its size in bytes as it was sent,
+    /// which exceeds the memory offered if it was truncated (`MSG_TRUNC`, recv(2)).
     ///
     /// # Panics
-    /// If fewer were received.
+    /// If `index` is not below the number of messages received.
     pub fn read(&self, index: usize, envelope: &mut Envelope) -> usize {
-        assert!(index < self.received, "only what was received is read");
+        assert!(
+            index < self.received,
+            "only messages that were received are read"
+        );
         let libc::mmsghdr { msg_hdr, msg_len } = &self.memory.headers[index];
         let name = &raw const self.memory.names[index];
         envelope.local = None;
@@ -121,7 +127,7 @@ impl Incoming {
                 Some(address) => Source::Inet(address),
                 None => Source::Unix(UnixName::NONE),
             };
-            // SAFETY: the kernel left the header so, over memory of ours.
+            // SAFETY: the kernel left the header so, and its control memory is in `self.memory`.
             unsafe { control::read(msg_hdr, envelope) };
         } else {
             envelope.source = Source::Unix(UnixName::decode(
@@ -133,17 +139,18 @@ impl Incoming {
     }
 }
 
-/// A message to be sent.
+/// A message to be sent: one datagram, or several that the kernel cuts it into.
 pub struct Message<'a, P> {
-    /// It goes to where this came from, and from where this went.
+    /// Of the datagram that it answers: it is sent to that one's source, from the address hit.
     pub envelope: &'a Envelope,
-    /// It is cut into datagrams of so many bytes (`UDP_SEGMENT`); none: it is one.
+    /// The size in bytes of the datagrams to cut it into, the last of which may be shorter
+    /// (`UDP_SEGMENT`, udp(7)); none to send it as one.
     pub size: Option<u16>,
-    /// Its bytes.
+    /// The pieces of memory that its bytes are in, in order.
     pub parts: P,
 }
 
-/// Memory to send messages together.
+/// Sends messages, with memory that is reused.
 pub struct Outgoing(Memory);
 
 impl Default for Outgoing {
@@ -153,11 +160,16 @@ impl Default for Outgoing {
 }
 
 impl Outgoing {
-    /// Sends messages without waiting, [`BATCH_MAX`] at most of as many parts in all; says how
-    /// many. Fewer than there are: the next one met an error.
+    /// Sends messages without waiting, [`BATCH_MAX`] at most. Returns the number sent; if it is
+    /// smaller than the number of messages, the next one failed, and sending it again returns the
+    /// error (sendmmsg(2)).
     ///
     /// # Errors
-    /// Those of the first message. `WouldBlock` when a queue is full; others as `sendmsg(2)`.
+    /// Those of the first message: `WouldBlock` if the send buffer, or the queue of a Unix peer, is
+    /// full; others as sendmsg(2).
+    ///
+    /// # Panics
+    /// If the messages have more than [`BATCH_MAX`] parts in all.
     pub fn send<'a, P: Iterator<Item = &'a [u8]>>(
         &mut self,
         fd: BorrowedFd<'_>,
@@ -170,6 +182,7 @@ impl Outgoing {
             controls,
         } = &mut self.0;
         let mut count = 0;
+        // The messages share one array of parts: each takes the next elements.
         let mut rest = &mut parts[..];
         for (message, index) in messages.zip(0..BATCH_MAX) {
             let header = &mut headers[index].msg_hdr;
@@ -197,12 +210,13 @@ impl Outgoing {
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         let (raw, from) = (fd.as_raw_fd(), headers.as_mut_ptr());
         // SAFETY: `count` headers have just been filled with pointers to live memory, each of the
-        // length beside it; the kernel writes to the headers alone.
+        // length beside it. The kernel only reads that memory, and writes only to the headers.
         let sent = check(unsafe { libc::sendmmsg(raw, from, count, flags) })?;
         Ok(sent as usize)
     }
 }
 
+/// Writes the address of a Unix socket for the kernel to read; returns its length.
 fn encode_unix(unix: &UnixName, name: &mut libc::sockaddr_storage) -> libc::socklen_t {
     let mut address = libc::sockaddr_un {
         sun_family: libc::AF_UNIX as u16,
@@ -212,7 +226,7 @@ fn encode_unix(unix: &UnixName, name: &mut libc::sockaddr_storage) -> libc::sock
         *to = from.cast_signed();
     }
     let to: *mut libc::sockaddr_storage = name;
-    // SAFETY: a `sockaddr_storage` is made to hold any address, `sockaddr_un` included.
+    // SAFETY: a `sockaddr_storage` is large enough and aligned for every kind of address.
     unsafe { to.cast::<libc::sockaddr_un>().write(address) };
     (offset_of!(libc::sockaddr_un, sun_path) + usize::from(unix.len)) as libc::socklen_t
 }
