@@ -77,7 +77,7 @@ pub(super) fn receive<'a, const BYTES: usize>(
     let flags = flags | libc::MSG_CMSG_CLOEXEC;
     // SAFETY: the header points to live memory of ours, each piece of the length beside it.
     let received = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, flags) };
-    let len = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+    let len = super::check_len(received)?;
     header.msg_name = std::ptr::null_mut();
     header.msg_iov = std::ptr::null_mut();
     Ok(Received {

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::control::{self, Control};
 use super::{Envelope, NAME_BYTES_MAX, Source, UnixName};
-use crate::sys::check;
+use crate::sys::{check, check_len};
 use crate::sys::socket::{decode_inet, encode_inet};
 
 /// Messages, and pieces of memory, for one system call at most.
@@ -97,11 +97,20 @@ impl Incoming {
             count += 1;
         }
         let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC | libc::MSG_CMSG_CLOEXEC;
-        let (raw, to) = (fd.as_raw_fd(), headers.as_mut_ptr());
-        let no_timeout = std::ptr::null_mut();
-        // SAFETY: `count` headers have just been filled with pointers to memory that is borrowed
-        // exclusively, for `'a` from the caller, each of the length beside it.
-        let received = check(unsafe { libc::recvmmsg(raw, to, count, flags, no_timeout) })?;
+        let raw = fd.as_raw_fd();
+        // One message alone costs less by recvmsg(2).
+        let received = if count == 1 {
+            let first = &mut headers[0];
+            // SAFETY: the header has just been filled with pointers to memory that is borrowed
+            // exclusively, for `'a` from the caller, each of the length beside it.
+            let len = check_len(unsafe { libc::recvmsg(raw, &raw mut first.msg_hdr, flags) })?;
+            first.msg_len = len as libc::c_uint;
+            1
+        } else {
+            let (to, no_timeout) = (headers.as_mut_ptr(), std::ptr::null_mut());
+            // SAFETY: as above, of `count` headers.
+            check(unsafe { libc::recvmmsg(raw, to, count, flags, no_timeout) })?
+        };
         self.received = received as usize;
         Ok(self.received)
     }
@@ -209,8 +218,15 @@ impl Outgoing {
         }
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         let (raw, from) = (fd.as_raw_fd(), headers.as_mut_ptr());
-        // SAFETY: `count` headers have just been filled with pointers to live memory, each of the
-        // length beside it. The kernel only reads that memory, and writes only to the headers.
+        // One message alone costs less by sendmsg(2).
+        if count == 1 {
+            let header = &raw const headers[0].msg_hdr;
+            // SAFETY: the header has just been filled with pointers to live memory, each of the
+            // length beside it; the kernel only reads.
+            check_len(unsafe { libc::sendmsg(raw, header, flags) })?;
+            return Ok(1);
+        }
+        // SAFETY: as above, of `count` headers, in which the kernel writes the lengths sent.
         let sent = check(unsafe { libc::sendmmsg(raw, from, count, flags) })?;
         Ok(sent as usize)
     }
