@@ -93,7 +93,7 @@ pub fn kind(fd: BorrowedFd<'_>) -> Option<Type> {
 /// Creates a nonblocking Unix socket and binds it to a path, which must not exist.
 ///
 /// # Errors
-/// As `socket(2)` and `bind(2)`; EINVAL if the path is longer than 108 bytes.
+/// As `socket(2)` and `bind(2)`; `InvalidInput` if the path is longer than 107 bytes.
 pub fn bind_unix(kind: Type, path: &Path) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::UNIX, kind.nonblocking().cloexec(), None)?;
     socket.bind(&SockAddr::unix(path)?)?;
@@ -304,7 +304,8 @@ pub struct Details {
     pub rtt_us: Option<u32>,
     /// Segments retransmitted since the connection was established.
     pub retransmits: Option<u32>,
-    /// Bytes in the send queue: not acknowledged over TCP, not read over a Unix socket.
+    /// Bytes in the send queue that the peer has not acknowledged. Over a Unix socket the memory of
+    /// what it has not read: each message with the kernel's overhead.
     pub send_queue: Option<u32>,
     /// The process that has connected a Unix socket (`SO_PEERCRED`, unix(7)).
     pub pid: Option<i32>,
@@ -336,7 +337,7 @@ pub fn details(fd: BorrowedFd<'_>) -> Details {
 }
 
 /// A number that changes when the peer takes bytes: over TCP the bytes acknowledged in all, over a
-/// Unix socket the bytes not yet read.
+/// Unix socket the memory of what it has not read.
 #[must_use]
 pub fn progress(fd: BorrowedFd<'_>) -> u64 {
     match tcp_bytes_acked(fd) {
@@ -345,7 +346,9 @@ pub fn progress(fd: BorrowedFd<'_>) -> u64 {
     }
 }
 
-/// Bytes written and not yet acknowledged or read by the peer (`SIOCOUTQ`, tcp(7), unix(7)).
+/// The send queue in bytes (`SIOCOUTQ`): over TCP what is not acknowledged (tcp(7)), over a Unix
+/// socket the memory of what is not read, which exceeds the data (`unix_outq_len()`,
+/// net/unix/af_unix.c).
 fn send_queue(fd: BorrowedFd<'_>) -> Option<u32> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: this ioctl writes one int to a live local.
