@@ -17,6 +17,7 @@ use std::time::Duration;
 use allocation_counter::{AllocationInfo, measure};
 use socket2::{SockRef, Socket, Type};
 
+use echod::driver::buffers::BUFFER_BYTES;
 use echod::driver::epoll::Epoll;
 use echod::driver::uring::Uring;
 use echod::driver::{Completion, Driver, Envelope, Op, Permits, Source, Waker};
@@ -74,12 +75,12 @@ fn no_message_of_our_own_allocates_on_io_uring() {
     }
 }
 
-/// Static bytes that stall each time, and datagrams from a leased buffer.
+/// Leased buffers: more of them than a socket takes at once, so that sends stall each time, and
+/// datagrams.
 fn no_message_of_our_own_allocates<D>(driver: fn() -> io::Result<D>)
 where
     D: Driver<Socket = OwnedFd>,
 {
-    static BYTES: [u8; BULK_BYTES] = [7; BULK_BYTES];
     let mut driver = driver().expect("a driver");
     let (ours, mut peer) = UnixStream::pair().expect("a pair");
     let [socket, sink] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").expect("a socket"));
@@ -97,15 +98,19 @@ where
         while peer.read(&mut memory).expect("it is open") > 0 {}
     });
 
+    const SENDS: usize = 16;
     let mut done = Vec::with_capacity(256);
     let mut stalls = 0;
     let mut send = || {
-        let bytes = &BYTES;
-        driver.submit(Op::SendStatic { connection, bytes });
-        let buffer = driver.lease(&envelope, 1000).expect("few are leased");
+        for _ in 0..SENDS {
+            let buffer = driver.lease(BUFFER_BYTES).expect("few are leased");
+            driver.submit(Op::Send { connection, buffer });
+        }
+        let buffer = driver.lease(1000).expect("few are leased");
+        driver.set_envelope(&buffer, &envelope);
         driver.submit(Op::SendTo { socket, buffer });
         let (mut sent, mut datagrams_sent) = (0, 0);
-        while sent < BULK_BYTES || datagrams_sent < 10 {
+        while sent < SENDS * BUFFER_BYTES || datagrams_sent < 10 {
             driver.wait(None, &mut done).expect("it goes on");
             for completion in done.drain(..) {
                 match completion {

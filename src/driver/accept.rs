@@ -7,7 +7,6 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::Permits;
-use super::burst::Burst;
 use super::pipes::Pipes;
 use crate::sys::socket;
 
@@ -18,7 +17,6 @@ const BURST_MAX: usize = 32;
 #[derive(Debug)]
 pub(super) struct Listener {
     pub(super) permits: Option<Arc<Permits>>,
-    burst: Burst,
 }
 
 /// A client that was accepted.
@@ -53,37 +51,29 @@ enum Next {
 
 impl Listener {
     pub(super) fn new(permits: Option<Arc<Permits>>) -> Self {
-        Self {
-            permits,
-            burst: Burst::new(BURST_MAX),
-        }
+        Self { permits }
     }
 
     /// Accepts a burst of clients. With `drains` every client is promised service, and gets a
     /// permit whether one is left or not.
     pub(super) fn accept(
-        &mut self,
+        &self,
         fd: BorrowedFd<'_>,
         drains: bool,
         pipes: &mut Pipes,
         clients: &mut Vec<Client>,
     ) -> Queued {
-        let calls = if drains { BURST_MAX } else { self.burst.size() };
-        for _ in 0..calls {
+        for _ in 0..BURST_MAX {
             match self.next(fd, drains) {
                 Next::Client(client) => clients.push(client),
                 Next::Aborted => {}
-                Next::Nothing => {
-                    self.burst.handle_emptied(clients.len(), BURST_MAX);
-                    return Queued::Nothing;
-                }
+                Next::Nothing => return Queued::Nothing,
                 Next::NoPermit => return Queued::Paused(None),
                 // Idle pipes hold descriptors that a client needs more.
                 Next::Failed(error) if is_for_want_of_descriptors(&error) && pipes.release() => {}
                 Next::Failed(error) => return Queued::Paused(Some(error)),
             }
         }
-        self.burst.handle_filled(BURST_MAX);
         Queued::More
     }
 

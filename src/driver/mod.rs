@@ -91,7 +91,6 @@
 mod accept;
 mod alarm;
 pub mod buffers;
-mod burst;
 #[cfg(test)]
 pub(crate) mod conformance;
 mod connection;

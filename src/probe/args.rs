@@ -274,7 +274,7 @@ pub struct Pace {
     /// The time from one message to the next
     #[arg(short, long, value_name = "TIME", default_value = "100ms", value_parser = humantime::parse_duration)]
     pub interval: Duration,
-    /// The size of each, 0 to 65507 for datagrams, from 1 on for streams
+    /// The size of each: 0 to 65527 for datagrams (65507 over IPv4), from 1 on for streams
     #[arg(short, long, value_name = "BYTES", default_value = "64", value_parser = parse_message_size)]
     pub size: usize,
     /// What comes later than this is late
@@ -441,8 +441,11 @@ pub struct PortsArgs {
     pub pace: Pace,
 }
 
-/// The largest datagram there is over IPv4: 65,535 bytes with 20 of IP's header and 8 of UDP's.
-pub const DATAGRAM_BYTES_MAX: usize = 65_507;
+/// The largest payload of a datagram, in bytes: over IPv6, 65,535 less 8 of UDP's header.
+pub const DATAGRAM_BYTES_MAX: usize = 65_527;
+
+/// The largest over IPv4, whose packet counts its own header of 20 bytes as well.
+pub const DATAGRAM_BYTES_MAX_IPV4: usize = 65_507;
 
 /// The largest message, of streams.
 const MESSAGE_BYTES_MAX: usize = 1 << 30;

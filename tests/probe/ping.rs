@@ -451,8 +451,8 @@ fn what_makes_no_sense_is_refused_and_told() {
         "on a stream that is nothing",
     );
     refused(
-        &["ping", "udp://127.0.0.1:1", "-s", "65508"],
-        "65507 bytes at most",
+        &["ping", "udp://127.0.0.1:1", "-s", "65528"],
+        "65527 bytes at most",
     );
     refused(
         &["ping", "unix:///x", "--ttl", "3"],

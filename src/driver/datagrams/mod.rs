@@ -5,16 +5,17 @@
 //! driver says when a socket can be read or written, and [`Remaining`] and [`Datagrams::is_stalled`]
 //! say what to wait for. Nothing here allocates once a driver has its [`Workspace`].
 
+mod burst;
 mod paths;
 mod plan;
 
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use self::burst::Burst;
 use self::paths::Paths;
 use self::plan::Plan;
 use super::buffers::{BUFFER_COUNT, Buffers, Queue};
-use super::burst::Burst;
 use super::{Buffer, Completion, Envelope, Source, Token};
 use crate::sys::message::{BATCH_MAX, Incoming, Outgoing};
 use crate::sys::socket;
@@ -108,7 +109,7 @@ impl Datagrams {
             sent: 0,
             stalled: false,
             paths: Paths::new(),
-            burst: Burst::new(1),
+            burst: Burst::new(),
         }
     }
 

@@ -10,7 +10,7 @@ use super::flow::{Answer, Asked, Client, TRIES};
 use super::judgement::{Burst, Finding, Stop, bytes, judge_burst, judge_datagram, shown};
 use super::material::folded;
 use crate::probe::Trouble;
-use crate::probe::args::DATAGRAM_BYTES_MAX;
+use crate::probe::args::DATAGRAM_BYTES_MAX_IPV4;
 use crate::probe::cause::Cause;
 use crate::probe::noise::noise;
 use crate::probe::route::Address;
@@ -29,7 +29,7 @@ const SIZES: [usize; 9] = [
     2049,
     8192,
     8193,
-    DATAGRAM_BYTES_MAX,
+    DATAGRAM_BYTES_MAX_IPV4,
 ];
 
 /// Sizes of datagrams that are sent at once: as many as the queue of a Unix socket holds

@@ -69,7 +69,7 @@ fn a_denied_datagram_and_one_that_is_too_large_are_counted_and_not_answered() {
     let stranger = rig.network.client("198.51.100.2:5000".parse().unwrap());
     rig.network.send_datagram(stranger, udp_server(), b"x");
     rig.network
-        .send_datagram(welcome, udp_server(), &vec![0; 65_508]);
+        .send_datagram(welcome, udp_server(), &vec![0; 65_528]);
     rig.run();
     assert_eq!(
         count_answers(&rig, welcome) + count_answers(&rig, stranger),

@@ -1,10 +1,10 @@
-//! How much is asked of a socket in one go: as many clients or datagrams as it has lately had.
+//! How many datagrams to receive at once: about as many as there have lately been.
 //!
-//! To ask for one more than there is costs a call that finds nothing, or the preparation of a
-//! buffer that is not used; to ask for fewer costs another turn. So one that brings a single item
-//! each time is asked for one, and a longer queue is met with more, up to a maximum.
+//! To ask for one more than there is costs an attempt that finds none; to ask for fewer costs
+//! another turn. So a socket that has a single datagram each time is asked for one, and a longer
+//! queue is met with more, up to a maximum.
 
-/// After this many single items in a row, more than one is asked for: there may be a queue.
+/// After this many single datagrams in a row, more than one is asked for: there may be a queue.
 const SINGLES_MAX: u8 = 16;
 
 /// By how much a burst grows that was filled.
@@ -14,22 +14,24 @@ const GROWTH: usize = 4;
 #[derive(Debug)]
 pub(super) struct Burst {
     size: usize,
-    // Bursts of one item in a row that were filled.
+    // Bursts of one datagram in a row that were filled.
     singles: u8,
 }
 
 impl Burst {
-    /// One that begins with `size` items.
-    pub(super) fn new(size: usize) -> Self {
-        Self { size, singles: 0 }
+    pub(super) fn new() -> Self {
+        Self {
+            size: 1,
+            singles: 0,
+        }
     }
 
-    /// How many items to ask for.
+    /// How many to ask for.
     pub(super) fn size(&self) -> usize {
         self.size
     }
 
-    /// There were `count` items, and then no more.
+    /// There were `count` of them, and then no more.
     pub(super) fn handle_emptied(&mut self, count: usize, max: usize) {
         // A queue of several is likely to have as many again, and some more.
         let size = if count > 1 { count * 2 } else { 1 };
@@ -37,7 +39,7 @@ impl Burst {
         self.singles = 0;
     }
 
-    /// There were as many items as were asked for, and may be more.
+    /// There were as many as were asked for, and may be more.
     pub(super) fn handle_filled(&mut self, max: usize) {
         if self.size == 1 {
             self.singles += 1;
@@ -57,8 +59,8 @@ mod tests {
     const MAX: usize = 32;
 
     #[test]
-    fn single_items_cost_hardly_more_than_one_request_each() {
-        let mut burst = Burst::new(MAX);
+    fn single_datagrams_cost_hardly_more_than_one_attempt_each() {
+        let mut burst = Burst::new();
         let mut asked = 0;
         for _ in 0..1000 {
             asked += burst.size();
@@ -68,25 +70,24 @@ mod tests {
                 burst.handle_emptied(1, MAX);
             }
         }
-        assert!(asked < 1300, "{asked} requests for 1000 items");
+        assert!(asked < 1300, "{asked} attempts for 1000 datagrams");
     }
 
     #[test]
     fn a_long_queue_is_soon_met_with_large_bursts() {
-        let mut burst = Burst::new(MAX);
-        burst.handle_emptied(1, MAX);
+        let mut burst = Burst::new();
         let (mut left, mut bursts) = (1000_usize, 0);
         while left > 0 {
             left = left.saturating_sub(burst.size());
             burst.handle_filled(MAX);
             bursts += 1;
         }
-        assert!(bursts < 60, "{bursts} bursts for 1000 items");
+        assert!(bursts < 60, "{bursts} bursts for 1000 datagrams");
     }
 
     #[test]
     fn a_queue_of_several_is_met_with_room_for_more() {
-        let mut burst = Burst::new(4);
+        let mut burst = Burst::new();
         burst.handle_emptied(3, MAX);
         assert_eq!(burst.size(), 6);
         burst.handle_emptied(0, MAX);
