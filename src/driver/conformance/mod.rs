@@ -11,6 +11,7 @@ mod datagrams;
 mod ends;
 mod handover;
 mod harness;
+mod kernel;
 mod listeners;
 mod own;
 mod relay;

@@ -90,7 +90,7 @@ enum Receiving {
     Repeatedly,
     /// To report input.
     Polled,
-    /// It was told to end.
+    /// It was cancelled, and its result is pending.
     Cancelled,
 }
 
@@ -102,7 +102,7 @@ enum Sending {
     Sends,
     /// To report room to send.
     Polled,
-    /// It was told to end.
+    /// It was cancelled, and its result is pending.
     Cancelled,
 }
 
@@ -291,9 +291,9 @@ impl Completions {
         }
     }
 
-    /// A request was told to end. The kernel does not find one that it is about to try again at
-    /// that moment (ENOENT, EALREADY): a receive is told again until it has ended. A poll that is
-    /// not found has a result on its way.
+    /// A request was cancelled. The kernel does not find one that it is about to try again at that
+    /// moment (ENOENT, EALREADY): a receive is cancelled again until it has ended. A poll that is not
+    /// found has a result on its way.
     fn cancelled(&mut self, token: Token, result: i32, endpoints: &Endpoints) {
         let is_missed = [libc::ENOENT, libc::EALREADY].contains(&-result);
         if let Some(endpoint) = endpoints.get(token)
@@ -365,7 +365,7 @@ impl Completions {
                 }
             }
             libc::ENOBUFS => endpoints.starve(token, Need::Small),
-            // It was told to end, or could not continue for now.
+            // It was cancelled, or could not continue for now.
             libc::ECANCELED | libc::EAGAIN | libc::EINTR => {}
             libc::EINVAL if self.ring.handle_invalid_receive() => {}
             errno => endpoints.fail(token, Errno::from_raw(errno), done),
@@ -436,7 +436,7 @@ fn update_sending(ring: &mut Ring, token: Token, endpoints: &mut Endpoints) {
             let Some(bytes) = connection.unsent.front(memory) else {
                 return;
             };
-            // SAFETY: until the result has come, the first piece stays what it is: nothing is
+            // SAFETY: until its result arrives, the first piece stays what it is: nothing is
             // spilled before a stall, and nothing discarded while `sending` is `Sends`.
             unsafe { ring.send(fd, bytes, token) };
             endpoint.registration.sending = Sending::Sends;
@@ -449,7 +449,7 @@ fn update_sending(ring: &mut Ring, token: Token, endpoints: &mut Endpoints) {
     }
 }
 
-/// There is input, or the poll for it was told to end.
+/// There is input, or the poll for it was cancelled.
 fn readable(token: Token, endpoints: &mut Endpoints, done: &mut Vec<Completion>) {
     let Some(endpoint) = endpoints.get_mut(token) else {
         return;
