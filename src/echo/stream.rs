@@ -29,6 +29,8 @@ const RESUME_BYTES: u32 = HELD_BYTES_MAX / 4;
 #[derive(Debug)]
 pub struct Stream {
     owed: u32,
+    // A send has stalled, and since then `owed` has not fallen to `RESUME_BYTES`.
+    stalled: bool,
     reply: Reply,
     one_shot: bool,
     intake: Intake,
@@ -89,6 +91,7 @@ impl Stream {
     pub fn new(reply: Reply, one_shot: bool) -> Self {
         Self {
             owed: 0,
+            stalled: false,
             reply,
             one_shot,
             intake: Intake::Rests,
@@ -103,6 +106,8 @@ impl Stream {
     pub fn resume(progress: Progress, owed: u32) -> Self {
         Self {
             owed,
+            // The previous driver may have reported the stall already, and a driver reports it once.
+            stalled: owed > 0,
             input: progress.input,
             shut_down: progress.shut_down,
             ..Self::new(progress.reply, progress.one_shot)
@@ -158,6 +163,17 @@ impl Stream {
     pub fn handle_sent(&mut self, len: u32) {
         debug_assert!(len <= self.owed, "no more is sent than was owed");
         self.owed -= len;
+        if len > 0 && self.owed <= RESUME_BYTES {
+            self.stalled = false;
+        }
+    }
+
+    /// A send stalled: the peer does not read as fast as it writes. Receiving pauses until the peer
+    /// has read and no more than [`RESUME_BYTES`] are unsent, however few are unsent now: each byte
+    /// received from such a peer would only have to be held for it.
+    pub fn handle_stalled(&mut self) {
+        // Without unsent bytes no progress would ever be reported, and the pause would have no end.
+        self.stalled = self.owed > 0;
     }
 
     /// Say no more than what is owed: a timeout or the end of the service has come.
@@ -170,9 +186,17 @@ impl Stream {
     /// What to do now, if anything. Call until it returns `None`.
     pub fn poll_step(&mut self) -> Option<Step> {
         let flushed = self.owed == 0;
+        let must_pause = self.stalled || self.owed > HELD_BYTES_MAX;
+        let may_resume = !self.stalled && self.owed <= RESUME_BYTES;
         match self.input {
             Input::Finished => flushed.then_some(Step::Close),
-            // What is ignored must not be answered by somebody else.
+            // Bytes that are ignored are not read either while the peer does not read: it would
+            // cost time for a peer that gets nothing from it. A pause ends relaying, too.
+            _ if self.intake != Intake::Rests && must_pause => {
+                self.intake = Intake::Rests;
+                Some(Step::Pause)
+            }
+            // Ignored bytes must not be relayed by the driver.
             Input::Ignored if self.intake == Intake::Relays => {
                 self.intake = Intake::Receives;
                 Some(Step::Receive)
@@ -181,21 +205,11 @@ impl Stream {
                 self.shut_down = true;
                 Some(Step::ShutDown)
             }
-            // As much as may be held may also be sent at once, and then there is no reason to rest.
-            // While it is not, a driver receives no more by itself, or little.
-            _ if self.intake != Intake::Rests && self.owed > HELD_BYTES_MAX => {
-                self.intake = Intake::Rests;
-                Some(Step::Pause)
-            }
-            Input::Answered
-                if self.intake == Intake::Rests
-                    && self.owed <= RESUME_BYTES
-                    && self.may_relay() =>
-            {
+            Input::Answered if self.intake == Intake::Rests && may_resume && self.may_relay() => {
                 self.intake = Intake::Relays;
                 Some(Step::Relay)
             }
-            _ if self.intake == Intake::Rests && self.owed <= RESUME_BYTES => {
+            _ if self.intake == Intake::Rests && may_resume => {
                 self.intake = Intake::Receives;
                 Some(Step::Receive)
             }
@@ -268,6 +282,82 @@ mod tests {
         assert_eq!(stream.poll_step(), None);
         stream.handle_sent(HELD_BYTES_MAX / 4);
         assert_eq!(stream.poll_step(), Some(Step::Relay));
+        assert_eq!(stream.poll_step(), None);
+    }
+
+    #[test]
+    fn a_stalled_send_pauses_receiving_until_the_peer_has_read() {
+        let mut stream = open(false);
+        stream.handle_received(&mut [1; 10]);
+        stream.handle_stalled();
+        assert_eq!(stream.poll_step(), Some(Step::Pause));
+        assert_eq!(
+            stream.poll_step(),
+            None,
+            "few bytes are unsent, and none was read"
+        );
+        stream.handle_relayed(0, 0);
+        assert_eq!(stream.poll_step(), None, "nothing was read");
+        stream.handle_sent(4);
+        assert_eq!(stream.poll_step(), Some(Step::Relay));
+        assert_eq!(stream.poll_step(), None);
+    }
+
+    #[test]
+    fn after_a_stall_receiving_resumes_when_little_is_unsent() {
+        let mut stream = open(false);
+        stream.handle_received(&mut vec![1; 2 * RESUME_BYTES as usize]);
+        stream.handle_stalled();
+        assert_eq!(stream.poll_step(), Some(Step::Pause));
+        stream.handle_sent(RESUME_BYTES - 1);
+        assert_eq!(stream.poll_step(), None);
+        stream.handle_sent(1);
+        assert_eq!(stream.poll_step(), Some(Step::Relay));
+    }
+
+    #[test]
+    fn relaying_that_stalls_pauses_and_resumes() {
+        let mut stream = open(false);
+        stream.handle_relayed(100, 30);
+        stream.handle_stalled();
+        assert_eq!(stream.poll_step(), Some(Step::Pause));
+        assert_eq!(stream.poll_step(), None);
+        stream.handle_relayed(0, 10);
+        assert_eq!(stream.poll_step(), Some(Step::Relay));
+        // What is still unsent may stall again.
+        stream.handle_stalled();
+        assert_eq!(stream.poll_step(), Some(Step::Pause));
+    }
+
+    #[test]
+    fn a_stall_also_pauses_the_discarding_of_input_and_delays_the_shutdown() {
+        let mut stream = open(false);
+        stream.handle_received(&mut [1; 10]);
+        stream.finish();
+        stream.handle_stalled();
+        assert_eq!(stream.poll_step(), Some(Step::Pause));
+        assert_eq!(stream.poll_step(), None);
+        stream.handle_sent(10);
+        assert_eq!(stream.poll_step(), Some(Step::ShutDown));
+        assert_eq!(stream.poll_step(), Some(Step::Receive));
+        assert_eq!(stream.poll_step(), None);
+    }
+
+    #[test]
+    fn a_stall_after_the_peer_has_finished_changes_nothing() {
+        let mut stream = open(false);
+        stream.handle_received(&mut [1; 10]);
+        stream.handle_end();
+        stream.handle_stalled();
+        assert_eq!(stream.poll_step(), None);
+        stream.handle_sent(10);
+        assert_eq!(stream.poll_step(), Some(Step::Close));
+    }
+
+    #[test]
+    fn a_stall_of_which_nothing_is_unsent_pauses_nothing() {
+        let mut stream = open(false);
+        stream.handle_stalled();
         assert_eq!(stream.poll_step(), None);
     }
 
@@ -370,6 +460,8 @@ mod tests {
         let mut stream = open(false);
         stream.handle_received(&mut [1; 10]);
         let mut resumed = resume(&stream, 10);
+        assert_eq!(resumed.poll_step(), None);
+        resumed.handle_sent(6);
         assert_eq!(resumed.poll_step(), Some(Step::Relay));
         resumed.handle_end();
         assert_eq!(resumed.poll_step(), None);
@@ -390,16 +482,17 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens in whatever order: what is held is bounded by what was under way beyond the
-        /// limit, a resting connection rests until it may not, nothing is relayed that is ignored, and
-        /// the end is always reached.
+        /// Whatever happens in whatever order: what is held is bounded by what was under way beyond
+        /// the limit, receiving is paused while a send is stalled and never for another reason once
+        /// little is unsent, nothing is relayed that is ignored, and the end is always reached.
         #[test]
-        fn every_history_ends_in_a_close(events in proptest::collection::vec((0..6u8, 1..40_000u32), 0..200)) {
+        fn every_history_ends_in_a_close(events in proptest::collection::vec((0..7u8, 1..40_000u32), 0..200)) {
             let mut stream = Stream::new(Reply::Echo, false);
             let mut asked = Step::Pause;
-            // Relayed by the driver, which has not said so yet.
-            let mut unsaid = 0;
+            // Relayed by the driver and not yet reported.
+            let mut unreported = 0;
             let mut finished = false;
+            let mut stalled = false;
             let steps = |stream: &mut Stream, asked: &mut Step| {
                 let mut closed = false;
                 while let Some(step) = stream.poll_step() {
@@ -413,21 +506,32 @@ mod tests {
             };
             steps(&mut stream, &mut asked);
             for (kind, size) in events {
+                let unsent = stream.owed();
+                let mut sent = 0;
                 match kind {
                     0 if asked != Step::Pause => { stream.handle_received(&mut vec![0; size as usize]); }
-                    1 if asked == Step::Relay && unsaid == 0 => unsaid = size,
-                    2 => stream.handle_relayed(std::mem::take(&mut unsaid), 0),
-                    3 => stream.handle_sent(stream.owed().min(size)),
-                    4 => stream.handle_relayed(size.min(unsaid), size.min(unsaid).min(size / 2)),
+                    1 if asked == Step::Relay && unreported == 0 => unreported = size,
+                    2 => stream.handle_relayed(std::mem::take(&mut unreported), 0),
+                    3 => { sent = unsent.min(size); stream.handle_sent(sent); }
+                    4 => {
+                        let received = size.min(unreported);
+                        unreported -= received;
+                        sent = received.min(size / 2);
+                        stream.handle_relayed(received, sent);
+                    }
                     5 if size < 500 => { stream.finish(); finished = true; }
+                    6 => { stream.handle_stalled(); stalled = unsent > 0; }
                     _ => {}
                 }
-                if kind == 4 { unsaid -= size.min(unsaid); }
+                if sent > 0 && stream.owed() <= RESUME_BYTES { stalled = false; }
                 prop_assert!(stream.owed() < HELD_BYTES_MAX + 80_000);
                 prop_assert!(!steps(&mut stream, &mut asked), "closed before the peer was done");
                 prop_assert!(!(finished && asked == Step::Relay), "what is ignored is not relayed");
+                prop_assert!(!stalled || asked == Step::Pause, "paused while stalled");
+                let held = stalled || stream.owed() > RESUME_BYTES;
+                prop_assert!(held || asked != Step::Pause, "resumes when little is unsent");
             }
-            stream.handle_relayed(unsaid, 0);
+            stream.handle_relayed(unreported, 0);
             stream.handle_end();
             stream.handle_relayed(0, stream.owed());
             prop_assert!(steps(&mut stream, &mut asked));

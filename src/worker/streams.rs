@@ -292,7 +292,9 @@ impl<D: Driver> Worker<D> {
         };
         client.waits_from(now);
         client.progress = driver.progress(token) as u32;
+        client.stream.handle_stalled();
         self.judge(now, token);
+        self.advance(now, token);
     }
 
     /// A broken connection is the peer's affair: a counter, and a line for who looks closely.

@@ -371,6 +371,47 @@ fn a_peer_that_reads_nothing_is_reset_and_a_slow_one_is_not() {
     assert_eq!(rig.totals().faults, 1);
 }
 
+/// A driver that reads a connection although a send on it is stalled.
+fn reading_on(faults: Faults) -> Faults {
+    Faults {
+        read_on: 1.0,
+        ..faults
+    }
+}
+
+#[test]
+fn a_peer_that_does_not_read_is_not_read_although_the_driver_would() {
+    for relay in [0.0, 1.0] {
+        let faults = Faults {
+            relay,
+            ..Faults::default()
+        };
+        let mut rig = Rig::new(1, reading_on(faults), 1, settings());
+        let peer = rig.connect();
+        let mut written = 0;
+        loop {
+            let some = rig.network.write(peer, &[7; 1000]);
+            rig.run();
+            written += some;
+            if some == 0 {
+                break;
+            }
+        }
+        // One message stalled, and a few were taken before the pause reached the driver.
+        let totals = rig.totals();
+        let held = totals.bytes_received - totals.bytes_sent;
+        assert!((1..=8000).contains(&held), "{held} bytes are held");
+        let mut read = 0;
+        while read < written {
+            let some = rig.network.read(peer, usize::MAX).len();
+            assert!(some > 0, "it stopped after {read} of {written} bytes");
+            read += some;
+            rig.run();
+        }
+        assert_eq!(rig.exchange(peer, b"again"), b"again");
+    }
+}
+
 #[test]
 fn who_finds_it_full_waits_in_the_queue_and_is_served_when_one_leaves() {
     let mut rig = Rig::new(1, Faults::default(), 1, settings());

@@ -104,6 +104,15 @@ impl Mixture {
             },
             strict: seed / 4 % 2 == 1,
         };
+        // In half of the histories only the worker's pauses keep a driver from reading a connection
+        // that stalls.
+        let weather = Weather {
+            faults: match seed / 8 % 2 {
+                0 => reading_on(weather.faults),
+                _ => weather.faults,
+            },
+            ..weather
+        };
         let rig = Rig::new(seed, weather.faults.clone(), PLACES, settings());
         let mut mixture = Self {
             rig,
