@@ -223,10 +223,22 @@ impl Stream {
         self.owed
     }
 
-    /// Whether our side has said its last word and waits for the peer's.
+    /// Whether what the peer sends is still answered.
     #[must_use]
-    pub fn lingers(&self) -> bool {
+    pub fn is_answering(&self) -> bool {
+        self.input == Input::Answered
+    }
+
+    /// Whether [`Step::ShutDown`] was returned, or had been by a previous worker.
+    #[must_use]
+    pub fn is_shut_down(&self) -> bool {
         self.shut_down
+    }
+
+    /// Whether everything was sent, our FIN included, and only the peer's FIN is missing.
+    #[must_use]
+    pub fn is_lingering(&self) -> bool {
+        self.shut_down && self.owed == 0
     }
 }
 
@@ -362,14 +374,14 @@ mod tests {
     }
 
     #[test]
-    fn one_shot_answers_the_first_read_then_shuts_down_and_lingers() {
+    fn one_shot_answers_the_first_read_then_shuts_down_and_is_lingering() {
         let mut stream = open(true);
         assert_eq!(stream.handle_received(&mut [1; 5]), Answer::Send);
         assert_eq!(stream.poll_step(), None);
         assert_eq!(stream.handle_received(&mut [1; 5]), Answer::Drop);
         stream.handle_sent(5);
         assert_eq!(stream.poll_step(), Some(Step::ShutDown));
-        assert!(stream.lingers());
+        assert!(stream.is_lingering());
         assert_eq!(stream.handle_received(&mut [1; 5]), Answer::Drop);
         assert_eq!(stream.poll_step(), None);
         stream.handle_end();
@@ -435,7 +447,7 @@ mod tests {
         let mut stream = open(false);
         stream.finish();
         while stream.poll_step().is_some() {}
-        assert!(stream.lingers());
+        assert!(stream.is_lingering());
         stream.handle_relayed(100, 30);
         assert_eq!((stream.owed(), stream.poll_step()), (70, None));
         stream.handle_end();
@@ -474,7 +486,7 @@ mod tests {
         stream.finish();
         while stream.poll_step().is_some() {}
         let mut resumed = resume(&stream, 0);
-        assert!(resumed.lingers());
+        assert!(resumed.is_lingering());
         assert_eq!(resumed.poll_step(), Some(Step::Receive));
         assert_eq!(resumed.handle_received(&mut [1; 5]), Answer::Drop);
         resumed.handle_end();

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::access;
 
@@ -52,9 +52,10 @@ pub struct Activity {
 }
 
 /// How far a connection has come, as far as time is concerned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub enum Phase {
     /// It may go on.
+    #[default]
     Open,
     /// It gets what it is owed, and no more.
     Finishing,

@@ -43,6 +43,9 @@ pub struct State {
     /// Since it was opened, as all that follows.
     pub active: u64,
     pub waits: Option<NonZeroU64>,
+    /// Written for earlier programs, which require it, and never read: it follows from `progress`
+    /// and from whether anything is unsent.
+    #[serde(default, skip_deserializing)]
     pub phase: Phase,
     pub progress: Progress,
     pub bytes_received: u64,
@@ -149,13 +152,13 @@ impl<D: Driver> Worker<D> {
             .expect("a listener is configured before it gets connections");
         let owed = carried.unsent.len() as u32;
         let stream = Stream::resume(carried.state.progress, owed);
-        let lingers = stream.lingers();
+        let is_shut_down = stream.is_shut_down();
         let token = self.driver.add_connection(carried.socket, carried.unsent);
         let mut client = Connection::resume(now, &carried.state, stream, admission);
         client.look(self.driver.progress(token));
         self.move_in(token, index, Tenant::Connection(client));
         self.timers.clear(token.slot);
-        if lingers {
+        if is_shut_down {
             self.driver.submit(Op::ShutDown { connection: token });
         }
         self.judge(now, token);
@@ -184,4 +187,40 @@ impl<D: Driver> Worker<D> {
 #[must_use]
 pub fn ago(now: Instant, nanos: u64) -> Instant {
     now.checked_sub(Duration::from_nanos(nanos)).unwrap_or(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STATE: &str = r#"{"id":7,"peer":"192.0.2.1:5000","age":5,"active":3,"waits":4,"phase":"Lingering",
+        "progress":{"reply":"Echo","one_shot":true,"input":"Ignored","shut_down":true},
+        "bytes_received":1,"bytes_sent":0}"#;
+
+    #[test]
+    fn what_an_earlier_program_wrote_is_read_with_its_phase_and_with_fields_that_are_unknown() {
+        let state: State = serde_json::from_str(STATE).unwrap();
+        assert_eq!((state.id, state.waits), (7, NonZeroU64::new(4)));
+        assert!(state.progress.shut_down);
+        for changed in [
+            STATE.replace(r#""phase":"Lingering","#, ""),
+            STATE.replace("Lingering", "Unknown"),
+            STATE.replace(r#""phase":"#, r#""later":[1],"phase":"#),
+        ] {
+            assert_eq!(serde_json::from_str::<State>(&changed).unwrap(), state);
+        }
+    }
+
+    #[test]
+    fn an_earlier_program_finds_the_phase_that_it_requires() {
+        let state = State {
+            phase: Phase::Lingering,
+            ..serde_json::from_str(STATE).unwrap()
+        };
+        let written = serde_json::to_value(state).unwrap();
+        assert_eq!(
+            written,
+            serde_json::from_str::<serde_json::Value>(STATE).unwrap()
+        );
+    }
 }

@@ -26,7 +26,6 @@ pub(super) struct Connection {
     // takes.
     active: u64,
     waits: Option<NonZeroU64>,
-    phase: Phase,
     // The end of what the driver said of the peer's progress when it was last asked.
     progress: u32,
     bytes_received: u64,
@@ -47,7 +46,18 @@ impl Connection {
             opened: self.opened,
             active: at(self.active),
             waits: self.waits.map(|nanos| at(nanos.get())),
-            phase: self.phase,
+            phase: self.phase(),
+        }
+    }
+
+    /// Which timeouts apply to it: derived from the stream, where its state is.
+    fn phase(&self) -> Phase {
+        if self.stream.is_lingering() {
+            Phase::Lingering
+        } else if self.stream.is_answering() {
+            Phase::Open
+        } else {
+            Phase::Finishing
         }
     }
 
@@ -75,8 +85,12 @@ impl Connection {
     fn count_sent(&mut self, now: Instant, listener: &Listener, len: u32) {
         self.bytes_sent += u64::from(len);
         listener.counters.bytes_sent.add(len.into());
-        // What still waits behind it has waited from now on.
-        if self.waits.is_some() {
+        if self.stream.is_shut_down() {
+            // The peer has two seconds for its FIN from when it has everything; until then, as
+            // long as the timeout for a stall from its last progress.
+            self.waits_from(now);
+        } else if self.waits.is_some() {
+            // What still waits behind it has waited from now on.
             self.waits_from(now);
             self.waits = self.waits.filter(|_| self.stream.owed() > 0);
         }
@@ -116,7 +130,7 @@ impl Connection {
             age: self.age(now),
             active: self.active,
             waits: self.waits,
-            phase: self.phase,
+            phase: self.phase(),
             progress: self.stream.progress(),
             bytes_received: self.bytes_received,
             bytes_sent: self.bytes_sent,
@@ -130,14 +144,13 @@ impl Connection {
         stream: Stream,
         admission: Admission,
     ) -> Self {
-        Self {
+        let mut connection = Self {
             id: state.id,
             peer: state.peer,
             stream,
             opened: handover::ago(now, state.age),
             active: state.active,
             waits: state.waits,
-            phase: state.phase,
             progress: 0,
             bytes_received: state.bytes_received,
             bytes_sent: state.bytes_sent,
@@ -145,7 +158,12 @@ impl Connection {
             has_place: admission.has_place,
             refused: false,
             closing: false,
+        };
+        // Its last bytes may have been sent while it was handed over: then its time begins here.
+        if connection.stream.is_lingering() && connection.waits.is_none() {
+            connection.waits_from(now);
         }
+        connection
     }
 
     /// The peer has come so far in reading: what it reads from now on counts.
@@ -195,7 +213,6 @@ impl<D: Driver> Worker<D> {
             opened: now,
             active: 0,
             waits: None,
-            phase: Phase::Open,
             bytes_received: 0,
             bytes_sent: 0,
             progress: 0,
@@ -251,6 +268,10 @@ impl<D: Driver> Worker<D> {
         };
         client.stream.handle_sent(len);
         client.count_sent(now, listener, len);
+        // Only of one that was handed over is anything sent after the shutdown.
+        if client.stream.is_shut_down() {
+            self.judge(now, token);
+        }
         self.advance(now, token);
     }
 
@@ -266,13 +287,8 @@ impl<D: Driver> Worker<D> {
         if sent > 0 {
             client.count_sent(now, listener, sent);
         }
-        if client.stream.lingers() {
+        if client.stream.is_shut_down() {
             // They were under way when our FIN was asked for, which comes behind them.
-            client.phase = if client.stream.owed() > 0 {
-                Phase::Finishing
-            } else {
-                Phase::Lingering
-            };
             client.waits_from(now);
             self.judge(now, token);
         }
@@ -328,7 +344,6 @@ impl<D: Driver> Worker<D> {
                 Some(Step::Pause) => driver.submit(Op::Pause { connection: token }),
                 Some(Step::ShutDown) => {
                     driver.submit(Op::ShutDown { connection: token });
-                    client.phase = Phase::Lingering;
                     client.waits_from(now);
                     self.judge(now, token);
                 }
@@ -345,7 +360,7 @@ impl<D: Driver> Worker<D> {
         if client.closing {
             return;
         }
-        if client.phase != Phase::Lingering && client.waits.is_some() {
+        if !client.stream.is_lingering() && client.waits.is_some() {
             let progress = driver.progress(token) as u32;
             if std::mem::replace(&mut client.progress, progress) != progress {
                 client.waits_from(now);
@@ -382,9 +397,6 @@ impl<D: Driver> Worker<D> {
     fn finish(&mut self, now: Instant, token: Token) {
         if let Some((client, _, _)) = self.connection(token) {
             client.stream.finish();
-            if client.phase == Phase::Open {
-                client.phase = Phase::Finishing;
-            }
             self.advance(now, token);
             self.judge(now, token);
         }

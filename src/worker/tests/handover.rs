@@ -1,6 +1,8 @@
 //! A worker gives everything away, and another goes on with it, in virtual time: to the tick.
 
+use super::super::handover::Carried;
 use super::*;
+use crate::echo::stream::Input;
 
 impl Rig {
     /// Serves a new socket, which stays when the worker lets go of it.
@@ -58,6 +60,16 @@ impl Rig {
 
     /// Has another worker go on.
     fn hand_over(&mut self, max_connections: u32, settings: Settings) {
+        self.hand_over_changed(max_connections, settings, |_| {});
+    }
+
+    /// The same, with connections that are changed on the way.
+    fn hand_over_changed(
+        &mut self,
+        max_connections: u32,
+        settings: Settings,
+        change: impl Fn(&mut Carried<<Sim as Driver>::Socket>),
+    ) {
         self.command(Command::HandOver);
         self.run();
         let report = self.reports.try_iter().last();
@@ -76,7 +88,8 @@ impl Rig {
         let max_per_source = settings.max_per_source;
         self.configure(settings);
         self.command(Command::NumberFrom { last: last_id });
-        for connection in connections {
+        for mut connection in connections {
+            change(&mut connection);
             let source = connection.state.peer.map(|peer| peer.ip());
             let admission = self.gate.readmit(source, max_per_source);
             self.command(Command::TakeOver {
@@ -151,6 +164,31 @@ fn who_lingers_is_let_go_in_time_by_the_successor() {
     assert_eq!(rig.totals().connections(), 1);
     rig.pass(3 * TICK);
     rig.assert_nothing_left(1);
+}
+
+#[test]
+fn a_connection_whose_last_bytes_were_unsent_after_our_fin_is_closed_in_time_by_the_successor() {
+    for writes_stall in [None, Some(8 * SECOND)] {
+        let timeouts = Timeouts {
+            write_stall: writes_stall,
+            ..Timeouts::default()
+        };
+        let mut rig = Rig::new(1, Faults::default(), 1, with(timeouts));
+        let peer = rig.connect();
+        rig.hand_over_changed(1, with(timeouts), |connection| {
+            connection.unsent = b"relayed after the FIN was asked for".into();
+            connection.state.progress.input = Input::Ignored;
+            connection.state.progress.shut_down = true;
+        });
+        assert_eq!(rig.network.read(peer, 7), b"relayed");
+        assert_eq!(rig.network.end(peer), None);
+        rig.network.read(peer, usize::MAX);
+        assert_eq!(rig.network.end(peer), Some(End::Fin));
+        rig.pass(LINGER - TICK);
+        assert_eq!(rig.totals().connections(), 1);
+        rig.pass(3 * TICK);
+        rig.assert_nothing_left(1);
+    }
 }
 
 #[test]
