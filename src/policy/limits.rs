@@ -130,7 +130,13 @@ impl Timeouts {
                 .write_stall
                 .zip(activity.waits)
                 .map(|(limit, _)| now + limit / 4);
-            Judgment::Until([look, stall, lifetime, idle].into_iter().flatten().min())
+            // Nothing else would set a timer for the idle time that begins when the stall is over.
+            let after_stall = self
+                .idle
+                .filter(|_| open && activity.waits.is_some())
+                .map(|limit| now + limit);
+            let times = [look, stall, lifetime, idle, after_stall];
+            Judgment::Until(times.into_iter().flatten().min())
         }
     }
 }
@@ -216,6 +222,26 @@ mod tests {
         let judge = |after| timeouts().judge(start + after * SECOND, &activity);
         assert_eq!(judge(11), Judgment::Until(Some(start + 12 * SECOND)));
         assert_eq!(judge(13), Judgment::Stalled);
+    }
+
+    #[test]
+    fn a_connection_that_stalls_is_checked_for_idleness_later() {
+        let start = Instant::now();
+        let timeouts = Timeouts {
+            write_stall: None,
+            ..timeouts()
+        };
+        let mut activity = Activity {
+            waits: Some(start),
+            ..Activity::new(start)
+        };
+        let check = |after, activity: &_| timeouts.judge(start + after * SECOND, activity);
+        assert_eq!(
+            check(10, &activity),
+            Judgment::Until(Some(start + 20 * SECOND))
+        );
+        activity.waits = None;
+        assert_eq!(check(20, &activity), Judgment::Idle);
     }
 
     #[test]

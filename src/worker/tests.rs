@@ -371,6 +371,30 @@ fn a_peer_that_reads_nothing_is_reset_and_a_slow_one_is_not() {
     assert_eq!(rig.totals().faults, 1);
 }
 
+#[test]
+fn a_peer_that_stalled_for_long_and_then_reads_can_still_become_idle() {
+    let timeouts = Timeouts {
+        idle: Some(10 * SECOND),
+        ..Timeouts::default()
+    };
+    let settings = Settings {
+        timeouts,
+        ..settings()
+    };
+    let mut rig = Rig::new(1, Faults::default(), 1, settings);
+    let peer = rig.connect();
+    while rig.network.write(peer, &[7; 60_000]) > 0 {
+        rig.run();
+    }
+    rig.pass(15 * SECOND);
+    assert_eq!(rig.network.end(peer), None, "a stall is not idleness");
+    while !rig.network.read(peer, usize::MAX).is_empty() {
+        rig.run();
+    }
+    rig.pass(20 * SECOND + 2 * TICK);
+    assert_eq!(rig.network.end(peer), Some(End::Fin));
+}
+
 /// A driver that reads a connection although a send on it is stalled.
 fn reading_on(faults: Faults) -> Faults {
     Faults {
