@@ -1,0 +1,288 @@
+//! Listeners and their sockets: added, retired, and paused when nothing can be accepted.
+//!
+//! Accepting pauses for one of two reasons. Without a permit it resumes when one is returned, which
+//! wakes the worker; after an error (EMFILE, ENOMEM and the like) it resumes after a while, because
+//! nothing tells when the error is gone. In both cases clients wait in the backlog.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::driver::{Closing, Driver, Op, Permits, Token};
+use crate::policy::Refusal;
+use crate::policy::limits::WhenFull;
+
+use super::gate::Admission;
+use super::ids::{ListenerId, SocketId};
+use super::mailbox::{Report, SocketKind};
+use super::streams::{Connection, PeerName};
+use super::{Listener, SlotKind, Worker};
+
+/// How long accepting pauses after the first error. Each further error doubles the pause.
+const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
+
+/// The longest pause after an error.
+pub(super) const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Accept errors of a worker are logged no more often than this.
+const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A socket from which connections are accepted.
+#[derive(Debug)]
+pub(super) struct ListeningSocket {
+    pub(super) id: SocketId,
+    // Accepting is paused because there was no permit.
+    without_permit: bool,
+    // The length of the pause after the next error.
+    next_pause: Duration,
+}
+
+impl Listener {
+    /// The permits that the driver takes before it accepts. Where a full listener resets clients,
+    /// the driver takes none: it accepts every client, and the worker counts or refuses it.
+    fn driver_permits(&self) -> Option<Arc<Permits>> {
+        (self.settings.when_full == WhenFull::Wait).then(|| Arc::clone(&self.gate.permits))
+    }
+}
+
+impl<D: Driver> Worker<D> {
+    /// Adds a listener, or changes the settings of one that is there.
+    pub(super) fn configure(&mut self, now: Instant, listener: Listener) {
+        let Some((index, known)) = self.listener(listener.id) else {
+            match self.listeners.iter().position(Option::is_none) {
+                Some(index) => self.listeners[index] = Some(listener),
+                None => self.listeners.push(Some(listener)),
+            }
+            return;
+        };
+        known.settings = listener.settings;
+        let permits = known.driver_permits();
+        for slot in self
+            .slots
+            .slots
+            .iter_mut()
+            .filter(|slot| slot.listener == index)
+        {
+            match &mut slot.kind {
+                // Its timeouts may be shorter now: they are checked in this turn.
+                SlotKind::Connection(_) => self.timers.set(slot.token.slot, now),
+                SlotKind::Listening(socket) => {
+                    self.driver.set_permits(slot.token, permits.clone());
+                    // Perhaps accepting takes no permit any more.
+                    if std::mem::take(&mut socket.without_permit) {
+                        self.driver.submit(Op::Accept {
+                            listener: slot.token,
+                        });
+                    }
+                }
+                SlotKind::Datagrams(_) | SlotKind::Empty => {}
+            }
+        }
+    }
+
+    pub(super) fn remove_listener(&mut self, id: ListenerId) {
+        if let Some((index, _)) = self.listener(id) {
+            self.listeners[index as usize] = None;
+        }
+    }
+
+    pub(super) fn add_socket(
+        &mut self,
+        listener: ListenerId,
+        id: SocketId,
+        kind: SocketKind,
+        socket: D::Socket,
+    ) {
+        let (index, listener) = self
+            .listener(listener)
+            .expect("a listener is configured before it gets sockets");
+        let permits = listener.driver_permits();
+        let token = match kind {
+            SocketKind::Stream => {
+                let token = self.driver.add_listener(socket, permits);
+                self.driver.submit(Op::Accept { listener: token });
+                let socket = ListeningSocket {
+                    id,
+                    without_permit: false,
+                    next_pause: ACCEPT_PAUSE_MIN,
+                };
+                self.slots.fill(token, index, SlotKind::Listening(socket));
+                token
+            }
+            SocketKind::Datagram => {
+                let token = self.driver.add_datagram_socket(socket);
+                self.driver.submit(Op::ReceiveFrom { socket: token });
+                self.slots.fill(token, index, SlotKind::Datagrams(id));
+                token
+            }
+        };
+        self.timers.clear(token.slot);
+    }
+
+    /// Closes a socket when everything that is queued on it has been served.
+    pub(super) fn retire_socket(&mut self, id: SocketId) {
+        let socket = self.slots.iter().find(|slot| match &slot.kind {
+            SlotKind::Listening(socket) => socket.id == id,
+            SlotKind::Datagrams(socket) => *socket == id,
+            SlotKind::Connection(_) | SlotKind::Empty => false,
+        });
+        let Some(token) = socket.map(|slot| slot.token) else {
+            self.mailbox.report(Report::Retired {
+                worker: self.index,
+                id,
+            });
+            return;
+        };
+        // Draining needs no further Accept, also where one was to be tried again.
+        self.timers.clear(token.slot);
+        self.driver.submit(Op::Close {
+            token,
+            how: Closing::WhenDrained,
+        });
+    }
+
+    /// The driver has closed a listening or datagram socket.
+    pub(super) fn handle_socket_closed(&mut self, id: SocketId) {
+        // A socket that is handed over is not retired: another worker serves it.
+        if self.handing_over.is_none() {
+            self.mailbox.report(Report::Retired {
+                worker: self.index,
+                id,
+            });
+        }
+    }
+
+    pub(super) fn handle_accept_paused(
+        &mut self,
+        now: Instant,
+        token: Token,
+        error: Option<io::Error>,
+    ) {
+        let Some((slot, listener, driver)) = self.slot(token) else {
+            return;
+        };
+        let SlotKind::Listening(socket) = &mut slot.kind else {
+            return;
+        };
+        let Some(error) = error else {
+            // A permit that was returned before this completion was handled has woken the worker
+            // too early. So look again, and wait for the next one only if there is still none.
+            if listener.gate.permits.is_free_or_be_woken() {
+                driver.submit(Op::Accept { listener: token });
+            } else {
+                socket.without_permit = true;
+            }
+            return;
+        };
+        let pause = socket.next_pause;
+        socket.next_pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
+        let name = listener.settings.name.clone();
+        self.timers.set(token.slot, now + pause);
+        // An error of the whole process strikes every listening socket again and again, so one line
+        // stands for all of them.
+        if self
+            .accept_error_logged
+            .is_none_or(|logged| now >= logged + ACCEPT_LOG_INTERVAL)
+        {
+            self.accept_error_logged = Some(now);
+            log::warn!(
+                listener = &*name;
+                "listener \"{name}\": accept: {error}; clients wait in the backlog until there is room again \
+                 (LimitNOFILE= in the unit, max-connections in the configuration)"
+            );
+        }
+    }
+
+    /// Accepts again wherever there was no permit.
+    pub(super) fn resume_accepting(&mut self) {
+        for slot in &mut self.slots.slots {
+            if let SlotKind::Listening(socket) = &mut slot.kind
+                && std::mem::take(&mut socket.without_permit)
+            {
+                self.driver.submit(Op::Accept {
+                    listener: slot.token,
+                });
+            }
+        }
+    }
+
+    pub(super) fn handle_accepted(
+        &mut self,
+        now: Instant,
+        listening: Token,
+        connection: Token,
+        peer: Option<SocketAddr>,
+        has_permit: bool,
+    ) {
+        let id = self.ids.take();
+        let Some((slot, listener, _)) = self.slot(listening) else {
+            // The listening socket was closed in this very turn. Its last client gets a FIN.
+            self.driver.submit(Op::Close {
+                token: connection,
+                how: Closing::Now,
+            });
+            return;
+        };
+        let index = slot.listener;
+        if let SlotKind::Listening(socket) = &mut slot.kind {
+            socket.next_pause = ACCEPT_PAUSE_MIN;
+        }
+        // The driver took none if the listener resets clients when it is full.
+        let has_permit = has_permit || listener.gate.permits.try_take();
+        let admitted = admit(listener, peer.map(|peer| peer.ip()), has_permit);
+        match admitted {
+            Ok(()) => listener.counters.accepted.add(1),
+            Err(reason) => {
+                listener.count_refused(reason, 1);
+                let name = &*listener.settings.name;
+                log::debug!(
+                    listener = name, peer:% = PeerName(peer);
+                    "listener \"{name}\": {}: refused: {}",
+                    PeerName(peer),
+                    reason.name()
+                );
+            }
+        }
+        let admission = Admission {
+            has_permit,
+            counts_for_source: admitted.is_ok()
+                && listener.settings.max_per_source.is_some()
+                && peer.is_some(),
+        };
+        let accepted = Connection::new(
+            id,
+            peer,
+            &listener.settings,
+            now,
+            admission,
+            admitted.is_err(),
+        );
+        self.slots
+            .fill(connection, index, SlotKind::Connection(accepted));
+        if admitted.is_err() {
+            self.close(connection, Closing::Reset);
+        } else {
+            self.check_timeouts(now, connection);
+            self.run_steps(now, connection);
+            // It was accepted before its listening socket was closed to be handed over.
+            if self.handing_over.is_some() {
+                self.driver.submit(Op::Detach { connection });
+            }
+        }
+    }
+}
+
+/// Whether the connection is admitted; if so, it is now counted as one of its source.
+fn admit(listener: &Listener, source: Option<IpAddr>, has_permit: bool) -> Result<(), Refusal> {
+    if source.is_some_and(|source| !listener.settings.access.permits(source)) {
+        return Err(Refusal::Denied);
+    }
+    if !has_permit {
+        return Err(Refusal::Full);
+    }
+    match source.zip(listener.settings.max_per_source) {
+        None => Ok(()),
+        Some((source, max)) => listener.gate.admit(source, max),
+    }
+}
