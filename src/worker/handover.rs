@@ -28,6 +28,8 @@ impl<D: Driver> Worker<D> {
         self.handing_over = Some(HandingOver {
             connections: Vec::new(),
         });
+        // From here on nothing is accepted any more, whatever timers and permits say.
+        self.without_permit.clear();
         for slot in self.slots.iter() {
             let token = slot.token;
             match &slot.kind {

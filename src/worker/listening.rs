@@ -32,8 +32,6 @@ const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct ListeningSocket {
     pub(super) id: SocketId,
-    // Accepting is paused because there was no permit.
-    without_permit: bool,
     // The length of the pause after the next error.
     next_pause: Duration,
 }
@@ -58,19 +56,14 @@ impl<D: Driver> Worker<D> {
         };
         known.settings = listener.settings;
         let permits = known.driver_permits();
-        for slot in self
-            .slots
-            .slots
-            .iter_mut()
-            .filter(|slot| slot.listener == index)
-        {
-            match &mut slot.kind {
+        for slot in self.slots.iter().filter(|slot| slot.listener == index) {
+            match &slot.kind {
                 // Its timeouts may be shorter now: they are checked in this turn.
                 SlotKind::Connection(_) => self.timers.set(slot.token.slot, now),
-                SlotKind::Listening(socket) => {
+                SlotKind::Listening(_) => {
                     self.driver.set_permits(slot.token, permits.clone());
                     // Perhaps accepting takes no permit any more.
-                    if std::mem::take(&mut socket.without_permit) {
+                    if forget(&mut self.without_permit, slot.token) {
                         self.driver.submit(Op::Accept {
                             listener: slot.token,
                         });
@@ -104,7 +97,6 @@ impl<D: Driver> Worker<D> {
                 self.driver.submit(Op::Accept { listener: token });
                 let socket = ListeningSocket {
                     id,
-                    without_permit: false,
                     next_pause: ACCEPT_PAUSE_MIN,
                 };
                 self.slots.fill(token, index, SlotKind::Listening(socket));
@@ -134,7 +126,9 @@ impl<D: Driver> Worker<D> {
             });
             return;
         };
-        // Draining needs no further Accept, also where one was to be tried again.
+        // The driver accepts all that is queued, with permits or without. So accepting need not be
+        // resumed, whatever it was paused for.
+        forget(&mut self.without_permit, token);
         self.timers.clear(token.slot);
         self.driver.submit(Op::Close {
             token,
@@ -143,7 +137,8 @@ impl<D: Driver> Worker<D> {
     }
 
     /// The driver has closed a listening or datagram socket.
-    pub(super) fn handle_socket_closed(&mut self, id: SocketId) {
+    pub(super) fn handle_socket_closed(&mut self, token: Token, id: SocketId) {
+        forget(&mut self.without_permit, token);
         // A socket that is handed over is not retired: another worker serves it.
         if self.handing_over.is_none() {
             self.mailbox.report(Report::Retired {
@@ -171,7 +166,8 @@ impl<D: Driver> Worker<D> {
             if listener.gate.permits.is_free_or_be_woken() {
                 driver.submit(Op::Accept { listener: token });
             } else {
-                socket.without_permit = true;
+                debug_assert!(!self.without_permit.contains(&token), "it is paused once");
+                self.without_permit.push(token);
             }
             return;
         };
@@ -194,16 +190,11 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    /// Accepts again wherever there was no permit.
+    /// Accepts again wherever there was no permit. It takes time in proportion to these sockets, not
+    /// to the connections: at a full listener it happens whenever a connection is closed.
     pub(super) fn resume_accepting(&mut self) {
-        for slot in &mut self.slots.slots {
-            if let SlotKind::Listening(socket) = &mut slot.kind
-                && std::mem::take(&mut socket.without_permit)
-            {
-                self.driver.submit(Op::Accept {
-                    listener: slot.token,
-                });
-            }
+        for listener in self.without_permit.drain(..) {
+            self.driver.submit(Op::Accept { listener });
         }
     }
 
@@ -271,6 +262,12 @@ impl<D: Driver> Worker<D> {
             }
         }
     }
+}
+
+/// Removes the token from the list, and says whether it was there.
+fn forget(tokens: &mut Vec<Token>, token: Token) -> bool {
+    let position = tokens.iter().position(|known| *known == token);
+    position.map(|index| tokens.swap_remove(index)).is_some()
 }
 
 /// Whether the connection is admitted; if so, it is now counted as one of its source.

@@ -57,6 +57,8 @@ pub struct Worker<D: Driver> {
     mailbox: Mailbox<D::Socket>,
     listeners: Vec<Option<Listener>>,
     slots: Slots,
+    // The listening sockets that are paused because there was no permit, each once.
+    without_permit: Vec<Token>,
     timers: Timers,
     pace: Pace,
     ids: PeerIds,
@@ -102,6 +104,10 @@ impl Listener {
 struct Slots {
     slots: Vec<Slot>,
     occupied: usize,
+    // The number of slots that were visited one after the other, which takes time in proportion to
+    // the number of connections.
+    #[cfg(test)]
+    visited: std::cell::Cell<usize>,
 }
 
 #[derive(Debug)]
@@ -178,6 +184,7 @@ impl Slots {
 
     /// Visits the slots with these numbers. Only for what is rare, or is done in parts.
     fn range(&self, numbers: std::ops::Range<usize>) -> impl Iterator<Item = &Slot> {
+        self.count_visits(numbers.len());
         self.slots[numbers].iter()
     }
 
@@ -185,6 +192,14 @@ impl Slots {
     fn iter(&self) -> impl Iterator<Item = &Slot> {
         self.range(0..self.len())
     }
+
+    #[cfg(test)]
+    fn count_visits(&self, count: usize) {
+        self.visited.set(self.visited.get() + count);
+    }
+
+    #[cfg(not(test))]
+    fn count_visits(&self, _: usize) {}
 }
 
 impl<D: Driver> Worker<D> {
@@ -203,6 +218,7 @@ impl<D: Driver> Worker<D> {
             mailbox,
             listeners: Vec::new(),
             slots: Slots::default(),
+            without_permit: Vec::new(),
             timers: Timers::new(now),
             pace: Pace::new(busy_poll, now),
             ids: PeerIds::new(index, workers),
@@ -366,7 +382,7 @@ impl<D: Driver> Worker<D> {
                 }
             }
             SlotKind::Listening(ListeningSocket { id, .. }) | SlotKind::Datagrams(id) => {
-                self.handle_socket_closed(id);
+                self.handle_socket_closed(token, id);
             }
         }
     }

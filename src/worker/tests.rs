@@ -875,3 +875,63 @@ fn without_busy_poll_a_worker_sleeps_after_each_event() {
     rig.turn();
     assert!(rig.worker.driver.now() > start);
 }
+
+#[test]
+fn a_returned_permit_costs_no_time_for_idle_connections() {
+    const CONNECTIONS: u16 = 10_000;
+    let max_connections = u32::from(CONNECTIONS);
+    let mut rig = Rig::new(1, Faults::default(), max_connections, settings());
+    let peers: Vec<RemotePeer> = (0..CONNECTIONS)
+        .map(|number| {
+            let from = SocketAddr::from(([198, 51, 100, 1], 10_000 + number));
+            rig.network.connect(from, server())
+        })
+        .collect();
+    while rig.totals().accepted < u64::from(CONNECTIONS) {
+        rig.turn();
+    }
+    let waiting = rig.connect();
+    assert_eq!(rig.worker.without_permit.len(), 1);
+    let visited = rig.worker.slots.visited.get();
+    rig.network.half_close(peers[7]);
+    rig.run();
+    assert_eq!(rig.exchange(waiting, b"x"), b"x", "it was accepted");
+    let visited = rig.worker.slots.visited.get() - visited;
+    assert_eq!(visited, 0, "slots were visited beside the listening socket");
+}
+
+#[test]
+fn a_listening_socket_that_waits_for_a_permit_is_in_the_list_once_and_only_while_it_waits() {
+    let full = || {
+        let mut rig = Rig::new(1, Faults::default(), 1, settings());
+        let peers = [rig.connect(), rig.connect()];
+        assert_eq!(rig.worker.without_permit.len(), 1);
+        // A command wakes the worker like a permit, and the socket is paused again.
+        rig.command(Command::Ping);
+        rig.run();
+        assert_eq!(rig.worker.without_permit.len(), 1);
+        (rig, peers)
+    };
+    let (mut rig, [_, waiting]) = full();
+    rig.configure(Settings {
+        when_full: WhenFull::Reset,
+        ..settings()
+    });
+    rig.run();
+    assert!(rig.worker.without_permit.is_empty(), "no permit is needed");
+    assert_eq!(rig.network.end(waiting), Some(End::Reset));
+
+    let (mut rig, [_, waiting]) = full();
+    rig.retire(STREAM);
+    rig.turn();
+    assert!(rig.worker.without_permit.is_empty(), "it is drained");
+    rig.run();
+    assert_eq!(rig.exchange(waiting, b"x"), b"x");
+
+    let (mut rig, _) = full();
+    rig.command(Command::HandOver);
+    rig.turn();
+    assert!(rig.worker.without_permit.is_empty(), "it is handed over");
+    rig.run();
+    assert!(rig.worker.slots.is_empty());
+}
