@@ -162,8 +162,10 @@ impl<D: Driver> Worker<D> {
         };
         let Some(error) = error else {
             // A permit that was returned before this completion was handled has woken the worker
-            // too early. So look again, and wait for the next one only if there is still none.
-            if listener.gate.permits.is_free_or_be_woken() {
+            // too early, and by now the listener may reset clients instead. So look again, and wait
+            // for a permit only if one is needed and there is still none.
+            let permits = listener.driver_permits();
+            if permits.is_none_or(|permits| permits.is_free_or_be_woken()) {
                 driver.submit(Op::Accept { listener: token });
             } else {
                 debug_assert!(!self.without_permit.contains(&token), "it is paused once");

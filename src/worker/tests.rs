@@ -935,3 +935,21 @@ fn a_listening_socket_that_waits_for_a_permit_is_in_the_list_once_and_only_while
     rig.run();
     assert!(rig.worker.slots.is_empty());
 }
+
+#[test]
+fn a_client_that_finds_no_permit_while_when_full_becomes_reset_is_reset() {
+    for seed in 0..50 {
+        let mut rig = Rig::new(seed, Faults::default(), 1, settings());
+        let first = rig.connect();
+        let from = "198.51.100.1:5000".parse().unwrap();
+        let second = rig.network.connect(from, server());
+        // Either this or the driver's report that accepting is paused is handled first.
+        rig.configure(Settings {
+            when_full: WhenFull::Reset,
+            ..settings()
+        });
+        rig.run();
+        assert_eq!(rig.network.end(second), Some(End::Reset), "seed {seed}");
+        assert_eq!(rig.exchange(first, b"x"), b"x");
+    }
+}
