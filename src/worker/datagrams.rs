@@ -50,14 +50,8 @@ impl<D: Driver> Worker<D> {
             socket,
             address: envelope.local.map(|local| local.address),
         };
-        let source = listener.sources.entry(&envelope.source, || SourceEntry {
-            id: ids.take(),
-            source: envelope.source,
-            destination,
-            first: now,
-            last: now,
-            bytes_received: 0,
-            bytes_sent: 0,
+        let source = listener.sources.entry(&envelope.source, || {
+            SourceEntry::new(ids.take(), envelope.source, destination, now)
         });
         source.last = now;
         source.destination = destination;

@@ -16,7 +16,7 @@ use crate::policy::limits::WhenFull;
 use super::gate::Admission;
 use super::ids::{ListenerId, SocketId};
 use super::mailbox::{Report, SocketKind};
-use super::streams::{Connection, PeerName};
+use super::streams::{Connection, log_about};
 use super::{Listener, SlotKind, Worker};
 
 /// How long accepting pauses after the first error. Each further error doubles the pause.
@@ -91,6 +91,7 @@ impl<D: Driver> Worker<D> {
             .listener(listener)
             .expect("a listener is configured before it gets sockets");
         let permits = listener.driver_permits();
+        // Each socket is served from now on; what was queued on it before is served first.
         let token = match kind {
             SocketKind::Stream => {
                 let token = self.driver.add_listener(socket, permits);
@@ -228,13 +229,7 @@ impl<D: Driver> Worker<D> {
             Ok(()) => listener.counters.accepted.add(1),
             Err(reason) => {
                 listener.count_refused(reason, 1);
-                let name = &*listener.settings.name;
-                log::debug!(
-                    listener = name, peer:% = PeerName(peer);
-                    "listener \"{name}\": {}: refused: {}",
-                    PeerName(peer),
-                    reason.name()
-                );
+                log_about(peer, listener, &format_args!("refused: {}", reason.name()));
             }
         }
         let admission = Admission {

@@ -39,6 +39,22 @@ pub struct SourceEntry {
     pub bytes_sent: u64,
 }
 
+impl SourceEntry {
+    /// A source whose first datagram has just arrived, and is not counted yet.
+    #[must_use]
+    pub(super) fn new(id: u64, source: Source, destination: Destination, now: Instant) -> Self {
+        Self {
+            id,
+            source,
+            destination,
+            first: now,
+            last: now,
+            bytes_received: 0,
+            bytes_sent: 0,
+        }
+    }
+}
+
 /// Where a datagram was sent to.
 #[derive(Clone, Copy, Debug)]
 pub struct Destination {
@@ -87,18 +103,11 @@ mod tests {
     use super::*;
 
     fn entry(source: Source, now: Instant) -> SourceEntry {
-        SourceEntry {
-            id: 0,
-            source,
-            destination: Destination {
-                socket: SocketId(0),
-                address: None,
-            },
-            first: now,
-            last: now,
-            bytes_received: 0,
-            bytes_sent: 0,
-        }
+        let destination = Destination {
+            socket: SocketId(0),
+            address: None,
+        };
+        SourceEntry::new(0, source, destination, now)
     }
 
     fn source(number: u16) -> Source {

@@ -3,6 +3,7 @@
 //! [`Stream`] decides what is sent back and when a connection is closed, `policy` how long it may
 //! take. Here their decisions are carried out and counted.
 
+use std::fmt::{self, Display};
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
@@ -295,7 +296,7 @@ impl<D: Driver> Worker<D> {
             return;
         };
         listener.counters.faults.add(1);
-        log_about(connection, listener, &error);
+        log_about(connection.peer, listener, &error);
         self.close(token, Closing::Now);
     }
 
@@ -347,16 +348,16 @@ impl<D: Driver> Worker<D> {
             TimeoutAction::CheckAt(None) => {}
             TimeoutAction::CheckAt(Some(due)) => self.timers.set(token.slot, due),
             TimeoutAction::FinishIdle => {
-                log_about(connection, listener, &"idle");
+                log_about(connection.peer, listener, &"idle");
                 self.finish(now, token);
             }
             TimeoutAction::FinishExpired => {
-                log_about(connection, listener, &"has reached its lifetime");
+                log_about(connection.peer, listener, &"has reached its lifetime");
                 self.finish(now, token);
             }
             TimeoutAction::ResetStalled => {
                 listener.counters.faults.add(1);
-                log_about(connection, listener, &"reads nothing");
+                log_about(connection.peer, listener, &"reads nothing");
                 self.close(token, Closing::Reset);
             }
             TimeoutAction::CloseLingering => self.close(token, Closing::Now),
@@ -388,17 +389,17 @@ impl<D: Driver> Worker<D> {
 }
 
 /// A debug line about a connection.
-fn log_about(connection: &Connection, listener: &Listener, event: &dyn std::fmt::Display) {
+pub(super) fn log_about(peer: Option<SocketAddr>, listener: &Listener, event: &dyn Display) {
     let name = &*listener.settings.name;
-    let peer = PeerName(connection.peer);
+    let peer = PeerName(peer);
     log::debug!(listener = name, peer:% = peer; "listener \"{name}\": {peer}: {event}");
 }
 
 /// The name of a peer in the log.
-pub(super) struct PeerName(pub(super) Option<SocketAddr>);
+struct PeerName(Option<SocketAddr>);
 
-impl std::fmt::Display for PeerName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Display for PeerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some(address) => address.fmt(f),
             None => f.write_str("unix peer"),
