@@ -53,12 +53,11 @@ impl<D: Driver> Worker<D> {
         let Some(Detached { socket, unsent }) = self.driver.take(token) else {
             return;
         };
-        self.timers.clear(token.slot);
         let Some(Slot {
             listener,
             kind: SlotKind::Connection(mut connection),
             ..
-        }) = self.slots.take(token)
+        }) = self.empty_slot(token)
         else {
             return;
         };
@@ -118,7 +117,6 @@ impl<D: Driver> Worker<D> {
         connection.note_progress(self.driver.progress(token));
         self.slots
             .fill(token, index, SlotKind::Connection(connection));
-        self.timers.clear(token.slot);
         // The earlier driver may not have sent the FIN. A second shutdown is without effect.
         if is_shut_down {
             self.driver.submit(Op::ShutDown { connection: token });

@@ -91,26 +91,21 @@ impl<D: Driver> Worker<D> {
             .listener(listener)
             .expect("a listener is configured before it gets sockets");
         let permits = listener.driver_permits();
-        // Each socket is served from now on; what was queued on it before is served first.
-        let token = match kind {
+        let (token, kind) = match kind {
             SocketKind::Stream => {
                 let token = self.driver.add_listener(socket, permits);
                 self.driver.submit(Op::Accept { listener: token });
-                let socket = ListeningSocket {
-                    id,
-                    next_pause: ACCEPT_PAUSE_MIN,
-                };
-                self.slots.fill(token, index, SlotKind::Listening(socket));
-                token
+                let next_pause = ACCEPT_PAUSE_MIN;
+                let socket = ListeningSocket { id, next_pause };
+                (token, SlotKind::Listening(socket))
             }
             SocketKind::Datagram => {
                 let token = self.driver.add_datagram_socket(socket);
                 self.driver.submit(Op::ReceiveFrom { socket: token });
-                self.slots.fill(token, index, SlotKind::Datagrams(id));
-                token
+                (token, SlotKind::Datagrams(id))
             }
         };
-        self.timers.clear(token.slot);
+        self.slots.fill(token, index, kind);
     }
 
     /// Closes a socket when everything that is queued on it has been served.

@@ -59,6 +59,7 @@ pub struct Worker<D: Driver> {
     slots: Slots,
     // The listening sockets that are paused because there was no permit, each once.
     without_permit: Vec<Token>,
+    // Set only for slots that are not empty.
     timers: Timers,
     pace: Pace,
     ids: PeerIds,
@@ -370,10 +371,9 @@ impl<D: Driver> Worker<D> {
     }
 
     fn handle_closed(&mut self, token: Token) {
-        let Some(slot) = self.slots.take(token) else {
+        let Some(slot) = self.empty_slot(token) else {
             return;
         };
-        self.timers.clear(token.slot);
         match slot.kind {
             SlotKind::Empty => {}
             SlotKind::Connection(connection) => {
@@ -385,6 +385,13 @@ impl<D: Driver> Worker<D> {
                 self.handle_socket_closed(token, id);
             }
         }
+    }
+
+    /// Takes out what is in the slot of this token, and stops its timer.
+    fn empty_slot(&mut self, token: Token) -> Option<Slot> {
+        let slot = self.slots.take(token)?;
+        self.timers.clear(token.slot);
+        Some(slot)
     }
 
     /// What is in the slot of this token, with its listener; `None` if the token was closed.

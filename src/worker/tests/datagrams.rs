@@ -1,5 +1,4 @@
-//! Datagrams through a whole worker: answered from the address that
-//! they were sent to, or counted.
+//! Datagrams through a whole worker: answered from the address that they were sent to, or counted.
 
 use super::*;
 

@@ -1,5 +1,5 @@
-//! Listening sockets of a whole worker: which clients are admitted, what happens when the listener is full, and
-//! when accepting pauses and resumes.
+//! Listening sockets of a whole worker: which clients are admitted, what happens when the listener is
+//! full, and when accepting pauses and resumes.
 
 use super::super::listening::ACCEPT_PAUSE_MAX;
 use super::*;

@@ -93,25 +93,24 @@ struct Mixture {
 impl Mixture {
     fn new(seed: u64) -> Self {
         let delay = Duration::from_millis(3);
+        let faults = match seed % 4 {
+            0 => Faults {
+                delay,
+                ..Faults::default()
+            },
+            1 | 2 => Faults::rough(),
+            _ => Faults::hostile(),
+        };
+        // In half of the histories only the worker's pauses keep a driver from reading a
+        // connection that stalls.
+        let reads_on = seed / 8 % 2 == 0;
         let conditions = Conditions {
-            faults: match seed % 4 {
-                0 => Faults {
-                    delay,
-                    ..Faults::default()
-                },
-                1 | 2 => Faults::rough(),
-                _ => Faults::hostile(),
+            faults: if reads_on {
+                reading_on(&faults)
+            } else {
+                faults
             },
             strict: seed / 4 % 2 == 1,
-        };
-        // In half of the histories only the worker's pauses keep a driver from reading a connection
-        // that stalls.
-        let conditions = Conditions {
-            faults: match seed / 8 % 2 {
-                0 => reading_on(&conditions.faults),
-                _ => conditions.faults,
-            },
-            ..conditions
         };
         let rig = Rig::new(seed, conditions.faults.clone(), CONNECTIONS_MAX, settings());
         let mut mixture = Self {
