@@ -103,7 +103,7 @@ impl Mixture {
         };
         // In half of the histories only the worker's pauses keep a driver from reading a
         // connection that stalls.
-        let reads_on = seed / 8 % 2 == 0;
+        let reads_on = (seed / 8).is_multiple_of(2);
         let conditions = Conditions {
             faults: if reads_on {
                 reading_on(&faults)
