@@ -27,7 +27,7 @@ use echod::policy::{Access, SourcePorts};
 use echod::stats::{Counters, Totals};
 use echod::sys::socket::{self, Binding};
 use echod::worker::Worker;
-use echod::worker::mailbox::{Command, Gate, Kind, ListenerId, Mailbox, Settings, SocketId};
+use echod::worker::mailbox::{Command, Gate, ListenerId, Mailbox, Settings, SocketId, SocketKind};
 
 /// How long anything may take before it is called broken. Generous: the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -201,10 +201,10 @@ impl Service {
         };
         commands.send(configure).expect("it is received below");
         let sockets = [
-            (Kind::Stream, tcp),
-            (Kind::Datagram, udp),
-            (Kind::Stream, stream),
-            (Kind::Datagram, datagram),
+            (SocketKind::Stream, tcp),
+            (SocketKind::Datagram, udp),
+            (SocketKind::Stream, stream),
+            (SocketKind::Datagram, datagram),
         ];
         for (number, (kind, socket)) in (0..).zip(sockets) {
             let add = Command::AddSocket {
