@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{User, geteuid};
 
 use crate::harness::{
-    Daemon, ECHOCTL, ECHOD, after_shell_line, connect, exchange, install, let_go, run, text,
+    Daemon, ECHOCTL, ECHOD, after_shell_line, connect, exchange, free_port, install, let_go, run, text,
 };
 
 /// Whom the tests become: who is everywhere, and owns nothing.
@@ -420,7 +420,7 @@ fn failed_start(config: &str, change: impl FnOnce(&mut Command)) -> (Option<i32>
 
 #[test]
 fn a_user_or_group_that_does_not_exist_ends_the_start_with_78_and_nothing_bound() {
-    let port = low_ports().next().expect("one of them is free");
+    let port = free_port();
     let user = config("no-such-user", &tcp("main", port));
     let (code, log) = failed_start(&user, |_| {});
     assert_eq!(code, Some(78), "{log}");
