@@ -14,7 +14,7 @@ use super::harness::{Harness, Loopback, Opens, Place};
 use super::stage::{Answer, Event, Stage, pattern};
 use crate::driver::epoll::Epoll;
 use crate::driver::uring::Uring;
-use crate::driver::{Driver, Op, Permits};
+use crate::driver::{Op, Permits};
 
 // 10. Accepting.
 

@@ -171,7 +171,7 @@ impl Backend for Readiness {
         endpoints: &mut Endpoints,
         until: Option<Instant>,
         done: &mut Vec<Completion>,
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         endpoints.resume_starved();
         self.update_changed(endpoints, done);
         if endpoints.is_draining() {
@@ -179,8 +179,9 @@ impl Backend for Readiness {
             self.update_changed(endpoints, done);
         }
         if self.ready.is_empty() {
+            // A message was sent at once, and the user has to know.
             if !done.is_empty() {
-                return Ok(());
+                return Ok(false);
             }
             let timeout = self.timeout(endpoints.is_draining(), until)?;
             self.ready = match self.kernel.wait(&mut self.events, timeout) {
@@ -196,7 +197,7 @@ impl Backend for Readiness {
             };
             self.handle(self.events[index], endpoints, done);
         }
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -151,7 +151,7 @@ impl Backend for Completions {
         endpoints: &mut Endpoints,
         until: Option<Instant>,
         done: &mut Vec<Completion>,
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         endpoints.resume_starved();
         let is_alone = endpoints.changed_count() == 1 && !self.ring.has_requests();
         self.update_changed(endpoints, is_alone, done);
@@ -160,7 +160,7 @@ impl Backend for Completions {
             self.update_changed(endpoints, false, done);
         }
         endpoints.memory.publish();
-        self.enter(!done.is_empty(), endpoints.is_draining(), until)?;
+        let has_entered = self.enter(!done.is_empty(), endpoints.is_draining(), until)?;
         endpoints.received_bytes = 0;
         while done.len() < COMPLETIONS_MAX && endpoints.received_bytes < RECEIVED_BYTES_MAX {
             let Some(result) = self.ring.next() else {
@@ -168,7 +168,7 @@ impl Backend for Completions {
             };
             self.handle(&result, endpoints, done);
         }
-        Ok(())
+        Ok(has_entered)
     }
 }
 
@@ -183,27 +183,30 @@ impl Completions {
             .poll_input(self.alarm.as_fd(), Request::Alarm, DRIVER);
     }
 
-    /// Hands the requests to the kernel, and sleeps if there is nothing else to do.
+    /// Hands the requests to the kernel, and sleeps if there is nothing else to do. The result is
+    /// whether it did either.
     fn enter(
         &mut self,
         has_completions: bool,
         has_work: bool,
         until: Option<Instant>,
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         // A lone message was sent at once, and the user has to know. The requests go with the next
         // wait, which follows immediately; but not later than that.
         if has_completions && !has_work && !self.has_skipped {
             self.has_skipped = true;
-            return Ok(());
+            return Ok(false);
         }
         self.has_skipped = false;
         if has_completions || has_work || self.ring.has_results() {
-            return self.ring.submit();
+            self.ring.submit()?;
+            return Ok(true);
         }
         match until {
-            Some(until) if !self.alarm.set(until)? => self.ring.submit(),
-            _ => self.ring.submit_and_wait(),
+            Some(until) if !self.alarm.set(until)? => self.ring.submit()?,
+            _ => self.ring.submit_and_wait()?,
         }
+        Ok(true)
     }
 
     fn update_changed(
