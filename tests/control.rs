@@ -1044,7 +1044,7 @@ fn a_control_connection_takes_one_spare_descriptor_and_no_more() {
     let spare = || {
         let all = std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).expect("it runs");
         let targets = all.map(|fd| std::fs::read_link(fd.expect("a link").path()));
-        // Those of other threads may be closed meanwhile.
+        // A descriptor that is closed between the two calls has no target.
         let targets = targets.flatten();
         targets
             .filter(|target| target == Path::new("/dev/null"))
