@@ -456,7 +456,7 @@ struct Start {
 }
 
 impl Start {
-    /// For so many threads, with the one that watches the others.
+    /// The number of threads includes the one that watches the others.
     fn new(threads: usize) -> Self {
         Self {
             ready: Barrier::new(threads),
@@ -493,7 +493,7 @@ fn begin<D: Driver<Socket = OwnedFd>>(
     let driver = match driver {
         Ok(driver) => driver,
         Err(error) => {
-            // The other threads wait for this one, too.
+            // The barrier counts this thread, too.
             task();
             return Err(error);
         }
