@@ -483,8 +483,9 @@ fn sent(token: Token, result: i32, endpoints: &mut Endpoints, done: &mut Vec<Com
     };
     let is_open = endpoint.lifecycle == Lifecycle::Open;
     match result {
-        // Of a connection that is over, nothing is reported any more.
-        0.. if endpoint.lifecycle.is_over() => {}
+        // Of a connection that is over nothing is reported any more, not even an error; it may have
+        // waited for this result to be closed.
+        _ if endpoint.lifecycle.is_over() => {}
         0.. => {
             let unsent = connection.unsent.front(memory).map_or(0, <[u8]>::len);
             connection.handle_sent(memory, result as u32, token, done);
