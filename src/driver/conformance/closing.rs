@@ -43,7 +43,7 @@ pub(super) fn a_closed_token_is_never_reused_and_operations_on_it_are_ignored<H:
     let buffer = test.buffer(&mut peer, b"for a closed connection");
     test.close(old, Closing::Now);
     let (mut peer, new) = test.connection(&address);
-    assert_ne!(old, new, "a token was reused");
+    assert_ne!(old, new, "the token of a closed connection was reused");
     // Every operation on the old token is ignored, although its slot is in use again.
     test.driver.submit(Op::Send {
         connection: old,

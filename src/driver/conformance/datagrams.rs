@@ -4,7 +4,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::driver_test::{Answer, DriverTest, Event, pattern};
-use super::harness::{Harness, Loopback, SocketKind};
+use super::harness::{Harness, SocketKind};
+use super::loopback::Loopback;
 use crate::driver::buffers::BUFFER_BYTES;
 use crate::driver::epoll::Epoll;
 use crate::driver::uring::Uring;
@@ -26,11 +27,11 @@ pub(super) fn datagrams_of_every_size_are_echoed_intact<H: Harness>() {
                 test.reply_to(&mut client).1 == pattern(size, size),
                 "the echo of {size} bytes at {kind:?} differs"
             );
-            test.until("the datagram is reported as sent", |test| {
+            test.until("the reply is reported as sent", |test| {
                 test.has(&Event::DatagramSent(socket, 1, Ok(size as u32)))
             });
         }
-        // Several queued at once stay separate: as many as a Unix socket queues (unix(7)).
+        // Datagrams that are queued together stay separate. A Unix socket queues no more (unix(7)).
         (1..=8).for_each(|size| {
             test.network
                 .send(&mut client, &address, None, &pattern(0, size))
@@ -63,7 +64,8 @@ pub(super) fn a_truncated_datagram_is_reported_with_its_original_size<H: Harness
     assert!(matches!(&test.events[1], Event::Datagram(_, bytes, 4) if bytes == b"next"));
 }
 
-pub(super) fn check_reply_source<H: Harness>(kind: SocketKind, hosts: &[IpAddr]) {
+/// Sends to each of these addresses of this host, and checks that the reply comes from the same one.
+fn check_reply_source<H: Harness>(kind: SocketKind, hosts: &[IpAddr]) {
     let mut test = DriverTest::<H>::new(Answer::Keep);
     let Some((_, address)) = test.datagrams(kind) else {
         return;
@@ -72,8 +74,8 @@ pub(super) fn check_reply_source<H: Harness>(kind: SocketKind, hosts: &[IpAddr])
     let port = H::inet(&address).expect("an IP address").port();
     for &host in hosts {
         test.network
-            .send(&mut client, &address, Some(host), b"where?");
-        test.until("it is received", |test| !test.kept.is_empty());
+            .send(&mut client, &address, Some(host), b"hello");
+        test.until("the datagram is received", |test| !test.kept.is_empty());
         let (socket, buffer) = test.kept.pop_front().expect("a buffer is kept");
         let envelope = test.driver.envelope(&buffer);
         assert_eq!(envelope.local.map(|local| local.address), Some(host));
@@ -81,7 +83,7 @@ pub(super) fn check_reply_source<H: Harness>(kind: SocketKind, hosts: &[IpAddr])
         test.driver.submit(Op::SendTo { socket, buffer });
         assert_eq!(
             test.reply_to(&mut client),
-            (Some(SocketAddr::new(host, port)), b"where?".to_vec())
+            (Some(SocketAddr::new(host, port)), b"hello".to_vec())
         );
     }
 }
@@ -105,7 +107,7 @@ pub(super) fn a_reply_to_a_closed_peer_does_not_end_the_datagram_socket<H: Harne
         for round in 1..=3 {
             let mut client = test.network.client(&address);
             test.network.send(&mut client, &address, None, b"no reader");
-            test.until("it is received", |test| !test.kept.is_empty());
+            test.until("the datagram is received", |test| !test.kept.is_empty());
             test.network.close_client(client);
             let (socket, buffer) = test.kept.pop_front().expect("a buffer is kept");
             // ECONNREFUSED, at once on a Unix socket and by ICMP on UDP.
@@ -193,17 +195,17 @@ pub(super) fn a_mixed_batch_of_datagrams_is_echoed_one_by_one_and_in_order<H: Ha
         }
         for (number, client) in clients.iter_mut().enumerate() {
             for (turn, size) in MIXED_SIZES.into_iter().enumerate() {
-                let answer = test.reply_to(client).1;
+                let reply = test.reply_to(client).1;
                 assert!(
-                    answer == pattern(100 * number + turn, size),
-                    "{kind:?}: client {number}, datagram {turn}: {size} bytes were sent, {} were echoed or differ",
-                    answer.len()
+                    reply == pattern(100 * number + turn, size),
+                    "{kind:?}: client {number}, datagram {turn}: {size} bytes were sent, {} were echoed, or they differ",
+                    reply.len()
                 );
             }
         }
         assert!(test.reply_to(&mut largest).1 == pattern(0, 65_507));
         let count = (MIXED_SIZES.len() * clients.len() + 1) as u32;
-        test.until("every datagram is reported as done", |test| {
+        test.until("every reply is done", |test| {
             test.datagrams_done() == (count, count)
         });
         assert!(
@@ -215,14 +217,15 @@ pub(super) fn a_mixed_batch_of_datagrams_is_echoed_one_by_one_and_in_order<H: Ha
     }
 }
 
-pub(super) fn check_batch_reply_sources<H: Harness>(kind: SocketKind, hosts: &[IpAddr]) {
+/// The same for datagrams that are received and answered in batches.
+fn check_batch_reply_sources<H: Harness>(kind: SocketKind, hosts: &[IpAddr]) {
     let mut test = DriverTest::<H>::new(Answer::Echo);
     let Some((_, address)) = test.datagrams(kind) else {
         return;
     };
     let port = H::inet(&address).expect("an IP address").port();
     let mut clients: Vec<_> = (0..4).map(|_| test.network.client(&address)).collect();
-    // Each client sends pairs of datagrams to each address, all queued before the driver looks.
+    // Each client sends pairs of datagrams to each address, all of them queued before the next wait.
     for round in 0..6 {
         for client in &mut clients {
             for (number, &host) in hosts.iter().enumerate() {
@@ -277,16 +280,16 @@ pub(super) fn datagrams_sent_as_one_message_are_echoed_one_by_one<H: Harness>() 
                 test.network
                     .send_several(&mut client, &address, size, &bytes);
                 for (number, datagram) in bytes.chunks(size.into()).enumerate() {
-                    let answer = test.reply_to(&mut client).1;
+                    let reply = test.reply_to(&mut client).1;
                     assert!(
-                        answer == datagram,
-                        "{kind:?}: datagram {number} of {size} bytes: {} were echoed or differ",
-                        answer.len()
+                        reply == datagram,
+                        "{kind:?}: datagram {number} of {size} bytes: {} were echoed, or they differ",
+                        reply.len()
                     );
                 }
             }
         }
-        test.until("every datagram is reported as done", |test| {
+        test.until("every reply is done", |test| {
             test.datagrams_done() == (2 * (41 + 64 + 40 + 3), 2 * (41 + 64 + 40 + 3))
         });
         test.assert_all_returned();
@@ -302,10 +305,10 @@ pub(super) fn closed_datagram_peers_cost_no_other_peer_its_reply<H: Harness>() {
     for client in &mut clients {
         let count = test.kept.len();
         test.network.send(client, &address, None, b"hello");
-        test.until("it is received", |test| test.kept.len() > count);
+        test.until("the datagram is received", |test| test.kept.len() > count);
     }
-    // Close most clients. Those that remain are spread so that, for any batch size, the error of a closed
-    // client precedes a reply to an open one: there the error is pending when the reply is sent.
+    // Close most clients. The others are spread so that, whatever the batch size, some reply follows one to
+    // a closed client, whose ICMP error may then be pending on the socket.
     let mut remaining = vec![];
     for (number, client) in clients.into_iter().enumerate() {
         if number % 13 == 12 || number == 64 {
@@ -320,9 +323,7 @@ pub(super) fn closed_datagram_peers_cost_no_other_peer_its_reply<H: Harness>() {
     for client in &mut remaining {
         assert_eq!(test.reply_to(client).1, b"hello");
     }
-    test.until("every datagram is reported as done", |test| {
-        test.datagrams_done().0 == 130
-    });
+    test.until("every reply is done", |test| test.datagrams_done().0 == 130);
 }
 
 /// A defect of the io_uring driver: it executed the Close first, and the reply was lost.
@@ -334,7 +335,7 @@ fn a_reply_submitted_before_the_close_is_sent<H: Harness>() {
             .expect("IPv4 and Unix sockets are available");
         let mut client = test.network.client(&address);
         test.network.send(&mut client, &address, None, b"queued");
-        test.until("it is received", |test| !test.kept.is_empty());
+        test.until("the datagram is received", |test| !test.kept.is_empty());
         let (_, buffer) = test.kept.pop_front().expect("a buffer is kept");
         test.driver.submit(Op::SendTo { socket, buffer });
         test.close(socket, Closing::Now);

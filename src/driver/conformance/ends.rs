@@ -135,7 +135,7 @@ pub(super) fn after_shut_down_the_peer_sees_a_fin_and_is_still_received_from<H: 
     );
     test.answer = Answer::Discard;
     test.write_all(&mut peer, b", received");
-    test.until("it is received", |test| {
+    test.until("the bytes are received", |test| {
         test.received(connection) == b"half closed, received"
     });
     test.network.half_close(&mut peer);

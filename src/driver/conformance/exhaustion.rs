@@ -52,7 +52,7 @@ pub(super) fn without_buffers_receiving_waits_and_no_connection_fails<H: Harness
         test.driver.recycle(buffer);
     }
     for (_, connection) in others {
-        test.until("it is received", |test| {
+        test.until("the bytes are received", |test| {
             test.received(connection) == b"waiting"
         });
     }

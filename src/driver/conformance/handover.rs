@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use super::driver_test::{Answer, DriverTest, Event, pattern};
-use super::harness::{Harness, Loopback, SocketKind, SocketOf};
+use super::harness::{Harness, SocketKind, SocketOf};
+use super::loopback::Loopback;
 use super::relay::{arrived, random_below, start_bulk_traffic, with_full_pipe};
 use crate::driver::buffers::BUFFER_BYTES;
 use crate::driver::epoll::Epoll;
@@ -121,8 +122,8 @@ impl Traffic {
             self.write(test, peer);
             if reads {
                 let max = 1 + random_below(&mut self.random, 100_000);
-                let recent_events = test.network.read(peer, max, &mut self.echoed);
-                assert_eq!(recent_events, None, "after {} bytes", self.echoed.len());
+                let end = test.network.read(peer, max, &mut self.echoed);
+                assert_eq!(end, None, "after {} bytes", self.echoed.len());
             }
             test.turn();
         }
@@ -130,8 +131,8 @@ impl Traffic {
     }
 
     fn write<H: Harness>(&mut self, test: &mut DriverTest<H>, peer: &mut H::Peer) {
-        let most = [10, 5_000, 300_000][random_below(&mut self.random, 3)];
-        let bytes = pattern(self.written, 1 + random_below(&mut self.random, most));
+        let len_max = [10, 5_000, 300_000][random_below(&mut self.random, 3)];
+        let bytes = pattern(self.written, 1 + random_below(&mut self.random, len_max));
         self.written += test.network.write(peer, &bytes);
     }
 
@@ -237,11 +238,21 @@ pub(super) fn many_connections_are_handed_over_during_traffic<H: Harness>() {
         let turn = std::mem::take(&mut test.events);
         for (index, event) in turn.iter().enumerate() {
             if let Event::Detached(connection) = *event {
-                let is_received = |event: &Event| matches!(event, Event::Received(about, _) if *about == connection);
-                assert!(!turn.iter().any(is_received), "bytes were reported in the same wait as Detached");
-                let mut behind = turn[index + 1..].iter();
-                assert!(!behind.any(|event| event.is_about(connection)));
-                let taken = test.driver.take(connection).expect("the connection is detached");
+                let is_received =
+                    |event: &Event| matches!(event, Event::Received(about, _) if *about == connection);
+                assert!(
+                    !turn.iter().any(is_received),
+                    "bytes were reported in the same wait as Detached"
+                );
+                let mut later = turn[index + 1..].iter();
+                assert!(
+                    !later.any(|event| event.is_about(connection)),
+                    "a completion after Detached"
+                );
+                let taken = test
+                    .driver
+                    .take(connection)
+                    .expect("the connection is detached");
                 detached.insert(connection, taken);
             }
         }
@@ -409,9 +420,9 @@ pub(super) fn unsent_bytes_larger_than_a_buffer_are_handed_over_repeatedly<H: Ha
                 echoed.len()
             );
         };
-        let in_midst = |len: &usize| (1..UNSENT_BYTES).contains(len);
+        let is_partly_sent = |len: &usize| (1..UNSENT_BYTES).contains(len);
         assert!(
-            handed_over.iter().any(in_midst),
+            handed_over.iter().any(is_partly_sent),
             "{kind:?}: no handover with only some bytes unsent: {handed_over:?}"
         );
         echoed.extend(current.read(&mut peer, UNSENT_BYTES - echoed.len()));
@@ -450,7 +461,7 @@ pub(super) fn sends_submitted_before_take_are_handed_over<H: Harness>() {
 
 pub(super) fn after_a_handover_the_end_of_a_half_closed_peer_is_reported<H: Harness>() {
     // If not stalled, the first driver has reported the end, and the second one reports it again. If
-    // stalled, the FIN is still behind bytes that were not received.
+    // stalled, the FIN is not yet received, because too many bytes are unsent.
     for stalled in [false, true] {
         let mut from = DriverTest::<H>::new(Answer::Echo);
         let mut to = from.another();
@@ -535,12 +546,12 @@ pub(super) fn only_a_detached_connection_can_be_taken<H: Harness>() {
     let (listener, address) = test.listener(None);
     let (mut peer, connection) = test.connection(&address);
     assert!(test.driver.take(connection).is_none());
+    // A `Detach` of a listener is ignored.
     test.driver.submit(Op::Detach {
         connection: listener,
     });
     test.until_quiet();
     assert!(test.driver.take(listener).is_none());
-    // A `Detach` of a listener is ignored.
     test.echo(&mut peer, b"still served");
     test.driver.submit(Op::Detach { connection });
     until_detached(&mut test, connection);
@@ -609,12 +620,14 @@ fn a_stalled_send_that_becomes_writable_during_detach_loses_no_bytes() {
 
     // The peer reads in a thread, except while the gate is locked.
     let gate = Arc::new(Mutex::new(()));
-    let readers = Arc::clone(&gate);
+    let reader_gate = Arc::clone(&gate);
     let reader = std::thread::spawn(move || {
         let (mut network, _) = Loopback::<Uring>::new();
         let (mut echoed, mut end) = (vec![], None);
         while end.is_none() {
-            let turn = readers.lock().expect("the other thread has not panicked");
+            let turn = reader_gate
+                .lock()
+                .expect("the other thread has not panicked");
             end = network.read(&mut peer, BUFFER_BYTES, &mut echoed);
             drop(turn);
             std::thread::yield_now();
@@ -626,7 +639,7 @@ fn a_stalled_send_that_becomes_writable_during_detach_loses_no_bytes() {
         current.turn();
         current.driver.submit(Op::Detach { connection });
         current.turn();
-        // With the reader blocked, only the cancelled request can still send.
+        // Block the reader, so that the peer makes no more room until the cancellation has completed.
         let blocked_reader = gate.lock().expect("the other thread has not panicked");
         current.until_event(&Event::Detached(connection));
         drop(blocked_reader);

@@ -8,7 +8,8 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
 use super::driver_test::{Answer, DriverTest, Event, pattern};
-use super::harness::{Harness, Loopback, SocketDriver, SocketKind};
+use super::harness::{Harness, SocketKind};
+use super::loopback::{Loopback, SocketDriver};
 use crate::driver::buffers::{BUFFER_BYTES, BUFFER_COUNT};
 use crate::driver::epoll::Epoll;
 use crate::driver::unsent::RECEIVE_BELOW;
@@ -72,6 +73,7 @@ pub(super) fn receiving_continues_while_a_send_is_stalled<H: Harness>() {
         let mut test = DriverTest::<H>::new(Answer::Discard);
         let address = test.listener_at(kind);
         let (mut peer, connection) = test.connection(&address);
+        // Send one piece at a time, so that no more is unsent than a driver still receives with.
         let piece = pattern(0, RECEIVE_BELOW as usize);
         let mut pieces = 0;
         test.until("a send stays stalled", |test| {
@@ -92,8 +94,8 @@ pub(super) fn receiving_continues_while_a_send_is_stalled<H: Harness>() {
             test.received(connection).len() == 200_000
         });
         assert!(test.received(connection) == pattern(0, 200_000));
-        let echoed = test.read(&mut peer, pieces * piece.len());
-        assert!(echoed.chunks(piece.len()).all(|echoed| echoed == piece));
+        let bytes = test.read(&mut peer, pieces * piece.len());
+        assert!(bytes.chunks(piece.len()).all(|bytes| bytes == piece));
         test.until("every send completes", |test| test.unsent[&connection] == 0);
         test.assert_all_returned();
     }
@@ -127,7 +129,7 @@ fn envelope_of<H: Harness>(
 ) -> Envelope {
     let answer = std::mem::replace(&mut test.answer, Answer::Keep);
     test.network.send(client, address, None, b"hello");
-    test.until("it is received", |test| !test.kept.is_empty());
+    test.until("the datagram is received", |test| !test.kept.is_empty());
     test.answer = answer;
     let (_, buffer) = test.kept.pop_front().expect("a buffer is kept");
     let envelope = *test.driver.envelope(&buffer);
@@ -307,16 +309,18 @@ fn a_connected_socket_sends_leased_buffers<D: SocketDriver>() {
         test.until("every datagram is reported as done", |test| {
             test.datagrams_done() == (9, 9)
         });
-        let size_of = |event: &Event| matches!(event, Event::Datagram(..));
+        let is_datagram = |event: &Event| matches!(event, Event::Datagram(..));
         for (number, datagram) in bytes.chunks(100).enumerate() {
             assert_eq!(peer.echo(), datagram);
-            test.until("the echo is received", |test| test.count(size_of) > number);
+            test.until("the echo is received", |test| {
+                test.count(is_datagram) > number
+            });
             let echo = Event::Datagram(socket, datagram.to_vec(), datagram.len());
             assert!(test.has(&echo), "{kind:?}: {}", test.recent_events());
         }
 
-        // Once the peer is closed, sends fail with ECONNREFUSED and the socket reports the same error again
-        // and again. None of that may stop the driver or lose a buffer.
+        // Once the peer is closed, sends fail, and the connected socket also reports ICMP errors
+        // (ECONNREFUSED) when it receives. Neither may end the socket or lose a buffer.
         drop(peer);
         for round in 1..=3 {
             let buffer = lease_datagrams(&mut test, &envelope_to(source, 100), &bytes);

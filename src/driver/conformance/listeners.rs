@@ -25,7 +25,7 @@ pub(super) fn a_draining_listener_accepts_every_queued_client_even_without_permi
     assert_eq!(
         test.accepted().len(),
         71,
-        "clients were not accepted before Closed"
+        "not all clients were accepted before Closed"
     );
     for connection in test.accepted().split_off(1) {
         test.driver.submit(Op::Receive { connection });
@@ -75,13 +75,14 @@ pub(super) fn without_a_permit_a_listener_pauses_and_resumes_when_one_is_returne
     let permit_pauses = test.count(|event| matches!(event, Event::AcceptPaused(_, None)));
     assert_eq!(
         permit_pauses,
-        test.count(|event| matches!(event, Event::AcceptPaused(..)))
+        test.count(|event| matches!(event, Event::AcceptPaused(..))),
+        "the listener paused with an error"
     );
     for connection in test.accepted() {
         test.driver.submit(Op::Receive { connection });
     }
     for peer in &mut peers {
-        test.echo(peer, b"still queued");
+        test.echo(peer, b"served");
     }
 }
 
@@ -114,17 +115,17 @@ pub(super) fn without_descriptors_accept_reports_one_error_and_does_not_spin<H: 
     let listener = test.driver.add_listener(socket, Some(Arc::clone(&permits)));
     let mut peers: Vec<_> = (0..3).map(|_| test.connect(&address)).collect();
     test.network.exhaust_descriptors(true);
-    for tries in 1..=3 {
+    for attempt in 1..=3 {
         test.driver.submit(Op::Accept { listener });
-        test.until("the accept fails", |test| test.events.len() == tries);
+        test.until("the accept fails", |test| test.events.len() == attempt);
         assert_eq!(
-            test.events[tries - 1],
+            test.events[attempt - 1],
             Event::AcceptPaused(listener, Some(libc::EMFILE))
         );
         test.until_quiet();
         assert_eq!(
             test.events.len(),
-            tries,
+            attempt,
             "the error was reported more than once for one Accept"
         );
     }
@@ -137,7 +138,7 @@ pub(super) fn without_descriptors_accept_reports_one_error_and_does_not_spin<H: 
         test.driver.submit(Op::Receive { connection });
     }
     for peer in &mut peers {
-        test.echo(peer, b"still queued");
+        test.echo(peer, b"served");
     }
     (0..3).for_each(|_| permits.give_back());
 }
@@ -169,7 +170,7 @@ pub(super) fn a_client_that_was_reset_in_the_queue_does_not_block_the_next<H: Ha
     );
 }
 
-// 17. The end.
+// 17. Dropping.
 
 pub(super) fn a_dropped_driver_closes_its_sockets<H: Harness>() {
     let mut test = DriverTest::<H>::new(Answer::Echo);

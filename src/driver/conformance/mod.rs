@@ -19,7 +19,9 @@ mod handover;
 mod harness;
 mod leasing;
 mod listeners;
+mod loopback;
 mod relay;
+mod simulated;
 mod streams;
 mod time;
 
@@ -67,10 +69,10 @@ macro_rules! promises {
 
 promises! {
     drivers:
-        epoll: crate::driver::conformance::harness::Loopback<crate::driver::epoll::Epoll>,
-        uring: crate::driver::conformance::harness::Loopback<crate::driver::uring::Uring>,
-        sim: crate::driver::conformance::harness::Simulated<false>,
-        sim_with_faults: crate::driver::conformance::harness::Simulated<true>;
+        epoll: crate::driver::conformance::loopback::Loopback<crate::driver::epoll::Epoll>,
+        uring: crate::driver::conformance::loopback::Loopback<crate::driver::uring::Uring>,
+        sim: crate::driver::conformance::simulated::Simulated<false>,
+        sim_with_faults: crate::driver::conformance::simulated::Simulated<true>;
     promises: [
         submit_has_no_effect_before_the_next_wait,
         one_accept_and_one_receive_repeat_until_they_are_ended,

@@ -4,7 +4,8 @@
 //! traffic is tested separately, at the end.
 
 use super::driver_test::{Answer, DriverTest, Event, pattern};
-use super::harness::{Harness, Loopback, SocketKind};
+use super::harness::{Harness, SocketKind};
+use super::loopback::Loopback;
 use crate::driver::buffers::BUFFER_BYTES;
 use crate::driver::epoll::Epoll;
 use crate::driver::pipes::PIPE_COUNT_MAX;
@@ -64,17 +65,17 @@ pub(super) fn start_bulk_traffic<H: Harness>(
 /// peer wrote.
 fn fill<H: Harness>(test: &mut DriverTest<H>, peers: &mut [(H::Peer, Token)]) -> Vec<usize> {
     let mut written = vec![0; peers.len()];
-    // TCP may move bytes from one kernel buffer to another and make room again, so it takes several
-    // rounds without a write.
+    // TCP may move bytes from one socket buffer to the other and make room again, so stop only after
+    // three rounds in which nothing could be written.
     let mut rounds = 0;
     test.until("no more bytes can be written", |test| {
         rounds += 1;
         for ((peer, _), written) in peers.iter_mut().zip(&mut written) {
-            let some = test
+            let len = test
                 .network
                 .write(peer, &pattern(*written, 4 * BUFFER_BYTES));
-            *written += some;
-            rounds = if some == 0 { rounds } else { 0 };
+            *written += len;
+            rounds = if len == 0 { rounds } else { 0 };
         }
         test.until_quiet();
         rounds == 3
@@ -90,7 +91,7 @@ fn fill<H: Harness>(test: &mut DriverTest<H>, peers: &mut [(H::Peer, Token)]) ->
 }
 
 /// A connection with bulk traffic whose peer wrote without reading until it stalled, so that its pipe
-/// holds bytes. Also returns how many bytes the peer wrote after `get_into_bulk`.
+/// holds bytes. Also returns how many bytes the peer wrote after `start_bulk_traffic`.
 pub(super) fn with_full_pipe<H: Harness>(
     test: &mut DriverTest<H>,
     kind: SocketKind,
@@ -123,18 +124,13 @@ pub(super) fn relayed_streams_are_echoed_intact<H: Harness>() {
             let (mut written, mut echoed) = (0, vec![]);
             test.until("all bytes are echoed", |test| {
                 // Small and large writes, so that relaying starts and stops.
-                let most = [10, 5_000, 300_000][random_below(&mut random, 3)];
-                let end = (written + 1 + random_below(&mut random, most)).min(size);
+                let len_max = [10, 5_000, 300_000][random_below(&mut random, 3)];
+                let end = (written + 1 + random_below(&mut random, len_max)).min(size);
                 written += test.network.write(&mut peer, &bytes[written..end]);
                 if random_below(&mut random, 4) > 0 {
                     let max = 1 + random_below(&mut random, 300_000);
-                    let recent_events = test.network.read(&mut peer, max, &mut echoed);
-                    assert_eq!(
-                        recent_events,
-                        None,
-                        "after {} of {size} bytes",
-                        echoed.len()
-                    );
+                    let seen_end = test.network.read(&mut peer, max, &mut echoed);
+                    assert_eq!(seen_end, None, "after {} of {size} bytes", echoed.len());
                 }
                 echoed.len() >= size
             });
@@ -278,7 +274,11 @@ pub(super) fn pause_ends_relaying_until_it_is_requested_again<H: Harness>() {
     let before = arrived(&test, connection);
     test.write_all(&mut peer, b"a request");
     test.until_quiet();
-    assert_eq!(arrived(&test, connection), before);
+    assert_eq!(
+        arrived(&test, connection),
+        before,
+        "bytes were received after Pause"
+    );
     test.driver.submit(Op::Relay { connection });
     assert_eq!(test.read(&mut peer, 9), b"a request");
 }
@@ -418,7 +418,10 @@ pub(super) fn closing_relayed_connections_leaks_no_descriptors<H: Harness>() {
         test.close(connection, how);
         counts.push(test.network.descriptors());
     }
-    assert!(counts.iter().all(|&count| count == counts[0]), "{counts:?}");
+    assert!(
+        counts.iter().all(|&count| count == counts[0]),
+        "open descriptors after each close: {counts:?}"
+    );
 }
 
 /// Relaying is optional, so no promise covers whether it happens.
@@ -436,7 +439,10 @@ fn epoll_relays_bulk_traffic_and_delivers_small_messages() {
         test.echo(&mut peer, &pattern(0, 1_000_000));
         test.until("every send completes", |test| test.unsent[&connection] == 0);
         let (received, sent) = relayed(&test, connection);
-        assert!(received > 500_000 && received == sent, "{received} {sent}");
+        assert!(
+            received > 500_000 && received == sent,
+            "{received} bytes relayed as received, {sent} as sent"
+        );
         // After several small messages the connection no longer counts as bulk.
         for _ in 0..10 {
             test.echo(&mut peer, b"small");

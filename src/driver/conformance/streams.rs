@@ -38,7 +38,7 @@ pub(super) fn one_accept_and_one_receive_repeat_until_they_are_ended<H: Harness>
     for round in 1..=5 {
         for (peer, connection) in &mut connections {
             test.write_all(peer, b"hello");
-            test.until("it is received", |test| {
+            test.until("the bytes are received", |test| {
                 test.received(*connection).len() == 5 * round
             });
         }
@@ -53,7 +53,7 @@ pub(super) fn each_send_has_exactly_one_completion<H: Harness>() {
     for size in [1, 10, 1000, 50_000, 3] {
         test.echo(&mut peer, &pattern(0, size));
     }
-    test.until("all is sent", |test| test.unsent[&connection] == 0);
+    test.until("every send completes", |test| test.unsent[&connection] == 0);
     test.until_quiet();
     let received = test.count(|event| matches!(event, Event::Received(..)));
     let sent = test.count(|event| matches!(event, Event::Sent(..)));
@@ -147,7 +147,7 @@ pub(super) fn queued_sends_keep_their_order<H: Harness>() {
         let message = pattern(number * 7, if number < 20 { 60_000 } else { number });
         let before = test.received(connection).len();
         test.write_all(&mut peer, &message);
-        test.until("it is received", |test| {
+        test.until("the bytes are received", |test| {
             test.received(connection).len() == before + message.len()
         });
         expected.extend(message);
@@ -198,7 +198,7 @@ pub(super) fn idle_connections_hold_no_buffer<H: Harness>() {
         .collect();
     for (peer, connection) in clients.iter_mut().take(20) {
         test.write_all(peer, b"busy once");
-        test.until("it is received", |test| {
+        test.until("the bytes are received", |test| {
             !test.received(*connection).is_empty()
         });
     }
@@ -212,7 +212,7 @@ pub(super) fn after_pause_nothing_new_is_received_until_receive<H: Harness>() {
     let (_, address) = test.listener(None);
     let (mut peer, connection) = test.connection(&address);
     test.write_all(&mut peer, b"one ");
-    test.until("it is received", |test| {
+    test.until("the bytes are received", |test| {
         test.received(connection) == b"one "
     });
     test.driver.submit(Op::Pause { connection });
@@ -221,7 +221,7 @@ pub(super) fn after_pause_nothing_new_is_received_until_receive<H: Harness>() {
     test.until_quiet();
     assert_eq!(test.received(connection), b"one ");
     test.driver.submit(Op::Receive { connection });
-    test.until("it is received", |test| {
+    test.until("the bytes are received", |test| {
         test.received(connection) == b"one two"
     });
 }

@@ -411,8 +411,8 @@ impl World {
             (Some(time), None) | (None, Some(time)) => time.max(now),
             (None, None) => return false,
         };
-        // Without `until`, a delayed operation ends the wait. Otherwise a driver that is refused a
-        // buffer over and over would never return.
+        // Without `until`, a delayed operation ends the wait: the same fault may happen every time, and
+        // the wait would never return.
         next == Some(self.now)
             && !(delayed && until.is_none())
             && until.is_none_or(|until| self.now < until)
