@@ -13,7 +13,8 @@ pub(super) fn after_close_only_closed_is_reported<H: Harness>() {
     let (_, address) = test.listener(None);
     for _ in 0..20 {
         let (mut peer, connection) = test.connection(&address);
-        // Bytes and a FIN are ready, and some of them may have been received, when the Close is submitted.
+        // Bytes and a FIN are ready, and some of them may have been received, when the Close is
+        // submitted.
         for piece in 0..10 {
             test.network.write(&mut peer, &pattern(piece, 1000));
         }
@@ -127,7 +128,8 @@ pub(super) fn buffers_are_returned_however_a_connection_ends<H: Harness>() {
         for (peer, _) in &mut clients {
             test.network.write(peer, &pattern(0, 2000));
         }
-        // After one turn some bytes are unreceived, some received but unreported, and some reported.
+        // After one turn some bytes are unreceived, some received but unreported, and some
+        // reported.
         test.turn();
         for (_, connection) in clients {
             test.driver.submit(Op::Close {

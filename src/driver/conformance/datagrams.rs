@@ -1,5 +1,5 @@
-//! Promise 13: datagrams are answered one by one, with their size, order and addresses; and no peer's
-//! error affects another. Draining a datagram socket (9) is here, too.
+//! Promise 13: datagrams are answered one by one, with their size, order and addresses; and no
+//! peer's error affects another. Draining a datagram socket (9) is here, too.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -64,7 +64,8 @@ pub(super) fn a_truncated_datagram_is_reported_with_its_original_size<H: Harness
     assert!(matches!(&test.events[1], Event::Datagram(_, bytes, 4) if bytes == b"next"));
 }
 
-/// Sends to each of these addresses of this host, and checks that the reply comes from the same one.
+/// Sends to each of these addresses of this host, and checks that the reply comes from the same
+/// one.
 fn check_reply_source<H: Harness>(kind: SocketKind, hosts: &[IpAddr]) {
     let mut test = DriverTest::<H>::new(Answer::Keep);
     let Some((_, address)) = test.datagrams(kind) else {
@@ -168,8 +169,9 @@ pub(super) fn a_draining_datagram_socket_answers_every_queued_datagram<H: Harnes
     test.assert_all_returned();
 }
 
-/// The sizes that each of several clients sends, in order: runs of one size, followed by a shorter or a
-/// longer datagram, and empty ones in between. Each is a case for the code that batches replies.
+/// The sizes that each of several clients sends, in order: runs of one size, followed by a shorter
+/// or a longer datagram, and empty ones in between. Each is a case for the code that batches
+/// replies.
 const MIXED_SIZES: [usize; 16] = [
     100, 100, 100, 60, 60, 0, 0, 60, 1, 1, 1472, 1472, 9, 100, 100, 101,
 ];
@@ -198,7 +200,7 @@ pub(super) fn a_mixed_batch_of_datagrams_is_echoed_one_by_one_and_in_order<H: Ha
                 let reply = test.reply_to(client).1;
                 assert!(
                     reply == pattern(100 * number + turn, size),
-                    "{kind:?}: client {number}, datagram {turn}: {size} bytes were sent, {} were echoed, or they differ",
+                    "{kind:?}: client {number}, datagram {turn}: {size} bytes sent, {} echoed",
                     reply.len()
                 );
             }
@@ -225,7 +227,8 @@ fn check_batch_reply_sources<H: Harness>(kind: SocketKind, hosts: &[IpAddr]) {
     };
     let port = H::inet(&address).expect("an IP address").port();
     let mut clients: Vec<_> = (0..4).map(|_| test.network.client(&address)).collect();
-    // Each client sends pairs of datagrams to each address, all of them queued before the next wait.
+    // Each client sends pairs of datagrams to each address, all of them queued before the next
+    // wait.
     for round in 0..6 {
         for client in &mut clients {
             for (number, &host) in hosts.iter().enumerate() {
@@ -283,7 +286,7 @@ pub(super) fn datagrams_sent_as_one_message_are_echoed_one_by_one<H: Harness>() 
                     let reply = test.reply_to(&mut client).1;
                     assert!(
                         reply == datagram,
-                        "{kind:?}: datagram {number} of {size} bytes: {} were echoed, or they differ",
+                        "{kind:?}: datagram {number} of {size} bytes: {} echoed",
                         reply.len()
                     );
                 }
@@ -307,8 +310,8 @@ pub(super) fn closed_datagram_peers_cost_no_other_peer_its_reply<H: Harness>() {
         test.network.send(client, &address, None, b"hello");
         test.until("the datagram is received", |test| test.kept.len() > count);
     }
-    // Close most clients. The others are spread so that, whatever the batch size, some reply follows one to
-    // a closed client, whose ICMP error may then be pending on the socket.
+    // Close most clients. The others are spread so that, whatever the batch size, some reply
+    // follows one to a closed client, whose ICMP error may then be pending on the socket.
     let mut remaining = vec![];
     for (number, client) in clients.into_iter().enumerate() {
         if number % 13 == 12 || number == 64 {

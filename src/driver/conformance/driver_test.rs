@@ -1,8 +1,8 @@
 //! A driver under test: calls `wait` until a condition holds, records the completions, and answers
 //! them as a worker would.
 //!
-//! It knows no promise itself, except that every completion must make sense: bytes are not empty, and
-//! no more is reported as sent than was submitted.
+//! It knows no promise itself, except that every completion must make sense: bytes are not empty,
+//! and no more is reported as sent than was submitted.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::ErrorKind;
@@ -21,7 +21,8 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 /// How long one turn waits at most.
 pub(super) const TURN: Duration = Duration::from_millis(5);
 
-/// A [`Completion`] that can be compared: bytes instead of a buffer, an error code instead of an error.
+/// A [`Completion`] that can be compared: bytes instead of a buffer, an error code instead of an
+/// error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Event {
     Accepted(Token, Token, Option<SocketAddr>),
@@ -284,8 +285,8 @@ impl<H: Harness> DriverTest<H> {
         }
     }
 
-    /// Waits until several waits have reported nothing. A wait that returns early and empty does not
-    /// count, so a driver that spins is not quiet.
+    /// Waits until several waits have reported nothing. A wait that returns early and empty does
+    /// not count, so a driver that spins is not quiet.
     pub(super) fn until_quiet(&mut self) {
         let deadline = Instant::now() + DEADLINE;
         let mut quiet = 0;
@@ -442,8 +443,8 @@ impl<H: Harness> DriverTest<H> {
         assert!(echoed == bytes, "the echoed bytes differ from those sent");
     }
 
-    /// A connection whose peer wrote without reading until the echo stalled. Also returns how many bytes
-    /// it wrote.
+    /// A connection whose peer wrote without reading until the echo stalled. Also returns how many
+    /// bytes it wrote.
     pub(super) fn stalled(&mut self, to: &H::Address) -> (H::Peer, Token, usize) {
         let (mut peer, connection) = self.connection(to);
         let mut written = 0;
@@ -502,8 +503,8 @@ impl<H: Harness> DriverTest<H> {
     }
 }
 
-/// Bytes that depend on their position in the stream, so that lost, repeated and reordered bytes are
-/// found.
+/// Bytes that depend on their position in the stream, so that lost, repeated and reordered bytes
+/// are found.
 pub(super) fn pattern(start: usize, len: usize) -> Vec<u8> {
     (start..start + len)
         .map(|position| (position % 251) as u8 ^ (position / 251) as u8)

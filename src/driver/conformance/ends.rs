@@ -1,5 +1,5 @@
-//! Promise 12: all of the peer's bytes are reported, then its end, once. This includes urgent data: a
-//! read stops at the urgent mark, so a short read does not mean that the queue is empty (tcp(7)).
+//! Promise 12: all of the peer's bytes are reported, then its end, once. This includes urgent data:
+//! a read stops at the urgent mark, so a short read does not mean that the queue is empty (tcp(7)).
 
 use super::driver_test::{Answer, DriverTest, Event, pattern};
 use super::harness::{Harness, SocketKind};

@@ -1,5 +1,5 @@
-//! Promise 6: what happens when no buffer is free, and that neither datagrams nor peers that do not read
-//! can use up the buffers of other connections.
+//! Promise 6: what happens when no buffer is free, and that neither datagrams nor peers that do not
+//! read can use up the buffers of other connections.
 
 use super::CLIENT_COUNT;
 use super::driver_test::{Answer, DriverTest, Event, TURN, pattern};
@@ -28,8 +28,8 @@ pub(super) fn without_buffers_receiving_waits_and_no_connection_fails<H: Harness
     for (peer, _) in &mut others {
         test.write_all(peer, b"waiting");
     }
-    // Finding no free buffer may end a wait early, without a completion, but only a few times: after
-    // that each wait must last until its deadline.
+    // Finding no free buffer may end a wait early, without a completion, but only a few times:
+    // after that each wait must last until its deadline.
     test.until_quiet();
     let mut done = vec![];
     for _ in 0..5 {
@@ -94,8 +94,8 @@ pub(super) fn datagrams_leave_enough_buffers_for_streams<H: Harness>() {
             .expect("IPv4 and Unix sockets are available");
         // Two clients in turn: datagrams of one client could share a buffer.
         let mut clients = [(); 2].map(|()| test.network.client(&datagram_address));
-        // Keep every buffer, as happens when the network takes no replies, until datagrams are no longer
-        // received.
+        // Keep every buffer, as happens when the network takes no replies, until datagrams are no
+        // longer received.
         let mut sent = 0;
         let is_datagram = |event: &Event| matches!(event, Event::Datagram(..));
         while test.count(is_datagram) == sent && sent < usize::from(BUFFER_COUNT) {

@@ -1,4 +1,5 @@
-//! Promise 11: the work of one `wait` is bounded, so that a flood on one socket does not starve others.
+//! Promise 11: the work of one `wait` is bounded, so that a flood on one socket does not starve
+//! others.
 
 use super::driver_test::{Answer, DriverTest, Event, pattern};
 use super::harness::{Harness, SocketKind};

@@ -43,8 +43,8 @@ pub(super) fn detach<H: Harness>(
     detached
 }
 
-/// Waits for `Detached`, which must be the last event of the connection. Bytes that were taken before
-/// must be reported in an earlier wait, so that their answers are among the unsent bytes.
+/// Waits for `Detached`, which must be the last event of the connection. Bytes that were taken
+/// before must be reported in an earlier wait, so that their answers are among the unsent bytes.
 pub(super) fn until_detached<H: Harness>(test: &mut DriverTest<H>, connection: Token) {
     let detached = Event::Detached(connection);
     let mut before = test.events.len();
@@ -81,8 +81,8 @@ pub(super) fn add_detached<H: Harness>(
     connection
 }
 
-/// Moves a connection to another driver and starts receiving there. Also returns how many bytes were
-/// unsent.
+/// Moves a connection to another driver and starts receiving there. Also returns how many bytes
+/// were unsent.
 fn hand_over<A: Harness, B: Harness>(
     from: &mut DriverTest<A>,
     to: &mut DriverTest<B>,
@@ -114,8 +114,8 @@ impl Traffic {
         }
     }
 
-    /// Writes and reads during several turns. The last write comes after them, so that its bytes are not
-    /// yet received when the connection is detached.
+    /// Writes and reads during several turns. The last write comes after them, so that its bytes
+    /// are not yet received when the connection is detached.
     fn run<H: Harness>(&mut self, test: &mut DriverTest<H>, peer: &mut H::Peer) {
         let reads = random_below(&mut self.random, 3) > 0;
         for _ in 0..random_below(&mut self.random, 6) {
@@ -228,8 +228,8 @@ pub(super) fn many_connections_are_handed_over_during_traffic<H: Harness>() {
     for (index, (peer, _)) in clients.iter_mut().enumerate() {
         assert_eq!(from.network.write(peer, &pattern(index, 100)), 100);
     }
-    // More bytes are ready than one wait reports, so some connections are detached before their bytes are
-    // reported.
+    // More bytes are ready than one wait reports, so some connections are detached before their
+    // bytes are reported.
     from.turn();
     from.events.clear();
     let mut attached: Vec<Token> = clients.iter().map(|(_, connection)| *connection).collect();
@@ -351,8 +351,8 @@ pub(super) fn after_a_handover_unsent_bytes_are_sent_first_and_once<H: Harness>(
         let arrived = from.received(connection).len();
         let connection = add_detached(&mut to, detached);
         to.until_quiet();
-        // The peer has not read, so nothing can be sent yet; except over TCP, which may move bytes to the
-        // peer at any time.
+        // The peer has not read, so nothing can be sent yet; except over TCP, which may move bytes
+        // to the peer at any time.
         assert!(
             to.events.is_empty() || kind != SocketKind::Unix,
             "{}",
@@ -460,8 +460,8 @@ pub(super) fn sends_submitted_before_take_are_handed_over<H: Harness>() {
 }
 
 pub(super) fn after_a_handover_the_end_of_a_half_closed_peer_is_reported<H: Harness>() {
-    // If not stalled, the first driver has reported the end, and the second one reports it again. If
-    // stalled, the FIN is not yet received, because too many bytes are unsent.
+    // If not stalled, the first driver has reported the end, and the second one reports it again.
+    // If stalled, the FIN is not yet received, because too many bytes are unsent.
     for stalled in [false, true] {
         let mut from = DriverTest::<H>::new(Answer::Echo);
         let mut to = from.another();
@@ -601,8 +601,8 @@ fn a_connection_is_handed_over_between_epoll_and_io_uring() {
     }
 }
 
-/// A race: the socket may become writable just as the driver cancels its request to send. The bytes of a
-/// request that completes after all are sent, and may not be handed over as unsent.
+/// A race: the socket may become writable just as the driver cancels its request to send. The bytes
+/// of a request that completes after all are sent, and may not be handed over as unsent.
 #[test]
 fn a_stalled_send_that_becomes_writable_during_detach_loses_no_bytes() {
     if let Some(error) = Loopback::<Uring>::unavailable() {
@@ -639,7 +639,8 @@ fn a_stalled_send_that_becomes_writable_during_detach_loses_no_bytes() {
         current.turn();
         current.driver.submit(Op::Detach { connection });
         current.turn();
-        // Block the reader, so that the peer makes no more room until the cancellation has completed.
+        // Block the reader, so that the peer makes no more room until the cancellation has
+        // completed.
         let blocked_reader = gate.lock().expect("the other thread has not panicked");
         current.until_event(&Event::Detached(connection));
         drop(blocked_reader);

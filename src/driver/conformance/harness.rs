@@ -1,7 +1,7 @@
 //! The interface of the conformance tests to a driver and the peers that it talks to.
 //!
-//! The peers are on real sockets in `loopback`, and on the simulated network in `simulated`. What the
-//! tests do with a harness is in `driver_test`.
+//! The peers are on real sockets in `loopback`, and on the simulated network in `simulated`. What
+//! the tests do with a harness is in `driver_test`.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -21,8 +21,8 @@ pub(super) enum SocketKind {
     Ipv6,
     /// IPv4 without checksums: the kernel then refuses `UDP_SEGMENT`, which needs them.
     NoChecksum,
-    /// IPv4 with `IP_RECVERR`: an ICMP error for an earlier datagram is returned by the next call on the
-    /// socket (ip(7)).
+    /// IPv4 with `IP_RECVERR`: an ICMP error for an earlier datagram is returned by the next call
+    /// on the socket (ip(7)).
     ErrorQueue,
     Unix,
 }
@@ -76,7 +76,8 @@ pub(super) trait Harness: Sized {
         at: Option<IpAddr>,
         bytes: &[u8],
     );
-    /// Sends datagrams of one size, of which the last may be shorter; on real sockets in one `sendmsg`.
+    /// Sends datagrams of one size, of which the last may be shorter; on real sockets in one
+    /// `sendmsg`.
     fn send_several(
         &mut self,
         client: &mut Self::Client,
@@ -92,8 +93,8 @@ pub(super) trait Harness: Sized {
     fn receive(&mut self, client: &mut Self::Client) -> Option<(Option<SocketAddr>, Vec<u8>)>;
     fn close_client(&mut self, client: Self::Client);
 
-    /// Whether the caller may change the process's descriptor limit. If not, the test of that name has
-    /// just passed in a process of its own, and the caller returns.
+    /// Whether the caller may change the process's descriptor limit. If not, the test of that name
+    /// has just passed in a process of its own, and the caller returns.
     fn in_own_process(&mut self, promise: &str) -> bool;
     fn exhaust_descriptors(&mut self, exhausted: bool);
     /// Lowers the descriptor limit to those in use: to open one, another has to be closed first.

@@ -1,5 +1,5 @@
-//! Promise 20: a user leases a buffer and sends bytes of its own from it, on a stream or as datagrams.
-//! Also here: sends that do not answer bytes just received.
+//! Promise 20: a user leases a buffer and sends bytes of its own from it, on a stream or as
+//! datagrams. Also here: sends that do not answer bytes just received.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -16,8 +16,8 @@ use crate::driver::unsent::RECEIVE_BELOW;
 use crate::driver::uring::Uring;
 use crate::driver::{Buffer, Closing, Driver, Envelope, Op, Source, UnixName};
 
-/// While a connection is paused the driver does not notice that its peer has closed. The send does, with
-/// EPIPE, and must report it.
+/// While a connection is paused the driver does not notice that its peer has closed. The send does,
+/// with EPIPE, and must report it.
 fn a_send_on_a_paused_connection_to_a_closed_peer_fails<D: SocketDriver>() {
     let mut test = DriverTest::<Loopback<D>>::new(Answer::Keep);
     let address = test.listener_at(SocketKind::Unix);

@@ -1,5 +1,5 @@
-//! Promises 9, 10 and 17: draining a listener, accepting with and without permits or descriptors, and
-//! dropping a driver.
+//! Promises 9, 10 and 17: draining a listener, accepting with and without permits or descriptors,
+//! and dropping a driver.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -55,8 +55,8 @@ pub(super) fn without_a_permit_a_listener_pauses_and_resumes_when_one_is_returne
             "one more client is accepted, then the listener pauses",
             |test| {
                 let pauses = test.count(|event| matches!(event, Event::AcceptPaused(..)));
-                // After the last client the queue is empty: the listener need not notice that no permit is
-                // left.
+                // After the last client the queue is empty: the listener need not notice that no
+                // permit is left.
                 test.accepted().len() == accepted && (pauses == accepted - 1 || accepted == 5)
             },
         );

@@ -1,5 +1,5 @@
-//! The harness on real sockets: loopback addresses and Unix sockets, and the descriptor limit of the
-//! process.
+//! The harness on real sockets: loopback addresses and Unix sockets, and the descriptor limit of
+//! the process.
 //!
 //! Another driver on real sockets only has to implement [`SocketDriver`].
 

@@ -1,9 +1,9 @@
 //! The promises of a driver, each a test that runs on every driver.
 //!
-//! A test is a function that is generic over a [`Harness`]: a driver and the peers that it talks to.
-//! To add a driver, implement a harness (for a driver on real sockets: `impl SocketDriver`) and add a
-//! line to [`promises!`]. To add a test, write it in the module of its subject and add its name to the
-//! list. The numbers in the headings are those of the promises in `driver/mod.rs`.
+//! A test is a function that is generic over a [`Harness`]: a driver and the peers that it talks
+//! to. To add a driver, implement a harness (for a driver on real sockets: `impl SocketDriver`) and
+//! add a line to [`promises!`]. To add a test, write it in the module of its subject and add its
+//! name to the list. The numbers in the headings are those of the promises in `driver/mod.rs`.
 //!
 //! No test sleeps and hopes. A `DriverTest` calls `wait` until the expected event is reported, or
 //! panics with the last events. To check that something does *not* happen, it waits until several

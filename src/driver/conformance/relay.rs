@@ -1,7 +1,7 @@
 //! Promises 14 to 16: bytes that the driver sends back itself, without delivering them.
 //!
-//! A driver that delivers every byte keeps these promises as well. That the epoll driver does relay bulk
-//! traffic is tested separately, at the end.
+//! A driver that delivers every byte keeps these promises as well. That the epoll driver does relay
+//! bulk traffic is tested separately, at the end.
 
 use super::driver_test::{Answer, DriverTest, Event, pattern};
 use super::harness::{Harness, SocketKind};
@@ -61,12 +61,12 @@ pub(super) fn start_bulk_traffic<H: Harness>(
     test.until("every send completes", |test| test.unsent[&connection] == 0);
 }
 
-/// Writes as each peer, without reading, until every connection is stalled. Returns how many bytes each
-/// peer wrote.
+/// Writes as each peer, without reading, until every connection is stalled. Returns how many bytes
+/// each peer wrote.
 fn fill<H: Harness>(test: &mut DriverTest<H>, peers: &mut [(H::Peer, Token)]) -> Vec<usize> {
     let mut written = vec![0; peers.len()];
-    // TCP may move bytes from one socket buffer to the other and make room again, so stop only after
-    // three rounds in which nothing could be written.
+    // TCP may move bytes from one socket buffer to the other and make room again, so stop only
+    // after three rounds in which nothing could be written.
     let mut rounds = 0;
     test.until("no more bytes can be written", |test| {
         rounds += 1;
@@ -90,8 +90,8 @@ fn fill<H: Harness>(test: &mut DriverTest<H>, peers: &mut [(H::Peer, Token)]) ->
     written
 }
 
-/// A connection with bulk traffic whose peer wrote without reading until it stalled, so that its pipe
-/// holds bytes. Also returns how many bytes the peer wrote after `start_bulk_traffic`.
+/// A connection with bulk traffic whose peer wrote without reading until it stalled, so that its
+/// pipe holds bytes. Also returns how many bytes the peer wrote after `start_bulk_traffic`.
 pub(super) fn with_full_pipe<H: Harness>(
     test: &mut DriverTest<H>,
     kind: SocketKind,

@@ -81,8 +81,8 @@ pub(super) fn all_sends_of_a_failed_connection_complete_with_one_failed<H: Harne
 // 3. Stalls.
 
 pub(super) fn a_stalled_send_is_reported_once_and_completes_when_all_bytes_are_sent<H: Harness>() {
-    // Over a Unix socket, where nothing more is sent until the peer reads. TCP would move further bytes
-    // from the send buffer to the peer, at any time.
+    // Over a Unix socket, where nothing more is sent until the peer reads. TCP would move further
+    // bytes from the send buffer to the peer, at any time.
     let mut test = DriverTest::<H>::new(Answer::Echo);
     let address = test.listener_at(SocketKind::Unix);
     let (mut peer, connection, written) = test.stalled(&address);

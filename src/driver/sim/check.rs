@@ -1,5 +1,6 @@
-//! The rules of the seam for the user of a driver, which the simulated driver checks: which tokens and
-//! buffers may be used, what may be requested when, and what has to be done before the next `wait`.
+//! The rules of the seam for the user of a driver, which the simulated driver checks: which tokens
+//! and buffers may be used, what may be requested when, and what has to be done before the next
+//! `wait`.
 //!
 //! A broken rule is a panic. An end, a failure or a `Detached` counts from the turn in which it is
 //! reported, because the user cannot know of it before.
@@ -8,15 +9,16 @@ use super::{Resource, Sim, Slot};
 use crate::driver::{Buffer, Closing, Op, Token};
 
 impl Sim {
-    /// The slot of a token that the user may use, or none for a token that was closed in this turn: one
-    /// batch of completions may hold both the reason to close and bytes that are still answered.
+    /// The slot of a token that the user may use, or none for a token that was closed in this turn:
+    /// one batch of completions may hold both the reason to close and bytes that are still
+    /// answered.
     fn slot_for_user(&mut self, token: Token, what: &str) -> Option<&mut Slot> {
         let slot = self
             .slots
             .get_mut(token.slot as usize)
             .filter(|slot| slot.token == token);
-        // A draining socket still sends answers, and a draining listener is resumed by `Accept` after a
-        // failure.
+        // A draining socket still sends answers, and a draining listener is resumed by `Accept`
+        // after a failure.
         let drains = slot.as_ref().is_some_and(|slot| slot.drain_requested)
             && matches!(what, "SendTo" | "Accept");
         if let Some(slot) = slot
@@ -42,7 +44,8 @@ impl Sim {
         );
     }
 
-    /// Panics if bytes of a relaying connection are unanswered: relayed bytes could overtake the answer.
+    /// Panics if bytes of a relaying connection are unanswered: relayed bytes could overtake the
+    /// answer.
     pub(super) fn check_answered(&self) {
         for token in self.held_by_user.iter().flatten().flatten() {
             let slot = &self.slots[token.slot as usize];
@@ -64,7 +67,8 @@ impl Sim {
         }
     }
 
-    /// Checks and records a request to accept or receive; false if the token was closed in this turn.
+    /// Checks and records a request to accept or receive; false if the token was closed in this
+    /// turn.
     fn request(&mut self, token: Token, what: &str) -> bool {
         let turn = self.turn;
         let Some(slot) = self.slot_for_user(token, what) else {
@@ -75,8 +79,8 @@ impl Sim {
             !slot.requested || ends_relaying,
             "{what} requested twice on {token:?}"
         );
-        // In the turn that reports the end it is allowed: an earlier completion of the same batch may
-        // have made the user resume.
+        // In the turn that reports the end it is allowed: an earlier completion of the same batch
+        // may have made the user resume.
         assert!(
             slot.end_reported_in.is_none_or(|reported| reported == turn),
             "{what} on {token:?} after the peer's end"

@@ -58,7 +58,8 @@ impl Connection {
         }
     }
 
-    /// Queues bytes that an earlier driver left unsent. Their stall was reported there (promise 19).
+    /// Queues bytes that an earlier driver left unsent. Their stall was reported there (promise
+    /// 19).
     pub(super) fn add_unsent(&mut self, unsent: Vec<u8>) {
         if !unsent.is_empty() {
             self.outgoing.push_back(Outgoing {
@@ -175,8 +176,8 @@ impl Connection {
         });
     }
 
-    /// Relayed bytes would overtake sends that are queued, and the answers to bytes that were delivered
-    /// in this turn: there must be neither.
+    /// Relayed bytes would overtake sends that are queued, and the answers to bytes that were
+    /// delivered in this turn: there must be neither.
     fn may_relay(&self, ready: &VecDeque<Completion>) -> bool {
         let is_received =
             |completion: &Completion| matches!(completion, Completion::Received { .. });

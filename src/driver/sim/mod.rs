@@ -1,11 +1,11 @@
 //! The simulated driver: a network in memory, with simulated time and seeded faults.
 //!
-//! [`Network`] is the peers' side, held by the test; [`Sim`] is the driver on that network, owned by
-//! the code under test. The clock is advanced by waiting, or by the test. The same seed gives the same
-//! history, and the network prints its seed when a test fails. The driver differs from epoll as much
-//! as the seam allows: completions of different connections are reported in random order, few at a
-//! time; bytes that were taken before a `Pause` are still delivered after it; and datagrams of one
-//! sender are delivered in one buffer or in several.
+//! [`Network`] is the peers' side, held by the test; [`Sim`] is the driver on that network, owned
+//! by the code under test. The clock is advanced by waiting, or by the test. The same seed gives
+//! the same history, and the network prints its seed when a test fails. The driver differs from
+//! epoll as much as the seam allows: completions of different connections are reported in random
+//! order, few at a time; bytes that were taken before a `Pause` are still delivered after it; and
+//! datagrams of one sender are delivered in one buffer or in several.
 //!
 //! It also checks its user, in `check`. It panics when
 //! - a buffer is returned twice, or was dropped;
@@ -14,8 +14,8 @@
 //! - a detached connection is not taken before the next `wait`;
 //! - a token is used after its connection was taken, or in a later turn than its `Close`.
 //!
-//! It makes no system calls, except for its waker and the start time of the clock. Its own tests are in `tests`; that it keeps the promises of
-//! a driver is tested in `conformance`.
+//! It makes no system calls, except for its waker and the start time of the clock. Its own tests
+//! are in `tests`; that it keeps the promises of a driver is tested in `conformance`.
 
 mod check;
 mod connection;
@@ -55,8 +55,8 @@ pub(crate) struct Sim {
     /// Operations on closed tokens are ignored instead of a panic.
     closed_tokens_allowed: bool,
     buffers: Buffers,
-    /// For each buffer: whether the user holds it, and which token its bytes were received on; a buffer
-    /// that the user leased has no token.
+    /// For each buffer: whether the user holds it, and which token its bytes were received on; a
+    /// buffer that the user leased has no token.
     held_by_user: Vec<Option<Option<Token>>>,
     envelopes: Vec<Envelope>,
     /// Buffers that are never used, because the test wants a driver with fewer.
@@ -68,8 +68,8 @@ pub(crate) struct Sim {
 struct Slot {
     token: Token,
     resource: Resource,
-    /// The user has submitted `Accept`, `Receive`, `Relay` or `ReceiveFrom`, and no completion that ends
-    /// it has been reported.
+    /// The user has submitted `Accept`, `Receive`, `Relay` or `ReceiveFrom`, and no completion that
+    /// ends it has been reported.
     requested: bool,
     /// The request is a `Relay`.
     relay_requested: bool,
@@ -194,8 +194,8 @@ impl Sim {
         self.vacant.push(index);
     }
 
-    /// Executes an operation at the start of a `wait`. By then its connection may have failed, or have
-    /// been closed by an operation before it in the queue: then it is discarded.
+    /// Executes an operation at the start of a `wait`. By then its connection may have failed, or
+    /// have been closed by an operation before it in the queue: then it is discarded.
     fn execute(&mut self, op: Op) {
         let token = match &op {
             Op::Accept { listener: token }
@@ -245,7 +245,8 @@ impl Sim {
             (Op::SendTo { buffer, .. }, Resource::Datagrams { outgoing, .. }) => {
                 outgoing.push_back(buffer)
             }
-            // Drains whether or not the listener was paused; `accept` and `move_datagrams` close it.
+            // Drains whether or not the listener was paused; `accept` and `move_datagrams` close
+            // it.
             (
                 Op::Close {
                     how: Closing::WhenDrained,
@@ -276,9 +277,9 @@ impl Sim {
         }
     }
 
-    /// Closes the resource of a slot and discards its unreported completions. If another process holds
-    /// the same listening or datagram socket, clients and datagrams that were taken from the queue and
-    /// not reported are put back for that process.
+    /// Closes the resource of a slot and discards its unreported completions. If another process
+    /// holds the same listening or datagram socket, clients and datagrams that were taken from the
+    /// queue and not reported are put back for that process.
     fn close_resource(&mut self, index: u32, how: Closing) {
         let slot = &mut self.slots[index as usize];
         slot.active = false;
@@ -351,8 +352,8 @@ impl Sim {
         }
     }
 
-    /// Accepts a listener's queued clients. A permit is taken before a client leaves the queue, so that
-    /// no client is lost when there is none.
+    /// Accepts a listener's queued clients. A permit is taken before a client leaves the queue, so
+    /// that no client is lost when there is none.
     fn accept(&mut self, index: usize) {
         let slot = &self.slots[index];
         let Resource::Listener { socket, permits } = &slot.resource else {
@@ -447,8 +448,8 @@ impl Sim {
         }
     }
 
-    /// Sends the datagrams of every submitted buffer. Those that were sent are reported together, each
-    /// one that failed by itself.
+    /// Sends the datagrams of every submitted buffer. Those that were sent are reported together,
+    /// each one that failed by itself.
     fn send_answers(&mut self, index: usize) {
         let mut world = self.world.borrow_mut();
         let slot = &mut self.slots[index];
@@ -501,8 +502,8 @@ impl Sim {
             return;
         };
         let (socket, id) = (slot.token, *id);
-        // Nothing is unreported, so datagrams that were received were reported in an earlier wait and the
-        // user has had a turn to answer them.
+        // Nothing is unreported, so datagrams that were received were reported in an earlier wait
+        // and the user has had a turn to answer them.
         if slot.draining
             && outgoing.is_empty()
             && slot.ready.is_empty()
@@ -548,8 +549,8 @@ impl Sim {
         }
     }
 
-    /// Reports a random number of completions from randomly chosen slots. Those of one slot keep their
-    /// order.
+    /// Reports a random number of completions from randomly chosen slots. Those of one slot keep
+    /// their order.
     fn deliver(&mut self, done: &mut Vec<Completion>) {
         let mut waiting: Vec<usize> = (0..self.slots.len())
             .filter(|&index| !self.slots[index].ready.is_empty())
@@ -668,7 +669,8 @@ impl Driver for Sim {
         let Resource::Connection(mut connection) = resource else {
             unreachable!("only a connection can be detached");
         };
-        // Sends submitted since `Detached` was reported are still in the queue; they are unsent, too.
+        // Sends submitted since `Detached` was reported are still in the queue; they are unsent,
+        // too.
         let is_send =
             |op: &mut Op| matches!(op, Op::Send { connection, .. } if *connection == token);
         for op in self.queue.extract_if(.., is_send) {
@@ -692,8 +694,8 @@ impl Driver for Sim {
         }
     }
 
-    /// Waits in simulated time: when nothing is ready, the clock is advanced to the next arrival. With
-    /// no `until`, it returns with nothing once no arrival is pending.
+    /// Waits in simulated time: when nothing is ready, the clock is advanced to the next arrival.
+    /// With no `until`, it returns with nothing once no arrival is pending.
     fn wait(&mut self, until: Option<Instant>, done: &mut Vec<Completion>) -> io::Result<()> {
         let before = done.len();
         self.turn += 1;

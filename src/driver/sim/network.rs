@@ -1,8 +1,8 @@
 //! The simulated network: connections between the driver and the peers, the clock, the faults.
 //!
-//! [`Network`] is the test's handle. The driver's side is `World`, which behaves as a kernel does: a
-//! close with unreceived bytes sends an RST, a reset may overtake bytes that were sent before it, and a
-//! full window takes no more bytes. It knows nothing of tokens, buffers and completions.
+//! [`Network`] is the test's handle. The driver's side is `World`, which behaves as a kernel does:
+//! a close with unreceived bytes sends an RST, a reset may overtake bytes that were sent before it,
+//! and a full window takes no more bytes. It knows nothing of tokens, buffers and completions.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -222,8 +222,8 @@ impl Network {
         Socket(sockets.len() - 1)
     }
 
-    /// Sets whether another process has a descriptor of the socket. Then the socket and its queue outlive
-    /// the driver's close.
+    /// Sets whether another process has a descriptor of the socket. Then the socket and its queue
+    /// outlive the driver's close.
     pub(crate) fn hold(&self, socket: Socket, held: bool) {
         self.0.borrow_mut().sockets[socket.0].held = held;
     }
@@ -249,7 +249,8 @@ impl Network {
             read_bytes: 0,
             end: listener.is_none().then_some(End::Reset),
         });
-        // A queue is served in order, so a client is not due before those that are queued ahead of it.
+        // A queue is served in order, so a client is not due before those that are queued ahead of
+        // it.
         if let Some(listener) = listener {
             let due = world.due(world.sockets[listener.0].queue.back().map(|(due, _)| *due));
             world.sockets[listener.0].queue.push_back((due, peer));
@@ -363,8 +364,8 @@ impl World {
         probability > 0.0 && self.random.unit() < probability
     }
 
-    /// As [`Self::chance`], for a fault that only delays: the clock is advanced by a tick, and the driver
-    /// tries again.
+    /// As [`Self::chance`], for a fault that only delays: the clock is advanced by a tick, and the
+    /// driver tries again.
     pub(super) fn delays(&mut self, of: impl Fn(&Faults) -> f64) -> bool {
         let delays = self.chance(of);
         self.delayed |= delays;
@@ -377,8 +378,8 @@ impl World {
         last.unwrap_or_default().max(self.now + delay)
     }
 
-    /// Advances the clock to the next arrival or to `until`. Returns whether the driver should look again:
-    /// something has arrived before `until`.
+    /// Advances the clock to the next arrival or to `until`. Returns whether the driver should look
+    /// again: something has arrived before `until`.
     pub(super) fn advance_clock(&mut self, until: Option<Instant>) -> bool {
         if self.clock_stopped {
             return false;
@@ -411,8 +412,8 @@ impl World {
             (Some(time), None) | (None, Some(time)) => time.max(now),
             (None, None) => return false,
         };
-        // Without `until`, a delayed operation ends the wait: the same fault may happen every time, and
-        // the wait would never return.
+        // Without `until`, a delayed operation ends the wait: the same fault may happen every time,
+        // and the wait would never return.
         next == Some(self.now)
             && !(delayed && until.is_none())
             && until.is_none_or(|until| self.now < until)
@@ -467,8 +468,8 @@ impl World {
         }
     }
 
-    /// The next client to accept. Clients that were reset in the queue are skipped, as the driver skips
-    /// ECONNABORTED.
+    /// The next client to accept. Clients that were reset in the queue are skipped, as the driver
+    /// skips ECONNABORTED.
     pub(super) fn next_in_queue(&mut self, socket: Socket) -> Option<Peer> {
         loop {
             let (_, peer) = *self.sockets[socket.0]
@@ -502,8 +503,8 @@ impl World {
         self.schedule(peer, Segment::Reset);
     }
 
-    /// Whether the driver sees a reset now. A reset may overtake bytes that arrived before it, which are
-    /// then lost, or not.
+    /// Whether the driver sees a reset now. A reset may overtake bytes that arrived before it,
+    /// which are then lost, or not.
     pub(super) fn reset_is_seen(&mut self, peer: Peer) -> bool {
         if self.chance(|faults| faults.reset) {
             self.reset(peer);
@@ -583,8 +584,9 @@ impl World {
             .is_some_and(|batch| batch.due <= self.now)
     }
 
-    /// Takes the next datagram that is due, and a random number of those behind it that one buffer can
-    /// hold: of the same sender and address, of one size, of which only the last may be shorter.
+    /// Takes the next datagram that is due, and a random number of those behind it that one buffer
+    /// can hold: of the same sender and address, of one size, of which only the last may be
+    /// shorter.
     pub(super) fn take_datagrams(&mut self, socket: Socket, room: usize) -> DatagramBatch {
         let more = self.random.below(DATAGRAMS_PER_BUFFER_MAX);
         let inbox = &mut self.sockets[socket.0].inbox;
@@ -623,7 +625,8 @@ impl World {
         };
         let from = match envelope.local {
             Some(local) => local.address,
-            // All sockets are on one host: the kernel chooses the destination as the source address.
+            // All sockets are on one host: the kernel chooses the destination as the source
+            // address.
             None if bound.ip().is_unspecified() => to.ip(),
             None => bound.ip(),
         };
