@@ -69,7 +69,7 @@ impl SocketDriver for Uring {
     }
 }
 
-/// A driver and its peers on loopback addresses and Unix sockets.
+/// The peers of a driver on loopback addresses and Unix sockets.
 pub(super) struct Loopback<D> {
     folder: tempfile::TempDir,
     sockets: usize,
@@ -177,6 +177,7 @@ impl<D: SocketDriver> Harness for Loopback<D> {
                 Address::Unix(path),
             )
         };
+        // Accepted sockets inherit these options. Small buffers make a send stall after few bytes.
         let no_delay = (kind != SocketKind::Unix).then_some(true);
         let small = Some(SOCKET_BUFFER_BYTES);
         let options = Inherited {

@@ -5,7 +5,7 @@
 //! add a line to [`promises!`]. To add a test, write it in the module of its subject and add its
 //! name to the list. The numbers in the headings are those of the promises in `driver/mod.rs`.
 //!
-//! No test sleeps and hopes. A `DriverTest` calls `wait` until the expected event is reported, or
+//! No test relies on sleeping. A `DriverTest` calls `wait` until the expected event is reported, or
 //! panics with the last events. To check that something does *not* happen, it waits until several
 //! waits in a row have reported nothing.
 

@@ -245,8 +245,7 @@ impl Sim {
             (Op::SendTo { buffer, .. }, Resource::Datagrams { outgoing, .. }) => {
                 outgoing.push_back(buffer)
             }
-            // Drains whether or not the listener was paused; `accept` and `move_datagrams` close
-            // it.
+            // Drains also a paused listener; `accept` and `move_datagrams` then close it.
             (
                 Op::Close {
                     how: Closing::WhenDrained,
@@ -462,6 +461,7 @@ impl Sim {
         };
         let (socket, id) = (slot.token, *id);
         while let Some(buffer) = outgoing.pop_front() {
+            // An error concerns one datagram: those behind it in the buffer are still sent.
             let envelope = &self.envelopes[usize::from(buffer.index)];
             let bytes = self.buffers.bytes(&buffer);
             let (mut count, mut sent) = (0, 0);
