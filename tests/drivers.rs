@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use nix::errno::Errno;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
-use crate::harness::{Daemon, ECHOD, asked_driver, exchange, run, text};
+use crate::harness::{Daemon, ECHOD, asked_driver, exchange, not_tested, run, text};
 
 fn config(driver: &str) -> String {
     format!(
@@ -29,11 +29,11 @@ fn check(driver: &str) -> Output {
     run(Command::new(ECHOD).args(["--check", "--config"]).arg(&file))
 }
 
-/// Whether this machine allows io_uring; if not, says that the test shows nothing here.
+/// Whether this machine allows io_uring; if not, reports that the test is skipped.
 fn has_io_uring() -> bool {
     let refusal = text(&check("io_uring").stderr);
     if !refusal.is_empty() {
-        eprintln!("what concerns io_uring is not tested: {refusal}");
+        not_tested(refusal.trim_end());
     }
     refusal.is_empty()
 }

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
-use crate::harness::{Daemon, PATIENCE, after_shell_line, connect, eventually, exchange, udp};
+use crate::harness::{
+    Daemon, PATIENCE, after_shell_line, connect, eventually, exchange, not_tested, udp,
+};
 
 fn tcp(keys: &str) -> String {
     format!(
@@ -288,7 +290,7 @@ fn a_datagram_from_the_port_of_a_service_is_not_answered_but_counted() {
     let mut services = vec![memcached];
     match at_port(719) {
         Ok(privileged) => services.push(privileged),
-        Err(error) => eprintln!("NOT TESTED: privileged ports: {error}"),
+        Err(error) => not_tested(format_args!("ports below 1024: {error}")),
     }
     for service in &services {
         assert_source_port_refused(service, &daemon);

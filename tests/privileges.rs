@@ -13,17 +13,18 @@ use nix::sys::signal::Signal;
 use nix::unistd::{User, geteuid};
 
 use crate::harness::{
-    Daemon, ECHOCTL, ECHOD, after_shell_line, connect, exchange, install, let_go, run, text,
+    Daemon, ECHOCTL, ECHOD, after_shell_line, connect, exchange, free_port, install, let_go,
+    not_tested, run, text,
 };
 
 /// Whom the tests become: who is everywhere, and owns nothing.
 const USER: &str = "nobody";
 
-/// Whether these tests can show anything; if not, says so.
+/// Whether these tests can run; if not, reports it.
 fn is_root() -> bool {
     let is_root = geteuid().is_root();
     if !is_root {
-        eprintln!("privileges are NOT TESTED: this needs root");
+        not_tested("only root can start a daemon that changes its user");
     }
     is_root
 }
@@ -352,7 +353,7 @@ fn who_has_become_the_user_is_upgraded_as_often_as_one_likes() {
 fn has_landlock(daemon: &Daemon) -> bool {
     let has = !daemon.log().contains("this kernel has no Landlock");
     if !has {
-        eprintln!("Landlock is NOT TESTED: this kernel has none");
+        not_tested("this kernel has no Landlock");
     }
     has
 }
@@ -420,7 +421,7 @@ fn failed_start(config: &str, change: impl FnOnce(&mut Command)) -> (Option<i32>
 
 #[test]
 fn a_user_or_group_that_does_not_exist_ends_the_start_with_78_and_nothing_bound() {
-    let port = low_ports().next().expect("one of them is free");
+    let port = free_port();
     let user = config("no-such-user", &tcp("main", port));
     let (code, log) = failed_start(&user, |_| {});
     assert_eq!(code, Some(78), "{log}");

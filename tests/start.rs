@@ -12,7 +12,9 @@ use std::process::{Command, Output};
 
 use nix::sys::signal::Signal;
 
-use crate::harness::{Daemon, ECHOD, connect, exchange, has_ipv6, repository, run, text, udp};
+use crate::harness::{
+    Daemon, ECHOD, connect, exchange, has_ipv6, not_tested, repository, run, text, udp,
+};
 
 /// Runs echod, which is to end by itself, with this configuration and these arguments.
 fn echod(config: &str, arguments: &[&str]) -> Output {
@@ -268,7 +270,9 @@ fn a_port_or_a_folder_that_is_not_permitted_is_told_with_what_to_do() {
     let mut version = Command::new(ECHOD);
     as_nobody_special(version.arg("--version"));
     if let Err(error) = version.output() {
-        eprintln!("nobody may run {ECHOD} ({error}): that something is denied is not tested");
+        not_tested(format_args!(
+            "an ordinary user may not run {ECHOD}: {error}"
+        ));
         return;
     }
     let folder = tempfile::tempdir().expect("a folder");
@@ -301,7 +305,7 @@ fn a_port_or_a_folder_that_is_not_permitted_is_told_with_what_to_do() {
     );
     let first_free = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     if first_free.is_ok_and(|port| port.trim().parse::<u32>().is_ok_and(|port| port <= 7)) {
-        eprintln!("everybody may have port 7 here: that it can be denied is not tested");
+        not_tested("every user may bind port 7 here");
         return;
     }
     check(
@@ -321,7 +325,7 @@ fn a_receive_buffer_that_the_kernel_caps_is_told_once() {
     let mut version = Command::new(ECHOD);
     as_nobody_special(version.arg("--version"));
     if limit.trim().parse::<u32>().expect("a number") >= 1 << 20 << 9 || version.output().is_err() {
-        eprintln!("who runs {ECHOD} may have all there is: that it is capped is not tested");
+        not_tested("this user may allocate as much as there is");
         return;
     }
     let config = "[listener.main]\nprotocol = \"udp\"\naddress = \"127.0.0.1:0\"\n\
@@ -463,7 +467,7 @@ fn help_shows_how_to_start_it() {
 #[test]
 fn without_a_file_the_built_in_configuration_is_on_loopback() {
     if Path::new("/etc/echod").exists() {
-        eprintln!("this machine has /etc/echod: the built-in configuration is not tested");
+        not_tested("this machine has /etc/echod");
         return;
     }
     // Not started: port 7007 may be somebody's.
@@ -584,7 +588,7 @@ fn a_socket_that_was_replaced_meanwhile_is_not_removed_at_the_end() {
 #[test]
 fn without_ipv6_a_wildcard_is_served_and_an_ipv6_address_is_refused() {
     if has_ipv6() {
-        // What a machine without it does can only be seen there.
+        not_tested("this machine has IPv6");
         return;
     }
     let daemon = Daemon::start(&tcp("*:0"));

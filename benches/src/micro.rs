@@ -13,8 +13,8 @@ use echod::driver::Source;
 use echod::echo::{Reply, Stream};
 use echod::policy::Access;
 use echod::policy::limits::{Activity, Timeouts};
-use echod::worker::mailbox::{Hit, SocketId};
-use echod::worker::sources::{Entry, SourceTable};
+use echod::worker::mailbox::{Destination, SocketId, SourceEntry};
+use echod::worker::sources::SourceTable;
 use echod::worker::timers::Timers;
 
 /// As many connections as one worker may well have.
@@ -68,7 +68,7 @@ fn access_lookup(bencher: Bencher<'_, '_>, networks: u32) {
 
 /// Whether a connection has been silent for too long.
 #[divan::bench]
-fn timeouts_judge(bencher: Bencher<'_, '_>) {
+fn timeouts_check(bencher: Bencher<'_, '_>) {
     let now = Instant::now();
     let timeouts = Timeouts {
         idle: Some(Duration::from_secs(600)),
@@ -76,7 +76,7 @@ fn timeouts_judge(bencher: Bencher<'_, '_>) {
         write_stall: Some(Duration::from_secs(30)),
     };
     let activity = Activity::new(now);
-    bencher.bench_local(|| timeouts.judge(black_box(now), &activity));
+    bencher.bench_local(|| timeouts.check(black_box(now), &activity));
 }
 
 /// A timer moved among those of many connections.
@@ -111,10 +111,10 @@ fn timers_fire_nothing(bencher: Bencher<'_, '_>) {
 fn source_found(bencher: Bencher<'_, '_>, sources: u16) {
     let now = Instant::now();
     let source = |port: u16| Source::Inet(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-    let entry = |source: Source| Entry {
+    let entry = |source: Source| SourceEntry {
         id: 1,
         source,
-        hit: Hit {
+        destination: Destination {
             socket: SocketId(0),
             address: None,
         },

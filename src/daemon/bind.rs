@@ -16,7 +16,7 @@ use socket2::Type;
 
 use crate::config::{Address, Listener, Protocol};
 use crate::sys::socket::{self, Binding, Inherited};
-use crate::worker::mailbox::Kind;
+use crate::worker::mailbox::SocketKind;
 
 use super::passed::Adopted;
 use super::privileges::Landlock;
@@ -32,7 +32,7 @@ const DATAGRAM_BUFFER_BYTES: u32 = 8 * 1024 * 1024;
 pub(super) struct Bound {
     /// The address as it was configured.
     pub address: Address,
-    pub kind: Kind,
+    pub kind: SocketKind,
     pub fd: OwnedFd,
     /// One descriptor for each worker that will serve it.
     pub handles: Vec<(usize, OwnedFd)>,
@@ -325,11 +325,11 @@ fn remove_stale(socket_type: Type, path: &Path) -> io::Result<()> {
 }
 
 /// What the workers make of a protocol, and the kernel.
-pub(super) fn kinds(protocol: Protocol) -> (Kind, Type) {
+pub(super) fn kinds(protocol: Protocol) -> (SocketKind, Type) {
     if protocol.is_stream() {
-        (Kind::Stream, Type::STREAM)
+        (SocketKind::Stream, Type::STREAM)
     } else {
-        (Kind::Datagram, Type::DGRAM)
+        (SocketKind::Datagram, Type::DGRAM)
     }
 }
 

@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::dup3;
@@ -296,6 +297,9 @@ impl Server {
                 Some(Errno::EAGAIN) => return,
                 // The client has given up meanwhile (accept(2)).
                 Some(Errno::ECONNABORTED | Errno::EINTR | Errno::EPROTO) => {}
+                // The kernel takes a descriptor before it looks at the queue (accept(2)): a spare one
+                // that is given up for an empty queue stays free, and a worker's client gets it.
+                Some(Errno::EMFILE | Errno::ENFILE) if !self.is_connection_queued() => return,
                 Some(Errno::EMFILE | Errno::ENFILE) if self.spare.give_up() => {}
                 _ => {
                     log::debug!("control socket: accept: {cause}");
@@ -304,6 +308,12 @@ impl Server {
                 }
             }
         }
+    }
+
+    /// Whether a client waits to be accepted.
+    fn is_connection_queued(&self) -> bool {
+        let mut listener = [PollFd::new(self.socket.listener.as_fd(), PollFlags::POLLIN)];
+        poll(&mut listener, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 
     /// Takes a connection in, or gives it back with the reason.

@@ -21,9 +21,10 @@ use crate::control::schema::UpgradeResult;
 use crate::sys::handover as carriers;
 use crate::sys::message::{Source as Peer, UnixName};
 use crate::sys::process::Passed;
-use crate::worker::handover::{Carried, ago};
-use crate::worker::mailbox::{Command, Hit, ListenerId, SocketId};
-use crate::worker::sources::Entry;
+use crate::worker::mailbox::{
+    Command, Destination, ListenerId, SocketId, SourceEntry, TransferredConnection,
+};
+use crate::worker::transfer::instant_before;
 
 use super::Daemon;
 use super::control::{BindError, ClientId, Server};
@@ -44,8 +45,8 @@ pub(super) const STORED: &str = "echod-handover";
 #[derive(Debug, Default)]
 pub(super) struct Belongings {
     pub workers: Vec<usize>,
-    pub connections: Vec<(usize, Carried<OwnedFd>)>,
-    pub sources: Vec<(usize, ListenerId, Entry)>,
+    pub connections: Vec<(usize, TransferredConnection<OwnedFd>)>,
+    pub sources: Vec<(usize, ListenerId, SourceEntry)>,
     pub last_peer: u64,
 }
 
@@ -205,7 +206,7 @@ impl Predecessor {
 
     /// When the service began.
     pub(super) fn started(&self, now: Instant) -> Instant {
-        ago(now, self.record.uptime + self.elapsed())
+        instant_before(now, self.record.uptime + self.elapsed())
     }
 
     fn elapsed(&self) -> u64 {
@@ -265,7 +266,7 @@ impl Predecessor {
             let config = load("a retired listener's configuration", text)?;
             config.listeners.into_values().next()
         };
-        workers.command_all(|_| Command::NumberFrom {
+        workers.command_all(|_| Command::ContinueIdsAfter {
             last: self.record.last_peer,
         });
         let mut described = std::mem::take(&mut self.record.listeners);
@@ -292,7 +293,7 @@ impl Predecessor {
             };
             kept += 1;
             connection.state.age += elapsed;
-            let carried = Carried {
+            let carried = TransferredConnection {
                 listener,
                 socket,
                 unsent,
@@ -310,21 +311,21 @@ impl Predecessor {
             let Some((listener, name)) = listener.zip(name) else {
                 continue;
             };
-            let entry = Entry {
+            let entry = SourceEntry {
                 id: source.id,
                 source: name,
-                hit: Hit {
+                destination: Destination {
                     socket: SocketId(source.socket),
                     address: source.address,
                 },
-                first: ago(now, source.age + elapsed),
-                last: ago(now, source.idle + elapsed),
+                first: instant_before(now, source.age + elapsed),
+                last: instant_before(now, source.idle + elapsed),
                 bytes_received: source.bytes_received,
                 bytes_sent: source.bytes_sent,
             };
             workers.command(
                 source.worker % workers.count(),
-                Command::Remember {
+                Command::AddSource {
                     listener,
                     source: entry,
                 },
@@ -419,7 +420,7 @@ impl Daemon {
             });
         }
         let nanos = |duration: Duration| duration.as_nanos() as u64;
-        let source = |(worker, listener, entry): &(usize, ListenerId, Entry)| {
+        let source = |(worker, listener, entry): &(usize, ListenerId, SourceEntry)| {
             Some(record::Source {
                 listener: self.listeners.place(*listener)?,
                 worker: *worker,
@@ -428,8 +429,8 @@ impl Daemon {
                     Peer::Inet(address) => Name::Inet(*address),
                     Peer::Unix(name) => Name::Unix(name.as_bytes().to_vec()),
                 },
-                socket: entry.hit.socket.0,
-                address: entry.hit.address,
+                socket: entry.destination.socket.0,
+                address: entry.destination.address,
                 age: nanos(now - entry.first),
                 idle: nanos(now - entry.last),
                 bytes_received: entry.bytes_received,

@@ -20,7 +20,9 @@ use crate::driver::Permits;
 use crate::policy::{Refusal, SourcePorts};
 use crate::stats::{Counters, Totals};
 use crate::sys::socket::{self, Inherited};
-use crate::worker::mailbox::{Command, Gate, Hit, Kind, ListenerId, Settings, SocketId};
+use crate::worker::mailbox::{
+    Command, Destination, Gate, ListenerId, Settings, SocketId, SocketKind,
+};
 
 use super::bind::{self, Bound, Site};
 use super::passed;
@@ -502,11 +504,11 @@ impl Listeners {
                 // The address may be wanted again before this one is gone.
                 let shared = socket::share_address(fd.as_fd());
                 let turned = match kind {
-                    Kind::Stream => {
+                    SocketKind::Stream => {
                         sweep_at += HANDSHAKE;
                         socket::drop_new_connections(fd.as_fd())
                     }
-                    Kind::Datagram => socket::turn_away_datagrams(fd.as_fd()),
+                    SocketKind::Datagram => socket::turn_away_datagrams(fd.as_fd()),
                 };
                 if let Err(error) = shared.and(turned) {
                     log::warn!("{address}: clients may be lost: {error}");
@@ -542,7 +544,7 @@ impl Listeners {
                 let has_connections = totals.connections() > 0;
                 if !has_connections {
                     self.departed.add(&totals);
-                    workers.command_all(|_| Command::Forget {
+                    workers.command_all(|_| Command::RemoveListener {
                         listener: listener.id,
                     });
                 }
@@ -617,13 +619,15 @@ impl Listeners {
     }
 
     /// Where a datagram came in: the address with the port, or the path.
-    pub(super) fn describe_hit(&self, hit: Hit) -> Option<String> {
+    pub(super) fn describe_destination(&self, destination: Destination) -> Option<String> {
         let mut sockets = self.all().flat_map(|listener| &listener.sockets);
-        let bound = &sockets.find(|socket| socket.id == hit.socket)?.bound;
+        let bound = &sockets
+            .find(|socket| socket.id == destination.socket)?
+            .bound;
         let Some(mut local) = socket::local_address(bound.fd.as_fd()) else {
             return Some(bound.address.to_string());
         };
-        if let Some(address) = hit.address {
+        if let Some(address) = destination.address {
             local.set_ip(address);
         }
         Some(local.to_string())
@@ -743,7 +747,7 @@ fn probe_somaxconn() -> Option<u32> {
 fn listen(socket: &Bound, listener: &config::Listener) -> std::io::Result<()> {
     let has = socket.passed.and_then(|adopted| adopted.backlog);
     match passed::backlog(socket, listener) {
-        Some(backlog) if socket.kind == Kind::Stream && has != Some(backlog) => {
+        Some(backlog) if socket.kind == SocketKind::Stream && has != Some(backlog) => {
             socket::listen(socket.fd.as_fd(), backlog)
         }
         _ => Ok(()),
@@ -768,7 +772,7 @@ impl Listener {
                 passed::backlog(socket, &self.config),
                 passed::backlog(socket, new),
             );
-            if socket.kind == Kind::Stream
+            if socket.kind == SocketKind::Stream
                 && let Some(backlog) = after.filter(|_| after != before)
                 && let Err(error) = socket::listen(socket.fd.as_fd(), backlog)
             {

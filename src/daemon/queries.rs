@@ -185,9 +185,9 @@ fn peer_for_people(peer: &mailbox::Peer, listeners: &Listeners) -> Option<schema
     } else {
         "unknown"
     };
-    let local = match peer.hit {
+    let local = match peer.destination {
         None => peer.details.local.map(|local| local.to_string()),
-        Some(hit) => listeners.describe_hit(hit),
+        Some(destination) => listeners.describe_destination(destination),
     };
     Some(schema::Peer {
         id: peer.id,

@@ -209,7 +209,7 @@ mod tests {
     use log::LevelFilter;
 
     use super::*;
-    use crate::worker::mailbox::{Kind, ListenerId, SocketId};
+    use crate::worker::mailbox::{ListenerId, SocketId, SocketKind};
 
     /// Set in the process that is to be taken down.
     const VICTIM: &str = "ECHOD_TEST_WORKER_PANICS";
@@ -252,7 +252,7 @@ mod tests {
             Command::AddSocket {
                 listener: ListenerId(7),
                 id: SocketId(7),
-                kind: Kind::Datagram,
+                kind: SocketKind::Datagram,
                 socket: socket.into(),
             },
         );

@@ -57,7 +57,7 @@ pub trait Memory {
     /// The buffers of [`BUFFER_BYTES`].
     fn large(&mut self) -> &mut Buffers;
 
-    /// Whether so few are free that no stalled connection may hold one.
+    /// Whether too few are free for a stalled connection to hold one.
     fn is_scarce(&self) -> bool;
 
     /// Whether endpoints that lacked this may receive again.

@@ -1,4 +1,4 @@
-//! How far a listener, a connection or a datagram socket has come in leaving its driver.
+//! The stages in which a listener, a connection or a datagram socket leaves its driver.
 //!
 //! ```text
 //! listener, datagram socket:  Open ──▶ Draining ──▶ Closing
@@ -32,8 +32,8 @@ pub(super) enum Lifecycle {
 }
 
 impl Lifecycle {
-    /// Goes to `next` if that is a legal step, which is the result. Every other request has come
-    /// too late and is ignored, as the seam says.
+    /// Goes to `next` if that is a legal step, which is the result. Every other request is too late
+    /// and is ignored, as the seam says.
     pub(super) fn advance(&mut self, next: Self) -> bool {
         let legal = match (*self, next) {
             (Self::Closing(_), _) => false,

@@ -21,7 +21,7 @@
 //! 5. A buffer is chosen only when bytes have arrived. An idle connection holds none.
 //! 6. When buffers run out, receiving waits; nothing fails, nothing spins, and it resumes when
 //!    buffers are returned. Neither peers that do not read nor datagrams whose answers the network
-//!    does not take can hold so many that streams find none.
+//!    does not take can hold all of them: streams always find some.
 //! 7. After `Pause` at most the bytes that had been taken already still arrive. A connection is
 //!    received from whatever is unsent on it, up to 64 KiB: more is never held for a peer that does
 //!    not read (before Linux 6.18, io_uring may hold what it had taken in one go).
@@ -307,13 +307,14 @@ pub trait Driver {
     /// Only when the driver itself cannot continue.
     fn wait(&mut self, until: Option<Instant>, done: &mut Vec<Completion>) -> io::Result<()>;
 
-    /// The time. Read it once a turn.
+    /// The time when the last wait ended. A wait that brings nothing but what was sent at once takes
+    /// none.
     fn now(&self) -> Instant;
 
     /// The bytes in a buffer.
     fn bytes(&mut self, buffer: &Buffer) -> &mut [u8];
 
-    /// From whom received datagrams are, to which address they were sent, and how long each is.
+    /// The sender of received datagrams, the address that they were sent to, and how long each is.
     fn envelope(&self, buffer: &Buffer) -> &Envelope;
 
     /// Leases a buffer of `len` bytes, [`buffers::BUFFER_BYTES`] at most, for bytes of the user's own:
@@ -356,7 +357,7 @@ impl Waker {
         let _ = self.0.write(1);
     }
 
-    /// Forgets the calls so far; says whether there was any.
+    /// Forgets all calls until now; says whether there was any.
     pub fn drain(&self) -> bool {
         self.0.read().is_ok()
     }

@@ -1,7 +1,8 @@
 //! How many connections a listener may have: a semaphore shared by the workers that accept for it.
 //!
-//! It is touched when a connection comes and when it goes, never on the path of a message. It
-//! never blocks: who finds no permit rests, and is woken when one comes back.
+//! It is touched when a connection is opened and when it is closed, never on the path of a message.
+//! It never blocks: a worker that finds no permit pauses its listener, and is woken when one is
+//! returned.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 
@@ -12,14 +13,14 @@ use super::Waker;
 pub struct Permits {
     taken: AtomicU32,
     max: AtomicU32,
-    // Somebody rests because there was none. SeqCst throughout: either the taker sees what was
-    // returned, or the returner sees that somebody waits.
+    // A worker has paused because there was none. SeqCst throughout: either the taker sees what was
+    // returned, or the returner sees that a worker waits.
     missed: AtomicBool,
     wakers: Vec<Waker>,
 }
 
 impl Permits {
-    /// So many permits; `wakers` are all who may rest for want of one.
+    /// `max` permits; `wakers` are those of all workers that may pause for want of one.
     #[must_use]
     pub fn new(max: u32, wakers: Vec<Waker>) -> Self {
         Self {
@@ -36,7 +37,7 @@ impl Permits {
         self.taken.fetch_update(SeqCst, SeqCst, more).is_ok()
     }
 
-    /// Takes one, or sees to it that the caller is woken when there may be one.
+    /// Takes one, or makes sure that the caller is woken when there may be one.
     pub fn take_or_be_woken(&self) -> bool {
         self.try_take() || {
             self.missed.store(true, SeqCst);
@@ -46,13 +47,13 @@ impl Permits {
 
     /// Whether there is one; if not, the caller is woken when there may be.
     ///
-    /// For who hears late that a driver found none: the waking may have come before the news.
+    /// For a caller that learns late that its driver found none: it may have been woken before.
     pub fn is_free_or_be_woken(&self) -> bool {
         self.missed.store(true, SeqCst);
         self.taken.load(SeqCst) < self.max.load(SeqCst)
     }
 
-    /// Takes one more than there are, if need be: for who was promised service.
+    /// Takes one more than there are, if need be: for a client that was promised service.
     pub fn take_regardless(&self) {
         self.taken.fetch_add(1, SeqCst);
     }
@@ -61,16 +62,16 @@ impl Permits {
     pub fn give_back(&self) {
         let before = self.taken.fetch_sub(1, SeqCst);
         debug_assert!(before > 0, "only what was taken is given back");
-        self.wake_who_missed();
+        self.wake_workers_that_missed();
     }
 
     /// Changes how many there are. Those taken stay taken.
     pub fn set_max(&self, max: u32) {
         self.max.store(max, SeqCst);
-        self.wake_who_missed();
+        self.wake_workers_that_missed();
     }
 
-    fn wake_who_missed(&self) {
+    fn wake_workers_that_missed(&self) {
         if self.missed.swap(false, SeqCst) {
             self.wakers.iter().for_each(Waker::wake);
         }
@@ -91,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn who_missed_one_is_woken_when_it_comes_back() {
+    fn a_worker_that_missed_one_is_woken_when_it_is_returned() {
         let waker = Waker::new().unwrap();
         let permits = Permits::new(1, vec![waker.clone()]);
         assert!(permits.take_or_be_woken());
@@ -102,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn who_hears_late_that_there_was_none_finds_it_or_is_woken() {
+    fn a_worker_that_learns_late_that_there_was_none_finds_it_or_is_woken() {
         let waker = Waker::new().unwrap();
         let permits = Permits::new(1, vec![waker.clone()]);
         assert!(permits.try_take());
@@ -113,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_woken_when_nobody_missed_one() {
+    fn no_worker_is_woken_when_none_missed_one() {
         let waker = Waker::new().unwrap();
         let permits = Permits::new(1, vec![waker.clone()]);
         assert!(permits.take_or_be_woken());

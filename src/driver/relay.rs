@@ -20,9 +20,8 @@ use nix::unistd::read;
 
 use super::pipes::{PIPE_BYTES, Pipe, Pipes};
 
-/// A connection that brings this many bytes at once is in bulk. Measured, a splice of so large a
-/// piece is cheaper than its copy by a third, and a message of a whole buffer often arrives in two
-/// pieces.
+/// A connection that brings this many bytes at once is in bulk. Measured, a splice of that size is
+/// cheaper than its copy by a third, and a message of a whole buffer often arrives in two pieces.
 const BULK_BYTES: usize = 32 * 1024;
 
 /// A splice of fewer bytes is small: copying them costs no more.

@@ -22,7 +22,7 @@ pub trait Backend {
     /// The memory that bytes are received into.
     type Memory: Memory;
 
-    /// As [`Driver::wait`].
+    /// As [`Driver::wait`]. The result is whether the kernel was asked, so that time may have passed.
     ///
     /// # Errors
     /// Only when the driver itself cannot continue.
@@ -31,7 +31,7 @@ pub trait Backend {
         endpoints: &mut Endpoints<Self::Registration, Self::Memory>,
         until: Option<Instant>,
         done: &mut Vec<Completion>,
-    ) -> io::Result<()>;
+    ) -> io::Result<bool>;
 }
 
 /// See the module.
@@ -42,6 +42,8 @@ pub struct Sockets<B: Backend> {
     backend: B,
     endpoints: Endpoints<B::Registration, B::Memory>,
     waker: Waker,
+    // When the last wait ended that asked the kernel.
+    now: Instant,
 }
 
 impl<B: Backend> Sockets<B> {
@@ -50,6 +52,7 @@ impl<B: Backend> Sockets<B> {
             backend,
             endpoints: Endpoints::new(memory),
             waker,
+            now: Instant::now(),
         }
     }
 }
@@ -86,11 +89,14 @@ impl<B: Backend> Driver for Sockets<B> {
     }
 
     fn wait(&mut self, until: Option<Instant>, done: &mut Vec<Completion>) -> io::Result<()> {
-        self.backend.wait(&mut self.endpoints, until, done)
+        if self.backend.wait(&mut self.endpoints, until, done)? {
+            self.now = Instant::now();
+        }
+        Ok(())
     }
 
     fn now(&self) -> Instant {
-        Instant::now()
+        self.now
     }
 
     fn bytes(&mut self, buffer: &Buffer) -> &mut [u8] {

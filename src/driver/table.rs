@@ -1,10 +1,10 @@
 //! What a driver has in its slots, by token: a lookup is one index and one comparison, and a token
-//! whose tenant is gone finds nobody.
+//! that no longer exists finds nothing.
 
 use super::Token;
 
-/// Tenants and the tokens under which they are found. Slots are used again, generations are not
-/// (for 2^24 tenants of one slot).
+/// Values and the tokens under which they are found. A slot is used again in another generation,
+/// and a generation returns after 2^24 uses of its slot.
 #[derive(Debug)]
 pub(super) struct Table<T> {
     slots: Vec<Slot<T>>,
@@ -14,7 +14,7 @@ pub(super) struct Table<T> {
 #[derive(Debug)]
 struct Slot<T> {
     generation: u32,
-    tenant: Option<T>,
+    value: Option<T>,
 }
 
 impl<T> Table<T> {
@@ -25,26 +25,26 @@ impl<T> Table<T> {
         }
     }
 
-    pub(super) fn insert(&mut self, tenant: T) -> Token {
+    pub(super) fn insert(&mut self, value: T) -> Token {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot {
                 generation: 0,
-                tenant: None,
+                value: None,
             });
             u32::try_from(self.slots.len() - 1).expect("descriptors are far fewer than 2^32")
         });
-        let place = &mut self.slots[slot as usize];
-        place.tenant = Some(tenant);
+        let entry = &mut self.slots[slot as usize];
+        entry.value = Some(value);
         Token {
             slot,
-            generation: place.generation,
+            generation: entry.generation,
         }
     }
 
     pub(super) fn get(&self, token: Token) -> Option<&T> {
         let slot = self.slots.get(token.slot as usize)?;
         if slot.generation == token.generation {
-            slot.tenant.as_ref()
+            slot.value.as_ref()
         } else {
             None
         }
@@ -53,7 +53,7 @@ impl<T> Table<T> {
     pub(super) fn get_mut(&mut self, token: Token) -> Option<&mut T> {
         let slot = self.slots.get_mut(token.slot as usize)?;
         if slot.generation == token.generation {
-            slot.tenant.as_mut()
+            slot.value.as_mut()
         } else {
             None
         }
@@ -65,7 +65,7 @@ impl<T> Table<T> {
         let slot = &mut self.slots[token.slot as usize];
         slot.generation = token.next().generation;
         self.free.push(token.slot);
-        slot.tenant.take()
+        slot.value.take()
     }
 }
 
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_finds_its_tenant_and_no_later_one() {
+    fn a_token_finds_its_value_and_no_later_one() {
         let mut table = Table::new();
         let first = table.insert("first");
         assert_eq!(table.get(first), Some(&"first"));

@@ -1,80 +1,90 @@
-//! How many and how long: connections per source, and the times after which a peer must go.
+//! Limits of connections: how many one source may have, and the timeouts that end them.
 //!
-//! Time is an argument. A worker keeps one [`Activity`] per connection and asks
-//! [`Timeouts::judge`] when its timer fires; nothing here is touched on the path of a message
-//! but [`Activity::active`].
+//! Never reads a clock: times are arguments. A worker keeps the fields of one [`Activity`] for each
+//! connection and calls [`Timeouts::check`] when the connection's timer fires. On the path of a
+//! message nothing here is called; the worker only stores the time in [`Activity::active`].
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::access;
 
-/// What to do with a client when the listener has all the connections it may have.
+/// What to do with a client when the listener has all the connections that it may have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WhenFull {
     /// Leave it in the backlog until a connection ends.
     #[default]
     Wait,
-    /// Accept and reset it, so that it knows at once.
+    /// Accept and reset it, so that it learns at once.
     Reset,
 }
 
-/// How long a connection may do what; `None` is for ever.
+/// The timeouts of a listener's connections; `None` is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timeouts {
-    /// Without a byte from the peer.
+    /// The longest time without a byte from the peer.
     pub idle: Option<Duration>,
-    /// Altogether.
+    /// The longest time from accepting to our FIN.
     pub lifetime: Option<Duration>,
-    /// Without taking a byte of what it is owed.
+    /// The longest time in which the peer reads nothing although bytes are unsent.
     pub write_stall: Option<Duration>,
 }
 
-/// How long we wait, after our last word, for the peer's.
+/// The longest time from our FIN to the peer's.
 pub const LINGER: Duration = Duration::from_secs(2);
 
-/// When a connection did what.
+/// The times of a connection that the timeouts are about.
+///
+/// | phase     | `waiting_since` | timeouts that apply |
+/// |-----------|-----------------|---------------------|
+/// | open      | `None`          | idle, lifetime |
+/// | open      | the last progress of a stalled send | write stall, lifetime |
+/// | finishing | `None`          | none |
+/// | finishing | the last progress of a stalled send, or of relayed bytes behind the FIN | write stall |
+/// | lingering | our FIN, never `None` | [`LINGER`] |
+///
+/// No time is before `opened`.
 #[derive(Clone, Copy, Debug)]
 pub struct Activity {
     /// When it was accepted.
     pub opened: Instant,
-    /// When it last sent something.
+    /// When the peer last sent something.
     pub active: Instant,
-    /// Since when it keeps us waiting, if so: it takes nothing of what it is owed, or, lingering,
-    /// does not say its last word.
-    pub waits: Option<Instant>,
-    /// How far it has come.
+    /// Since when the connection has been waiting for the peer to read, or to send its FIN.
+    pub waiting_since: Option<Instant>,
+    /// Which timeouts apply.
     pub phase: Phase,
 }
 
-/// How far a connection has come, as far as time is concerned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// How far a connection is on its way to the end. The worker derives it from the stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub enum Phase {
-    /// It may go on.
+    /// Input is answered.
+    #[default]
     Open,
-    /// It gets what it is owed, and no more.
+    /// Pending output is sent, and nothing else.
     Finishing,
-    /// It got everything, and our FIN.
+    /// Everything was sent, our FIN included.
     Lingering,
 }
 
-/// The judgment on a connection at one moment.
+/// What to do about the timeouts of a connection now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Judgment {
-    /// Fine; judge again at this time, or never.
-    Until(Option<Instant>),
-    /// It has been silent for too long.
-    Idle,
-    /// It has lasted for long enough.
-    Expired,
-    /// It reads nothing.
-    Stalled,
-    /// It got our FIN and does not answer.
-    Lingered,
+pub enum TimeoutAction {
+    /// None was reached. Check again at this time, or never if there is none.
+    CheckAt(Option<Instant>),
+    /// Finish the connection: the peer has sent nothing for the idle timeout.
+    FinishIdle,
+    /// Finish the connection: it has reached its lifetime.
+    FinishExpired,
+    /// Reset the connection: the peer reads nothing.
+    ResetStalled,
+    /// Close the connection: the peer has had time enough for its FIN.
+    CloseLingering,
 }
 
 impl Activity {
@@ -84,66 +94,76 @@ impl Activity {
         Self {
             opened: now,
             active: now,
-            waits: None,
+            waiting_since: None,
             phase: Phase::Open,
         }
     }
 }
 
 impl Timeouts {
-    /// Whether the connection may go on, and when to ask again. A peer that stalls is told so
-    /// before one that is idle: its silence is only what our back-pressure made of it.
+    /// Whether a timeout has been reached, and when to check again.
     #[must_use]
-    pub fn judge(&self, now: Instant, activity: &Activity) -> Judgment {
-        let past = |due: Option<Instant>| due.is_some_and(|due| due <= now);
+    pub fn check(&self, now: Instant, activity: &Activity) -> TimeoutAction {
+        let is_past = |due: Option<Instant>| due.is_some_and(|due| due <= now);
+        let waiting_since = activity.waiting_since;
         if activity.phase == Phase::Lingering {
-            let end = activity.waits.map(|since| since + LINGER);
-            return if past(end) {
-                Judgment::Lingered
+            debug_assert!(waiting_since.is_some(), "it waits for the peer's FIN");
+            let end = waiting_since.map(|since| since + LINGER);
+            return if is_past(end) {
+                TimeoutAction::CloseLingering
             } else {
-                Judgment::Until(end)
+                TimeoutAction::CheckAt(end)
             };
         }
-        let open = activity.phase == Phase::Open;
+        let is_open = activity.phase == Phase::Open;
         let stall = self
             .write_stall
-            .zip(activity.waits)
+            .zip(waiting_since)
             .map(|(limit, since)| since + limit);
         let lifetime = self
             .lifetime
-            .filter(|_| open)
+            .filter(|_| is_open)
             .map(|limit| activity.opened + limit);
         let idle = self
             .idle
-            .filter(|_| open && activity.waits.is_none())
+            .filter(|_| is_open && waiting_since.is_none())
             .map(|limit| activity.active + limit);
-        if past(stall) {
-            Judgment::Stalled
-        } else if past(lifetime) {
-            Judgment::Expired
-        } else if past(idle) {
-            Judgment::Idle
+        // A stalled peer is not idle: it sends nothing because we have paused receiving. So the
+        // stall comes first, and it is the reason that is logged.
+        if is_past(stall) {
+            TimeoutAction::ResetStalled
+        } else if is_past(lifetime) {
+            TimeoutAction::FinishExpired
+        } else if is_past(idle) {
+            TimeoutAction::FinishIdle
         } else {
-            // A stall is looked at four times before it counts: progress is only seen by looking.
-            let look = self
+            // Progress of the peer is noticed only by checking, so a stall is checked four times
+            // before it is long enough.
+            let next_look = self
                 .write_stall
-                .zip(activity.waits)
+                .zip(waiting_since)
                 .map(|(limit, _)| now + limit / 4);
-            Judgment::Until([look, stall, lifetime, idle].into_iter().flatten().min())
+            // No event sets a timer for the idle timeout that applies again after a stall.
+            let after_stall = self
+                .idle
+                .filter(|_| is_open && waiting_since.is_some())
+                .map(|limit| now + limit);
+            let times = [next_look, stall, lifetime, idle, after_stall];
+            TimeoutAction::CheckAt(times.into_iter().flatten().min())
         }
     }
 }
 
 /// The connections of each source prefix: an IPv4 address or an IPv6 /64.
 ///
-/// Holds an entry only for a source that has a connection, so it is bounded by their number.
+/// It has an entry only for a source with a connection, so their number bounds it.
 #[derive(Debug, Default)]
 pub struct Sources {
     counts: HashMap<IpNet, u32>,
 }
 
 impl Sources {
-    /// Counts one more connection of this source, unless it already has `max`.
+    /// Counts one more connection of this source and returns true, unless it already has `max`.
     pub fn admit(&mut self, source: IpAddr, max: u32) -> bool {
         let prefix = access::source_prefix(source);
         let count = self.counts.get(&prefix).copied().unwrap_or(0);
@@ -153,11 +173,14 @@ impl Sources {
         count < max
     }
 
-    /// One connection of this source has ended.
+    /// Counts one connection of this source less.
     pub fn release(&mut self, source: IpAddr) {
         let prefix = access::source_prefix(source);
         let count = self.counts.get(&prefix).copied().unwrap_or(0);
-        debug_assert!(count > 0, "only what was admitted is released");
+        debug_assert!(
+            count > 0,
+            "a connection is released once, after it was admitted"
+        );
         if count > 1 {
             self.counts.insert(prefix, count - 1);
         } else {
@@ -187,9 +210,9 @@ mod tests {
             active: start + 5 * SECOND,
             ..Activity::new(start)
         };
-        let judge = |after| timeouts().judge(start + after * SECOND, &activity);
-        assert_eq!(judge(14), Judgment::Until(Some(start + 15 * SECOND)));
-        assert_eq!(judge(15), Judgment::Idle);
+        let check = |after| timeouts().check(start + after * SECOND, &activity);
+        assert_eq!(check(14), TimeoutAction::CheckAt(Some(start + 15 * SECOND)));
+        assert_eq!(check(15), TimeoutAction::FinishIdle);
     }
 
     #[test]
@@ -200,70 +223,90 @@ mod tests {
             ..Activity::new(start)
         };
         assert_eq!(
-            timeouts().judge(start + 100 * SECOND, &activity),
-            Judgment::Expired
+            timeouts().check(start + 100 * SECOND, &activity),
+            TimeoutAction::FinishExpired
         );
     }
 
     #[test]
-    fn a_stalled_connection_is_looked_at_often_and_is_not_called_idle() {
+    fn a_stalled_connection_is_checked_often_and_is_not_idle() {
         let start = Instant::now();
         let activity = Activity {
-            waits: Some(start + 9 * SECOND),
+            waiting_since: Some(start + 9 * SECOND),
             ..Activity::new(start)
         };
-        let judge = |after| timeouts().judge(start + after * SECOND, &activity);
-        assert_eq!(judge(11), Judgment::Until(Some(start + 12 * SECOND)));
-        assert_eq!(judge(13), Judgment::Stalled);
+        let check = |after| timeouts().check(start + after * SECOND, &activity);
+        assert_eq!(check(11), TimeoutAction::CheckAt(Some(start + 12 * SECOND)));
+        assert_eq!(check(13), TimeoutAction::ResetStalled);
     }
 
     #[test]
-    fn who_lingers_has_two_seconds_whatever_else_is_set() {
+    fn a_connection_that_stalls_is_checked_for_idleness_later() {
+        let start = Instant::now();
+        let timeouts = Timeouts {
+            write_stall: None,
+            ..timeouts()
+        };
+        let mut activity = Activity {
+            waiting_since: Some(start),
+            ..Activity::new(start)
+        };
+        let check = |after, activity: &_| timeouts.check(start + after * SECOND, activity);
+        assert_eq!(
+            check(10, &activity),
+            TimeoutAction::CheckAt(Some(start + 20 * SECOND))
+        );
+        activity.waiting_since = None;
+        assert_eq!(check(20, &activity), TimeoutAction::FinishIdle);
+    }
+
+    #[test]
+    fn a_lingering_connection_has_two_seconds_whatever_else_is_set() {
         let start = Instant::now();
         let activity = Activity {
-            waits: Some(start),
+            waiting_since: Some(start),
             phase: Phase::Lingering,
             ..Activity::new(start)
         };
-        let judge = |after| Timeouts::default().judge(start + after, &activity);
-        assert_eq!(judge(SECOND), Judgment::Until(Some(start + LINGER)));
-        assert_eq!(judge(LINGER), Judgment::Lingered);
+        let check = |after| Timeouts::default().check(start + after, &activity);
+        assert_eq!(check(SECOND), TimeoutAction::CheckAt(Some(start + LINGER)));
+        assert_eq!(check(LINGER), TimeoutAction::CloseLingering);
     }
 
     #[test]
-    fn who_finishes_may_take_its_time_as_long_as_it_reads() {
+    fn a_finishing_connection_may_be_slow_as_long_as_the_peer_reads() {
         let start = Instant::now();
         let mut activity = Activity {
             phase: Phase::Finishing,
             ..Activity::new(start)
         };
         assert_eq!(
-            timeouts().judge(start + 500 * SECOND, &activity),
-            Judgment::Until(None)
+            timeouts().check(start + 500 * SECOND, &activity),
+            TimeoutAction::CheckAt(None)
         );
-        activity.waits = Some(start + 500 * SECOND);
+        activity.waiting_since = Some(start + 500 * SECOND);
         assert_eq!(
-            timeouts().judge(start + 504 * SECOND, &activity),
-            Judgment::Stalled
+            timeouts().check(start + 504 * SECOND, &activity),
+            TimeoutAction::ResetStalled
         );
     }
 
     #[test]
-    fn without_timeouts_there_is_nothing_to_wait_for() {
+    fn without_timeouts_there_is_nothing_to_check() {
         let start = Instant::now();
         let activity = Activity {
-            waits: Some(start),
+            waiting_since: Some(start),
             ..Activity::new(start)
         };
         let later = start + 1_000_000 * SECOND;
         assert_eq!(
-            Timeouts::default().judge(later, &activity),
-            Judgment::Until(None)
+            Timeouts::default().check(later, &activity),
+            TimeoutAction::CheckAt(None)
         );
     }
 
     #[test]
-    fn sources_are_counted_apart_and_forgotten_when_gone() {
+    fn sources_are_counted_separately_and_removed_with_their_last_connection() {
         let mut sources = Sources::default();
         let one: IpAddr = "192.0.2.1".parse().unwrap();
         let other: IpAddr = "192.0.2.2".parse().unwrap();
@@ -279,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn one_ipv6_subscriber_is_one_source() {
+    fn one_ipv6_prefix_of_64_bits_is_one_source() {
         let mut sources = Sources::default();
         assert!(sources.admit("2001:db8::1".parse().unwrap(), 1));
         assert!(!sources.admit("2001:db8::ffff".parse().unwrap(), 1));

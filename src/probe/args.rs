@@ -579,7 +579,7 @@ mod tests {
             "echoprobe ping tcp://a:1 --dscp 64",
             "echoprobe load tcp://a:1 --rate 0",
             "echoprobe load tcp://a:1 -s 9-3",
-            "echoprobe send udp://a:1 -s 65508",
+            "echoprobe send udp://a:1 -s 65528",
             "echoprobe ping tcp://a:1 --proxy-source 192.0.2.1:1",
         ] {
             let error = parse(line).expect_err(line);

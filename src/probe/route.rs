@@ -379,6 +379,26 @@ impl Flow {
         }
     }
 
+    /// From now on the kernel refuses what the service sends here with an ICMP error, as it would if
+    /// this socket were closed; sending still works.
+    ///
+    /// A connected socket receives from its peer only, and still sends to any address that is named
+    /// (`udp(7)`). It is connected to another port of the same host, so that the local address stays
+    /// the one that leads to the service. A Unix socket has no such state: nothing changes for it.
+    ///
+    /// # Errors
+    /// As `connect(2)`.
+    pub fn refuse_answers(&self) -> io::Result<()> {
+        let Address::Inet(mut other) = self.peer else {
+            return Ok(());
+        };
+        other.set_port(match other.port() {
+            u16::MAX => u16::MAX - 1,
+            port => port + 1,
+        });
+        self.socket.connect(&other.into())
+    }
+
     /// Takes a datagram that has arrived; none if none has.
     ///
     /// # Errors
@@ -522,4 +542,30 @@ fn wait_for(fd: BorrowedFd<'_>, wanted: PollFlags, timeout: Duration) -> io::Res
         input: events.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR),
         output: events.contains(PollFlags::POLLOUT),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+
+    /// A client that closed its socket behind its last datagram could still be there when a quick
+    /// service answered: nothing was refused, and the check of such clients passed for nothing.
+    #[test]
+    fn a_client_that_has_left_is_refused_even_if_the_answer_is_quicker_than_its_close() {
+        let service = UdpSocket::bind("127.0.0.1:0").expect("a UDP socket");
+        setsockopt(&service, sockopt::Ipv4RecvErr, &true).expect("an option");
+        let url = format!("udp://{}", service.local_addr().expect("an address"));
+        let target: Target = url.parse().expect("a target");
+        let route = Route::resolve(&target, &Path::default()).expect("an address");
+        let flow = route.open().expect("a socket");
+        flow.refuse_answers().expect("another peer");
+        flow.send(b"hello").expect("sent");
+        let (_, from) = service.recv_from(&mut [0; 16]).expect("a datagram");
+        service.send_to(b"hello", from).expect("sent");
+        let error = service.recv_from(&mut [0; 16]).expect_err("a refusal");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        assert!(flow.receive(&mut [0; 16]).expect("no error").is_none());
+    }
 }

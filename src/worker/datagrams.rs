@@ -1,88 +1,92 @@
-//! Datagrams: what a worker does when some have come, or gone back.
+//! Datagrams: what a worker does when some arrive, and when their answers were sent.
 //!
-//! A buffer holds one, or several of one sender: they are treated as one and counted one by one.
+//! A buffer holds one datagram, or several from one source to one destination. They are admitted and
+//! answered together, and counted one by one.
 
 use std::io;
 use std::time::Instant;
 
-use crate::driver::{Buffer, Details, Driver, Envelope, Op, Source, Token};
+use crate::driver::{Buffer, Driver, Envelope, Op, Source, Token};
 use crate::echo::datagram::{Arrival, Unanswerable};
 use crate::echo::{self, Answer};
 use crate::policy::Refusal;
 
-use super::mailbox::{Hit, Kind, ListenerId, Peer};
-use super::sources::Entry;
-use super::{Listener, Place, Tenant, Worker};
+use super::sources::{Destination, SourceEntry};
+use super::{Listener, SlotKind, Worker};
 
 impl<D: Driver> Worker<D> {
-    pub(super) fn datagrams(&mut self, now: Instant, socket: Token, buffer: Buffer) {
-        let place = self.places.get(socket.slot as usize);
-        let Some(&Place {
-            listener,
-            tenant: Tenant::Datagrams(id),
-            ..
-        }) = place.filter(|place| place.token == socket)
-        else {
+    pub(super) fn handle_datagrams(&mut self, now: Instant, socket: Token, buffer: Buffer) {
+        if let Some(buffer) = self.answer_datagrams(now, socket, buffer) {
             self.driver.recycle(buffer);
-            return;
+        }
+    }
+
+    /// Answers the datagrams, or returns the buffer if there is no answer.
+    fn answer_datagrams(&mut self, now: Instant, token: Token, buffer: Buffer) -> Option<Buffer> {
+        let Some(slot) = self.slots.get_mut(token) else {
+            return Some(buffer);
         };
-        let Some(listener) = self.listeners[listener as usize].as_mut() else {
-            self.driver.recycle(buffer);
-            return;
+        let SlotKind::Datagrams(socket) = slot.kind else {
+            return Some(buffer);
+        };
+        let Some(listener) = self.listeners[slot.listener as usize].as_mut() else {
+            return Some(buffer);
         };
         let envelope = *self.driver.envelope(&buffer);
         let stored = buffer.len() as usize;
         let count = envelope.count(stored) as u64;
-        // One that did not fit was received all the same.
+        // A datagram that did not fit into the buffer is counted with its whole size.
         let bytes = envelope.size.max(stored) as u64;
         listener.counters.datagrams_received.add(count);
         listener.counters.bytes_received.add(bytes);
         if let Err(reason) = admit(listener, &envelope) {
-            listener.refuse_all(reason, count);
-            self.driver.recycle(buffer);
-            return;
+            listener.count_refused(reason, count);
+            return Some(buffer);
         }
+        // Only an admitted source enters the table, whether or not it can be answered: so a flood
+        // from denied addresses does not push out the others.
+        let ids = &mut self.ids;
+        let destination = Destination {
+            socket,
+            address: envelope.local.map(|local| local.address),
+        };
+        let source = listener.sources.entry(&envelope.source, || {
+            SourceEntry::new(ids.take(), envelope.source, destination, now)
+        });
+        source.last = now;
+        source.destination = destination;
+        source.bytes_received += bytes;
+
         let arrival = Arrival {
             size: envelope.size,
             has_address: envelope.source.has_address(),
         };
-        let answer =
-            echo::datagram::answer(listener.settings.reply, arrival, self.driver.bytes(&buffer));
-
-        let hit = Hit {
-            socket: id,
-            address: envelope.local.map(|local| local.address),
-        };
-        let ids = &mut self.ids;
-        let source = listener.sources.entry(&envelope.source, || Entry {
-            id: ids.take(),
-            source: envelope.source,
-            hit,
-            first: now,
-            last: now,
-            bytes_received: 0,
-            bytes_sent: 0,
-        });
-        source.last = now;
-        source.hit = hit;
-        source.bytes_received += bytes;
-
-        match answer {
+        let reply = listener.settings.reply;
+        match echo::datagram::answer(reply, arrival, self.driver.bytes(&buffer)) {
             Ok(Answer::Send) => {
                 source.bytes_sent += bytes;
-                self.driver.submit(Op::SendTo { socket, buffer });
-                return;
+                self.driver.submit(Op::SendTo {
+                    socket: token,
+                    buffer,
+                });
+                return None;
             }
             Ok(Answer::Drop) => {}
-            Err(Unanswerable::Oversize) => listener.refuse_all(Refusal::Oversize, count),
-            Err(Unanswerable::NoAddress) => listener.refuse_all(Refusal::NoAddress, count),
+            Err(Unanswerable::Oversize) => listener.count_refused(Refusal::Oversize, count),
+            Err(Unanswerable::NoAddress) => listener.count_refused(Refusal::NoAddress, count),
         }
-        self.driver.recycle(buffer);
+        Some(buffer)
     }
 
-    /// No send error is fatal: the peer may be gone, or slow, or behind a firewall.
-    pub(super) fn datagram_sent(&mut self, socket: Token, count: u32, result: &io::Result<u32>) {
-        let Some((_, listener, _)) = self.place(socket) else {
+    /// No error ends the socket: this peer may be gone, or its answers blocked by a firewall, while
+    /// all others can be reached.
+    pub(super) fn handle_datagrams_sent(
+        &mut self,
+        socket: Token,
+        count: u32,
+        result: &io::Result<u32>,
+    ) {
+        let Some((_, listener, _)) = self.slot(socket) else {
             return;
         };
         match result {
@@ -92,11 +96,8 @@ impl<D: Driver> Worker<D> {
             }
             Err(error) => {
                 listener.counters.unsent.add(count.into());
-                log::debug!(
-                    listener = &*listener.settings.name;
-                    "listener \"{}\": {count} answers not sent: {error}",
-                    listener.settings.name
-                );
+                let name = &*listener.settings.name;
+                log::debug!(listener = name; "listener \"{name}\": {count} answers not sent: {error}");
             }
         }
     }
@@ -112,25 +113,10 @@ fn admit(listener: &Listener, envelope: &Envelope) -> Result<(), Refusal> {
     if !listener.settings.access.permits(source.ip()) {
         return Err(Refusal::Denied);
     }
-    // Were it answered, two daemons like this one on such a port would go on for ever after one
-    // datagram to the first that seems to come from the second.
+    // If it were answered, one forged datagram would be enough to make two services on such ports
+    // answer each other for ever.
     if listener.settings.source_ports.refuses(source.port()) {
         return Err(Refusal::SourcePort);
     }
     Ok(())
-}
-
-pub(super) fn peer(now: Instant, listener: ListenerId, entry: &Entry) -> Peer {
-    Peer {
-        id: entry.id,
-        listener,
-        kind: Kind::Datagram,
-        source: Some(entry.source),
-        hit: Some(entry.hit),
-        age: now - entry.first,
-        idle: now - entry.last,
-        bytes_received: entry.bytes_received,
-        bytes_sent: entry.bytes_sent,
-        details: Details::default(),
-    }
 }

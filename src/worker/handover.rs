@@ -1,125 +1,85 @@
-//! A worker's end with everybody still there: each connection goes, with all that it is owed, to
-//! whoever goes on with it; and a worker's beginning with connections that another has had.
+//! Handing over: a worker gives up all its sockets and connections, each connection with its unsent
+//! bytes; and taking over what another worker has given up.
 //!
-//! Doors and datagram sockets are closed here and nowhere else: the control plane has a descriptor
-//! of each, so who knocks meanwhile waits in the kernel.
+//! Listening and datagram sockets are closed here and nowhere else: the control plane has a
+//! descriptor of each, so clients and datagrams wait in the kernel until another worker serves it.
 
-use std::net::SocketAddr;
-use std::num::NonZeroU64;
-use std::time::{Duration, Instant};
-
-use serde::{Deserialize, Serialize};
+use std::time::Instant;
 
 use crate::driver::{Closing, Detached, Driver, Op, Token};
-use crate::echo::Stream;
-use crate::echo::stream::Progress;
-use crate::policy::limits::Phase;
 
-use super::mailbox::{ListenerId, Report};
-use super::sources::Entry;
+use super::gate::Admission;
+use super::ids::ListenerId;
+use super::mailbox::Report;
+use super::sources::SourceEntry;
 use super::streams::Connection;
-use super::{Ids, Tenant, Worker};
+use super::transfer::TransferredConnection;
+use super::{Slot, SlotKind, Worker};
 
-/// A connection between two workers: its socket, the bytes that it is owed, and what is known of it.
-#[derive(Debug)]
-pub struct Carried<S> {
-    /// Whose it is.
-    pub listener: ListenerId,
-    /// Its descriptor.
-    pub socket: S,
-    /// What is yet to be sent, before all else.
-    pub unsent: Vec<u8>,
-    /// The rest.
-    pub state: State,
-}
-
-/// What is known of a connection besides its bytes. Times are in nanoseconds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names say it")]
-pub struct State {
-    pub id: u64,
-    pub peer: Option<SocketAddr>,
-    pub age: u64,
-    /// Since it was opened, as all that follows.
-    pub active: u64,
-    pub waits: Option<NonZeroU64>,
-    pub phase: Phase,
-    pub progress: Progress,
-    pub bytes_received: u64,
-    pub bytes_sent: u64,
-}
-
-/// What a worker has given away so far.
+/// The connections that a worker has given up until now.
 #[derive(Debug)]
 pub(super) struct HandingOver<S> {
-    connections: Vec<Carried<S>>,
-}
-
-/// What of its listener's gate a connection holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Admission {
-    /// One of the permits.
-    pub has_permit: bool,
-    /// A place among its source's connections.
-    pub has_place: bool,
+    connections: Vec<TransferredConnection<S>>,
 }
 
 impl<D: Driver> Worker<D> {
-    /// Begins to give everything away: [`Report::HandedOver`] when it is done.
+    /// Begins to give up everything. [`Report::HandedOver`] follows when no slot is in use.
     pub(super) fn hand_over(&mut self) {
         self.handing_over = Some(HandingOver {
             connections: Vec::new(),
         });
-        for place in &self.places {
-            match &place.tenant {
-                Tenant::Nobody => {}
-                Tenant::Connection(client) if client.is_closing() => {}
-                Tenant::Door(_) | Tenant::Datagrams(_) => self.driver.submit(Op::Close {
-                    token: place.token,
-                    how: Closing::Now,
-                }),
-                Tenant::Connection(_) => self.driver.submit(Op::Detach {
-                    connection: place.token,
-                }),
+        // From here on nothing is accepted any more, whatever timers and permits say.
+        self.without_permit.clear();
+        for slot in self.slots.iter() {
+            let token = slot.token;
+            match &slot.kind {
+                SlotKind::Empty => {}
+                SlotKind::Listening(_) | SlotKind::Datagrams(_) => {
+                    self.timers.clear(token.slot);
+                    self.driver.submit(Op::Close {
+                        token,
+                        how: Closing::Now,
+                    });
+                }
+                SlotKind::Connection(connection) if connection.is_closing() => {}
+                SlotKind::Connection(_) => self.driver.submit(Op::Detach { connection: token }),
             }
         }
     }
 
-    /// The driver has let go of a connection.
-    pub(super) fn detached(&mut self, now: Instant, token: Token) {
-        let Some((place, listener, driver)) = self.place(token) else {
+    /// The driver has given up a connection.
+    pub(super) fn handle_detached(&mut self, now: Instant, token: Token) {
+        // `None` if it was closed in this very turn: then `Closed` follows.
+        let Some(Detached { socket, unsent }) = self.driver.take(token) else {
             return;
         };
-        let Some(Detached { socket, unsent }) = driver.take(token) else {
-            return;
-        };
-        let Tenant::Connection(mut client) = std::mem::replace(&mut place.tenant, Tenant::Nobody)
+        let Some(Slot {
+            listener,
+            kind: SlotKind::Connection(mut connection),
+            ..
+        }) = self.empty_slot(token)
         else {
             return;
         };
-        // What is sent of a message is counted when all of it is: now is the last opportunity.
-        client.settle(listener, unsent.len() as u32);
-        let carried = Carried {
+        let Some(listener) = &self.listeners[listener as usize] else {
+            return;
+        };
+        connection.handle_detached(listener, unsent.len() as u32);
+        let transferred = TransferredConnection {
             listener: listener.id,
             socket,
             unsent,
-            state: client.state(now),
+            state: connection.state(now),
         };
-        client.release(listener);
-        self.vacate(token);
+        connection.release(listener);
         if let Some(handing_over) = &mut self.handing_over {
-            handing_over.connections.push(carried);
+            handing_over.connections.push(transferred);
         }
     }
 
-    /// Reports when nobody is left.
-    pub(super) fn go_on_handing_over(&mut self) {
-        let is_empty = || {
-            self.places
-                .iter()
-                .all(|place| matches!(place.tenant, Tenant::Nobody))
-        };
-        if self.handing_over.is_none() || !is_empty() {
+    /// Reports when everything has been given up.
+    pub(super) fn complete_hand_over(&mut self) {
+        if !self.slots.is_empty() {
             return;
         }
         let Some(HandingOver { connections }) = self.handing_over.take() else {
@@ -133,55 +93,43 @@ impl<D: Driver> Worker<D> {
             worker: self.index,
             connections,
             sources: sources.collect(),
-            last_id: self.ids.next,
+            last_id: self.ids.last(),
         });
     }
 
-    /// Goes on with a connection that another worker has had.
+    /// Continues a connection that another worker had.
     pub(super) fn take_over(
         &mut self,
         now: Instant,
-        carried: Carried<D::Socket>,
+        transferred: TransferredConnection<D::Socket>,
         admission: Admission,
     ) {
-        let index = self
-            .index_of(carried.listener)
+        let (index, _) = self
+            .listener(transferred.listener)
             .expect("a listener is configured before it gets connections");
-        let owed = carried.unsent.len() as u32;
-        let stream = Stream::resume(carried.state.progress, owed);
-        let lingers = stream.lingers();
-        let token = self.driver.add_connection(carried.socket, carried.unsent);
-        let mut client = Connection::resume(now, &carried.state, stream, admission);
-        client.look(self.driver.progress(token));
-        self.move_in(token, index, Tenant::Connection(client));
-        self.timers.clear(token.slot);
-        if lingers {
+        let unsent = transferred.unsent.len() as u32;
+        let mut connection = Connection::resume(now, &transferred.state, unsent, admission);
+        let is_shut_down = connection.is_shut_down();
+        let token = self
+            .driver
+            .add_connection(transferred.socket, transferred.unsent);
+        // What the peer read from an earlier worker's driver is no progress here.
+        connection.note_progress(self.driver.progress(token));
+        self.slots
+            .fill(token, index, SlotKind::Connection(connection));
+        // The earlier driver may not have sent the FIN. A second shutdown is without effect.
+        if is_shut_down {
             self.driver.submit(Op::ShutDown { connection: token });
         }
-        self.judge(now, token);
-        self.advance(now, token);
+        self.check_timeouts(now, token);
+        self.run_steps(now, token);
     }
 
-    /// Remembers a source of datagrams that another worker has seen.
-    pub(super) fn remember(&mut self, listener: ListenerId, entry: Entry) {
-        let index = self.index_of(listener);
-        if let Some(listener) = index.and_then(|index| self.listeners[index as usize].as_mut()) {
+    /// Adds a source of datagrams that another worker has seen.
+    pub(super) fn add_source(&mut self, listener: ListenerId, entry: SourceEntry) {
+        if let Some((_, listener)) = self.listener(listener) {
             let source = entry.source;
             listener.sources.entry(&source, || entry);
         }
     }
-
-    /// The numbers up to this one have been given to peers.
-    pub(super) fn number_from(&mut self, last: u64) {
-        self.ids = Ids {
-            next: last + self.index as u64 + 1,
-            step: self.ids.step,
-        };
-    }
-}
-
-/// The moment that was so long ago; now, where the clock does not go back so far.
-#[must_use]
-pub fn ago(now: Instant, nanos: u64) -> Instant {
-    now.checked_sub(Duration::from_nanos(nanos)).unwrap_or(now)
 }

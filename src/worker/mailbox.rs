@@ -1,31 +1,24 @@
-//! What the control plane and a worker say to each other: a closed list, both ways.
+//! The messages between the control plane and a worker: two closed enums.
 //!
-//! Commands wait in a channel until the worker's driver is woken; reports wait in another until
-//! the control plane is. Neither side ever waits for the other.
+//! Commands wait in a channel until the worker's driver is woken, reports in another until the
+//! control plane is. Neither side ever waits for the other.
 
-use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::driver::{Details, Permits, Source, Waker};
+use crate::driver::{Details, Source, Waker};
 use crate::echo::Reply;
-use crate::policy::limits::{Sources, Timeouts, WhenFull};
-use crate::policy::{Access, Refusal, SourcePorts};
+use crate::policy::limits::{Timeouts, WhenFull};
+use crate::policy::{Access, SourcePorts};
 use crate::stats::Counters;
 
-use super::handover::{Admission, Carried};
-use super::sources::Entry;
+pub use super::gate::{Admission, Gate};
+pub use super::ids::{ListenerId, SocketId};
+pub use super::sources::{Destination, SourceEntry};
+pub use super::transfer::TransferredConnection;
 
-/// A listener, in all workers and over all reloads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ListenerId(pub u32);
-
-/// One of a listener's sockets, in all workers that hold it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct SocketId(pub u32);
-
-/// What a worker has to know about a listener.
+/// The part of a listener's configuration that workers need.
 #[derive(Clone, Debug)]
 #[expect(
     missing_docs,
@@ -42,195 +35,99 @@ pub struct Settings {
     pub source_ports: SourcePorts,
 }
 
-/// What the workers of one listener share: how many connections it has, and whose they are.
-///
-/// Touched when a connection comes and when it goes, never on the path of a message; the lock is
-/// taken only where `max-per-source` is set.
-#[derive(Debug)]
-pub struct Gate {
-    /// Room for connections, all told.
-    pub permits: Arc<Permits>,
-    sources: Mutex<Sources>,
-}
-
-impl Gate {
-    /// A gate that nobody has passed.
-    #[must_use]
-    pub fn new(permits: Permits) -> Self {
-        Self {
-            permits: Arc::new(permits),
-            sources: Mutex::default(),
-        }
-    }
-
-    /// Counts a connection that had passed a gate of this listener before. It stays also where there
-    /// is no room for it any more.
-    #[must_use]
-    pub fn readmit(&self, source: Option<IpAddr>, max_per_source: Option<u32>) -> Admission {
-        Admission {
-            has_permit: self.permits.try_take(),
-            has_place: source
-                .zip(max_per_source)
-                .is_some_and(|(source, max)| self.admit(source, max).is_ok()),
-        }
-    }
-
-    pub(super) fn admit(&self, source: IpAddr, max: u32) -> Result<(), Refusal> {
-        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        if sources.admit(source, max) {
-            Ok(())
-        } else {
-            Err(Refusal::PerSource)
-        }
-    }
-
-    pub(super) fn release(&self, source: IpAddr) {
-        self.sources
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .release(source);
-    }
-}
-
-/// What a socket is for.
+/// What arrives at a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// It listens, and streams are accepted from it.
+pub enum SocketKind {
+    /// Connections: it is a listening socket.
     Stream,
-    /// It receives datagrams.
+    /// Datagrams.
     Datagram,
 }
 
-/// What the control plane asks of a worker.
+/// What the control plane asks a worker to do. A `query` is repeated in the report that answers it.
 #[derive(Debug)]
+#[expect(
+    missing_docs,
+    reason = "the documentation of a variant covers its fields"
+)]
 pub enum Command<S> {
-    /// Know this listener, or know it better: its settings apply from now on.
+    /// Add this listener, or change its settings: they apply from now on. The gate is shared with
+    /// the other workers and must not change; the counters have this worker as their only writer.
     Configure {
-        /// This one.
         listener: ListenerId,
-        /// Its settings.
         settings: Settings,
-        /// Shared with the other workers.
         gate: Arc<Gate>,
-        /// This worker's own.
         counters: Arc<Counters>,
     },
-    /// Serve this socket.
+    /// Serve this socket for a listener that was configured before.
     AddSocket {
-        /// For this listener.
         listener: ListenerId,
-        /// Under this name.
         id: SocketId,
-        /// In this way.
-        kind: Kind,
-        /// Here it is.
+        kind: SocketKind,
         socket: S,
     },
-    /// Serve who is queued on this socket, then close it: [`Report::Retired`].
-    RetireSocket {
-        /// This one.
-        id: SocketId,
-    },
-    /// The listener has neither sockets nor connections any more.
-    Forget {
-        /// This one.
-        listener: ListenerId,
-    },
-    /// Say who is there: [`Report::Peers`].
-    ListPeers {
-        /// A number for the answer.
-        query: u64,
-    },
-    /// Close those connections: [`Report::PeersClosed`].
-    ClosePeers {
-        /// A number for the answer.
-        query: u64,
-        /// Their numbers; those of other workers are nobody here.
-        ids: Arc<[u64]>,
-    },
-    /// Give every connection what it is owed, and our FIN.
+    /// Serve all that is queued on this socket, then close it: [`Report::Retired`].
+    RetireSocket { id: SocketId },
+    /// Remove a listener that has neither sockets nor connections in any worker.
+    RemoveListener { listener: ListenerId },
+    /// List all peers: [`Report::Peers`], several times.
+    ListPeers { query: u64 },
+    /// Close the connections with these ids, as far as they are this worker's:
+    /// [`Report::PeersClosed`].
+    ClosePeers { query: u64, ids: Arc<[u64]> },
+    /// Finish every connection: send its pending output, then our FIN.
     Finish,
-    /// Give everything away: [`Report::HandedOver`]. What stays are the listeners' settings.
+    /// Give up all sockets and connections: [`Report::HandedOver`]. The listeners stay configured.
     HandOver,
-    /// Go on with a connection that another worker has had.
+    /// Continue a connection that another worker had. It was counted in the listener's gate as
+    /// `admission` says.
     TakeOver {
-        /// This one; its listener is known.
-        connection: Carried<S>,
-        /// What it holds of its listener's gate.
+        connection: TransferredConnection<S>,
         admission: Admission,
     },
-    /// Know a source of datagrams that another worker has seen.
-    Remember {
-        /// Whose it is.
+    /// Add a source of datagrams that another worker has seen.
+    AddSource {
         listener: ListenerId,
-        /// All that is known of it.
-        source: Entry,
+        source: SourceEntry,
     },
-    /// Peers' numbers go on after this one.
-    NumberFrom {
-        /// The last that may have been given.
-        last: u64,
-    },
+    /// Give new peers ids above `last` only.
+    ContinueIdsAfter { last: u64 },
     /// End the thread.
     Stop,
-    /// Say that you are alive: [`Report::Alive`].
+    /// Report that the worker is alive: [`Report::Alive`].
     Ping,
 }
 
-/// What a worker tells the control plane.
+/// What a worker reports to the control plane. `worker` is its index.
 #[derive(Debug)]
+#[expect(
+    missing_docs,
+    reason = "the documentation of a variant covers its fields"
+)]
 pub enum Report<S> {
-    /// The socket's queue has been served, and it is closed here.
-    Retired {
-        /// By this worker.
-        worker: usize,
-        /// This one.
-        id: SocketId,
-    },
-    /// Some of the peers asked for.
+    /// Everything that was queued on this socket has been served, and the worker has closed it.
+    Retired { worker: usize, id: SocketId },
+    /// Some of the worker's peers; with `last` no more follow.
     Peers {
-        /// The question.
         query: u64,
-        /// A part of the answer.
         peers: Vec<Peer>,
-        /// Whether it was this worker's last part.
         last: bool,
     },
-    /// The connections asked for are closed.
-    PeersClosed {
-        /// The question.
-        query: u64,
-        /// So many were found.
-        closed: u64,
-    },
-    /// The worker has nobody any more.
+    /// The number of connections that were found and closed.
+    PeersClosed { query: u64, closed: u64 },
+    /// The worker has no sockets left. These are all its connections and all sources of datagrams
+    /// seen recently; no peer has an id above `last_id`.
     HandedOver {
-        /// This worker.
         worker: usize,
-        /// All connections that it had.
-        connections: Vec<Carried<S>>,
-        /// The sources of datagrams that it has seen lately.
-        sources: Vec<(ListenerId, Entry)>,
-        /// No peer has a larger number.
+        connections: Vec<TransferredConnection<S>>,
+        sources: Vec<(ListenerId, SourceEntry)>,
         last_id: u64,
     },
-    /// Asked whether it is alive, a worker has come round to answer.
-    Alive {
-        /// This one.
-        worker: usize,
-    },
+    /// The worker's loop is running.
+    Alive { worker: usize },
 }
 
-/// Where a datagram came in.
-#[derive(Clone, Copy, Debug)]
-pub struct Hit {
-    /// The socket.
-    pub socket: SocketId,
-    /// Which of the addresses that the socket has, where it has several.
-    pub address: Option<IpAddr>,
-}
-
-/// A connection, or a source of datagrams seen lately.
+/// A connection, or a source of datagrams seen recently.
 #[derive(Clone, Debug)]
 #[expect(
     missing_docs,
@@ -239,11 +136,11 @@ pub struct Hit {
 pub struct Peer {
     pub id: u64,
     pub listener: ListenerId,
-    pub kind: Kind,
-    /// None for a Unix stream: its client has no name.
+    pub kind: SocketKind,
+    /// `None` for the client of a Unix stream, which has no name.
     pub source: Option<Source>,
-    /// Of a datagram's source: where it sent its last one.
-    pub hit: Option<Hit>,
+    /// `None` for a connection. For a source of datagrams, where it sent the last one.
+    pub destination: Option<Destination>,
     pub age: Duration,
     pub idle: Duration,
     pub bytes_received: u64,
@@ -251,19 +148,19 @@ pub struct Peer {
     pub details: Details,
 }
 
-/// A worker's end.
+/// The worker's end of both channels.
 #[derive(Debug)]
 pub struct Mailbox<S> {
     /// Commands, in order.
     pub commands: Receiver<Command<S>>,
-    /// Where reports go.
+    /// Reports, in order.
     pub reports: Sender<Report<S>>,
-    /// Wakes who reads them.
+    /// Wakes the control plane after a report.
     pub control: Waker,
 }
 
 impl<S> Mailbox<S> {
-    /// Reports. When nobody listens any more, the process is ending.
+    /// Sends a report. If the control plane no longer receives any, the process is ending.
     pub(super) fn report(&self, report: Report<S>) {
         if self.reports.send(report).is_ok() {
             self.control.wake();

@@ -1,22 +1,33 @@
-//! The data plane: one thread, one driver, nothing shared with other workers but the gates.
+//! The data plane: one thread, one driver, and nothing shared with other workers except the gates.
 //!
-//! Knows connections and datagram sources; decides nothing itself: `echo` says what comes back,
-//! `policy` who may talk and for how long, the driver does the rest. Nothing on the path of a
-//! message allocates, locks or logs. Never makes a system call but through its driver.
+//! Knows connections and sources of datagrams. Decides nothing itself: `echo` says what is sent
+//! back, `policy` which peers are served and when a connection ends, and the driver does the rest.
+//! Nothing on the path of a message allocates, locks or logs. No system call is made except through
+//! the driver.
 //!
-//! A turn: wait, read the clock once, handle what is done, fire timers. [`Worker::handle`] shows
-//! all that can happen. Read on in `streams` and `datagrams` for what is done about it, in
-//! [`mailbox`] for the conversation with the control plane.
+//! This file is the loop and the table of slots. A turn waits, reads the clock once, handles every
+//! completion, then fires timers. [`Worker::handle`] shows everything that can happen,
+//! [`Worker::handle_command`] everything that the control plane can ask for. Continue in `streams`,
+//! `listening` and `datagrams` for what is done about it, in [`mailbox`] for the conversation with
+//! the control plane.
 
 #![forbid(unsafe_code)]
 
-mod datagrams;
-pub mod handover;
-pub mod mailbox;
+mod ids;
+
+mod gate;
 mod pace;
 pub mod sources;
-mod streams;
 pub mod timers;
+pub mod transfer;
+
+pub mod mailbox;
+
+mod datagrams;
+mod handover;
+mod listening;
+mod peers;
+mod streams;
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,27 +35,19 @@ use std::sync::Arc;
 use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
-use crate::driver::{Closing, Completion, Driver, Op, Token};
+use crate::driver::{Completion, Driver, Op, Token};
 use crate::policy::Refusal;
 use crate::stats::Counters;
 
 use handover::HandingOver;
-use mailbox::{Command, Gate, Kind, ListenerId, Mailbox, Peer, Report, Settings, SocketId};
+use ids::PeerIds;
+use listening::ListeningSocket;
+use mailbox::{Command, Gate, ListenerId, Mailbox, Report, Settings, SocketId};
 use pace::Pace;
+use peers::Listing;
 use sources::SourceTable;
 use streams::Connection;
 use timers::Timers;
-
-/// So many slots are looked at in one turn when peers are listed, so that nobody waits for it.
-const LISTED_PER_TURN: usize = 256;
-
-/// After an accept that failed for want of descriptors or memory, the listener rests this long, and
-/// longer each time it fails again.
-const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
-const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
-
-/// That is logged no more often than this.
-const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(5);
 
 /// One worker.
 #[derive(Debug)]
@@ -53,20 +56,21 @@ pub struct Worker<D: Driver> {
     driver: D,
     mailbox: Mailbox<D::Socket>,
     listeners: Vec<Option<Listener>>,
-    // What is in each of the driver's slots.
-    places: Vec<Place>,
+    slots: Slots,
+    // The listening sockets that are paused because there was no permit, each once.
+    without_permit: Vec<Token>,
+    // Set only for slots that are not empty.
     timers: Timers,
     pace: Pace,
-    ids: Ids,
+    ids: PeerIds,
     listings: VecDeque<Listing>,
-    // All is to be given away, when what this turn has brought is answered.
-    hand_over_due: bool,
-    // What is being given away.
+    // To be handed over once the completions of this turn are handled.
+    hand_over_requested: bool,
     handing_over: Option<HandingOver<D::Socket>>,
-    accept_logged: Option<Instant>,
+    accept_error_logged: Option<Instant>,
     stopped: bool,
     // Kept between turns for their memory.
-    done: Vec<Completion>,
+    completions: Vec<Completion>,
     due: Vec<u32>,
 }
 
@@ -81,71 +85,126 @@ struct Listener {
 }
 
 impl Listener {
-    fn refuse(&self, reason: Refusal) {
-        self.refuse_all(reason, 1);
+    fn new(id: ListenerId, settings: Settings, gate: Arc<Gate>, counters: Arc<Counters>) -> Self {
+        Self {
+            id,
+            settings,
+            gate,
+            counters,
+            sources: SourceTable::default(),
+        }
     }
 
-    fn refuse_all(&self, reason: Refusal, count: u64) {
+    fn count_refused(&self, reason: Refusal, count: u64) {
         self.counters.refused[reason as usize].add(count);
     }
 }
 
+/// What is in each of the driver's slots.
+#[derive(Debug, Default)]
+struct Slots {
+    slots: Vec<Slot>,
+    occupied: usize,
+    // The number of slots that were visited one after the other, which takes time in proportion to
+    // the number of connections.
+    #[cfg(test)]
+    visited: std::cell::Cell<usize>,
+}
+
 #[derive(Debug)]
-struct Place {
+struct Slot {
     token: Token,
     // The index of its listener in this worker.
     listener: u32,
-    tenant: Tenant,
+    kind: SlotKind,
 }
 
 #[derive(Debug)]
-enum Tenant {
-    Nobody,
-    /// A listening socket.
-    Door(Door),
-    /// A datagram socket.
+enum SlotKind {
+    Empty,
+    Listening(ListeningSocket),
     Datagrams(SocketId),
-    /// A client.
     Connection(Connection),
 }
 
-#[derive(Debug)]
-struct Door {
-    id: SocketId,
-    // Waits for a permit.
-    rests: bool,
-    pause: Duration,
+impl Slot {
+    const EMPTY: Self = Self {
+        token: Token {
+            slot: u32::MAX,
+            generation: 0,
+        },
+        listener: 0,
+        kind: SlotKind::Empty,
+    };
 }
 
-const NOWHERE: Token = Token {
-    slot: u32::MAX,
-    generation: 0,
-};
-
-/// Numbers for peers: unique in the process, small, and made without asking other workers.
-#[derive(Debug)]
-struct Ids {
-    next: u64,
-    step: u64,
-}
-
-impl Ids {
-    fn take(&mut self) -> u64 {
-        let id = self.next;
-        self.next += self.step;
-        id
+impl Slots {
+    /// The slot of this token, unless it is empty or another token's by now.
+    fn get_mut(&mut self, token: Token) -> Option<&mut Slot> {
+        self.slots
+            .get_mut(token.slot as usize)
+            .filter(|slot| slot.token == token)
     }
-}
 
-/// A list of peers in the making.
-#[derive(Debug)]
-struct Listing {
-    query: u64,
-    next_slot: usize,
+    /// The slot with this number.
+    fn at(&self, number: usize) -> &Slot {
+        &self.slots[number]
+    }
+
+    /// Puts something into the empty slot of its token.
+    fn fill(&mut self, token: Token, listener: u32, kind: SlotKind) {
+        let number = token.slot as usize;
+        if self.slots.len() <= number {
+            self.slots.resize_with(number + 1, || Slot::EMPTY);
+        }
+        debug_assert!(matches!(self.slots[number].kind, SlotKind::Empty));
+        self.occupied += 1;
+        self.slots[number] = Slot {
+            token,
+            listener,
+            kind,
+        };
+    }
+
+    /// Takes out what is in the slot of this token.
+    fn take(&mut self, token: Token) -> Option<Slot> {
+        let slot = self.get_mut(token)?;
+        let taken = std::mem::replace(slot, Slot::EMPTY);
+        self.occupied -= 1;
+        Some(taken)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.occupied == 0
+    }
+
+    /// The number of slots, the empty ones included.
+    fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Visits the slots with these numbers. Only for what is rare, or is done in parts.
+    fn range(&self, numbers: std::ops::Range<usize>) -> impl Iterator<Item = &Slot> {
+        self.count_visits(numbers.len());
+        self.slots[numbers].iter()
+    }
+
+    /// Visits all slots. Only for what is rare: there may be thousands of connections.
+    fn iter(&self) -> impl Iterator<Item = &Slot> {
+        self.range(0..self.len())
+    }
+
+    #[cfg(test)]
+    fn count_visits(&self, count: usize) {
+        self.visited.set(self.visited.get() + count);
+    }
+
+    #[cfg(not(test))]
+    fn count_visits(&self, _: usize) {}
 }
 
 impl<D: Driver> Worker<D> {
-    /// The worker with this index out of so many. It spins for `busy_poll` before it sleeps.
+    /// The worker with this index, of `workers` in all. It spins for `busy_poll` before it sleeps.
     pub fn new(
         index: usize,
         workers: usize,
@@ -159,27 +218,25 @@ impl<D: Driver> Worker<D> {
             driver,
             mailbox,
             listeners: Vec::new(),
-            places: Vec::new(),
+            slots: Slots::default(),
+            without_permit: Vec::new(),
             timers: Timers::new(now),
             pace: Pace::new(busy_poll, now),
-            ids: Ids {
-                next: index as u64 + 1,
-                step: workers as u64,
-            },
+            ids: PeerIds::new(index, workers),
             listings: VecDeque::new(),
-            hand_over_due: false,
+            hand_over_requested: false,
             handing_over: None,
-            accept_logged: None,
+            accept_error_logged: None,
             stopped: false,
-            done: Vec::with_capacity(1024),
+            completions: Vec::with_capacity(1024),
             due: Vec::with_capacity(1024),
         }
     }
 
-    /// Serves until told to stop.
+    /// Serves until [`Command::Stop`].
     ///
     /// # Errors
-    /// Only when the driver can't go on.
+    /// Only when the driver can't continue.
     pub fn run(&mut self) -> io::Result<()> {
         while !self.stopped {
             self.turn()?;
@@ -190,183 +247,73 @@ impl<D: Driver> Worker<D> {
     /// One turn of the loop.
     ///
     /// # Errors
-    /// Only when the driver can't go on.
+    /// Only when the driver can't continue.
     pub fn turn(&mut self) -> io::Result<()> {
         let until = self
             .pace
             .wait_until(self.timers.next(), !self.listings.is_empty());
-        let mut done = std::mem::take(&mut self.done);
-        self.driver.wait(until, &mut done)?;
+        let mut completions = std::mem::take(&mut self.completions);
+        self.driver.wait(until, &mut completions)?;
         let now = self.driver.now();
-        let event = done.iter().any(|done| !matches!(done, Completion::Woken));
-        self.pace.handle_turn(now, event);
-        for completion in done.drain(..) {
+        let is_event = |completion: &Completion| !matches!(completion, Completion::Woken);
+        self.pace.handle_turn(now, completions.iter().any(is_event));
+        for completion in completions.drain(..) {
             self.handle(now, completion);
         }
-        self.done = done;
+        self.completions = completions;
+        // Timers come after completions: what has just arrived puts a timeout off.
         self.fire_timers(now);
-        self.go_on_listing(now);
-        if std::mem::take(&mut self.hand_over_due) {
+        self.continue_listing(now);
+        // Only now is all answered that this turn has brought.
+        if std::mem::take(&mut self.hand_over_requested) {
             self.hand_over();
         }
-        self.go_on_handing_over();
+        self.complete_hand_over();
         Ok(())
     }
 
-    /// All that can happen.
+    /// Everything that can happen.
     fn handle(&mut self, now: Instant, completion: Completion) {
         match completion {
-            Completion::Received { connection, buffer } => self.received(now, connection, buffer),
-            Completion::Sent { connection, len } => self.sent(now, connection, len),
+            Completion::Received { connection, buffer } => {
+                self.handle_received(now, connection, buffer);
+            }
+            Completion::Sent { connection, len } => self.handle_sent(now, connection, len),
             Completion::Relayed {
                 connection,
                 received,
                 sent,
-            } => self.relayed(now, connection, received, sent),
-            Completion::Datagrams { socket, buffer } => self.datagrams(now, socket, buffer),
+            } => self.handle_relayed(now, connection, received, sent),
+            Completion::Datagrams { socket, buffer } => self.handle_datagrams(now, socket, buffer),
             Completion::DatagramSent {
                 socket,
                 count,
                 result,
-            } => self.datagram_sent(socket, count, &result),
+            } => self.handle_datagrams_sent(socket, count, &result),
             Completion::Accepted {
                 listener,
                 connection,
                 peer,
                 has_permit,
-            } => self.accepted(now, listener, connection, peer, has_permit),
-            Completion::Ended { connection } => self.ended(now, connection),
-            Completion::Stalled { connection } => self.stalled(now, connection),
-            Completion::Failed { connection, error } => self.failed(connection, &error),
+            } => self.handle_accepted(now, listener, connection, peer, has_permit),
+            Completion::Ended { connection } => self.handle_ended(now, connection),
+            Completion::Stalled { connection } => self.handle_stalled(now, connection),
+            Completion::Failed { connection, error } => self.handle_failed(connection, &error),
             Completion::AcceptPaused { listener, error } => {
-                self.accept_rested(now, listener, error)
+                self.handle_accept_paused(now, listener, error);
             }
-            Completion::Closed { token } => self.closed(token),
-            Completion::Detached { connection } => self.detached(now, connection),
-            Completion::Woken => self.woken(now),
+            Completion::Closed { token } => self.handle_closed(token),
+            Completion::Detached { connection } => self.handle_detached(now, connection),
+            Completion::Woken => self.handle_woken(now),
         }
     }
 
-    /// Who lives in the token's slot, and its listener; none if that was another tenant.
-    fn place(&mut self, token: Token) -> Option<(&mut Place, &mut Listener, &mut D)> {
-        let place = self
-            .places
-            .get_mut(token.slot as usize)
-            .filter(|place| place.token == token)?;
-        let listener = self.listeners[place.listener as usize].as_mut()?;
-        Some((place, listener, &mut self.driver))
-    }
-
-    fn move_in(&mut self, token: Token, listener: u32, tenant: Tenant) {
-        let slot = token.slot as usize;
-        if self.places.len() <= slot {
-            let empty = || Place {
-                token: NOWHERE,
-                listener: 0,
-                tenant: Tenant::Nobody,
-            };
-            self.places.resize_with(slot + 1, empty);
-        }
-        self.places[slot] = Place {
-            token,
-            listener,
-            tenant,
-        };
-    }
-
-    fn closed(&mut self, token: Token) {
-        let handing_over = self.handing_over.is_some();
-        let Some((place, listener, _)) = self.place(token) else {
-            return;
-        };
-        match std::mem::replace(&mut place.tenant, Tenant::Nobody) {
-            Tenant::Nobody => {}
-            Tenant::Connection(connection) => connection.leave(listener),
-            // It is not retired: somebody else will serve it.
-            Tenant::Door(_) | Tenant::Datagrams(_) if handing_over => {}
-            Tenant::Door(Door { id, .. }) | Tenant::Datagrams(id) => {
-                self.mailbox.report(Report::Retired {
-                    worker: self.index,
-                    id,
-                });
-            }
-        }
-        self.vacate(token);
-    }
-
-    /// Nobody lives in the token's slot any more.
-    fn vacate(&mut self, token: Token) {
-        self.places[token.slot as usize].token = NOWHERE;
-        self.timers.clear(token.slot);
-    }
-
-    fn accept_rested(&mut self, now: Instant, token: Token, error: Option<io::Error>) {
-        let Some((
-            Place {
-                tenant: Tenant::Door(door),
-                ..
-            },
-            listener,
-            _,
-        )) = self.place(token)
-        else {
-            return;
-        };
-        let Some(error) = error else {
-            // The permit may have come back while this news was on its way.
-            if listener.gate.permits.is_free_or_be_woken() {
-                self.driver.submit(Op::Accept { listener: token });
-            } else {
-                door.rests = true;
-            }
-            return;
-        };
-        let pause = door.pause;
-        door.pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
-        let name = listener.settings.name.clone();
-        self.timers.set(token.slot, now + pause);
-        if self
-            .accept_logged
-            .is_none_or(|logged| now >= logged + ACCEPT_LOG_INTERVAL)
-        {
-            self.accept_logged = Some(now);
-            log::warn!(
-                listener = &*name;
-                "listener \"{name}\": accept: {error}; clients wait in the backlog until there is room again \
-                 (LimitNOFILE= in the unit, max-connections in the configuration)"
-            );
-        }
-    }
-
-    fn fire_timers(&mut self, now: Instant) {
-        let mut due = std::mem::take(&mut self.due);
-        self.timers.fire(now, &mut due);
-        for slot in due.drain(..) {
-            let place = &self.places[slot as usize];
-            let token = place.token;
-            match place.tenant {
-                Tenant::Connection(_) => self.judge(now, token),
-                Tenant::Door(_) => self.driver.submit(Op::Accept { listener: token }),
-                Tenant::Datagrams(_) | Tenant::Nobody => {}
-            }
-        }
-        self.due = due;
-    }
-
-    /// A command has come, or a permit back.
-    fn woken(&mut self, now: Instant) {
-        for place in &mut self.places {
-            if let Tenant::Door(door) = &mut place.tenant
-                && std::mem::take(&mut door.rests)
-            {
-                self.driver.submit(Op::Accept {
-                    listener: place.token,
-                });
-            }
-        }
+    /// A command was sent, or a permit was returned.
+    fn handle_woken(&mut self, now: Instant) {
+        self.resume_accepting();
         loop {
             match self.mailbox.commands.try_recv() {
-                Ok(command) => self.obey(now, command),
+                Ok(command) => self.handle_command(now, command),
                 Err(TryRecvError::Empty) => return,
                 Err(TryRecvError::Disconnected) => {
                     self.stopped = true;
@@ -376,185 +323,93 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    fn obey(&mut self, now: Instant, command: Command<D::Socket>) {
+    /// Everything that the control plane can ask for.
+    fn handle_command(&mut self, now: Instant, command: Command<D::Socket>) {
         match command {
             Command::Configure {
                 listener,
                 settings,
                 gate,
                 counters,
-            } => {
-                self.configure(
-                    now,
-                    Listener {
-                        id: listener,
-                        settings,
-                        gate,
-                        counters,
-                        sources: SourceTable::default(),
-                    },
-                );
-            }
+            } => self.configure(now, Listener::new(listener, settings, gate, counters)),
             Command::AddSocket {
                 listener,
                 id,
                 kind,
                 socket,
             } => self.add_socket(listener, id, kind, socket),
-            Command::RetireSocket { id } => {
-                let socket = self.places.iter().find(|place| match &place.tenant {
-                    Tenant::Door(door) => door.id == id,
-                    Tenant::Datagrams(socket) => *socket == id,
-                    _ => false,
-                });
-                match socket {
-                    Some(place) => {
-                        // Draining goes on by itself, also where an accept was to be tried again.
-                        self.timers.clear(place.token.slot);
-                        self.driver.submit(Op::Close {
-                            token: place.token,
-                            how: Closing::WhenDrained,
-                        });
-                    }
-                    None => self.mailbox.report(Report::Retired {
-                        worker: self.index,
-                        id,
-                    }),
-                }
-            }
-            Command::Forget { listener } => {
-                if let Some(index) = self.index_of(listener) {
-                    self.listeners[index as usize] = None;
-                }
-            }
-            Command::ListPeers { query } => self.listings.push_back(Listing {
-                query,
-                next_slot: 0,
-            }),
-            Command::ClosePeers { query, ids } => {
-                let closed = self.close_peers(&ids);
-                self.mailbox.report(Report::PeersClosed { query, closed });
-            }
+            Command::RetireSocket { id } => self.retire_socket(id),
+            Command::RemoveListener { listener } => self.remove_listener(listener),
+            Command::ListPeers { query } => self.list_peers(query),
+            Command::ClosePeers { query, ids } => self.close_peers(query, &ids),
             Command::Finish => self.finish_all(now),
-            Command::HandOver => self.hand_over_due = true,
+            Command::HandOver => self.hand_over_requested = true,
             Command::TakeOver {
                 connection,
                 admission,
             } => self.take_over(now, connection, admission),
-            Command::Remember { listener, source } => self.remember(listener, source),
-            Command::NumberFrom { last } => self.number_from(last),
+            Command::AddSource { listener, source } => self.add_source(listener, source),
+            Command::ContinueIdsAfter { last } => self.ids.continue_after(last, self.index),
             Command::Stop => self.stopped = true,
             Command::Ping => self.mailbox.report(Report::Alive { worker: self.index }),
         }
     }
 
-    fn index_of(&self, listener: ListenerId) -> Option<u32> {
-        let is_it =
-            |known: &Option<Listener>| known.as_ref().is_some_and(|known| known.id == listener);
-        self.listeners
-            .iter()
-            .position(is_it)
-            .map(|index| index as u32)
+    fn fire_timers(&mut self, now: Instant) {
+        let mut due = std::mem::take(&mut self.due);
+        self.timers.fire(now, &mut due);
+        for number in due.drain(..) {
+            let slot = self.slots.at(number as usize);
+            let token = slot.token;
+            match slot.kind {
+                SlotKind::Connection(_) => self.check_timeouts(now, token),
+                SlotKind::Listening(_) => self.driver.submit(Op::Accept { listener: token }),
+                SlotKind::Datagrams(_) | SlotKind::Empty => {}
+            }
+        }
+        self.due = due;
     }
 
-    fn configure(&mut self, now: Instant, listener: Listener) {
-        let Some(index) = self.index_of(listener.id) else {
-            match self.listeners.iter().position(Option::is_none) {
-                Some(index) => self.listeners[index] = Some(listener),
-                None => self.listeners.push(Some(listener)),
-            }
+    fn handle_closed(&mut self, token: Token) {
+        let Some(slot) = self.empty_slot(token) else {
             return;
         };
-        let known = self.listeners[index as usize]
-            .as_mut()
-            .expect("it was just found");
-        known.settings = listener.settings;
-        let permits = known.driver_permits();
-        // All timeouts may be others now, and whether doors ask for permits.
-        for place in self
-            .places
-            .iter_mut()
-            .filter(|place| place.listener == index)
-        {
-            match &mut place.tenant {
-                Tenant::Connection(_) => self.timers.set(place.token.slot, now),
-                Tenant::Door(door) => {
-                    self.driver.set_permits(place.token, permits.clone());
-                    if std::mem::take(&mut door.rests) {
-                        self.driver.submit(Op::Accept {
-                            listener: place.token,
-                        });
-                    }
+        match slot.kind {
+            SlotKind::Empty => {}
+            SlotKind::Connection(connection) => {
+                if let Some(listener) = &self.listeners[slot.listener as usize] {
+                    connection.end(listener);
                 }
-                Tenant::Datagrams(_) | Tenant::Nobody => {}
+            }
+            SlotKind::Listening(ListeningSocket { id, .. }) | SlotKind::Datagrams(id) => {
+                self.handle_socket_closed(token, id);
             }
         }
     }
 
-    fn add_socket(&mut self, listener: ListenerId, id: SocketId, kind: Kind, socket: D::Socket) {
-        let index = self
-            .index_of(listener)
-            .expect("a listener is configured before it gets sockets");
-        let known = self.listeners[index as usize]
-            .as_ref()
-            .expect("it was just found");
-        let token = match kind {
-            Kind::Stream => {
-                let token = self.driver.add_listener(socket, known.driver_permits());
-                self.driver.submit(Op::Accept { listener: token });
-                let door = Door {
-                    id,
-                    rests: false,
-                    pause: ACCEPT_PAUSE_MIN,
-                };
-                self.move_in(token, index, Tenant::Door(door));
-                token
-            }
-            Kind::Datagram => {
-                let token = self.driver.add_datagram_socket(socket);
-                self.driver.submit(Op::ReceiveFrom { socket: token });
-                self.move_in(token, index, Tenant::Datagrams(id));
-                token
-            }
-        };
+    /// Takes out what is in the slot of this token, and stops its timer.
+    fn empty_slot(&mut self, token: Token) -> Option<Slot> {
+        let slot = self.slots.take(token)?;
         self.timers.clear(token.slot);
+        Some(slot)
     }
 
-    /// Reports a part of the oldest list that was asked for.
-    fn go_on_listing(&mut self, now: Instant) {
-        let Some(listing) = self.listings.front() else {
-            return;
-        };
-        let (query, from) = (listing.query, listing.next_slot);
-        let to = (from + LISTED_PER_TURN).min(self.places.len());
-        let mut peers: Vec<Peer> = self.places[from..to]
-            .iter()
-            .filter_map(|place| self.peer(now, place))
-            .collect();
-        let last = to == self.places.len();
-        if last {
-            self.listings.pop_front();
-            for listener in self.listeners.iter().flatten() {
-                peers.extend(
-                    listener
-                        .sources
-                        .iter()
-                        .map(|entry| datagrams::peer(now, listener.id, entry)),
-                );
-            }
-        } else if let Some(listing) = self.listings.front_mut() {
-            listing.next_slot = to;
-        }
-        self.mailbox.report(Report::Peers { query, peers, last });
+    /// What is in the slot of this token, with its listener; `None` if the token was closed.
+    fn slot(&mut self, token: Token) -> Option<(&mut Slot, &mut Listener, &mut D)> {
+        let slot = self.slots.get_mut(token)?;
+        let listener = self.listeners[slot.listener as usize].as_mut()?;
+        Some((slot, listener, &mut self.driver))
     }
-}
 
-impl Listener {
-    /// The permits that the driver has to take before it accepts. Where a full listener resets,
-    /// it takes none: whoever is accepted is then counted, or refused, by the worker.
-    fn driver_permits(&self) -> Option<Arc<crate::driver::Permits>> {
-        use crate::policy::limits::WhenFull;
-        (self.settings.when_full == WhenFull::Wait).then(|| Arc::clone(&self.gate.permits))
+    /// The listener with this id and its index.
+    fn listener(&mut self, id: ListenerId) -> Option<(u32, &mut Listener)> {
+        self.listeners
+            .iter_mut()
+            .enumerate()
+            .find_map(|(index, listener)| {
+                let listener = listener.as_mut().filter(|listener| listener.id == id)?;
+                Some((index as u32, listener))
+            })
     }
 }
 

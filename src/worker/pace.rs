@@ -1,7 +1,7 @@
-//! How long a worker may sleep: until its next timer, unless there is work, or it spins.
+//! How long a worker may sleep: until its next timer, unless work is left, or it spins.
 //!
-//! Spinning (`busy-poll`) is looking for events without sleeping for a while after the last one: the
-//! kernel needs longer to wake a thread than to echo a message. Knows times only; never reads a
+//! To spin (`busy-poll`) is to look for events without sleeping, for a while after the last one: the
+//! kernel needs longer to wake a thread than to echo a message. Knows only times; never reads a
 //! clock.
 
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// To sleep at once, spin for zero.
+    /// With a `busy_poll` of zero it never spins.
     pub(super) fn new(busy_poll: Duration, now: Instant) -> Self {
         Self {
             busy_poll,
@@ -25,8 +25,8 @@ impl Pace {
         }
     }
 
-    /// A turn began at `now`, with an event of a peer or with none. Timers and commands are no
-    /// events: nobody who waits for an answer is likely to come after them.
+    /// A turn began at `now`; `event` says whether a peer caused it. Timers and commands do not
+    /// count: after them no further message is likely.
     pub(super) fn handle_turn(&mut self, now: Instant, event: bool) {
         self.now = now;
         if event && !self.busy_poll.is_zero() {
@@ -38,8 +38,8 @@ impl Pace {
         }
     }
 
-    /// When the next wait has to be over; a time that has passed is a look without sleep. `timers`
-    /// is when the next one fires, `work` whether there is some left to do.
+    /// When the next wait has to end. A time in the past makes the driver look for events without
+    /// sleeping. `timers` is when the next timer fires, `work` whether some is left to do.
     pub(super) fn wait_until(&self, timers: Option<Instant>, work: bool) -> Option<Instant> {
         if work || self.spins_since.is_some() {
             Some(self.now)
@@ -81,13 +81,13 @@ mod tests {
         }
         pace.handle_turn(start + 50 * MICROSECOND, false);
         assert_eq!(pace.wait_until(None, false), None);
-        // It has gone to sleep; turns without an event don't wake it up for more.
+        // It sleeps by now, and turns without an event do not make it spin again.
         pace.handle_turn(start + 51 * MICROSECOND, false);
         assert_eq!(pace.wait_until(None, false), None);
     }
 
     #[test]
-    fn each_event_begins_the_time_again() {
+    fn each_event_starts_the_time_again() {
         let start = Instant::now();
         let mut pace = Pace::new(50 * MICROSECOND, start);
         for micros in [0, 40, 80] {

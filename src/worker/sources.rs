@@ -1,44 +1,76 @@
-//! The sources of datagrams seen lately: a table of fixed size, for people to look at.
+//! The sources of datagrams seen recently: a table of fixed size, for operators to look at.
 //!
-//! A source's place is one of four, by its hash; a newcomer takes that of the one which has been
-//! silent longest. So a flood of sources costs no memory and no time.
+//! The hash of a source selects a set of four entries. A new source takes the entry that has been
+//! silent for the longest time in its set, so a flood of sources costs no memory, and no time either.
 
 use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use crate::driver::Source;
 
-use super::mailbox::Hit;
+use super::ids::SocketId;
 
-/// How many sources are remembered, per listener and worker.
+/// The number of entries, for each listener and worker.
 pub const SOURCES_MAX: usize = 1024;
 
+/// The number of entries in a set.
 const WAYS: usize = 4;
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct SourceTable {
-    // Made when the first datagram comes.
-    entries: Box<[Option<Entry>]>,
+    // Allocated when the first datagram arrives.
+    entries: Box<[Option<SourceEntry>]>,
     hasher: RandomState,
 }
 
-/// What is remembered of one source.
+/// One source.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the names say it")]
-pub struct Entry {
+pub struct SourceEntry {
     pub id: u64,
     pub source: Source,
-    pub hit: Hit,
+    /// Where the last datagram was sent to.
+    pub destination: Destination,
     pub first: Instant,
     pub last: Instant,
     pub bytes_received: u64,
     pub bytes_sent: u64,
 }
 
+impl SourceEntry {
+    /// A source whose first datagram has just arrived, and is not counted yet.
+    #[must_use]
+    pub(super) fn new(id: u64, source: Source, destination: Destination, now: Instant) -> Self {
+        Self {
+            id,
+            source,
+            destination,
+            first: now,
+            last: now,
+            bytes_received: 0,
+            bytes_sent: 0,
+        }
+    }
+}
+
+/// Where a datagram was sent to.
+#[derive(Clone, Copy, Debug)]
+pub struct Destination {
+    /// The socket at which it arrived.
+    pub socket: SocketId,
+    /// The address, where the socket has several.
+    pub address: Option<IpAddr>,
+}
+
 impl SourceTable {
-    /// The entry of this source, made with `new` if there is none.
-    pub fn entry(&mut self, source: &Source, new: impl FnOnce() -> Entry) -> &mut Entry {
+    /// The entry of this source, which is made with `new` if there is none.
+    pub fn entry(
+        &mut self,
+        source: &Source,
+        new: impl FnOnce() -> SourceEntry,
+    ) -> &mut SourceEntry {
         if self.entries.is_empty() {
             self.entries = vec![None; SOURCES_MAX].into_boxed_slice();
         }
@@ -48,18 +80,17 @@ impl SourceTable {
             .iter()
             .position(|entry| entry.as_ref().is_some_and(|entry| entry.source == *source));
         let way = known.unwrap_or_else(|| {
-            let silent_longest = |way: &usize| set[*way].as_ref().map(|entry| entry.last);
-            let way = (0..WAYS)
-                .min_by_key(silent_longest)
-                .expect("there are four");
+            // An unused entry is `None`, which is less than any time.
+            let last = |way: &usize| set[*way].as_ref().map(|entry| entry.last);
+            let way = (0..WAYS).min_by_key(last).expect("a set has entries");
             set[way] = Some(new());
             way
         });
-        set[way].as_mut().expect("it is there now")
+        set[way].as_mut().expect("it was found or made")
     }
 
-    /// All that are remembered.
-    pub fn iter(&self) -> impl Iterator<Item = &Entry> {
+    /// All entries.
+    pub fn iter(&self) -> impl Iterator<Item = &SourceEntry> {
         self.entries.iter().flatten()
     }
 }
@@ -69,22 +100,14 @@ mod tests {
     use std::net::SocketAddr;
     use std::time::Duration;
 
-    use super::super::mailbox::SocketId;
     use super::*;
 
-    fn entry(source: Source, now: Instant) -> Entry {
-        Entry {
-            id: 0,
-            source,
-            hit: Hit {
-                socket: SocketId(0),
-                address: None,
-            },
-            first: now,
-            last: now,
-            bytes_received: 0,
-            bytes_sent: 0,
-        }
+    fn entry(source: Source, now: Instant) -> SourceEntry {
+        let destination = Destination {
+            socket: SocketId(0),
+            address: None,
+        };
+        SourceEntry::new(0, source, destination, now)
     }
 
     fn source(number: u16) -> Source {
@@ -102,7 +125,7 @@ mod tests {
             .entry(&source(1), || entry(source(1), now))
             .bytes_received += 5;
         table
-            .entry(&source(1), || unreachable!("it is known"))
+            .entry(&source(1), || unreachable!("the source has an entry"))
             .bytes_received += 5;
         assert_eq!(
             table
@@ -114,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_sources_is_bounded_and_drives_out_the_silent_ones() {
+    fn a_flood_of_sources_is_bounded_and_replaces_the_silent_ones() {
         let mut table = SourceTable::default();
         let start = Instant::now();
         for number in 0..u16::MAX {
@@ -122,10 +145,10 @@ mod tests {
             table.entry(&source(number), || entry(source(number), now));
         }
         assert_eq!(table.iter().count(), SOURCES_MAX);
-        let last = Source::clone(&source(u16::MAX - 1));
+        let last = source(u16::MAX - 1);
         assert!(
             table.iter().any(|entry| entry.source == last),
-            "the newest is there"
+            "the newest has an entry"
         );
     }
 }

@@ -1,59 +1,148 @@
 //! Streams: what a worker does when something happens to a connection.
+//!
+//! [`Stream`] decides what is sent back and when a connection is closed, `policy` how long it may
+//! take. Here their decisions are carried out and counted.
 
+use std::fmt::{self, Display};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
-use crate::driver::{Buffer, Closing, Driver, Op, Source, Token};
+use crate::driver::{Buffer, Closing, Driver, Op, Token};
 use crate::echo::stream::Step;
 use crate::echo::{Answer, Stream};
-use crate::policy::Refusal;
-use crate::policy::limits::{Activity, Judgment, Phase};
+use crate::policy::limits::{Activity, Phase, TimeoutAction};
 
-use super::handover::{self, Admission, State};
-use super::mailbox::{Kind, Peer};
-use super::{ACCEPT_PAUSE_MIN, Listener, Place, Tenant, Worker};
+use super::gate::Admission;
+use super::mailbox::Settings;
+use super::transfer::{ConnectionState, instant_before};
+use super::{Listener, SlotKind, Worker};
 
-/// A client as the worker knows it. Small: most of them are idle most of the time.
+/// A connection as the worker knows it. Small: most connections are idle most of the time.
 #[derive(Debug)]
 pub(super) struct Connection {
-    id: u64,
-    peer: Option<SocketAddr>,
+    pub(super) id: u64,
+    pub(super) peer: Option<SocketAddr>,
     stream: Stream,
     opened: Instant,
-    // The times of its `Activity`, in nanoseconds since it was opened: half of what an `Instant`
-    // takes.
+    // Times of its `Activity`, in nanoseconds since it was opened: half of the size of an `Instant`.
     active: u64,
-    waits: Option<NonZeroU64>,
-    phase: Phase,
-    // The end of what the driver said of the peer's progress when it was last asked.
+    waiting_since: Option<NonZeroU64>,
+    // The low half of the driver's measure of what the peer has read, when it was last checked.
     progress: u32,
-    bytes_received: u64,
-    bytes_sent: u64,
-    // What it holds of the gate, to be given back: a permit, and a place among its source's.
-    has_permit: bool,
-    has_place: bool,
+    pub(super) bytes_received: u64,
+    pub(super) bytes_sent: u64,
+    admission: Admission,
+    // Accepted only to be reset, and counted as refused.
     refused: bool,
-    // The driver has been told to close it.
+    // `Op::Close` was submitted.
     closing: bool,
 }
 
 impl Connection {
-    /// When it did what, for the policy.
-    fn activity(&self) -> Activity {
+    /// A connection that was just accepted.
+    pub(super) fn new(
+        id: u64,
+        peer: Option<SocketAddr>,
+        settings: &Settings,
+        now: Instant,
+        admission: Admission,
+        refused: bool,
+    ) -> Self {
+        Self {
+            id,
+            peer,
+            stream: Stream::new(settings.reply, settings.one_shot),
+            opened: now,
+            active: 0,
+            waiting_since: None,
+            progress: 0,
+            bytes_received: 0,
+            bytes_sent: 0,
+            admission,
+            refused,
+            closing: false,
+        }
+    }
+
+    /// A connection that another worker had.
+    pub(super) fn resume(
+        now: Instant,
+        state: &ConnectionState,
+        unsent: u32,
+        admission: Admission,
+    ) -> Self {
+        let mut connection = Self {
+            id: state.id,
+            peer: state.peer,
+            stream: Stream::resume(state.progress, unsent),
+            opened: instant_before(now, state.age),
+            active: state.active,
+            waiting_since: state.waiting_since,
+            progress: 0,
+            bytes_received: state.bytes_received,
+            bytes_sent: state.bytes_sent,
+            admission,
+            refused: false,
+            closing: false,
+        };
+        // Its last bytes may have been sent while it was handed over. Then it begins to linger here.
+        if connection.stream.is_lingering() && connection.waiting_since.is_none() {
+            connection.wait_from(now);
+        }
+        connection
+    }
+
+    /// The state, for [`Self::resume`].
+    pub(super) fn state(&self, now: Instant) -> ConnectionState {
+        ConnectionState {
+            id: self.id,
+            peer: self.peer,
+            age: self.age(now),
+            active: self.active,
+            waiting_since: self.waiting_since,
+            phase: self.phase(),
+            progress: self.stream.progress(),
+            bytes_received: self.bytes_received,
+            bytes_sent: self.bytes_sent,
+        }
+    }
+
+    /// Its times, for the timeouts.
+    pub(super) fn activity(&self) -> Activity {
         let at = |nanos| self.opened + Duration::from_nanos(nanos);
         Activity {
             opened: self.opened,
             active: at(self.active),
-            waits: self.waits.map(|nanos| at(nanos.get())),
-            phase: self.phase,
+            waiting_since: self.waiting_since.map(|nanos| at(nanos.get())),
+            phase: self.phase(),
         }
     }
 
-    /// Whether the driver has been told to close it.
+    fn phase(&self) -> Phase {
+        if self.stream.is_lingering() {
+            Phase::Lingering
+        } else if self.stream.is_answering() {
+            Phase::Open
+        } else {
+            Phase::Finishing
+        }
+    }
+
+    /// Whether it was accepted only to be reset.
+    pub(super) fn is_refused(&self) -> bool {
+        self.refused
+    }
+
+    /// Whether the driver was asked to close it.
     pub(super) fn is_closing(&self) -> bool {
         self.closing
+    }
+
+    /// Whether the write side has to be shut down.
+    pub(super) fn is_shut_down(&self) -> bool {
+        self.stream.is_shut_down()
     }
 
     /// Nanoseconds since it was opened: 64 bits of them are centuries.
@@ -61,9 +150,9 @@ impl Connection {
         now.saturating_duration_since(self.opened).as_nanos() as u64
     }
 
-    /// It keeps us waiting from now on.
-    fn waits_from(&mut self, now: Instant) {
-        self.waits = NonZeroU64::new(self.age(now).max(1));
+    /// It waits for its peer, from now on.
+    fn wait_from(&mut self, now: Instant) {
+        self.waiting_since = NonZeroU64::new(self.age(now).max(1));
     }
 
     fn count_received(&mut self, now: Instant, listener: &Listener, len: u32) {
@@ -72,394 +161,245 @@ impl Connection {
         listener.counters.bytes_received.add(len.into());
     }
 
+    /// Counts bytes that the stream already knows to be sent.
     fn count_sent(&mut self, now: Instant, listener: &Listener, len: u32) {
         self.bytes_sent += u64::from(len);
         listener.counters.bytes_sent.add(len.into());
-        // What still waits behind it has waited from now on.
-        if self.waits.is_some() {
-            self.waits_from(now);
-            self.waits = self.waits.filter(|_| self.stream.owed() > 0);
+        if self.stream.is_shut_down() {
+            // The time for the peer's FIN begins when it has everything; until then the timeout for
+            // a stall begins with each progress.
+            self.wait_from(now);
+        } else if self.waiting_since.is_some() {
+            // Bytes that are still unsent have been waiting only since this progress.
+            self.waiting_since = None;
+            if self.stream.unsent() > 0 {
+                self.wait_from(now);
+            }
         }
     }
 
-    /// It has ended.
-    pub(super) fn leave(self, listener: &Listener) {
+    /// The driver has given it up with this number of unsent bytes. All others were sent, also those
+    /// of a message that was sent in part, which no completion has reported.
+    pub(super) fn handle_detached(&mut self, listener: &Listener, unsent: u32) {
+        let sent = self.stream.unsent().saturating_sub(unsent);
+        self.stream.handle_sent(sent);
+        self.bytes_sent += u64::from(sent);
+        listener.counters.bytes_sent.add(sent.into());
+    }
+
+    /// Notes how much the peer has read. Says whether that is more than at the last time.
+    pub(super) fn note_progress(&mut self, progress: u64) -> bool {
+        // Half of the number is enough to see that it changes.
+        let progress = progress as u32;
+        std::mem::replace(&mut self.progress, progress) != progress
+    }
+
+    /// It was closed.
+    pub(super) fn end(self, listener: &Listener) {
         if !self.refused {
             listener.counters.closed.add(1);
         }
         self.release(listener);
     }
 
-    /// Gives back what it held of the gate.
+    /// Returns to the gate what it took when it was admitted.
     pub(super) fn release(self, listener: &Listener) {
-        if self.has_permit {
+        if self.admission.has_permit {
             listener.gate.permits.give_back();
         }
-        if let Some(peer) = self.peer.filter(|_| self.has_place) {
+        if let Some(peer) = self.peer.filter(|_| self.admission.counts_for_source) {
             listener.gate.release(peer.ip());
         }
-    }
-
-    /// So much of what it was owed is left: the rest is with the kernel.
-    pub(super) fn settle(&mut self, listener: &Listener, unsent: u32) {
-        let sent = self.stream.owed().saturating_sub(unsent);
-        self.stream.handle_sent(sent);
-        self.bytes_sent += u64::from(sent);
-        listener.counters.bytes_sent.add(sent.into());
-    }
-
-    /// All that is known of it, for who goes on with it.
-    pub(super) fn state(&self, now: Instant) -> State {
-        State {
-            id: self.id,
-            peer: self.peer,
-            age: self.age(now),
-            active: self.active,
-            waits: self.waits,
-            phase: self.phase,
-            progress: self.stream.progress(),
-            bytes_received: self.bytes_received,
-            bytes_sent: self.bytes_sent,
-        }
-    }
-
-    /// One that another worker has had.
-    pub(super) fn resume(
-        now: Instant,
-        state: &State,
-        stream: Stream,
-        admission: Admission,
-    ) -> Self {
-        Self {
-            id: state.id,
-            peer: state.peer,
-            stream,
-            opened: handover::ago(now, state.age),
-            active: state.active,
-            waits: state.waits,
-            phase: state.phase,
-            progress: 0,
-            bytes_received: state.bytes_received,
-            bytes_sent: state.bytes_sent,
-            has_permit: admission.has_permit,
-            has_place: admission.has_place,
-            refused: false,
-            closing: false,
-        }
-    }
-
-    /// The peer has come so far in reading: what it reads from now on counts.
-    pub(super) fn look(&mut self, progress: u64) {
-        self.progress = progress as u32;
     }
 }
 
 impl<D: Driver> Worker<D> {
-    /// The connection of this token, if it is still the tenant of its slot.
+    /// The connection of this token, unless it was closed.
     fn connection(&mut self, token: Token) -> Option<(&mut Connection, &mut Listener, &mut D)> {
-        let (place, listener, driver) = self.place(token)?;
-        match &mut place.tenant {
-            Tenant::Connection(client) => Some((client, listener, driver)),
+        let (slot, listener, driver) = self.slot(token)?;
+        match &mut slot.kind {
+            SlotKind::Connection(connection) => Some((connection, listener, driver)),
             _ => None,
         }
     }
 
-    pub(super) fn accepted(
-        &mut self,
-        now: Instant,
-        door: Token,
-        connection: Token,
-        peer: Option<SocketAddr>,
-        has_permit: bool,
-    ) {
-        let id = self.ids.take();
-        let Some((place, listener, _)) = self.place(door) else {
-            // The door was closed in this very turn; who came through it last is still welcome to a FIN.
-            self.driver.submit(Op::Close {
-                token: connection,
-                how: Closing::Now,
-            });
-            return;
-        };
-        let index = place.listener;
-        if let Tenant::Door(door) = &mut place.tenant {
-            door.pause = ACCEPT_PAUSE_MIN;
-        }
-        let settings = &listener.settings;
-        let has_permit = has_permit || listener.gate.permits.try_take();
-        let admitted = admit(listener, peer.map(|peer| peer.ip()), has_permit);
-        let client = Connection {
-            id,
-            peer,
-            stream: Stream::new(settings.reply, settings.one_shot),
-            opened: now,
-            active: 0,
-            waits: None,
-            phase: Phase::Open,
-            bytes_received: 0,
-            bytes_sent: 0,
-            progress: 0,
-            has_permit,
-            has_place: admitted.is_ok() && settings.max_per_source.is_some() && peer.is_some(),
-            refused: admitted.is_err(),
-            closing: false,
-        };
-        match admitted {
-            Ok(()) => listener.counters.accepted.add(1),
-            Err(reason) => {
-                listener.refuse(reason);
-                log::debug!(
-                    listener = &*settings.name, peer:% = Name(peer);
-                    "listener \"{}\": {}: refused: {}",
-                    settings.name,
-                    Name(peer),
-                    reason.name()
-                );
-            }
-        }
-        self.move_in(connection, index, Tenant::Connection(client));
-        if admitted.is_err() {
-            self.close(connection, Closing::Reset);
-        } else {
-            self.judge(now, connection);
-            self.advance(now, connection);
-            if self.handing_over.is_some() {
-                self.driver.submit(Op::Detach { connection });
-            }
-        }
-    }
-
-    pub(super) fn received(&mut self, now: Instant, token: Token, buffer: Buffer) {
-        let Some((client, listener, driver)) = self.connection(token) else {
+    pub(super) fn handle_received(&mut self, now: Instant, token: Token, buffer: Buffer) {
+        let Some((connection, listener, driver)) = self.connection(token) else {
             self.driver.recycle(buffer);
             return;
         };
-        client.count_received(now, listener, buffer.len());
-        match client.stream.handle_received(driver.bytes(&buffer)) {
+        connection.count_received(now, listener, buffer.len());
+        match connection.stream.handle_received(driver.bytes(&buffer)) {
             Answer::Send => driver.submit(Op::Send {
                 connection: token,
                 buffer,
             }),
             Answer::Drop => driver.recycle(buffer),
         }
-        self.advance(now, token);
+        self.run_steps(now, token);
     }
 
-    pub(super) fn sent(&mut self, now: Instant, token: Token, len: u32) {
-        let Some((client, listener, _)) = self.connection(token) else {
+    pub(super) fn handle_sent(&mut self, now: Instant, token: Token, len: u32) {
+        let Some((connection, listener, _)) = self.connection(token) else {
             return;
         };
-        client.stream.handle_sent(len);
-        client.count_sent(now, listener, len);
-        self.advance(now, token);
+        connection.stream.handle_sent(len);
+        connection.count_sent(now, listener, len);
+        // A `Send` behind our FIN exists only after a hand-over, of bytes that had been relayed.
+        if connection.stream.is_shut_down() {
+            self.check_timeouts(now, token);
+        }
+        self.run_steps(now, token);
     }
 
-    /// The driver has sent bytes back by itself.
-    pub(super) fn relayed(&mut self, now: Instant, token: Token, received: u32, sent: u32) {
-        let Some((client, listener, _)) = self.connection(token) else {
+    /// The driver has received bytes and sent bytes back without showing them.
+    pub(super) fn handle_relayed(&mut self, now: Instant, token: Token, received: u32, sent: u32) {
+        let Some((connection, listener, _)) = self.connection(token) else {
             return;
         };
-        client.stream.handle_relayed(received, sent);
+        connection.stream.handle_relayed(received, sent);
         if received > 0 {
-            client.count_received(now, listener, received);
+            connection.count_received(now, listener, received);
         }
         if sent > 0 {
-            client.count_sent(now, listener, sent);
+            connection.count_sent(now, listener, sent);
         }
-        if client.stream.lingers() {
-            // They were under way when our FIN was asked for, which comes behind them.
-            client.phase = if client.stream.owed() > 0 {
-                Phase::Finishing
-            } else {
-                Phase::Lingering
-            };
-            client.waits_from(now);
-            self.judge(now, token);
+        // They were under way when the FIN was requested, and the FIN follows them.
+        if connection.stream.is_shut_down() {
+            connection.wait_from(now);
+            self.check_timeouts(now, token);
         }
-        self.advance(now, token);
+        self.run_steps(now, token);
     }
 
-    pub(super) fn ended(&mut self, now: Instant, token: Token) {
-        if let Some((client, _, _)) = self.connection(token) {
-            client.stream.handle_end();
-            self.advance(now, token);
+    pub(super) fn handle_ended(&mut self, now: Instant, token: Token) {
+        if let Some((connection, _, _)) = self.connection(token) {
+            connection.stream.handle_end();
+            self.run_steps(now, token);
         }
     }
 
-    pub(super) fn stalled(&mut self, now: Instant, token: Token) {
-        let Some((client, _, driver)) = self.connection(token) else {
+    pub(super) fn handle_stalled(&mut self, now: Instant, token: Token) {
+        let Some((connection, _, driver)) = self.connection(token) else {
             return;
         };
-        client.waits_from(now);
-        client.progress = driver.progress(token) as u32;
-        self.judge(now, token);
+        connection.stream.handle_stalled();
+        connection.wait_from(now);
+        connection.note_progress(driver.progress(token));
+        self.check_timeouts(now, token);
+        self.run_steps(now, token);
     }
 
-    /// A broken connection is the peer's affair: a counter, and a line for who looks closely.
-    pub(super) fn failed(&mut self, token: Token, error: &io::Error) {
-        let Some((client, listener, _)) = self.connection(token) else {
+    /// A broken connection is its peer's fault: a counter and a debug line.
+    pub(super) fn handle_failed(&mut self, token: Token, error: &io::Error) {
+        let Some((connection, listener, _)) = self.connection(token) else {
             return;
         };
         listener.counters.faults.add(1);
-        log::debug!(
-            listener = &*listener.settings.name, peer:% = Name(client.peer);
-            "listener \"{}\": {}: {error}",
-            listener.settings.name,
-            Name(client.peer),
-        );
+        log_about(connection.peer, listener, &error);
         self.close(token, Closing::Now);
     }
 
-    /// Does what the stream's state asks for.
-    pub(super) fn advance(&mut self, now: Instant, token: Token) {
+    /// Carries out what the stream asks for, until it asks for nothing more.
+    pub(super) fn run_steps(&mut self, now: Instant, token: Token) {
         loop {
-            let Some((client, _, driver)) = self.connection(token) else {
+            let Some((connection, _, driver)) = self.connection(token) else {
                 return;
             };
-            if client.closing {
+            if connection.closing {
                 return;
             }
-            match client.stream.poll_step() {
+            match connection.stream.poll_step() {
                 None => return,
                 Some(Step::Receive) => driver.submit(Op::Receive { connection: token }),
                 Some(Step::Relay) => driver.submit(Op::Relay { connection: token }),
                 Some(Step::Pause) => driver.submit(Op::Pause { connection: token }),
                 Some(Step::ShutDown) => {
                     driver.submit(Op::ShutDown { connection: token });
-                    client.phase = Phase::Lingering;
-                    client.waits_from(now);
-                    self.judge(now, token);
+                    connection.wait_from(now);
+                    self.check_timeouts(now, token);
                 }
                 Some(Step::Close) => self.close(token, Closing::Now),
             }
         }
     }
 
-    /// Asks whether the connection may go on, and acts on it.
-    pub(super) fn judge(&mut self, now: Instant, token: Token) {
-        let Some((client, listener, driver)) = self.connection(token) else {
+    /// Ends the connection if it has reached a timeout, else sets its timer.
+    pub(super) fn check_timeouts(&mut self, now: Instant, token: Token) {
+        let Some((connection, listener, driver)) = self.connection(token) else {
             return;
         };
-        if client.closing {
+        if connection.closing {
             return;
         }
-        if client.phase != Phase::Lingering && client.waits.is_some() {
-            let progress = driver.progress(token) as u32;
-            if std::mem::replace(&mut client.progress, progress) != progress {
-                client.waits_from(now);
-            }
+        // A completion reports a send when all of it is with the kernel. Until then the peer may
+        // have read much of what the kernel had already, which only the driver can tell.
+        if connection.phase() != Phase::Lingering
+            && connection.waiting_since.is_some()
+            && connection.note_progress(driver.progress(token))
+        {
+            connection.wait_from(now);
         }
-        let judgment = listener.settings.timeouts.judge(now, &client.activity());
-        match judgment {
-            Judgment::Until(None) => {}
-            Judgment::Until(Some(due)) => self.timers.set(token.slot, due),
-            Judgment::Idle | Judgment::Expired => {
-                log::debug!(
-                    listener = &*listener.settings.name, peer:% = Name(client.peer);
-                    "listener \"{}\": {}: {judgment:?}",
-                    listener.settings.name,
-                    Name(client.peer),
-                );
+        match listener
+            .settings
+            .timeouts
+            .check(now, &connection.activity())
+        {
+            TimeoutAction::CheckAt(None) => {}
+            TimeoutAction::CheckAt(Some(due)) => self.timers.set(token.slot, due),
+            TimeoutAction::FinishIdle => {
+                log_about(connection.peer, listener, &"idle");
                 self.finish(now, token);
             }
-            Judgment::Stalled => {
+            TimeoutAction::FinishExpired => {
+                log_about(connection.peer, listener, &"has reached its lifetime");
+                self.finish(now, token);
+            }
+            TimeoutAction::ResetStalled => {
                 listener.counters.faults.add(1);
-                log::debug!(
-                    listener = &*listener.settings.name, peer:% = Name(client.peer);
-                    "listener \"{}\": {}: reads nothing",
-                    listener.settings.name,
-                    Name(client.peer),
-                );
+                log_about(connection.peer, listener, &"reads nothing");
                 self.close(token, Closing::Reset);
             }
-            Judgment::Lingered => self.close(token, Closing::Now),
+            TimeoutAction::CloseLingering => self.close(token, Closing::Now),
         }
     }
 
-    /// Gives the connection what it is owed, then our FIN.
+    /// Sends the pending output of the connection, then our FIN.
     fn finish(&mut self, now: Instant, token: Token) {
-        if let Some((client, _, _)) = self.connection(token) {
-            client.stream.finish();
-            if client.phase == Phase::Open {
-                client.phase = Phase::Finishing;
-            }
-            self.advance(now, token);
-            self.judge(now, token);
+        if let Some((connection, _, _)) = self.connection(token) {
+            connection.stream.finish();
+            self.run_steps(now, token);
+            self.check_timeouts(now, token);
         }
     }
 
     pub(super) fn finish_all(&mut self, now: Instant) {
-        for slot in 0..self.places.len() {
-            self.finish(now, self.places[slot].token);
+        for number in 0..self.slots.len() {
+            self.finish(now, self.slots.at(number).token);
         }
     }
 
-    pub(super) fn close_peers(&mut self, ids: &[u64]) -> u64 {
-        let mut closed = 0;
-        for slot in 0..self.places.len() {
-            let Place {
-                token,
-                tenant: Tenant::Connection(client),
-                ..
-            } = &self.places[slot]
-            else {
-                continue;
-            };
-            if ids.contains(&client.id) && !client.closing {
-                closed += 1;
-                self.close(*token, Closing::Now);
-            }
-        }
-        closed
-    }
-
-    fn close(&mut self, token: Token, how: Closing) {
-        if let Some((client, _, driver)) = self.connection(token)
-            && !std::mem::replace(&mut client.closing, true)
+    pub(super) fn close(&mut self, token: Token, how: Closing) {
+        if let Some((connection, _, driver)) = self.connection(token)
+            && !std::mem::replace(&mut connection.closing, true)
         {
             driver.submit(Op::Close { token, how });
         }
     }
-
-    pub(super) fn peer(&self, now: Instant, place: &Place) -> Option<Peer> {
-        let Tenant::Connection(client) = &place.tenant else {
-            return None;
-        };
-        let listener = self.listeners[place.listener as usize].as_ref()?;
-        (!client.refused).then(|| Peer {
-            id: client.id,
-            listener: listener.id,
-            kind: Kind::Stream,
-            source: client.peer.map(Source::Inet),
-            hit: None,
-            age: now - client.opened,
-            idle: now - client.activity().active,
-            bytes_received: client.bytes_received,
-            bytes_sent: client.bytes_sent,
-            details: self.driver.details(place.token),
-        })
-    }
 }
 
-/// Whether the client may stay; if so, it now has a place among its source's connections.
-fn admit(listener: &Listener, source: Option<IpAddr>, has_permit: bool) -> Result<(), Refusal> {
-    if source.is_some_and(|source| !listener.settings.access.permits(source)) {
-        return Err(Refusal::Denied);
-    }
-    if !has_permit {
-        return Err(Refusal::Full);
-    }
-    match source.zip(listener.settings.max_per_source) {
-        None => Ok(()),
-        Some((source, max)) => listener.gate.admit(source, max),
-    }
+/// A debug line about a connection.
+pub(super) fn log_about(peer: Option<SocketAddr>, listener: &Listener, event: &dyn Display) {
+    let name = &*listener.settings.name;
+    let peer = PeerName(peer);
+    log::debug!(listener = name, peer:% = peer; "listener \"{name}\": {peer}: {event}");
 }
 
-/// A peer's name in the log.
-struct Name(Option<SocketAddr>);
+/// The name of a peer in the log.
+struct PeerName(Option<SocketAddr>);
 
-impl std::fmt::Display for Name {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Display for PeerName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some(address) => address.fmt(f),
             None => f.write_str("unix peer"),

@@ -4,6 +4,7 @@
 
 mod datagrams;
 mod handover;
+mod listening;
 mod mixture;
 mod relaying;
 
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use crate::driver::sim::{Client, End, Faults, Network, Peer as Far, Sim};
+use crate::driver::sim::{Client, End, Faults, Network, Peer as RemotePeer, Sim};
 use crate::driver::{Driver, Permits, Waker};
 use crate::echo::Reply;
 use crate::policy::limits::{LINGER, Timeouts, WhenFull};
@@ -20,7 +21,7 @@ use crate::policy::{Access, Refusal, SourcePorts};
 use crate::stats::{Counters, Totals};
 
 use super::Worker;
-use super::mailbox::{Command, Gate, Kind, ListenerId, Mailbox, Report, Settings, SocketId};
+use super::mailbox::{Command, Gate, ListenerId, Mailbox, Report, Settings, SocketId, SocketKind};
 use super::timers::TICK;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -38,8 +39,8 @@ struct Rig {
     counters: Arc<Counters>,
     gate: Arc<Gate>,
     ports: u16,
-    // All that is bound: a successor is given it again.
-    sockets: Vec<(ListenerId, SocketId, Kind, <Sim as Driver>::Socket)>,
+    // All bound sockets: a successor serves them, too.
+    sockets: Vec<(ListenerId, SocketId, SocketKind, <Sim as Driver>::Socket)>,
 }
 
 fn settings() -> Settings {
@@ -98,10 +99,13 @@ impl Rig {
             sockets: Vec::new(),
         };
         rig.configure(settings);
-        for (id, kind) in [(STREAM, Kind::Stream), (DATAGRAM, Kind::Datagram)] {
+        for (id, kind) in [
+            (STREAM, SocketKind::Stream),
+            (DATAGRAM, SocketKind::Datagram),
+        ] {
             let address = match kind {
-                Kind::Stream => server(),
-                Kind::Datagram => udp_server(),
+                SocketKind::Stream => server(),
+                SocketKind::Datagram => udp_server(),
             };
             rig.serve(LISTENER, id, kind, address);
         }
@@ -136,7 +140,7 @@ impl Rig {
         }
     }
 
-    /// Lets time pass, in steps that no timer is smaller than.
+    /// Advances the clock by one tick in each turn, so that no timer is late.
     fn pass(&mut self, time: Duration) {
         let mut left = time;
         while left > Duration::ZERO {
@@ -148,7 +152,7 @@ impl Rig {
         self.run();
     }
 
-    fn connect_from(&mut self, host: &str) -> Far {
+    fn connect_from(&mut self, host: &str) -> RemotePeer {
         self.ports += 1;
         let from = SocketAddr::new(host.parse().unwrap(), self.ports);
         let peer = self.network.connect(from, server());
@@ -156,11 +160,11 @@ impl Rig {
         peer
     }
 
-    fn connect(&mut self) -> Far {
+    fn connect(&mut self) -> RemotePeer {
         self.connect_from("198.51.100.1")
     }
 
-    fn exchange(&mut self, peer: Far, message: &[u8]) -> Vec<u8> {
+    fn exchange(&mut self, peer: RemotePeer, message: &[u8]) -> Vec<u8> {
         self.network.write(peer, message);
         self.run();
         self.network.read(peer, usize::MAX)
@@ -174,7 +178,7 @@ impl Rig {
         self.totals().refused[reason as usize]
     }
 
-    /// Everybody has gone: nothing may be left of them.
+    /// All peers have left: no connection, buffer or permit may be left of them.
     fn assert_nothing_left(&mut self, max_connections: u32) {
         self.worker.driver.assert_all_home();
         assert_eq!(
@@ -188,11 +192,11 @@ impl Rig {
             "every connection is closed"
         );
         for _ in 0..max_connections {
-            assert!(self.gate.permits.try_take(), "every permit has come back");
+            assert!(self.gate.permits.try_take(), "every permit was returned");
         }
         assert!(
             !self.gate.permits.try_take(),
-            "no permit has come back twice"
+            "no permit was returned twice"
         );
     }
 }
@@ -204,9 +208,9 @@ fn udp_server() -> SocketAddr {
 #[test]
 fn an_idle_peer_is_small() {
     assert!(
-        size_of::<super::Place>() <= 160,
+        size_of::<super::Slot>() <= 160,
         "{} bytes",
-        size_of::<super::Place>()
+        size_of::<super::Slot>()
     );
 }
 
@@ -220,7 +224,7 @@ fn echoes_to_several_peers_at_once() {
 }
 
 #[test]
-fn a_half_close_gets_everything_and_then_our_fin() {
+fn a_peer_that_half_closes_gets_every_byte_and_then_our_fin() {
     let mut rig = Rig::new(1, Faults::default(), 1, settings());
     let peer = rig.connect();
     rig.network.write(peer, b"the last words");
@@ -253,7 +257,7 @@ fn one_shot_answers_once_and_does_not_reset_a_peer_that_sends_more() {
 }
 
 #[test]
-fn a_peer_that_never_says_its_last_word_is_let_go() {
+fn a_peer_that_never_sends_its_fin_is_closed_after_a_while() {
     let mut rig = Rig::new(
         1,
         Faults::default(),
@@ -296,7 +300,7 @@ fn an_idle_peer_gets_our_fin_and_a_busy_one_stays() {
 }
 
 #[test]
-fn a_timeout_that_is_set_later_applies_to_connections_that_are_there() {
+fn a_timeout_that_is_configured_later_applies_to_existing_connections() {
     let mut rig = Rig::new(1, Faults::default(), 2, settings());
     let peer = rig.connect();
     rig.pass(20 * SECOND);
@@ -315,7 +319,7 @@ fn a_timeout_that_is_set_later_applies_to_connections_that_are_there() {
 }
 
 #[test]
-fn a_lifetime_ends_also_a_busy_connection() {
+fn a_lifetime_ends_a_busy_connection_too() {
     let timeouts = Timeouts {
         lifetime: Some(10 * SECOND),
         ..Timeouts::default()
@@ -353,10 +357,10 @@ fn a_peer_that_reads_nothing_is_reset_and_a_slow_one_is_not() {
             ..settings()
         },
     );
-    let (deaf, slow) = (rig.connect(), rig.connect());
+    let (stuck, slow) = (rig.connect(), rig.connect());
     for _ in 0..20 {
-        // Nobody reads as fast as this is written, so in the end the echoes are stuck.
-        for peer in [deaf, slow] {
+        // Neither of them reads as fast as it writes, so in the end the sends stall.
+        for peer in [stuck, slow] {
             rig.network.write(peer, &vec![7; 60_000]);
         }
         rig.run();
@@ -365,174 +369,66 @@ fn a_peer_that_reads_nothing_is_reset_and_a_slow_one_is_not() {
         rig.pass(SECOND);
         rig.network.read(slow, 10);
     }
-    rig.network.read(deaf, usize::MAX);
-    assert_eq!(rig.network.end(deaf), Some(End::Reset));
+    rig.network.read(stuck, usize::MAX);
+    assert_eq!(rig.network.end(stuck), Some(End::Reset));
     assert_eq!(rig.network.end(slow), None);
     assert_eq!(rig.totals().faults, 1);
 }
 
 #[test]
-fn who_finds_it_full_waits_in_the_queue_and_is_served_when_one_leaves() {
-    let mut rig = Rig::new(1, Faults::default(), 1, settings());
-    let (first, second) = (rig.connect(), rig.connect());
-    assert_eq!(rig.exchange(first, b"1"), b"1");
-    assert_eq!(rig.exchange(second, b"2"), b"");
-    assert_eq!(rig.totals().accepted, 1);
-    rig.network.half_close(first);
-    rig.run();
-    assert_eq!(rig.network.read(second, 10), b"2");
-}
-
-#[test]
-fn who_finds_it_full_is_reset_where_that_is_configured() {
-    let full = Settings {
-        when_full: WhenFull::Reset,
+fn a_peer_that_stalled_for_long_and_then_reads_can_still_become_idle() {
+    let timeouts = Timeouts {
+        idle: Some(10 * SECOND),
+        ..Timeouts::default()
+    };
+    let settings = Settings {
+        timeouts,
         ..settings()
     };
-    let mut rig = Rig::new(1, Faults::default(), 1, full);
-    let (first, second) = (rig.connect(), rig.connect());
-    assert_eq!(rig.exchange(first, b"1"), b"1");
-    assert_eq!(rig.network.end(second), Some(End::Reset));
-    assert_eq!((rig.refused(Refusal::Full), rig.totals().accepted), (1, 1));
-    rig.network.half_close(first);
-    rig.run();
-    let third = rig.connect();
-    assert_eq!(rig.exchange(third, b"3"), b"3");
-    rig.network.half_close(third);
-    rig.run();
-    rig.assert_nothing_left(1);
-}
-
-#[test]
-fn changing_what_happens_when_full_loses_no_permit() {
-    let mut rig = Rig::new(1, Faults::default(), 2, settings());
-    let first = rig.connect();
-    rig.configure(Settings {
-        when_full: WhenFull::Reset,
-        ..settings()
-    });
-    rig.run();
-    let (second, third) = (rig.connect(), rig.connect());
-    assert_eq!(rig.network.end(third), Some(End::Reset));
-    rig.configure(settings());
-    rig.run();
-    for peer in [first, second] {
-        assert_eq!(rig.exchange(peer, b"x"), b"x");
-        rig.network.half_close(peer);
-    }
-    rig.run();
-    rig.assert_nothing_left(2);
-}
-
-#[test]
-fn one_source_can_not_take_all_places() {
-    let mut rig = Rig::new(
-        1,
-        Faults::default(),
-        10,
-        Settings {
-            max_per_source: Some(2),
-            ..settings()
-        },
-    );
-    let ours: Vec<Far> = (0..3).map(|_| rig.connect()).collect();
-    let other = rig.connect_from("198.51.100.2");
-    assert_eq!(rig.network.end(ours[2]), Some(End::Reset));
-    assert_eq!(rig.exchange(other, b"x"), b"x");
-    assert_eq!(rig.refused(Refusal::PerSource), 1);
-    for peer in [ours[0], ours[1], other] {
-        rig.network.half_close(peer);
-    }
-    rig.run();
-    let again = rig.connect();
-    assert_eq!(rig.exchange(again, b"x"), b"x");
-}
-
-#[test]
-fn who_is_denied_is_reset_and_counted() {
-    let access = Access {
-        allow: vec![],
-        deny: vec!["198.51.100.0/24".parse().unwrap()],
-    };
-    let mut rig = Rig::new(
-        1,
-        Faults::default(),
-        1,
-        Settings {
-            access,
-            ..settings()
-        },
-    );
-    let denied = rig.connect();
-    assert_eq!(rig.network.end(denied), Some(End::Reset));
-    assert_eq!(
-        (rig.refused(Refusal::Denied), rig.totals().accepted),
-        (1, 0)
-    );
-    let welcome = rig.connect_from("203.0.113.1");
-    assert_eq!(rig.exchange(welcome, b"x"), b"x");
-}
-
-#[test]
-fn out_of_descriptors_the_door_rests_and_opens_again_by_itself() {
-    let mut rig = Rig::new(
-        1,
-        Faults {
-            accept_error: 1.0,
-            ..Faults::default()
-        },
-        10,
-        settings(),
-    );
+    let mut rig = Rig::new(1, Faults::default(), 1, settings);
     let peer = rig.connect();
-    rig.network.write(peer, b"patience");
-    rig.pass(5 * SECOND);
-    assert_eq!(rig.network.read(peer, 10), b"");
-    rig.network.set_faults(Faults::default());
-    rig.pass(super::ACCEPT_PAUSE_MAX + TICK);
-    assert_eq!(rig.network.read(peer, 10), b"patience");
-}
-
-#[test]
-fn a_retired_socket_serves_its_queue_although_it_is_full() {
-    let mut rig = Rig::new(1, Faults::default(), 1, settings());
-    let (first, queued) = (rig.connect(), rig.connect());
-    rig.retire(STREAM);
-    rig.run();
-    assert!(matches!(
-        rig.reports.try_recv(),
-        Ok(Report::Retired {
-            worker: 0,
-            id: STREAM
-        })
-    ));
-    let late = rig.connect();
-    assert_eq!(rig.network.end(late), Some(End::Reset));
-    for peer in [first, queued] {
-        assert_eq!(rig.exchange(peer, b"x"), b"x");
-        rig.network.half_close(peer);
+    while rig.network.write(peer, &vec![7; 60_000]) > 0 {
+        rig.run();
     }
-    rig.run();
-    rig.assert_nothing_left(1);
+    rig.pass(15 * SECOND);
+    assert_eq!(rig.network.end(peer), None, "a stall is not idleness");
+    while !rig.network.read(peer, usize::MAX).is_empty() {
+        rig.run();
+    }
+    rig.pass(20 * SECOND + 2 * TICK);
+    assert_eq!(rig.network.end(peer), Some(End::Fin));
 }
 
 #[test]
-fn a_socket_that_is_retired_while_its_accept_waits_to_be_tried_again_is_not_asked_twice() {
-    let faults = Faults {
-        accept_error: 1.0,
-        ..Faults::default()
-    };
-    let mut rig = Rig::new(1, faults, 100, settings());
-    let peers: Vec<_> = (0..40).map(|_| rig.connect()).collect();
-    rig.run();
-    rig.network.set_faults(Faults::default());
-    rig.retire(STREAM);
-    // It has begun to drain, and is not done, when the time has come.
-    (0..2).for_each(|_| rig.turn());
-    rig.network.advance(super::ACCEPT_PAUSE_MAX + TICK);
-    rig.run();
-    for peer in peers {
-        assert_eq!(rig.exchange(peer, b"x"), b"x");
+fn a_peer_that_does_not_read_is_not_read_although_the_driver_would() {
+    for relay in [0.0, 1.0] {
+        let faults = Faults {
+            relay,
+            ..Faults::default()
+        };
+        let mut rig = Rig::new(1, faults, 1, settings());
+        let peer = rig.connect();
+        let mut written = 0;
+        loop {
+            let some = rig.network.write(peer, &[7; 1000]);
+            rig.run();
+            written += some;
+            if some == 0 {
+                break;
+            }
+        }
+        // One message stalled, and a few were taken before the pause reached the driver.
+        let totals = rig.totals();
+        let held = totals.bytes_received - totals.bytes_sent;
+        assert!((1..=8000).contains(&held), "{held} bytes are held");
+        let mut read = 0;
+        while read < written {
+            let some = rig.network.read(peer, usize::MAX).len();
+            assert!(some > 0, "it stopped after {read} of {written} bytes");
+            read += some;
+            rig.run();
+        }
+        assert_eq!(rig.exchange(peer, b"again"), b"again");
     }
 }
 
@@ -558,9 +454,9 @@ fn listed(rig: &mut Rig) -> Vec<super::mailbox::Peer> {
 }
 
 #[test]
-fn peers_are_listed_in_parts_and_closed_by_number() {
+fn peers_are_listed_in_parts_and_closed_by_id() {
     let mut rig = Rig::new(1, Faults::default(), 1000, settings());
-    let peers: Vec<Far> = (0..600).map(|_| rig.connect()).collect();
+    let peers: Vec<RemotePeer> = (0..600).map(|_| rig.connect()).collect();
     rig.exchange(peers[0], b"12345");
     let client = rig.network.client("198.51.100.1:5000".parse().unwrap());
     rig.network.send_datagram(client, udp_server(), b"123");
@@ -570,7 +466,7 @@ fn peers_are_listed_in_parts_and_closed_by_number() {
     assert_eq!(
         found
             .iter()
-            .filter(|peer| peer.kind == Kind::Datagram && peer.bytes_sent == 3)
+            .filter(|peer| peer.kind == SocketKind::Datagram && peer.bytes_sent == 3)
             .count(),
         1
     );
@@ -579,7 +475,7 @@ fn peers_are_listed_in_parts_and_closed_by_number() {
     let mut ids: Vec<u64> = found.iter().map(|peer| peer.id).collect();
     ids.sort_unstable();
     ids.dedup();
-    assert_eq!(ids.len(), 601, "no two have one number");
+    assert_eq!(ids.len(), 601, "ids are unique");
 
     rig.command(Command::ClosePeers {
         query: 3,
@@ -598,7 +494,7 @@ fn peers_are_listed_in_parts_and_closed_by_number() {
 }
 
 #[test]
-fn finishing_gives_everybody_what_they_are_owed_and_our_fin() {
+fn finishing_sends_pending_output_and_then_our_fin() {
     let mut rig = Rig::new(1, Faults::default(), 10, settings());
     let (idle, slow) = (rig.connect(), rig.connect());
     for _ in 0..10 {
@@ -619,15 +515,15 @@ fn finishing_gives_everybody_what_they_are_owed_and_our_fin() {
     assert_eq!(rig.totals().bytes_sent, read as u64);
 }
 
-/// A client that writes so many bytes of a pattern, reads at its own pace, and checks every byte.
+/// A client that writes `total` bytes of a pattern, reads at its own pace, and checks every byte.
 struct Talker {
-    peer: Far,
+    peer: RemotePeer,
     key: u8,
     written: usize,
     read: usize,
     total: usize,
     finished: bool,
-    // Leaves without a word after so many bytes.
+    // It resets the connection when it has read this number of bytes.
     resets_at: Option<usize>,
 }
 
@@ -670,7 +566,7 @@ impl Talker {
 }
 
 fn talk(seed: u64, faults: Faults) {
-    let loses_nobody = faults.reset == 0.0;
+    let is_lossless = faults.reset == 0.0;
     let mut rig = Rig::new(seed, faults, 8, settings());
     let mut talkers: Vec<Talker> = Vec::new();
     let mut done = 0;
@@ -704,7 +600,7 @@ fn talk(seed: u64, faults: Faults) {
         }
         talkers.retain(|talker| {
             let is_done = talker.is_done(&rig);
-            if is_done && loses_nobody && talker.resets_at.is_none() {
+            if is_done && is_lossless && talker.resets_at.is_none() {
                 assert_eq!(rig.network.end(talker.peer), Some(End::Fin));
                 assert_eq!(
                     talker.read, talker.total,
@@ -732,7 +628,7 @@ fn whatever_the_network_does_every_byte_comes_back_in_order() {
 }
 
 #[test]
-fn whatever_the_peers_do_nobody_gets_a_byte_of_another_and_nothing_is_left_behind() {
+fn whatever_the_peers_do_none_gets_a_byte_of_another_and_nothing_is_left_behind() {
     for seed in 1000..1060 {
         talk(seed, Faults::hostile());
     }
@@ -752,7 +648,7 @@ fn with_busy_poll_a_worker_looks_for_a_while_before_it_sleeps() {
     let peer = rig.connect();
     assert_eq!(rig.exchange(peer, b"hello"), b"hello");
     let start = rig.worker.driver.now();
-    // Whoever sleeps finds that time has passed.
+    // From now on the clock advances while the worker sleeps, and only then.
     rig.network.let_clock_run();
     rig.network.advance(busy_poll - Duration::from_nanos(1));
     for _ in 0..3 {
@@ -762,7 +658,7 @@ fn with_busy_poll_a_worker_looks_for_a_while_before_it_sleeps() {
         rig.worker.driver.now(),
         start + busy_poll - Duration::from_nanos(1)
     );
-    // Commands are obeyed meanwhile.
+    // Commands are handled while it spins.
     rig.command(Command::ListPeers { query: 1 });
     rig.turn();
     assert!(matches!(

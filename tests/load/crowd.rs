@@ -538,6 +538,23 @@ impl Crowd {
     }
 }
 
+/// Waits until a listener has no connections left.
+///
+/// The kernel ignores a reset that is not within the receive window (RFC 9293, section 3.10.7.4), and
+/// the window of a client that never reads gets that small. Then a client that was killed is noticed
+/// when the daemon's kernel next probes for room, after a back-off as above.
+pub(super) fn wait_until_all_are_gone(daemon: &Daemon, listener: &str) {
+    let deadline = Instant::now() + BACK_OFF;
+    while daemon.connections(listener) > 0 {
+        if Instant::now() >= deadline {
+            let table = std::fs::read_to_string("/proc/net/tcp").expect("a table of sockets");
+            let peers = daemon.ctl_text(&["peers"]);
+            panic!("{listener} still has connections:\n{peers}{table}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// The daemon's FIN has come: it must have been time for it.
 fn assert_ended(seed: u64, service: &Service, talker: &Talker) {
     let right = match service.answer {

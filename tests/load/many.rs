@@ -4,10 +4,10 @@ use std::io::{Read, Write};
 
 use socket2::Socket;
 
-use super::crowd::{Answer, Crowd, Ending, Plan, Service, Sizes};
+use super::crowd::{Answer, Crowd, Ending, Plan, Service, Sizes, wait_until_all_are_gone};
 use super::pattern::{self, Random};
 use super::{KINDS, STREAMS, address_of, connect, streams_with};
-use crate::harness::{Daemon, allow_many_descriptors, eventually};
+use crate::harness::{Daemon, allow_many_descriptors, eventually, not_tested};
 
 const WORKERS: usize = 2;
 
@@ -59,7 +59,7 @@ fn killed_clients_leave_nothing_to_those_on_their_slots() {
             }
             crowd.finish();
         }
-        eventually("nobody is left", || daemon.connections(kind) == 0);
+        wait_until_all_are_gone(&daemon, kind);
         let connected = crowd.tallies()[0].connected;
         assert_eq!(
             daemon.listener(kind)["accepted"],
@@ -104,7 +104,9 @@ fn ten_thousand_connections_open_and_close() {
     let room = allow_many_descriptors().saturating_sub(6000);
     let count = usize::try_from(room).map_or(10_000, |room| room.min(10_000));
     if count < 10_000 {
-        eprintln!("with so few descriptors (ulimit -Hn) only {count} connections are tried");
+        not_tested(format_args!(
+            "more than {count} connections need more descriptors (ulimit -Hn)"
+        ));
     }
     let seed = pattern::seed();
     let mut random = Random::new(seed);
@@ -163,7 +165,7 @@ fn ten_thousand_connections_open_and_close() {
 
         drop(held);
         drop(first);
-        eventually("nobody is left", || daemon.connections(kind) == 0);
+        wait_until_all_are_gone(&daemon, kind);
         eventually("all descriptors are given back", || {
             daemon.descriptors() <= descriptors + POOLED_DESCRIPTORS
         });
@@ -176,6 +178,6 @@ fn ten_thousand_connections_open_and_close() {
         last.send(100_000);
         last.receive(seed);
         drop(last);
-        eventually("nobody is left", || daemon.connections(kind) == 0);
+        wait_until_all_are_gone(&daemon, kind);
     }
 }

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::address_of;
-use super::crowd::{Answer, Crowd, Ending, Plan, Service, Sizes, Tally};
+use super::crowd::{Answer, Crowd, Ending, Plan, Service, Sizes, Tally, wait_until_all_are_gone};
 use super::flows::Flows;
 use super::pattern;
-use crate::harness::{Daemon, allow_many_descriptors, eventually};
+use crate::harness::{Daemon, allow_many_descriptors};
 
 const EVERYTHING: &str = r#"
 [daemon]
@@ -200,7 +200,7 @@ fn a_mixture_of_everything() {
 
     for (service, tally) in services.iter().zip(&tallies) {
         let name = &service.name;
-        eventually("nobody is left", || daemon.connections(name) == 0);
+        wait_until_all_are_gone(&daemon, name);
         let listener = daemon.listener(name);
         let counted = count(&listener, "accepted");
         assert_eq!(counted.connected, tally.connected, "seed {seed}: {name}");

@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::{probe, probe_json};
-use crate::harness::{Daemon, ECHOPROBE, has_ipv6, text};
+use crate::harness::{Daemon, ECHOPROBE, has_ipv6, not_tested, text};
 use faulty::{Datagrams, Streams};
 
 /// All checks that are not passed, and their verdicts.
@@ -216,7 +216,7 @@ fn one_that_ends_when_a_client_is_gone_is_found_out() {
 fn one_that_guards_against_loops_passes() {
     let own = own_address();
     if !may_loop_from(&own) {
-        eprintln!("NOT TESTED: this user may not speak from ports 7 and 19");
+        not_tested("this user may not bind ports 7 and 19");
         return;
     }
     let server = Datagrams::guarded();

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::schema::ReloadResult;
 use crate::stats::Totals;
-use crate::worker::handover::State;
+use crate::worker::transfer::ConnectionState;
 
 use super::super::passed::Adopted;
 use super::super::privileges::Landlock;
@@ -96,7 +96,7 @@ pub(in crate::daemon) struct Connection {
     pub descriptor: usize,
     /// How many of the bytes behind the record are owed to it.
     pub unsent: usize,
-    pub state: State,
+    pub state: ConnectionState,
 }
 
 /// A source of datagrams seen lately. Ages in nanoseconds.
@@ -193,12 +193,12 @@ mod tests {
     use super::*;
 
     fn record() -> Record {
-        let state = State {
+        let state = ConnectionState {
             id: 7,
             peer: Some("192.0.2.1:5000".parse().unwrap()),
             age: 5,
             active: 3,
-            waits: std::num::NonZeroU64::new(4),
+            waiting_since: std::num::NonZeroU64::new(4),
             phase: Phase::Open,
             progress: Progress {
                 reply: crate::echo::Reply::Echo,

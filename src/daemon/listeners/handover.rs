@@ -8,8 +8,7 @@ use crate::config::{self, Address, Config};
 use crate::driver::Permits;
 use crate::stats::{Counters, Totals};
 use crate::sys::socket;
-use crate::worker::handover::Carried;
-use crate::worker::mailbox::{Command, Gate, ListenerId, SocketId};
+use crate::worker::mailbox::{Command, Gate, ListenerId, SocketId, TransferredConnection};
 
 use super::super::bind::{self, Bound, SocketFile};
 use super::super::handover::record;
@@ -180,7 +179,7 @@ impl Listeners {
     pub(in crate::daemon) fn take_over(
         &self,
         worker: usize,
-        connection: Carried<OwnedFd>,
+        connection: TransferredConnection<OwnedFd>,
         workers: &Workers,
     ) {
         let Some(listener) = self

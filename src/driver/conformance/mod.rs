@@ -17,6 +17,7 @@ mod exhaustion;
 mod fairness;
 mod handover;
 mod harness;
+mod kernel;
 mod leasing;
 mod listeners;
 mod loopback;

@@ -241,7 +241,7 @@ impl Piece {
 }
 
 impl Planned {
-    /// Whether datagrams of this size, so many bytes in all, can follow those that it has.
+    /// Whether datagrams of this size, `len` bytes altogether, can follow those that it has.
     fn takes(&self, size: usize, len: usize) -> bool {
         let is_one_shorter = size == len && len < self.size && len > 0;
         self.open
@@ -280,7 +280,7 @@ mod tests {
     }
 
     impl Desk {
-        /// Answers, each a letter for who it is from (small ones hit another address of ours) and
+        /// Answers, each a letter for its peer (a small one was sent to another address of ours) and
         /// the size; or the sizes of several in one buffer, as `A10*3+4`.
         fn new(answers: &str) -> Self {
             let mut desk = Self {

@@ -1,9 +1,9 @@
 //! The driver over `epoll(7)`: readiness, presented as completions.
 //!
 //! One read and one send per event, bulk by splice. Operations are carried out at the start of the
-//! next `wait`; a send that the kernel takes at once costs one system call and nothing more. What
-//! an endpoint waits for is told to the kernel once a turn, so that a connection which comes and
-//! goes costs one `epoll_ctl(2)`.
+//! next `wait`; a send that the kernel takes at once costs one system call and nothing more. The
+//! kernel is brought up to date once a turn, so that a connection which is opened and closed costs
+//! one `epoll_ctl(2)`.
 //!
 //! Never decides anything about an echo; never blocks except in [`Driver::wait`]. What is done when
 //! an endpoint is ready is in `endpoints`.
@@ -171,7 +171,7 @@ impl Backend for Readiness {
         endpoints: &mut Endpoints,
         until: Option<Instant>,
         done: &mut Vec<Completion>,
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         endpoints.resume_starved();
         self.update_changed(endpoints, done);
         if endpoints.is_draining() {
@@ -179,8 +179,9 @@ impl Backend for Readiness {
             self.update_changed(endpoints, done);
         }
         if self.ready.is_empty() {
+            // A message was sent at once, and the user has to know.
             if !done.is_empty() {
-                return Ok(());
+                return Ok(false);
             }
             let timeout = self.timeout(endpoints.is_draining(), until)?;
             self.ready = match self.kernel.wait(&mut self.events, timeout) {
@@ -196,7 +197,7 @@ impl Backend for Readiness {
             };
             self.handle(self.events[index], endpoints, done);
         }
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -90,7 +90,7 @@ enum Receiving {
     Repeatedly,
     /// To report input.
     Polled,
-    /// It was told to end.
+    /// It was cancelled, and its result is pending.
     Cancelled,
 }
 
@@ -102,7 +102,7 @@ enum Sending {
     Sends,
     /// To report room to send.
     Polled,
-    /// It was told to end.
+    /// It was cancelled, and its result is pending.
     Cancelled,
 }
 
@@ -151,7 +151,7 @@ impl Backend for Completions {
         endpoints: &mut Endpoints,
         until: Option<Instant>,
         done: &mut Vec<Completion>,
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         endpoints.resume_starved();
         let is_alone = endpoints.changed_count() == 1 && !self.ring.has_requests();
         self.update_changed(endpoints, is_alone, done);
@@ -160,7 +160,7 @@ impl Backend for Completions {
             self.update_changed(endpoints, false, done);
         }
         endpoints.memory.publish();
-        self.enter(!done.is_empty(), endpoints.is_draining(), until)?;
+        let has_entered = self.enter(!done.is_empty(), endpoints.is_draining(), until)?;
         endpoints.received_bytes = 0;
         while done.len() < COMPLETIONS_MAX && endpoints.received_bytes < RECEIVED_BYTES_MAX {
             let Some(result) = self.ring.next() else {
@@ -168,7 +168,7 @@ impl Backend for Completions {
             };
             self.handle(&result, endpoints, done);
         }
-        Ok(())
+        Ok(has_entered)
     }
 }
 
@@ -183,27 +183,30 @@ impl Completions {
             .poll_input(self.alarm.as_fd(), Request::Alarm, DRIVER);
     }
 
-    /// Hands the requests to the kernel, and sleeps if there is nothing else to do.
+    /// Hands the requests to the kernel, and sleeps if there is nothing else to do. The result is
+    /// whether it did either.
     fn enter(
         &mut self,
         has_completions: bool,
         has_work: bool,
         until: Option<Instant>,
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         // A lone message was sent at once, and the user has to know. The requests go with the next
         // wait, which follows immediately; but not later than that.
         if has_completions && !has_work && !self.has_skipped {
             self.has_skipped = true;
-            return Ok(());
+            return Ok(false);
         }
         self.has_skipped = false;
         if has_completions || has_work || self.ring.has_results() {
-            return self.ring.submit();
+            self.ring.submit()?;
+            return Ok(true);
         }
         match until {
-            Some(until) if !self.alarm.set(until)? => self.ring.submit(),
-            _ => self.ring.submit_and_wait(),
+            Some(until) if !self.alarm.set(until)? => self.ring.submit()?,
+            _ => self.ring.submit_and_wait()?,
         }
+        Ok(true)
     }
 
     fn update_changed(
@@ -291,9 +294,9 @@ impl Completions {
         }
     }
 
-    /// A request was told to end. The kernel does not find one that it is about to try again at
-    /// that moment (ENOENT, EALREADY): a receive is told again until it has ended. A poll that is
-    /// not found has a result on its way.
+    /// A request was cancelled. The kernel does not find one that it is about to try again at that
+    /// moment (ENOENT, EALREADY): a receive is cancelled again until it has ended. A poll that is not
+    /// found has a result on its way.
     fn cancelled(&mut self, token: Token, result: i32, endpoints: &Endpoints) {
         let is_missed = [libc::ENOENT, libc::EALREADY].contains(&-result);
         if let Some(endpoint) = endpoints.get(token)
@@ -365,7 +368,7 @@ impl Completions {
                 }
             }
             libc::ENOBUFS => endpoints.starve(token, Need::Small),
-            // It was told to end, or could not continue for now.
+            // It was cancelled, or could not continue for now.
             libc::ECANCELED | libc::EAGAIN | libc::EINTR => {}
             libc::EINVAL if self.ring.handle_invalid_receive() => {}
             errno => endpoints.fail(token, Errno::from_raw(errno), done),
@@ -436,7 +439,7 @@ fn update_sending(ring: &mut Ring, token: Token, endpoints: &mut Endpoints) {
             let Some(bytes) = connection.unsent.front(memory) else {
                 return;
             };
-            // SAFETY: until the result has come, the first piece stays what it is: nothing is
+            // SAFETY: until its result arrives, the first piece stays what it is: nothing is
             // spilled before a stall, and nothing discarded while `sending` is `Sends`.
             unsafe { ring.send(fd, bytes, token) };
             endpoint.registration.sending = Sending::Sends;
@@ -449,7 +452,7 @@ fn update_sending(ring: &mut Ring, token: Token, endpoints: &mut Endpoints) {
     }
 }
 
-/// There is input, or the poll for it was told to end.
+/// There is input, or the poll for it was cancelled.
 fn readable(token: Token, endpoints: &mut Endpoints, done: &mut Vec<Completion>) {
     let Some(endpoint) = endpoints.get_mut(token) else {
         return;

@@ -170,7 +170,7 @@ impl Ring {
     /// Asks to send, never blocking: the result is there when the request is submitted.
     ///
     /// # Safety
-    /// The bytes stay where they are, untouched, until the result has come.
+    /// The bytes stay where they are, untouched, until the result arrives.
     pub(super) unsafe fn send(
         &mut self,
         fd: BorrowedFd<'_>,
@@ -195,7 +195,7 @@ impl Ring {
     ///
     /// # Safety
     /// What the request points to stays where it is, and untouched by others, until its result
-    /// has come.
+    /// arrives.
     unsafe fn push(&mut self, request: squeue::Entry) {
         if self.waiting.is_empty() {
             // SAFETY: the caller's promise.

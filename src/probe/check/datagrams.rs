@@ -247,6 +247,8 @@ pub(super) fn several_clients(service: &Service<'_>) -> Finding {
 pub(super) fn gone_client(service: &Service<'_>) -> Finding {
     for number in 0..VANISHED {
         let mut gone = Client::open(service)?;
+        // Before it sends: a service that is quick would else answer before the client is gone.
+        gone.leave()?;
         for _ in 0..UNREAD {
             gone.send(HELLO)?;
         }

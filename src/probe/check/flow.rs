@@ -74,6 +74,12 @@ impl<'a> Client<'a> {
         })
     }
 
+    /// Receives no answer from here on: as if this client were closed, but it can still send.
+    pub(super) fn leave(&self) -> Result<(), Stop> {
+        let left = self.flow.refuse_answers();
+        left.map_err(|error| self.service.route.trouble(&error).into())
+    }
+
     /// Sends a datagram, several times where that is needed, and waits for its answer.
     pub(super) fn ask(&mut self, message: &[u8]) -> Result<Asked, Stop> {
         match self.send(message) {

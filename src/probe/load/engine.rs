@@ -6,6 +6,7 @@
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::time::TimeValLike;
@@ -88,8 +89,8 @@ pub(super) struct Engine<D: Driver> {
 }
 
 impl<D: Driver<Socket = OwnedFd>> Engine<D> {
-    /// Gives the sockets to the driver.
-    pub(super) fn new(mut driver: D, sockets: Vec<Socket>, task: Task) -> Self {
+    /// Gives the sockets to the driver. Only then asks for the task, whose time may begin at once.
+    pub(super) fn new(mut driver: D, sockets: Vec<Socket>, task: impl FnOnce() -> Task) -> Self {
         let mut lanes = Vec::with_capacity(sockets.len());
         let mut by_slot = Vec::new();
         for (socket, index) in sockets.into_iter().zip(0..) {
@@ -124,6 +125,7 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
                 kind,
             });
         }
+        let task = task();
         Self {
             sheet: Sheet::new(task.times.window.clone()),
             waiting: Vec::with_capacity(lanes.len()),
@@ -138,11 +140,13 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
         }
     }
 
-    /// Sends and receives until the time is over.
+    /// Sends and receives from when the time begins until it is over.
     ///
     /// # Errors
     /// When the driver can't go on.
     pub(super) fn run(mut self) -> io::Result<Sheet> {
+        let begin = self.task.times.begin;
+        thread::sleep(begin.saturating_duration_since(self.driver.now()));
         let mut done = Vec::with_capacity(1024);
         let mut scanned = self.driver.now();
         let mut busy = Busy::default();

@@ -31,8 +31,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path as FilePath;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -72,7 +72,7 @@ const REACH_TRIES: u32 = 3;
 /// Descriptors for all but the connections.
 const DESCRIPTORS_KEPT: u64 = 64;
 
-/// From when all is connected to the first message, for threads to begin together.
+/// From when all threads are ready to the first message of a schedule, so that none is late for it.
 const HEAD_START: Duration = Duration::from_millis(5);
 
 /// Does what the command line says.
@@ -285,8 +285,7 @@ impl Step<'_> {
         for (index, socket) in sockets.drain(..).enumerate() {
             shares[index % count].push(socket);
         }
-        let begin = Instant::now() + HEAD_START;
-        let times = Times::new(begin, args.warm_up, args.time, args.timeout);
+        let start = Start::new(count + 1);
         let answered: Vec<Arc<Counter>> = (0..count).map(|_| Arc::default()).collect();
         let pauses = Pauses::watch(PAUSES_INTERVAL);
         let sheets = thread::scope(|scope| {
@@ -295,13 +294,21 @@ impl Step<'_> {
                 .zip(&answered)
                 .enumerate()
                 .map(|(index, (share, progress))| {
-                    let task = self.task(index, &times, Arc::clone(progress), interrupt);
+                    let start = &start;
+                    let task = move || {
+                        let times = start.wait(|| self.times());
+                        self.task(index, times, Arc::clone(progress), interrupt)
+                    };
                     scope.spawn(move || run_on(self.driver, share, task))
                 })
                 .collect();
-            self.watch(console, &times, &answered, &pauses, || {
-                threads.iter().all(thread::ScopedJoinHandle::is_finished)
-            });
+            self.watch(
+                console,
+                start.wait(|| self.times()),
+                &answered,
+                &pauses,
+                || threads.iter().all(thread::ScopedJoinHandle::is_finished),
+            );
             let ended = threads
                 .into_iter()
                 .map(|thread| thread.join().expect("no panic"));
@@ -318,6 +325,14 @@ impl Step<'_> {
             .for_each(|sheet| measured.merge(&sheet.measured));
         measured.busy /= count as f64;
         Ok(Ok(measured))
+    }
+
+    /// The times of a measurement that begins now, or as soon as a schedule can.
+    fn times(&self) -> Times {
+        let head_start = self.rate.map_or(Duration::ZERO, |_| HEAD_START);
+        let begin = Instant::now() + head_start;
+        let args = self.args;
+        Times::new(begin, args.warm_up, args.time, args.timeout)
     }
 
     fn task(
@@ -433,23 +448,80 @@ fn source(address: &Address) -> Source {
     }
 }
 
+/// Lets the threads of a step begin together, when the last of them is ready. A time that was set
+/// before could be over when a busy system first runs one of them.
+struct Start {
+    ready: Barrier,
+    times: OnceLock<Times>,
+}
+
+impl Start {
+    /// The number of threads includes the one that watches the others.
+    fn new(threads: usize) -> Self {
+        Self {
+            ready: Barrier::new(threads),
+            times: OnceLock::new(),
+        }
+    }
+
+    /// Waits for all threads. The first one to continue says when it begins.
+    fn wait(&self, times: impl FnOnce() -> Times) -> &Times {
+        self.ready.wait();
+        self.times.get_or_init(times)
+    }
+}
+
 /// Runs a share of a load on a driver, which is made in the thread that uses it.
-fn run_on(driver: DriverChoice, sockets: Vec<Socket>, task: Task) -> io::Result<Sheet> {
+fn run_on(
+    driver: DriverChoice,
+    sockets: Vec<Socket>,
+    task: impl FnOnce() -> Task,
+) -> io::Result<Sheet> {
     // A timer may be late by this, else by 50 µs (prctl(2)): who measures can't have that.
     let _ = nix::sys::prctl::set_timerslack(1);
     match driver {
-        DriverChoice::Epoll => begin(Epoll::new()?, sockets, task),
-        DriverChoice::IoUring | DriverChoice::Auto => begin(Uring::new()?, sockets, task),
+        DriverChoice::Epoll => begin(Epoll::new(), sockets, task),
+        DriverChoice::IoUring | DriverChoice::Auto => begin(Uring::new(), sockets, task),
     }
 }
 
 fn begin<D: Driver<Socket = OwnedFd>>(
-    driver: D,
+    driver: io::Result<D>,
     sockets: Vec<Socket>,
-    task: Task,
+    task: impl FnOnce() -> Task,
 ) -> io::Result<Sheet> {
-    let begin = task.times.begin;
-    let engine = Engine::new(driver, sockets, task);
-    thread::sleep(begin.saturating_duration_since(Instant::now()));
-    engine.run()
+    let driver = match driver {
+        Ok(driver) => driver,
+        Err(error) => {
+            // The barrier counts this thread, too.
+            task();
+            return Err(error);
+        }
+    };
+    Engine::new(driver, sockets, task).run()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The time began while threads were still being started: on a busy machine a short one was over
+    /// before the first message, and nothing was measured.
+    #[test]
+    fn the_time_begins_when_the_last_thread_is_ready() {
+        let start = Start::new(2);
+        let second = Duration::from_secs(1);
+        let times = || Times::new(Instant::now(), second, second, second);
+        let begins = thread::scope(|scope| {
+            let threads = [(); 2].map(|()| {
+                scope.spawn(|| {
+                    let ready = Instant::now();
+                    (ready, start.wait(times).begin)
+                })
+            });
+            threads.map(|thread| thread.join().expect("no panic"))
+        });
+        assert_eq!(begins[0].1, begins[1].1, "together");
+        assert!(begins.iter().all(|(ready, begin)| begin >= ready));
+    }
 }

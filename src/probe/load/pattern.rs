@@ -8,9 +8,8 @@ use std::sync::LazyLock;
 use crate::probe::args::Sizes;
 use crate::probe::noise::{PERIOD, mix, noise};
 
-/// The longest piece, in bytes, wherever it begins. A driver receives on a connection while no more
-/// than this is unsent on it, so two peers that both send never wait for each other.
-pub(super) const PIECE_BYTES_MAX: usize = 32 * 1024;
+/// The longest piece, in bytes, wherever it begins.
+pub(super) const PIECE_BYTES_MAX: usize = 256 * 1024;
 
 static NOISE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let period = noise(PERIOD, 0);

@@ -9,6 +9,10 @@ use std::time::Instant;
 
 use super::pattern::{Lengths, Pattern};
 
+/// The most bytes that are sent at once. A driver receives on a connection while no more than this
+/// is unsent on it, so that two peers that both send never wait for each other.
+const SEND_BYTES_MAX: u64 = 32 * 1024;
+
 /// One stream.
 #[derive(Debug)]
 pub(super) struct Stream {
@@ -78,10 +82,8 @@ impl Stream {
         if self.sending || self.given == self.due {
             return None;
         }
-        Some(
-            self.pattern
-                .piece(self.base + self.given, self.due - self.given),
-        )
+        let len = (self.due - self.given).min(SEND_BYTES_MAX);
+        Some(self.pattern.piece(self.base + self.given, len))
     }
 
     /// The first `len` of these bytes are being sent.
@@ -137,7 +139,6 @@ impl Stream {
 mod tests {
     use std::time::Duration;
 
-    use super::super::pattern::PIECE_BYTES_MAX;
     use super::*;
     use crate::probe::args::Sizes;
 
@@ -192,7 +193,7 @@ mod tests {
             pieces += 1;
             answered += receive(&mut stream, bytes).expect("right").len();
         }
-        assert_eq!((pieces, answered), (1_000_000_usize.div_ceil(PIECE_BYTES_MAX), 1));
+        assert_eq!((pieces, answered), (1_000_000_u64.div_ceil(SEND_BYTES_MAX), 1));
     }
 
     #[test]
@@ -203,7 +204,11 @@ mod tests {
         for millis in 0..50 {
             stream.handle_due(begin + Duration::from_millis(millis), 1);
         }
-        let bytes = send(&mut stream).expect("fifty messages");
+        let mut bytes = vec![];
+        while let Some(piece) = send(&mut stream) {
+            bytes.extend(piece);
+            stream.handle_sent();
+        }
         let sizes: Vec<u64> = (0..50).map(|number| lengths.of(number)).collect();
         let parts = bytes
             .chunks(777)

@@ -1,9 +1,9 @@
-//! Datagrams through a whole worker: answered from the address that was hit, or counted.
+//! Datagrams through a whole worker: answered from the address that they were sent to, or counted.
 
 use super::*;
 
 #[test]
-fn a_retired_datagram_socket_answers_what_it_had() {
+fn a_retired_datagram_socket_answers_all_queued_datagrams() {
     let mut rig = Rig::new(1, Faults::default(), 1, settings());
     let client = rig.network.client("198.51.100.1:5000".parse().unwrap());
     for _ in 0..100 {
@@ -27,7 +27,7 @@ fn count_answers(rig: &Rig, client: Client) -> usize {
 }
 
 #[test]
-fn a_datagram_comes_back_from_the_address_that_was_hit() {
+fn an_answer_leaves_from_the_address_that_the_datagram_was_sent_to() {
     let mut rig = Rig::new(
         1,
         Faults::default(),
@@ -65,14 +65,14 @@ fn a_denied_datagram_and_one_that_is_too_large_are_counted_and_not_answered() {
             ..settings()
         },
     );
-    let welcome = rig.network.client("198.51.100.1:5000".parse().unwrap());
-    let stranger = rig.network.client("198.51.100.2:5000".parse().unwrap());
-    rig.network.send_datagram(stranger, udp_server(), b"x");
+    let admitted = rig.network.client("198.51.100.1:5000".parse().unwrap());
+    let denied = rig.network.client("198.51.100.2:5000".parse().unwrap());
+    rig.network.send_datagram(denied, udp_server(), b"x");
     rig.network
-        .send_datagram(welcome, udp_server(), &vec![0; 65_528]);
+        .send_datagram(admitted, udp_server(), &vec![0; 65_528]);
     rig.run();
     assert_eq!(
-        count_answers(&rig, welcome) + count_answers(&rig, stranger),
+        count_answers(&rig, admitted) + count_answers(&rig, denied),
         0
     );
     assert_eq!(

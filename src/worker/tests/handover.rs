@@ -1,14 +1,17 @@
-//! A worker gives everything away, and another goes on with it, in virtual time: to the tick.
+//! One worker hands everything over and another takes it over, in virtual time, so that timeouts are
+//! exact to the tick.
 
+use super::super::mailbox::TransferredConnection;
 use super::*;
+use crate::echo::stream::Input;
 
 impl Rig {
-    /// Serves a new socket, which stays when the worker lets go of it.
+    /// Serves a new socket, which stays open when the worker closes its handle.
     pub(super) fn serve(
         &mut self,
         listener: ListenerId,
         id: SocketId,
-        kind: Kind,
+        kind: SocketKind,
         address: SocketAddr,
     ) {
         let socket = self.network.bind(address);
@@ -31,7 +34,7 @@ impl Rig {
         (0..self.sockets.len()).for_each(|index| self.add_socket(index));
     }
 
-    /// Has a socket closed for good, when its queue is empty.
+    /// Retires a socket: no successor serves it.
     pub(super) fn retire(&mut self, id: SocketId) {
         for (.., socket) in self.sockets.extract_if(.., |(_, known, ..)| *known == id) {
             self.network.hold(socket, false);
@@ -39,8 +42,7 @@ impl Rig {
         self.command(Command::RetireSocket { id });
     }
 
-    /// A worker that knows nothing yet, on a driver of its own, in the place of one that has given
-    /// everything away.
+    /// Replaces the worker, which has handed everything over, by a new one on a driver of its own.
     pub(super) fn replace_worker(&mut self) {
         self.worker.driver.assert_all_home();
         let driver = Sim::new(&self.network);
@@ -56,8 +58,18 @@ impl Rig {
         (self.commands, self.reports) = (commands, reports);
     }
 
-    /// Has another worker go on.
+    /// Hands everything over to another worker.
     fn hand_over(&mut self, max_connections: u32, settings: Settings) {
+        self.hand_over_changed(max_connections, settings, |_| {});
+    }
+
+    /// The same, with `change` applied to each connection on the way.
+    fn hand_over_changed(
+        &mut self,
+        max_connections: u32,
+        settings: Settings,
+        change: impl Fn(&mut TransferredConnection<<Sim as Driver>::Socket>),
+    ) {
         self.command(Command::HandOver);
         self.run();
         let report = self.reports.try_iter().last();
@@ -68,15 +80,16 @@ impl Rig {
             ..
         }) = report
         else {
-            panic!("it does not come to rest: {report:?}");
+            panic!("everything is handed over, not {report:?}");
         };
         self.replace_worker();
         let permits = Permits::new(max_connections, vec![self.waker.clone()]);
         self.gate = Arc::new(Gate::new(permits));
         let max_per_source = settings.max_per_source;
         self.configure(settings);
-        self.command(Command::NumberFrom { last: last_id });
-        for connection in connections {
+        self.command(Command::ContinueIdsAfter { last: last_id });
+        for mut connection in connections {
+            change(&mut connection);
             let source = connection.state.peer.map(|peer| peer.ip());
             let admission = self.gate.readmit(source, max_per_source);
             self.command(Command::TakeOver {
@@ -85,7 +98,7 @@ impl Rig {
             });
         }
         for (listener, source) in sources {
-            self.command(Command::Remember { listener, source });
+            self.command(Command::AddSource { listener, source });
         }
         self.serve_again();
         self.run();
@@ -100,7 +113,7 @@ fn with(timeouts: Timeouts) -> Settings {
 }
 
 #[test]
-fn timeouts_go_on_counting_in_the_successor() {
+fn timeouts_continue_in_the_successor() {
     let kinds = [
         Timeouts {
             idle: Some(10 * SECOND),
@@ -136,7 +149,7 @@ fn timeouts_go_on_counting_in_the_successor() {
 }
 
 #[test]
-fn who_lingers_is_let_go_in_time_by_the_successor() {
+fn a_lingering_connection_is_closed_in_time_by_the_successor() {
     let one_shot = || Settings {
         one_shot: true,
         ..settings()
@@ -154,7 +167,32 @@ fn who_lingers_is_let_go_in_time_by_the_successor() {
 }
 
 #[test]
-fn a_datagram_that_comes_together_with_the_request_to_rest_is_answered() {
+fn a_connection_whose_last_bytes_were_unsent_after_our_fin_is_closed_in_time_by_the_successor() {
+    for writes_stall in [None, Some(8 * SECOND)] {
+        let timeouts = Timeouts {
+            write_stall: writes_stall,
+            ..Timeouts::default()
+        };
+        let mut rig = Rig::new(1, Faults::default(), 1, with(timeouts));
+        let peer = rig.connect();
+        rig.hand_over_changed(1, with(timeouts), |connection| {
+            connection.unsent = b"relayed after the FIN was asked for".into();
+            connection.state.progress.input = Input::Ignored;
+            connection.state.progress.shut_down = true;
+        });
+        assert_eq!(rig.network.read(peer, 7), b"relayed");
+        assert_eq!(rig.network.end(peer), None);
+        rig.network.read(peer, usize::MAX);
+        assert_eq!(rig.network.end(peer), Some(End::Fin));
+        rig.pass(LINGER - TICK);
+        assert_eq!(rig.totals().connections(), 1);
+        rig.pass(3 * TICK);
+        rig.assert_nothing_left(1);
+    }
+}
+
+#[test]
+fn a_datagram_that_arrives_together_with_the_request_to_hand_over_is_answered_once() {
     for seed in 0..50 {
         let mut rig = Rig::new(seed, Faults::default(), 1, settings());
         let client = rig.network.client("198.51.100.1:5000".parse().unwrap());
@@ -167,7 +205,7 @@ fn a_datagram_that_comes_together_with_the_request_to_rest_is_answered() {
 }
 
 #[test]
-fn a_connection_that_is_accepted_together_with_the_request_to_rest_comes_along() {
+fn a_connection_that_is_accepted_together_with_the_request_to_hand_over_is_handed_over() {
     for seed in 0..50 {
         let mut rig = Rig::new(seed, Faults::default(), 2, settings());
         let from = "198.51.100.1:5000".parse().unwrap();
@@ -182,7 +220,7 @@ fn a_connection_that_is_accepted_together_with_the_request_to_rest_comes_along()
 }
 
 #[test]
-fn a_connection_keeps_the_answer_that_it_came_for() {
+fn a_connection_keeps_the_reply_mode_with_which_it_was_accepted() {
     let mut rig = Rig::new(1, Faults::default(), 2, settings());
     let old = rig.connect();
     let upper = || Settings {

@@ -1,8 +1,8 @@
-//! Connections whose bytes the driver returns unseen: all that holds for others holds for them.
+//! Connections whose bytes the driver relays: whatever holds for others holds for them.
 
 use super::*;
 
-/// Whatever may be returned unseen is.
+/// The driver relays whatever it may.
 fn relaying() -> Faults {
     Faults {
         relay: 1.0,
@@ -18,8 +18,8 @@ fn rig(max_connections: u32, timeouts: Timeouts) -> Rig {
     Rig::new(1, relaying(), max_connections, settings)
 }
 
-/// Writes until nobody takes any more, reading nothing; says how much that was.
-fn stuff(rig: &mut Rig, peer: Far) -> usize {
+/// Writes until nothing more is taken, and reads nothing. Returns the number of bytes written.
+fn write_until_full(rig: &mut Rig, peer: RemotePeer) -> usize {
     let mut written = 0;
     loop {
         let some = rig.network.write(peer, &vec![7; 60_000]);
@@ -31,8 +31,8 @@ fn stuff(rig: &mut Rig, peer: Far) -> usize {
     }
 }
 
-/// Reads until our FIN; says how much that was.
-fn read_to_the_end(rig: &mut Rig, peer: Far) -> usize {
+/// Reads until our FIN. Returns the number of bytes read.
+fn read_to_the_end(rig: &mut Rig, peer: RemotePeer) -> usize {
     let mut read = 0;
     for _ in 0..1000 {
         read += rig.network.read(peer, 10_000).len();
@@ -64,7 +64,7 @@ fn relayed_bytes_are_counted_and_listed() {
 }
 
 #[test]
-fn a_peer_that_is_relayed_is_not_idle_and_one_that_is_silent_is() {
+fn a_relayed_peer_is_not_idle_and_a_silent_one_is() {
     let timeouts = Timeouts {
         idle: Some(10 * SECOND),
         ..Timeouts::default()
@@ -108,16 +108,16 @@ fn a_relayed_peer_that_reads_nothing_is_reset_and_a_slow_one_is_not() {
         ..Timeouts::default()
     };
     let mut rig = rig(2, timeouts);
-    let (deaf, slow) = (rig.connect(), rig.connect());
-    for peer in [deaf, slow] {
-        stuff(&mut rig, peer);
+    let (stuck, slow) = (rig.connect(), rig.connect());
+    for peer in [stuck, slow] {
+        write_until_full(&mut rig, peer);
     }
     for _ in 0..20 {
         rig.pass(SECOND);
         rig.network.read(slow, 10);
     }
-    rig.network.read(deaf, usize::MAX);
-    assert_eq!(rig.network.end(deaf), Some(End::Reset));
+    rig.network.read(stuck, usize::MAX);
+    assert_eq!(rig.network.end(stuck), Some(End::Reset));
     assert_eq!(rig.network.end(slow), None);
     assert_eq!(rig.totals().faults, 1);
 }
@@ -126,7 +126,7 @@ fn a_relayed_peer_that_reads_nothing_is_reset_and_a_slow_one_is_not() {
 fn a_relayed_peer_that_does_not_read_is_not_read() {
     let mut rig = rig(1, Timeouts::default());
     let peer = rig.connect();
-    let written = stuff(&mut rig, peer);
+    let written = write_until_full(&mut rig, peer);
     let totals = rig.totals();
     let held = totals.bytes_received - totals.bytes_sent;
     assert!((1..=64 * 1024).contains(&held), "{held} bytes are held");
@@ -136,27 +136,27 @@ fn a_relayed_peer_that_does_not_read_is_not_read() {
 }
 
 #[test]
-fn finishing_gives_a_relayed_peer_what_it_is_owed_and_relays_no_more() {
+fn finishing_sends_pending_relayed_bytes_and_stops_relaying() {
     let mut rig = rig(2, Timeouts::default());
     let (idle, slow) = (rig.connect(), rig.connect());
-    stuff(&mut rig, slow);
-    let owed = rig.totals().bytes_received;
+    write_until_full(&mut rig, slow);
+    let received = rig.totals().bytes_received;
     rig.command(Command::Finish);
     rig.run();
     assert_eq!(rig.exchange(idle, b"too late"), b"");
     assert_eq!(rig.network.end(idle), Some(End::Fin));
-    assert_eq!(read_to_the_end(&mut rig, slow) as u64, owed);
-    assert_eq!(rig.totals().bytes_sent, owed);
+    assert_eq!(read_to_the_end(&mut rig, slow) as u64, received);
+    assert_eq!(rig.totals().bytes_sent, received);
     rig.pass(LINGER + TICK);
     rig.assert_nothing_left(2);
 }
 
 #[test]
-fn bytes_that_are_relayed_while_our_last_word_is_said_are_not_lost() {
+fn bytes_that_are_relayed_while_the_fin_is_requested_are_not_lost() {
     let mut met = 0;
     for seed in 0..60 {
         let mut rig = Rig::new(seed, relaying(), 20, settings());
-        let peers: Vec<Far> = (0..20).map(|_| rig.connect()).collect();
+        let peers: Vec<RemotePeer> = (0..20).map(|_| rig.connect()).collect();
         for &peer in &peers {
             rig.network.write(peer, &vec![7; 40_000]);
         }
@@ -164,15 +164,15 @@ fn bytes_that_are_relayed_while_our_last_word_is_said_are_not_lost() {
         for &peer in &peers {
             rig.network.write(peer, &vec![7; 40_000]);
         }
-        // The order in which this and the bytes are heard of is the seed's.
+        // The seed decides whether the command or the bytes are handled first.
         rig.command(Command::Finish);
         for _ in 0..rig.network.below(4) {
             rig.turn();
         }
-        let said = rig.totals().bytes_received;
-        // Nobody takes anything for longer than a lingering peer has.
+        let before = rig.totals().bytes_received;
+        // No peer reads anything for longer than a lingering connection lasts.
         rig.pass(LINGER * 2);
-        met += u32::from(rig.totals().bytes_received > said);
+        met += u32::from(rig.totals().bytes_received > before);
         for peer in peers {
             let read = read_to_the_end(&mut rig, peer);
             assert!(read == 40_000 || read == 80_000, "{read} bytes");

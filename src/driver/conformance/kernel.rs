@@ -1,0 +1,205 @@
+//! Parts of promises 10 and 13 that depend on the kernel, so that the simulated network cannot test
+//! them: a client wakes one of several drivers, and a small path MTU affects one peer only.
+
+use std::io::IoSlice;
+use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg, setsockopt, sockopt};
+use nix::unistd::Uid;
+
+use super::driver_test::{Answer, DriverTest, Event, pattern};
+use super::harness::{Harness, SocketKind};
+use super::loopback::{Loopback, SocketDriver};
+use crate::driver::epoll::Epoll;
+use crate::driver::uring::Uring;
+use crate::driver::{Op, Permits};
+
+// 10. Accepting.
+
+/// For io_uring only. With epoll the kernel wakes one driver only if all of them are waiting at
+/// that moment (`EPOLLEXCLUSIVE`, epoll_ctl(2)), which a test cannot arrange.
+fn a_client_wakes_one_of_the_drivers_that_share_a_listening_socket<D: SocketDriver>() {
+    for _ in 0..5 {
+        let mut first = DriverTest::<Loopback<D>>::new(Answer::Echo);
+        let mut second = first.another();
+        let (socket, address) = first
+            .network
+            .listen(SocketKind::Ipv4)
+            .expect("IPv4 is available");
+        let copy = socket.try_clone().expect("a descriptor is available");
+        for (test, socket) in [(&mut first, socket), (&mut second, copy)] {
+            // There are no permits, so each driver that is woken reports `AcceptPaused`.
+            let permits = Permits::new(0, vec![]);
+            let listener = test.driver.add_listener(socket, Some(permits.into()));
+            test.driver.submit(Op::Accept { listener });
+            test.until_quiet();
+        }
+        let _peer = first.connect(&address);
+        first.until_quiet();
+        second.until_quiet();
+        let pauses = |event: &Event| matches!(event, Event::AcceptPaused(_, None));
+        assert_eq!(
+            first.count(pauses) + second.count(pauses),
+            1,
+            "not exactly one driver was woken"
+        );
+    }
+}
+
+// 13. Datagrams.
+
+/// The environment variable that is set in a process with its own network namespace.
+const OWN_NETWORK: &str = "ECHOD_CONFORMANCE_NETWORK";
+
+/// Whether this process has its own network namespace, so that the caller may change routes. If
+/// not, the test of that name has just been run in a process that has one, and the caller returns.
+fn has_own_network(driver: &str, promise: &str) -> bool {
+    if std::env::var_os(OWN_NETWORK).is_some() {
+        return true;
+    }
+    // Without privileges, a network namespace needs a user namespace around it.
+    let namespaces: &[&str] = if Uid::effective().is_root() {
+        &["--net"]
+    } else {
+        &["--user", "--map-root-user", "--net"]
+    };
+    let name = format!("driver::conformance::kernel::{driver}::{promise}");
+    let output = Command::new("unshare")
+        .args(namespaces)
+        .arg(std::env::current_exe().expect("the path of the test program is known"))
+        .args(["--exact", &name, "--nocapture"])
+        .env(OWN_NETWORK, "1")
+        .output();
+    match output {
+        Ok(output) => {
+            let texts = [output.stdout, output.stderr];
+            let [text, errors] = texts.map(|text| String::from_utf8_lossy(&text).into_owned());
+            // The test program did not start: unshare(1) was refused.
+            if text.is_empty() {
+                eprintln!(
+                    "NOT TESTED: no network namespace can be created on this machine: {errors}"
+                );
+            } else {
+                assert!(
+                    text.contains("1 passed"),
+                    "the test failed in its own process: {text}{errors}"
+                );
+            }
+        }
+        Err(error) => eprintln!("NOT TESTED: unshare(1): {error}"),
+    }
+    false
+}
+
+/// A client at this address with `UDP_GRO`: replies that were sent as one message are received as
+/// one.
+fn client(address: &str) -> UdpSocket {
+    let socket = UdpSocket::bind((address, 0)).expect("the address belongs to this host");
+    setsockopt(&socket, sockopt::UdpGroSegment, &true).expect("UDP_GRO can be set");
+    socket
+        .set_read_timeout(Some(Duration::from_millis(1)))
+        .expect("the timeout is not zero");
+    socket
+}
+
+/// Sends 20 datagrams as one message. Returns the most replies that were received as one message.
+fn exchange<D: SocketDriver>(
+    test: &mut DriverTest<Loopback<D>>,
+    client: &UdpSocket,
+    to: &SockaddrStorage,
+) -> usize {
+    const SIZE: u16 = 1300;
+    let bytes = pattern(0, 20 * usize::from(SIZE));
+    let (parts, size) = (
+        [IoSlice::new(&bytes)],
+        [ControlMessage::UdpGsoSegments(&SIZE)],
+    );
+    let raw = client.as_raw_fd();
+    let sent = sendmsg(raw, &parts, &size, MsgFlags::empty(), Some(to));
+    assert_eq!(sent, Ok(bytes.len()));
+    let mut echoed: Vec<u8> = vec![];
+    let mut merged_max = 0;
+    let mut memory = vec![0; 1 << 16];
+    test.until("all bytes are echoed", |_| {
+        if let Ok(len) = client.recv(&mut memory) {
+            echoed.extend(&memory[..len]);
+            merged_max = merged_max.max(len / usize::from(SIZE));
+        }
+        echoed.len() >= bytes.len()
+    });
+    assert!(echoed == bytes, "the echoed bytes differ from those sent");
+    merged_max
+}
+
+fn a_small_path_mtu_does_not_affect_other_peers<D: SocketDriver>() {
+    if !has_own_network(D::NAME, "a_small_path_mtu_does_not_affect_other_peers") {
+        return;
+    }
+    // The kernel segments a message only if each datagram fits the path MTU (udp(7)). The route to
+    // 127.0.0.9 has a smaller one than 1300 bytes need: replies there are sent one by one.
+    for command in [
+        "link set lo up",
+        "route replace local 127.0.0.9/32 dev lo table local mtu lock 1280",
+    ] {
+        let status = Command::new("ip").args(command.split(' ')).status();
+        assert!(
+            status.is_ok_and(|status| status.success()),
+            "ip {command} failed"
+        );
+    }
+    let mut test = DriverTest::<Loopback<D>>::new(Answer::Echo);
+    let (_, address) = test.datagrams(SocketKind::Ipv4).expect("IPv4 is available");
+    let address = Loopback::<D>::inet(&address).expect("an IP address");
+    let address = SockaddrStorage::from(address);
+    let [default_mtu, small_mtu] = ["127.0.0.1", "127.0.0.9"].map(client);
+    assert!(
+        exchange(&mut test, &default_mtu, &address) > 1,
+        "no replies were merged"
+    );
+    assert_eq!(exchange(&mut test, &small_mtu, &address), 1);
+    assert!(
+        exchange(&mut test, &default_mtu, &address) > 1,
+        "no replies were merged after those with the small MTU"
+    );
+    assert_eq!(exchange(&mut test, &small_mtu, &address), 1);
+    test.until("every reply is done", |test| {
+        test.datagrams_done() == (80, 80)
+    });
+}
+
+mod epoll {
+    use super::*;
+
+    #[test]
+    fn a_small_path_mtu_does_not_affect_other_peers() {
+        super::a_small_path_mtu_does_not_affect_other_peers::<Epoll>();
+    }
+}
+
+mod uring {
+    use super::*;
+
+    fn if_available(promise: fn()) {
+        match Loopback::<Uring>::unavailable() {
+            None => promise(),
+            Some(error) => {
+                eprintln!("NOT TESTED: the driver is unavailable on this machine: {error}")
+            }
+        }
+    }
+
+    #[test]
+    fn a_client_wakes_one_of_the_drivers_that_share_a_listening_socket() {
+        if_available(
+            super::a_client_wakes_one_of_the_drivers_that_share_a_listening_socket::<Uring>,
+        );
+    }
+
+    #[test]
+    fn a_small_path_mtu_does_not_affect_other_peers() {
+        if_available(super::a_small_path_mtu_does_not_affect_other_peers::<Uring>);
+    }
+}

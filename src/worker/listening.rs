@@ -1,0 +1,277 @@
+//! Listeners and their sockets: added, retired, and paused when nothing can be accepted.
+//!
+//! Accepting pauses for one of two reasons. Without a permit it resumes when one is returned, which
+//! wakes the worker; after an error (EMFILE, ENOMEM and the like) it resumes after a while, because
+//! nothing tells when the error is gone. In both cases clients wait in the backlog.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::driver::{Closing, Driver, Op, Permits, Token};
+use crate::policy::Refusal;
+use crate::policy::limits::WhenFull;
+
+use super::gate::Admission;
+use super::ids::{ListenerId, SocketId};
+use super::mailbox::{Report, SocketKind};
+use super::streams::{Connection, log_about};
+use super::{Listener, SlotKind, Worker};
+
+/// How long accepting pauses after the first error. Each further error doubles the pause.
+const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
+
+/// The longest pause after an error.
+pub(super) const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Accept errors of a worker are logged no more often than this.
+const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A socket from which connections are accepted.
+#[derive(Debug)]
+pub(super) struct ListeningSocket {
+    pub(super) id: SocketId,
+    // The length of the pause after the next error.
+    next_pause: Duration,
+}
+
+impl Listener {
+    /// The permits that the driver takes before it accepts. Where a full listener resets clients,
+    /// the driver takes none: it accepts every client, and the worker counts or refuses it.
+    fn driver_permits(&self) -> Option<Arc<Permits>> {
+        (self.settings.when_full == WhenFull::Wait).then(|| Arc::clone(&self.gate.permits))
+    }
+}
+
+impl<D: Driver> Worker<D> {
+    /// Adds a listener, or changes the settings of one that is there.
+    pub(super) fn configure(&mut self, now: Instant, listener: Listener) {
+        let Some((index, known)) = self.listener(listener.id) else {
+            match self.listeners.iter().position(Option::is_none) {
+                Some(index) => self.listeners[index] = Some(listener),
+                None => self.listeners.push(Some(listener)),
+            }
+            return;
+        };
+        known.settings = listener.settings;
+        let permits = known.driver_permits();
+        for slot in self.slots.iter().filter(|slot| slot.listener == index) {
+            match &slot.kind {
+                // Its timeouts may be shorter now: they are checked in this turn.
+                SlotKind::Connection(_) => self.timers.set(slot.token.slot, now),
+                SlotKind::Listening(_) => {
+                    self.driver.set_permits(slot.token, permits.clone());
+                    // Perhaps accepting takes no permit any more.
+                    if forget(&mut self.without_permit, slot.token) {
+                        self.driver.submit(Op::Accept {
+                            listener: slot.token,
+                        });
+                    }
+                }
+                SlotKind::Datagrams(_) | SlotKind::Empty => {}
+            }
+        }
+    }
+
+    pub(super) fn remove_listener(&mut self, id: ListenerId) {
+        if let Some((index, _)) = self.listener(id) {
+            self.listeners[index as usize] = None;
+        }
+    }
+
+    pub(super) fn add_socket(
+        &mut self,
+        listener: ListenerId,
+        id: SocketId,
+        kind: SocketKind,
+        socket: D::Socket,
+    ) {
+        let (index, listener) = self
+            .listener(listener)
+            .expect("a listener is configured before it gets sockets");
+        let permits = listener.driver_permits();
+        let (token, kind) = match kind {
+            SocketKind::Stream => {
+                let token = self.driver.add_listener(socket, permits);
+                self.driver.submit(Op::Accept { listener: token });
+                let next_pause = ACCEPT_PAUSE_MIN;
+                let socket = ListeningSocket { id, next_pause };
+                (token, SlotKind::Listening(socket))
+            }
+            SocketKind::Datagram => {
+                let token = self.driver.add_datagram_socket(socket);
+                self.driver.submit(Op::ReceiveFrom { socket: token });
+                (token, SlotKind::Datagrams(id))
+            }
+        };
+        self.slots.fill(token, index, kind);
+    }
+
+    /// Closes a socket when everything that is queued on it has been served.
+    pub(super) fn retire_socket(&mut self, id: SocketId) {
+        let socket = self.slots.iter().find(|slot| match &slot.kind {
+            SlotKind::Listening(socket) => socket.id == id,
+            SlotKind::Datagrams(socket) => *socket == id,
+            SlotKind::Connection(_) | SlotKind::Empty => false,
+        });
+        let Some(token) = socket.map(|slot| slot.token) else {
+            self.mailbox.report(Report::Retired {
+                worker: self.index,
+                id,
+            });
+            return;
+        };
+        // The driver accepts all that is queued, with permits or without. So accepting need not be
+        // resumed, whatever it was paused for.
+        forget(&mut self.without_permit, token);
+        self.timers.clear(token.slot);
+        self.driver.submit(Op::Close {
+            token,
+            how: Closing::WhenDrained,
+        });
+    }
+
+    /// The driver has closed a listening or datagram socket.
+    pub(super) fn handle_socket_closed(&mut self, token: Token, id: SocketId) {
+        forget(&mut self.without_permit, token);
+        // A socket that is handed over is not retired: another worker serves it.
+        if self.handing_over.is_none() {
+            self.mailbox.report(Report::Retired {
+                worker: self.index,
+                id,
+            });
+        }
+    }
+
+    pub(super) fn handle_accept_paused(
+        &mut self,
+        now: Instant,
+        token: Token,
+        error: Option<io::Error>,
+    ) {
+        let Some((slot, listener, driver)) = self.slot(token) else {
+            return;
+        };
+        let SlotKind::Listening(socket) = &mut slot.kind else {
+            return;
+        };
+        let Some(error) = error else {
+            // A permit that was returned before this completion was handled has woken the worker
+            // too early, and by now the listener may reset clients instead. So look again, and wait
+            // for a permit only if one is needed and there is still none.
+            let permits = listener.driver_permits();
+            if permits.is_none_or(|permits| permits.is_free_or_be_woken()) {
+                driver.submit(Op::Accept { listener: token });
+            } else {
+                debug_assert!(!self.without_permit.contains(&token), "it is paused once");
+                self.without_permit.push(token);
+            }
+            return;
+        };
+        let pause = socket.next_pause;
+        socket.next_pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
+        let name = listener.settings.name.clone();
+        self.timers.set(token.slot, now + pause);
+        // An error of the whole process strikes every listening socket again and again, so one line
+        // stands for all of them.
+        if self
+            .accept_error_logged
+            .is_none_or(|logged| now >= logged + ACCEPT_LOG_INTERVAL)
+        {
+            self.accept_error_logged = Some(now);
+            log::warn!(
+                listener = &*name;
+                "listener \"{name}\": accept: {error}; clients wait in the backlog until there is room again \
+                 (LimitNOFILE= in the unit, max-connections in the configuration)"
+            );
+        }
+    }
+
+    /// Accepts again wherever there was no permit. It takes time in proportion to these sockets, not
+    /// to the connections: at a full listener it happens whenever a connection is closed.
+    pub(super) fn resume_accepting(&mut self) {
+        for listener in self.without_permit.drain(..) {
+            self.driver.submit(Op::Accept { listener });
+        }
+    }
+
+    pub(super) fn handle_accepted(
+        &mut self,
+        now: Instant,
+        listening: Token,
+        connection: Token,
+        peer: Option<SocketAddr>,
+        has_permit: bool,
+    ) {
+        let id = self.ids.take();
+        let Some((slot, listener, _)) = self.slot(listening) else {
+            // The listening socket was closed in this very turn. Its last client gets a FIN.
+            self.driver.submit(Op::Close {
+                token: connection,
+                how: Closing::Now,
+            });
+            return;
+        };
+        let index = slot.listener;
+        if let SlotKind::Listening(socket) = &mut slot.kind {
+            socket.next_pause = ACCEPT_PAUSE_MIN;
+        }
+        // The driver took none if the listener resets clients when it is full.
+        let has_permit = has_permit || listener.gate.permits.try_take();
+        let admitted = admit(listener, peer.map(|peer| peer.ip()), has_permit);
+        match admitted {
+            Ok(()) => listener.counters.accepted.add(1),
+            Err(reason) => {
+                listener.count_refused(reason, 1);
+                log_about(peer, listener, &format_args!("refused: {}", reason.name()));
+            }
+        }
+        let admission = Admission {
+            has_permit,
+            counts_for_source: admitted.is_ok()
+                && listener.settings.max_per_source.is_some()
+                && peer.is_some(),
+        };
+        let accepted = Connection::new(
+            id,
+            peer,
+            &listener.settings,
+            now,
+            admission,
+            admitted.is_err(),
+        );
+        self.slots
+            .fill(connection, index, SlotKind::Connection(accepted));
+        if admitted.is_err() {
+            self.close(connection, Closing::Reset);
+        } else {
+            self.check_timeouts(now, connection);
+            self.run_steps(now, connection);
+            // It was accepted before its listening socket was closed to be handed over.
+            if self.handing_over.is_some() {
+                self.driver.submit(Op::Detach { connection });
+            }
+        }
+    }
+}
+
+/// Removes the token from the list, and says whether it was there.
+fn forget(tokens: &mut Vec<Token>, token: Token) -> bool {
+    let position = tokens.iter().position(|known| *known == token);
+    position.map(|index| tokens.swap_remove(index)).is_some()
+}
+
+/// Whether the connection is admitted; if so, it is now counted as one of its source.
+fn admit(listener: &Listener, source: Option<IpAddr>, has_permit: bool) -> Result<(), Refusal> {
+    if source.is_some_and(|source| !listener.settings.access.permits(source)) {
+        return Err(Refusal::Denied);
+    }
+    if !has_permit {
+        return Err(Refusal::Full);
+    }
+    match source.zip(listener.settings.max_per_source) {
+        None => Ok(()),
+        Some((source, max)) => listener.gate.admit(source, max),
+    }
+}
