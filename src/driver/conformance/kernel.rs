@@ -1,5 +1,5 @@
-//! The promises that only a real kernel can break: which of several drivers a client wakes (10), and
-//! what the path to one peer changes for others (13).
+//! Parts of promises 10 and 13 that depend on the kernel, so that the simulated network cannot test
+//! them: a client wakes one of several drivers, and a small path MTU affects one peer only.
 
 use std::io::IoSlice;
 use std::net::UdpSocket;
@@ -10,48 +10,57 @@ use std::time::Duration;
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg, setsockopt, sockopt};
 use nix::unistd::Uid;
 
-use super::harness::{Harness, Loopback, Opens, Place};
-use super::stage::{Answer, Event, Stage, pattern};
+use super::driver_test::{Answer, DriverTest, Event, pattern};
+use super::harness::{Harness, SocketKind};
+use super::loopback::{Loopback, SocketDriver};
 use crate::driver::epoll::Epoll;
 use crate::driver::uring::Uring;
 use crate::driver::{Op, Permits};
 
 // 10. Accepting.
 
-/// Of io_uring only: of drivers over epoll the kernel wakes one only if they sleep at that moment
-/// (`EPOLLEXCLUSIVE`, epoll_ctl(2)), which a test cannot arrange.
-fn a_client_wakes_one_of_the_drivers_that_share_a_socket<D: Opens>() {
+/// For io_uring only. With epoll the kernel wakes one driver only if all of them are waiting at
+/// that moment (`EPOLLEXCLUSIVE`, epoll_ctl(2)), which a test cannot arrange.
+fn a_client_wakes_one_of_the_drivers_that_share_a_listening_socket<D: SocketDriver>() {
     for _ in 0..5 {
-        let mut one = Stage::<Loopback<D>>::new(Answer::Echo);
-        let mut other = one.beside();
-        let (socket, address) = one.net.listen(Place::V4).expect("every machine has IPv4");
-        let copy = socket.try_clone().expect("a descriptor is left");
-        for (stage, socket) in [(&mut one, socket), (&mut other, copy)] {
-            // Without a permit, a driver that is woken reports that it pauses.
+        let mut first = DriverTest::<Loopback<D>>::new(Answer::Echo);
+        let mut second = first.another();
+        let (socket, address) = first
+            .network
+            .listen(SocketKind::Ipv4)
+            .expect("IPv4 is available");
+        let copy = socket.try_clone().expect("a descriptor is available");
+        for (test, socket) in [(&mut first, socket), (&mut second, copy)] {
+            // There are no permits, so each driver that is woken reports `AcceptPaused`.
             let permits = Permits::new(0, vec![]);
-            let listener = stage.driver.add_listener(socket, Some(permits.into()));
-            stage.driver.submit(Op::Accept { listener });
-            stage.until_quiet();
+            let listener = test.driver.add_listener(socket, Some(permits.into()));
+            test.driver.submit(Op::Accept { listener });
+            test.until_quiet();
         }
-        let _peer = one.connect(&address);
-        one.until_quiet();
-        other.until_quiet();
+        let _peer = first.connect(&address);
+        first.until_quiet();
+        second.until_quiet();
         let pauses = |event: &Event| matches!(event, Event::AcceptPaused(_, None));
-        assert_eq!(one.count(pauses) + other.count(pauses), 1);
+        assert_eq!(
+            first.count(pauses) + second.count(pauses),
+            1,
+            "not exactly one driver was woken"
+        );
     }
 }
 
 // 13. Datagrams.
 
-/// Set in a process that has a network of its own.
+/// The environment variable that is set in a process with its own network namespace.
 const OWN_NETWORK: &str = "ECHOD_CONFORMANCE_NETWORK";
 
-/// Whether this process has a network of its own. If not, the promise of that name is run in one
-/// that has.
+/// Whether this process has its own network namespace, so that the caller may change routes. If
+/// not, the test of that name has just been run in a process that has one, and the caller returns.
 fn has_own_network(driver: &str, promise: &str) -> bool {
     if std::env::var_os(OWN_NETWORK).is_some() {
         return true;
     }
+    // Without privileges, a network namespace needs a user namespace around it.
     let namespaces: &[&str] = if Uid::effective().is_root() {
         &["--net"]
     } else {
@@ -60,7 +69,7 @@ fn has_own_network(driver: &str, promise: &str) -> bool {
     let name = format!("driver::conformance::kernel::{driver}::{promise}");
     let output = Command::new("unshare")
         .args(namespaces)
-        .arg(std::env::current_exe().expect("this test's program is known"))
+        .arg(std::env::current_exe().expect("the path of the test program is known"))
         .args(["--exact", &name, "--nocapture"])
         .env(OWN_NETWORK, "1")
         .output();
@@ -68,10 +77,16 @@ fn has_own_network(driver: &str, promise: &str) -> bool {
         Ok(output) => {
             let texts = [output.stdout, output.stderr];
             let [text, errors] = texts.map(|text| String::from_utf8_lossy(&text).into_owned());
+            // The test program did not start: unshare(1) was refused.
             if text.is_empty() {
-                eprintln!("NOT TESTED: no network of its own on this machine: {errors}");
+                eprintln!(
+                    "NOT TESTED: no network namespace can be created on this machine: {errors}"
+                );
             } else {
-                assert!(text.contains("1 passed"), "{text}{errors}");
+                assert!(
+                    text.contains("1 passed"),
+                    "the test failed in its own process: {text}{errors}"
+                );
             }
         }
         Err(error) => eprintln!("NOT TESTED: unshare(1): {error}"),
@@ -79,91 +94,112 @@ fn has_own_network(driver: &str, promise: &str) -> bool {
     false
 }
 
-/// A client at this address that receives merged answers as they arrive.
+/// A client at this address with `UDP_GRO`: replies that were sent as one message are received as
+/// one.
 fn client(address: &str) -> UdpSocket {
-    let socket = UdpSocket::bind((address, 0)).expect("it is an address of this host");
-    setsockopt(&socket, sockopt::UdpGroSegment, &true).expect("every kernel of ours has it");
+    let socket = UdpSocket::bind((address, 0)).expect("the address belongs to this host");
+    setsockopt(&socket, sockopt::UdpGroSegment, &true).expect("UDP_GRO can be set");
     socket
         .set_read_timeout(Some(Duration::from_millis(1)))
-        .expect("a time");
+        .expect("the timeout is not zero");
     socket
 }
 
-/// Sends datagrams as one message. Says how many came back at once, at most.
-fn exchange<D: Opens>(
-    stage: &mut Stage<Loopback<D>>,
+/// Sends 20 datagrams as one message. Returns the most replies that were received as one message.
+fn exchange<D: SocketDriver>(
+    test: &mut DriverTest<Loopback<D>>,
     client: &UdpSocket,
     to: &SockaddrStorage,
 ) -> usize {
     const SIZE: u16 = 1300;
     let bytes = pattern(0, 20 * usize::from(SIZE));
-    let (parts, size) = ([IoSlice::new(&bytes)], [ControlMessage::UdpGsoSegments(&SIZE)]);
+    let (parts, size) = (
+        [IoSlice::new(&bytes)],
+        [ControlMessage::UdpGsoSegments(&SIZE)],
+    );
     let raw = client.as_raw_fd();
     let sent = sendmsg(raw, &parts, &size, MsgFlags::empty(), Some(to));
     assert_eq!(sent, Ok(bytes.len()));
-    let mut back: Vec<u8> = vec![];
-    let mut most = 0;
+    let mut echoed: Vec<u8> = vec![];
+    let mut merged_max = 0;
     let mut memory = vec![0; 1 << 16];
-    stage.until("all came back", |_| {
+    test.until("all bytes are echoed", |_| {
         if let Ok(len) = client.recv(&mut memory) {
-            back.extend(&memory[..len]);
-            most = most.max(len / usize::from(SIZE));
+            echoed.extend(&memory[..len]);
+            merged_max = merged_max.max(len / usize::from(SIZE));
         }
-        back.len() >= bytes.len()
+        echoed.len() >= bytes.len()
     });
-    assert!(back == bytes);
-    most
+    assert!(echoed == bytes, "the echoed bytes differ from those sent");
+    merged_max
 }
 
-fn a_narrow_path_changes_nothing_for_other_peers<D: Opens>() {
-    if !has_own_network(D::NAME, "a_narrow_path_changes_nothing_for_other_peers") {
+fn a_small_path_mtu_does_not_affect_other_peers<D: SocketDriver>() {
+    if !has_own_network(D::NAME, "a_small_path_mtu_does_not_affect_other_peers") {
         return;
     }
+    // The kernel segments a message only if each datagram fits the path MTU (udp(7)). The route to
+    // 127.0.0.9 has a smaller one than 1300 bytes need: replies there are sent one by one.
     for command in [
         "link set lo up",
         "route replace local 127.0.0.9/32 dev lo table local mtu lock 1280",
     ] {
         let status = Command::new("ip").args(command.split(' ')).status();
-        assert!(status.is_ok_and(|status| status.success()), "ip {command}");
+        assert!(
+            status.is_ok_and(|status| status.success()),
+            "ip {command} failed"
+        );
     }
-    let mut stage = Stage::<Loopback<D>>::new(Answer::Echo);
-    let (_, address) = stage.datagrams(Place::V4).expect("every machine has IPv4");
-    let address = Loopback::<D>::inet(&address).expect("it is an Internet address");
+    let mut test = DriverTest::<Loopback<D>>::new(Answer::Echo);
+    let (_, address) = test.datagrams(SocketKind::Ipv4).expect("IPv4 is available");
+    let address = Loopback::<D>::inet(&address).expect("an IP address");
     let address = SockaddrStorage::from(address);
-    let [wide, narrow] = ["127.0.0.1", "127.0.0.9"].map(client);
-    assert!(exchange(&mut stage, &wide, &address) > 1, "answers are merged");
-    assert_eq!(exchange(&mut stage, &narrow, &address), 1);
-    assert!(exchange(&mut stage, &wide, &address) > 1, "and still are");
-    assert_eq!(exchange(&mut stage, &narrow, &address), 1);
-    stage.until("all is reported", |stage| stage.datagrams_done() == (80, 80));
+    let [default_mtu, small_mtu] = ["127.0.0.1", "127.0.0.9"].map(client);
+    assert!(
+        exchange(&mut test, &default_mtu, &address) > 1,
+        "no replies were merged"
+    );
+    assert_eq!(exchange(&mut test, &small_mtu, &address), 1);
+    assert!(
+        exchange(&mut test, &default_mtu, &address) > 1,
+        "no replies were merged after those with the small MTU"
+    );
+    assert_eq!(exchange(&mut test, &small_mtu, &address), 1);
+    test.until("every reply is done", |test| {
+        test.datagrams_done() == (80, 80)
+    });
 }
 
 mod epoll {
     use super::*;
 
     #[test]
-    fn a_narrow_path_changes_nothing_for_other_peers() {
-        super::a_narrow_path_changes_nothing_for_other_peers::<Epoll>();
+    fn a_small_path_mtu_does_not_affect_other_peers() {
+        super::a_small_path_mtu_does_not_affect_other_peers::<Epoll>();
     }
 }
 
 mod uring {
     use super::*;
 
-    fn where_there_is_one(promise: fn()) {
-        match Loopback::<Uring>::refusal() {
+    fn if_available(promise: fn()) {
+        match Loopback::<Uring>::unavailable() {
             None => promise(),
-            Some(error) => eprintln!("NOT TESTED: this machine has no such driver: {error}"),
+            Some(error) => {
+                eprintln!("NOT TESTED: the driver is unavailable on this machine: {error}")
+            }
         }
     }
 
     #[test]
-    fn a_client_wakes_one_of_the_drivers_that_share_a_socket() {
-        where_there_is_one(super::a_client_wakes_one_of_the_drivers_that_share_a_socket::<Uring>);
+    fn a_client_wakes_one_of_the_drivers_that_share_a_listening_socket() {
+        if_available(
+            super::a_client_wakes_one_of_the_drivers_that_share_a_listening_socket::<Uring>,
+        );
     }
 
     #[test]
-    fn a_narrow_path_changes_nothing_for_other_peers() {
-        where_there_is_one(super::a_narrow_path_changes_nothing_for_other_peers::<Uring>);
+    fn a_small_path_mtu_does_not_affect_other_peers() {
+        if_available(super::a_small_path_mtu_does_not_affect_other_peers::<Uring>);
     }
 }

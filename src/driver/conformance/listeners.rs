@@ -1,38 +1,43 @@
-//! The promises about listeners: draining and accepting.
+//! Promises 9, 10 and 17: draining a listener, accepting with and without permits or descriptors,
+//! and dropping a driver.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::harness::{Harness, Place};
-use super::stage::{Answer, DEADLINE, Event, Stage};
+use super::driver_test::{Answer, DEADLINE, DriverTest, Event};
+use super::harness::{Harness, SocketKind};
 use crate::driver::sim::End;
 use crate::driver::{Closing, Driver, Op, Permits};
 
 // 9. Draining.
 
-pub(super) fn a_listener_that_drains_accepts_all_who_are_queued_without_permits<H: Harness>() {
-    let mut stage = Stage::<H>::new(Answer::Echo);
-    let permits = Arc::new(Permits::new(1, vec![stage.driver.waker()]));
-    let (listener, address) = stage.listener(Some(Arc::clone(&permits)));
-    let mut peers = vec![stage.connection(&address).0];
-    peers.extend((0..70).map(|_| stage.connect(&address)));
-    stage.until("it rests for want of a permit", |stage| {
-        stage.has(&Event::AcceptPaused(listener, None))
+pub(super) fn a_draining_listener_accepts_every_queued_client_even_without_permits<H: Harness>() {
+    let mut test = DriverTest::<H>::new(Answer::Echo);
+    let permits = Arc::new(Permits::new(1, vec![test.driver.waker()]));
+    let (listener, address) = test.listener(Some(Arc::clone(&permits)));
+    let mut peers = vec![test.connection(&address).0];
+    peers.extend((0..70).map(|_| test.connect(&address)));
+    test.until("the listener pauses because no permit is left", |test| {
+        test.has(&Event::AcceptPaused(listener, None))
     });
-    assert_eq!(stage.accepted().len(), 1);
-    stage.close(listener, Closing::WhenDrained);
-    assert_eq!(stage.accepted().len(), 71, "all are accepted before Closed");
-    for connection in stage.accepted().split_off(1) {
-        stage.driver.submit(Op::Receive { connection });
+    assert_eq!(test.accepted().len(), 1);
+    test.close(listener, Closing::WhenDrained);
+    assert_eq!(
+        test.accepted().len(),
+        71,
+        "not all clients were accepted before Closed"
+    );
+    for connection in test.accepted().split_off(1) {
+        test.driver.submit(Op::Receive { connection });
     }
     for peer in &mut peers {
-        stage.echo(peer, b"served");
+        test.echo(peer, b"served");
     }
     assert!(
-        stage.net.connect(&address).is_err(),
-        "nobody listens any more"
+        test.network.connect(&address).is_err(),
+        "a closed listener still accepts connections"
     );
-    // Each holds a permit all the same, so that each may give one back.
+    // Each has taken a permit, beyond the maximum, so that each may return one.
     assert!(!permits.try_take());
     (0..71).for_each(|_| permits.give_back());
     assert!(permits.try_take() && !permits.try_take());
@@ -40,132 +45,157 @@ pub(super) fn a_listener_that_drains_accepts_all_who_are_queued_without_permits<
 
 // 10. Accepting.
 
-pub(super) fn without_a_permit_a_listener_rests_and_goes_on_when_one_comes_back<H: Harness>() {
-    let mut stage = Stage::<H>::new(Answer::Echo);
-    let permits = Arc::new(Permits::new(2, vec![stage.driver.waker()]));
-    let (listener, address) = stage.listener(Some(Arc::clone(&permits)));
-    let mut peers: Vec<_> = (0..5).map(|_| stage.connect(&address)).collect();
+pub(super) fn without_a_permit_a_listener_pauses_and_resumes_when_one_is_returned<H: Harness>() {
+    let mut test = DriverTest::<H>::new(Answer::Echo);
+    let permits = Arc::new(Permits::new(2, vec![test.driver.waker()]));
+    let (listener, address) = test.listener(Some(Arc::clone(&permits)));
+    let mut peers: Vec<_> = (0..5).map(|_| test.connect(&address)).collect();
     for accepted in 2..=5 {
-        stage.until("it accepts, then rests", |stage| {
-            let rests = stage.count(|event| matches!(event, Event::AcceptPaused(..)));
-            // With the last client gone nobody need be missed.
-            stage.accepted().len() == accepted && (rests == accepted - 1 || accepted == 5)
-        });
-        stage.until_quiet();
-        assert_eq!(stage.accepted().len(), accepted);
-        let woken = stage.count(|event| matches!(event, Event::Woken));
+        test.until(
+            "one more client is accepted, then the listener pauses",
+            |test| {
+                let pauses = test.count(|event| matches!(event, Event::AcceptPaused(..)));
+                // After the last client the queue is empty: the listener need not notice that no
+                // permit is left.
+                test.accepted().len() == accepted && (pauses == accepted - 1 || accepted == 5)
+            },
+        );
+        test.until_quiet();
+        assert_eq!(test.accepted().len(), accepted);
+        // A returned permit wakes the driver once, and the next `Accept` resumes the listener.
+        let woken = test.count(|event| matches!(event, Event::Woken));
         if accepted < 5 {
             permits.give_back();
-            stage.until("it is woken", |stage| {
-                stage.count(|event| matches!(event, Event::Woken)) > woken
+            test.until("the driver is woken", |test| {
+                test.count(|event| matches!(event, Event::Woken)) > woken
             });
-            stage.driver.submit(Op::Accept { listener });
+            test.driver.submit(Op::Accept { listener });
         }
     }
-    let rested = stage.count(|event| matches!(event, Event::AcceptPaused(_, None)));
+    let permit_pauses = test.count(|event| matches!(event, Event::AcceptPaused(_, None)));
     assert_eq!(
-        rested,
-        stage.count(|event| matches!(event, Event::AcceptPaused(..)))
+        permit_pauses,
+        test.count(|event| matches!(event, Event::AcceptPaused(..))),
+        "the listener paused with an error"
     );
-    for connection in stage.accepted() {
-        stage.driver.submit(Op::Receive { connection });
+    for connection in test.accepted() {
+        test.driver.submit(Op::Receive { connection });
     }
     for peer in &mut peers {
-        stage.echo(peer, b"nobody was lost");
+        test.echo(peer, b"served");
     }
 }
 
-pub(super) fn new_permits_count_from_the_next_accept_on<H: Harness>() {
-    let mut stage = Stage::<H>::new(Answer::Echo);
-    let (listener, address) = stage.listener(Some(Arc::new(Permits::new(0, vec![]))));
-    let peers: Vec<_> = (0..3).map(|_| stage.connect(&address)).collect();
-    stage.until_event(&Event::AcceptPaused(listener, None));
-    stage.driver.set_permits(listener, None);
-    stage.driver.submit(Op::Accept { listener });
-    stage.until("all are accepted", |stage| {
-        stage.accepted().len() == peers.len()
+pub(super) fn new_permits_apply_from_the_next_accept<H: Harness>() {
+    let mut test = DriverTest::<H>::new(Answer::Echo);
+    let (listener, address) = test.listener(Some(Arc::new(Permits::new(0, vec![]))));
+    let peers: Vec<_> = (0..3).map(|_| test.connect(&address)).collect();
+    test.until_event(&Event::AcceptPaused(listener, None));
+    test.driver.set_permits(listener, None);
+    test.driver.submit(Op::Accept { listener });
+    test.until("all clients are accepted", |test| {
+        test.accepted().len() == peers.len()
     });
 }
 
-pub(super) fn out_of_descriptors_is_a_result_and_not_a_spin<H: Harness>() {
-    let mut stage = Stage::<H>::new(Answer::Echo);
-    if !stage
-        .net
-        .alone("out_of_descriptors_is_a_result_and_not_a_spin")
+pub(super) fn without_descriptors_accept_reports_one_error_and_does_not_spin<H: Harness>() {
+    let mut test = DriverTest::<H>::new(Answer::Echo);
+    if !test
+        .network
+        .in_own_process("without_descriptors_accept_reports_one_error_and_does_not_spin")
     {
         return;
     }
+    // As many permits as clients: an accept that fails must return the permit that it took.
     let permits = Arc::new(Permits::new(3, vec![]));
-    let (socket, address) = stage.net.listen(Place::V4).expect("every machine has IPv4");
-    let listener = stage
-        .driver
-        .add_listener(socket, Some(Arc::clone(&permits)));
-    let mut peers: Vec<_> = (0..3).map(|_| stage.connect(&address)).collect();
-    stage.net.exhaust_descriptors(true);
-    for tries in 1..=3 {
-        stage.driver.submit(Op::Accept { listener });
-        stage.until("the accept fails", |stage| stage.events.len() == tries);
+    let (socket, address) = test
+        .network
+        .listen(SocketKind::Ipv4)
+        .expect("IPv4 is available");
+    let listener = test.driver.add_listener(socket, Some(Arc::clone(&permits)));
+    let mut peers: Vec<_> = (0..3).map(|_| test.connect(&address)).collect();
+    test.network.exhaust_descriptors(true);
+    for attempt in 1..=3 {
+        test.driver.submit(Op::Accept { listener });
+        test.until("the accept fails", |test| test.events.len() == attempt);
         assert_eq!(
-            stage.events[tries - 1],
+            test.events[attempt - 1],
             Event::AcceptPaused(listener, Some(libc::EMFILE))
         );
-        stage.until_quiet();
-        assert_eq!(stage.events.len(), tries, "it is reported once");
+        test.until_quiet();
+        assert_eq!(
+            test.events.len(),
+            attempt,
+            "the error was reported more than once for one Accept"
+        );
     }
-    stage.net.exhaust_descriptors(false);
-    stage.driver.submit(Op::Accept { listener });
-    stage.until("all are accepted", |stage| stage.accepted().len() == 3);
-    for connection in stage.accepted() {
-        stage.driver.submit(Op::Receive { connection });
+    test.network.exhaust_descriptors(false);
+    test.driver.submit(Op::Accept { listener });
+    test.until("all clients are accepted", |test| {
+        test.accepted().len() == 3
+    });
+    for connection in test.accepted() {
+        test.driver.submit(Op::Receive { connection });
     }
     for peer in &mut peers {
-        stage.echo(peer, b"nobody was lost");
+        test.echo(peer, b"served");
     }
     (0..3).for_each(|_| permits.give_back());
 }
 
-pub(super) fn a_peer_that_gave_up_in_the_queue_is_in_nobodys_way<H: Harness>() {
-    let mut stage = Stage::<H>::new(Answer::Echo);
-    let (socket, address) = stage.net.listen(Place::V4).expect("every machine has IPv4");
-    let quitter = stage.connect(&address);
-    let mut peer = stage.connect(&address);
-    stage.net.reset(quitter);
-    let listener = stage.driver.add_listener(socket, None);
-    stage.driver.submit(Op::Accept { listener });
-    let expected = stage.net.address(&peer);
+pub(super) fn a_client_that_was_reset_in_the_queue_does_not_block_the_next<H: Harness>() {
+    let mut test = DriverTest::<H>::new(Answer::Echo);
+    let (socket, address) = test
+        .network
+        .listen(SocketKind::Ipv4)
+        .expect("IPv4 is available");
+    let aborted = test.connect(&address);
+    let mut peer = test.connect(&address);
+    test.network.reset(aborted);
+    let listener = test.driver.add_listener(socket, None);
+    test.driver.submit(Op::Accept { listener });
+    let expected = test.network.address(&peer);
     let is_peer =
         |event: &&Event| matches!(event, Event::Accepted(_, _, address) if *address == expected);
-    stage.until("the other is accepted", |stage| {
-        stage.events.iter().any(|event| is_peer(&event))
+    test.until("the second client is accepted", |test| {
+        test.events.iter().any(|event| is_peer(&event))
     });
-    for connection in stage.accepted() {
-        stage.driver.submit(Op::Receive { connection });
+    for connection in test.accepted() {
+        test.driver.submit(Op::Receive { connection });
     }
-    stage.echo(&mut peer, b"all is well");
+    test.echo(&mut peer, b"accepted");
     assert_eq!(
-        stage.count(|event| matches!(event, Event::AcceptPaused(..))),
+        test.count(|event| matches!(event, Event::AcceptPaused(..))),
         0
     );
 }
 
-// 17. The end.
+// 17. Dropping.
 
-pub(super) fn a_driver_that_is_dropped_leaves_nothing_behind<H: Harness>() {
-    let mut stage = Stage::<H>::new(Answer::Echo);
-    let (_, address) = stage.listener(None);
-    let (mut peer, _) = stage.connection(&address);
-    stage.echo(&mut peer, b"hello");
-    let Stage {
-        mut net, driver, ..
-    } = stage;
+pub(super) fn a_dropped_driver_closes_its_sockets<H: Harness>() {
+    let mut test = DriverTest::<H>::new(Answer::Echo);
+    let (_, address) = test.listener(None);
+    let (mut peer, _) = test.connection(&address);
+    test.echo(&mut peer, b"hello");
+    let DriverTest {
+        mut network,
+        driver,
+        ..
+    } = test;
     drop(driver);
-    assert!(net.connect(&address).is_err(), "nobody listens any more");
+    assert!(
+        network.connect(&address).is_err(),
+        "a closed listener still accepts connections"
+    );
     let deadline = Instant::now() + DEADLINE;
     let end = loop {
-        if let Some(end) = net.read(&mut peer, 1, &mut vec![]) {
+        if let Some(end) = network.read(&mut peer, 1, &mut vec![]) {
             break end;
         }
-        assert!(Instant::now() < deadline, "its connections are closed");
+        assert!(
+            Instant::now() < deadline,
+            "the connections of a dropped driver are still open"
+        );
     };
     assert_eq!(end, End::Fin);
 }

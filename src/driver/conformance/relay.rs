@@ -1,27 +1,28 @@
-//! The promises of 14 to 16: what is sent back unseen.
+//! Promises 14 to 16: bytes that the driver sends back itself, without delivering them.
 //!
-//! A driver that shows everything keeps them as well. That a driver does relay what is in bulk is a
-//! test of its own, at the end.
+//! A driver that delivers every byte keeps these promises as well. That the epoll driver does relay
+//! bulk traffic is tested separately, at the end.
 
-use super::harness::{Harness, Loopback, Place};
-use super::stage::{Answer, Event, Stage, pattern};
+use super::driver_test::{Answer, DriverTest, Event, pattern};
+use super::harness::{Harness, SocketKind};
+use super::loopback::Loopback;
 use crate::driver::buffers::BUFFER_BYTES;
 use crate::driver::epoll::Epoll;
 use crate::driver::pipes::PIPE_COUNT_MAX;
 use crate::driver::sim::End;
 use crate::driver::{Closing, Driver, Op, Token};
 
-/// Numbers that look random and are the same each time.
-pub(super) fn scatter(state: &mut u64, below: usize) -> usize {
+/// A pseudorandom number, from a sequence that is the same in each run.
+pub(super) fn random_below(state: &mut u64, below: usize) -> usize {
     *state = state
         .wrapping_mul(6_364_136_223_846_793_005)
         .wrapping_add(1);
     (*state >> 33) as usize % below
 }
 
-/// Bytes of this connection that were relayed, as received and as sent.
-fn relayed<H: Harness>(stage: &Stage<H>, connection: Token) -> (usize, usize) {
-    let relayed = stage.events.iter().filter_map(|event| match event {
+/// How many bytes of a connection were reported as relayed: received, and sent.
+fn relayed<H: Harness>(test: &DriverTest<H>, connection: Token) -> (usize, usize) {
+    let relayed = test.events.iter().filter_map(|event| match event {
         Event::Relayed(about, received, sent) if *about == connection => {
             Some((*received as usize, *sent as usize))
         }
@@ -30,374 +31,425 @@ fn relayed<H: Harness>(stage: &Stage<H>, connection: Token) -> (usize, usize) {
     relayed.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
 }
 
-/// All bytes of this connection that arrived, in one way or the other.
-pub(super) fn arrived<H: Harness>(stage: &Stage<H>, connection: Token) -> usize {
-    stage.received(connection).len() + relayed(stage, connection).0
+/// How many bytes of a connection were received, delivered and relayed together.
+pub(super) fn arrived<H: Harness>(test: &DriverTest<H>, connection: Token) -> usize {
+    test.received(connection).len() + relayed(test, connection).0
 }
 
-/// Gets a connection into bulk, where the driver knows such a thing.
-pub(super) fn get_into_bulk<H: Harness>(
-    stage: &mut Stage<H>,
+/// Makes a driver that relays bulk traffic treat a connection as such.
+pub(super) fn start_bulk_traffic<H: Harness>(
+    test: &mut DriverTest<H>,
     peer: &mut H::Peer,
     connection: Token,
 ) {
     let bytes = pattern(0, 4 * BUFFER_BYTES);
-    let before = arrived(stage, connection);
-    stage.write_all(peer, &bytes[..1]);
-    stage.until("it arrives", |stage| arrived(stage, connection) > before);
-    // Much is there before the first byte is looked at.
-    stage.driver.submit(Op::Pause { connection });
-    stage.until_quiet();
-    let written = 1 + stage.net.write(peer, &bytes[1..]);
-    stage.receive(connection);
-    let mut back = stage.read(peer, written);
-    stage.until("all is Sent", |stage| stage.owed[&connection] == 0);
-    stage.echo(peer, &bytes[written..]);
-    back.extend(&bytes[written..]);
-    assert!(
-        back == bytes,
-        "the bytes that came back are those that were sent"
-    );
-    stage.until("all is Sent", |stage| stage.owed[&connection] == 0);
+    let before = arrived(test, connection);
+    test.write_all(peer, &bytes[..1]);
+    test.until("the first byte is received", |test| {
+        arrived(test, connection) > before
+    });
+    // Fill the receive buffer while paused: a driver that finds that much queued starts to relay.
+    test.driver.submit(Op::Pause { connection });
+    test.until_quiet();
+    let written = 1 + test.network.write(peer, &bytes[1..]);
+    test.receive(connection);
+    let mut echoed = test.read(peer, written);
+    test.until("every send completes", |test| test.unsent[&connection] == 0);
+    test.echo(peer, &bytes[written..]);
+    echoed.extend(&bytes[written..]);
+    assert!(echoed == bytes, "the echoed bytes differ from those sent");
+    test.until("every send completes", |test| test.unsent[&connection] == 0);
 }
 
-/// Writes for peers that do not read, until all has come to rest. Says how much each wrote.
-fn fill<H: Harness>(stage: &mut Stage<H>, peers: &mut [(H::Peer, Token)]) -> Vec<usize> {
+/// Writes as each peer, without reading, until every connection is stalled. Returns how many bytes
+/// each peer wrote.
+fn fill<H: Harness>(test: &mut DriverTest<H>, peers: &mut [(H::Peer, Token)]) -> Vec<usize> {
     let mut written = vec![0; peers.len()];
+    // TCP may move bytes from one socket buffer to the other and make room again, so stop only
+    // after three rounds in which nothing could be written.
     let mut rounds = 0;
-    stage.until("nothing can be written any more", |stage| {
+    test.until("no more bytes can be written", |test| {
         rounds += 1;
         for ((peer, _), written) in peers.iter_mut().zip(&mut written) {
-            let some = stage.net.write(peer, &pattern(*written, 4 * BUFFER_BYTES));
-            *written += some;
-            rounds = if some == 0 { rounds } else { 0 };
+            let len = test
+                .network
+                .write(peer, &pattern(*written, 4 * BUFFER_BYTES));
+            *written += len;
+            rounds = if len == 0 { rounds } else { 0 };
         }
-        stage.until_quiet();
+        test.until_quiet();
         rounds == 3
     });
     for (_, connection) in peers {
-        assert!(stage.has(&Event::Stalled(*connection)), "{}", stage.seen());
+        assert!(
+            test.has(&Event::Stalled(*connection)),
+            "{}",
+            test.recent_events()
+        );
     }
     written
 }
 
-/// A connection in bulk whose peer wrote and did not read until all came to rest.
-pub(super) fn full<H: Harness>(stage: &mut Stage<H>, place: Place) -> (H::Peer, Token, usize) {
-    let address = stage.listener_at(place);
-    let (mut peer, connection) = stage.connection(&address);
-    get_into_bulk(stage, &mut peer, connection);
+/// A connection with bulk traffic whose peer wrote without reading until it stalled, so that its
+/// pipe holds bytes. Also returns how many bytes the peer wrote after `start_bulk_traffic`.
+pub(super) fn with_full_pipe<H: Harness>(
+    test: &mut DriverTest<H>,
+    kind: SocketKind,
+) -> (H::Peer, Token, usize) {
+    let address = test.listener_at(kind);
+    let (mut peer, connection) = test.connection(&address);
+    start_bulk_traffic(test, &mut peer, connection);
     let mut peers = [(peer, connection)];
-    let written = fill(stage, &mut peers)[0];
+    let written = fill(test, &mut peers)[0];
     let [(peer, connection)] = peers;
     (peer, connection, written)
 }
 
-pub(super) fn relayed_streams_come_back_whole<H: Harness>() {
-    for place in [Place::V4, Place::Wide, Place::Narrow, Place::Unix] {
-        let mut stage = Stage::<H>::new(Answer::Relay);
-        let address = stage.listener_at(place);
+pub(super) fn relayed_streams_are_echoed_intact<H: Harness>() {
+    for kind in [
+        SocketKind::Ipv4,
+        SocketKind::LargeReceiveBuffer,
+        SocketKind::SmallSendBuffer,
+        SocketKind::Unix,
+    ] {
+        let mut test = DriverTest::<H>::new(Answer::Relay);
+        let address = test.listener_at(kind);
         let mut random = 7;
         for size in [1, 2, 1000, 65_535, 65_536, 65_537, 200_000, 5_000_000] {
-            if place != Place::Wide && size > 1_000_000 {
+            if kind != SocketKind::LargeReceiveBuffer && size > 1_000_000 {
                 continue;
             }
-            let (mut peer, connection) = stage.connection(&address);
+            let (mut peer, connection) = test.connection(&address);
             let bytes = pattern(size, size);
-            let (mut written, mut back) = (0, vec![]);
-            stage.until("all came back", |stage| {
-                // Now a little, now much: in bulk and out of it.
-                let most = [10, 5_000, 300_000][scatter(&mut random, 3)];
-                let end = (written + 1 + scatter(&mut random, most)).min(size);
-                written += stage.net.write(&mut peer, &bytes[written..end]);
-                if scatter(&mut random, 4) > 0 {
-                    let max = 1 + scatter(&mut random, 300_000);
-                    let seen = stage.net.read(&mut peer, max, &mut back);
-                    assert_eq!(seen, None, "after {} of {size} bytes", back.len());
+            let (mut written, mut echoed) = (0, vec![]);
+            test.until("all bytes are echoed", |test| {
+                // Small and large writes, so that relaying starts and stops.
+                let len_max = [10, 5_000, 300_000][random_below(&mut random, 3)];
+                let end = (written + 1 + random_below(&mut random, len_max)).min(size);
+                written += test.network.write(&mut peer, &bytes[written..end]);
+                if random_below(&mut random, 4) > 0 {
+                    let max = 1 + random_below(&mut random, 300_000);
+                    let seen_end = test.network.read(&mut peer, max, &mut echoed);
+                    assert_eq!(seen_end, None, "after {} of {size} bytes", echoed.len());
                 }
-                back.len() >= size
+                echoed.len() >= size
             });
-            assert!(back == bytes, "{size} bytes at {place:?}");
-            stage.until("all is Sent", |stage| stage.owed[&connection] == 0);
-            let (received, sent) = relayed(&stage, connection);
-            assert_eq!(received, sent, "each relayed byte is accounted for");
-            assert_eq!(arrived(&stage, connection), size);
-            stage.close(connection, Closing::Now);
-            stage.events.clear();
+            assert!(
+                echoed == bytes,
+                "the echo of {size} bytes at {kind:?} differs"
+            );
+            test.until("every send completes", |test| test.unsent[&connection] == 0);
+            let (received, sent) = relayed(&test, connection);
+            assert_eq!(
+                received, sent,
+                "relayed bytes are not reported once as received and once as sent"
+            );
+            assert_eq!(arrived(&test, connection), size);
+            test.close(connection, Closing::Now);
+            test.events.clear();
         }
-        stage.assert_all_home();
+        test.assert_all_returned();
     }
 }
 
-pub(super) fn relayed_messages_of_every_size_come_back_exact<H: Harness>() {
-    let mut stage = Stage::<H>::new(Answer::Relay);
-    let address = stage.listener_at(Place::Wide);
-    let (mut peer, connection) = stage.connection(&address);
-    get_into_bulk(&mut stage, &mut peer, connection);
+pub(super) fn relayed_messages_of_every_size_are_echoed_intact<H: Harness>() {
+    let mut test = DriverTest::<H>::new(Answer::Relay);
+    let address = test.listener_at(SocketKind::LargeReceiveBuffer);
+    let (mut peer, connection) = test.connection(&address);
+    start_bulk_traffic(&mut test, &mut peer, connection);
     let around = (65_500..65_600).step_by(9);
     let sizes = (1..200_000).step_by(9_973).chain(around);
     for (index, size) in sizes.enumerate() {
-        stage.echo(&mut peer, &pattern(index, size));
-        // Some small ones between them, so that the border is crossed both ways.
+        test.echo(&mut peer, &pattern(index, size));
+        // Small messages in between, so that relaying stops and starts again.
         for small in 0..index % 7 {
-            stage.echo(&mut peer, &pattern(small, 1 + small * 100));
+            test.echo(&mut peer, &pattern(small, 1 + small * 100));
         }
     }
-    stage.until("all is Sent", |stage| stage.owed[&connection] == 0);
-    stage.assert_all_home();
+    test.until("every send completes", |test| test.unsent[&connection] == 0);
+    test.assert_all_returned();
 }
 
-pub(super) fn the_end_comes_once_and_after_all_relayed_bytes<H: Harness>() {
-    let mut stage = Stage::<H>::new(Answer::Relay);
-    let address = stage.listener_at(Place::Wide);
+pub(super) fn the_end_is_reported_once_after_all_relayed_bytes<H: Harness>() {
+    let mut test = DriverTest::<H>::new(Answer::Relay);
+    let address = test.listener_at(SocketKind::LargeReceiveBuffer);
     for size in [0, 1, 70_000, 1_000_000] {
-        let (mut peer, connection) = stage.connection(&address);
-        stage.echo(&mut peer, &pattern(0, size));
+        let (mut peer, connection) = test.connection(&address);
+        test.echo(&mut peer, &pattern(0, size));
         let rest = pattern(0, 50_000);
-        stage.write_all(&mut peer, &rest);
-        stage.net.half_close(&mut peer);
-        let mut back = vec![];
-        stage.until("the end is reported", |stage| {
-            stage.net.read(&mut peer, BUFFER_BYTES, &mut back);
-            stage.has(&Event::Ended(connection))
+        test.write_all(&mut peer, &rest);
+        test.network.half_close(&mut peer);
+        let mut echoed = vec![];
+        test.until("the end is reported", |test| {
+            test.network.read(&mut peer, BUFFER_BYTES, &mut echoed);
+            test.has(&Event::Ended(connection))
         });
-        assert_eq!(arrived(&stage, connection), size + rest.len());
-        back.extend(stage.read(&mut peer, rest.len() - back.len()));
-        assert!(back == rest);
-        stage.until("all is Sent", |stage| stage.owed[&connection] == 0);
-        stage.until_quiet();
-        let arrivals = stage.events.iter().rposition(|event| match event {
+        // Every byte is received before the end, and the end is reported once.
+        assert_eq!(arrived(&test, connection), size + rest.len());
+        echoed.extend(test.read(&mut peer, rest.len() - echoed.len()));
+        assert!(echoed == rest);
+        test.until("every send completes", |test| test.unsent[&connection] == 0);
+        test.until_quiet();
+        let arrivals = test.events.iter().rposition(|event| match event {
             Event::Received(about, _) => *about == connection,
             Event::Relayed(about, received, _) => *about == connection && *received > 0,
             _ => false,
         });
         let ended = |event: &Event| *event == Event::Ended(connection);
-        assert!(arrivals < stage.events.iter().position(ended));
-        assert_eq!(stage.count(ended), 1);
-        stage.close(connection, Closing::Now);
-        assert_eq!(stage.read_end(&mut peer), (vec![], End::Fin));
+        assert!(arrivals < test.events.iter().position(ended));
+        assert_eq!(test.count(ended), 1);
+        test.close(connection, Closing::Now);
+        assert_eq!(test.read_end(&mut peer), (vec![], End::Fin));
     }
-    stage.assert_all_home();
+    test.assert_all_returned();
 }
 
-pub(super) fn a_half_close_behind_a_full_pipe_loses_nothing<H: Harness>() {
-    let mut stage = Stage::<H>::new(Answer::Relay);
-    let (mut peer, connection, written) = full(&mut stage, Place::Wide);
-    stage.net.half_close(&mut peer);
-    stage.until_quiet();
+pub(super) fn a_half_close_behind_a_full_pipe_loses_no_bytes<H: Harness>() {
+    let mut test = DriverTest::<H>::new(Answer::Relay);
+    let (mut peer, connection, written) = with_full_pipe(&mut test, SocketKind::LargeReceiveBuffer);
+    test.network.half_close(&mut peer);
+    test.until_quiet();
     assert!(
-        !stage.has(&Event::Ended(connection)),
-        "there are bytes before the end"
+        !test.has(&Event::Ended(connection)),
+        "Ended before all bytes were received"
     );
-    assert!(stage.read(&mut peer, written) == pattern(0, written));
-    stage.until_event(&Event::Ended(connection));
-    stage.until("all is Sent", |stage| stage.owed[&connection] == 0);
-    stage.close(connection, Closing::Now);
-    stage.assert_all_home();
+    assert!(test.read(&mut peer, written) == pattern(0, written));
+    test.until_event(&Event::Ended(connection));
+    test.until("every send completes", |test| test.unsent[&connection] == 0);
+    test.close(connection, Closing::Now);
+    test.assert_all_returned();
 }
 
-pub(super) fn a_relayed_peer_that_does_not_read_is_not_read_and_others_go_on<H: Harness>() {
-    for place in [Place::Wide, Place::Unix] {
-        let mut stage = Stage::<H>::new(Answer::Relay);
-        let (mut peer, connection, written) = full(&mut stage, place);
+pub(super) fn a_relayed_peer_that_does_not_read_stalls_and_does_not_delay_others<H: Harness>() {
+    for kind in [SocketKind::LargeReceiveBuffer, SocketKind::Unix] {
+        let mut test = DriverTest::<H>::new(Answer::Relay);
+        let (mut peer, connection, written) = with_full_pipe(&mut test, kind);
         let stalled = |event: &Event| *event == Event::Stalled(connection);
-        let stalls = stage.count(stalled);
-        assert!(stage.owed[&connection] <= BUFFER_BYTES as u32);
-        let address = stage.listener_at(place);
-        let (mut other, _) = stage.connection(&address);
-        stage.echo(&mut other, &pattern(3, 400_000));
-        // TCP may yet move some bytes to the peer, in its own time.
-        if place == Place::Unix {
-            assert_eq!(stage.count(stalled), stalls, "a stall is said once");
+        let stalls = test.count(stalled);
+        assert!(test.unsent[&connection] <= BUFFER_BYTES as u32);
+        let address = test.listener_at(kind);
+        let (mut other, _) = test.connection(&address);
+        test.echo(&mut other, &pattern(3, 400_000));
+        // TCP may move further bytes to the peer at any time, and the rest stalls again.
+        if kind == SocketKind::Unix {
+            assert_eq!(
+                test.count(stalled),
+                stalls,
+                "one stall was reported more than once"
+            );
         }
-        assert!(stage.read(&mut peer, written) == pattern(0, written));
-        stage.until("all is Sent", |stage| stage.owed[&connection] == 0);
-        stage.assert_all_home();
+        assert!(test.read(&mut peer, written) == pattern(0, written));
+        test.until("every send completes", |test| test.unsent[&connection] == 0);
+        test.assert_all_returned();
     }
 }
 
-pub(super) fn receive_ends_relaying_and_what_is_held_still_goes_out<H: Harness>() {
-    let mut stage = Stage::<H>::new(Answer::Relay);
-    let (mut peer, connection, written) = full(&mut stage, Place::Wide);
-    stage.show(connection);
-    // What was taken before that may still be said.
-    stage.until_quiet();
-    let before = relayed(&stage, connection).0;
-    assert!(stage.read(&mut peer, written) == pattern(0, written));
+pub(super) fn receive_ends_relaying_and_held_bytes_are_still_sent<H: Harness>() {
+    let mut test = DriverTest::<H>::new(Answer::Relay);
+    let (mut peer, connection, written) = with_full_pipe(&mut test, SocketKind::LargeReceiveBuffer);
+    test.stop_relaying(connection);
+    // Bytes that were taken before may still be reported.
+    test.until_quiet();
+    let before = relayed(&test, connection).0;
+    assert!(test.read(&mut peer, written) == pattern(0, written));
     for size in [1, 100_000, 3, 200_000] {
-        stage.echo(&mut peer, &pattern(size, size));
+        test.echo(&mut peer, &pattern(size, size));
     }
-    stage.until("all is Sent", |stage| stage.owed[&connection] == 0);
+    test.until("every send completes", |test| test.unsent[&connection] == 0);
     assert_eq!(
-        relayed(&stage, connection).0,
+        relayed(&test, connection).0,
         before,
-        "after Receive every byte is shown"
+        "bytes were relayed after Receive"
     );
-    stage.assert_all_home();
+    test.assert_all_returned();
 }
 
-pub(super) fn rest_ends_relaying_until_it_is_asked_for_again<H: Harness>() {
-    let mut stage = Stage::<H>::new(Answer::Relay);
-    let address = stage.listener_at(Place::Wide);
-    let (mut peer, connection) = stage.connection(&address);
-    get_into_bulk(&mut stage, &mut peer, connection);
-    stage.driver.submit(Op::Pause { connection });
-    stage.until_quiet();
-    let before = arrived(&stage, connection);
-    stage.write_all(&mut peer, b"patience");
-    stage.until_quiet();
-    assert_eq!(arrived(&stage, connection), before);
-    stage.driver.submit(Op::Relay { connection });
-    assert_eq!(stage.read(&mut peer, 8), b"patience");
+pub(super) fn pause_ends_relaying_until_it_is_requested_again<H: Harness>() {
+    let mut test = DriverTest::<H>::new(Answer::Relay);
+    let address = test.listener_at(SocketKind::LargeReceiveBuffer);
+    let (mut peer, connection) = test.connection(&address);
+    start_bulk_traffic(&mut test, &mut peer, connection);
+    test.driver.submit(Op::Pause { connection });
+    test.until_quiet();
+    let before = arrived(&test, connection);
+    test.write_all(&mut peer, b"a request");
+    test.until_quiet();
+    assert_eq!(
+        arrived(&test, connection),
+        before,
+        "bytes were received after Pause"
+    );
+    test.driver.submit(Op::Relay { connection });
+    assert_eq!(test.read(&mut peer, 9), b"a request");
 }
 
 pub(super) fn a_shut_down_waits_until_the_pipe_is_empty<H: Harness>() {
-    for place in [Place::Wide, Place::Unix] {
-        let mut stage = Stage::<H>::new(Answer::Relay);
-        let (mut peer, connection, written) = full(&mut stage, place);
-        // Nothing more may be shown, or it would have to be answered after the last word.
-        stage.rest(connection);
-        stage.until_quiet();
-        let arrived = arrived(&stage, connection);
-        stage.driver.submit(Op::ShutDown { connection });
-        let (bytes, end) = stage.read_end(&mut peer);
+    for kind in [SocketKind::LargeReceiveBuffer, SocketKind::Unix] {
+        let mut test = DriverTest::<H>::new(Answer::Relay);
+        let (mut peer, connection, written) = with_full_pipe(&mut test, kind);
+        // Paused, because bytes delivered from now on would have to be answered after the FIN.
+        test.pause(connection);
+        test.until_quiet();
+        let arrived = arrived(&test, connection);
+        test.driver.submit(Op::ShutDown { connection });
+        let (bytes, end) = test.read_end(&mut peer);
         let before = arrived - 4 * BUFFER_BYTES;
         assert_eq!((bytes.len(), end), (before, End::Fin));
         assert!(before <= written && bytes == pattern(0, before));
     }
 }
 
-pub(super) fn a_close_discards_what_the_pipe_holds<H: Harness>() {
+pub(super) fn close_discards_the_bytes_in_the_pipe<H: Harness>() {
     for how in [Closing::Now, Closing::Reset] {
-        let mut stage = Stage::<H>::new(Answer::Relay);
-        let (_peer, connection, _) = full(&mut stage, Place::Wide);
-        // And what was to be sent behind it.
-        stage.answer = Answer::Keep;
-        let (_, other) = stage.listener(None);
-        let (mut other, _) = stage.connection(&other);
-        let buffer = stage.buffer(&mut other, b"never sent");
-        stage.answer = Answer::Relay;
-        stage.send(connection, buffer);
-        stage.until_quiet();
-        stage.close(connection, how);
-        stage.until_quiet();
-        assert_eq!(stage.events.last(), Some(&Event::Closed(connection)));
-        // Who comes next finds none of it.
-        let address = stage.listener_at(Place::Wide);
-        let (mut peer, connection) = stage.connection(&address);
-        get_into_bulk(&mut stage, &mut peer, connection);
-        stage.assert_all_home();
+        let mut test = DriverTest::<H>::new(Answer::Relay);
+        let (_peer, connection, _) = with_full_pipe(&mut test, SocketKind::LargeReceiveBuffer);
+        // A send that is queued behind the pipe is discarded as well.
+        test.answer = Answer::Keep;
+        let (_, other) = test.listener(None);
+        let (mut other, _) = test.connection(&other);
+        let buffer = test.buffer(&mut other, b"never sent");
+        test.answer = Answer::Relay;
+        test.send(connection, buffer);
+        test.until_quiet();
+        test.close(connection, how);
+        test.until_quiet();
+        assert_eq!(test.events.last(), Some(&Event::Closed(connection)));
+        // The next connection, which may lease the same pipe, gets none of those bytes.
+        let address = test.listener_at(SocketKind::LargeReceiveBuffer);
+        let (mut peer, connection) = test.connection(&address);
+        start_bulk_traffic(&mut test, &mut peer, connection);
+        test.assert_all_returned();
     }
 }
 
-pub(super) fn a_reset_amid_relaying_is_one_failed<H: Harness>() {
-    let mut stage = Stage::<H>::new(Answer::Relay);
-    let (peer, connection, _) = full(&mut stage, Place::Wide);
-    stage.net.reset(peer);
-    stage.until_event(&Event::Failed(connection));
-    stage.until_quiet();
+pub(super) fn a_reset_during_relaying_is_reported_as_one_failed<H: Harness>() {
+    let mut test = DriverTest::<H>::new(Answer::Relay);
+    let (peer, connection, _) = with_full_pipe(&mut test, SocketKind::LargeReceiveBuffer);
+    test.network.reset(peer);
+    test.until_event(&Event::Failed(connection));
+    test.until_quiet();
     let about = |event: &Event| matches!(event, Event::Failed(_) | Event::Ended(_));
-    assert_eq!(stage.count(about), 1);
-    stage.close(connection, Closing::Now);
-    let address = stage.listener_at(Place::Wide);
-    let (mut peer, connection) = stage.connection(&address);
-    get_into_bulk(&mut stage, &mut peer, connection);
-    stage.net.reset(peer);
-    stage.until_event(&Event::Failed(connection));
-    stage.close(connection, Closing::Reset);
-    stage.assert_all_home();
+    assert_eq!(test.count(about), 1);
+    test.close(connection, Closing::Now);
+    // The same for a connection whose pipe is empty.
+    let address = test.listener_at(SocketKind::LargeReceiveBuffer);
+    let (mut peer, connection) = test.connection(&address);
+    start_bulk_traffic(&mut test, &mut peer, connection);
+    test.network.reset(peer);
+    test.until_event(&Event::Failed(connection));
+    test.close(connection, Closing::Reset);
+    test.assert_all_returned();
 }
 
-pub(super) fn when_pipes_run_out_bytes_are_shown<H: Harness>() {
-    let mut stage = Stage::<H>::new(Answer::Relay);
-    let address = stage.listener_at(Place::Unix);
-    let mut stuck: Vec<_> = (0..PIPE_COUNT_MAX + 6)
-        .map(|_| stage.connection(&address))
+pub(super) fn without_free_pipes_bytes_are_delivered<H: Harness>() {
+    let mut test = DriverTest::<H>::new(Answer::Relay);
+    let address = test.listener_at(SocketKind::Unix);
+    // More stalled connections than there are pipes: each pipe holds bytes.
+    let mut stalled: Vec<_> = (0..PIPE_COUNT_MAX + 6)
+        .map(|_| test.connection(&address))
         .collect();
-    for (peer, connection) in &mut stuck {
-        get_into_bulk(&mut stage, peer, *connection);
+    for (peer, connection) in &mut stalled {
+        start_bulk_traffic(&mut test, peer, *connection);
     }
-    let written = fill(&mut stage, &mut stuck);
-    let (mut peer, connection) = stage.connection(&address);
-    get_into_bulk(&mut stage, &mut peer, connection);
-    stage.echo(&mut peer, &pattern(5, 1_000_000));
-    for ((peer, connection), written) in stuck.iter_mut().zip(written) {
-        assert!(stage.read(peer, written) == pattern(0, written));
-        stage.until("all is Sent", |stage| stage.owed[connection] == 0);
+    let written = fill(&mut test, &mut stalled);
+    let (mut peer, connection) = test.connection(&address);
+    start_bulk_traffic(&mut test, &mut peer, connection);
+    test.echo(&mut peer, &pattern(5, 1_000_000));
+    for ((peer, connection), written) in stalled.iter_mut().zip(written) {
+        assert!(test.read(peer, written) == pattern(0, written));
+        test.until("every send completes", |test| test.unsent[connection] == 0);
     }
-    stage.assert_all_home();
+    test.assert_all_returned();
 }
 
-pub(super) fn without_descriptors_bytes_are_shown<H: Harness>() {
-    let mut stage = Stage::<H>::new(Answer::Relay);
-    if !stage.net.alone("without_descriptors_bytes_are_shown") {
+pub(super) fn without_descriptors_for_pipes_bytes_are_delivered<H: Harness>() {
+    let mut test = DriverTest::<H>::new(Answer::Relay);
+    if !test
+        .network
+        .in_own_process("without_descriptors_for_pipes_bytes_are_delivered")
+    {
         return;
     }
-    let address = stage.listener_at(Place::Wide);
-    let (mut peer, connection) = stage.connection(&address);
-    stage.net.exhaust_descriptors(true);
-    get_into_bulk(&mut stage, &mut peer, connection);
-    stage.echo(&mut peer, &pattern(0, 1_000_000));
-    stage.net.exhaust_descriptors(false);
-    stage.assert_all_home();
+    let address = test.listener_at(SocketKind::LargeReceiveBuffer);
+    let (mut peer, connection) = test.connection(&address);
+    test.network.exhaust_descriptors(true);
+    start_bulk_traffic(&mut test, &mut peer, connection);
+    test.echo(&mut peer, &pattern(0, 1_000_000));
+    test.network.exhaust_descriptors(false);
+    test.assert_all_returned();
 }
 
-pub(super) fn pipes_at_home_make_room_for_a_client<H: Harness>() {
-    let mut stage = Stage::<H>::new(Answer::Relay);
-    if !stage.net.alone("pipes_at_home_make_room_for_a_client") {
+pub(super) fn unused_pipes_are_closed_to_accept_a_client<H: Harness>() {
+    let mut test = DriverTest::<H>::new(Answer::Relay);
+    if !test
+        .network
+        .in_own_process("unused_pipes_are_closed_to_accept_a_client")
+    {
         return;
     }
-    let address = stage.listener_at(Place::Wide);
-    let (mut peer, connection) = stage.connection(&address);
-    get_into_bulk(&mut stage, &mut peer, connection);
-    let relays = relayed(&stage, connection).0 > 0;
-    let _client = stage.connect(&address);
-    stage.net.freeze_descriptors();
-    stage.until_quiet();
-    stage.net.exhaust_descriptors(false);
+    let address = test.listener_at(SocketKind::LargeReceiveBuffer);
+    let (mut peer, connection) = test.connection(&address);
+    start_bulk_traffic(&mut test, &mut peer, connection);
+    let relays = relayed(&test, connection).0 > 0;
+    let _client = test.connect(&address);
+    // The client can be accepted only if the driver closes a pipe that holds no bytes.
+    test.network.limit_descriptors_to_those_open();
+    test.until_quiet();
+    test.network.exhaust_descriptors(false);
     if relays {
-        assert_eq!(stage.accepted().len(), 2, "{}", stage.seen());
+        assert_eq!(test.accepted().len(), 2, "{}", test.recent_events());
     }
 }
 
-pub(super) fn descriptors_of_pipes_come_home<H: Harness>() {
-    let mut stage = Stage::<H>::new(Answer::Relay);
-    if !stage.net.alone("descriptors_of_pipes_come_home") {
+pub(super) fn closing_relayed_connections_leaks_no_descriptors<H: Harness>() {
+    let mut test = DriverTest::<H>::new(Answer::Relay);
+    if !test
+        .network
+        .in_own_process("closing_relayed_connections_leaks_no_descriptors")
+    {
         return;
     }
-    let address = stage.listener_at(Place::Wide);
+    let address = test.listener_at(SocketKind::LargeReceiveBuffer);
     let mut counts = vec![];
     for how in [Closing::Now, Closing::Reset, Closing::Now] {
-        let (mut peer, connection) = stage.connection(&address);
-        get_into_bulk(&mut stage, &mut peer, connection);
-        fill(&mut stage, &mut [(peer, connection)]);
-        stage.close(connection, how);
-        counts.push(stage.net.descriptors());
+        let (mut peer, connection) = test.connection(&address);
+        start_bulk_traffic(&mut test, &mut peer, connection);
+        fill(&mut test, &mut [(peer, connection)]);
+        test.close(connection, how);
+        counts.push(test.network.descriptors());
     }
-    assert!(counts.iter().all(|&count| count == counts[0]), "{counts:?}");
+    assert!(
+        counts.iter().all(|&count| count == counts[0]),
+        "open descriptors after each close: {counts:?}"
+    );
 }
 
-/// Relaying is an allowance, so no promise tells whether it is used.
+/// Relaying is optional, so no promise covers whether it happens.
 #[test]
-fn epoll_relays_what_is_in_bulk_and_shows_what_is_small() {
-    for place in [Place::Wide, Place::Unix] {
-        let mut stage = Stage::<Loopback<Epoll>>::new(Answer::Relay);
-        let address = stage.listener_at(place);
-        let (mut peer, connection) = stage.connection(&address);
+fn epoll_relays_bulk_traffic_and_delivers_small_messages() {
+    for kind in [SocketKind::LargeReceiveBuffer, SocketKind::Unix] {
+        let mut test = DriverTest::<Loopback<Epoll>>::new(Answer::Relay);
+        let address = test.listener_at(kind);
+        let (mut peer, connection) = test.connection(&address);
         for size in [1, 1000, 10_000] {
-            stage.echo(&mut peer, &pattern(0, size));
+            test.echo(&mut peer, &pattern(0, size));
         }
-        assert_eq!(relayed(&stage, connection), (0, 0));
-        get_into_bulk(&mut stage, &mut peer, connection);
-        stage.echo(&mut peer, &pattern(0, 1_000_000));
-        stage.until("all is Sent", |stage| stage.owed[&connection] == 0);
-        let (received, sent) = relayed(&stage, connection);
-        assert!(received > 500_000 && received == sent, "{received} {sent}");
+        assert_eq!(relayed(&test, connection), (0, 0));
+        start_bulk_traffic(&mut test, &mut peer, connection);
+        test.echo(&mut peer, &pattern(0, 1_000_000));
+        test.until("every send completes", |test| test.unsent[&connection] == 0);
+        let (received, sent) = relayed(&test, connection);
+        assert!(
+            received > 500_000 && received == sent,
+            "{received} bytes relayed as received, {sent} as sent"
+        );
+        // After several small messages the connection no longer counts as bulk.
         for _ in 0..10 {
-            stage.echo(&mut peer, b"small");
+            test.echo(&mut peer, b"small");
         }
-        let before = relayed(&stage, connection).0;
-        stage.echo(&mut peer, b"small");
-        assert_eq!(relayed(&stage, connection).0, before);
-        stage.assert_all_home();
+        let before = relayed(&test, connection).0;
+        test.echo(&mut peer, b"small");
+        assert_eq!(relayed(&test, connection).0, before);
+        test.assert_all_returned();
     }
 }

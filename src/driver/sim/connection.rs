@@ -1,4 +1,7 @@
 //! One connection of the simulated driver: its sends, its pipe, its receives.
+//!
+//! It moves bytes between the driver's buffers and the simulated network, and appends completions.
+//! Which connection is served, and when, is decided in `sim`.
 
 use std::collections::VecDeque;
 
@@ -13,31 +16,31 @@ const UNSENT_BYTES_MAX: usize = unsent::UNSENT_BYTES_MAX as usize;
 
 pub(super) struct Connection {
     pub(super) peer: Peer,
-    /// What arrives may be returned unseen.
-    pub(super) relays: bool,
+    /// The user has allowed relaying (`Op::Relay`).
+    pub(super) relay_allowed: bool,
     pub(super) outgoing: VecDeque<Outgoing>,
-    /// The user has been told of it.
-    pub(super) announced: bool,
+    /// `Accepted` has been reported, so that other completions may follow.
+    pub(super) accept_reported: bool,
     pub(super) shut_down: bool,
     pub(super) ended: bool,
     pub(super) failed: bool,
-    /// It is to leave this driver: nothing more is received or sent.
+    /// `Detach` was submitted: nothing more is received or sent.
     pub(super) detaching: bool,
 }
 
-/// A `Send` under way, or what a pipe holds.
+/// A `Send` in progress, or the contents of a pipe.
 pub(super) struct Outgoing {
     bytes: Bytes,
     len: usize,
     written: usize,
-    stall_told: bool,
+    stall_reported: bool,
 }
 
 enum Bytes {
     Leased(Buffer),
-    /// Relayed: in a pipe.
+    /// Relayed bytes that are in a pipe.
     Piped(Vec<u8>),
-    /// Copied, so that the buffer could go home.
+    /// Copied out of a buffer, which was returned to the pool.
     Copied(Vec<u8>),
 }
 
@@ -45,9 +48,9 @@ impl Connection {
     pub(super) fn new(peer: Peer) -> Self {
         Self {
             peer,
-            relays: false,
+            relay_allowed: false,
             outgoing: VecDeque::new(),
-            announced: false,
+            accept_reported: false,
             shut_down: false,
             ended: false,
             failed: false,
@@ -55,18 +58,20 @@ impl Connection {
         }
     }
 
-    /// The peer is owed these bytes from an earlier driver.
-    pub(super) fn owe(&mut self, unsent: Vec<u8>) {
+    /// Queues bytes that an earlier driver left unsent. Their stall was reported there (promise
+    /// 19).
+    pub(super) fn add_unsent(&mut self, unsent: Vec<u8>) {
         if !unsent.is_empty() {
             self.outgoing.push_back(Outgoing {
                 len: unsent.len(),
                 bytes: Bytes::Copied(unsent),
                 written: 0,
-                stall_told: true,
+                stall_reported: true,
             });
         }
     }
 
+    /// Sends queued bytes in order until the peer's window is full, and reports what was sent.
     pub(super) fn send(
         &mut self,
         token: Token,
@@ -79,6 +84,7 @@ impl Connection {
             let taken = world.send(self.peer, &bytes[send.written..]);
             send.written += taken;
             let piped = matches!(send.bytes, Bytes::Piped(_));
+            // Relayed bytes are reported as they are sent, a `Send` only when all of it is.
             if piped && taken > 0 {
                 ready.push_back(Completion::Relayed {
                     connection: token,
@@ -87,8 +93,8 @@ impl Connection {
                 });
             }
             if send.written < send.len {
-                if !send.stall_told {
-                    send.stall_told = true;
+                if !send.stall_reported {
+                    send.stall_reported = true;
                     ready.push_back(Completion::Stalled { connection: token });
                 }
                 break;
@@ -101,22 +107,27 @@ impl Connection {
             }
             self.outgoing
                 .pop_front()
-                .expect("it has just been sent")
-                .go_home(buffers);
+                .expect("the send just completed is at the front")
+                .return_buffer(buffers);
         }
+        // A stalled connection must not keep buffers that others need to receive into.
         if buffers.is_scarce() {
             self.outgoing
                 .iter_mut()
                 .for_each(|send| send.copy_out(buffers));
         }
+        // A `ShutDown` waits for the sends before it.
         if self.shut_down && self.outgoing.is_empty() {
-            world.finish(self.peer);
+            world.send_fin(self.peer);
         }
     }
 
-    /// Bytes that are submitted and not sent.
+    /// The number of bytes that are queued and not yet sent.
     fn unsent(&self) -> usize {
-        self.outgoing.iter().map(|send| send.len - send.written).sum()
+        self.outgoing
+            .iter()
+            .map(|send| send.len - send.written)
+            .sum()
     }
 
     fn pipe_holds(&self) -> bool {
@@ -124,6 +135,7 @@ impl Connection {
         front.is_some_and(|send| matches!(send.bytes, Bytes::Piped(_)))
     }
 
+    /// Receives once, unless too much is unsent: reports bytes, relayed bytes, or the peer's end.
     pub(super) fn receive(
         &mut self,
         token: Token,
@@ -145,9 +157,10 @@ impl Connection {
             self.relay(token, len, ready, world);
             return;
         }
-        if len == 0 || world.withholds(|faults| faults.famine) {
+        if len == 0 || world.delays(|faults| faults.famine) {
             return;
         }
+        // Without a free buffer the bytes stay on the network until one is returned.
         let Some((_, memory)) = buffers.peek() else {
             return;
         };
@@ -163,12 +176,15 @@ impl Connection {
         });
     }
 
-    /// Nothing may be overtaken: neither what waits to be sent, nor what has yet to be answered.
+    /// Relayed bytes would overtake sends that are queued, and the answers to bytes that were
+    /// delivered in this turn: there must be neither.
     fn may_relay(&self, ready: &VecDeque<Completion>) -> bool {
-        let is_shown = |completion: &Completion| matches!(completion, Completion::Received { .. });
-        self.relays && self.outgoing.is_empty() && !ready.iter().any(is_shown)
+        let is_received =
+            |completion: &Completion| matches!(completion, Completion::Received { .. });
+        self.relay_allowed && self.outgoing.is_empty() && !ready.iter().any(is_received)
     }
 
+    /// Sends arrived bytes back; what the window does not take stays in a pipe.
     fn relay(
         &mut self,
         token: Token,
@@ -193,17 +209,17 @@ impl Connection {
                 len: bytes.len(),
                 bytes: Bytes::Piped(bytes),
                 written,
-                stall_told: true,
+                stall_reported: true,
             });
         }
     }
 
-    /// Takes all that is yet to be sent, in its order.
+    /// Takes all unsent bytes, in order, and returns the buffers to the pool.
     pub(super) fn take_outgoing(&mut self, buffers: &mut Buffers) -> Vec<u8> {
         let mut unsent = vec![];
         for send in self.outgoing.drain(..) {
             unsent.extend(&send.bytes(buffers)[send.written..]);
-            send.go_home(buffers);
+            send.return_buffer(buffers);
         }
         unsent
     }
@@ -211,7 +227,7 @@ impl Connection {
     pub(super) fn drop_outgoing(&mut self, buffers: &mut Buffers) {
         self.outgoing
             .drain(..)
-            .for_each(|send| send.go_home(buffers));
+            .for_each(|send| send.return_buffer(buffers));
     }
 }
 
@@ -222,7 +238,7 @@ impl Outgoing {
             bytes: Bytes::Leased(buffer),
             len,
             written: 0,
-            stall_told: false,
+            stall_reported: false,
         }
     }
 
@@ -233,6 +249,7 @@ impl Outgoing {
         }
     }
 
+    /// Moves the bytes out of a leased buffer and returns it to the pool.
     fn copy_out(&mut self, buffers: &mut Buffers) {
         if let Bytes::Leased(buffer) = &self.bytes {
             let copy = Bytes::Copied(buffers.bytes(buffer).to_vec());
@@ -242,7 +259,7 @@ impl Outgoing {
         }
     }
 
-    fn go_home(self, buffers: &mut Buffers) {
+    fn return_buffer(self, buffers: &mut Buffers) {
         if let Bytes::Leased(buffer) = self.bytes {
             buffers.recycle(buffer);
         }

@@ -1,16 +1,23 @@
-//! The simulated driver: a network that exists only in memory, with a clock that is moved by hand
-//! or by waiting, and with seeded faults.
+//! The simulated driver: a network in memory, with simulated time and seeded faults.
 //!
-//! [`Network`] is the peers' side, held by the test; [`Sim`] is the driver over it, owned by
-//! whoever is tested. One seed is one history: the network prints its seed when a test fails. The
-//! driver behaves as unlike epoll as the seam allows: completions of different connections come in
-//! random order, few at a time, bytes that were taken before a `Pause` still arrive after it, and
-//! datagrams of one sender come in one buffer or in many.
+//! [`Network`] is the peers' side, held by the test; [`Sim`] is the driver on that network, owned
+//! by the code under test. The clock is advanced by waiting, or by the test. The same seed gives
+//! the same history, and the network prints its seed when a test fails. The driver differs from
+//! epoll as much as the seam allows: completions of different connections are reported in random
+//! order, few at a time; bytes that were taken before a `Pause` are still delivered after it; and
+//! datagrams of one sender are delivered in one buffer or in several.
 //!
-//! It checks its user, too, and panics when a buffer is used twice, when receiving is asked for
-//! twice, when a relaying connection is not answered in time, when a detached one is not taken in time, and when
-//! a token is used after it was taken, or in a later turn than the one that closed it.
+//! It also checks its user, in `check`. It panics when
+//! - a buffer is returned twice, or was dropped;
+//! - receiving is requested twice;
+//! - bytes of a relaying connection are not answered before the next `wait`;
+//! - a detached connection is not taken before the next `wait`;
+//! - a token is used after its connection was taken, or in a later turn than its `Close`.
+//!
+//! It makes no system calls, except for its waker and the start time of the clock. Its own tests
+//! are in `tests`; that it keeps the promises of a driver is tested in `conformance`.
 
+mod check;
 mod connection;
 mod network;
 
@@ -31,13 +38,13 @@ use super::{
 };
 use crate::sys::message::Local;
 
-/// How many completions one `wait` brings at most.
+/// The most completions that one `wait` reports.
 const COMPLETIONS_PER_WAIT_MAX: usize = 64;
 
-/// How often one listener, connection or socket is served in one turn.
+/// How many clients or buffers one listener, connection or socket is served in one turn.
 const ROUNDS_PER_TURN: usize = 4;
 
-/// A driver over a [`Network`].
+/// A driver on a [`Network`].
 pub(crate) struct Sim {
     world: Rc<RefCell<World>>,
     slots: Vec<Slot>,
@@ -45,43 +52,49 @@ pub(crate) struct Sim {
     queue: Vec<Op>,
     turn: u64,
     closed_this_turn: Vec<Token>,
-    forgiving: bool,
+    /// Operations on closed tokens are ignored instead of a panic.
+    closed_tokens_allowed: bool,
     buffers: Buffers,
-    /// Whose bytes are in a buffer that the user has; nobody's, in one that it has leased.
-    with_user: Vec<Option<Option<Token>>>,
+    /// For each buffer: whether the user holds it, and which token its bytes were received on; a
+    /// buffer that the user leased has no token.
+    held_by_user: Vec<Option<Option<Token>>>,
     envelopes: Vec<Envelope>,
-    held_back: Vec<Buffer>,
+    /// Buffers that are never used, because the test wants a driver with fewer.
+    reserved: Vec<Buffer>,
     waker: Waker,
 }
 
-/// What one token stands for.
+/// One entry of the driver's table. A token names a slot and its generation.
 struct Slot {
     token: Token,
-    thing: Thing,
-    /// The user has asked for connections, bytes or datagrams and knows of no end.
-    asked: bool,
-    /// The user has asked that bytes be returned unseen.
-    relay_asked: bool,
-    /// The driver takes them.
-    armed: bool,
-    /// The user has asked for the close.
-    closed: bool,
-    /// The user has asked to drain first.
-    drain_asked: bool,
-    /// The driver serves who is queued, then closes.
+    resource: Resource,
+    /// The user has submitted `Accept`, `Receive`, `Relay` or `ReceiveFrom`, and no completion that
+    /// ends it has been reported.
+    requested: bool,
+    /// The request is a `Relay`.
+    relay_requested: bool,
+    /// The driver accepts or receives. It lags behind `requested`, which is set on submission.
+    active: bool,
+    /// `Close` was submitted.
+    close_requested: bool,
+    /// That `Close` is `WhenDrained`.
+    drain_requested: bool,
+    /// The driver serves the queued clients or datagrams, then closes.
     draining: bool,
-    /// How many sends the user has submitted and does not know to be done.
+    /// How many sends were submitted whose completion is not yet reported.
     sends: usize,
-    /// The user was told that the connection is detached.
+    /// `Detached` has been reported.
     detached: bool,
-    /// The turn in which the user was told of the peer's end.
-    end_told: Option<u64>,
-    /// What has happened and not yet been said.
+    /// The turn in which `Ended` or `Failed` was reported.
+    end_reported_in: Option<u64>,
+    /// Completions that are not yet reported.
     ready: VecDeque<Completion>,
 }
 
-enum Thing {
-    Nothing,
+/// What a slot holds. The user may still use a slot whose resource is closed, until `Closed` is
+/// reported.
+enum Resource {
+    None,
     Listener {
         socket: Socket,
         permits: Option<Arc<Permits>>,
@@ -97,16 +110,16 @@ impl Slot {
     fn vacant(token: Token) -> Self {
         Self {
             token,
-            thing: Thing::Nothing,
-            asked: false,
-            relay_asked: false,
-            armed: false,
-            closed: false,
-            drain_asked: false,
+            resource: Resource::None,
+            requested: false,
+            relay_requested: false,
+            active: false,
+            close_requested: false,
+            drain_requested: false,
             draining: false,
             sends: 0,
             detached: false,
-            end_told: None,
+            end_reported_in: None,
             ready: VecDeque::new(),
         }
     }
@@ -117,10 +130,10 @@ impl Sim {
         Self::with_buffers(network, BUFFER_COUNT)
     }
 
-    /// A driver with so few buffers.
+    /// A driver with `count` buffers.
     pub(crate) fn with_buffers(network: &Network, count: u16) -> Self {
-        let mut buffers = Buffers::new().expect("there is memory");
-        let held_back = (count..BUFFER_COUNT).map(|_| buffers.lease(0)).collect();
+        let mut buffers = Buffers::new().expect("buffer memory is available");
+        let reserved = (count..BUFFER_COUNT).map(|_| buffers.lease(0)).collect();
         Self {
             world: Rc::clone(&network.0),
             slots: vec![],
@@ -128,34 +141,39 @@ impl Sim {
             queue: vec![],
             turn: 0,
             closed_this_turn: vec![],
-            forgiving: false,
+            closed_tokens_allowed: false,
             buffers,
-            with_user: vec![None; usize::from(BUFFER_COUNT)],
+            held_by_user: vec![None; usize::from(BUFFER_COUNT)],
             envelopes: vec![Envelope::EMPTY; usize::from(BUFFER_COUNT)],
-            held_back,
-            waker: Waker::new().expect("a descriptor is left for a test"),
+            reserved,
+            waker: Waker::new().expect("a descriptor is available"),
         }
     }
 
-    /// From now on the use of a dead token is nothing, as the seam says, and no panic.
-    pub(crate) fn forgive(&mut self) {
-        self.forgiving = true;
+    /// From now on an operation on a closed token is ignored, as the seam says, instead of a panic.
+    pub(crate) fn allow_closed_tokens(&mut self) {
+        self.closed_tokens_allowed = true;
     }
 
-    /// Panics unless every buffer is at home.
-    pub(crate) fn assert_all_home(&self) {
-        let away = usize::from(BUFFER_COUNT) - self.held_back.len() - self.buffers.free();
-        let with_user: Vec<usize> = (0..self.with_user.len())
-            .filter(|&index| self.with_user[index].is_some())
+    /// Panics unless every buffer has been returned to the pool.
+    pub(crate) fn assert_all_returned(&self) {
+        let leased = usize::from(BUFFER_COUNT) - self.reserved.len() - self.buffers.free();
+        let held_by_user: Vec<usize> = (0..self.held_by_user.len())
+            .filter(|&index| self.held_by_user[index].is_some())
             .collect();
         assert!(
-            with_user.is_empty(),
-            "buffers {with_user:?} are still held by the user, or were dropped"
+            held_by_user.is_empty(),
+            "buffers {held_by_user:?} are still held by the user, or were dropped"
         );
-        assert!(away == 0, "{away} buffers are still with the driver");
+        assert!(leased == 0, "{leased} buffers are still held by the driver");
     }
 
-    fn allocate(&mut self, thing: Thing) -> Token {
+    /// The earlier name of [`Self::assert_all_returned`], for the worker's tests.
+    pub(crate) fn assert_all_home(&self) {
+        self.assert_all_returned();
+    }
+
+    fn allocate(&mut self, resource: Resource) -> Token {
         let index = self.vacant.pop().unwrap_or_else(|| {
             let slot = self.slots.len() as u32;
             self.slots.push(Slot::vacant(Token {
@@ -165,131 +183,20 @@ impl Sim {
             slot
         });
         let slot = &mut self.slots[index as usize];
-        slot.thing = thing;
+        slot.resource = resource;
         slot.token
     }
 
-    fn vacate(&mut self, index: u32) {
+    /// Frees a slot for a new token of the next generation.
+    fn release_slot(&mut self, index: u32) {
         let slot = &mut self.slots[index as usize];
         *slot = Slot::vacant(slot.token.next());
         self.vacant.push(index);
     }
 
-    /// The slot of a token that the user may use. A token closed in this very turn is excused:
-    /// the user may have been about to answer what came before the reason to close.
-    fn slot_for_user(&mut self, token: Token, what: &str) -> Option<&mut Slot> {
-        let slot = self
-            .slots
-            .get_mut(token.slot as usize)
-            .filter(|slot| slot.token == token);
-        // Who drains is still answered; and an accept that failed is tried again.
-        let drains = slot.as_ref().is_some_and(|slot| slot.drain_asked)
-            && matches!(what, "SendTo" | "Accept");
-        if let Some(slot) = slot
-            && (!slot.closed || drains)
-        {
-            return Some(slot);
-        }
-        let excused = self.forgiving || self.closed_this_turn.contains(&token);
-        assert!(
-            excused,
-            "{what} on {token:?}, which was closed in an earlier turn"
-        );
-        None
-    }
-
-    fn take_from_user(&mut self, buffer: &Buffer, what: &str) {
-        let with_user = &mut self.with_user[usize::from(buffer.index)];
-        assert!(
-            with_user.take().is_some(),
-            "{what} of buffer {}, which the user has not got",
-            buffer.index
-        );
-    }
-
-    /// Nothing that was shown of a relaying connection may be overtaken by what is not.
-    fn check_answered(&self) {
-        for token in self.with_user.iter().flatten().flatten() {
-            let slot = &self.slots[token.slot as usize];
-            assert!(
-                slot.token != *token || slot.closed || !slot.relay_asked,
-                "{token:?} is relaying, and a wait begins before its bytes are answered"
-            );
-        }
-    }
-
-    /// Who was told that a connection is detached takes it at once, or closes it.
-    fn check_taken(&self) {
-        for slot in &self.slots {
-            assert!(
-                !slot.detached || slot.closed,
-                "{:?} is detached, and a wait begins before it is taken",
-                slot.token
-            );
-        }
-    }
-
-    fn ask(&mut self, token: Token, what: &str) -> bool {
-        let turn = self.turn;
-        let Some(slot) = self.slot_for_user(token, what) else {
-            return false;
-        };
-        let ends_relaying = what == "Receive" && std::mem::take(&mut slot.relay_asked);
-        assert!(
-            !slot.asked || ends_relaying,
-            "{what} asked for twice on {token:?}"
-        );
-        // It is excused when the end was told in this very turn, behind what made the user ask.
-        assert!(
-            slot.end_told.is_none_or(|told| told == turn),
-            "{what} on {token:?} after the peer's end"
-        );
-        slot.asked = slot.end_told.is_none();
-        slot.relay_asked = what == "Relay";
-        true
-    }
-
-    /// The rules of submitting: says whether the operation is to be carried out.
-    fn check_user(&mut self, op: &Op) -> bool {
-        match op {
-            Op::Accept { listener } => self.ask(*listener, "Accept"),
-            Op::Receive { connection } => self.ask(*connection, "Receive"),
-            Op::Relay { connection } => self.ask(*connection, "Relay"),
-            Op::ReceiveFrom { socket } => self.ask(*socket, "ReceiveFrom"),
-            Op::Pause { connection } => self
-                .slot_for_user(*connection, "Pause")
-                .map(|slot| (slot.asked, slot.relay_asked) = (false, false))
-                .is_some(),
-            Op::Send { connection, buffer } => {
-                self.take_from_user(buffer, "Send");
-                self.slot_for_user(*connection, "Send")
-                    .map(|slot| slot.sends += 1)
-                    .is_some()
-            }
-            Op::SendTo { socket, buffer } => {
-                self.take_from_user(buffer, "SendTo");
-                self.slot_for_user(*socket, "SendTo").is_some()
-            }
-            Op::ShutDown { connection } => self.slot_for_user(*connection, "ShutDown").is_some(),
-            Op::Detach { connection } => self.slot_for_user(*connection, "Detach").is_some(),
-            Op::Close { token, how } => {
-                let Some(slot) = self.slot_for_user(*token, "Close") else {
-                    return false;
-                };
-                let connection = matches!(slot.thing, Thing::Connection(_));
-                assert!(
-                    !(connection && *how == Closing::WhenDrained),
-                    "a connection has no queue to drain"
-                );
-                slot.closed = true;
-                slot.drain_asked = *how == Closing::WhenDrained;
-                self.closed_this_turn.push(*token);
-                true
-            }
-        }
-    }
-
-    fn carry_out(&mut self, op: Op) {
+    /// Executes an operation at the start of a `wait`. By then its connection may have failed, or
+    /// have been closed by an operation before it in the queue: then it is discarded.
+    fn execute(&mut self, op: Op) {
         let token = match &op {
             Op::Accept { listener: token }
             | Op::ReceiveFrom { socket: token }
@@ -309,34 +216,36 @@ impl Sim {
             .get_mut(token.slot as usize)
             .filter(|slot| slot.token == token)
         else {
-            return self.abandon(op);
+            return self.discard(op);
         };
-        match (op, &mut slot.thing) {
-            (Op::Accept { .. }, Thing::Listener { .. })
-            | (Op::ReceiveFrom { .. }, Thing::Datagrams { .. }) => {
-                slot.armed = true;
+        match (op, &mut slot.resource) {
+            (Op::Accept { .. }, Resource::Listener { .. })
+            | (Op::ReceiveFrom { .. }, Resource::Datagrams { .. }) => {
+                slot.active = true;
             }
-            (Op::Receive { .. }, Thing::Connection(connection)) => {
-                slot.armed = !connection.failed && !connection.detaching;
-                connection.relays = false;
+            // A connection that has failed, or is being detached, receives nothing more.
+            (Op::Receive { .. }, Resource::Connection(connection)) => {
+                slot.active = !connection.failed && !connection.detaching;
+                connection.relay_allowed = false;
             }
-            (Op::Relay { .. }, Thing::Connection(connection)) => {
-                slot.armed = !connection.failed && !connection.detaching;
-                connection.relays = true;
+            (Op::Relay { .. }, Resource::Connection(connection)) => {
+                slot.active = !connection.failed && !connection.detaching;
+                connection.relay_allowed = true;
             }
-            (Op::Pause { .. }, Thing::Connection(_)) => slot.armed = false,
-            (Op::Send { buffer, .. }, Thing::Connection(connection)) if !connection.failed => {
+            (Op::Pause { .. }, Resource::Connection(_)) => slot.active = false,
+            (Op::Send { buffer, .. }, Resource::Connection(connection)) if !connection.failed => {
                 assert!(!connection.shut_down, "Send on {token:?} after ShutDown");
                 connection.outgoing.push_back(Outgoing::new(buffer));
             }
-            (Op::ShutDown { .. }, Thing::Connection(connection)) => connection.shut_down = true,
-            (Op::Detach { .. }, Thing::Connection(connection)) => {
+            (Op::ShutDown { .. }, Resource::Connection(connection)) => connection.shut_down = true,
+            (Op::Detach { .. }, Resource::Connection(connection)) => {
                 connection.detaching = true;
-                slot.armed = false;
+                slot.active = false;
             }
-            (Op::SendTo { buffer, .. }, Thing::Datagrams { outgoing, .. }) => {
+            (Op::SendTo { buffer, .. }, Resource::Datagrams { outgoing, .. }) => {
                 outgoing.push_back(buffer)
             }
+            // Drains also a paused listener; `accept` and `move_datagrams` then close it.
             (
                 Op::Close {
                     how: Closing::WhenDrained,
@@ -345,60 +254,63 @@ impl Sim {
                 _,
             ) => {
                 slot.draining = true;
-                slot.armed = true;
-                slot.asked = true;
+                slot.active = true;
+                slot.requested = true;
             }
+            // Answers that were submitted before the `Close` are sent first (promise 13).
             (Op::Close { how, .. }, _) => {
                 self.send_answers(token.slot as usize);
-                self.let_go(token.slot, how);
+                self.close_resource(token.slot, how);
                 self.slots[token.slot as usize]
                     .ready
                     .push_back(Completion::Closed { token });
             }
-            (op, _) => self.abandon(op),
+            (op, _) => self.discard(op),
         }
     }
 
-    /// An operation that comes to nothing gives its buffer back.
-    fn abandon(&mut self, op: Op) {
+    /// Ignores an operation, and returns its buffer to the pool.
+    fn discard(&mut self, op: Op) {
         if let Op::Send { buffer, .. } | Op::SendTo { buffer, .. } = op {
             self.buffers.recycle(buffer);
         }
     }
 
-    /// Closes what a slot stands for and forgets what was not yet said of it.
-    fn let_go(&mut self, index: u32, how: Closing) {
+    /// Closes the resource of a slot and discards its unreported completions. If another process
+    /// holds the same listening or datagram socket, clients and datagrams that were taken from the
+    /// queue and not reported are put back for that process.
+    fn close_resource(&mut self, index: u32, how: Closing) {
         let slot = &mut self.slots[index as usize];
-        slot.armed = false;
+        slot.active = false;
         let ready = std::mem::take(&mut slot.ready);
-        let thing = std::mem::replace(&mut slot.thing, Thing::Nothing);
-        // What goes back into a queue goes there in its order.
+        let resource = std::mem::replace(&mut slot.resource, Resource::None);
+        // Backwards, because each one is put back at the front of its queue.
         for completion in ready.into_iter().rev() {
             match completion {
                 Completion::Datagrams { buffer, .. } => {
-                    if let Thing::Datagrams { socket, .. } = &thing {
+                    if let Resource::Datagrams { socket, .. } = &resource {
                         let envelope = &self.envelopes[usize::from(buffer.index)];
                         let mut world = self.world.borrow_mut();
-                        world.put_back(*socket, envelope, self.buffers.bytes(&buffer));
+                        world.requeue_datagrams(*socket, envelope, self.buffers.bytes(&buffer));
                     }
                     self.buffers.recycle(buffer);
                 }
                 Completion::Received { buffer, .. } => self.buffers.recycle(buffer),
                 Completion::Accepted { connection, .. } => {
-                    // Nobody will ever hear of this one, unless somebody else accepts it.
-                    let accepted = &mut self.slots[connection.slot as usize].thing;
-                    if let (Thing::Listener { socket, .. }, Thing::Connection(client)) =
-                        (&thing, &*accepted)
-                        && self.world.borrow_mut().queue_again(*socket, client.peer)
+                    // The user does not know this connection: it is queued again, or else reset.
+                    let accepted = &mut self.slots[connection.slot as usize].resource;
+                    if let (Resource::Listener { socket, .. }, Resource::Connection(client)) =
+                        (&resource, &*accepted)
+                        && self.world.borrow_mut().requeue_client(*socket, client.peer)
                     {
-                        *accepted = Thing::Nothing;
+                        *accepted = Resource::None;
                     }
-                    self.let_go(connection.slot, Closing::Reset);
-                    self.vacate(connection.slot);
-                    if let Thing::Listener {
+                    self.close_resource(connection.slot, Closing::Reset);
+                    self.release_slot(connection.slot);
+                    if let Resource::Listener {
                         permits: Some(permits),
                         ..
-                    } = &thing
+                    } = &resource
                     {
                         permits.give_back();
                     }
@@ -406,16 +318,16 @@ impl Sim {
                 _ => {}
             }
         }
-        match thing {
-            Thing::Nothing => {}
-            Thing::Listener { socket, .. } => self.world.borrow_mut().close_socket(socket),
-            Thing::Datagrams { socket, outgoing } => {
+        match resource {
+            Resource::None => {}
+            Resource::Listener { socket, .. } => self.world.borrow_mut().close_socket(socket),
+            Resource::Datagrams { socket, outgoing } => {
                 outgoing
                     .into_iter()
                     .for_each(|buffer| self.buffers.recycle(buffer));
                 self.world.borrow_mut().close_socket(socket);
             }
-            Thing::Connection(mut connection) => {
+            Resource::Connection(mut connection) => {
                 connection.drop_outgoing(&mut self.buffers);
                 self.world
                     .borrow_mut()
@@ -424,24 +336,26 @@ impl Sim {
         }
     }
 
-    /// One turn of the driver's own work: whatever can be accepted, sent and received is.
+    /// Accepts, sends and receives on every slot, a bounded number of times each.
     fn work(&mut self) {
         let count = self.slots.len();
-        // Whoever is served first finds buffers: let it be somebody else each time.
+        // Start at a random slot: when buffers are scarce, the first ones served get them.
         let first = self.world.borrow_mut().random.below(count.max(1));
         for index in (first..count).chain(0..first) {
-            match self.slots[index].thing {
-                Thing::Nothing => {}
-                Thing::Listener { .. } => self.accept(index),
-                Thing::Connection(_) => self.move_bytes(index),
-                Thing::Datagrams { .. } => self.move_datagrams(index),
+            match self.slots[index].resource {
+                Resource::None => {}
+                Resource::Listener { .. } => self.accept(index),
+                Resource::Connection(_) => self.move_bytes(index),
+                Resource::Datagrams { .. } => self.move_datagrams(index),
             }
         }
     }
 
+    /// Accepts a listener's queued clients. A permit is taken before a client leaves the queue, so
+    /// that no client is lost when there is none.
     fn accept(&mut self, index: usize) {
         let slot = &self.slots[index];
-        let Thing::Listener { socket, permits } = &slot.thing else {
+        let Resource::Listener { socket, permits } = &slot.resource else {
             return;
         };
         let (listener, draining, socket, permits) =
@@ -449,7 +363,7 @@ impl Sim {
         let shared = Rc::clone(&self.world);
         let mut world = shared.borrow_mut();
         for _ in 0..ROUNDS_PER_TURN {
-            if !self.slots[index].armed {
+            if !self.slots[index].active {
                 return;
             }
             let Some(peer) = world.next_in_queue(socket) else {
@@ -459,6 +373,7 @@ impl Sim {
                 _ if world.chance(|faults| faults.accept_error) => {
                     Some(Some(io::Error::from_raw_os_error(libc::EMFILE)))
                 }
+                // A draining listener accepts its queue with or without permits (promise 9).
                 Some(permits) if draining => {
                     permits.take_regardless();
                     None
@@ -468,13 +383,13 @@ impl Sim {
             };
             if let Some(error) = failure {
                 let slot = &mut self.slots[index];
-                slot.armed = false;
+                slot.active = false;
                 slot.ready
                     .push_back(Completion::AcceptPaused { listener, error });
                 return;
             }
-            world.leave_queue(socket);
-            let connection = self.allocate(Thing::Connection(Connection::new(peer)));
+            world.pop_queue(socket);
+            let connection = self.allocate(Resource::Connection(Connection::new(peer)));
             let peer = Some(world.wires[peer.0].address);
             self.slots[index].ready.push_back(Completion::Accepted {
                 listener,
@@ -486,23 +401,25 @@ impl Sim {
         if draining && world.sockets[socket.0].queue.is_empty() {
             world.close_socket(socket);
             let slot = &mut self.slots[index];
-            slot.thing = Thing::Nothing;
+            slot.resource = Resource::None;
             slot.ready.push_back(Completion::Closed { token: listener });
         }
     }
 
+    /// Serves one connection: detaches it, reports its failure, or sends and then receives.
     fn move_bytes(&mut self, index: usize) {
         let shared = Rc::clone(&self.world);
         let mut world = shared.borrow_mut();
         let slot = &mut self.slots[index];
-        let Thing::Connection(connection) = &mut slot.thing else {
+        let Resource::Connection(connection) = &mut slot.resource else {
             return;
         };
-        if connection.failed || !connection.announced {
+        if connection.failed || !connection.accept_reported {
             return;
         }
         if connection.detaching {
-            // Only now has all that was taken been shown in an earlier wait.
+            // `Detached` may not share a wait with bytes that were taken before it (promise 18). No
+            // completion is pending, so they were all reported in an earlier wait.
             if slot.ready.is_empty() && !slot.detached {
                 slot.ready.push_back(Completion::Detached {
                     connection: slot.token,
@@ -510,10 +427,11 @@ impl Sim {
             }
             return;
         }
-        if world.breaks(connection.peer) {
+        // The sends of a failed connection complete with this one `Failed` (promise 2).
+        if world.reset_is_seen(connection.peer) {
             connection.failed = true;
             connection.drop_outgoing(&mut self.buffers);
-            slot.armed = false;
+            slot.active = false;
             let error = io::Error::from_raw_os_error(libc::ECONNRESET);
             slot.ready.push_back(Completion::Failed {
                 connection: slot.token,
@@ -523,30 +441,32 @@ impl Sim {
         }
         connection.send(slot.token, &mut slot.ready, &mut world, &mut self.buffers);
         for _ in 0..ROUNDS_PER_TURN {
-            if slot.armed && !connection.ended {
+            if slot.active && !connection.ended {
                 connection.receive(slot.token, &mut slot.ready, &mut world, &mut self.buffers);
             }
         }
     }
 
-    /// Sends the answers that were submitted.
+    /// Sends the datagrams of every submitted buffer. Those that were sent are reported together,
+    /// each one that failed by itself.
     fn send_answers(&mut self, index: usize) {
         let mut world = self.world.borrow_mut();
         let slot = &mut self.slots[index];
-        let Thing::Datagrams {
+        let Resource::Datagrams {
             socket: id,
             outgoing,
-        } = &mut slot.thing
+        } = &mut slot.resource
         else {
             return;
         };
         let (socket, id) = (slot.token, *id);
         while let Some(buffer) = outgoing.pop_front() {
+            // An error concerns one datagram: those behind it in the buffer are still sent.
             let envelope = &self.envelopes[usize::from(buffer.index)];
             let bytes = self.buffers.bytes(&buffer);
             let (mut count, mut sent) = (0, 0);
             for datagram in datagrams(bytes, envelope.size) {
-                match world.carry_reply(id, envelope, datagram) {
+                match world.deliver_reply(id, envelope, datagram) {
                     Ok(()) => {
                         count += 1;
                         sent += datagram.len() as u32;
@@ -569,26 +489,28 @@ impl Sim {
         }
     }
 
+    /// Serves one datagram socket: closes it when it is drained, or sends and then receives.
     fn move_datagrams(&mut self, index: usize) {
         let shared = Rc::clone(&self.world);
         let mut world = shared.borrow_mut();
         let slot = &mut self.slots[index];
-        let Thing::Datagrams {
+        let Resource::Datagrams {
             socket: id,
             outgoing,
-        } = &mut slot.thing
+        } = &mut slot.resource
         else {
             return;
         };
         let (socket, id) = (slot.token, *id);
-        // Who was received in the turn before has had a turn to be answered in.
+        // Nothing is unreported, so datagrams that were received were reported in an earlier wait
+        // and the user has had a turn to answer them.
         if slot.draining
             && outgoing.is_empty()
             && slot.ready.is_empty()
             && world.sockets[id.0].inbox.is_empty()
         {
             world.close_socket(id);
-            slot.thing = Thing::Nothing;
+            slot.resource = Resource::None;
             slot.ready.push_back(Completion::Closed { token: socket });
             return;
         }
@@ -597,37 +519,38 @@ impl Sim {
         let mut world = shared.borrow_mut();
         let slot = &mut self.slots[index];
         for _ in 0..ROUNDS_PER_TURN {
-            if !slot.armed || !world.datagram_is_due(id) || world.withholds(|faults| faults.famine)
-            {
+            if !slot.active || !world.datagram_is_due(id) || world.delays(|faults| faults.famine) {
                 return;
             }
+            // Some buffers are reserved for streams (promise 6).
             if self.buffers.free_for_datagrams() == 0 {
                 return;
             }
             let Some((index, memory)) = self.buffers.peek() else {
                 return;
             };
-            let mut parcel = world.take_parcels(id, memory.len());
-            let size = parcel.size;
-            parcel.bytes.truncate(memory.len());
-            memory[..parcel.bytes.len()].copy_from_slice(&parcel.bytes);
+            let mut batch = world.take_datagrams(id, memory.len());
+            let size = batch.size;
+            batch.bytes.truncate(memory.len());
+            memory[..batch.bytes.len()].copy_from_slice(&batch.bytes);
             let local = Some(Local {
-                address: parcel.to,
+                address: batch.to,
                 interface: 0,
             });
             self.envelopes[usize::from(index)] = Envelope {
-                source: Source::Inet(parcel.from),
+                source: Source::Inet(batch.from),
                 local,
                 unicast: true,
                 size,
             };
-            let buffer = self.buffers.lease(parcel.bytes.len());
+            let buffer = self.buffers.lease(batch.bytes.len());
             slot.ready
                 .push_back(Completion::Datagrams { socket, buffer });
         }
     }
 
-    /// Says some of what has happened, in any order but each connection's own.
+    /// Reports a random number of completions from randomly chosen slots. Those of one slot keep
+    /// their order.
     fn deliver(&mut self, done: &mut Vec<Completion>) {
         let mut waiting: Vec<usize> = (0..self.slots.len())
             .filter(|&index| !self.slots[index].ready.is_empty())
@@ -643,10 +566,14 @@ impl Sim {
             }
             let chosen = self.world.borrow_mut().random.below(waiting.len());
             let slot = &mut self.slots[waiting[chosen]];
-            let completion = slot.ready.pop_front().expect("something is ready");
+            let completion = slot
+                .ready
+                .pop_front()
+                .expect("a slot without completions is not chosen");
             if slot.ready.is_empty() {
                 waiting.swap_remove(chosen);
             }
+            // Record what the user knows from now on, for the checks above.
             match &completion {
                 Completion::Received {
                     buffer,
@@ -656,44 +583,46 @@ impl Sim {
                     buffer,
                     socket: token,
                 } => {
-                    self.with_user[usize::from(buffer.index)] = Some(Some(*token));
+                    self.held_by_user[usize::from(buffer.index)] = Some(Some(*token));
                 }
                 Completion::Ended { .. } | Completion::Failed { .. } => {
-                    slot.asked = false;
-                    slot.end_told = Some(self.turn);
+                    slot.requested = false;
+                    slot.end_reported_in = Some(self.turn);
                     if matches!(completion, Completion::Failed { .. }) {
                         slot.sends = 0;
                     }
                 }
                 Completion::Sent { .. } => slot.sends -= 1,
-                Completion::AcceptPaused { .. } => slot.asked = false,
+                Completion::AcceptPaused { .. } => slot.requested = false,
                 Completion::Detached { .. } => slot.detached = true,
-                Completion::Closed { token } => self.vacate(token.slot),
+                Completion::Closed { token } => self.release_slot(token.slot),
                 _ => {}
             }
-            self.announce(&completion);
+            self.mark_accept_reported(&completion);
             done.push(completion);
         }
     }
 
-    /// Nothing is heard of a connection before the user knows that it is there.
-    fn announce(&mut self, completion: &Completion) {
+    /// From now on other completions of the new connection may be reported.
+    fn mark_accept_reported(&mut self, completion: &Completion) {
         if let Completion::Accepted { connection, .. } = completion
-            && let Thing::Connection(connection) = &mut self.slots[connection.slot as usize].thing
+            && let Resource::Connection(connection) =
+                &mut self.slots[connection.slot as usize].resource
         {
-            connection.announced = true;
+            connection.accept_reported = true;
         }
     }
 
-    fn wire<T>(&self, connection: Token, ask: impl FnOnce(&Wire) -> T) -> Option<T> {
+    /// Asks the network about an open connection.
+    fn wire<T>(&self, connection: Token, read: impl FnOnce(&Wire) -> T) -> Option<T> {
         let slot = self
             .slots
             .get(connection.slot as usize)
             .filter(|slot| slot.token == connection)?;
-        let Thing::Connection(connection) = &slot.thing else {
+        let Resource::Connection(connection) = &slot.resource else {
             return None;
         };
-        Some(ask(&self.world.borrow().wires[connection.peer.0]))
+        Some(read(&self.world.borrow().wires[connection.peer.0]))
     }
 }
 
@@ -701,7 +630,7 @@ impl Driver for Sim {
     type Socket = Socket;
 
     fn add_listener(&mut self, socket: Socket, permits: Option<Arc<Permits>>) -> Token {
-        self.allocate(Thing::Listener { socket, permits })
+        self.allocate(Resource::Listener { socket, permits })
     }
 
     fn set_permits(&mut self, listener: Token, new: Option<Arc<Permits>>) {
@@ -709,13 +638,13 @@ impl Driver for Sim {
             .slots
             .get_mut(listener.slot as usize)
             .filter(|slot| slot.token == listener);
-        if let Some(Thing::Listener { permits, .. }) = slot.map(|slot| &mut slot.thing) {
+        if let Some(Resource::Listener { permits, .. }) = slot.map(|slot| &mut slot.resource) {
             *permits = new;
         }
     }
 
     fn add_datagram_socket(&mut self, socket: Socket) -> Token {
-        self.allocate(Thing::Datagrams {
+        self.allocate(Resource::Datagrams {
             socket,
             outgoing: VecDeque::new(),
         })
@@ -723,10 +652,10 @@ impl Driver for Sim {
 
     fn add_connection(&mut self, socket: Socket, unsent: Vec<u8>) -> Token {
         let mut connection = Connection::new(Peer(socket.0));
-        connection.announced = true;
-        connection.owe(unsent);
+        connection.accept_reported = true;
+        connection.add_unsent(unsent);
         let sends = connection.outgoing.len();
-        let token = self.allocate(Thing::Connection(connection));
+        let token = self.allocate(Resource::Connection(connection));
         self.slots[token.slot as usize].sends = sends;
         token
     }
@@ -735,20 +664,22 @@ impl Driver for Sim {
         let slot = self
             .slots
             .get_mut(token.slot as usize)
-            .filter(|slot| slot.token == token && slot.detached && !slot.closed)?;
-        let thing = std::mem::replace(&mut slot.thing, Thing::Nothing);
-        let Thing::Connection(mut connection) = thing else {
-            unreachable!("only a connection is detached");
+            .filter(|slot| slot.token == token && slot.detached && !slot.close_requested)?;
+        let resource = std::mem::replace(&mut slot.resource, Resource::None);
+        let Resource::Connection(mut connection) = resource else {
+            unreachable!("only a connection can be detached");
         };
-        // What was submitted since it was said is owed like the rest.
-        let is_send = |op: &mut Op| matches!(op, Op::Send { connection, .. } if *connection == token);
+        // Sends submitted since `Detached` was reported are still in the queue; they are unsent,
+        // too.
+        let is_send =
+            |op: &mut Op| matches!(op, Op::Send { connection, .. } if *connection == token);
         for op in self.queue.extract_if(.., is_send) {
             if let Op::Send { buffer, .. } = op {
                 connection.outgoing.push_back(Outgoing::new(buffer));
             }
         }
         let unsent = connection.take_outgoing(&mut self.buffers);
-        self.vacate(token.slot);
+        self.release_slot(token.slot);
         Some(Detached {
             socket: Socket(connection.peer.0),
             unsent,
@@ -759,12 +690,12 @@ impl Driver for Sim {
         if self.check_user(&op) {
             self.queue.push(op);
         } else {
-            self.abandon(op);
+            self.discard(op);
         }
     }
 
-    /// Waits in virtual time: when nothing can happen the clock moves on by itself. With no `until`
-    /// it returns with nothing once the simulated world has come to rest.
+    /// Waits in simulated time: when nothing is ready, the clock is advanced to the next arrival.
+    /// With no `until`, it returns with nothing once no arrival is pending.
     fn wait(&mut self, until: Option<Instant>, done: &mut Vec<Completion>) -> io::Result<()> {
         let before = done.len();
         self.turn += 1;
@@ -772,7 +703,7 @@ impl Driver for Sim {
         self.check_answered();
         self.check_taken();
         for op in std::mem::take(&mut self.queue) {
-            self.carry_out(op);
+            self.execute(op);
         }
         loop {
             self.work();
@@ -780,7 +711,7 @@ impl Driver for Sim {
                 done.push(Completion::Woken);
             }
             self.deliver(done);
-            if done.len() > before || !self.world.borrow_mut().move_clock(until) {
+            if done.len() > before || !self.world.borrow_mut().advance_clock(until) {
                 return Ok(());
             }
         }
@@ -801,18 +732,18 @@ impl Driver for Sim {
     fn set_envelope(&mut self, buffer: &Buffer, envelope: &Envelope) {
         assert!(
             buffer.len == 0 || envelope.size > 0,
-            "bytes are cut into datagrams of some size"
+            "a datagram size of 0 for a buffer that holds bytes"
         );
         self.envelopes[usize::from(buffer.index)] = *envelope;
     }
 
     fn lease(&mut self, len: usize) -> Option<Buffer> {
-        let famine = self.world.borrow_mut().withholds(|faults| faults.famine);
+        let famine = self.world.borrow_mut().delays(|faults| faults.famine);
         if famine {
             return None;
         }
         let buffer = self.buffers.lease_for_user(len)?;
-        self.with_user[usize::from(buffer.index)] = Some(None);
+        self.held_by_user[usize::from(buffer.index)] = Some(None);
         Some(buffer)
     }
 
@@ -822,12 +753,12 @@ impl Driver for Sim {
     }
 
     fn progress(&self, connection: Token) -> u64 {
-        self.wire(connection, |wire| wire.taken).unwrap_or(0)
+        self.wire(connection, |wire| wire.read_bytes).unwrap_or(0)
     }
 
     fn details(&self, connection: Token) -> Details {
-        let ask = |wire: &Wire| (wire.local, wire.to_peer.len() as u32);
-        let (local, send_queue) = self.wire(connection, ask).unzip();
+        let read = |wire: &Wire| (wire.local, wire.to_peer.len() as u32);
+        let (local, send_queue) = self.wire(connection, read).unzip();
         Details {
             local,
             send_queue,
@@ -842,16 +773,16 @@ impl Driver for Sim {
 
 impl Drop for Sim {
     fn drop(&mut self) {
-        // A test that has failed may be amid the world.
+        // A failed test may still have the network borrowed: a second panic would abort.
         if !std::thread::panicking() {
             for index in 0..self.slots.len() {
-                self.let_go(index as u32, Closing::Now);
+                self.close_resource(index as u32, Closing::Now);
             }
         }
     }
 }
 
-/// The datagrams that are stored in a buffer: an empty one is one as well.
+/// Cuts the bytes of a buffer into datagrams. No bytes are one empty datagram.
 fn datagrams(bytes: &[u8], size: usize) -> impl Iterator<Item = &[u8]> {
     let empty = bytes.is_empty().then_some(bytes);
     empty.into_iter().chain(bytes.chunks(size.max(1)))

@@ -1,8 +1,8 @@
-//! The simulated network: the wires between the driver and the peers, the clock, the faults.
+//! The simulated network: connections between the driver and the peers, the clock, the faults.
 //!
-//! [`Network`] is what a test holds. The driver's side is `World`, and behaves as a kernel does:
-//! bytes that nobody has received turn a close into an RST, a reset may overtake what was sent
-//! before it, and a window that is full takes no more.
+//! [`Network`] is the test's handle. The driver's side is `World`, which behaves as a kernel does:
+//! a close with unreceived bytes sends an RST, a reset may overtake bytes that were sent before it,
+//! and a full window takes no more bytes. It knows nothing of tokens, buffers and completions.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -13,48 +13,47 @@ use std::time::{Duration, Instant};
 
 use crate::driver::{Closing, Envelope, Source};
 
-/// How far the clock moves when only a fault has kept something from happening.
+/// How far the clock is advanced when only a fault has delayed something.
 const TICK: Duration = Duration::from_millis(1);
 
-/// How many datagrams a client's queue holds.
-const MAILBOX_MAX: usize = 256;
+/// The most datagrams that a client's receive queue holds.
+const CLIENT_QUEUE_MAX: usize = 256;
 
-/// How many datagrams come in one buffer at most.
-const PARCELS_MAX: usize = 8;
+/// The most datagrams that are received into one buffer.
+const DATAGRAMS_PER_BUFFER_MAX: usize = 8;
 
-/// How many bytes a connection holds for a driver that does not receive, and for a peer that does
-/// not read.
+/// The most unreceived bytes on a connection, in each direction.
 const WINDOW_BYTES: usize = 48 * 1024;
 
-/// How likely it is that something goes wrong, each from 0 to 1. By default nothing does.
+/// The probability of each fault, from 0 to 1. By default there are none.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Faults {
-    /// A send takes a part only.
+    /// A send takes only some of the bytes.
     pub(crate) short_write: f64,
     /// A send takes nothing although there is room.
     pub(crate) stall: f64,
-    /// A receive takes a part only.
+    /// A receive takes only some of the bytes.
     pub(crate) split_read: f64,
-    /// What arrives is returned unseen, where it may be.
+    /// Bytes that arrive are relayed, if the user allows it.
     pub(crate) relay: f64,
-    /// A receive finds no buffer although there are some.
+    /// A receive finds no buffer although some are free.
     pub(crate) famine: f64,
-    /// A new connection's peer offers a window of a few bytes only.
+    /// The peer of a new connection has a small receive window.
     pub(crate) small_window: f64,
-    /// A connection is reset, in each turn.
+    /// A connection is reset, each turn.
     pub(crate) reset: f64,
-    /// An accept finds no descriptor left.
+    /// An accept fails with EMFILE.
     pub(crate) accept_error: f64,
-    /// A client in the queue has given up (ECONNABORTED).
+    /// A queued client was reset before it was accepted (ECONNABORTED).
     pub(crate) abort: f64,
-    /// A datagram can't be sent.
+    /// A datagram send fails with ENETUNREACH.
     pub(crate) send_error: f64,
-    /// The longest time that something takes to arrive here.
+    /// The longest delay of a client, segment or datagram on its way to the driver.
     pub(crate) delay: Duration,
 }
 
 impl Faults {
-    /// All that may happen without anybody losing anything.
+    /// Faults that delay, but lose no bytes and end no connection.
     pub(crate) fn rough() -> Self {
         Self {
             short_write: 0.3,
@@ -68,7 +67,7 @@ impl Faults {
         }
     }
 
-    /// And all that ends connections or refuses service.
+    /// The same, and faults that break connections or fail calls.
     pub(crate) fn hostile() -> Self {
         Self {
             reset: 0.005,
@@ -80,8 +79,8 @@ impl Faults {
     }
 }
 
-/// A listening or datagram socket of a [`Network`], or our end of a connection: then the number is
-/// its peer's.
+/// The driver's side of a [`Network`]: a listening or datagram socket, or the driver's end of a
+/// connection, whose number is then that of its [`Peer`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Socket(pub(super) usize);
 
@@ -89,7 +88,7 @@ pub(crate) struct Socket(pub(super) usize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Peer(pub(super) usize);
 
-/// Somebody who sends datagrams.
+/// A peer that sends and receives datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Client(usize);
 
@@ -100,10 +99,11 @@ pub(crate) enum End {
     Reset,
 }
 
-/// The peers' side of the simulated network. Clones are handles to the same one.
+/// The peers' side of the simulated network. Clones share the same network.
 #[derive(Clone)]
 pub(crate) struct Network(pub(super) Rc<RefCell<World>>);
 
+/// The state of the network, and the driver's side of it.
 pub(super) struct World {
     seed: u64,
     pub(super) random: Random,
@@ -111,25 +111,25 @@ pub(super) struct World {
     start: Instant,
     now: Duration,
     clock_stopped: bool,
-    /// A fault has kept something from happening that will happen later.
-    withheld: bool,
+    /// A fault has delayed something that is possible at the next tick.
+    delayed: bool,
     pub(super) sockets: Vec<Bound>,
     pub(super) wires: Vec<Wire>,
-    mailboxes: Vec<Mailbox>,
+    clients: Vec<ClientSocket>,
 }
 
-/// A socket, of either kind.
+/// A listening or datagram socket.
 pub(super) struct Bound {
     pub(super) address: SocketAddr,
     open: bool,
-    /// Somebody else has a descriptor of it: a close leaves it as it is.
+    /// Another process has a descriptor of it: closing one leaves the socket open.
     pub(super) held: bool,
     pub(super) queue: VecDeque<(Duration, Peer)>,
-    pub(super) inbox: VecDeque<Parcel>,
+    pub(super) inbox: VecDeque<DatagramBatch>,
 }
 
-/// A datagram on its way to us; or several of one size, but for the last.
-pub(super) struct Parcel {
+/// A datagram on its way to the driver, or several of one size, of which the last may be shorter.
+pub(super) struct DatagramBatch {
     pub(super) due: Duration,
     pub(super) from: SocketAddr,
     pub(super) to: IpAddr,
@@ -137,9 +137,10 @@ pub(super) struct Parcel {
     pub(super) bytes: Vec<u8>,
 }
 
-struct Mailbox {
+/// A datagram peer and its receive queue.
+struct ClientSocket {
     address: SocketAddr,
-    gone: bool,
+    closed: bool,
     inbox: VecDeque<(SocketAddr, Vec<u8>)>,
 }
 
@@ -148,12 +149,13 @@ pub(super) struct Wire {
     pub(super) address: SocketAddr,
     pub(super) local: SocketAddr,
     open: bool,
-    /// The peer reads no more, ever: what it is sent is answered with an RST.
-    deaf: bool,
-    to_us: VecDeque<(Duration, Segment)>,
+    /// The peer has closed its socket: bytes sent to it are answered with an RST.
+    peer_closed: bool,
+    to_driver: VecDeque<(Duration, Segment)>,
     pub(super) to_peer: VecDeque<u8>,
     window: usize,
-    pub(super) taken: u64,
+    /// How many bytes the peer has read.
+    pub(super) read_bytes: u64,
     end: Option<End>,
 }
 
@@ -172,10 +174,10 @@ impl Network {
             start: Instant::now(),
             now: Duration::ZERO,
             clock_stopped: false,
-            withheld: false,
+            delayed: false,
             sockets: vec![],
             wires: vec![],
-            mailboxes: vec![],
+            clients: vec![],
         })))
     }
 
@@ -183,17 +185,17 @@ impl Network {
         self.0.borrow_mut().faults = faults;
     }
 
-    /// A number below `bound`, for tests that make their choices from the same seed.
+    /// A random number below `bound`, from the same seed.
     pub(crate) fn below(&self, bound: usize) -> usize {
         self.0.borrow_mut().random.below(bound)
     }
 
-    /// From now on only [`Self::advance`] moves the clock.
+    /// From now on only [`Self::advance`] advances the clock.
     pub(crate) fn stop_clock(&self) {
         self.0.borrow_mut().clock_stopped = true;
     }
 
-    /// From now on waiting moves it, too, as at the beginning.
+    /// From now on waiting advances the clock, too, as it does initially.
     pub(crate) fn let_clock_run(&self) {
         self.0.borrow_mut().clock_stopped = false;
     }
@@ -202,12 +204,12 @@ impl Network {
         self.0.borrow_mut().now += time;
     }
 
-    /// A listening socket at this address.
+    /// Opens a listening socket at this address.
     pub(crate) fn listen(&self, address: SocketAddr) -> Socket {
         self.bind(address)
     }
 
-    /// A datagram socket at this address, which may be a wildcard.
+    /// Opens a datagram socket at this address, which may be a wildcard.
     pub(crate) fn bind(&self, address: SocketAddr) -> Socket {
         let sockets = &mut self.0.borrow_mut().sockets;
         sockets.push(Bound {
@@ -220,12 +222,13 @@ impl Network {
         Socket(sockets.len() - 1)
     }
 
-    /// The socket stays when the driver closes it, with who is queued there; or no longer does.
+    /// Sets whether another process has a descriptor of the socket. Then the socket and its queue
+    /// outlive the driver's close.
     pub(crate) fn hold(&self, socket: Socket, held: bool) {
         self.0.borrow_mut().sockets[socket.0].held = held;
     }
 
-    /// Connects from an address. When nobody listens, the peer sees a reset.
+    /// Connects from an address. Without a listener at `to` the peer sees a reset.
     pub(crate) fn connect(&self, from: SocketAddr, to: SocketAddr) -> Peer {
         let world = &mut *self.0.borrow_mut();
         let listener = world.find_socket(to);
@@ -239,13 +242,15 @@ impl Network {
             address: from,
             local: to,
             open: listener.is_some(),
-            deaf: false,
-            to_us: VecDeque::new(),
+            peer_closed: false,
+            to_driver: VecDeque::new(),
             to_peer: VecDeque::new(),
             window,
-            taken: 0,
+            read_bytes: 0,
             end: listener.is_none().then_some(End::Reset),
         });
+        // A queue is served in order, so a client is not due before those that are queued ahead of
+        // it.
         if let Some(listener) = listener {
             let due = world.due(world.sockets[listener.0].queue.back().map(|(due, _)| *due));
             world.sockets[listener.0].queue.push_back((due, peer));
@@ -257,7 +262,7 @@ impl Network {
         self.0.borrow().wires[peer.0].address
     }
 
-    /// Writes as much as the connection takes; says how much that was.
+    /// Writes as many bytes as the window takes, and returns how many that is.
     pub(crate) fn write(&self, peer: Peer, bytes: &[u8]) -> usize {
         let world = &mut *self.0.borrow_mut();
         let wire = &mut world.wires[peer.0];
@@ -267,16 +272,16 @@ impl Network {
         }
         let len = bytes.len().min(WINDOW_BYTES - wire.unread());
         if len > 0 {
-            world.arrive(peer, Segment::Bytes(bytes[..len].iter().copied().collect()));
+            world.schedule(peer, Segment::Bytes(bytes[..len].iter().copied().collect()));
         }
         len
     }
 
-    /// Reads at most so many bytes.
+    /// Reads at most `max` bytes.
     pub(crate) fn read(&self, peer: Peer, max: usize) -> Vec<u8> {
         let wire = &mut self.0.borrow_mut().wires[peer.0];
         let len = wire.to_peer.len().min(max);
-        wire.taken += len as u64;
+        wire.read_bytes += len as u64;
         wire.to_peer.drain(..len).collect()
     }
 
@@ -287,12 +292,12 @@ impl Network {
     }
 
     pub(crate) fn half_close(&self, peer: Peer) {
-        self.0.borrow_mut().arrive(peer, Segment::Fin);
+        self.0.borrow_mut().schedule(peer, Segment::Fin);
     }
 
-    /// Closes both ways: what is sent to it from now on is answered with an RST.
+    /// Closes the peer's socket: it sends a FIN, and answers further bytes with an RST.
     pub(crate) fn close(&self, peer: Peer) {
-        self.0.borrow_mut().wires[peer.0].deaf = true;
+        self.0.borrow_mut().wires[peer.0].peer_closed = true;
         self.half_close(peer);
     }
 
@@ -300,7 +305,7 @@ impl Network {
         self.0.borrow_mut().reset(peer);
     }
 
-    /// How many connections our side has open, those not yet accepted included.
+    /// How many connections the driver has not closed, including those not yet accepted.
     pub(crate) fn open_connections(&self) -> usize {
         self.0
             .borrow()
@@ -310,28 +315,23 @@ impl Network {
             .count()
     }
 
-    /// Somebody at this address who sends datagrams.
+    /// Opens a datagram peer at this address.
     pub(crate) fn client(&self, address: SocketAddr) -> Client {
-        let mailboxes = &mut self.0.borrow_mut().mailboxes;
-        mailboxes.push(Mailbox {
+        let clients = &mut self.0.borrow_mut().clients;
+        clients.push(ClientSocket {
             address,
-            gone: false,
+            closed: false,
             inbox: VecDeque::new(),
         });
-        Client(mailboxes.len() - 1)
+        Client(clients.len() - 1)
     }
 
     pub(crate) fn send_datagram(&self, client: Client, to: SocketAddr, bytes: &[u8]) {
         let world = &mut *self.0.borrow_mut();
-        let from = world.mailboxes[client.0].address;
+        let from = world.clients[client.0].address;
         if let Some(socket) = world.find_socket(to) {
-            let due = world.due(
-                world.sockets[socket.0]
-                    .inbox
-                    .back()
-                    .map(|parcel| parcel.due),
-            );
-            world.sockets[socket.0].inbox.push_back(Parcel {
+            let due = world.due(world.sockets[socket.0].inbox.back().map(|batch| batch.due));
+            world.sockets[socket.0].inbox.push_back(DatagramBatch {
                 due,
                 from,
                 to: to.ip(),
@@ -341,14 +341,14 @@ impl Network {
         }
     }
 
-    /// The next answer, and the address that it came from.
+    /// The next datagram in the queue, and the address that it was sent from.
     pub(crate) fn receive_datagram(&self, client: Client) -> Option<(SocketAddr, Vec<u8>)> {
-        self.0.borrow_mut().mailboxes[client.0].inbox.pop_front()
+        self.0.borrow_mut().clients[client.0].inbox.pop_front()
     }
 
-    /// The client is no more: answers to it are refused.
+    /// Closes the client's socket: datagrams to it fail with ECONNREFUSED.
     pub(crate) fn leave(&self, client: Client) {
-        self.0.borrow_mut().mailboxes[client.0].gone = true;
+        self.0.borrow_mut().clients[client.0].closed = true;
     }
 }
 
@@ -357,27 +357,30 @@ impl World {
         self.start + self.now
     }
 
+    /// Decides at random whether a fault happens.
     pub(super) fn chance(&mut self, of: impl Fn(&Faults) -> f64) -> bool {
         let probability = of(&self.faults);
-        // Without faults the history must not depend on which faults exist.
+        // A disabled fault draws no random number, so that a new kind of fault changes no history.
         probability > 0.0 && self.random.unit() < probability
     }
 
-    /// As [`Self::chance`], of a fault that only delays.
-    pub(super) fn withholds(&mut self, of: impl Fn(&Faults) -> f64) -> bool {
-        let withholds = self.chance(of);
-        self.withheld |= withholds;
-        withholds
+    /// As [`Self::chance`], for a fault that only delays: the clock is advanced by a tick, and the
+    /// driver tries again.
+    pub(super) fn delays(&mut self, of: impl Fn(&Faults) -> f64) -> bool {
+        let delays = self.chance(of);
+        self.delayed |= delays;
+        delays
     }
 
-    /// When something sent now arrives: not before what was sent earlier.
+    /// When something sent now arrives: after `last`, which was sent before it.
     fn due(&mut self, last: Option<Duration>) -> Duration {
         let delay = self.faults.delay.mul_f64(self.random.unit());
         last.unwrap_or_default().max(self.now + delay)
     }
 
-    /// Moves the clock to when something may happen; says whether that is before `until`.
-    pub(super) fn move_clock(&mut self, until: Option<Instant>) -> bool {
+    /// Advances the clock to the next arrival or to `until`. Returns whether the driver should look
+    /// again: something has arrived before `until`.
+    pub(super) fn advance_clock(&mut self, until: Option<Instant>) -> bool {
         if self.clock_stopped {
             return false;
         }
@@ -386,43 +389,44 @@ impl World {
             .wires
             .iter()
             .filter(|wire| wire.open)
-            .flat_map(|wire| &wire.to_us)
+            .flat_map(|wire| &wire.to_driver)
             .map(|(due, _)| *due);
         let bound = self.sockets.iter().filter(|bound| bound.open);
         let queued = bound
             .clone()
             .flat_map(|bound| &bound.queue)
             .map(|(due, _)| *due);
-        let parcels = bound
-            .flat_map(|bound| &bound.inbox)
-            .map(|parcel| parcel.due);
-        let tick = self.withheld.then_some(now + TICK);
+        let datagrams = bound.flat_map(|bound| &bound.inbox).map(|batch| batch.due);
+        // An operation that a fault has delayed can be tried again a tick later.
+        let tick = self.delayed.then_some(now + TICK);
         let next = arrivals
             .chain(queued)
-            .chain(parcels)
+            .chain(datagrams)
             .chain(tick)
             .filter(|due| *due > now)
             .min();
         let until = until.map(|until| until.saturating_duration_since(self.start));
-        let withheld = std::mem::take(&mut self.withheld);
+        let delayed = std::mem::take(&mut self.delayed);
         self.now = match (next, until) {
             (Some(next), Some(until)) => next.min(until.max(now)),
             (Some(time), None) | (None, Some(time)) => time.max(now),
             (None, None) => return false,
         };
+        // Without `until`, a delayed operation ends the wait: the same fault may happen every time,
+        // and the wait would never return.
         next == Some(self.now)
-            && !(withheld && until.is_none())
+            && !(delayed && until.is_none())
             && until.is_none_or(|until| self.now < until)
     }
 
     fn find_socket(&self, to: SocketAddr) -> Option<Socket> {
-        let fits = |bound: &Bound| {
+        let matches = |bound: &Bound| {
             let ip = bound.address.ip();
             bound.open
                 && bound.address.port() == to.port()
                 && (ip == to.ip() || ip.is_unspecified())
         };
-        self.sockets.iter().position(fits).map(Socket)
+        self.sockets.iter().position(matches).map(Socket)
     }
 
     pub(super) fn close_socket(&mut self, socket: Socket) {
@@ -437,8 +441,8 @@ impl World {
         }
     }
 
-    /// The peer is to be accepted by somebody else, if there is anybody.
-    pub(super) fn queue_again(&mut self, socket: Socket, peer: Peer) -> bool {
+    /// Puts a client back to the front of the queue, if another process can accept it there.
+    pub(super) fn requeue_client(&mut self, socket: Socket, peer: Peer) -> bool {
         let now = self.now;
         let bound = &mut self.sockets[socket.0];
         if bound.held {
@@ -447,14 +451,14 @@ impl World {
         bound.held
     }
 
-    /// The datagrams are to be received by somebody else, if there is anybody.
-    pub(super) fn put_back(&mut self, socket: Socket, envelope: &Envelope, bytes: &[u8]) {
+    /// Puts datagrams back to the front of the queue, if another process can receive them there.
+    pub(super) fn requeue_datagrams(&mut self, socket: Socket, envelope: &Envelope, bytes: &[u8]) {
         let due = self.now;
         let bound = &mut self.sockets[socket.0];
         if let (Source::Inet(from), Some(local)) = (envelope.source, envelope.local)
             && bound.held
         {
-            bound.inbox.push_front(Parcel {
+            bound.inbox.push_front(DatagramBatch {
                 due,
                 from,
                 to: local.address,
@@ -464,7 +468,8 @@ impl World {
         }
     }
 
-    /// Who is next to be accepted. One who gave up in the queue is passed over.
+    /// The next client to accept. Clients that were reset in the queue are skipped, as the driver
+    /// skips ECONNABORTED.
     pub(super) fn next_in_queue(&mut self, socket: Socket) -> Option<Peer> {
         loop {
             let (_, peer) = *self.sockets[socket.0]
@@ -474,37 +479,39 @@ impl World {
             if !self.chance(|faults| faults.abort) {
                 return Some(peer);
             }
-            self.leave_queue(socket);
+            self.pop_queue(socket);
             self.close_connection(peer, Closing::Reset);
         }
     }
 
-    pub(super) fn leave_queue(&mut self, socket: Socket) {
+    pub(super) fn pop_queue(&mut self, socket: Socket) {
         self.sockets[socket.0].queue.pop_front();
     }
 
-    fn arrive(&mut self, peer: Peer, segment: Segment) {
-        let due = self.due(self.wires[peer.0].to_us.back().map(|(due, _)| *due));
-        self.wires[peer.0].to_us.push_back((due, segment));
+    /// Sends a segment to the driver; it arrives after those sent before it.
+    fn schedule(&mut self, peer: Peer, segment: Segment) {
+        let due = self.due(self.wires[peer.0].to_driver.back().map(|(due, _)| *due));
+        self.wires[peer.0].to_driver.push_back((due, segment));
     }
 
     fn reset(&mut self, peer: Peer) {
         let wire = &mut self.wires[peer.0];
         wire.end = Some(End::Reset);
         wire.to_peer.clear();
-        // What is sent until the reset arrives is not taken.
+        // The peer takes no bytes that are sent before the reset arrives.
         wire.window = 0;
-        self.arrive(peer, Segment::Reset);
+        self.schedule(peer, Segment::Reset);
     }
 
-    /// Whether a reset is noticed now. What arrived before it may be lost or not.
-    pub(super) fn breaks(&mut self, peer: Peer) -> bool {
+    /// Whether the driver sees a reset now. A reset may overtake bytes that arrived before it,
+    /// which are then lost, or not.
+    pub(super) fn reset_is_seen(&mut self, peer: Peer) -> bool {
         if self.chance(|faults| faults.reset) {
             self.reset(peer);
         }
         let now = self.now;
         let mut due = self.wires[peer.0]
-            .to_us
+            .to_driver
             .iter()
             .take_while(|(due, _)| *due <= now);
         match due.position(|(_, segment)| matches!(segment, Segment::Reset)) {
@@ -512,7 +519,7 @@ impl World {
             Some(0) => true,
             Some(_) => {
                 let overtakes = self.random.unit() < 0.5;
-                self.withheld |= !overtakes;
+                self.delayed |= !overtakes;
                 overtakes
             }
         }
@@ -520,7 +527,7 @@ impl World {
 
     pub(super) fn bytes_due(&self, peer: Peer) -> usize {
         let due = self.wires[peer.0]
-            .to_us
+            .to_driver
             .iter()
             .take_while(|(due, _)| *due <= self.now);
         due.map_while(|(_, segment)| segment.bytes())
@@ -529,35 +536,36 @@ impl World {
     }
 
     pub(super) fn end_is_due(&self, peer: Peer) -> bool {
-        let front = self.wires[peer.0].to_us.front();
+        let front = self.wires[peer.0].to_driver.front();
         front.is_some_and(|(due, segment)| *due <= self.now && matches!(segment, Segment::Fin))
     }
 
-    /// Sends what the peer's window takes; says how much that was.
+    /// Sends as many bytes as the peer's window takes, and returns how many that is.
     pub(super) fn send(&mut self, peer: Peer, bytes: &[u8]) -> usize {
         let wire = &self.wires[peer.0];
-        if wire.deaf {
+        if wire.peer_closed {
             self.reset(peer);
-            self.withheld = true;
+            self.delayed = true;
             return 0;
         }
         let mut len = bytes
             .len()
             .min(wire.window.saturating_sub(wire.to_peer.len()));
-        if len > 0 && self.withholds(|faults| faults.stall) {
+        if len > 0 && self.delays(|faults| faults.stall) {
             len = 0;
-        } else if len > 1 && self.withholds(|faults| faults.short_write) {
+        } else if len > 1 && self.delays(|faults| faults.short_write) {
             len = 1 + self.random.below(len - 1);
         }
         self.wires[peer.0].to_peer.extend(&bytes[..len]);
         len
     }
 
-    pub(super) fn finish(&mut self, peer: Peer) {
+    /// Sends a FIN, unless the connection has ended otherwise.
+    pub(super) fn send_fin(&mut self, peer: Peer) {
         self.wires[peer.0].end.get_or_insert(End::Fin);
     }
 
-    /// As `close(2)` does: with bytes that nobody has received, it is an RST.
+    /// As `close(2)` does: sends a FIN, or an RST if there are unreceived bytes.
     pub(super) fn close_connection(&mut self, peer: Peer, how: Closing) {
         let wire = &mut self.wires[peer.0];
         wire.open = false;
@@ -565,41 +573,44 @@ impl World {
             wire.to_peer.clear();
             wire.end = Some(End::Reset);
         }
-        wire.to_us.clear();
-        self.finish(peer);
+        wire.to_driver.clear();
+        self.send_fin(peer);
     }
 
     pub(super) fn datagram_is_due(&self, socket: Socket) -> bool {
         self.sockets[socket.0]
             .inbox
             .front()
-            .is_some_and(|parcel| parcel.due <= self.now)
+            .is_some_and(|batch| batch.due <= self.now)
     }
 
-    /// The next datagram that is due, together with some of those behind it if they fit.
-    pub(super) fn take_parcels(&mut self, socket: Socket, room: usize) -> Parcel {
-        let more = self.random.below(PARCELS_MAX);
+    /// Takes the next datagram that is due, and a random number of those behind it that one buffer
+    /// can hold: of the same sender and address, of one size, of which only the last may be
+    /// shorter.
+    pub(super) fn take_datagrams(&mut self, socket: Socket, room: usize) -> DatagramBatch {
+        let more = self.random.below(DATAGRAMS_PER_BUFFER_MAX);
         let inbox = &mut self.sockets[socket.0].inbox;
-        let mut parcel = inbox.pop_front().expect("one is due");
+        let mut batch = inbox.pop_front().expect("a datagram is due");
         for _ in 0..more {
-            let joins = |next: &Parcel| {
+            let fits_behind = |next: &DatagramBatch| {
                 next.due <= self.now
-                    && (next.from, next.to) == (parcel.from, parcel.to)
-                    && (1..=parcel.size).contains(&next.size)
-                    && parcel.bytes.len().is_multiple_of(parcel.size)
-                    && parcel.bytes.len() + next.size <= room
+                    && (next.from, next.to) == (batch.from, batch.to)
+                    && (1..=batch.size).contains(&next.size)
+                    && batch.bytes.len().is_multiple_of(batch.size)
+                    && batch.bytes.len() + next.size <= room
             };
-            if !inbox.front().is_some_and(joins) {
+            if !inbox.front().is_some_and(fits_behind) {
                 break;
             }
-            parcel
+            batch
                 .bytes
                 .extend(inbox.pop_front().into_iter().flat_map(|next| next.bytes));
         }
-        parcel
+        batch
     }
 
-    pub(super) fn carry_reply(
+    /// Sends one datagram to a client, with the errors of `sendmsg(2)`.
+    pub(super) fn deliver_reply(
         &mut self,
         socket: Socket,
         envelope: &Envelope,
@@ -614,19 +625,22 @@ impl World {
         };
         let from = match envelope.local {
             Some(local) => local.address,
-            // All are on one host, which talks to an address of its own from there.
+            // All sockets are on one host: the kernel chooses the destination as the source
+            // address.
             None if bound.ip().is_unspecified() => to.ip(),
             None => bound.ip(),
         };
-        let mailbox = self
-            .mailboxes
+        let client_socket = self
+            .clients
             .iter_mut()
-            .find(|mailbox| mailbox.address == to && !mailbox.gone);
-        let mailbox = mailbox.ok_or_else(|| io::Error::from_raw_os_error(libc::ECONNREFUSED))?;
-        if mailbox.inbox.len() == MAILBOX_MAX {
+            .find(|client_socket| client_socket.address == to && !client_socket.closed);
+        let client_socket =
+            client_socket.ok_or_else(|| io::Error::from_raw_os_error(libc::ECONNREFUSED))?;
+        // A client that does not read has a full queue.
+        if client_socket.inbox.len() == CLIENT_QUEUE_MAX {
             return Err(io::Error::from_raw_os_error(libc::EAGAIN));
         }
-        mailbox
+        client_socket
             .inbox
             .push_back((SocketAddr::new(from, bound.port()), bytes.to_vec()));
         Ok(())
@@ -636,31 +650,32 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("the simulated network's seed was {}", self.seed);
+            eprintln!("the seed of the simulated network was {}", self.seed);
         }
     }
 }
 
 impl Wire {
-    /// How many bytes are on their way to us or wait to be received.
+    /// How many bytes are on their way to the driver or waiting to be received.
     fn unread(&self) -> usize {
-        self.to_us
+        self.to_driver
             .iter()
             .filter_map(|(_, segment)| segment.bytes())
             .map(VecDeque::len)
             .sum()
     }
 
-    /// Fills `memory` with bytes that have arrived.
+    /// Fills `memory` with bytes that have arrived. The caller knows that enough are due.
     pub(super) fn take_bytes(&mut self, memory: &mut [u8]) {
         for byte in memory {
-            let (_, Segment::Bytes(bytes)) = self.to_us.front_mut().expect("so many bytes are due")
+            let (_, Segment::Bytes(bytes)) =
+                self.to_driver.front_mut().expect("enough segments are due")
             else {
-                unreachable!("so many bytes are due before the end");
+                unreachable!("a FIN or RST among the bytes that are due");
             };
-            *byte = bytes.pop_front().expect("an empty segment is removed");
+            *byte = bytes.pop_front().expect("empty segments are removed");
             if bytes.is_empty() {
-                self.to_us.pop_front();
+                self.to_driver.pop_front();
             }
         }
     }
@@ -676,7 +691,7 @@ impl Segment {
     }
 }
 
-/// Seeded randomness: splitmix64.
+/// A seeded random number generator: splitmix64.
 pub(super) struct Random(u64);
 
 impl Random {

@@ -1,4 +1,5 @@
-//! The simulator keeps its own rules, and sees when its user breaks the seam's.
+//! Tests of the simulator itself: its history depends on the seed only, and it panics when its user
+//! breaks the rules of the seam.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -9,7 +10,7 @@ fn here(port: u16) -> SocketAddr {
     SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)
 }
 
-/// A driver, a peer, and its connection.
+/// A peer and its connection, accepted by the driver.
 fn connected(network: &Network, sim: &mut Sim) -> (Peer, Token) {
     let listener = sim.add_listener(network.listen(here(7)), None);
     sim.submit(Op::Accept { listener });
@@ -28,7 +29,7 @@ fn turn(sim: &mut Sim) -> Vec<Completion> {
     done
 }
 
-/// Echoes until the peer has all of it back; says what happened when.
+/// Echoes 100,000 bytes with three buffers, and returns every completion with its time.
 fn history(seed: u64, faults: Faults) -> String {
     let network = Network::new(seed);
     let mut sim = Sim::with_buffers(&network, 3);
@@ -36,10 +37,10 @@ fn history(seed: u64, faults: Faults) -> String {
     network.set_faults(faults);
     let (peer, connection) = connected(&network, &mut sim);
     sim.submit(Op::Receive { connection });
-    let (mut written, mut back, mut text) = (0, vec![], String::new());
-    while back.len() < 100_000 {
+    let (mut written, mut echoed, mut text) = (0, vec![], String::new());
+    while echoed.len() < 100_000 {
         written += network.write(peer, &vec![7; (100_000 - written).min(10_000)]);
-        back.extend(network.read(peer, 5000));
+        echoed.extend(network.read(peer, 5000));
         for completion in turn(&mut sim) {
             text += &format!("{:?} {completion:?}\n", sim.now() - start);
             if let Completion::Received { connection, buffer } = completion {
@@ -52,19 +53,19 @@ fn history(seed: u64, faults: Faults) -> String {
         how: Closing::Now,
     });
     while !matches!(turn(&mut sim)[..], [.., Completion::Closed { .. }]) {}
-    sim.assert_all_home();
+    sim.assert_all_returned();
     assert_eq!(network.open_connections(), 0);
     text
 }
 
 #[test]
-fn one_seed_is_one_history() {
+fn the_same_seed_gives_the_same_history() {
     assert_eq!(history(1, Faults::rough()), history(1, Faults::rough()));
     assert_ne!(history(1, Faults::rough()), history(2, Faults::rough()));
 }
 
 #[test]
-fn hostile_faults_end_connections_and_lose_no_buffer() {
+fn hostile_faults_break_connections_and_lose_no_buffer() {
     let network = Network::new(3);
     let mut sim = Sim::with_buffers(&network, 5);
     network.set_faults(Faults::hostile());
@@ -73,7 +74,8 @@ fn hostile_faults_end_connections_and_lose_no_buffer() {
     let peers: Vec<Peer> = (0..50)
         .map(|port| network.connect(here(1000 + port), here(7)))
         .collect();
-    let (mut failures, mut rests) = (0, 0);
+    let (mut failures, mut pauses) = (0, 0);
+    // Echo at random, closing what fails.
     for _ in 0..3000 {
         network.write(peers[network.below(peers.len())], b"hello");
         network.read(peers[network.below(peers.len())], 3);
@@ -81,7 +83,7 @@ fn hostile_faults_end_connections_and_lose_no_buffer() {
             match completion {
                 Completion::Accepted { connection, .. } => sim.submit(Op::Receive { connection }),
                 Completion::AcceptPaused { listener, .. } => {
-                    rests += 1;
+                    pauses += 1;
                     sim.submit(Op::Accept { listener });
                 }
                 Completion::Received { connection, buffer } => {
@@ -99,9 +101,10 @@ fn hostile_faults_end_connections_and_lose_no_buffer() {
         }
     }
     assert!(
-        failures > 10 && rests > 1,
-        "{failures} failures, {rests} rests"
+        failures > 10 && pauses > 1,
+        "too few faults: {failures} failures, {pauses} pauses"
     );
+    // Reset the remaining connections, so that each one is reported as failed and closed.
     while network.open_connections() > 0 {
         network.set_faults(Faults {
             reset: 1.0,
@@ -120,11 +123,11 @@ fn hostile_faults_end_connections_and_lose_no_buffer() {
             }
         }
     }
-    sim.assert_all_home();
+    sim.assert_all_returned();
 }
 
 #[test]
-fn the_clock_moves_by_itself_or_by_hand() {
+fn the_clock_is_advanced_by_waiting_or_by_the_test() {
     let network = Network::new(0);
     let mut sim = Sim::new(&network);
     let hour = Duration::from_secs(3600);
@@ -139,7 +142,7 @@ fn the_clock_moves_by_itself_or_by_hand() {
 }
 
 #[test]
-fn a_peer_that_has_closed_answers_with_a_reset() {
+fn a_closed_peer_answers_bytes_with_a_reset() {
     let network = Network::new(0);
     let mut sim = Sim::new(&network);
     let (peer, connection) = connected(&network, &mut sim);
@@ -161,8 +164,8 @@ fn a_peer_that_has_closed_answers_with_a_reset() {
 }
 
 #[test]
-#[should_panic(expected = "Receive asked for twice")]
-fn receiving_twice_is_the_users_mistake() {
+#[should_panic(expected = "Receive requested twice")]
+fn requesting_receive_twice_panics() {
     let network = Network::new(0);
     let mut sim = Sim::new(&network);
     let (_, connection) = connected(&network, &mut sim);
@@ -172,7 +175,7 @@ fn receiving_twice_is_the_users_mistake() {
 
 #[test]
 #[should_panic(expected = "which was closed in an earlier turn")]
-fn a_dead_token_is_the_users_mistake() {
+fn using_a_closed_token_in_a_later_turn_panics() {
     let network = Network::new(0);
     let mut sim = Sim::new(&network);
     let (_, connection) = connected(&network, &mut sim);
@@ -187,26 +190,26 @@ fn a_dead_token_is_the_users_mistake() {
 
 #[test]
 #[should_panic(expected = "still held by the user, or were dropped")]
-fn a_dropped_buffer_is_the_users_mistake() {
+fn dropping_a_buffer_panics() {
     let network = Network::new(0);
     let mut sim = Sim::new(&network);
     let (peer, connection) = connected(&network, &mut sim);
     sim.submit(Op::Receive { connection });
     network.write(peer, b"lost");
     drop(turn(&mut sim));
-    sim.assert_all_home();
+    sim.assert_all_returned();
 }
 
 #[test]
-#[should_panic(expected = "which the user has not got")]
-fn a_buffer_given_back_twice_is_the_users_mistake() {
+#[should_panic(expected = "which the user does not hold")]
+fn returning_a_buffer_twice_panics() {
     let network = Network::new(0);
     let mut sim = Sim::new(&network);
     let (peer, connection) = connected(&network, &mut sim);
     sim.submit(Op::Receive { connection });
     network.write(peer, b"once");
     let Some(Completion::Received { buffer, .. }) = turn(&mut sim).pop() else {
-        panic!("bytes are there")
+        panic!("no bytes were received")
     };
     let forged = Buffer {
         index: buffer.index,

@@ -1,5 +1,8 @@
-//! A driver at work under the eyes of a test: turns it until something holds, keeps what it said,
-//! and answers as a worker would.
+//! A driver under test: calls `wait` until a condition holds, records the completions, and answers
+//! them as a worker would.
+//!
+//! It knows no promise itself, except that every completion must make sense: bytes are not empty,
+//! and no more is reported as sent than was submitted.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::ErrorKind;
@@ -7,24 +10,25 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::harness::{Harness, Place};
+use super::harness::{Harness, SocketKind};
 use crate::driver::buffers::BUFFER_BYTES;
 use crate::driver::sim::End;
 use crate::driver::{Buffer, Closing, Completion, Driver, Op, Permits, Token};
 
-/// A promise that is not kept by then is broken.
+/// A test fails when a condition does not hold after this time.
 pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 
-/// How long one turn waits.
+/// How long one turn waits at most.
 pub(super) const TURN: Duration = Duration::from_millis(5);
 
-/// A [`Completion`] to look at: bytes instead of a buffer.
+/// A [`Completion`] that can be compared: bytes instead of a buffer, an error code instead of an
+/// error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Event {
     Accepted(Token, Token, Option<SocketAddr>),
     AcceptPaused(Token, Option<i32>),
     Received(Token, Vec<u8>),
-    /// So many bytes received and so many sent, unseen.
+    /// The numbers of bytes received and sent.
     Relayed(Token, u32, u32),
     Ended(Token),
     Sent(Token, u32),
@@ -53,67 +57,70 @@ impl Event {
     }
 }
 
-/// What becomes of what arrives.
+/// What a test does with the bytes and datagrams that it receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// Sent back; a connection that is owed much rests until it is owed little.
+    /// Send them back. A connection with many unsent bytes is paused until they are sent.
     Echo,
-    /// The same, and the driver may send it back by itself.
+    /// The same, and allow the driver to relay.
     Relay,
+    /// Return the buffer at once.
     Discard,
-    /// Held in `kept`.
+    /// Keep the buffer in `kept`.
     Keep,
 }
 
-/// A harness at work, and all that its driver has said.
-pub(super) struct Stage<H: Harness> {
-    pub(super) net: H,
+/// A driver, its network, and every event that the driver has reported.
+pub(super) struct DriverTest<H: Harness> {
+    pub(super) network: H,
     pub(super) driver: H::Driver,
     pub(super) answer: Answer,
     pub(super) kept: VecDeque<(Token, Buffer)>,
     pub(super) events: Vec<Event>,
-    pub(super) owed: HashMap<Token, u32>,
-    /// Whether a connection is paused that does not read.
+    /// For each connection, how many bytes were submitted and not yet reported as sent.
+    pub(super) unsent: HashMap<Token, u32>,
+    /// Whether to pause a connection whose peer does not read.
     pub(super) pauses: bool,
-    resting: Vec<Token>,
+    paused: Vec<Token>,
 }
 
-impl<H: Harness> Stage<H> {
+impl<H: Harness> DriverTest<H> {
     pub(super) fn new(answer: Answer) -> Self {
-        Self::over(H::new(), answer)
+        Self::from_parts(H::new(), answer)
     }
 
-    /// Another driver in the same world.
-    pub(super) fn beside(&self) -> Self {
-        Self::over(self.net.beside(), self.answer)
+    /// Another driver on the same network.
+    pub(super) fn another(&self) -> Self {
+        Self::from_parts(self.network.another(), self.answer)
     }
 
-    fn over((net, driver): (H, H::Driver), answer: Answer) -> Self {
+    fn from_parts((network, driver): (H, H::Driver), answer: Answer) -> Self {
         Self {
-            net,
+            network,
             driver,
             answer,
             kept: VecDeque::new(),
             events: vec![],
-            owed: HashMap::new(),
+            unsent: HashMap::new(),
             pauses: true,
-            resting: vec![],
+            paused: vec![],
         }
     }
 
-    /// One wait, as a worker does it. Says how much happened.
+    /// Waits once and handles the completions, as a worker does. Returns how many there were.
     pub(super) fn turn(&mut self) -> usize {
         let mut done = vec![];
         let until = self.driver.now() + TURN;
         self.driver
             .wait(Some(until), &mut done)
-            .expect("the driver goes on");
+            .expect("the driver can continue");
         let count = done.len();
         done.into_iter()
             .for_each(|completion| self.handle(completion));
         count
     }
 
+    /// Answers one completion and records it.
     pub(super) fn handle(&mut self, completion: Completion) {
         let event = match completion {
             Completion::Accepted {
@@ -128,7 +135,7 @@ impl<H: Harness> Stage<H> {
             ),
             Completion::Received { connection, buffer } => {
                 let bytes = self.driver.bytes(&buffer).to_vec();
-                assert!(!bytes.is_empty(), "bytes are received, or the end is said");
+                assert!(!bytes.is_empty(), "Received without bytes instead of Ended");
                 self.answer_with(connection, buffer);
                 Event::Received(connection, bytes)
             }
@@ -137,19 +144,20 @@ impl<H: Harness> Stage<H> {
                 received,
                 sent,
             } => {
-                self.owe(connection, received.saturating_sub(sent));
-                self.settle(connection, sent.saturating_sub(received));
+                // Bytes received and not sent are held by the driver until they are sent.
+                self.add_unsent(connection, received.saturating_sub(sent));
+                self.subtract_unsent(connection, sent.saturating_sub(received));
                 Event::Relayed(connection, received, sent)
             }
             Completion::Ended { connection } => Event::Ended(connection),
             Completion::Sent { connection, len } => {
-                self.settle(connection, len);
+                self.subtract_unsent(connection, len);
                 Event::Sent(connection, len)
             }
             Completion::Stalled { connection } => Event::Stalled(connection),
             Completion::Failed { connection, .. } => Event::Failed(connection),
             Completion::Datagrams { socket, buffer } => {
-                self.note_datagrams(socket, &buffer);
+                self.record_datagrams(socket, &buffer);
                 match self.answer {
                     Answer::Echo | Answer::Relay => {
                         self.driver.submit(Op::SendTo { socket, buffer })
@@ -171,22 +179,26 @@ impl<H: Harness> Stage<H> {
         self.events.push(event);
     }
 
-    /// One event for each datagram of a buffer.
-    fn note_datagrams(&mut self, socket: Token, buffer: &Buffer) {
+    /// Records one event for each datagram of a buffer.
+    fn record_datagrams(&mut self, socket: Token, buffer: &Buffer) {
         let size = self.driver.envelope(buffer).size;
         let count = self.driver.envelope(buffer).count(buffer.len() as usize);
         let mut rest = &*self.driver.bytes(buffer);
         for _ in 0..count {
             let (datagram, others) = rest.split_at(size.min(rest.len()));
+            // A single datagram may have been truncated: the envelope has its original size.
             let sent = if count == 1 { size } else { datagram.len() };
             self.events
                 .push(Event::Datagram(socket, datagram.to_vec(), sent));
             rest = others;
         }
-        assert!(rest.is_empty(), "the envelope counts all bytes");
+        assert!(
+            rest.is_empty(),
+            "the envelope counts fewer bytes than the buffer holds"
+        );
     }
 
-    /// How many datagrams are done, and how many of them were sent.
+    /// How many datagrams are reported as done, and how many of those were sent without an error.
     pub(super) fn datagrams_done(&self) -> (u32, u32) {
         let counts = self.events.iter().filter_map(|event| match event {
             Event::DatagramSent(_, count, result) => Some((*count, result.is_ok())),
@@ -206,21 +218,22 @@ impl<H: Harness> Stage<H> {
     }
 
     pub(super) fn send(&mut self, connection: Token, buffer: Buffer) {
-        self.owe(connection, buffer.len());
+        self.add_unsent(connection, buffer.len());
         self.driver.submit(Op::Send { connection, buffer });
     }
 
-    fn owe(&mut self, connection: Token, len: u32) {
-        let owed = self.owed.entry(connection).or_default();
-        *owed += len;
-        let is_much = *owed >= BUFFER_BYTES as u32;
-        if self.pauses && is_much && !self.resting.contains(&connection) {
-            self.resting.push(connection);
+    /// Adds unsent bytes, and pauses a connection that has many.
+    fn add_unsent(&mut self, connection: Token, len: u32) {
+        let unsent = self.unsent.entry(connection).or_default();
+        *unsent += len;
+        let is_much = *unsent >= BUFFER_BYTES as u32;
+        if self.pauses && is_much && !self.paused.contains(&connection) {
+            self.paused.push(connection);
             self.driver.submit(Op::Pause { connection });
         }
     }
 
-    /// Asks for what arrives, in the way in which it is answered.
+    /// Submits `Relay` or `Receive`, whichever fits the answer.
     pub(super) fn receive(&mut self, connection: Token) {
         self.driver.submit(if self.answer == Answer::Relay {
             Op::Relay { connection }
@@ -229,61 +242,59 @@ impl<H: Harness> Stage<H> {
         });
     }
 
-    /// Receives nothing more, until told otherwise by the test itself.
-    pub(super) fn rest(&mut self, connection: Token) {
-        self.resting.retain(|&resting| resting != connection);
+    /// Pauses a connection until the test itself resumes it.
+    pub(super) fn pause(&mut self, connection: Token) {
+        self.paused.retain(|&paused| paused != connection);
         self.driver.submit(Op::Pause { connection });
     }
 
-    /// Relays no more, but echoes what is shown.
-    pub(super) fn show(&mut self, connection: Token) {
-        self.resting.retain(|&resting| resting != connection);
+    /// Ends relaying, and echoes what is delivered.
+    pub(super) fn stop_relaying(&mut self, connection: Token) {
+        self.paused.retain(|&paused| paused != connection);
         self.answer = Answer::Echo;
         self.receive(connection);
     }
 
-    pub(super) fn settle(&mut self, connection: Token, len: u32) {
-        let owed = self
-            .owed
+    /// Subtracts sent bytes, and resumes a paused connection when none are unsent.
+    pub(super) fn subtract_unsent(&mut self, connection: Token, len: u32) {
+        let unsent = self
+            .unsent
             .get_mut(&connection)
-            .expect("only what was sent is Sent");
-        *owed = owed
+            .expect("Sent follows a Send");
+        *unsent = unsent
             .checked_sub(len)
-            .expect("no more is Sent than was sent");
-        if *owed == 0
-            && let Some(place) = self
-                .resting
-                .iter()
-                .position(|&resting| resting == connection)
+            .expect("no more bytes are Sent than were submitted");
+        if *unsent == 0
+            && let Some(index) = self.paused.iter().position(|&paused| paused == connection)
         {
-            self.resting.swap_remove(place);
+            self.paused.swap_remove(index);
             self.receive(connection);
         }
     }
 
-    /// Turns until something holds.
-    pub(super) fn until(&mut self, what: &str, mut holds: impl FnMut(&mut Self) -> bool) {
+    /// Waits until a condition holds; panics after `DEADLINE`.
+    pub(super) fn until(&mut self, what: &str, mut condition: impl FnMut(&mut Self) -> bool) {
         let deadline = Instant::now() + DEADLINE;
-        while !holds(self) {
+        while !condition(self) {
             assert!(
                 Instant::now() < deadline,
                 "not within {DEADLINE:?}: {what}; {}",
-                self.seen()
+                self.recent_events()
             );
             self.turn();
         }
     }
 
-    /// Turns until nothing has happened for a while. A wait that brings nothing before its time is
-    /// no rest: a driver that spins never comes to it.
+    /// Waits until several waits have reported nothing. A wait that returns early and empty does
+    /// not count, so a driver that spins is not quiet.
     pub(super) fn until_quiet(&mut self) {
         let deadline = Instant::now() + DEADLINE;
         let mut quiet = 0;
         while quiet < 4 {
             assert!(
                 Instant::now() < deadline,
-                "no rest within {DEADLINE:?}; {}",
-                self.seen()
+                "not quiet within {DEADLINE:?}; {}",
+                self.recent_events()
             );
             let until = self.driver.now() + TURN;
             match self.turn() {
@@ -294,13 +305,14 @@ impl<H: Harness> Stage<H> {
         }
     }
 
-    pub(super) fn seen(&self) -> String {
+    /// The last events, for a panic message.
+    pub(super) fn recent_events(&self) -> String {
         let last = &self.events[self.events.len().saturating_sub(20)..];
         let texts: Vec<String> = last
             .iter()
             .map(|event| format!("{event:?}").chars().take(120).collect())
             .collect();
-        format!("seen {} events, at last {texts:#?}", self.events.len())
+        format!("{} events, the last ones are {texts:#?}", self.events.len())
     }
 
     pub(super) fn count(&self, is: impl Fn(&Event) -> bool) -> usize {
@@ -312,9 +324,10 @@ impl<H: Harness> Stage<H> {
     }
 
     pub(super) fn until_event(&mut self, event: &Event) {
-        self.until(&format!("{event:?}"), |stage| stage.has(event));
+        self.until(&format!("{event:?} is reported"), |test| test.has(event));
     }
 
+    /// All bytes received on a connection.
     pub(super) fn received(&self, connection: Token) -> Vec<u8> {
         let bytes = self.events.iter().filter_map(|event| match event {
             Event::Received(about, bytes) if *about == connection => Some(&bytes[..]),
@@ -323,7 +336,7 @@ impl<H: Harness> Stage<H> {
         bytes.collect::<Vec<_>>().concat()
     }
 
-    /// The connections accepted so far, in order.
+    /// All connections accepted, in order.
     pub(super) fn accepted(&self) -> Vec<Token> {
         let accepted = self.events.iter().filter_map(|event| match event {
             Event::Accepted(_, connection, _) => Some(*connection),
@@ -332,63 +345,67 @@ impl<H: Harness> Stage<H> {
         accepted.collect()
     }
 
-    /// A listener that accepts.
+    /// Adds an IPv4 listener and starts accepting.
     pub(super) fn listener(&mut self, permits: Option<Arc<Permits>>) -> (Token, H::Address) {
-        let (socket, address) = self.net.listen(Place::V4).expect("every machine has IPv4");
+        let (socket, address) = self
+            .network
+            .listen(SocketKind::Ipv4)
+            .expect("IPv4 is available");
         let listener = self.driver.add_listener(socket, permits);
         self.driver.submit(Op::Accept { listener });
         (listener, address)
     }
 
-    pub(super) fn listener_at(&mut self, place: Place) -> H::Address {
+    /// Adds a listener of this kind and starts accepting.
+    pub(super) fn listener_at(&mut self, kind: SocketKind) -> H::Address {
         let (socket, address) = self
-            .net
-            .listen(place)
-            .expect("every machine has such a place");
+            .network
+            .listen(kind)
+            .expect("this kind of socket is available");
         let listener = self.driver.add_listener(socket, None);
         self.driver.submit(Op::Accept { listener });
         address
     }
 
     pub(super) fn connect(&mut self, to: &H::Address) -> H::Peer {
-        self.net.connect(to).expect("the listener has room")
+        self.network.connect(to).expect("the listen queue has room")
     }
 
-    /// One more connection, accepted, and received from.
+    /// Connects a peer, and starts receiving once it is accepted.
     pub(super) fn connection(&mut self, to: &H::Address) -> (H::Peer, Token) {
         let before = self.accepted().len();
         let peer = self.connect(to);
-        self.until("the peer is accepted", |stage| {
-            stage.accepted().len() > before
+        self.until("the client is accepted", |test| {
+            test.accepted().len() > before
         });
         let connection = self.accepted()[before];
         self.receive(connection);
         (peer, connection)
     }
 
-    /// Bytes that were received on the connection and kept, as a buffer to send.
+    /// Has the peer write these bytes, and returns the buffer in which they were received.
     pub(super) fn buffer(&mut self, peer: &mut H::Peer, bytes: &[u8]) -> Buffer {
         let answer = std::mem::replace(&mut self.answer, Answer::Keep);
         let before = self.kept.len();
         self.write_all(peer, bytes);
-        self.until("the bytes are received", |stage| stage.kept.len() > before);
+        self.until("the bytes are received", |test| test.kept.len() > before);
         self.answer = answer;
-        self.kept.pop_back().expect("one more is kept").1
+        self.kept.pop_back().expect("the buffer is kept").1
     }
 
     pub(super) fn write_all(&mut self, peer: &mut H::Peer, bytes: &[u8]) {
         let mut written = 0;
-        self.until("the peer could write", |stage| {
-            written += stage.net.write(peer, &bytes[written..]);
+        self.until("the peer has written all bytes", |test| {
+            written += test.network.write(peer, &bytes[written..]);
             written == bytes.len()
         });
     }
 
-    /// What the peer reads until there are so many bytes.
+    /// Reads `len` bytes as the peer.
     pub(super) fn read(&mut self, peer: &mut H::Peer, len: usize) -> Vec<u8> {
         let mut bytes = vec![];
-        self.until("the peer could read", |stage| {
-            let end = stage.net.read(peer, len - bytes.len(), &mut bytes);
+        self.until("the peer has read all bytes", |test| {
+            let end = test.network.read(peer, len - bytes.len(), &mut bytes);
             assert!(
                 end.is_none() || bytes.len() >= len,
                 "{end:?} after {} of {len} bytes",
@@ -399,44 +416,47 @@ impl<H: Harness> Stage<H> {
         bytes
     }
 
+    /// Reads as the peer until the connection ends.
     pub(super) fn read_end(&mut self, peer: &mut H::Peer) -> (Vec<u8>, End) {
         let (mut bytes, mut end) = (vec![], None);
-        self.until("the peer sees the end", |stage| {
-            end = stage.net.read(peer, usize::MAX, &mut bytes);
+        self.until("the peer sees the end", |test| {
+            end = test.network.read(peer, usize::MAX, &mut bytes);
             end.is_some()
         });
-        (bytes, end.expect("the end was seen"))
+        (bytes, end.expect("the peer has seen the end"))
     }
 
-    /// Writes and reads at the same time, and compares.
+    /// Writes as the peer, reading at the same time, and compares what is echoed.
     pub(super) fn echo(&mut self, peer: &mut H::Peer, bytes: &[u8]) {
-        let (mut written, mut back) = (0, vec![]);
-        self.until("all came back", |stage| {
-            written += stage.net.write(peer, &bytes[written..]);
-            let end = stage.net.read(peer, usize::MAX, &mut back);
+        let (mut written, mut echoed) = (0, vec![]);
+        self.until("all bytes are echoed", |test| {
+            written += test.network.write(peer, &bytes[written..]);
+            let end = test.network.read(peer, usize::MAX, &mut echoed);
             assert!(
                 end.is_none(),
                 "{end:?} after {} of {} bytes",
-                back.len(),
+                echoed.len(),
                 bytes.len()
             );
-            back.len() >= bytes.len()
+            echoed.len() >= bytes.len()
         });
-        assert!(
-            back == bytes,
-            "the bytes that came back are those that were sent"
-        );
+        assert!(echoed == bytes, "the echoed bytes differ from those sent");
     }
 
-    /// A connection whose peer wrote, in echo, until a send stalled and all came to rest.
+    /// A connection whose peer wrote without reading until the echo stalled. Also returns how many
+    /// bytes it wrote.
     pub(super) fn stalled(&mut self, to: &H::Address) -> (H::Peer, Token, usize) {
         let (mut peer, connection) = self.connection(to);
         let mut written = 0;
-        self.until("a send stalls for good", |stage| {
-            written += stage.net.write(&mut peer, &pattern(written, BUFFER_BYTES));
-            stage.until_quiet();
-            stage.owed.get(&connection).is_some_and(|&owed| owed > 0)
-                && stage.has(&Event::Stalled(connection))
+        self.until("a send stays stalled", |test| {
+            written += test
+                .network
+                .write(&mut peer, &pattern(written, BUFFER_BYTES));
+            test.until_quiet();
+            test.unsent
+                .get(&connection)
+                .is_some_and(|&unsent| unsent > 0)
+                && test.has(&Event::Stalled(connection))
         });
         (peer, connection, written)
     }
@@ -446,16 +466,16 @@ impl<H: Harness> Stage<H> {
         self.until_event(&Event::Closed(token));
     }
 
-    /// Every buffer can be leased at the same time, so every buffer is at home.
-    pub(super) fn assert_all_home(&mut self) {
+    /// Panics unless every buffer can be used at the same time, so that none was lost.
+    pub(super) fn assert_all_returned(&mut self) {
         assert!(self.kept.is_empty(), "the test itself holds buffers");
         self.answer = Answer::Keep;
         let (listener, address) = self.listener(None);
         let (mut peer, connection) = self.connection(&address);
         for count in 1..=H::BUFFERS {
             self.write_all(&mut peer, b".");
-            self.until("one more buffer is at home", |stage| {
-                stage.kept.len() == count
+            self.until("one more buffer is available", |test| {
+                test.kept.len() == count
             });
         }
         for (_, buffer) in std::mem::take(&mut self.kept) {
@@ -465,27 +485,28 @@ impl<H: Harness> Stage<H> {
         self.close(listener, Closing::Now);
     }
 
-    /// A datagram socket that receives.
-    pub(super) fn datagrams(&mut self, place: Place) -> Option<(Token, H::Address)> {
-        let (socket, address) = self.net.bind(place)?;
+    /// Adds a datagram socket and starts receiving; none if the machine lacks this kind.
+    pub(super) fn datagrams(&mut self, kind: SocketKind) -> Option<(Token, H::Address)> {
+        let (socket, address) = self.network.bind(kind)?;
         let socket = self.driver.add_datagram_socket(socket);
         self.driver.submit(Op::ReceiveFrom { socket });
         Some((socket, address))
     }
 
-    pub(super) fn answer_to(&mut self, client: &mut H::Client) -> (Option<SocketAddr>, Vec<u8>) {
+    pub(super) fn reply_to(&mut self, client: &mut H::Client) -> (Option<SocketAddr>, Vec<u8>) {
         let mut answer = None;
-        self.until("an answer came", |stage| {
-            answer = stage.net.receive(client);
+        self.until("a reply is received", |test| {
+            answer = test.network.receive(client);
             answer.is_some()
         });
-        answer.expect("an answer came")
+        answer.expect("a reply is received")
     }
 }
 
-/// Bytes of which any piece tells where in the stream it belongs.
+/// Bytes that depend on their position in the stream, so that lost, repeated and reordered bytes
+/// are found.
 pub(super) fn pattern(start: usize, len: usize) -> Vec<u8> {
     (start..start + len)
-        .map(|place| (place % 251) as u8 ^ (place / 251) as u8)
+        .map(|position| (position % 251) as u8 ^ (position / 251) as u8)
         .collect()
 }
