@@ -340,10 +340,8 @@ impl<R: Registration, M: Memory> Endpoints<R, M> {
     /// Returns buffers and pipe of a connection that is over to their pools. Not while the kernel
     /// has a request to send.
     pub(super) fn discard(&mut self, token: Token) {
-        if let Some(Kind::Connection(connection)) = self
-            .table
-            .get_mut(token)
-            .map(|endpoint| &mut endpoint.kind)
+        if let Some(Kind::Connection(connection)) =
+            self.table.get_mut(token).map(|endpoint| &mut endpoint.kind)
         {
             connection.discard(&mut self.memory, &mut self.pipes);
         }
@@ -585,7 +583,10 @@ impl<R: Registration, M: Memory> Endpoints<R, M> {
 
     /// Whether there is more to receive or to answer, and nothing to wait for.
     fn drain_datagrams(&mut self, token: Token, done: &mut Vec<Completion>) -> bool {
-        if self.get(token).is_none_or(|endpoint| endpoint.interest().output) {
+        if self
+            .get(token)
+            .is_none_or(|endpoint| endpoint.interest().output)
+        {
             return false;
         }
         let before = done.len();

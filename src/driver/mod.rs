@@ -242,10 +242,7 @@ pub enum Completion {
     /// A `Send`, or what is relayed, has to wait for the peer to read.
     Stalled { connection: Token },
     /// The connection is broken: reset, timed out, refused. It is to be closed.
-    Failed {
-        connection: Token,
-        error: io::Error,
-    },
+    Failed { connection: Token, error: io::Error },
     /// Datagrams arrived, all of one sender and to one address; [`Driver::envelope`] says which, and
     /// how many there are. Of one that is too long for a buffer, as many bytes as fit.
     Datagrams { socket: Token, buffer: Buffer },

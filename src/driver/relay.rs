@@ -205,10 +205,7 @@ mod tests {
         let (mut pipes, mut relay, (ours, mut peer)) = (Pipes::new(), in_bulk(), pair());
         let mut echo = |relay: &mut Relay, len: usize| {
             peer.write_all(&vec![7; len]).expect("the socket has room");
-            assert_eq!(
-                relay.take(ours.as_fd(), &mut pipes),
-                Ok(Some(len as u32))
-            );
+            assert_eq!(relay.take(ours.as_fd(), &mut pipes), Ok(Some(len as u32)));
             assert_eq!(relay.give(ours.as_fd(), &mut pipes), Ok(len as u32));
             peer.read_exact(&mut vec![0; len]).expect("they came back");
             relay.is_due()

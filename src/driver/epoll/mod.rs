@@ -144,7 +144,11 @@ impl Watch {
                 let is_paused = endpoint.lifecycle == Lifecycle::Open
                     && !endpoint.registration.hung_up
                     && connection.is_some_and(|connection| !connection.has_ended());
-                if is_paused { Self::Errors } else { Self::Nothing }
+                if is_paused {
+                    Self::Errors
+                } else {
+                    Self::Nothing
+                }
             }
         }
     }
@@ -238,9 +242,9 @@ impl Readiness {
         endpoints.carry_out(token, done);
         let sends = |endpoint: &Endpoint| {
             endpoint.lifecycle == Lifecycle::Open
-                && endpoint.connection().is_some_and(|connection| {
-                    connection.has_unsent() && !connection.is_stalled()
-                })
+                && endpoint
+                    .connection()
+                    .is_some_and(|connection| connection.has_unsent() && !connection.is_stalled())
         };
         if endpoints.get(token).is_some_and(sends) {
             endpoints.flush(token, done);
@@ -337,12 +341,7 @@ impl Readiness {
 }
 
 /// Goes back to level-triggered events where a read may have left something in the socket.
-fn leave_edge(
-    token: Token,
-    endpoints: &mut Endpoints,
-    reception: Option<Reception>,
-    warned: bool,
-) {
+fn leave_edge(token: Token, endpoints: &mut Endpoints, reception: Option<Reception>, warned: bool) {
     let filled = match reception {
         Some(Reception::Received { filled, .. }) => filled || warned,
         Some(Reception::Relayed(_)) => true,

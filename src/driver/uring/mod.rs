@@ -18,7 +18,10 @@
 //! [`Driver::wait`]: super::Driver::wait
 //! [`Interest`]: super::endpoints::Interest
 
-#![expect(unsafe_code, reason = "the kernel reads what is sent while we continue")]
+#![expect(
+    unsafe_code,
+    reason = "the kernel reads what is sent while we continue"
+)]
 
 pub mod memory;
 mod ring;
@@ -388,9 +391,7 @@ fn update_receiving(ring: &mut Ring, token: Token, endpoint: &mut Endpoint<Reque
     let is_wanted = endpoint.interest().input;
     let requests = &mut endpoint.registration;
     let is_polled = match &endpoint.kind {
-        Kind::Connection(connection) => {
-            requests.large_reads_left > 0 || connection.relay.is_due()
-        }
+        Kind::Connection(connection) => requests.large_reads_left > 0 || connection.relay.is_due(),
         Kind::Listener(_) | Kind::Datagrams(_) => true,
     };
     let fd = endpoint.fd.as_fd();

@@ -146,13 +146,7 @@ impl Ring {
 
     /// Asks for bytes as they arrive, in buffers of the group, `bytes_max` of them altogether where
     /// the kernel knows such a limit.
-    pub(super) fn receive(
-        &mut self,
-        fd: BorrowedFd<'_>,
-        group: u16,
-        bytes_max: u32,
-        token: Token,
-    ) {
+    pub(super) fn receive(&mut self, fd: BorrowedFd<'_>, group: u16, bytes_max: u32, token: Token) {
         let mut receive = opcode::RecvMulti::new(Fd(fd.as_raw_fd()), group).build();
         if self.limits_receives {
             set_total(&mut receive, bytes_max);
@@ -171,12 +165,7 @@ impl Ring {
     ///
     /// # Safety
     /// The bytes stay where they are, untouched, until the result arrives.
-    pub(super) unsafe fn send(
-        &mut self,
-        fd: BorrowedFd<'_>,
-        bytes: &[u8],
-        token: Token,
-    ) {
+    pub(super) unsafe fn send(&mut self, fd: BorrowedFd<'_>, bytes: &[u8], token: Token) {
         let len = u32::try_from(bytes.len()).expect("a buffer is far below 4 GiB");
         let send = opcode::Send::new(Fd(fd.as_raw_fd()), bytes.as_ptr(), len);
         let send = send.flags(send_flags().bits()).build();
@@ -310,7 +299,12 @@ impl Ring {
 /// (Linux 6.18, `io_uring/net.c`), which the library does not know.
 fn set_total(receive: &mut squeue::Entry, bytes: u32) {
     const OPTLEN: usize = 44 / size_of::<u32>();
-    const { assert!(size_of::<squeue::Entry>() == 64, "one submission queue entry") };
+    const {
+        assert!(
+            size_of::<squeue::Entry>() == 64,
+            "one submission queue entry"
+        )
+    };
     const { assert!(align_of::<squeue::Entry>() >= align_of::<u32>()) };
     // SAFETY: the entry is a C structure of 64 bytes without padding, aligned for words.
     let words = unsafe { &mut *(&raw mut *receive).cast::<[u32; 16]>() };

@@ -340,9 +340,7 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
             until = until.min(now + RETRY_INTERVAL);
         }
         match &self.task.schedule {
-            Some(schedule) if sends => {
-                until.min(schedule.poll_timeout())
-            }
+            Some(schedule) if sends => until.min(schedule.poll_timeout()),
             _ => until,
         }
     }

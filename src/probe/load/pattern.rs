@@ -92,11 +92,7 @@ mod tests {
     #[test]
     fn a_piece_continues_where_the_one_before_it_ends() {
         let pattern = Pattern::get();
-        let long = [
-            pattern.piece(65_000, 10_000),
-            pattern.piece(75_000, 30_000),
-        ]
-        .concat();
+        let long = [pattern.piece(65_000, 10_000), pattern.piece(75_000, 30_000)].concat();
         assert!(pattern.is_at(65_000, &long));
         assert!(pattern.is_at(65_000 + 7 * PERIOD as u64, &long));
         assert!(!pattern.is_at(65_001, &long));

@@ -193,7 +193,10 @@ mod tests {
             pieces += 1;
             answered += receive(&mut stream, bytes).expect("right").len();
         }
-        assert_eq!((pieces, answered), (1_000_000_u64.div_ceil(SEND_BYTES_MAX), 1));
+        assert_eq!(
+            (pieces, answered),
+            (1_000_000_u64.div_ceil(SEND_BYTES_MAX), 1)
+        );
     }
 
     #[test]

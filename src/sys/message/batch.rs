@@ -7,8 +7,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::control::{self, Control};
 use super::{Envelope, NAME_BYTES_MAX, Source, UnixName};
-use crate::sys::{check, check_len};
 use crate::sys::socket::{decode_inet, encode_inet};
+use crate::sys::{check, check_len};
 
 /// Messages, and pieces of memory, for one system call at most.
 pub const BATCH_MAX: usize = 64;
