@@ -18,12 +18,8 @@
 //! [`Driver::wait`]: super::Driver::wait
 //! [`Interest`]: super::endpoints::Interest
 
-#![expect(
-    unsafe_code,
-    reason = "the kernel reads what is sent while we continue"
-)]
-
 pub mod memory;
+pub mod requests;
 mod ring;
 
 use std::io;
@@ -36,13 +32,13 @@ use nix::errno::Errno;
 use super::alarm::Alarm;
 use super::buffers::{Memory, Need};
 use super::connection::Reception;
-use super::endpoints::{Endpoint, Endpoints as AllEndpoints, Kind, Registration};
+use super::endpoints::{Endpoints as AllEndpoints, Kind};
 use super::lifecycle::Lifecycle;
 use super::sockets::{Backend, Sockets};
-use super::unsent::RECEIVE_BELOW;
 use super::{Completion, Token, Waker};
 
-use memory::{GROUP, RingMemory, SMALL_BYTES};
+use memory::{RingMemory, SMALL_BYTES};
+use requests::{Receiving, Requests, Sending, sends, update_receiving, update_sending};
 use ring::{Request, Ring, read_name};
 
 /// A `wait` ends after this many completions: enough for many messages to share a system call, and
@@ -74,51 +70,6 @@ pub struct Completions {
     alarm: Alarm,
     /// The last wait made no system call because it had completions of its own.
     has_skipped: bool,
-}
-
-/// The requests that the kernel has of one endpoint.
-#[derive(Debug, Default)]
-pub struct Requests {
-    receiving: Receiving,
-    sending: Sending,
-    /// How many more times a connection is read in large pieces, however little it brings.
-    large_reads_left: u8,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Receiving {
-    #[default]
-    No,
-    /// Bytes as they arrive, in small buffers.
-    Repeatedly,
-    /// To report input.
-    Polled,
-    /// It was cancelled, and its result is pending.
-    Cancelled,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Sending {
-    #[default]
-    No,
-    /// The first unsent piece, as much of it as there is room for.
-    Sends,
-    /// To report room to send.
-    Polled,
-    /// It was cancelled, and its result is pending.
-    Cancelled,
-}
-
-impl Registration for Requests {
-    fn of_connection(_is_tcp: bool) -> Self {
-        Self::default()
-    }
-}
-
-impl Requests {
-    fn is_idle(&self) -> bool {
-        self.receiving == Receiving::No && self.sending == Sending::No
-    }
 }
 
 impl Uring {
@@ -379,80 +330,6 @@ impl Completions {
     }
 }
 
-/// Whether there is a piece to be sent that does not wait for room.
-fn sends(endpoint: &Endpoint<Requests>) -> bool {
-    endpoint.lifecycle == Lifecycle::Open
-        && endpoint
-            .connection()
-            .is_some_and(|connection| connection.has_unsent() && !connection.is_stalled())
-}
-
-fn update_receiving(ring: &mut Ring, token: Token, endpoint: &mut Endpoint<Requests>) {
-    let is_wanted = endpoint.interest().input;
-    let requests = &mut endpoint.registration;
-    let is_polled = match &endpoint.kind {
-        Kind::Connection(connection) => requests.large_reads_left > 0 || connection.relay.is_due(),
-        Kind::Listener(_) | Kind::Datagrams(_) => true,
-    };
-    let fd = endpoint.fd.as_fd();
-    match requests.receiving {
-        Receiving::No if is_wanted && is_polled => {
-            if matches!(endpoint.kind, Kind::Listener(_)) {
-                ring.poll_clients(fd, token);
-            } else {
-                ring.poll_input(fd, Request::Readable, token);
-            }
-            requests.receiving = Receiving::Polled;
-        }
-        // Together with what is unsent it brings no more than may be held for a peer that does not
-        // read; the kernel goes through many buffers in one go.
-        Receiving::No if is_wanted => {
-            ring.receive(fd, GROUP, RECEIVE_BELOW, token);
-            requests.receiving = Receiving::Repeatedly;
-        }
-        Receiving::Repeatedly if !is_wanted || is_polled => {
-            ring.cancel(Request::Receive, token);
-            requests.receiving = Receiving::Cancelled;
-        }
-        // A poll that is no longer needed may stay, and its result is ignored, unless the endpoint
-        // is to leave.
-        Receiving::Polled if endpoint.lifecycle != Lifecycle::Open => {
-            ring.cancel(Request::Readable, token);
-            requests.receiving = Receiving::Cancelled;
-        }
-        _ => {}
-    }
-}
-
-fn update_sending(ring: &mut Ring, token: Token, endpoints: &mut Endpoints) {
-    let Some((endpoint, memory)) = endpoints.with_memory(token) else {
-        return;
-    };
-    let interest = endpoint.interest();
-    let sends = sends(endpoint);
-    let fd = endpoint.fd.as_fd();
-    match (endpoint.registration.sending, &endpoint.kind) {
-        (Sending::No, _) if interest.output => {
-            ring.poll_output(fd, token);
-            endpoint.registration.sending = Sending::Polled;
-        }
-        (Sending::No, Kind::Connection(connection)) if sends => {
-            let Some(bytes) = connection.unsent.front(memory) else {
-                return;
-            };
-            // SAFETY: until its result arrives, the first piece stays what it is: nothing is
-            // spilled before a stall, and nothing discarded while `sending` is `Sends`.
-            unsafe { ring.send(fd, bytes, token) };
-            endpoint.registration.sending = Sending::Sends;
-        }
-        (Sending::Polled, _) if !interest.output => {
-            ring.cancel(Request::Writable, token);
-            endpoint.registration.sending = Sending::Cancelled;
-        }
-        _ => {}
-    }
-}
-
 /// There is input, or the poll for it was cancelled.
 fn readable(token: Token, endpoints: &mut Endpoints, done: &mut Vec<Completion>) {
     let Some(endpoint) = endpoints.get_mut(token) else {
@@ -525,7 +402,30 @@ impl Drop for Completions {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
     use super::*;
+    use crate::driver::Closing;
+    use crate::driver::endpoints::Endpoint;
+
+    /// A send may fail after its connection has, and after the close was requested: the close waits
+    /// for this result, whatever it is.
+    #[test]
+    fn every_result_of_a_send_lets_a_close_continue() {
+        for result in [5, 2, -libc::EPIPE, -libc::EAGAIN, -libc::ECANCELED] {
+            let mut endpoints = Endpoints::new(RingMemory::new().expect("there is memory"));
+            let (ours, _peer) = UnixStream::pair().expect("descriptors are left");
+            let token = endpoints.add_connection(ours.into(), b"hello".to_vec());
+            while endpoints.next_changed().is_some() {}
+            let endpoint = endpoints.get_mut(token).expect("it was just added");
+            endpoint.lifecycle = Lifecycle::Closing(Closing::Now);
+            endpoint.registration.sending = Sending::Sends;
+            let mut done = vec![];
+            sent(token, result, &mut endpoints, &mut done);
+            assert_eq!(endpoints.next_changed(), Some(token), "after {result}");
+            assert!(done.is_empty(), "nothing but Closed is reported: {done:?}");
+        }
+    }
 
     #[test]
     fn an_idle_connection_is_small() {

@@ -1,0 +1,250 @@
+//! Everything that a driver over real sockets has: listeners, connections and datagram sockets, the
+//! memory that they share, and what is done when one is readable or writable.
+//!
+//! Both drivers over real sockets are this, and differ in how readiness is learned (`epoll`,
+//! `uring`). An operation changes the state of its endpoint and makes no system call; the endpoint
+//! is then in the list of changed ones, and the driver brings the kernel up to date at its next
+//! wait. [`Endpoint::interest`] is the one place that says what an endpoint waits for.
+//!
+//! This file is the table of endpoints, the list of changed ones, and those that lack buffers. Read
+//! on in `operations` for what a user asks for, and in `readiness` for what is then done.
+
+mod endpoint;
+mod operations;
+mod readiness;
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::errno::Errno;
+
+use super::accept::{Client, Listener};
+use super::buffers::{Memory, Need};
+use super::connection::Connection;
+use super::datagrams::{Datagrams, Workspace};
+use super::lifecycle::Lifecycle;
+use super::pipes::Pipes;
+use super::table::Table;
+use super::{Closing, Completion, Token};
+use crate::sys::socket;
+
+pub use endpoint::Registration;
+pub(super) use endpoint::{Endpoint, Kind};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Endpoints<R, M> {
+    table: Table<Endpoint<R>>,
+    pub(super) memory: M,
+    pub(super) workspace: Workspace,
+    pipes: Pipes,
+    changed: Vec<Token>,
+    /// For each need, the endpoints that could not receive for want of it, each once.
+    starved: [Vec<Token>; Need::ALL.len()],
+    /// Endpoints that drain and can get on with it.
+    draining: Vec<Token>,
+    /// Clients between `accept4(2)` and the table. Empty, kept for its memory.
+    clients: Vec<Client>,
+    /// Bytes received by calls of our own since the driver last set it to zero.
+    pub(super) received_bytes: usize,
+}
+
+impl<R: Registration, M: Memory> Endpoints<R, M> {
+    pub(super) fn new(memory: M) -> Self {
+        Self {
+            table: Table::new(),
+            memory,
+            workspace: Workspace::new(),
+            pipes: Pipes::new(),
+            changed: Vec::with_capacity(256),
+            starved: [const { Vec::new() }; Need::ALL.len()],
+            draining: Vec::new(),
+            clients: Vec::new(),
+            received_bytes: 0,
+        }
+    }
+
+    pub(super) fn get(&self, token: Token) -> Option<&Endpoint<R>> {
+        self.table.get(token)
+    }
+
+    pub(super) fn get_mut(&mut self, token: Token) -> Option<&mut Endpoint<R>> {
+        self.table.get_mut(token)
+    }
+
+    /// The endpoint, and the memory that its bytes are in.
+    pub(super) fn with_memory(&mut self, token: Token) -> Option<(&mut Endpoint<R>, &mut M)> {
+        Some((self.table.get_mut(token)?, &mut self.memory))
+    }
+
+    fn insert(&mut self, fd: OwnedFd, kind: Kind, registration: R) -> Token {
+        self.table.insert(Endpoint {
+            fd,
+            wanted: false,
+            starved: false,
+            changed: false,
+            lifecycle: Lifecycle::Open,
+            registration,
+            kind,
+        })
+    }
+
+    pub(super) fn add_listener(&mut self, fd: OwnedFd, listener: Listener) -> Token {
+        self.insert(fd, Kind::Listener(Box::new(listener)), R::default())
+    }
+
+    pub(super) fn add_datagram_socket(&mut self, fd: OwnedFd) -> Token {
+        let datagrams = Box::new(Datagrams::new(fd.as_fd()));
+        self.insert(fd, Kind::Datagrams(datagrams), R::default())
+    }
+
+    pub(super) fn add_connection(&mut self, fd: OwnedFd, unsent: Vec<u8>) -> Token {
+        let registration = R::of_connection(socket::is_inet(fd.as_fd()));
+        let token = self.insert(fd, Kind::Connection(Connection::new(unsent)), registration);
+        self.mark_changed(token);
+        token
+    }
+
+    fn add_client(&mut self, fd: OwnedFd, peer: Option<SocketAddr>) -> Token {
+        let registration = R::of_connection(peer.is_some());
+        self.insert(
+            fd,
+            Kind::Connection(Connection::new(Vec::new())),
+            registration,
+        )
+    }
+
+    /// Takes the next step of an endpoint's life, if it is a legal one.
+    fn advance(&mut self, token: Token, next: Lifecycle) {
+        if let Some(endpoint) = self.get_mut(token)
+            && endpoint.lifecycle.advance(next)
+        {
+            self.mark_changed(token);
+        }
+    }
+
+    /// The kernel has to be brought up to date with this endpoint.
+    pub(super) fn mark_changed(&mut self, token: Token) {
+        if let Some(endpoint) = self.table.get_mut(token)
+            && !std::mem::replace(&mut endpoint.changed, true)
+        {
+            self.changed.push(token);
+        }
+    }
+
+    /// How many endpoints have changed.
+    pub(super) fn changed_count(&self) -> usize {
+        self.changed.len()
+    }
+
+    /// The next one that has changed; it no longer counts as such.
+    pub(super) fn next_changed(&mut self) -> Option<Token> {
+        let token = self.changed.pop()?;
+        if let Some(endpoint) = self.table.get_mut(token) {
+            endpoint.changed = false;
+        }
+        Some(token)
+    }
+
+    /// Does for a changed endpoint what takes system calls and is the same for every driver:
+    /// answers are sent, a write side is shut down, a drain begins.
+    pub(super) fn carry_out(&mut self, token: Token, done: &mut Vec<Completion>) {
+        let Some(endpoint) = self.table.get_mut(token) else {
+            return;
+        };
+        match &mut endpoint.kind {
+            Kind::Listener(_) => {}
+            Kind::Connection(connection) => {
+                if endpoint.lifecycle == Lifecycle::Open {
+                    connection.shut_down_if_due(endpoint.fd.as_fd());
+                }
+            }
+            // Also before a close: what was submitted before it is sent before it, if the kernel
+            // takes it at once.
+            Kind::Datagrams(datagrams) => {
+                if datagrams.has_unsent() && !datagrams.is_stalled() {
+                    let (fd, buffers) = (endpoint.fd.as_fd(), self.memory.large());
+                    datagrams.flush(fd, &mut self.workspace, buffers, token, done);
+                }
+            }
+        }
+        let can_drain = endpoint.lifecycle == Lifecycle::Draining
+            && endpoint.wanted
+            && !endpoint.starved
+            && !endpoint.interest().output;
+        if can_drain && !self.draining.contains(&token) {
+            self.draining.push(token);
+        }
+    }
+
+    /// Returns buffers and pipe of a connection that is over to their pools. Not while the kernel
+    /// has a request to send.
+    pub(super) fn discard(&mut self, token: Token) {
+        if let Some(Kind::Connection(connection)) =
+            self.table.get_mut(token).map(|endpoint| &mut endpoint.kind)
+        {
+            connection.discard(&mut self.memory, &mut self.pipes);
+        }
+    }
+
+    /// Closes the descriptor of an endpoint of which the kernel has no request, and ends its token.
+    pub(super) fn close(&mut self, token: Token, how: Closing, done: &mut Vec<Completion>) {
+        let Some(mut endpoint) = self.table.remove(token) else {
+            return;
+        };
+        match &mut endpoint.kind {
+            Kind::Listener(_) => {}
+            Kind::Connection(connection) => {
+                connection.discard(&mut self.memory, &mut self.pipes);
+                if how == Closing::Reset {
+                    socket::reset_on_close(endpoint.fd.as_fd());
+                }
+            }
+            Kind::Datagrams(datagrams) => datagrams.clear(self.memory.large()),
+        }
+        done.push(Completion::Closed { token });
+    }
+
+    /// The connection is broken.
+    pub(super) fn fail(&mut self, token: Token, errno: Errno, done: &mut Vec<Completion>) {
+        if let Some(endpoint) = self.table.get_mut(token)
+            && endpoint.lifecycle.advance(Lifecycle::Failed)
+        {
+            endpoint.wanted = false;
+            done.push(Completion::Failed {
+                connection: token,
+                error: errno.into(),
+            });
+            self.mark_changed(token);
+        }
+    }
+
+    /// The endpoint could not receive for want of a buffer: it is not looked at again before there
+    /// are enough of them.
+    pub(super) fn starve(&mut self, token: Token, need: Need) {
+        if let Some(endpoint) = self.table.get_mut(token)
+            && !std::mem::replace(&mut endpoint.starved, true)
+        {
+            self.starved[need as usize].push(token);
+            self.mark_changed(token);
+        }
+    }
+
+    /// Lets endpoints receive again for which there are now enough buffers.
+    pub(super) fn resume_starved(&mut self) {
+        for need in Need::ALL {
+            if self.starved[need as usize].is_empty() || !self.memory.has_enough(need) {
+                continue;
+            }
+            // The list keeps its memory.
+            let mut starved = std::mem::take(&mut self.starved[need as usize]);
+            for token in starved.drain(..) {
+                if let Some(endpoint) = self.table.get_mut(token) {
+                    endpoint.starved = false;
+                    self.mark_changed(token);
+                }
+            }
+            self.starved[need as usize] = starved;
+        }
+    }
+}
