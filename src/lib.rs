@@ -8,8 +8,8 @@
 //!
 //! - Deciding code takes bytes and the time as arguments and returns what to do. It knows no
 //!   socket, clock, thread or file.
-//! - Workers share nothing but the gates of their listeners, which are touched when a connection
-//!   comes and when it goes. Nothing on the path of a message allocates, locks or logs.
+//! - Workers share only the gates of their listeners, which are touched when a connection is
+//!   accepted and when it is closed. Nothing on the path of a message allocates, locks or logs.
 //! - The control plane never waits for a worker, nor a worker for it.
 //! - `unsafe` is in [`sys`] and [`driver`] alone.
 

@@ -40,7 +40,16 @@ fn has_io_uring() -> bool {
 
 /// Does it where `io_uring_setup(2)` fails like this, as under a service manager or in a container.
 pub(crate) fn where_io_uring_fails<T: Send>(errno: Errno, run: impl FnOnce() -> T + Send) -> T {
-    let rules = BTreeMap::from([(libc::SYS_io_uring_setup, vec![])]);
+    where_a_call_fails(libc::SYS_io_uring_setup, errno, run)
+}
+
+/// Does it where this system call fails like this.
+fn where_a_call_fails<T: Send>(
+    call: libc::c_long,
+    errno: Errno,
+    run: impl FnOnce() -> T + Send,
+) -> T {
+    let rules = BTreeMap::from([(call, vec![])]);
     let architecture = std::env::consts::ARCH.try_into().expect("a known one");
     let fails = SeccompAction::Errno(errno as u32);
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, fails, architecture)
@@ -107,6 +116,28 @@ fn where_io_uring_is_refused_auto_serves_on_epoll_and_says_why_once() {
         assert!(checked.status.success(), "{checked:?}");
         assert!(text(&checked.stdout).ends_with("driver epoll\n"));
         assert!(text(&checked.stderr).contains("driver epoll instead of io_uring: "));
+    }
+}
+
+/// A driver that was only set up would end the service at its first wait.
+#[test]
+fn where_a_ring_can_be_made_and_not_used_auto_serves_on_epoll_and_says_why() {
+    for call in [libc::SYS_io_uring_enter, libc::SYS_io_uring_register] {
+        let (daemon, checked) = where_a_call_fails(call, Errno::EPERM, || {
+            (Daemon::start(&config("auto")), check("auto"))
+        });
+        assert_eq!(driver_in_status(&daemon), "epoll");
+        let log = daemon.log();
+        assert!(log.contains("driver epoll instead of io_uring: "), "{log}");
+        assert_eq!(exchange(&mut daemon.connect("main"), b"hello"), b"hello");
+        assert!(text(&checked.stdout).ends_with("driver epoll\n"));
+        // Where io_uring is refused altogether, that is the reason.
+        if has_io_uring() {
+            assert!(
+                log.contains("io_uring_enter(2)") && log.contains("io_uring_register(2)"),
+                "{log}"
+            );
+        }
     }
 }
 

@@ -1,6 +1,7 @@
-//! Which driver there will be, and why io_uring can't be had, in words for whoever can change that.
+//! Which driver there will be, and why io_uring is unavailable: the cause, and what an operator can
+//! change about it.
 //!
-//! [`explain`] knows errors and facts and asks nobody; [`Facts::gather`] asks the system.
+//! [`explain`] knows errors and facts and makes no system call; [`Facts::gather`] asks the system.
 
 use std::fmt;
 use std::io;
@@ -29,13 +30,13 @@ pub(super) fn foresee(choice: DriverChoice) -> (Kind, Option<String>) {
     }
 }
 
-/// io_uring was asked for and can't be had.
+/// io_uring was asked for and is unavailable.
 pub(super) fn refused(error: &io::Error) -> String {
     let reason = explain(error, &Facts::gather());
     format!("[daemon] driver \"io_uring\": {reason}; driver = \"auto\" does without")
 }
 
-/// io_uring would have been better and can't be had.
+/// io_uring would have been better and is unavailable.
 pub(super) fn replaced(error: &io::Error) -> String {
     let reason = explain(error, &Facts::gather());
     format!("driver epoll instead of io_uring: {reason}")
@@ -94,7 +95,7 @@ impl Facts {
         }
     }
 
-    /// Whether the kernel is older than this; not if it has a release that nobody can read.
+    /// Whether the kernel is older than this; not if its release is not two numbers.
     fn is_before(&self, version: (u32, u32)) -> bool {
         let mut numbers = self.release.split(|digit: char| !digit.is_ascii_digit());
         let mut number = || numbers.next()?.parse::<u32>().ok();
@@ -109,10 +110,13 @@ fn sysctl<T: std::str::FromStr>(name: &str) -> Option<T> {
     text.trim().parse().ok()
 }
 
-/// What the error of making a driver over io_uring means here: the likely cause, and the cure.
+/// What the error of making a driver over io_uring means here: the likely cause, and the cure. Making
+/// one includes a round trip through the ring, so that the error may be of any of the three system
+/// calls.
 fn explain(error: &io::Error, facts: &Facts) -> String {
-    const FILTER: &str = "a filter of system calls refuses io_uring_setup(2): permit it in SystemCallFilter= of the unit, \
-                          or in the container runtime's seccomp profile";
+    const FILTER: &str = "a filter of system calls refuses io_uring_setup(2), io_uring_enter(2) or io_uring_register(2): \
+                          permit all three in SystemCallFilter= of the unit, or in the container runtime's \
+                          seccomp profile";
     const SYSCTL: &str = "\"sysctl kernel.io_uring_disabled=0\" permits it";
     let release = &facts.release;
     match error.raw_os_error().map(Errno::from_raw) {
@@ -153,11 +157,12 @@ fn explain(error: &io::Error, facts: &Facts) -> String {
         }
         Some(Errno::ENOMEM) => match facts.locked_memory {
             Some(bytes) => format!(
-                "no memory for the rings: the limit of locked memory (RLIMIT_MEMLOCK) is {} KiB: raise it with \
-                 LimitMEMLOCK= in the unit, or \"ulimit -l\"",
+                "no memory for the rings and buffers: the limit of locked memory (RLIMIT_MEMLOCK) is {} KiB: raise \
+                 it with LimitMEMLOCK= in the unit, or \"ulimit -l\"; or the system or the unit (MemoryMax=, \
+                 LimitAS=) has none left",
                 bytes / 1024
             ),
-            None => "no memory for the rings: the system or the unit (MemoryMax=) has none left"
+            None => "no memory for the rings and buffers: the system or the unit (MemoryMax=, LimitAS=) has none left"
                 .to_owned(),
         },
         Some(Errno::EMFILE) => {
@@ -167,7 +172,7 @@ fn explain(error: &io::Error, facts: &Facts) -> String {
         Some(Errno::ENFILE) => {
             "no descriptor is left in the whole system: raise the sysctl fs.file-max".into()
         }
-        _ => format!("io_uring_setup(2): {error}"),
+        _ => format!("io_uring: {error}"),
     }
 }
 
@@ -194,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_is_not_there_is_the_kernels_age_or_a_filter() {
+    fn a_missing_call_is_explained_by_the_kernels_age_or_a_filter() {
         check(
             Errno::ENOSYS,
             &facts("4.19.0", None),
@@ -206,18 +211,18 @@ mod tests {
             Errno::ENOSYS,
             &facts(KERNEL, Some(0)),
             &expect![[r#"
-            Linux 6.1.0-18-amd64 was built without io_uring, or a filter of system calls refuses io_uring_setup(2): permit it in SystemCallFilter= of the unit, or in the container runtime's seccomp profile
+            Linux 6.1.0-18-amd64 was built without io_uring, or a filter of system calls refuses io_uring_setup(2), io_uring_enter(2) or io_uring_register(2): permit all three in SystemCallFilter= of the unit, or in the container runtime's seccomp profile
         "#]],
         );
     }
 
     #[test]
-    fn a_call_that_is_not_permitted_is_the_sysctl_or_a_filter() {
+    fn a_refused_call_is_explained_by_the_sysctl_or_a_filter() {
         check(
             Errno::EPERM,
             &facts(KERNEL, Some(0)),
             &expect![[r#"
-            a filter of system calls refuses io_uring_setup(2): permit it in SystemCallFilter= of the unit, or in the container runtime's seccomp profile
+            a filter of system calls refuses io_uring_setup(2), io_uring_enter(2) or io_uring_register(2): permit all three in SystemCallFilter= of the unit, or in the container runtime's seccomp profile
         "#]],
         );
         check(
@@ -249,7 +254,7 @@ mod tests {
             Errno::EPERM,
             &facts(KERNEL, None),
             &expect![[r#"
-            either a filter of system calls refuses io_uring_setup(2): permit it in SystemCallFilter= of the unit, or in the container runtime's seccomp profile; or the sysctl kernel.io_uring_disabled, which can't be read here, forbids it: "sysctl kernel.io_uring_disabled=0" permits it
+            either a filter of system calls refuses io_uring_setup(2), io_uring_enter(2) or io_uring_register(2): permit all three in SystemCallFilter= of the unit, or in the container runtime's seccomp profile; or the sysctl kernel.io_uring_disabled, which can't be read here, forbids it: "sysctl kernel.io_uring_disabled=0" permits it
         "#]],
         );
     }
@@ -292,7 +297,7 @@ mod tests {
             Errno::ENOMEM,
             &facts(KERNEL, None),
             &expect![[r#"
-            no memory for the rings: the limit of locked memory (RLIMIT_MEMLOCK) is 8192 KiB: raise it with LimitMEMLOCK= in the unit, or "ulimit -l"
+            no memory for the rings and buffers: the limit of locked memory (RLIMIT_MEMLOCK) is 8192 KiB: raise it with LimitMEMLOCK= in the unit, or "ulimit -l"; or the system or the unit (MemoryMax=, LimitAS=) has none left
         "#]],
         );
         let unlimited = Facts {
@@ -303,7 +308,7 @@ mod tests {
             Errno::ENOMEM,
             &unlimited,
             &expect![[r#"
-            no memory for the rings: the system or the unit (MemoryMax=) has none left
+            no memory for the rings and buffers: the system or the unit (MemoryMax=, LimitAS=) has none left
         "#]],
         );
         check(
@@ -328,7 +333,7 @@ mod tests {
             Errno::EFAULT,
             &facts(KERNEL, None),
             &expect![[r#"
-            io_uring_setup(2): Bad address (os error 14)
+            io_uring: Bad address (os error 14)
         "#]],
         );
     }
