@@ -2,7 +2,10 @@
 //!
 //! Those of the configuration (every key in `etc/echod.toml` and the manual page with its default
 //! and effect) are in `src/config/shipped.rs`, beside the table of keys; those of the interface
-//! text in `src/control/schema_tests.rs`.
+//! text in `src/control/schema_tests.rs`. How long files and functions may be, and which files of a
+//! folder may know each other, is in `shape`.
+
+mod shape;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -40,7 +43,8 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
 /// Where `unsafe` may be.
 const UNSAFE_ROOMS: [&str; 2] = ["sys", "driver"];
 
-/// A file that is longer has a second thing in it.
+/// A file that is longer, its tests included, has a second subject. For the data plane `shape` has a
+/// stricter rule.
 const LINES_MAX: usize = 900;
 
 /// A file of the repository and what is in it.
@@ -62,7 +66,7 @@ fn files(place: &str) -> Vec<File> {
             .unwrap_or(path)
             .display()
             .to_string();
-        // What is not text is nobody's prose.
+        // Images and other binary files have no lines to check.
         let text = fs::read_to_string(path).ok()?;
         Some(File { name, text })
     };
@@ -377,7 +381,7 @@ fn no_file_names_a_path_of_somebodys_own_machine() {
         ("/tm", "p/wt-"),
         ("/tm", "p/target"),
     ];
-    // What is tracked; whatever else lies around in somebody's folder is theirs.
+    // What is tracked. A working folder may have other files, which no rule applies to.
     let places = [
         "src",
         "tests",

@@ -74,10 +74,12 @@ pub(super) fn receive<'a, const BYTES: usize>(
     header.msg_iovlen = 1;
     header.msg_control = control.0.as_mut_ptr().cast();
     header.msg_controllen = BYTES;
+    // Without it, a child that is started in between inherits the descriptors.
     let flags = flags | libc::MSG_CMSG_CLOEXEC;
     // SAFETY: the header points to live memory of ours, each piece of the length beside it.
     let received = unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut header, flags) };
     let len = super::check_len(received)?;
+    // The header outlives this call, but what these two point to does not stay where it is.
     header.msg_name = std::ptr::null_mut();
     header.msg_iov = std::ptr::null_mut();
     Ok(Received {

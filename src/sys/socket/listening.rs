@@ -1,0 +1,198 @@
+//! Receiving what is new: the connections in the queue of a listening socket, what is dropped because a
+//! queue is full, and how to close a socket without losing what is queued.
+//!
+//! Knows the queue, never what is done with a connection after it is accepted. Never closes a socket.
+
+use std::io;
+use std::mem::{MaybeUninit, size_of};
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::sys::socket::{getsockopt, sockopt};
+use socket2::SockRef;
+
+use super::address::decode_inet;
+use super::inspect::tcp_info;
+use crate::sys::check;
+
+/// Listens, or changes the backlog of a listening socket. The kernel caps it silently at
+/// `net.core.somaxconn` (listen(2)); [`queue`] returns the effective backlog.
+///
+/// # Errors
+/// As `listen(2)`.
+pub fn listen(fd: BorrowedFd<'_>, backlog: u32) -> io::Result<()> {
+    SockRef::from(&fd).listen(i32::try_from(backlog).unwrap_or(i32::MAX))
+}
+
+/// Accepts a connection, nonblocking, with the peer's IP address; a Unix peer has none.
+///
+/// # Errors
+/// `WouldBlock` if the queue is empty; others as `accept4(2)`.
+pub fn accept(fd: BorrowedFd<'_>) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
+    let mut name = MaybeUninit::<libc::sockaddr_storage>::uninit();
+    let mut len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: both pointers are to live locals, and `len` is the size of what the first points to.
+    let accepted = check(unsafe {
+        libc::accept4(
+            fd.as_raw_fd(),
+            name.as_mut_ptr().cast(),
+            &raw mut len,
+            flags,
+        )
+    })?;
+    // SAFETY: `accept4(2)` has just created this descriptor, so no other code owns it.
+    let connection = unsafe { OwnedFd::from_raw_fd(accepted) };
+    // SAFETY: the kernel wrote `len` bytes of address.
+    Ok((connection, unsafe { decode_inet(name.as_ptr(), len) }))
+}
+
+/// The queue of a listening socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Queue {
+    /// The effective backlog in connections.
+    pub effective: u32,
+    /// Connections in it now.
+    pub queued: u32,
+    /// Connection attempts dropped because it was full, since the socket was created.
+    pub overflows: u32,
+}
+
+/// Queries the queue of a listening TCP socket; none on a socket that is not TCP.
+///
+/// On a listening socket `TCP_INFO` has the queue's length in `tcpi_unacked` and its limit in
+/// `tcpi_sacked` (`tcp_get_info()`, net/ipv4/tcp.c).
+#[must_use]
+pub fn queue(fd: BorrowedFd<'_>) -> Option<Queue> {
+    let info = tcp_info(fd)?;
+    Some(Queue {
+        effective: info.tcpi_sacked,
+        queued: info.tcpi_unacked,
+        overflows: drops(fd),
+    })
+}
+
+/// Counts the connections in the queue of the listening Unix socket at this path. The kernel lists
+/// each under the path, in the state of a socket that no process has accepted: 2, connecting
+/// (proc(5), `/proc/net/unix`).
+///
+/// # Errors
+/// If `/proc` cannot be read.
+pub fn queued_at_path(path: &Path) -> io::Result<u32> {
+    let table = std::fs::read("/proc/self/net/unix")?;
+    let end = [b" ", path.as_os_str().as_bytes()].concat();
+    let waits = |line: &&[u8]| {
+        // Num RefCount Protocol Flags Type St Inode Path
+        let mut fields = line
+            .split(|&byte| byte == b' ')
+            .filter(|field| !field.is_empty());
+        fields.nth(5) == Some(b"02") && line.ends_with(&end)
+    };
+    Ok(table.split(|&byte| byte == b'\n').filter(waits).count() as u32)
+}
+
+/// The number of packets that this socket has dropped (`SK_MEMINFO_DROPS` of `SO_MEMINFO`): connection
+/// attempts because the backlog was full, or datagrams because the receive buffer was. 0 if the kernel,
+/// before Linux 4.12, does not say.
+#[must_use]
+pub fn drops(fd: BorrowedFd<'_>) -> u32 {
+    const SO_MEMINFO: libc::c_int = 55;
+    const SK_MEMINFO_DROPS: usize = 8;
+    let mut values = [0u32; SK_MEMINFO_DROPS + 1];
+    let mut len = size_of_val(&values) as libc::socklen_t;
+    let (raw, to) = (fd.as_raw_fd(), values.as_mut_ptr().cast());
+    // SAFETY: the kernel writes at most `len` bytes to a live local of that size.
+    match check(unsafe { libc::getsockopt(raw, libc::SOL_SOCKET, SO_MEMINFO, to, &raw mut len) }) {
+        Ok(_) => values[SK_MEMINFO_DROPS],
+        Err(_) => 0,
+    }
+}
+
+/// Stops a listening TCP socket from receiving SYNs, so that its queue can be emptied for good.
+///
+/// A new client reaches another listening socket that matches, or is refused. Handshakes in progress
+/// complete. Only if another socket is bound to the very same address may a SYN be lost; the client
+/// retransmits it after a second (RFC 6298, section 2).
+///
+/// # Errors
+/// As `setsockopt(2)`.
+pub fn drop_new_connections(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // Bound to an interface that does not exist, the socket matches no packet. That needs no
+    // privilege from Linux 5.7 on, unless it is bound to an interface already; before, CAP_NET_RAW.
+    let nowhere = libc::c_int::MAX;
+    let (raw, from) = (fd.as_raw_fd(), (&raw const nowhere).cast());
+    let len = size_of_val(&nowhere) as libc::socklen_t;
+    // SAFETY: the kernel reads one int from a live local.
+    let bound = check(unsafe {
+        libc::setsockopt(raw, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, from, len)
+    });
+    match bound {
+        Ok(_) => Ok(()),
+        Err(_) => filter_syns(fd),
+    }
+}
+
+/// Attaches a filter that drops SYN segments and accepts all others.
+fn filter_syns(fd: BorrowedFd<'_>) -> io::Result<()> {
+    const SYN_ACK: u32 = 0x12;
+    const SYN: u32 = 0x02;
+    let statement = |code, k| libc::sock_filter {
+        code,
+        jt: 0,
+        jf: 0,
+        k,
+    };
+    // A classic BPF program: it is given the TCP header, whose byte 13 holds the flags (RFC 9293,
+    // section 3.1), and returns how many bytes of the segment to keep.
+    let mut program = [
+        statement((libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16, 13),
+        statement(
+            (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16,
+            SYN_ACK,
+        ),
+        libc::sock_filter {
+            code: (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16,
+            jt: 0,
+            jf: 1,
+            k: SYN,
+        },
+        statement((libc::BPF_RET | libc::BPF_K) as u16, 0),
+        statement((libc::BPF_RET | libc::BPF_K) as u16, u32::MAX),
+    ];
+    let filter = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    let (raw, from) = (fd.as_raw_fd(), (&raw const filter).cast());
+    let len = size_of::<libc::sock_fprog>() as libc::socklen_t;
+    // SAFETY: the kernel copies the program, which is live and of the length beside its pointer.
+    check(unsafe { libc::setsockopt(raw, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, from, len) })?;
+    Ok(())
+}
+
+/// Stops a UDP socket from receiving new datagrams, so that its queue can be emptied for good. They
+/// go to another socket of the same address if there is one.
+///
+/// The socket is connected to its own address, so that it matches no datagram but its own. It can
+/// still send to any address.
+///
+/// # Errors
+/// As `connect(2)`.
+pub fn turn_away_datagrams(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let socket = SockRef::from(&fd);
+    socket.connect(&socket.local_addr()?)
+}
+
+/// Whether [`drop_new_connections`] or [`turn_away_datagrams`] was called on it. Also a socket that
+/// is bound to an existing interface (`BindToDevice=`, systemd.socket(5)) or connected is reported
+/// so.
+#[must_use]
+pub fn is_turned_away(fd: BorrowedFd<'_>) -> bool {
+    // SO_BINDTODEVICE fails with ENODEV if the interface does not exist, and is empty for a socket
+    // that is not bound to one.
+    let is_bound_to_one =
+        getsockopt(&fd, sockopt::BindToDevice).map_or(true, |name| !name.is_empty());
+    is_bound_to_one || SockRef::from(&fd).peer_addr().is_ok()
+}

@@ -1,0 +1,186 @@
+//! Sockets: creating, binding and configuring them.
+//!
+//! Knows the options that a socket needs before it is used. Never listens, sends or receives:
+//! `listening` accepts connections and retires a socket, `inspect` queries one, and `address`
+//! converts IP addresses for the kernel.
+
+mod address;
+mod inspect;
+mod listening;
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+
+pub(in crate::sys) use address::{decode_inet, encode_inet};
+pub use inspect::{
+    Details, details, is_bound, is_inet, is_listening, is_same, is_unix, kind, local_address,
+    local_path, progress, receive_buffer, take_error,
+};
+pub use listening::{
+    Queue, accept, drop_new_connections, drops, is_turned_away, listen, queue, queued_at_path,
+    turn_away_datagrams,
+};
+
+/// Whether other sockets may be bound to the same address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binding {
+    /// No other socket; binding an address that is in use fails with EADDRINUSE.
+    Exclusive,
+    /// Other sockets of the same user that are bound so, too (`SO_REUSEPORT`, socket(7)).
+    Shared,
+}
+
+/// Creates and binds a nonblocking TCP or UDP socket. An IPv6 socket does not receive IPv4
+/// (`IPV6_V6ONLY`).
+///
+/// # Errors
+/// As `socket(2)` and `bind(2)`.
+pub fn bind_inet(kind: Type, address: SocketAddr, binding: Binding) -> io::Result<OwnedFd> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        kind.nonblocking().cloexec(),
+        None,
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    if kind == Type::STREAM {
+        // Connections of a predecessor in TIME_WAIT must not keep the port. On a UDP socket the
+        // option would let another process bind the address and receive in our place.
+        socket.set_reuse_address(true)?;
+        // TCP's urgent data stays in its place in the stream (tcp(7)); connections inherit this.
+        socket.set_out_of_band_inline(true)?;
+    } else {
+        prepare_datagrams(&socket, address)?;
+    }
+    if binding == Binding::Shared {
+        socket.set_reuse_port(true)?;
+    }
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// Has a UDP socket deliver the local address that each datagram was sent to (ip(7), ipv6(7)), and
+/// several datagrams of one sender as one message (`UDP_GRO`, udp(7)).
+fn prepare_datagrams(socket: &impl AsFd, address: SocketAddr) -> io::Result<()> {
+    // Linux before 5.0 has no UDP_GRO and delivers them one by one.
+    let _ = setsockopt(socket, sockopt::UdpGroSegment, &true);
+    if address.is_ipv6() {
+        setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+    } else {
+        setsockopt(socket, sockopt::Ipv4PacketInfo, &true)?;
+    }
+    Ok(())
+}
+
+/// Creates a nonblocking Unix socket and binds it to a path, which must not exist.
+///
+/// # Errors
+/// As `socket(2)` and `bind(2)`; `InvalidInput` if the path is longer than 107 bytes.
+pub fn bind_unix(kind: Type, path: &Path) -> io::Result<OwnedFd> {
+    let socket = Socket::new(Domain::UNIX, kind.nonblocking().cloexec(), None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    Ok(socket.into())
+}
+
+/// Whether a process has a socket at this path that it listens on or, of datagrams, has bound.
+///
+/// # Errors
+/// If that cannot be determined: the path does not exist or is not accessible. ECONNREFUSED, which
+/// also a file that is not a socket gives, is no error, but false.
+pub fn unix_is_alive(kind: Type, path: &Path) -> io::Result<bool> {
+    let socket = Socket::new(Domain::UNIX, kind.nonblocking().cloexec(), None)?;
+    match socket.connect(&SockAddr::unix(path)?) {
+        Ok(()) => Ok(true),
+        // EAGAIN: the backlog is full.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+        // The socket is of the other type.
+        Err(error) if error.raw_os_error() == Some(libc::EPROTOTYPE) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Configures a socket that another process has bound as [`bind_inet`] and [`bind_unix`] would
+/// have. An IPv6 socket that receives IPv4 continues to.
+///
+/// # Errors
+/// As `setsockopt(2)`.
+pub fn adopt(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let socket = SockRef::from(&fd);
+    socket.set_nonblocking(true)?;
+    match local_address(fd) {
+        Some(address) if socket.r#type()? == Type::DGRAM => prepare_datagrams(&fd, address),
+        Some(_) => socket.set_out_of_band_inline(true),
+        None => Ok(()),
+    }
+}
+
+/// Permits further sockets of the same user to bind the address (`SO_REUSEPORT`), also if this one
+/// is bound already.
+///
+/// # Errors
+/// As `setsockopt(2)`.
+pub fn share_address(fd: BorrowedFd<'_>) -> io::Result<()> {
+    SockRef::from(&fd).set_reuse_port(true)
+}
+
+/// Options that connections inherit from the listening socket, so that they cost no system call for
+/// each connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inherited {
+    /// `TCP_NODELAY`; none on a socket that is not TCP, which has no keepalive either.
+    pub no_delay: Option<bool>,
+    /// The silence after which a peer is probed (`TCP_KEEPIDLE`), at least a second; none to send no
+    /// probes.
+    pub keepalive: Option<Duration>,
+    /// `SO_RCVBUF` in bytes, above `net.core.rmem_max` with CAP_NET_ADMIN; none for the kernel's
+    /// default.
+    pub receive_buffer: Option<u32>,
+    /// `SO_SNDBUF` in bytes, at most `net.core.wmem_max`; none for the kernel's default.
+    pub send_buffer: Option<u32>,
+}
+
+/// Sets the options on a listening or datagram socket.
+///
+/// # Errors
+/// As `setsockopt(2)`.
+pub fn set_inherited(fd: BorrowedFd<'_>, options: &Inherited) -> io::Result<()> {
+    let socket = SockRef::from(&fd);
+    if let Some(no_delay) = options.no_delay {
+        socket.set_tcp_nodelay(no_delay)?;
+        match options.keepalive {
+            None => socket.set_keepalive(false)?,
+            Some(silence) => {
+                // Six probes, a sixth of the time apart, so that a dead peer is detected after twice
+                // the time.
+                let interval = (silence / 6).max(Duration::from_secs(1));
+                let probes =
+                    socket2::TcpKeepalive::new().with_time(silence.max(Duration::from_secs(1)));
+                socket.set_tcp_keepalive(&probes.with_interval(interval).with_retries(6))?;
+            }
+        }
+    }
+    if let Some(bytes) = options.receive_buffer
+        && setsockopt(&fd, sockopt::RcvBufForce, &(bytes as usize)).is_err()
+    {
+        // SO_RCVBUFFORCE needs CAP_NET_ADMIN. Without, the kernel caps the size silently.
+        socket.set_recv_buffer_size(bytes as usize)?;
+    }
+    if let Some(bytes) = options.send_buffer {
+        socket.set_send_buffer_size(bytes as usize)?;
+    }
+    Ok(())
+}
+
+/// Has `close(2)` send an RST instead of a FIN (`SO_LINGER` with a timeout of zero, socket(7)).
+pub fn reset_on_close(fd: BorrowedFd<'_>) {
+    // Fails only on a descriptor that is not a socket; then there is no connection to reset.
+    let _ = SockRef::from(&fd).set_linger(Some(Duration::ZERO));
+}
