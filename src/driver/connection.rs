@@ -190,6 +190,7 @@ impl Connection {
         token: Token,
         done: &mut Vec<Completion>,
     ) -> Result<Reception, Errno> {
+        // A splice that brings nothing decides nothing: it also stops in front of urgent data.
         if self.relay.is_due()
             && let Some(received) = self.relay.take(fd, pipes)?
         {
@@ -206,6 +207,7 @@ impl Connection {
             }
             return Ok(Reception::Relayed(received as usize));
         }
+        // What is received is likely to be sent back, and no more than the maximum may be unsent.
         let room = self.unsent.room();
         let Some((_, memory)) = buffers.peek() else {
             return Ok(Reception::Starved);

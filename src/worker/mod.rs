@@ -275,6 +275,7 @@ impl<D: Driver> Worker<D> {
     /// Everything that can happen.
     fn handle(&mut self, now: Instant, completion: Completion) {
         match completion {
+            // The path of a message comes first.
             Completion::Received { connection, buffer } => {
                 self.handle_received(now, connection, buffer);
             }
@@ -326,6 +327,7 @@ impl<D: Driver> Worker<D> {
     /// Everything that the control plane can ask for.
     fn handle_command(&mut self, now: Instant, command: Command<D::Socket>) {
         match command {
+            // A listener is configured before it gets sockets, and again when its settings change.
             Command::Configure {
                 listener,
                 settings,

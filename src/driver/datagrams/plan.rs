@@ -125,18 +125,37 @@ impl Plan {
             self.pieces.push(Piece::new(answer, 0, len));
             return;
         }
+        self.begin(index, answer, len, size, merged_below, room);
+        if let Some(flow) = flow {
+            self.flows[flow] = self.messages.len() as u8 - 1;
+        }
+    }
+
+    /// Begins messages with what is unsent of an answer of `len` bytes in datagrams of `size`: as
+    /// many as it takes, or as there is room for.
+    fn begin(
+        &mut self,
+        buffer: u16,
+        answer: u8,
+        len: usize,
+        size: usize,
+        merged_below: usize,
+        room: usize,
+    ) {
+        // The kernel cuts a message into no more datagrams than this, and one that is not to be merged
+        // is a message of its own, be it of an empty datagram.
         let datagrams_max = if size == 0 || size >= merged_below {
             1
         } else {
             (MERGED_BYTES_MAX / size).clamp(1, DATAGRAMS_MAX)
         };
-        let mut start = sent as usize;
+        let mut start = self.answers[usize::from(answer)].sent as usize;
         for _ in 0..room {
             let end = len.min(start + datagrams_max * size);
             let piece = self.pieces.len() as u8;
             self.pieces.push(Piece::new(answer, start, end));
             self.messages.push(Planned {
-                buffer: index,
+                buffer,
                 first: piece,
                 last: piece,
                 open: datagrams_max > 1 && (end - start).is_multiple_of(size),
@@ -148,9 +167,6 @@ impl Plan {
             if start == len {
                 break;
             }
-        }
-        if let Some(flow) = flow {
-            self.flows[flow] = self.messages.len() as u8 - 1;
         }
     }
 

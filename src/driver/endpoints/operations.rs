@@ -39,6 +39,8 @@ impl<R: Registration, M: Memory> Endpoints<R, M> {
                     self.advance(connection, Lifecycle::Detaching);
                 }
             }
+            // A draining endpoint serves its queue whether the user has asked for that or not; a
+            // connection has no queue to drain.
             Op::Close { token, how } => {
                 if how == Closing::WhenDrained && !self.is_connection(token) {
                     self.advance(token, Lifecycle::Draining);

@@ -93,6 +93,7 @@ impl<R: Registration, M: Memory> Endpoints<R, M> {
 
     /// Accepts a burst of clients. Whether there may be more, of a listener that drains.
     fn accept(&mut self, token: Token, done: &mut Vec<Completion>) -> bool {
+        // The table can't take clients while it lends the listener, so they wait in a list.
         let mut clients = std::mem::take(&mut self.clients);
         let Some(endpoint) = self.table.get_mut(token) else {
             return false;

@@ -224,6 +224,7 @@ impl Completions {
         done: &mut Vec<Completion>,
     ) {
         let (request, token) = read_name(result.user_data());
+        // A result may outlive its endpoint: then its token is found no more.
         match request {
             Request::Receive => self.received(token, result, endpoints, done),
             Request::Send => sent(token, result.result(), endpoints, done),
@@ -272,6 +273,7 @@ impl Completions {
         let len = result.result();
         let buffer = cqueue::buffer_select(result.flags())
             .map(|index| endpoints.memory.taken(index, len.max(0) as u32));
+        // Bytes that arrive for an endpoint that is over, or no longer exists, have no receiver.
         let is_over = endpoints
             .get(token)
             .is_none_or(|endpoint| endpoint.lifecycle.is_over());
@@ -293,6 +295,7 @@ impl Completions {
             endpoint.registration.receiving = Receiving::No;
             has_changed = true;
         }
+        // A peer that fills a small buffer sends much at a time.
         if len as usize == SMALL_BYTES {
             endpoint.registration.large_reads_left = LARGE_READS;
             has_changed = true;
