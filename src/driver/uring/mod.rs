@@ -9,14 +9,13 @@
 //! driver.
 //!
 //! An endpoint has at most one request for input and one for output. What they should be follows
-//! from its [`Interest`], and [`Completions::update`] brings the two together.
+//! from its interest, and [`Completions::update`] brings the two together.
 //!
 //! Never decides anything about an echo; never blocks except in [`Driver::wait`]. Read on in `ring`
 //! for the ring, and in `memory` for the buffers. What is done when an endpoint is ready is in
 //! `endpoints`.
 //!
 //! [`Driver::wait`]: super::Driver::wait
-//! [`Interest`]: super::endpoints::Interest
 
 pub mod memory;
 pub mod requests;
