@@ -13,7 +13,8 @@ use std::process::{Command, Output};
 use nix::sys::signal::Signal;
 
 use crate::harness::{
-    Daemon, ECHOD, connect, exchange, has_ipv6, not_tested, repository, run, text, udp,
+    Daemon, ECHOD, after_shell_line, connect, exchange, has_ipv6, not_tested, repository, run,
+    text, udp,
 };
 
 /// Runs echod, which is to end by itself, with this configuration and these arguments.
@@ -597,4 +598,21 @@ fn without_ipv6_a_wildcard_is_served_and_an_ipv6_address_is_refused() {
     assert_eq!(exchange(&mut connect(address), b"four"), b"four");
     let said = failure(&echod(&tcp("[::1]:0"), &[]), 1);
     assert!(said.contains("listener \"main\": bind [::1]:0: "), "{said}");
+}
+
+#[test]
+fn a_start_without_memory_for_its_workers_ends_with_a_message_and_without_an_abort() {
+    let config =
+        "[daemon]\nworkers = 4\n[listener.t]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\n";
+    for kib in [20 * 1024, 40 * 1024] {
+        let limit = format!("ulimit -v {kib}");
+        let mut daemon = Daemon::spawn(config, |command| after_shell_line(command, &limit));
+        let status = daemon.wait();
+        let log = daemon.log();
+        assert_eq!(status.code(), Some(1), "{kib} KiB: {log}");
+        assert!(
+            log.contains("workers: no memory for their buffers"),
+            "{log}"
+        );
+    }
 }

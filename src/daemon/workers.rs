@@ -46,6 +46,19 @@ enum StartError {
     Thread(io::Error),
 }
 
+/// Why there are no workers, and what to do about it.
+fn failed(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        // Memory is mapped, and of it only what is used counts; but a limit of the address space
+        // counts all of it.
+        Some(libc::ENOMEM) => format!(
+            "workers: no memory for their buffers ({error}): raise LimitAS= or MemoryMax= in the unit, or \
+             \"ulimit -v\", or lower [daemon] workers"
+        ),
+        _ => format!("workers: {error}"),
+    }
+}
+
 impl Workers {
     /// Starts so many, with the driver that is configured, or the best that there is for all.
     ///
@@ -60,12 +73,12 @@ impl Workers {
                     return Err(drivers::refused(&error));
                 }
                 Err(StartError::Driver(error)) => log::info!("{}", drivers::replaced(&error)),
-                Err(StartError::Thread(error)) => return Err(format!("workers: {error}")),
+                Err(StartError::Thread(error)) => return Err(failed(&error)),
             }
         }
         Self::start_on(Kind::Epoll, count, busy_poll, Epoll::new).map_err(|error| {
             let (StartError::Driver(error) | StartError::Thread(error)) = error;
-            format!("workers: {error}")
+            failed(&error)
         })
     }
 
