@@ -304,7 +304,7 @@ pub trait Driver {
     /// Only when the driver itself cannot continue.
     fn wait(&mut self, until: Option<Instant>, done: &mut Vec<Completion>) -> io::Result<()>;
 
-    /// The time when the last wait ended. A wait that brings nothing but what was sent at once takes
+    /// The time when the last wait ended. A wait that only reports what was sent at once takes
     /// none.
     fn now(&self) -> Instant;
 

@@ -18,6 +18,25 @@ fn exhaust_buffers<H: Harness>(test: &mut DriverTest<H>, peer: &mut H::Peer) {
     }
 }
 
+/// Each of several waits lasts until its deadline and reports nothing: the driver does not spin.
+fn assert_waits_without_completions<H: Harness>(test: &mut DriverTest<H>) {
+    let mut done = vec![];
+    for _ in 0..5 {
+        let until = test.driver.now() + TURN;
+        test.driver
+            .wait(Some(until), &mut done)
+            .expect("waiting without free buffers is not an error");
+        assert!(
+            test.driver.now() >= until,
+            "wait returned before its deadline without a completion"
+        );
+    }
+    assert!(
+        done.is_empty(),
+        "completions without a free buffer: {done:?}"
+    );
+}
+
 pub(super) fn without_buffers_receiving_waits_and_no_connection_fails<H: Harness>() {
     let mut test = DriverTest::<H>::new(Answer::Keep);
     let (_, address) = test.listener(None);
@@ -31,21 +50,8 @@ pub(super) fn without_buffers_receiving_waits_and_no_connection_fails<H: Harness
     // Finding no free buffer may end a wait early, without a completion, but only a few times:
     // after that each wait must last until its deadline.
     test.until_quiet();
-    let mut done = vec![];
-    for _ in 0..5 {
-        let until = test.driver.now() + TURN;
-        test.driver
-            .wait(Some(until), &mut done)
-            .expect("waiting without free buffers is not an error");
-        assert!(
-            test.driver.now() >= until,
-            "wait returned before its deadline without a completion"
-        );
-    }
-    assert!(
-        done.is_empty() && test.events.len() == before,
-        "completions without a free buffer: {done:?}"
-    );
+    assert_waits_without_completions(&mut test);
+    assert_eq!(test.events.len(), before, "{}", test.recent_events());
     // Receiving resumes when buffers are returned.
     test.answer = Answer::Discard;
     for (_, buffer) in std::mem::take(&mut test.kept) {
@@ -111,21 +117,7 @@ pub(super) fn datagrams_leave_enough_buffers_for_streams<H: Harness>() {
             test.count(is_datagram) < sent,
             "datagrams were received into the last buffers"
         );
-        let mut done = vec![];
-        for _ in 0..5 {
-            let until = test.driver.now() + TURN;
-            test.driver
-                .wait(Some(until), &mut done)
-                .expect("waiting without free buffers is not an error");
-            assert!(
-                test.driver.now() >= until,
-                "wait returned before its deadline without a completion"
-            );
-        }
-        assert!(
-            done.is_empty(),
-            "completions without a free buffer: {done:?}"
-        );
+        assert_waits_without_completions(&mut test);
         // Streams still find buffers, also for messages larger than one.
         let kept = std::mem::take(&mut test.kept);
         test.answer = Answer::Echo;

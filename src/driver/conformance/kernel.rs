@@ -12,7 +12,7 @@ use nix::unistd::Uid;
 
 use super::driver_test::{Answer, DriverTest, Event, pattern};
 use super::harness::{Harness, SocketKind};
-use super::loopback::{Loopback, SocketDriver};
+use super::loopback::{Loopback, SocketDriver, where_uring_is_available};
 use crate::driver::epoll::Epoll;
 use crate::driver::uring::Uring;
 use crate::driver::{Op, Permits};
@@ -182,24 +182,15 @@ mod epoll {
 mod uring {
     use super::*;
 
-    fn if_available(promise: fn()) {
-        match Loopback::<Uring>::unavailable() {
-            None => promise(),
-            Some(error) => {
-                eprintln!("NOT TESTED: the driver is unavailable on this machine: {error}")
-            }
-        }
-    }
-
     #[test]
     fn a_client_wakes_one_of_the_drivers_that_share_a_listening_socket() {
-        if_available(
+        where_uring_is_available(
             super::a_client_wakes_one_of_the_drivers_that_share_a_listening_socket::<Uring>,
         );
     }
 
     #[test]
     fn a_small_path_mtu_does_not_affect_other_peers() {
-        if_available(super::a_small_path_mtu_does_not_affect_other_peers::<Uring>);
+        where_uring_is_available(super::a_small_path_mtu_does_not_affect_other_peers::<Uring>);
     }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::driver_test::{Answer, DriverTest, Event, pattern};
 use super::harness::{Harness, SocketKind};
-use super::loopback::{Loopback, SocketDriver};
+use super::loopback::{Loopback, SocketDriver, where_uring_is_available};
 use crate::driver::buffers::{BUFFER_BYTES, BUFFER_COUNT};
 use crate::driver::epoll::Epoll;
 use crate::driver::unsent::RECEIVE_BELOW;
@@ -352,22 +352,15 @@ mod epoll {
 mod uring {
     use super::*;
 
-    fn if_available(promise: fn()) {
-        match Loopback::<Uring>::unavailable() {
-            None => promise(),
-            Some(error) => {
-                eprintln!("NOT TESTED: the driver is unavailable on this machine: {error}")
-            }
-        }
-    }
-
     #[test]
     fn a_send_on_a_paused_connection_to_a_closed_peer_fails() {
-        if_available(super::a_send_on_a_paused_connection_to_a_closed_peer_fails::<Uring>);
+        where_uring_is_available(
+            super::a_send_on_a_paused_connection_to_a_closed_peer_fails::<Uring>,
+        );
     }
 
     #[test]
     fn a_connected_socket_sends_leased_buffers() {
-        if_available(super::a_connected_socket_sends_leased_buffers::<Uring>);
+        where_uring_is_available(super::a_connected_socket_sends_leased_buffers::<Uring>);
     }
 }

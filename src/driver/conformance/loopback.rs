@@ -428,3 +428,13 @@ impl<D: SocketDriver> Harness for Loopback<D> {
         setrlimit(Resource::RLIMIT_NOFILE, limit, hard).expect("the soft limit can be changed");
     }
 }
+
+/// Runs a test of io_uring alone, where this machine allows it.
+pub(super) fn where_uring_is_available(test: fn()) {
+    match Loopback::<Uring>::unavailable() {
+        None => test(),
+        Some(error) => {
+            eprintln!("NOT TESTED: the driver is unavailable on this machine: {error}");
+        }
+    }
+}

@@ -143,7 +143,7 @@ impl Plan {
         room: usize,
     ) {
         // The kernel cuts a message into no more datagrams than this, and one that is not to be merged
-        // is a message of its own, be it of an empty datagram.
+        // is a message of its own, an empty one included.
         let datagrams_max = if size == 0 || size >= merged_below {
             1
         } else {
