@@ -183,8 +183,9 @@ impl Memory for Buffers {
         self
     }
 
+    // Above the mark at which datagrams resume: stalled streams must not keep them from it.
     fn is_scarce(&self) -> bool {
-        self.free.len() < STREAM_RESERVE
+        !self.has_enough(Need::Datagram)
     }
 
     fn has_enough(&self, need: Need) -> bool {

@@ -21,7 +21,7 @@
 //! 5. A buffer is chosen only when bytes have arrived. An idle connection holds none.
 //! 6. When buffers run out, receiving waits; nothing fails, nothing spins, and it resumes when
 //!    buffers are returned. Neither peers that do not read nor datagrams whose answers the network
-//!    does not take can hold all of them: streams always find some.
+//!    does not take can hold all of them: streams and datagrams always find some.
 //! 7. After `Pause` at most the bytes that had been taken already still arrive. A connection is
 //!    received from whatever is unsent on it, up to 64 KiB: more is never held for a peer that does
 //!    not read (before Linux 6.18, io_uring may hold what it had taken in one go).

@@ -25,7 +25,9 @@ pub(super) struct HandingOver<S> {
 impl<D: Driver> Worker<D> {
     /// Begins to give up everything. [`Report::HandedOver`] follows when no slot is in use.
     pub(super) fn hand_over(&mut self) {
-        self.handing_over = Some(HandingOver {
+        // A second request, after an upgrade that gave up waiting, continues the first: what that one
+        // has collected must not be dropped.
+        self.handing_over.get_or_insert_with(|| HandingOver {
             connections: Vec::new(),
         });
         // From here on nothing is accepted any more, whatever timers and permits say.

@@ -173,3 +173,73 @@ pub(super) fn peers_that_do_not_read_do_not_starve_others<H: Harness>() {
     });
     test.assert_all_returned();
 }
+
+pub(super) fn buffers_returned_right_after_they_ran_out_are_received_into<H: Harness>() {
+    let mut test = DriverTest::<H>::new(Answer::Keep);
+    let (_, address) = test.listener(None);
+    let (mut filler, _) = test.connection(&address);
+    let (mut peer, connection) = test.connection(&address);
+    test.until_quiet();
+    exhaust_buffers(&mut test, &mut filler);
+    test.until_quiet();
+    test.write_all(&mut peer, b"waiting");
+    // There is no wait between the one that found no buffer and the one that may receive again.
+    test.turn();
+    for (_, buffer) in std::mem::take(&mut test.kept) {
+        test.driver.recycle(buffer);
+    }
+    test.answer = Answer::Discard;
+    test.until("the bytes are received", |test| {
+        test.received(connection) == b"waiting"
+    });
+    test.assert_all_returned();
+}
+
+pub(super) fn a_hang_up_without_buffers_does_not_spin<H: Harness>() {
+    let mut test = DriverTest::<H>::new(Answer::Keep);
+    let (_, address) = test.listener(None);
+    let (mut filler, _) = test.connection(&address);
+    let (mut peer, connection) = test.connection(&address);
+    test.driver.submit(Op::ShutDown { connection });
+    test.until_quiet();
+    exhaust_buffers(&mut test, &mut filler);
+    // Both sides have finished, and bytes are left that cannot be received.
+    test.network.write(&mut peer, b"rest");
+    test.network.half_close(&mut peer);
+    test.until_quiet();
+    assert_waits_without_completions(&mut test);
+    test.answer = Answer::Discard;
+    for (_, buffer) in std::mem::take(&mut test.kept) {
+        test.driver.recycle(buffer);
+    }
+    test.until_event(&Event::Ended(connection));
+    assert_eq!(test.received(connection), b"rest");
+}
+
+pub(super) fn peers_that_do_not_read_leave_buffers_to_datagrams<H: Harness>() {
+    let mut test = DriverTest::<H>::new(Answer::Echo);
+    let (_, address) = test.listener(None);
+    let (_, datagram_address) = test.datagrams(SocketKind::Ipv4).expect("IPv4 is available");
+    let mut clients: Vec<_> = (0..CLIENT_COUNT)
+        .map(|_| test.connection(&address))
+        .collect();
+    let bytes = pattern(0, BUFFER_BYTES);
+    test.until("no client can write any more", |test| {
+        let written: usize = clients
+            .iter_mut()
+            .map(|(peer, _)| test.network.write(peer, &bytes))
+            .sum();
+        written == 0 && {
+            test.until_quiet();
+            clients.iter().all(|(_, connection)| {
+                test.unsent
+                    .get(connection)
+                    .is_some_and(|&unsent| unsent > 0)
+            })
+        }
+    });
+    let mut client = test.network.client(&datagram_address);
+    test.network
+        .send(&mut client, &datagram_address, None, b"hello");
+    assert_eq!(test.reply_to(&mut client).1, b"hello");
+}

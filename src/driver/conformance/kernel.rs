@@ -15,7 +15,7 @@ use super::harness::{Harness, SocketKind};
 use super::loopback::{Loopback, SocketDriver, where_uring_is_available};
 use crate::driver::epoll::Epoll;
 use crate::driver::uring::Uring;
-use crate::driver::{Op, Permits};
+use crate::driver::{Closing, Driver as _, Op, Permits};
 
 // 10. Accepting.
 
@@ -46,6 +46,29 @@ fn a_client_wakes_one_of_the_drivers_that_share_a_listening_socket<D: SocketDriv
             1,
             "not exactly one driver was woken"
         );
+    }
+}
+
+// 17. Dropping a driver.
+
+/// Also of a driver that has requests which it has not yet submitted.
+fn a_driver_dropped_between_waits_keeps_no_address<D: SocketDriver>() {
+    for _ in 0..30 {
+        let mut test = DriverTest::<Loopback<D>>::new(Answer::Echo);
+        let (_, address) = test.listener(None);
+        test.until_quiet();
+        let peer = test.connect(&address);
+        test.until("the client is accepted", |test| test.accepted().len() == 1);
+        test.driver.submit(Op::Close {
+            token: test.accepted()[0],
+            how: Closing::Now,
+        });
+        test.driver
+            .wait(None, &mut vec![])
+            .expect("the driver can continue");
+        drop((test, peer));
+        let address = Loopback::<D>::inet(&address).expect("it is an Internet address");
+        std::net::TcpListener::bind(address).expect("the address is free again");
     }
 }
 
@@ -174,6 +197,11 @@ mod epoll {
     use super::*;
 
     #[test]
+    fn a_driver_dropped_between_waits_keeps_no_address() {
+        super::a_driver_dropped_between_waits_keeps_no_address::<Epoll>();
+    }
+
+    #[test]
     fn a_small_path_mtu_does_not_affect_other_peers() {
         super::a_small_path_mtu_does_not_affect_other_peers::<Epoll>();
     }
@@ -181,6 +209,11 @@ mod epoll {
 
 mod uring {
     use super::*;
+
+    #[test]
+    fn a_driver_dropped_between_waits_keeps_no_address() {
+        where_uring_is_available(super::a_driver_dropped_between_waits_keeps_no_address::<Uring>);
+    }
 
     #[test]
     fn a_client_wakes_one_of_the_drivers_that_share_a_listening_socket() {

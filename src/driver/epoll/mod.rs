@@ -138,10 +138,12 @@ impl Watch {
             (false, true) => Self::Output,
             (true, false) if endpoint.registration.edge => Self::InputEdge,
             (true, false) => Self::Input,
-            // A paused connection is watched for a reset. After the peer's end there is nothing to
-            // report but a hang-up, once both sides have finished.
+            // A paused connection is watched for a reset. One that lacks a buffer is not: a hang-up
+            // would be reported until there is one. Nor is one after the peer's end, when there is
+            // nothing to report except a hang-up, once both sides have finished.
             (false, false) => {
                 let is_paused = endpoint.lifecycle == Lifecycle::Open
+                    && !endpoint.wanted
                     && !endpoint.registration.hung_up
                     && connection.is_some_and(|connection| !connection.has_ended());
                 if is_paused {
@@ -183,11 +185,12 @@ impl Backend for Readiness {
             self.update_changed(endpoints, done);
         }
         if self.ready.is_empty() {
-            // A message was sent at once, and the user has to know.
-            if !done.is_empty() {
+            // A message was sent at once, and the user has to know. A drain, however, may report
+            // something at every turn, and must not keep other endpoints from theirs.
+            if !done.is_empty() && !endpoints.is_draining() {
                 return Ok(false);
             }
-            let timeout = self.timeout(endpoints.is_draining(), until)?;
+            let timeout = self.timeout(!done.is_empty() || endpoints.is_draining(), until)?;
             self.ready = match self.kernel.wait(&mut self.events, timeout) {
                 Ok(count) => 0..count,
                 Err(Errno::EINTR) => 0..0,
@@ -195,7 +198,8 @@ impl Backend for Readiness {
             };
         }
         endpoints.received_bytes = 0;
-        while done.len() < COMPLETIONS_MAX && endpoints.received_bytes < RECEIVED_BYTES_MAX {
+        let completions_max = done.len() + COMPLETIONS_MAX;
+        while done.len() < completions_max && endpoints.received_bytes < RECEIVED_BYTES_MAX {
             let Some(index) = self.ready.next() else {
                 break;
             };
@@ -344,7 +348,7 @@ impl Readiness {
 fn leave_edge(token: Token, endpoints: &mut Endpoints, reception: Option<Reception>, warned: bool) {
     let filled = match reception {
         Some(Reception::Received { filled, .. }) => filled || warned,
-        Some(Reception::Relayed(_)) => true,
+        Some(Reception::Relayed(_) | Reception::Starved) => true,
         _ => return,
     };
     if let Some(endpoint) = endpoints.get_mut(token)

@@ -115,7 +115,8 @@ impl Backend for Completions {
         endpoints.memory.publish();
         let has_entered = self.enter(!done.is_empty(), endpoints.is_draining(), until)?;
         endpoints.received_bytes = 0;
-        while done.len() < COMPLETIONS_MAX && endpoints.received_bytes < RECEIVED_BYTES_MAX {
+        let completions_max = done.len() + COMPLETIONS_MAX;
+        while done.len() < completions_max && endpoints.received_bytes < RECEIVED_BYTES_MAX {
             let Some(result) = self.ring.next() else {
                 break;
             };
@@ -326,7 +327,6 @@ impl Completions {
             libc::ENOBUFS => endpoints.starve(token, Need::Small),
             // It was cancelled, or could not continue for now.
             libc::ECANCELED | libc::EAGAIN | libc::EINTR => {}
-            libc::EINVAL if self.ring.handle_invalid_receive() => {}
             errno => endpoints.fail(token, Errno::from_raw(errno), done),
         }
     }

@@ -101,20 +101,28 @@ impl Ring {
             waiting: VecDeque::new(),
             batch: Vec::with_capacity(RESULTS_MAX),
             returned: 0,
-            limits_receives: true,
+            limits_receives: false,
         };
         ring.prove()?;
         Ok(ring)
     }
 
     /// One round trip. A filter of system calls may permit `io_uring_setup(2)` and refuse
-    /// `io_uring_enter(2)`, which is better known now than at the first wait.
+    /// `io_uring_enter(2)`, which is better known now than at the first wait. It also tells whether
+    /// the kernel knows a limit of repeated receives: Linux does from 6.18 on.
     fn prove(&mut self) -> io::Result<()> {
-        // SAFETY: it points nowhere.
-        unsafe { self.push(opcode::Nop::new().build()) };
-        while self.next().is_none() {
-            self.uring.submit_and_wait(1)?;
-        }
+        let mut receive = opcode::RecvMulti::new(Fd(-1), 0).build();
+        set_total(&mut receive, 1);
+        // SAFETY: it points nowhere, and no descriptor has this number.
+        unsafe { self.push(receive) };
+        let result = loop {
+            match self.next() {
+                Some(result) => break result.result(),
+                None => drop(self.uring.submit_and_wait(1)?),
+            }
+        };
+        // EINVAL says that the field is not known, EBADF that only the descriptor is wrong.
+        self.limits_receives = result == -libc::EBADF;
         Ok(())
     }
 
@@ -153,12 +161,6 @@ impl Ring {
         }
         // SAFETY: it points nowhere; the group's buffers are its owner's promise.
         unsafe { self.push(receive.user_data(name(Request::Receive, token))) };
-    }
-
-    /// A receive was refused as invalid. Whether that may be for its limit, which later ones then
-    /// go without: Linux knows it from 6.18 on.
-    pub(super) fn handle_invalid_receive(&mut self) -> bool {
-        std::mem::take(&mut self.limits_receives)
     }
 
     /// Asks to send, never blocking: the result is there when the request is submitted.
@@ -286,8 +288,12 @@ impl Ring {
             Err(error) => error.raw_os_error() == Some(libc::ENOENT),
         };
         // What is cancelled keeps its socket until the kernel has reported it.
+        // What was never submitted stays so.
         while self.uring.submission().taskrun() {
-            if self.uring.submit().is_err() {
+            const GETEVENTS: u32 = 1;
+            let submitter = self.uring.submitter();
+            // SAFETY: nothing is submitted, and there is no signal mask.
+            if unsafe { submitter.enter::<libc::sigset_t>(0, 0, GETEVENTS, None) }.is_err() {
                 return false;
             }
         }

@@ -146,15 +146,15 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
     /// When the driver can't go on.
     pub(super) fn run(mut self) -> io::Result<Sheet> {
         let begin = self.task.times.begin;
-        thread::sleep(begin.saturating_duration_since(self.driver.now()));
+        thread::sleep(begin.saturating_duration_since(Instant::now()));
         let mut done = Vec::with_capacity(1024);
-        let mut scanned = self.driver.now();
+        let mut scanned = Instant::now();
         let mut busy = Busy::default();
         if self.task.schedule.is_none() {
             self.begin_closed_loop();
         }
         loop {
-            let now = self.driver.now();
+            let now = Instant::now();
             // Also those that were due just before the end.
             self.begin_due(now);
             let Times { window, end, .. } = &self.task.times;
@@ -180,7 +180,7 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
                 self.task.progress.add(std::mem::take(&mut self.answered));
             }
         }
-        self.sheet.end(self.driver.now());
+        self.sheet.end(Instant::now());
         self.sheet.measured.busy = busy.share();
         self.give_up();
         Ok(self.sheet)
@@ -188,7 +188,7 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
 
     /// The first messages of a closed loop; later ones follow answers.
     fn begin_closed_loop(&mut self) {
-        let now = self.driver.now();
+        let now = Instant::now();
         for index in 0..self.lanes.len() {
             self.begin(index, now, self.task.depth.into());
             self.send(index, now);
