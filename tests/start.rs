@@ -610,9 +610,7 @@ fn a_start_without_memory_for_its_workers_ends_with_a_message_and_without_an_abo
         let status = daemon.wait();
         let log = daemon.log();
         assert_eq!(status.code(), Some(1), "{kib} KiB: {log}");
-        assert!(
-            log.contains("workers: no memory for their buffers"),
-            "{log}"
-        );
+        // The words differ where io_uring was asked for.
+        assert!(log.contains("no memory for the"), "{log}");
     }
 }

@@ -52,7 +52,7 @@ fn failed(error: &io::Error) -> String {
         // Memory is mapped, and of it only what is used counts; but a limit of the address space
         // counts all of it.
         Some(libc::ENOMEM) => format!(
-            "workers: no memory for their buffers ({error}): raise LimitAS= or MemoryMax= in the unit, or \
+            "workers: no memory for the buffers ({error}): raise LimitAS= or MemoryMax= in the unit, or \
              \"ulimit -v\", or lower [daemon] workers"
         ),
         _ => format!("workers: {error}"),

@@ -5,7 +5,7 @@ use super::driver_test::{Answer, DriverTest, Event, pattern};
 use super::harness::{Harness, SocketKind};
 use super::{CLIENT_COUNT, COMPLETIONS_MAX, WAITS_MAX};
 use crate::driver::buffers::BUFFER_BYTES;
-use crate::driver::{Closing, Driver, Op};
+use crate::driver::{Driver, Op};
 
 // 11. Bounded work.
 
@@ -86,51 +86,4 @@ pub(super) fn a_flood_of_datagrams_does_not_starve_a_connection<H: Harness>() {
     test.until("all flooding datagrams are received", |test| {
         test.count(|event| matches!(event, Event::Datagram(..))) > 200
     });
-}
-
-/// Datagrams arrive at draining sockets as fast as they are answered.
-pub(super) fn a_flood_on_draining_sockets_does_not_delay_other_connections<H: Harness>() {
-    let mut test = DriverTest::<H>::new(Answer::Echo);
-    let (_, address) = test.listener(None);
-    let (mut peer, connection) = test.connection(&address);
-    let mut flooded: Vec<_> = (0..4)
-        .map(|_| {
-            let (socket, address) = test.datagrams(SocketKind::Ipv4).expect("IPv4 is available");
-            let client = test.network.client(&address);
-            (socket, address, client)
-        })
-        .collect();
-    let mut flood = |test: &mut DriverTest<H>, close: bool| {
-        for (socket, address, client) in &mut flooded {
-            while test.network.receive(client).is_some() {}
-            for _ in 0..64 {
-                test.network.send(client, address, None, b"flood");
-            }
-            if close {
-                test.driver.submit(Op::Close {
-                    token: *socket,
-                    how: Closing::WhenDrained,
-                });
-            }
-        }
-        test.turn();
-    };
-    // Large batches have to become usual first.
-    (0..40).for_each(|_| flood(&mut test, false));
-    flood(&mut test, true);
-    (0..10).for_each(|_| flood(&mut test, false));
-    assert_eq!(test.network.write(&mut peer, b"x"), 1);
-    let woken = test.count(|event| matches!(event, Event::Woken));
-    test.driver.waker().wake();
-    let is_served = |test: &DriverTest<H>| {
-        test.received(connection) == b"x"
-            && test.count(|event| matches!(event, Event::Woken)) > woken
-    };
-    let mut waits = 0;
-    while !is_served(&test) {
-        flood(&mut test, false);
-        waits += 1;
-        // Of four floods at once, the simulated network reports only a few datagrams a wait.
-        assert!(waits < 10 * WAITS_MAX, "not served within {waits} waits");
-    }
 }

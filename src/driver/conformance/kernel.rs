@@ -10,12 +10,13 @@ use std::time::Duration;
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg, setsockopt, sockopt};
 use nix::unistd::Uid;
 
+use super::WAITS_MAX;
 use super::driver_test::{Answer, DriverTest, Event, pattern};
 use super::harness::{Harness, SocketKind};
 use super::loopback::{Loopback, SocketDriver, where_uring_is_available};
 use crate::driver::epoll::Epoll;
 use crate::driver::uring::Uring;
-use crate::driver::{Closing, Driver as _, Op, Permits};
+use crate::driver::{Closing, Op, Permits};
 
 // 10. Accepting.
 
@@ -46,6 +47,55 @@ fn a_client_wakes_one_of_the_drivers_that_share_a_listening_socket<D: SocketDriv
             1,
             "not exactly one driver was woken"
         );
+    }
+}
+
+// 11. Bounded work.
+
+/// Datagrams arrive at draining sockets as fast as they are answered. Simulated time would stand
+/// still during that.
+fn a_flood_on_draining_sockets_does_not_delay_other_connections<D: SocketDriver>() {
+    let mut test = DriverTest::<Loopback<D>>::new(Answer::Echo);
+    let (_, address) = test.listener(None);
+    let (mut peer, connection) = test.connection(&address);
+    let mut flooded: Vec<_> = (0..4)
+        .map(|_| {
+            let (socket, address) = test.datagrams(SocketKind::Ipv4).expect("IPv4 is available");
+            let client = test.network.client(&address);
+            (socket, address, client)
+        })
+        .collect();
+    let mut flood = |test: &mut DriverTest<Loopback<D>>, close: bool| {
+        for (socket, address, client) in &mut flooded {
+            while test.network.receive(client).is_some() {}
+            for _ in 0..64 {
+                test.network.send(client, address, None, b"flood");
+            }
+            if close {
+                test.driver.submit(Op::Close {
+                    token: *socket,
+                    how: Closing::WhenDrained,
+                });
+            }
+        }
+        test.turn();
+    };
+    // Large batches have to become usual first.
+    (0..40).for_each(|_| flood(&mut test, false));
+    flood(&mut test, true);
+    (0..10).for_each(|_| flood(&mut test, false));
+    assert_eq!(test.network.write(&mut peer, b"x"), 1);
+    let woken = test.count(|event| matches!(event, Event::Woken));
+    test.driver.waker().wake();
+    let is_served = |test: &DriverTest<Loopback<D>>| {
+        test.received(connection) == b"x"
+            && test.count(|event| matches!(event, Event::Woken)) > woken
+    };
+    let mut waits = 0;
+    while !is_served(&test) {
+        flood(&mut test, false);
+        waits += 1;
+        assert!(waits < WAITS_MAX, "not served within {waits} waits");
     }
 }
 
@@ -197,6 +247,11 @@ mod epoll {
     use super::*;
 
     #[test]
+    fn a_flood_on_draining_sockets_does_not_delay_other_connections() {
+        super::a_flood_on_draining_sockets_does_not_delay_other_connections::<Epoll>();
+    }
+
+    #[test]
     fn a_driver_dropped_between_waits_keeps_no_address() {
         super::a_driver_dropped_between_waits_keeps_no_address::<Epoll>();
     }
@@ -209,6 +264,13 @@ mod epoll {
 
 mod uring {
     use super::*;
+
+    #[test]
+    fn a_flood_on_draining_sockets_does_not_delay_other_connections() {
+        where_uring_is_available(
+            super::a_flood_on_draining_sockets_does_not_delay_other_connections::<Uring>,
+        );
+    }
 
     #[test]
     fn a_driver_dropped_between_waits_keeps_no_address() {

@@ -109,7 +109,6 @@ promises! {
         a_flood_on_one_connection_does_not_starve_another,
         a_flood_of_clients_does_not_starve_a_connection,
         a_flood_of_datagrams_does_not_starve_a_connection,
-        a_flood_on_draining_sockets_does_not_delay_other_connections,
         urgent_data_is_received_in_order,
         urgent_data_is_relayed_in_order,
         the_end_is_reported_once_after_all_bytes,
