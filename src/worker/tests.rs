@@ -180,7 +180,7 @@ impl Rig {
 
     /// All peers have left: no connection, buffer or permit may be left of them.
     fn assert_nothing_left(&mut self, max_connections: u32) {
-        self.worker.driver.assert_all_home();
+        self.worker.driver.assert_all_returned();
         assert_eq!(
             self.totals().connections(),
             0,

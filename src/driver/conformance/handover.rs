@@ -381,12 +381,15 @@ pub(super) fn after_a_handover_received_bytes_are_sent_behind_unsent_ones<H: Har
     let mut from = DriverTest::<H>::new(Answer::Echo);
     let mut to = from.another();
     let address = from.listener_at(SocketKind::Unix);
-    let (mut peer, connection, mut written) = from.stalled(&address);
-    let detached = detach(&mut from, connection);
-    let connection = add_detached(&mut to, detached);
-    to.receive(connection);
+    let (mut peer, old, mut written) = from.stalled(&address);
+    let detached = detach(&mut from, old);
+    let new = add_detached(&mut to, detached);
+    to.receive(new);
     written += to.network.write(&mut peer, &pattern(written, BUFFER_BYTES));
-    assert!(from.received(connection).len() < written);
+    assert!(
+        from.received(old).len() < written,
+        "nothing is left for the other driver to receive"
+    );
     to.until_quiet();
     assert!(to.read(&mut peer, written) == pattern(0, written));
 }

@@ -10,7 +10,8 @@ use crate::driver::{Closing, Driver};
 
 pub(super) fn a_waker_wakes_from_another_thread_and_once_per_wait<H: Harness>() {
     let mut test = DriverTest::<H>::new(Answer::Discard);
-    for round in 1..=3 {
+    for _ in 0..3 {
+        test.events.clear();
         let waker = test.driver.waker();
         let thread = std::thread::spawn(move || (0..5).for_each(|_| waker.wake()));
         test.until("the driver is woken", |test| test.has(&Event::Woken));
@@ -18,11 +19,7 @@ pub(super) fn a_waker_wakes_from_another_thread_and_once_per_wait<H: Harness>() 
         test.until_quiet();
         // The five calls may be spread over several waits.
         let woken = test.events.len();
-        assert!(
-            (round..=5 * round).contains(&woken),
-            "{}",
-            test.recent_events()
-        );
+        assert!((1..=5).contains(&woken), "{}", test.recent_events());
         let waker = test.driver.waker();
         (0..5).for_each(|_| waker.wake());
         test.until_quiet();

@@ -168,11 +168,6 @@ impl Sim {
         assert!(leased == 0, "{leased} buffers are still held by the driver");
     }
 
-    /// The earlier name of [`Self::assert_all_returned`], for the worker's tests.
-    pub(crate) fn assert_all_home(&self) {
-        self.assert_all_returned();
-    }
-
     fn allocate(&mut self, resource: Resource) -> Token {
         let index = self.vacant.pop().unwrap_or_else(|| {
             let slot = self.slots.len() as u32;

@@ -79,7 +79,7 @@ fn a_denied_datagram_and_one_that_is_too_large_are_counted_and_not_answered() {
         (rig.refused(Refusal::Denied), rig.refused(Refusal::Oversize)),
         (1, 1)
     );
-    rig.worker.driver.assert_all_home();
+    rig.worker.driver.assert_all_returned();
 }
 
 #[test]
@@ -94,5 +94,5 @@ fn a_datagram_from_the_port_of_a_service_is_counted_and_not_answered() {
     let answers = clients.map(|client| count_answers(&rig, client));
     assert_eq!(answers, [0, 1, 0]);
     assert_eq!(rig.refused(Refusal::SourcePort), 2);
-    rig.worker.driver.assert_all_home();
+    rig.worker.driver.assert_all_returned();
 }

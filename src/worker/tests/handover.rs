@@ -44,7 +44,7 @@ impl Rig {
 
     /// Replaces the worker, which has handed everything over, by a new one on a driver of its own.
     pub(super) fn replace_worker(&mut self) {
-        self.worker.driver.assert_all_home();
+        self.worker.driver.assert_all_returned();
         let driver = Sim::new(&self.network);
         self.waker = driver.waker();
         let (commands, command_receiver) = channel();
