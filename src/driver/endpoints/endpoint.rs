@@ -74,6 +74,14 @@ impl<R> Endpoint<R> {
         }
     }
 
+    /// Whether it is a connection with something to send that does not wait for room.
+    pub(in crate::driver) fn may_send(&self) -> bool {
+        self.lifecycle == Lifecycle::Open
+            && self
+                .connection()
+                .is_some_and(|connection| connection.has_unsent() && !connection.is_stalled())
+    }
+
     /// The connection, if it is one.
     pub(in crate::driver) fn connection(&self) -> Option<&Connection> {
         match &self.kind {

@@ -244,13 +244,7 @@ impl Readiness {
     /// Carries out what was asked of an endpoint, and brings the kernel up to date with it.
     fn update(&self, token: Token, endpoints: &mut Endpoints, done: &mut Vec<Completion>) {
         endpoints.carry_out(token, done);
-        let sends = |endpoint: &Endpoint| {
-            endpoint.lifecycle == Lifecycle::Open
-                && endpoint
-                    .connection()
-                    .is_some_and(|connection| connection.has_unsent() && !connection.is_stalled())
-        };
-        if endpoints.get(token).is_some_and(sends) {
+        if endpoints.get(token).is_some_and(Endpoint::may_send) {
             endpoints.flush(token, done);
         }
         let Some(endpoint) = endpoints.get_mut(token) else {

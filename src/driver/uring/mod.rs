@@ -37,7 +37,7 @@ use super::sockets::{Backend, Sockets};
 use super::{Completion, Token, Waker};
 
 use memory::{RingMemory, SMALL_BYTES};
-use requests::{Receiving, Requests, Sending, sends, update_receiving, update_sending};
+use requests::{Receiving, Requests, Sending, update_receiving, update_sending};
 use ring::{Request, Ring, read_name};
 
 /// A `wait` ends after this many completions: enough for many messages to share a system call, and
@@ -187,7 +187,7 @@ impl Completions {
         if is_alone
             && let Some(endpoint) = endpoints.get(token)
             && endpoint.registration.sending == Sending::No
-            && sends(endpoint)
+            && endpoint.may_send()
         {
             endpoints.flush(token, done);
         }

@@ -63,14 +63,6 @@ impl Requests {
     }
 }
 
-/// Whether there is a piece to be sent that does not wait for room.
-pub(super) fn sends(endpoint: &Endpoint<Requests>) -> bool {
-    endpoint.lifecycle == Lifecycle::Open
-        && endpoint
-            .connection()
-            .is_some_and(|connection| connection.has_unsent() && !connection.is_stalled())
-}
-
 pub(super) fn update_receiving(ring: &mut Ring, token: Token, endpoint: &mut Endpoint<Requests>) {
     let is_wanted = endpoint.interest().input;
     let requests = &mut endpoint.registration;
@@ -113,14 +105,14 @@ pub(super) fn update_sending(ring: &mut Ring, token: Token, endpoints: &mut Endp
         return;
     };
     let interest = endpoint.interest();
-    let sends = sends(endpoint);
+    let may_send = endpoint.may_send();
     let fd = endpoint.fd.as_fd();
     match (endpoint.registration.sending, &endpoint.kind) {
         (Sending::No, _) if interest.output => {
             ring.poll_output(fd, token);
             endpoint.registration.sending = Sending::Polled;
         }
-        (Sending::No, Kind::Connection(connection)) if sends => {
+        (Sending::No, Kind::Connection(connection)) if may_send => {
             let Some(bytes) = connection.unsent.front(memory) else {
                 return;
             };
