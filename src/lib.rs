@@ -1,8 +1,8 @@
 //! echod: the echo service a network can rely on.
 //!
-//! This is the map; the modules stand in the order in which they are best read. The upper half
-//! decides and can be read without knowing what a socket is; then comes what touches the kernel,
-//! and last what runs.
+//! This is the map; the modules are in the order in which they are best read. The first five decide
+//! and can be read without knowing what a socket is; then comes what touches the kernel, and last
+//! what runs.
 //!
 //! What holds everywhere:
 //!
@@ -14,22 +14,34 @@
 //! - `unsafe` is in [`sys`] and [`driver`] alone.
 
 // Decides.
-pub mod config;
-pub mod control;
+
 pub mod echo;
+
 pub mod policy;
+
 pub mod stats;
-pub mod text;
+
+pub mod config;
+
+pub mod protocol;
+
 // Touches the kernel.
-pub mod driver;
+
 pub mod sys;
+
+pub mod driver;
+
 // Runs.
-pub mod ctl;
-pub mod daemon;
-pub mod exit;
-pub mod probe;
-pub mod terminal;
+
 pub mod worker;
+
+pub mod daemon;
+
+pub mod ctl;
+
+pub mod probe;
+
+pub mod cli;
 
 use std::process::ExitCode;
 

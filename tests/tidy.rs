@@ -2,7 +2,7 @@
 //!
 //! Those of the configuration (every key in `etc/echod.toml` and the manual page with its default
 //! and effect) are in `src/config/shipped.rs`, beside the table of keys; those of the interface
-//! text in `src/control/schema_tests.rs`. How long files and functions may be, and which files of a
+//! text in `src/protocol/schema_tests.rs`. How long files and functions may be, and which files of a
 //! folder may know each other, is in `shape`.
 
 mod shape;
@@ -19,23 +19,18 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("echo", &[]),
     ("policy", &[]),
     ("stats", &[]),
-    ("control", &[]),
+    ("protocol", &[]),
     ("sys", &[]),
-    ("exit", &[]),
-    ("text", &[]),
-    ("terminal", &["text"]),
-    ("config", &["policy", "echo", "text"]),
+    ("cli", &[]),
+    ("config", &["policy", "echo", "cli", "protocol"]),
     ("driver", &["sys"]),
     ("worker", &["driver", "echo", "policy", "stats"]),
-    ("ctl", &["control", "exit", "terminal", "text"]),
-    (
-        "probe",
-        &["stats", "sys", "driver", "exit", "terminal", "text"],
-    ),
+    ("ctl", &["protocol", "cli"]),
+    ("probe", &["stats", "sys", "driver", "cli"]),
     (
         "daemon",
         &[
-            "echo", "policy", "stats", "control", "sys", "exit", "config", "driver", "worker",
+            "echo", "policy", "stats", "protocol", "sys", "cli", "config", "driver", "worker",
         ],
     ),
 ];
@@ -282,7 +277,7 @@ fn no_source_is_longer_than_one_thing() {
 #[test]
 fn every_control_method_is_documented() {
     let page = fs::read_to_string(repository("docs/control.md")).expect("a page");
-    for method in echod::control::METHODS {
+    for method in echod::protocol::METHODS {
         let name = method.name.trim_start_matches("io.echod.Control.");
         let row = format!("\n| `{name}` | ");
         assert!(page.contains(&row), "{name} is missing in docs/control.md");

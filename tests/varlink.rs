@@ -95,7 +95,7 @@ fn words(text: &str) -> Vec<&str> {
 }
 
 fn file() -> String {
-    let path = repository("src/control/io.echod.Control.varlink");
+    let path = repository("src/protocol/io.echod.Control.varlink");
     std::fs::read_to_string(path).expect("the interface")
 }
 

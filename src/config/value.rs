@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::file::{Typed, Value};
 use super::render::quote;
-use crate::text::parse_size;
+use crate::cli::text::parse_size;
 
 /// The longest time there is: 1000 days.
 const DURATION_MAX: Duration = Duration::from_secs(1000 * 24 * 60 * 60);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::terminal::Color;
+use crate::cli::terminal::Color;
 
 const EXAMPLES: &str = "\
 Examples:

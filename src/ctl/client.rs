@@ -18,7 +18,7 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
 
-use crate::control::wire::{Frames, Parameters, REPLY_BYTES_MAX, Reply, Request};
+use crate::protocol::wire::{Frames, Parameters, REPLY_BYTES_MAX, Reply, Request};
 
 /// Why there is no answer, or none that was hoped for.
 #[derive(Debug, thiserror::Error)]

@@ -25,10 +25,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::control::wire::Parameters;
-use crate::control::{self, peers::parse_network, schema};
-use crate::terminal::{self, complain};
-use crate::text::{self, Paint};
+use crate::cli::terminal::{self, complain};
+use crate::cli::text::{self, Paint};
+use crate::protocol::wire::Parameters;
+use crate::protocol::{self, peers::parse_network, schema};
 
 use args::{Cli, Command, ConfigCommand, KickArgs, PeersArgs};
 use client::Client;
@@ -85,37 +85,37 @@ impl From<client::Error> for Failure {
 fn refusal(name: &str, parameters: &Parameters) -> Failure {
     let parameter = |key| parameters.get(key).map_or(String::new(), Value::to_string);
     let (exit, told) = match name {
-        control::PERMISSION_DENIED => (
+        protocol::PERMISSION_DENIED => (
             Exit::NotPermitted,
             format!(
                 "permission denied: you are uid {}; only root and the daemon's own user may change the daemon itself",
                 nix::unistd::geteuid()
             ),
         ),
-        control::LISTENER_NOT_FOUND => (
+        protocol::LISTENER_NOT_FOUND => (
             Exit::Failed,
             format!("listener {}: there is none of this name", parameter("name")),
         ),
-        control::UPGRADE_REFUSED => {
+        protocol::UPGRADE_REFUSED => {
             let reason = parameters.get("reason").and_then(Value::as_str);
             (
                 Exit::Failed,
                 format!("no successor: {}", reason.unwrap_or("?")),
             )
         }
-        control::CONFIG_REJECTED => (Exit::Rejected, "configuration rejected".to_owned()),
-        control::INVALID_BACKLOG => (
+        protocol::CONFIG_REJECTED => (Exit::Rejected, "configuration rejected".to_owned()),
+        protocol::INVALID_BACKLOG => (
             Exit::Failed,
             format!(
                 "backlog {}: not possible: give a number from 1 to 2147483647",
                 parameter("backlog")
             ),
         ),
-        control::INVALID_PARAMETER => {
+        protocol::INVALID_PARAMETER => {
             let key = parameters.get("parameter").and_then(Value::as_str);
             let told = match key.unwrap_or_default() {
                 "sort" => {
-                    let names = control::SortKey::ALL.map(control::SortKey::name);
+                    let names = protocol::SortKey::ALL.map(protocol::SortKey::name);
                     format!("sort: not a key: use one of {}", names.join(", "))
                 }
                 "level" => "level: not one: use off, error, warn, info, debug or trace".to_owned(),
@@ -124,7 +124,7 @@ fn refusal(name: &str, parameters: &Parameters) -> Failure {
             };
             (Exit::Failed, told)
         }
-        control::METHOD_NOT_FOUND => (
+        protocol::METHOD_NOT_FOUND => (
             Exit::Failed,
             format!("{}: this echod has no such method", parameter("method")),
         ),
@@ -302,7 +302,7 @@ impl Session {
             let set = client.call(&full_name("SetBacklog"), schema::parameters(&asked));
             let reply = set.map_err(|error| match &error {
                 client::Error::Refused { name, parameters }
-                    if name == control::INVALID_PARAMETER
+                    if name == protocol::INVALID_PARAMETER
                         && is_parameter(parameters, "listener") =>
                 {
                     no_backlog(listener)
@@ -351,7 +351,7 @@ impl Session {
                 }
             }),
             Err(client::Error::Refused { name, parameters })
-                if name == control::CONFIG_REJECTED =>
+                if name == protocol::CONFIG_REJECTED =>
             {
                 let reply: schema::ReloadReply = decode(parameters.clone())?;
                 if self.json {
@@ -452,7 +452,7 @@ impl Session {
             return error.into();
         };
         let mut failure = refusal(name, parameters);
-        if name == control::LISTENER_NOT_FOUND
+        if name == protocol::LISTENER_NOT_FOUND
             && let Ok(reply) = self.call("ListListeners", &schema::ListListeners::default())
             && let Ok(reply) = decode::<schema::ListListenersReply>(reply)
         {
@@ -509,7 +509,7 @@ fn full_name(method: &str) -> String {
     if method.contains('.') {
         method.to_owned()
     } else {
-        format!("{}.{method}", control::INTERFACE)
+        format!("{}.{method}", protocol::INTERFACE)
     }
 }
 

@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
-use crate::control::schema::{
+use crate::cli::text::{Align, Paint, Table, age, bytes, counted, escape, microseconds};
+use crate::protocol::schema::{
     Backlog, ChangeAction, ClosePeersReply, Diagnostic, HandOverReply, Listener, ListenerState,
     Peer, ReloadOutcome, ReloadResult, SetBacklogReply, SetLogLevelReply, Status, UpgradeResult,
 };
-use crate::text::{Align, Paint, Table, age, bytes, counted, escape, microseconds};
 
 /// The daemon as a whole, on one screen.
 #[must_use]

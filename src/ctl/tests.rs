@@ -99,15 +99,15 @@ fn refusals_have_words_and_an_exit_status() {
         let failure = refusal(name, &parameters);
         (failure.exit, failure.text)
     };
-    let (exit, text) = told(control::LISTENER_NOT_FOUND, json!({"name": "x\u{1b}"}));
+    let (exit, text) = told(protocol::LISTENER_NOT_FOUND, json!({"name": "x\u{1b}"}));
     assert_eq!(exit, Exit::Failed);
     assert_eq!(text, "listener \"x\\u001b\": there is none of this name");
     assert_eq!(
-        told(control::PERMISSION_DENIED, json!({})).0,
+        told(protocol::PERMISSION_DENIED, json!({})).0,
         Exit::NotPermitted
     );
-    assert_eq!(told(control::CONFIG_REJECTED, json!({})).0, Exit::Rejected);
-    let (_, text) = told(control::INVALID_PARAMETER, json!({"parameter": "sort"}));
+    assert_eq!(told(protocol::CONFIG_REJECTED, json!({})).0, Exit::Rejected);
+    let (_, text) = told(protocol::INVALID_PARAMETER, json!({"parameter": "sort"}));
     assert!(text.contains("idle"), "{text}");
     assert_eq!(told("a.B", json!({"c": 1})).1, "a.B {\"c\":1}");
 }

@@ -10,25 +10,18 @@
 #![forbid(unsafe_code)]
 
 pub mod args;
-mod bind;
 pub mod control;
 mod drivers;
 mod handover;
 mod listeners;
 mod log;
-mod notify;
 pub mod origin;
-mod passed;
 mod privileges;
-mod queries;
 pub mod reload;
 mod signals;
 mod start;
-mod status;
 mod stop;
-mod store;
-mod upgrade;
-mod watchdog;
+mod systemd;
 mod workers;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -39,27 +32,27 @@ use clap::Parser;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::geteuid;
 
+use crate::cli::exit::{self, Failure};
 use crate::config::{self, Config, Loaded, render};
-use crate::control::schema::{self, Trigger};
-use crate::control::{self as protocol, Effect, Outcome, Role, Snapshot};
-use crate::exit::{self, Failure};
+use crate::protocol::schema::{self, Trigger};
+use crate::protocol::{self as protocol, Effect, Outcome, Role, Snapshot};
 use crate::sys::process::{self, Passed};
 use crate::worker::mailbox::Report;
 
 use args::Args;
+use control::queries::Queries;
 use control::{Call, Client, Reply, Server};
+use handover::upgrade::{Handover, Invocation};
 use handover::{Belongings, Legacy};
 use listeners::Listeners;
-use notify::Manager;
 use origin::{Origin, Texts};
-use queries::Queries;
 use reload::History;
 use signals::{Signal, Signals};
-use status::Status;
 use stop::DRAIN_LOOK;
-use store::Store;
-use upgrade::{Handover, Invocation};
-use watchdog::Watchdog;
+use systemd::notify::Manager;
+use systemd::status::Status;
+use systemd::store::Store;
+use systemd::watchdog::Watchdog;
 use workers::Workers;
 
 /// The program.

@@ -22,8 +22,8 @@ use nix::sys::prctl;
 use nix::unistd::{self, Gid, Group, Uid, User};
 use serde::{Deserialize, Serialize};
 
+use crate::cli::exit::{self, Failure};
 use crate::config;
-use crate::exit::{self, Failure};
 
 /// What is kept: a reload may name a port below 1024, and so may whom we become by exec.
 const KEPT: Capability = Capability::CAP_NET_BIND_SERVICE;

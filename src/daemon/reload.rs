@@ -7,12 +7,12 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::config::{self, Config, Loaded, plan};
-use crate::control::schema::{self, ReloadOutcome, ReloadResult, Trigger};
+use crate::protocol::schema::{self, ReloadOutcome, ReloadResult, Trigger};
 
 use super::Daemon;
-use super::notify::Manager;
 use super::origin::{Origin, Texts};
-use super::passed;
+use super::systemd::notify::Manager;
+use super::systemd::passed;
 
 /// The start counts as a reload, the first.
 pub(super) const START_ID: u64 = 1;

@@ -11,27 +11,28 @@ use std::time::Instant;
 
 use nix::unistd::{Group, geteuid};
 
+use crate::cli::exit::{self, Failure};
 use crate::config::{self, Config, DriverChoice, Loaded, plan};
-use crate::control as protocol;
-use crate::control::schema::{self, Trigger, UpgradeResult};
-use crate::exit::{self, Failure};
+use crate::protocol;
+use crate::protocol::schema::{self, Trigger, UpgradeResult};
 use crate::sys::process::Passed;
 
 use super::args::Args;
+use super::control::queries::Queries;
 use super::control::{ClientId, Reply, Server};
+use super::handover::upgrade::Invocation;
 use super::handover::{self, Legacy, Predecessor};
 use super::listeners::{Listeners, Prepared};
-use super::notify::Manager;
 use super::origin::{Origin, Texts};
-use super::queries::Queries;
 use super::reload::{self, History};
 use super::signals::Signals;
-use super::status::Status;
-use super::store::{self, Store};
-use super::upgrade::Invocation;
-use super::watchdog::Watchdog;
+use super::systemd::notify::Manager;
+use super::systemd::passed;
+use super::systemd::status::Status;
+use super::systemd::store::{self, Store};
+use super::systemd::watchdog::Watchdog;
 use super::workers::Workers;
-use super::{Daemon, Stage, passed, privileges};
+use super::{Daemon, Stage, privileges};
 
 /// What a daemon without a predecessor begins with.
 struct First {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::policy::limits::LINGER;
 use crate::worker::mailbox::Command;
 
-use super::notify::Manager;
+use super::systemd::notify::Manager;
 use super::{Daemon, Stage};
 
 /// How often to look whether the last peer has gone, while stopping.

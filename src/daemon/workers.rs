@@ -10,11 +10,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::cli::exit;
 use crate::config::{self, DriverChoice};
 use crate::driver::epoll::Epoll;
 use crate::driver::uring::Uring;
 use crate::driver::{Driver, Waker};
-use crate::exit;
 use crate::sys::process;
 use crate::worker::Worker;
 use crate::worker::mailbox::{Command, Mailbox, Report};

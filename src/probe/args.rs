@@ -7,8 +7,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::target::Target;
-use crate::terminal::Color;
-use crate::text::parse_size;
+use crate::cli::terminal::Color;
+use crate::cli::text::parse_size;
 
 const EXAMPLES: &str = "\
 Examples:

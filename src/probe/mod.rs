@@ -42,9 +42,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use serde::Serialize;
 
-use crate::exit::Failure;
-use crate::terminal::{self, complain};
-use crate::text::{self, Paint};
+use crate::cli::exit::Failure;
+use crate::cli::terminal::{self, complain};
+use crate::cli::text::{self, Paint};
 
 use args::{Cli, Command};
 use cause::Cause;
@@ -61,7 +61,7 @@ pub fn main() -> ExitCode {
         .and_then(|interrupt| run(&cli, &console, &interrupt));
     match verdict {
         Ok(verdict) => ExitCode::from(verdict as u8),
-        Err(failure) => crate::exit::end("echoprobe", Err(failure)),
+        Err(failure) => crate::cli::exit::end("echoprobe", Err(failure)),
     }
 }
 

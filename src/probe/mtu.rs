@@ -18,7 +18,7 @@ use super::mark::{self, Mark};
 use super::report::{Report, Verdict, milliseconds};
 use super::route::{self, Address, Flow, Route};
 use super::{Console, Trouble, progress};
-use crate::exit::Failure;
+use crate::cli::exit::Failure;
 use crate::sys::measure::{self, Fragmenting};
 use crate::sys::message::Source;
 use survey::{Family, Fate, Finding, KnownBy, Probe, Survey};

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::latency::Latencies;
-use crate::text::microseconds;
+use crate::cli::text::microseconds;
 
 /// Nobody is woken to the moment: less than this is no pause.
 const LEAST: Duration = Duration::from_millis(1);

@@ -14,8 +14,8 @@ use super::prober::{Course, Event, Outcome, Prober};
 use super::report::{Verdict, milliseconds};
 use super::route::{Route, usage};
 use super::target::Target;
-use crate::exit::Failure;
-use crate::text::{Paint, counted, microseconds};
+use crate::cli::exit::Failure;
+use crate::cli::text::{Paint, counted, microseconds};
 
 /// How often it is looked whether this process runs. Seldom: a ping may go on for days.
 const PAUSES_INTERVAL: Duration = Duration::from_millis(5);

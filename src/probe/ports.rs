@@ -19,8 +19,8 @@ use super::progress;
 use super::report::{Report, Verdict, milliseconds};
 use super::route::{Address, Route, usage};
 use super::{Console, Trouble};
-use crate::exit::Failure;
-use crate::text::{Align, Paint, Table, counted, microseconds};
+use crate::cli::exit::Failure;
+use crate::cli::text::{Align, Paint, Table, counted, microseconds};
 
 /// A port whose median is so many times that of the middle one is slow.
 const SLOW_FACTOR: f64 = 2.0;

@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use crate::text::{escape, escape_lines};
+use crate::cli::text::{escape, escape_lines};
 
 /// All of an answer, on one line.
 #[must_use]

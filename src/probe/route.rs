@@ -22,7 +22,7 @@ use super::cause::Cause;
 use super::proxy;
 use super::report::USAGE;
 use super::target::Target;
-use crate::exit::Failure;
+use crate::cli::exit::Failure;
 use crate::sys::measure::{self, Arrival, Fragmenting};
 use crate::sys::message::Source;
 use crate::sys::socket::{Inherited, drops, set_inherited};

@@ -17,8 +17,8 @@ use super::args::{Path, SendArgs};
 use super::interrupt::Interrupt;
 use super::report::Verdict;
 use super::route::Route;
-use crate::exit::Failure;
-use crate::text::escape;
+use crate::cli::exit::Failure;
+use crate::cli::text::escape;
 use ledger::Ledger;
 use output::Output;
 

@@ -25,9 +25,9 @@ use super::report::Verdict;
 use super::route::{Connection, Flow, RETRY_INTERVAL, Route};
 use super::target::Target;
 use super::{Console, Trouble};
-use crate::exit::Failure;
-use crate::terminal;
-use crate::text::escape;
+use crate::cli::exit::Failure;
+use crate::cli::terminal;
+use crate::cli::text::escape;
 use conversation::{Conversation, Heard, Missed};
 use input::{Input, Said};
 

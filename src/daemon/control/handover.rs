@@ -4,8 +4,8 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use super::super::handover::record;
 use super::{BindError, ClientId, Connection, Server, Socket, State};
+use crate::daemon::handover::record;
 
 impl Server {
     /// Describes the socket and its clients, and adds their descriptors to the list. `caller` waits

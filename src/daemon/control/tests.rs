@@ -10,8 +10,8 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde_json::json;
 
 use super::*;
-use crate::control;
-use crate::control::schema::Peer;
+use crate::protocol;
+use crate::protocol::schema::Peer;
 
 struct Fixture {
     server: Server,
@@ -314,7 +314,7 @@ fn who_does_not_take_his_reply_is_gone_after_2_seconds() {
     stalled.write_all(&more.encode()).unwrap();
     fixture.turn();
     let calls = fixture.turn();
-    let pages = control::pages(peers(20_000), 20_000);
+    let pages = protocol::pages(peers(20_000), 20_000);
     fixture
         .server
         .reply(calls[0].id, Reply::Pages(pages), fixture.now);
@@ -353,7 +353,7 @@ fn a_long_list_comes_in_pages_each_made_when_the_one_before_was_taken() {
             }
         }
     });
-    let pages = control::pages(peers(3000), 3000);
+    let pages = protocol::pages(peers(3000), 3000);
     fixture
         .server
         .reply(calls[0].id, Reply::Pages(pages), fixture.now);
@@ -376,7 +376,7 @@ fn without_more_a_long_list_is_one_page() {
     client.write_all(&request(1)).unwrap();
     fixture.turn();
     let calls = fixture.turn();
-    let reply = Reply::Pages(control::pages(peers(300), 300));
+    let reply = Reply::Pages(protocol::pages(peers(300), 300));
     fixture.server.reply(calls[0].id, reply, fixture.now);
     // The page may be more than the client's socket holds at once.
     let reader = std::thread::spawn(move || read_reply(&mut client).unwrap());

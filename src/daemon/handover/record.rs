@@ -10,12 +10,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::control::schema::ReloadResult;
+use crate::protocol::schema::ReloadResult;
 use crate::stats::Totals;
 use crate::worker::transfer::ConnectionState;
 
-use super::super::passed::Adopted;
-use super::super::privileges::Landlock;
+use crate::daemon::privileges::Landlock;
+use crate::daemon::systemd::passed::Adopted;
 
 /// The version that is written, and the only one that is read. Fields may be added with a default;
 /// whatever changes the meaning of one takes a new version.
@@ -186,9 +186,9 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
-    use crate::control::schema::{ReloadOutcome, Trigger};
     use crate::echo::stream::{Input, Progress};
     use crate::policy::limits::Phase;
+    use crate::protocol::schema::{ReloadOutcome, Trigger};
 
     use super::*;
 

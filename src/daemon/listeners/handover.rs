@@ -10,10 +10,10 @@ use crate::stats::{Counters, Totals};
 use crate::sys::socket;
 use crate::worker::mailbox::{Command, Gate, ListenerId, SocketId, TransferredConnection};
 
-use super::super::bind::{self, Bound, SocketFile};
-use super::super::handover::record;
-use super::super::workers::Workers;
 use super::{Listener, Listeners, Serving, source_ports};
+use crate::daemon::handover::record;
+use crate::daemon::listeners::bind::{self, Bound, SocketFile};
+use crate::daemon::workers::Workers;
 
 impl Listeners {
     /// Describes all of them, in the order of [`Self::place`], and adds the descriptors of their

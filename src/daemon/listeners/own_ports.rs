@@ -12,8 +12,8 @@ use crate::config::{self, Protocol};
 use crate::policy::SourcePorts;
 use crate::sys::socket;
 
-use super::super::workers::Workers;
 use super::{Listeners, Prepared};
+use crate::daemon::workers::Workers;
 
 impl Prepared {
     /// The ports of new UDP sockets.

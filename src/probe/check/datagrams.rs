@@ -9,12 +9,12 @@ use super::Service;
 use super::flow::{Answer, Asked, Client, TRIES};
 use super::judgement::{Burst, Finding, Stop, bytes, judge_burst, judge_datagram, shown};
 use super::material::folded;
+use crate::cli::text;
 use crate::probe::Trouble;
 use crate::probe::args::DATAGRAM_BYTES_MAX_IPV4;
 use crate::probe::cause::Cause;
 use crate::probe::noise::noise;
 use crate::probe::route::Address;
-use crate::text;
 
 const HELLO: &[u8] = b"Does this come back?\n";
 

@@ -6,9 +6,9 @@ use std::io;
 use std::time::Duration;
 
 use super::material::{Receipt, first_difference};
+use crate::cli::text::counted;
 use crate::probe::Trouble;
 use crate::probe::cause::Cause;
-use crate::text::counted;
 
 /// What came of a check: what was seen where all is as it should be, or why it ended there.
 pub(super) type Finding = Result<String, Stop>;

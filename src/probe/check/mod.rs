@@ -23,7 +23,7 @@ use super::report::Verdict;
 use super::route::{self, Route};
 use super::target::Transport;
 use super::{Console, progress};
-use crate::exit::Failure;
+use crate::cli::exit::Failure;
 use judgement::{Finding, Stop};
 use record::Record;
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::judgement::{Finding, Stop};
+use crate::cli::text::{Paint, counted, escape};
 use crate::probe::cause::Causes;
 use crate::probe::report::{self, milliseconds};
-use crate::text::{Paint, counted, escape};
 
 /// What was found of one check.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -9,9 +9,9 @@ use super::Service;
 use super::connection::{Client, PIECE_BYTES, Until};
 use super::judgement::{Finding, Stop};
 use super::material::Material;
+use crate::cli::text;
 use crate::probe::Trouble;
 use crate::probe::cause::Cause;
-use crate::text;
 
 /// A line, in case that the service waits for one.
 const HELLO: &[u8] = b"Does this come back?\n";

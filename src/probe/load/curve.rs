@@ -6,7 +6,7 @@ use super::axis::Axis;
 use super::figures;
 use super::histogram::PERCENTILES;
 use super::measured::Measured;
-use crate::text::Paint;
+use crate::cli::text::Paint;
 
 /// How far each fill reaches, from p50 on.
 const FILLS: [(&str, &str); 4] = [("█", "p90"), ("▓", "p99"), ("░", "p99.9"), ("·", "max")];

@@ -2,9 +2,9 @@
 //!
 //! Knows what was asked for and never what came of it.
 
+use crate::cli::text;
 use crate::probe::args::Sizes;
 use crate::probe::target::Target;
-use crate::text;
 
 /// A service, and the way it is loaded.
 #[derive(Clone, Debug)]

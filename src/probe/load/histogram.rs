@@ -7,8 +7,8 @@
 
 use super::axis;
 use super::figures;
+use crate::cli::text::Paint;
 use crate::probe::latency::Latencies;
-use crate::text::Paint;
 
 /// About so many rows.
 const ROWS: f64 = 17.0;

@@ -44,10 +44,10 @@ use super::prober::{Course, Prober};
 use super::report::Verdict;
 use super::route::{Address, Route, usage};
 use super::{Console, Trouble, progress};
+use crate::cli::exit::Failure;
 use crate::driver::epoll::Epoll;
 use crate::driver::uring::Uring;
 use crate::driver::{Driver, Envelope, Source, UnixName};
-use crate::exit::Failure;
 use crate::stats::Counter;
 use crate::sys::process::raise_descriptor_limit;
 

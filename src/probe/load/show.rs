@@ -9,7 +9,7 @@ use super::figures;
 use super::header::Header;
 use super::histogram;
 use super::measured::Measured;
-use crate::text::{self, Align, Paint, Table};
+use crate::cli::text::{self, Align, Paint, Table};
 
 /// All of it, each line ended.
 #[must_use]

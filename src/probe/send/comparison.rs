@@ -156,7 +156,10 @@ fn first_difference(expected: &[u8], came: &[u8]) -> Option<usize> {
 /// How a datagram differs from what was expected; none: not at all.
 pub(super) fn describe_difference(expected: &[u8], came: &[u8], len: usize) -> Option<String> {
     if len != expected.len() {
-        let (sent, of) = (expected.len(), crate::text::counted(len as u64, "byte"));
+        let (sent, of) = (
+            expected.len(),
+            crate::cli::text::counted(len as u64, "byte"),
+        );
         return Some(format!("{of} came back instead of {sent}"));
     }
     let offset = first_difference(expected, came)?;

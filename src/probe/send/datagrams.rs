@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use super::ledger::Ledger;
 use super::output::{Output, own_descriptor};
-use crate::exit::Failure;
+use crate::cli::exit::Failure;
+use crate::cli::text::escape;
 use crate::probe::Trouble;
 use crate::probe::args::SendArgs;
 use crate::probe::cause::Cause;
 use crate::probe::interrupt::{Interrupt, LOOK_INTERVAL};
 use crate::probe::news::{self, DATAGRAM_MEMORY, News};
 use crate::probe::route::{self, Flow, RETRY_INTERVAL, Route};
-use crate::text::escape;
 
 /// A datagram that has not come back after so long is lost.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -175,7 +175,7 @@ impl Sender<'_> {
     fn silence(&self) -> Trouble {
         let causes = self.ledger.causes();
         let cause = causes.chief().cloned().unwrap_or(Cause::TimedOut);
-        let sent = crate::text::counted(self.ledger.sent(), "datagram");
+        let sent = crate::cli::text::counted(self.ledger.sent(), "datagram");
         Trouble::new(self.route.target().to_string(), cause)
             .hint(format!("of {sent} none came back"))
     }

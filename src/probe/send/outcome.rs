@@ -5,9 +5,9 @@
 use std::time::Duration;
 
 use super::comparison::{Comparison, WINDOW_BYTES_MAX};
+use crate::cli::text::{bytes, counted};
 use crate::probe::cause::Cause;
 use crate::probe::report::{Report, Verdict, milliseconds};
-use crate::text::{bytes, counted};
 
 /// What ended it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 
-use crate::exit::Failure;
+use crate::cli::exit::Failure;
 use crate::probe::printable::Printable;
 use crate::probe::{Console, progress};
 

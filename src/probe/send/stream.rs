@@ -16,7 +16,7 @@ use socket2::Socket;
 use super::comparison::Comparison;
 use super::outcome::{End, Outcome};
 use super::output::Output;
-use crate::exit::Failure;
+use crate::cli::exit::Failure;
 use crate::probe::args::{Expect, SendArgs};
 use crate::probe::cause::Cause;
 use crate::probe::interrupt::{Interrupt, LOOK_INTERVAL};

@@ -21,9 +21,9 @@ use rustyline::error::ReadlineError;
 use rustyline::{Config, DefaultEditor, ExternalPrinter};
 
 use super::input::{PROMPT, Said};
-use crate::exit::Failure;
+use crate::cli::exit::Failure;
+use crate::cli::terminal;
 use crate::probe::interrupt::Interrupt;
-use crate::terminal;
 
 /// How long the editor may take to show what it was given, and to begin with a line, before nobody
 /// waits for it any more. It takes microseconds.

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use super::editor::Editor;
-use crate::exit::Failure;
+use crate::cli::exit::Failure;
 use crate::probe::interrupt::Interrupt;
 use crate::probe::{Console, route};
 

@@ -17,8 +17,8 @@ use super::header::Header;
 use super::histogram::PERCENTILES;
 use super::measured::Measured;
 use super::show;
+use crate::cli::text;
 use crate::probe::cause::Causes;
-use crate::text;
 
 use canvas::{Anchor, Canvas, WIDTH};
 

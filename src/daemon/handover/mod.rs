@@ -1,12 +1,13 @@
 //! What a daemon leaves to its successor, and how that takes it up: a record, the descriptors, and
 //! the bytes that connections are owed.
 //!
-//! A successor is the program that this process executes ([`super::upgrade`]), or the process that
+//! A successor is the program that this process executes ([`super::handover::upgrade`]), or the process that
 //! the service manager starts after us. It goes on from the configuration that was in force and then
 //! reloads, so that whatever has changed meanwhile comes about as it does at any reload: what stays
 //! is not touched, what goes is served to its end, what is wrong is said and changes nothing.
 
 pub(super) mod record;
+pub(super) mod upgrade;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::config::{self, Config, Loaded, Source, render};
-use crate::control::schema::UpgradeResult;
+use crate::protocol::schema::UpgradeResult;
 use crate::sys::handover as carriers;
 use crate::sys::message::{Source as Peer, UnixName};
 use crate::sys::process::Passed;

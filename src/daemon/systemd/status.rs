@@ -6,11 +6,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::control::schema::{ReloadOutcome, ReloadResult};
+use crate::protocol::schema::{ReloadOutcome, ReloadResult};
 use crate::worker::mailbox::Command;
 
-use super::watchdog::Task;
-use super::{Daemon, Stage, reload};
+use crate::daemon::systemd::watchdog::Task;
+use crate::daemon::{Daemon, Stage, reload};
 
 /// The line is looked after so often.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -31,14 +31,14 @@ const LINE_CHARACTERS_MAX: usize = 500;
 
 /// The line that the manager has, and when it was last looked after.
 #[derive(Debug)]
-pub(super) struct Status {
+pub(crate) struct Status {
     told: String,
     looked: Instant,
 }
 
 impl Status {
     /// The manager has been told nothing yet.
-    pub(super) fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self {
             told: String::new(),
             looked: now,
@@ -62,7 +62,7 @@ impl Status {
 
 impl Daemon {
     /// All is bound and served, or as before, after a reload.
-    pub(super) fn tell_ready(&mut self, now: Instant) {
+    pub(crate) fn tell_ready(&mut self, now: Instant) {
         let Some(manager) = &self.manager else {
             return;
         };
@@ -72,7 +72,7 @@ impl Daemon {
     }
 
     /// When [`Self::keep_manager_informed`] has something to do, if nothing else happens.
-    pub(super) fn next_word(&self) -> Option<Instant> {
+    pub(crate) fn next_word(&self) -> Option<Instant> {
         self.manager.as_ref()?;
         let watchdog = self.watchdog.as_ref().and_then(|dog| dog.poll_timeout());
         let status = self.status.looked + self.status_interval();
@@ -88,7 +88,7 @@ impl Daemon {
     }
 
     /// Tells the manager what is due.
-    pub(super) fn keep_manager_informed(&mut self, now: Instant) {
+    pub(crate) fn keep_manager_informed(&mut self, now: Instant) {
         match self.watchdog.as_mut().and_then(|dog| dog.turn(now)) {
             Some(Task::Ask) => self.workers.command_all(|_| Command::Ping),
             Some(Task::Accuse { workers, silent }) => {
@@ -107,7 +107,7 @@ impl Daemon {
     }
 
     /// A worker has answered.
-    pub(super) fn handle_alive(&mut self, worker: usize, now: Instant) {
+    pub(crate) fn handle_alive(&mut self, worker: usize, now: Instant) {
         let all_alive = self
             .watchdog
             .as_mut()
@@ -121,7 +121,7 @@ impl Daemon {
     }
 
     /// Tells how things are, and while stopping asks for time.
-    pub(super) fn tell_status(&mut self, now: Instant) {
+    pub(crate) fn tell_status(&mut self, now: Instant) {
         let Some(manager) = &self.manager else {
             return;
         };
@@ -229,7 +229,7 @@ fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::schema::Diagnostic;
+    use crate::protocol::schema::Diagnostic;
 
     fn rejected(messages: &[&str]) -> ReloadResult {
         let error = |message: &&str| Diagnostic {
@@ -251,7 +251,7 @@ mod tests {
         ReloadResult {
             id: 6,
             generation: 3,
-            trigger: crate::control::schema::Trigger::Signal,
+            trigger: crate::protocol::schema::Trigger::Signal,
             outcome: ReloadOutcome::Applied,
             at: String::new(),
             duration_us: 0,

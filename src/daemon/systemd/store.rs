@@ -11,9 +11,9 @@ use crate::config::{self, Address, Config};
 use crate::sys::process::Passed;
 use crate::sys::socket;
 
-use super::Daemon;
-use super::bind::{self, Bound, SocketFile};
-use super::notify::Manager;
+use crate::daemon::Daemon;
+use crate::daemon::listeners::bind::{self, Bound, SocketFile};
+use crate::daemon::systemd::notify::Manager;
 
 /// Names of sockets in the store begin so, and end with a number.
 const PREFIX: &str = "echod-socket-";
@@ -23,17 +23,17 @@ const LEFT: &str = "echod-left";
 
 /// What the manager keeps.
 #[derive(Debug, Default)]
-pub(super) struct Store {
+pub(crate) struct Store {
     kept: BTreeSet<String>,
     last: u64,
 }
 
 /// Sockets of a predecessor that has left nothing else.
 #[derive(Debug, Default)]
-pub(super) struct Survivors(Vec<Passed>);
+pub(crate) struct Survivors(Vec<Passed>);
 
 /// The names of those that the manager keeps, out of all that it has passed.
-pub(super) fn names(passed: &[Passed]) -> impl Iterator<Item = String> {
+pub(crate) fn names(passed: &[Passed]) -> impl Iterator<Item = String> {
     let names = passed.iter().map(|passed| &passed.name);
     names.filter(|name| is_ours(name)).cloned()
 }
@@ -45,7 +45,7 @@ fn is_ours(name: &str) -> bool {
 
 /// Those that serve an address of this configuration. The others are closed: our own control socket
 /// would be taken for that of a running daemon.
-pub(super) fn left_behind(descriptors: Vec<OwnedFd>, config: &Config) -> Vec<Passed> {
+pub(crate) fn left_behind(descriptors: Vec<OwnedFd>, config: &Config) -> Vec<Passed> {
     let is_wanted = |fd: &OwnedFd| {
         config.listeners.values().any(|listener| {
             let mut addresses = listener.addresses.iter();
@@ -62,7 +62,7 @@ pub(super) fn left_behind(descriptors: Vec<OwnedFd>, config: &Config) -> Vec<Pas
 
 impl Store {
     /// The manager keeps what has these names.
-    pub(super) fn know(&mut self, names: impl IntoIterator<Item = String>) {
+    pub(crate) fn know(&mut self, names: impl IntoIterator<Item = String>) {
         for name in names {
             let number = name.strip_prefix(PREFIX).and_then(|text| text.parse().ok());
             self.last = self.last.max(number.unwrap_or(0));
@@ -71,7 +71,7 @@ impl Store {
     }
 
     /// Has it keep these sockets, and nothing else.
-    pub(super) fn update<'a>(
+    pub(crate) fn update<'a>(
         &mut self,
         sockets: impl Iterator<Item = &'a mut Bound>,
         manager: &Manager,
@@ -101,7 +101,7 @@ impl Store {
 
 impl Survivors {
     /// Takes them out of what was passed.
-    pub(super) fn take(passed: &mut Vec<Passed>) -> Self {
+    pub(crate) fn take(passed: &mut Vec<Passed>) -> Self {
         Self(
             passed
                 .extract_if(.., |passed| is_ours(&passed.name) || passed.name == LEFT)
@@ -110,7 +110,7 @@ impl Survivors {
     }
 
     /// Those that serve this address of a listener.
-    pub(super) fn take_at(
+    pub(crate) fn take_at(
         &mut self,
         listener: &config::Listener,
         address: &Address,
@@ -168,14 +168,14 @@ fn file(address: &Address) -> Option<SocketFile> {
 
 impl Daemon {
     /// Has the service manager keep what is bound, if it keeps anything.
-    pub(super) fn update_store(&mut self) {
+    pub(crate) fn update_store(&mut self) {
         if let Some(manager) = self.manager.as_ref().filter(|manager| manager.keeps()) {
             self.store.update(self.listeners.own_sockets(), manager);
         }
     }
 
     /// Has it keep nothing any more: nobody comes after us.
-    pub(super) fn empty_store(&mut self) {
+    pub(crate) fn empty_store(&mut self) {
         if let Some(manager) = &self.manager {
             self.store.update(std::iter::empty(), manager);
         }

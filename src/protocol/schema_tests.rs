@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::control::INTERFACE;
+use crate::protocol::INTERFACE;
 
 /// A member of the interface text: its kind, name and fields. A method has two: `Name` and
 /// `NameReply`.
@@ -281,7 +281,7 @@ fn fits(value: &Value, kind: &str) -> bool {
 #[test]
 fn the_types_are_those_of_the_interface_text() {
     let samples = samples();
-    let members = members(crate::control::INTERFACE_TEXT);
+    let members = members(crate::protocol::INTERFACE_TEXT);
     for Member { kind, name, fields } in &members {
         let (_, sample) = samples
             .iter()
@@ -299,13 +299,13 @@ fn the_types_are_those_of_the_interface_text() {
 
 #[test]
 fn the_methods_are_those_of_the_interface_text() {
-    let members = members(crate::control::INTERFACE_TEXT);
+    let members = members(crate::protocol::INTERFACE_TEXT);
     let in_text: Vec<String> = members
         .iter()
         .filter(|member| member.kind == "method" && !member.name.ends_with("Reply"))
         .map(|member| format!("{INTERFACE}.{}", member.name))
         .collect();
-    let in_table: Vec<&str> = crate::control::METHODS
+    let in_table: Vec<&str> = crate::protocol::METHODS
         .iter()
         .map(|method| method.name)
         .filter(|name| name.starts_with(INTERFACE))

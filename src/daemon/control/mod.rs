@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 mod handover;
+pub(super) mod queries;
 mod socket;
 
 use std::collections::BTreeMap;
@@ -35,8 +36,8 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::dup3;
 
-use crate::control::wire::{self, Frames, Request};
-use crate::control::{Pages, wire::REQUEST_BYTES_MAX};
+use crate::protocol::wire::{self, Frames, Request};
+use crate::protocol::{Pages, wire::REQUEST_BYTES_MAX};
 
 use super::privileges::Made;
 pub use socket::BindError;

@@ -15,15 +15,15 @@ use crate::config::{self, Address, Change, Config, Protocol};
 use crate::sys::process::Passed;
 use crate::sys::socket;
 
-use super::bind::{self, Bound};
-use super::store::Survivors;
+use crate::daemon::listeners::bind::{self, Bound};
+use crate::daemon::systemd::store::Survivors;
 
 /// Names that begin so are ours: no listener's sockets are called so.
 const OURS: &str = "echod-";
 
 /// Sockets that wait for their listeners.
 #[derive(Debug, Default)]
-pub(super) struct Sockets {
+pub(crate) struct Sockets {
     by_name: BTreeMap<String, Vec<OwnedFd>>,
     survivors: Survivors,
     others: Vec<Passed>,
@@ -31,7 +31,7 @@ pub(super) struct Sockets {
 
 /// What is known of a socket in service that was passed.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(super) struct Adopted {
+pub(crate) struct Adopted {
     /// It is here for its name, not for its address.
     pub by_name: bool,
     /// The backlog that the `.socket` unit has given it; the kernel does not tell that of a Unix
@@ -41,7 +41,7 @@ pub(super) struct Adopted {
 
 impl Sockets {
     /// The one place where it is seen what each name means.
-    pub(super) fn sort(mut passed: Vec<Passed>, config: &Config) -> Self {
+    pub(crate) fn sort(mut passed: Vec<Passed>, config: &Config) -> Self {
         let mut sockets = Self {
             survivors: Survivors::take(&mut passed),
             ..Self::default()
@@ -62,7 +62,7 @@ impl Sockets {
     ///
     /// # Errors
     /// What is wrong with each that can't be served.
-    pub(super) fn take_named(
+    pub(crate) fn take_named(
         &mut self,
         listener: &config::Listener,
         workers: usize,
@@ -97,7 +97,7 @@ impl Sockets {
     ///
     /// # Errors
     /// Why it can't be served.
-    pub(super) fn take_at(
+    pub(crate) fn take_at(
         &mut self,
         listener: &config::Listener,
         address: &Address,
@@ -127,7 +127,7 @@ impl Sockets {
     }
 
     /// A warning for each socket that nobody has taken.
-    pub(super) fn left_over(self) -> impl Iterator<Item = String> {
+    pub(crate) fn left_over(self) -> impl Iterator<Item = String> {
         self.others.into_iter().map(|passed| {
             format!(
                 "the service manager passed a socket named \"{}\", bound to {}, which no listener has as its address \
@@ -144,7 +144,7 @@ impl Sockets {
 ///
 /// # Errors
 /// When they can't serve it any more.
-pub(super) fn rebind_named(
+pub(crate) fn rebind_named(
     old: &config::Listener,
     new: &config::Listener,
     change: &Change,
@@ -171,7 +171,7 @@ pub(super) fn rebind_named(
 
 /// The backlog that the socket is to have; none where it is to keep the one that it has, and nobody
 /// knows which that is.
-pub(super) fn backlog(socket: &Bound, listener: &config::Listener) -> Option<u32> {
+pub(crate) fn backlog(socket: &Bound, listener: &config::Listener) -> Option<u32> {
     match socket.passed {
         Some(adopted) if !listener.backlog_is_set => adopted.backlog,
         _ => Some(listener.backlog),

@@ -4,6 +4,7 @@
 //! was. [`Listeners::commit`] tells the workers and can't fail. What is no longer wanted is then
 //! retired in the background: no new client, everybody in the queue served, closed.
 
+pub(super) mod bind;
 mod handover;
 mod own_ports;
 
@@ -15,18 +16,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::{self, Action, Address, Change, Config};
-use crate::control::schema;
 use crate::driver::Permits;
 use crate::policy::{Refusal, SourcePorts};
+use crate::protocol::schema;
 use crate::stats::{Counters, Totals};
 use crate::sys::socket::{self, Inherited};
 use crate::worker::mailbox::{
     Command, Destination, Gate, ListenerId, Settings, SocketId, SocketKind,
 };
 
-use super::bind::{self, Bound, Site};
-use super::passed;
+use self::bind::{Bound, Site};
 use super::privileges::{Landlock, Made};
+use super::systemd::passed;
 use super::workers::Workers;
 
 use own_ports::source_ports;

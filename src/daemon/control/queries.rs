@@ -6,17 +6,17 @@
 use std::sync::Arc;
 
 use crate::config::Protocol;
-use crate::control::schema::{self, ClosePeersReply};
-use crate::control::{self, PeerQuery};
+use crate::protocol::schema::{self, ClosePeersReply};
+use crate::protocol::{self, PeerQuery};
 use crate::worker::mailbox::{self, Command};
 
-use super::control::{ClientId, Reply};
-use super::listeners::Listeners;
-use super::workers::Workers;
+use crate::daemon::control::{ClientId, Reply};
+use crate::daemon::listeners::Listeners;
+use crate::daemon::workers::Workers;
 
 /// Those that are not yet answered.
 #[derive(Debug, Default)]
-pub(super) struct Queries {
+pub(crate) struct Queries {
     open: Vec<Query>,
     last_id: u64,
 }
@@ -49,16 +49,16 @@ enum Then {
 }
 
 /// A client and what it is told.
-pub(super) type Answer = (ClientId, Reply);
+pub(crate) type Answer = (ClientId, Reply);
 
 impl Queries {
     /// Asks who is there.
-    pub(super) fn list(&mut self, client: ClientId, query: PeerQuery, workers: &Workers) {
+    pub(crate) fn list(&mut self, client: ClientId, query: PeerQuery, workers: &Workers) {
         self.ask_for_peers(client, query, Then::List, workers);
     }
 
     /// Asks that those be closed.
-    pub(super) fn close(
+    pub(crate) fn close(
         &mut self,
         client: ClientId,
         query: PeerQuery,
@@ -93,12 +93,12 @@ impl Queries {
     }
 
     /// Whether all are answered.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.open.is_empty()
     }
 
     /// A worker has found some peers.
-    pub(super) fn handle_peers(
+    pub(crate) fn handle_peers(
         &mut self,
         id: u64,
         peers: &[mailbox::Peer],
@@ -128,7 +128,7 @@ impl Queries {
         };
         let (peers, total) = query.select(found);
         match then {
-            Then::List => Some((client, Reply::Pages(control::pages(peers, total)))),
+            Then::List => Some((client, Reply::Pages(protocol::pages(peers, total)))),
             Then::Close { dry_run } if dry_run || total == 0 => Some(closed(client, total, 0)),
             Then::Close { .. } => {
                 let ids: Arc<[u64]> = peers.iter().map(|peer| peer.id).collect();
@@ -150,7 +150,7 @@ impl Queries {
     }
 
     /// A worker has closed some peers.
-    pub(super) fn handle_closed(&mut self, id: u64, count: u64) -> Option<Answer> {
+    pub(crate) fn handle_closed(&mut self, id: u64, count: u64) -> Option<Answer> {
         let index = self.open.iter().position(|query| query.id == id)?;
         let open = &mut self.open[index];
         let Asked::Close {
@@ -174,7 +174,7 @@ impl Queries {
 fn closed(client: ClientId, matched: u64, closed: u64) -> Answer {
     (
         client,
-        Reply::One(control::reply(&ClosePeersReply { matched, closed })),
+        Reply::One(protocol::reply(&ClosePeersReply { matched, closed })),
     )
 }
 

@@ -13,7 +13,7 @@ const ROUNDS: u32 = 4;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Watchdog {
+pub(crate) struct Watchdog {
     interval: Duration,
     workers: usize,
     // Those that have not answered yet.
@@ -25,7 +25,7 @@ pub(super) struct Watchdog {
 
 /// What is to be done now.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Task {
+pub(crate) enum Task {
     /// Ask every worker whether it is alive.
     Ask,
     /// Tell the operator who has not answered since then, while there is time.
@@ -39,7 +39,7 @@ pub(super) enum Task {
 
 impl Watchdog {
     /// For a manager that ends the service when it has not been fed for `patience`.
-    pub(super) fn new(patience: Duration, workers: usize, now: Instant) -> Self {
+    pub(crate) fn new(patience: Duration, workers: usize, now: Instant) -> Self {
         Self {
             interval: patience / ROUNDS,
             workers,
@@ -50,12 +50,12 @@ impl Watchdog {
     }
 
     /// When to call [`Self::turn`] next.
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         self.due
     }
 
     /// Time has passed.
-    pub(super) fn turn(&mut self, now: Instant) -> Option<Task> {
+    pub(crate) fn turn(&mut self, now: Instant) -> Option<Task> {
         self.due.filter(|due| *due <= now)?;
         if !self.waits_for.is_empty() {
             self.due = None;
@@ -71,7 +71,7 @@ impl Watchdog {
     }
 
     /// A worker has answered. True when it was the last one: feed the watchdog.
-    pub(super) fn handle_alive(&mut self, worker: usize) -> bool {
+    pub(crate) fn handle_alive(&mut self, worker: usize) -> bool {
         let all = self.waits_for.remove(&worker) && self.waits_for.is_empty();
         if all {
             self.due = Some(self.asked + self.interval);

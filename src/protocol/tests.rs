@@ -3,7 +3,7 @@
 use expect_test::{Expect, expect};
 
 use super::*;
-use crate::control::schema::{Backlog, ListenerState, Trigger};
+use crate::protocol::schema::{Backlog, ListenerState, Trigger};
 
 fn result(outcome: ReloadOutcome) -> ReloadResult {
     ReloadResult {

@@ -8,7 +8,7 @@ use std::io::{self, ErrorKind, Write};
 
 use clap::ValueEnum;
 
-use crate::text::Paint;
+use crate::cli::text::Paint;
 
 /// When to use colors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

@@ -21,15 +21,15 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::execve;
 
-use crate::control::{self, schema};
+use crate::protocol::{self, schema};
 use crate::sys::handover as carriers;
 use crate::worker::mailbox::Command;
 
-use super::control::{ClientId, Reply};
-use super::handover::{self, Belongings, record};
-use super::notify::Manager;
-use super::signals::{self, Signal};
-use super::{Daemon, Stage};
+use crate::daemon::control::{ClientId, Reply};
+use crate::daemon::handover::{self, Belongings, record};
+use crate::daemon::signals::{self, Signal};
+use crate::daemon::systemd::notify::Manager;
+use crate::daemon::{Daemon, Stage};
 
 /// How long the new program may take to say whether it can.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
@@ -48,7 +48,7 @@ const LOOK: Duration = Duration::from_millis(2);
 
 /// Where this program was started from, and how.
 #[derive(Clone, Debug)]
-pub(super) struct Invocation {
+pub(crate) struct Invocation {
     path: PathBuf,
     arguments: Vec<OsString>,
 }
@@ -64,7 +64,7 @@ enum Successor {
 
 /// A successor on its way.
 #[derive(Debug)]
-pub(super) struct Handover {
+pub(crate) struct Handover {
     successor: Successor,
     step: Step,
     caller: Option<ClientId>,
@@ -87,7 +87,7 @@ enum Step {
 
 impl Invocation {
     /// As this process was started. A name without a folder was found by the caller's PATH.
-    pub(super) fn of_this_process() -> io::Result<Self> {
+    pub(crate) fn of_this_process() -> io::Result<Self> {
         let mut arguments = std::env::args_os();
         let name = PathBuf::from(arguments.next().unwrap_or_default());
         let path = if name.components().count() > 1 {
@@ -209,7 +209,7 @@ fn listen(stream: Option<impl Read + Send + 'static>) -> Receiver<String> {
 
 impl Daemon {
     /// Begins an upgrade, if there can be one.
-    pub(super) fn upgrade(&mut self, caller: Option<ClientId>, now: Instant) {
+    pub(crate) fn upgrade(&mut self, caller: Option<ClientId>, now: Instant) {
         self.look_for_successor(Successor::Program, caller, now);
     }
 
@@ -251,7 +251,7 @@ impl Daemon {
     }
 
     /// Begins to leave everything to the process that the service manager starts next.
-    pub(super) fn hand_over_to_process(&mut self, caller: ClientId, now: Instant) {
+    pub(crate) fn hand_over_to_process(&mut self, caller: ClientId, now: Instant) {
         if self.manager.as_ref().is_some_and(Manager::keeps) {
             return self.look_for_successor(Successor::Process, Some(caller), now);
         }
@@ -271,20 +271,20 @@ impl Daemon {
     }
 
     /// Goes on as before, for the daemon is to stop.
-    pub(super) fn give_up_handover(&mut self, now: Instant) {
+    pub(crate) fn give_up_handover(&mut self, now: Instant) {
         self.give_up("the daemon is stopping", now);
     }
 
     fn refuse_successor(&mut self, caller: Option<ClientId>, reason: &str, now: Instant) {
         ::log::error!("no successor: {reason}");
         if let Some((server, caller)) = self.server.as_mut().zip(caller) {
-            let refusal = control::upgrade_refused(reason.to_owned());
+            let refusal = protocol::upgrade_refused(reason.to_owned());
             server.reply(caller, Reply::One(refusal), now);
         }
     }
 
     /// Whether the workers rest, and nobody is to be answered.
-    pub(super) fn is_resting(&self) -> bool {
+    pub(crate) fn is_resting(&self) -> bool {
         matches!(
             self.handover,
             Some(Handover {
@@ -295,7 +295,7 @@ impl Daemon {
     }
 
     /// When [`Self::go_on_handing_over`] is next due.
-    pub(super) fn next_handover_step(&self, now: Instant) -> Option<Instant> {
+    pub(crate) fn next_handover_step(&self, now: Instant) -> Option<Instant> {
         let handover = self.handover.as_ref()?;
         Some(match handover.step {
             Step::Asking(_) => handover.until,
@@ -304,7 +304,7 @@ impl Daemon {
     }
 
     /// A worker has given away all that it had.
-    pub(super) fn collect(&mut self, mut more: Belongings) {
+    pub(crate) fn collect(&mut self, mut more: Belongings) {
         let Some(Handover {
             step:
                 Step::Resting {
@@ -326,7 +326,7 @@ impl Daemon {
     }
 
     /// Does what is due.
-    pub(super) fn go_on_handing_over(&mut self, now: Instant) {
+    pub(crate) fn go_on_handing_over(&mut self, now: Instant) {
         let Some(handover) = &mut self.handover else {
             return;
         };
@@ -432,7 +432,7 @@ impl Daemon {
             "{listeners} listener(s) and {connections} connection(s) wait for the next process"
         );
         if let Some((server, caller)) = self.server.as_mut().zip(caller) {
-            let reply = control::reply(&schema::HandOverReply {
+            let reply = protocol::reply(&schema::HandOverReply {
                 listeners,
                 connections,
             });

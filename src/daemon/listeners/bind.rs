@@ -18,8 +18,8 @@ use crate::config::{Address, Listener, Protocol};
 use crate::sys::socket::{self, Binding, Inherited};
 use crate::worker::mailbox::SocketKind;
 
-use super::passed::Adopted;
-use super::privileges::Landlock;
+use crate::daemon::privileges::Landlock;
+use crate::daemon::systemd::passed::Adopted;
 
 /// The buffer of a datagram socket where the configuration says "auto". Over UDP that for receiving:
 /// room for 20,000 small datagrams, since nobody holds a sender back; the kernel's own default has
@@ -29,7 +29,7 @@ const DATAGRAM_BUFFER_BYTES: u32 = 8 * 1024 * 1024;
 
 /// A socket bound to one address of a listener.
 #[derive(Debug)]
-pub(super) struct Bound {
+pub(crate) struct Bound {
     /// The address as it was configured.
     pub address: Address,
     pub kind: SocketKind,
@@ -46,7 +46,7 @@ pub(super) struct Bound {
 
 /// A Unix socket's file: removed in the end, if it is still ours.
 #[derive(Debug)]
-pub(super) struct SocketFile {
+pub(crate) struct SocketFile {
     path: PathBuf,
     // Where it was bound, when another socket of ours still has the path.
     bound_at: Option<PathBuf>,
@@ -54,7 +54,7 @@ pub(super) struct SocketFile {
 }
 
 /// What has to be known to bind the sockets of a listener.
-pub(super) struct Site<'a> {
+pub(crate) struct Site<'a> {
     pub workers: usize,
     /// Sockets of ours that are about to be retired and may have an address that is wanted.
     pub retiring: &'a [BorrowedFd<'a>],
@@ -70,7 +70,7 @@ pub(super) struct Site<'a> {
 }
 
 /// The options that a listener's sockets hand down.
-pub(super) fn inherited(listener: &Listener) -> Inherited {
+pub(crate) fn inherited(listener: &Listener) -> Inherited {
     let auto_on = |protocol| (listener.protocol == protocol).then_some(DATAGRAM_BUFFER_BYTES);
     Inherited {
         no_delay: (listener.protocol == Protocol::Tcp).then_some(listener.no_delay),
@@ -81,7 +81,7 @@ pub(super) fn inherited(listener: &Listener) -> Inherited {
 }
 
 /// How many sockets each address of the listener gets.
-pub(super) fn sockets_per_address(listener: &Listener, workers: usize) -> usize {
+pub(crate) fn sockets_per_address(listener: &Listener, workers: usize) -> usize {
     if listener.protocol.is_unix() {
         1
     } else {
@@ -91,7 +91,7 @@ pub(super) fn sockets_per_address(listener: &Listener, workers: usize) -> usize 
 
 /// Binds one address of a listener. Streams do not listen yet. Nothing, with a warning, for an
 /// optional address that this kernel does not have.
-pub(super) fn bind(
+pub(crate) fn bind(
     listener: &Listener,
     address: &Address,
     port: Option<u16>,
@@ -176,7 +176,7 @@ fn bind_inet(
 /// Who serves one of the sockets of an address. Of streams, each worker serves one, and each is
 /// served: clients go to whoever takes them. Of datagrams, each has one worker: two would answer
 /// those of one sender in another order than they came.
-pub(super) fn servers(
+pub(crate) fn servers(
     listener: &Listener,
     index: usize,
     count: usize,
@@ -194,7 +194,7 @@ pub(super) fn servers(
 }
 
 /// A socket that a predecessor had bound, one of so many of its address.
-pub(super) fn restore(
+pub(crate) fn restore(
     listener: &Listener,
     address: Address,
     fd: OwnedFd,
@@ -215,7 +215,7 @@ pub(super) fn restore(
 }
 
 /// A descriptor of the socket for each of these workers.
-pub(super) fn handles(
+pub(crate) fn handles(
     fd: &OwnedFd,
     workers: impl IntoIterator<Item = usize>,
 ) -> io::Result<Vec<(usize, OwnedFd)>> {
@@ -325,7 +325,7 @@ fn remove_stale(socket_type: Type, path: &Path) -> io::Result<()> {
 }
 
 /// What the workers make of a protocol, and the kernel.
-pub(super) fn kinds(protocol: Protocol) -> (SocketKind, Type) {
+pub(crate) fn kinds(protocol: Protocol) -> (SocketKind, Type) {
     if protocol.is_stream() {
         (SocketKind::Stream, Type::STREAM)
     } else {
@@ -398,12 +398,12 @@ fn explain(
 
 impl SocketFile {
     /// Where it is to be in the end.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Puts the file at its path, atomically in place of the one that is there.
-    pub(super) fn settle(&mut self) -> io::Result<()> {
+    pub(crate) fn settle(&mut self) -> io::Result<()> {
         match self.bound_at.take() {
             Some(bound_at) => fs::rename(bound_at, &self.path),
             None => Ok(()),
@@ -411,12 +411,12 @@ impl SocketFile {
     }
 
     /// Changes who may connect.
-    pub(super) fn set_mode(&self, mode: u32) -> io::Result<()> {
+    pub(crate) fn set_mode(&self, mode: u32) -> io::Result<()> {
         fs::set_permissions(&self.path, fs::Permissions::from_mode(mode))
     }
 
     /// The socket's file that is at this path now.
-    pub(super) fn at(path: &Path) -> Option<Self> {
+    pub(crate) fn at(path: &Path) -> Option<Self> {
         let metadata = fs::symlink_metadata(path).ok()?;
         let inode = (metadata.dev(), metadata.ino());
         metadata
@@ -426,7 +426,7 @@ impl SocketFile {
     }
 
     /// The file that a predecessor had bound its socket to.
-    pub(super) fn of_predecessor(path: PathBuf, inode: (u64, u64)) -> Self {
+    pub(crate) fn of_predecessor(path: PathBuf, inode: (u64, u64)) -> Self {
         Self {
             path,
             bound_at: None,
@@ -435,7 +435,7 @@ impl SocketFile {
     }
 
     /// Device and inode.
-    pub(super) fn inode(&self) -> (u64, u64) {
+    pub(crate) fn inode(&self) -> (u64, u64) {
         self.inode
     }
 

@@ -23,7 +23,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Manager {
+pub(crate) struct Manager {
     messages: SyncSender<Message>,
     // Closed when all messages have been sent.
     done: Receiver<()>,
@@ -49,7 +49,7 @@ impl Message {
 
 impl Manager {
     /// The service manager, if there is one.
-    pub(super) fn find() -> io::Result<Option<Self>> {
+    pub(crate) fn find() -> io::Result<Option<Self>> {
         if std::env::var_os("NOTIFY_SOCKET").is_none() {
             return Ok(None);
         }
@@ -71,18 +71,18 @@ impl Manager {
 
     /// For how long it waits for a sign of life before it ends the service, where it is told to
     /// (`WatchdogSec=`).
-    pub(super) fn watchdog_patience(&self) -> Option<Duration> {
+    pub(crate) fn watchdog_patience(&self) -> Option<Duration> {
         sd_notify::watchdog_enabled().filter(|patience| !patience.is_zero())
     }
 
     /// All is bound and served.
-    pub(super) fn ready(&self, status: &str) {
+    pub(crate) fn ready(&self, status: &str) {
         self.tell(&[NotifyState::Ready, NotifyState::Status(status)]);
     }
 
     /// A reload has begun. Must be followed by [`Self::ready`], also when it fails: the manager
     /// waits.
-    pub(super) fn reloading(&self) {
+    pub(crate) fn reloading(&self) {
         match NotifyState::monotonic_usec_now() {
             Ok(now) => self.tell(&[NotifyState::Reloading, now]),
             Err(_) => self.tell(&[NotifyState::Reloading]),
@@ -90,23 +90,23 @@ impl Manager {
     }
 
     /// How things are, in words.
-    pub(super) fn status(&self, status: &str) {
+    pub(crate) fn status(&self, status: &str) {
         self.tell(&[NotifyState::Status(status)]);
     }
 
     /// All of us are alive, for the watchdog.
-    pub(super) fn alive(&self) {
+    pub(crate) fn alive(&self) {
         self.tell(&[NotifyState::Watchdog]);
     }
 
     /// The end has begun.
-    pub(super) fn stopping(&self) {
+    pub(crate) fn stopping(&self) {
         self.tell(&[NotifyState::Stopping]);
     }
 
     /// How things are; and the manager is to wait for the end for so long from now, if it would
     /// have waited less.
-    pub(super) fn needs_time(&self, status: &str, time: Duration) {
+    pub(crate) fn needs_time(&self, status: &str, time: Duration) {
         let usec = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
         self.tell(&[
             NotifyState::Status(status),
@@ -116,13 +116,13 @@ impl Manager {
 
     /// Whether it keeps descriptors for a successor: systemd says so in `$FDSTORE` (from 254 on;
     /// before that the unit does).
-    pub(super) fn keeps(&self) -> bool {
+    pub(crate) fn keeps(&self) -> bool {
         std::env::var("FDSTORE").is_ok_and(|room| room != "0")
     }
 
     /// Keep these descriptors for our successor, under this name. Whatever becomes of them: a
     /// carrier has nobody at its other end, and a datagram socket has an error now and then.
-    pub(super) fn keep(&self, name: &str, descriptors: Vec<OwnedFd>) {
+    pub(crate) fn keep(&self, name: &str, descriptors: Vec<OwnedFd>) {
         let states = [
             NotifyState::FdStore,
             NotifyState::FdName(name),
@@ -132,7 +132,7 @@ impl Manager {
     }
 
     /// Keep what has this name no longer.
-    pub(super) fn let_go(&self, name: &str) {
+    pub(crate) fn let_go(&self, name: &str) {
         self.tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
     }
 
@@ -141,7 +141,7 @@ impl Manager {
     ///
     /// # Errors
     /// When it has not, or no descriptor is left.
-    pub(super) fn wait_until_read(&self) -> io::Result<()> {
+    pub(crate) fn wait_until_read(&self) -> io::Result<()> {
         let (ours, managers) = nix::unistd::pipe()?;
         self.tell_with(&[NotifyState::Custom("BARRIER=1")], vec![managers]);
         // It closes its end when it comes to it.
@@ -156,7 +156,7 @@ impl Manager {
     }
 
     /// Nothing more is to be said: waits a moment until all has been sent.
-    pub(super) fn end(self) {
+    pub(crate) fn end(self) {
         drop(self.messages);
         // Either all is sent, or the manager does not listen.
         let _ = self.done.recv_timeout(LAST_WORDS);
