@@ -19,6 +19,7 @@ pub mod origin;
 mod privileges;
 pub mod reload;
 mod signals;
+mod socket_file;
 mod start;
 mod stop;
 mod systemd;

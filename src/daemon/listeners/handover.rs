@@ -10,9 +10,10 @@ use crate::stats::{Counters, Totals};
 use crate::sys::socket;
 use crate::worker::mailbox::{Command, Gate, ListenerId, SocketId, TransferredConnection};
 
-use super::{Listener, Listeners, Serving, source_ports};
+use super::bind::{self, Bound};
+use super::{Listener, Listeners, Socket, source_ports};
 use crate::daemon::handover::record;
-use crate::daemon::listeners::bind::{self, Bound, SocketFile};
+use crate::daemon::socket_file::SocketFile;
 use crate::daemon::workers::Workers;
 
 impl Listeners {
@@ -23,15 +24,15 @@ impl Listeners {
         descriptors: &mut Vec<BorrowedFd<'a>>,
         retired_config: impl Fn(&config::Listener) -> String,
     ) -> Vec<record::Listener> {
-        let mut socket = |serving: &'a Serving| {
-            descriptors.push(serving.bound.fd.as_fd());
+        let mut describe_socket = |socket: &'a Socket| {
+            descriptors.push(socket.bound.fd.as_fd());
             record::Socket {
-                id: serving.id.0,
+                id: socket.id.0,
                 descriptor: descriptors.len() - 1,
-                address: serving.bound.address.to_string(),
-                file: serving.bound.file.as_ref().map(SocketFile::inode),
-                stored: serving.bound.stored.clone(),
-                passed: serving.bound.passed,
+                address: socket.bound.address.to_string(),
+                file: socket.bound.file.as_ref().map(SocketFile::identity),
+                stored: socket.bound.stored.clone(),
+                passed: socket.bound.passed,
             }
         };
         let in_service = self.in_service.len();
@@ -44,7 +45,7 @@ impl Listeners {
                 .map(|key| (*key).into())
                 .collect(),
             totals: listener.totals(),
-            sockets: listener.sockets.iter().map(&mut socket).collect(),
+            sockets: listener.sockets.iter().map(&mut describe_socket).collect(),
         };
         self.all().enumerate().map(describe).collect()
     }
@@ -205,7 +206,7 @@ impl Listeners {
     /// come.
     pub(in crate::daemon) fn serve_again(&self, meant: &[usize], workers: &Workers) {
         for listener in self.in_service.values() {
-            for Serving {
+            for Socket {
                 id,
                 workers: serving,
                 bound,
@@ -286,7 +287,7 @@ fn address(config: &config::Listener, text: &str, fd: BorrowedFd<'_>) -> Address
 
 fn finish(bound: Bound, socket: &record::Socket) -> Bound {
     let file = match (&bound.address, socket.file) {
-        (Address::Unix(path), Some(inode)) => Some(SocketFile::of_predecessor(path.clone(), inode)),
+        (Address::Unix(path), Some(inode)) => Some(SocketFile::adopt(path.clone(), inode)),
         _ => None,
     };
     Bound {

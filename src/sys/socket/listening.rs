@@ -17,6 +17,10 @@ use super::address::decode_inet;
 use super::inspect::tcp_info;
 use crate::sys::check;
 
+/// These two are missing in `libc` (asm-generic/socket.h).
+const SO_ATTACH_REUSEPORT_CBPF: libc::c_int = 51;
+const SO_DETACH_REUSEPORT_BPF: libc::c_int = 68;
+
 /// Listens, or changes the backlog of a listening socket. The kernel caps it silently at
 /// `net.core.somaxconn` (listen(2)); [`queue`] returns the effective backlog.
 ///
@@ -113,8 +117,9 @@ pub fn drops(fd: BorrowedFd<'_>) -> u32 {
 /// Stops a listening TCP socket from receiving SYNs, so that its queue can be emptied for good.
 ///
 /// A new client reaches another listening socket that matches, or is refused. Handshakes in progress
-/// complete. Only if another socket is bound to the very same address may a SYN be lost; the client
-/// retransmits it after a second (RFC 6298, section 2).
+/// complete. Where other sockets share the address, call [`direct_to_first`] before: the kernel
+/// would still choose this one for some SYNs, which are then lost and retransmitted after a second
+/// (RFC 6298, section 2).
 ///
 /// # Errors
 /// As `setsockopt(2)`.
@@ -132,6 +137,46 @@ pub fn drop_new_connections(fd: BorrowedFd<'_>) -> io::Result<()> {
         Ok(_) => Ok(()),
         Err(_) => filter_syns(fd),
     }
+}
+
+/// Of all sockets that listen on the address of this one (`SO_REUSEPORT`), lets only the `count`
+/// that have done so for longest receive new connections.
+///
+/// Must be undone with [`direct_to_all`] when the others are closed, before any of the first is.
+///
+/// # Errors
+/// As `setsockopt(2)`; `EINVAL` if the socket does not share its address.
+pub fn direct_to_first(fd: BorrowedFd<'_>, count: u32) -> io::Result<()> {
+    let statement = |code, k| libc::sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf: 0,
+        k,
+    };
+    // A classic BPF program that returns the index of a socket in the group, which has them in the
+    // order in which they began to listen (socket(7), SO_ATTACH_REUSEPORT_CBPF). Any will do for a
+    // SYN.
+    let random = (libc::SKF_AD_OFF + libc::SKF_AD_RANDOM) as u32;
+    let mut program = [
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, random),
+        statement(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, count.max(1)),
+        statement(libc::BPF_RET | libc::BPF_A, 0),
+    ];
+    attach(fd, SO_ATTACH_REUSEPORT_CBPF, &mut program)
+}
+
+/// Ends [`direct_to_first`].
+pub fn direct_to_all(fd: BorrowedFd<'_>) {
+    let unused: libc::c_int = 0;
+    let (raw, from) = (fd.as_raw_fd(), (&raw const unused).cast());
+    let (option, len) = (
+        SO_DETACH_REUSEPORT_BPF,
+        size_of_val(&unused) as libc::socklen_t,
+    );
+    // SAFETY: the kernel reads at most one int from a live local.
+    let detached = check(unsafe { libc::setsockopt(raw, libc::SOL_SOCKET, option, from, len) });
+    // Fails where no program is attached; and before Linux 5.3, where the first sockets go on alone.
+    let _ = detached;
 }
 
 /// Attaches a filter that drops SYN segments and accepts all others.
@@ -161,14 +206,23 @@ fn filter_syns(fd: BorrowedFd<'_>) -> io::Result<()> {
         statement((libc::BPF_RET | libc::BPF_K) as u16, 0),
         statement((libc::BPF_RET | libc::BPF_K) as u16, u32::MAX),
     ];
-    let filter = libc::sock_fprog {
+    attach(fd, libc::SO_ATTACH_FILTER, &mut program)
+}
+
+/// Attaches a classic BPF program to a socket.
+fn attach(
+    fd: BorrowedFd<'_>,
+    option: libc::c_int,
+    program: &mut [libc::sock_filter],
+) -> io::Result<()> {
+    let program = libc::sock_fprog {
         len: program.len() as u16,
         filter: program.as_mut_ptr(),
     };
-    let (raw, from) = (fd.as_raw_fd(), (&raw const filter).cast());
+    let (raw, from) = (fd.as_raw_fd(), (&raw const program).cast());
     let len = size_of::<libc::sock_fprog>() as libc::socklen_t;
     // SAFETY: the kernel copies the program, which is live and of the length beside its pointer.
-    check(unsafe { libc::setsockopt(raw, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, from, len) })?;
+    check(unsafe { libc::setsockopt(raw, libc::SOL_SOCKET, option, from, len) })?;
     Ok(())
 }
 
