@@ -322,7 +322,7 @@ impl Daemon {
     fn handle_report(&mut self, report: Report<OwnedFd>, now: Instant) {
         let answer = match report {
             Report::Retired { id, .. } => {
-                self.listeners.handle_retired(id);
+                self.listeners.handle_retired(id, &self.workers);
                 None
             }
             Report::Peers { query, peers, last } => {

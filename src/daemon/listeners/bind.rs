@@ -93,6 +93,12 @@ impl Bound {
         }
     }
 
+    /// The address of a new socket that does not listen yet, though it is one for streams.
+    pub(super) fn waits_at(&self) -> Option<SocketAddr> {
+        let waits = self.kind == SocketKind::Stream && !socket::is_listening(self.fd.as_fd());
+        self.local().filter(|_| waits)
+    }
+
     /// The backlog that it is to have; none where it keeps the one that it has, which is not known.
     pub(super) fn backlog(&self, listener: &Listener) -> Option<u32> {
         match self.passed {

@@ -17,7 +17,8 @@ use crate::daemon::workers::Workers;
 
 use super::bind::{self, Bound};
 use super::prepare::{Kept, Planned, Prepared};
-use super::{Listener, Listeners, Socket, report, source_ports};
+use super::retire::Waiting;
+use super::{Listener, Listeners, Socket, add_to_workers, report, source_ports};
 
 /// Sockets that are in service no more, until a listener takes them.
 type Free = BTreeMap<SocketId, Socket>;
@@ -171,7 +172,10 @@ impl Listeners {
             workers: serving,
             bound,
         };
-        add_to_workers(listener.id, &socket, handles, workers);
+        match socket.bound.waits_at() {
+            None => add_to_workers(listener.id, &socket, handles, workers),
+            Some(local) => self.waiting.push(Waiting { id, local, handles }),
+        }
         listener.sockets.push(socket);
     }
 
@@ -203,8 +207,15 @@ impl Listeners {
         }
         let new = kept.handles.iter().map(|(worker, _)| *worker);
         socket.workers.extend(new);
-        add_to_workers(listener.id, &socket, kept.handles, workers);
         let id = socket.id;
+        match self.waiting.iter_mut().find(|waiting| waiting.id == id) {
+            None => add_to_workers(listener.id, &socket, kept.handles, workers),
+            Some(waiting) => {
+                let leaves = |handle: &mut (usize, _)| kept.leaving.contains(&handle.0);
+                waiting.handles.extract_if(.., leaves).for_each(drop);
+                waiting.handles.extend(kept.handles);
+            }
+        }
         listener.sockets.push(socket);
         self.leave_socket(id, kept.leaving, now);
     }
@@ -222,24 +233,6 @@ impl Listeners {
             let bound = known.sockets.iter().map(|socket| &socket.bound);
             report::shortfalls(listener, bound)
         })
-    }
-}
-
-fn add_to_workers(
-    listener: ListenerId,
-    socket: &Socket,
-    handles: Vec<(usize, std::os::fd::OwnedFd)>,
-    workers: &Workers,
-) {
-    let (id, kind) = (socket.id, socket.bound.kind);
-    for (worker, socket) in handles {
-        let command = Command::AddSocket {
-            listener,
-            id,
-            kind,
-            socket,
-        };
-        workers.command(worker, command);
     }
 }
 
@@ -262,7 +255,9 @@ fn set_options(
         warn("socket options are not set", error);
     }
     let backlog = socket.backlog(new);
+    // One that waits to listen gets it then.
     if socket.kind == SocketKind::Stream
+        && socket::is_listening(socket.fd.as_fd())
         && let Some(requested) =
             backlog.filter(|_| old.map(|old| socket.backlog(old)) != Some(backlog))
         && let Err(error) = socket::listen(socket.fd.as_fd(), requested)

@@ -17,7 +17,7 @@ mod retire;
 pub(super) mod survivors;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use crate::config::{self, Address};
@@ -33,7 +33,7 @@ use bind::Bound;
 use own_ports::source_ports;
 pub(super) use own_ports::udp_port;
 pub(super) use prepare::Prepared;
-use retire::Retiring;
+use retire::{Retiring, Waiting};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -42,6 +42,7 @@ pub(super) struct Listeners {
     // No longer configured; here as long as they have connections.
     retired: Vec<Listener>,
     retiring: Vec<Retiring>,
+    waiting: Vec<Waiting>,
     // What listeners have counted that are forgotten.
     departed: Totals,
     next_listener: u32,
@@ -149,7 +150,9 @@ impl Listeners {
         let Some(listener) = self.in_service.get_mut(name) else {
             return Ok(());
         };
-        for socket in &listener.sockets {
+        // Those that wait to listen get it then.
+        let waits = |socket: &&Socket| socket.bound.waits_at().is_some();
+        for socket in listener.sockets.iter().filter(|socket| !waits(socket)) {
             socket::listen(socket.bound.fd.as_fd(), backlog)?;
         }
         listener.config.backlog = backlog;
@@ -183,6 +186,25 @@ impl Listener {
 
     fn totals(&self) -> Totals {
         Totals::of(self.counters.iter().map(|counters| &**counters))
+    }
+}
+
+/// Has workers serve a socket, each by its own descriptor.
+fn add_to_workers(
+    listener: ListenerId,
+    socket: &Socket,
+    handles: Vec<(usize, OwnedFd)>,
+    workers: &Workers,
+) {
+    let (id, kind) = (socket.id, socket.bound.kind);
+    for (worker, socket) in handles {
+        let command = Command::AddSocket {
+            listener,
+            id,
+            kind,
+            socket,
+        };
+        workers.command(worker, command);
     }
 }
 

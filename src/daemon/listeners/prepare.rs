@@ -591,8 +591,10 @@ impl Listeners {
                 }
                 let bound = bind::bind_beside(listener, &address, inet, indexes, workers)
                     .map_err(|error| fail(&error))?;
-                for bound in &bound {
-                    bound.listen(listener).map_err(|error| fail(&error))?;
+                if !self.has_to_wait_at(inet) {
+                    for bound in &bound {
+                        bound.listen(listener).map_err(|error| fail(&error))?;
+                    }
                 }
                 Ok(bound)
             }

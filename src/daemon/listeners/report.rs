@@ -55,6 +55,7 @@ impl Listener {
         for queue in self
             .sockets
             .iter()
+            .filter(|socket| socket.bound.waits_at().is_none())
             .filter_map(|socket| socket::queue(socket.bound.fd.as_fd()))
         {
             sum.effective = queue.effective;
@@ -112,7 +113,10 @@ pub(super) fn shortfalls<'a>(
     listener: &config::Listener,
     sockets: impl Iterator<Item = &'a Bound> + Clone,
 ) -> Vec<String> {
-    let own = |bound: &&Bound| bound.passed.is_none() || listener.backlog_is_set;
+    let own = |bound: &&Bound| {
+        let is_ours = bound.passed.is_none() || listener.backlog_is_set;
+        is_ours && bound.waits_at().is_none()
+    };
     let mut with_backlog = sockets.clone().filter(own);
     let capped = with_backlog.find_map(|bound| capped(&bound.fd, listener.backlog));
     let short = short_receive_buffer(&bind::inherited(listener), sockets);

@@ -1,8 +1,9 @@
 //! Sockets that are no longer wanted: no client reaches them any more, all that is queued on them is
 //! served, then they are closed.
 
+use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::config;
@@ -12,7 +13,7 @@ use crate::worker::mailbox::{Command, SocketId, SocketKind};
 use crate::daemon::workers::Workers;
 
 use super::bind::Bound;
-use super::{Listeners, Socket};
+use super::{Listeners, Socket, add_to_workers};
 
 /// Between the last SYN that a socket takes and the sweep that empties its queue, so that
 /// handshakes which are under way arrive there: a long round trip.
@@ -25,12 +26,26 @@ pub(super) struct Retiring {
     workers: Vec<usize>,
     // Of an Internet socket: a successor may have it already.
     local: Option<SocketAddr>,
-    // New connections go to this many other sockets of the address, the oldest ones.
-    directed_to: Option<usize>,
+    // New connections are directed to other sockets of the address.
+    is_directed: bool,
+    // Our descriptor, until the sweep, of one from which they are directed. All others are closed at
+    // once: the last descriptor is to be closed by a worker that has just emptied the queue.
+    directed: Option<OwnedFd>,
     // When its workers are to empty it; none once they were told.
     sweep_at: Option<Instant>,
     // Workers that have not yet reported it closed.
     waits_for: usize,
+}
+
+/// A listening socket for an address at which others are being retired: it joins the kernel's group
+/// of them when they are closed. The kernel moves its last socket to the place of one that is
+/// closed, and directing connections relies on the order.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) id: SocketId,
+    pub(super) local: SocketAddr,
+    /// For the workers that are to serve it.
+    pub(super) handles: Vec<(usize, OwnedFd)>,
 }
 
 impl Retiring {
@@ -40,7 +55,8 @@ impl Retiring {
             waits_for: workers.len(),
             workers,
             local: None,
-            directed_to: None,
+            is_directed: false,
+            directed: None,
             sweep_at: Some(sweep_at),
         }
     }
@@ -84,6 +100,7 @@ impl Listeners {
     /// Retires these sockets, which are in service no more.
     pub(super) fn retire_sockets(&mut self, sockets: Vec<Socket>, now: Instant) {
         for Socket { id, workers, bound } in sockets {
+            self.waiting.retain(|waiting| waiting.id != id);
             let mut retiring = Retiring::new(id, workers, now);
             // What the service manager passed it will pass again, so it must stay as it is; clients
             // that are queued there then are served then.
@@ -91,55 +108,62 @@ impl Listeners {
                 && let Some(local) = bound.local()
             {
                 retiring.local = Some(local);
-                retiring.directed_to = self.turn_clients_away(&bound, local);
                 if bound.kind == SocketKind::Stream {
                     retiring.sweep_at = Some(now + HANDSHAKE);
                 }
+                match self.turn_clients_away(&bound, local) {
+                    Ok(true) => {
+                        retiring.is_directed = true;
+                        retiring.directed = bound.fd.try_clone().ok();
+                    }
+                    Ok(false) => {}
+                    Err(error) => log::warn!("{}: clients may be lost: {error}", bound.address),
+                }
             }
-            // Two things end here. A Unix socket loses its file, so no new client finds it; that of
-            // a successor is not touched. And our descriptor is closed: the last one is to be
-            // closed by a worker that has just emptied the queue.
+            // With it goes the file of a Unix socket, so that no new client finds it. That of a
+            // successor is not touched.
             drop(bound);
             self.retiring.push(retiring);
         }
     }
 
-    /// Has no new client reach this socket; other sockets of its address get them. Returns to how
-    /// many of these they were directed.
-    fn turn_clients_away(&self, bound: &Bound, local: SocketAddr) -> Option<usize> {
+    /// Has no new client reach this socket; other sockets of its address get them. Returns whether
+    /// connections were directed to these, so that the socket itself need not be changed.
+    fn turn_clients_away(&self, bound: &Bound, local: SocketAddr) -> io::Result<bool> {
         let fd = bound.fd.as_fd();
-        let mut directed_to = None;
         // The address may be wanted again before this one is gone.
-        let mut result = socket::set_shared(fd, true);
-        match bound.kind {
-            SocketKind::Datagram => result = result.and(socket::turn_away_datagrams(fd)),
-            SocketKind::Stream => {
-                let count = self.count_at(local);
-                if count > 0 {
-                    // Another reload may have directed them to fewer.
-                    let before = self
-                        .retiring
-                        .iter()
-                        .filter(|other| other.local == Some(local));
-                    let before = before.filter_map(|other| other.directed_to).min();
-                    let count = before.map_or(count, |before| before.min(count));
-                    directed_to = Some(count);
-                    result = result.and(socket::direct_to_first(fd, count as u32));
-                }
-                result = result.and(socket::drop_new_connections(fd));
-            }
+        let shared = socket::set_shared(fd, true);
+        if bound.kind == SocketKind::Datagram {
+            return shared.and(socket::turn_away_datagrams(fd)).map(|()| false);
         }
-        if let Err(error) = result {
-            log::warn!("{}: clients may be lost: {error}", bound.address);
+        let others = self.listening_at(local).count();
+        if others > 0 && socket::direct_to_first(fd, others as u32).is_ok() {
+            return shared.map(|()| true);
         }
-        directed_to
+        // It is the last one: what was directed to it must not return to those before.
+        let before = self
+            .retiring
+            .iter()
+            .filter(|retiring| retiring.local == Some(local));
+        for directed in before.filter_map(|retiring| retiring.directed.as_ref()) {
+            socket::drop_new_connections(directed.as_fd())?;
+        }
+        shared.and(socket::drop_new_connections(fd)).map(|()| false)
     }
 
-    /// How many listening sockets in service have this address.
-    fn count_at(&self, local: SocketAddr) -> usize {
+    /// The sockets in service that listen at this address.
+    fn listening_at(&self, local: SocketAddr) -> impl Iterator<Item = &Bound> {
         let streams = self.sockets().map(|socket| &socket.bound);
         let streams = streams.filter(|bound| bound.kind == SocketKind::Stream);
-        streams.filter(|bound| bound.local() == Some(local)).count()
+        streams.filter(move |bound| {
+            bound.local() == Some(local) && socket::is_listening(bound.fd.as_fd())
+        })
+    }
+
+    /// Whether a new socket has to wait before it listens at this address: see [`Waiting`].
+    pub(super) fn has_to_wait_at(&self, local: SocketAddr) -> bool {
+        let mut retiring = self.retiring.iter();
+        retiring.any(|retiring| retiring.local == Some(local) && retiring.is_directed)
     }
 
     /// Has some of its workers serve a socket no more that stays in service.
@@ -154,6 +178,10 @@ impl Listeners {
         for retiring in &mut self.retiring {
             if retiring.sweep_at.is_some_and(|at| at <= now) {
                 retiring.sweep_at = None;
+                if let Some(directed) = retiring.directed.take() {
+                    // For the case that the others are removed meanwhile.
+                    let _ = socket::drop_new_connections(directed.as_fd());
+                }
                 for worker in &retiring.workers {
                     workers.command(*worker, Command::RetireSocket { id: retiring.id });
                 }
@@ -188,7 +216,7 @@ impl Listeners {
     }
 
     /// A worker has closed its descriptor of a socket.
-    pub(in crate::daemon) fn handle_retired(&mut self, id: SocketId) {
+    pub(in crate::daemon) fn handle_retired(&mut self, id: SocketId, workers: &Workers) {
         if let Some(retiring) = self.retiring.iter_mut().find(|retiring| retiring.id == id) {
             retiring.waits_for -= 1;
         }
@@ -196,15 +224,38 @@ impl Listeners {
             .retiring
             .extract_if(.., |retiring| retiring.waits_for == 0)
             .collect();
-        for local in closed.iter().filter(|closed| closed.directed_to.is_some()) {
-            // All sockets that are left at the address take clients again, also new ones.
-            let is_there = |other: &Retiring| other.local == local.local;
-            if !self.retiring.iter().any(is_there)
-                && let Some(socket) = self.sockets().find(|socket| {
-                    socket.bound.kind == SocketKind::Stream && socket.bound.local() == local.local
-                })
-            {
-                socket::direct_to_all(socket.bound.fd.as_fd());
+        for local in closed.into_iter().filter_map(|closed| closed.local) {
+            if !self.has_to_wait_at(local) {
+                self.complete_group(local, workers);
+            }
+        }
+    }
+
+    /// All sockets at this address that were retired beside others are closed: all that are left
+    /// receive connections again, and those that have waited listen.
+    fn complete_group(&mut self, local: SocketAddr, workers: &Workers) {
+        if let Some(bound) = self.listening_at(local).next() {
+            socket::direct_to_all(bound.fd.as_fd());
+        }
+        for waiting in self
+            .waiting
+            .extract_if(.., |waiting| waiting.local == local)
+        {
+            for listener in self.in_service.values() {
+                let mut sockets = listener.sockets.iter();
+                let Some(socket) = sockets.find(|socket| socket.id == waiting.id) else {
+                    continue;
+                };
+                match socket.bound.listen(&listener.config) {
+                    Ok(()) => {
+                        add_to_workers(listener.id, socket, waiting.handles, workers);
+                    }
+                    Err(error) => {
+                        let name = &listener.config.name;
+                        log::error!("listener \"{name}\": listen on {local}: {error}");
+                    }
+                }
+                break;
             }
         }
     }
