@@ -321,6 +321,38 @@ fn a_rejected_reload_loses_no_datagram() {
     });
 }
 
+#[test]
+fn what_the_kernel_caps_is_the_same_warning_however_a_socket_gets_it() {
+    let port = free_port();
+    let address = at(port).to_string();
+    let config = |more: &str| tcp("main", &address, more);
+    let large = "backlog = 1000000000";
+    let expected = "listener \"main\": backlog 1000000000 is capped to ";
+    let of = |result: &serde_json::Value| {
+        let warnings = result["warnings"].as_array().expect("a list").clone();
+        let texts = warnings
+            .iter()
+            .map(|warning| warning["message"].as_str().expect("a text").to_owned());
+        texts.collect::<Vec<String>>()
+    };
+    // Bound at the start.
+    let daemon = Daemon::start(&config(large));
+    let at_start = of(&daemon.ctl_json(&["status"])["status"]["last_reload"]);
+    assert!(
+        at_start.len() == 1 && at_start[0].starts_with(expected),
+        "{at_start:?}"
+    );
+    // Changed on a socket in service.
+    assert_applied(&daemon, &config("backlog = 5"));
+    assert_eq!(of(&daemon.reload_with(&config(large))), at_start);
+    // Taken over by another number of sockets.
+    assert_applied(&daemon, &config("backlog = 5\nsockets = 2"));
+    let rebound = format!("{large}\nsockets = 1");
+    assert_eq!(of(&daemon.reload_with(&config(&rebound))), at_start);
+    // Not again where it does not change.
+    assert_eq!(of(&daemon.reload()), Vec::<String>::new());
+}
+
 /// A path of the test's folder that is as long as a Unix socket's can be.
 fn longest_path(folder: &Path) -> String {
     let folder = folder.display().to_string();

@@ -128,7 +128,7 @@ fn occupant(kind: Type, path: &Path) -> Result<Occupant, Error> {
     match socket::unix_is_alive(kind, path) {
         Ok(true) => Ok(Occupant::Live),
         Ok(false) => Ok(Occupant::Stale),
-        // Its owner has removed it meanwhile.
+        // Its owner has just removed it.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Occupant::Nothing),
         Err(error) => Err(failed("connect")(error)),
     }
@@ -199,7 +199,7 @@ impl SocketFile {
         self.path = path;
     }
 
-    /// Changes its mode, which says who may connect.
+    /// Changes its mode: write permission permits to connect (unix(7)).
     ///
     /// # Errors
     /// If another file is at its path by now; others as `chmod(2)`.
@@ -288,5 +288,129 @@ impl Drop for Aside {
     fn drop(&mut self) {
         // After it was put back there is none.
         let _ = fs::remove_file(&self.aside);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+
+    use super::*;
+
+    fn in_folder(check: impl FnOnce(&Path)) {
+        let folder = tempfile::tempdir().unwrap();
+        check(&folder.path().join("s"));
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::symlink_metadata(path).unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn a_socket_listens_at_once_and_only_its_owner_can_connect_at_first() {
+        in_folder(|path| {
+            let (_fd, file) = bind(Type::STREAM, path, 1).unwrap();
+            assert_eq!(mode(path), 0o600);
+            UnixStream::connect(path).unwrap();
+            file.set_mode(0o666).unwrap();
+            assert_eq!(mode(path), 0o666);
+        });
+    }
+
+    #[test]
+    fn what_is_at_the_path_decides_whether_it_is_bound() {
+        let check = |put: &dyn Fn(&Path), expected: Result<(), &str>| {
+            in_folder(|path| {
+                put(path);
+                let before = identity(path);
+                let bound = bind(Type::STREAM, path, 1);
+                let found = bound.as_ref().map(|_| ()).map_err(ToString::to_string);
+                assert_eq!(found.as_ref().map(|_| ()).map_err(String::as_str), expected);
+                if expected.is_err() {
+                    assert_eq!(identity(path), before, "it is left alone");
+                }
+            });
+        };
+        let leak = |socket: OwnedFd| std::mem::forget(socket);
+        let in_use = Err("a running process serves it: stop that first");
+        let no_socket = Err("there is a file that is not a socket");
+        check(&|_| {}, Ok(()));
+        check(&|path| drop(UnixListener::bind(path).unwrap()), Ok(()));
+        check(&|path| drop(UnixDatagram::bind(path).unwrap()), Ok(()));
+        check(
+            &|path| leak(UnixListener::bind(path).unwrap().into()),
+            in_use,
+        );
+        check(
+            &|path| leak(UnixDatagram::bind(path).unwrap().into()),
+            in_use,
+        );
+        check(&|path| fs::write(path, "data").unwrap(), no_socket);
+        check(&|path| fs::create_dir(path).unwrap(), no_socket);
+        check(&|path| symlink("nowhere", path).unwrap(), no_socket);
+        check(
+            &|path| {
+                let other = path.with_file_name("other");
+                leak(UnixListener::bind(&other).unwrap().into());
+                symlink("other", path).unwrap();
+            },
+            no_socket,
+        );
+    }
+
+    #[test]
+    fn a_file_that_has_taken_its_place_is_neither_changed_nor_removed() {
+        in_folder(|path| {
+            let (_fd, file) = bind(Type::STREAM, path, 1).unwrap();
+            let target = path.with_file_name("target");
+            fs::write(&target, "data").unwrap();
+            fs::set_permissions(&target, Permissions::from_mode(0o600)).unwrap();
+            fs::remove_file(path).unwrap();
+            symlink(&target, path).unwrap();
+            assert!(!file.is_in_place());
+            assert!(file.set_mode(0o666).is_err());
+            let group = nix::unistd::getegid().as_raw();
+            assert!(file.set_group(group).is_err());
+            drop(file);
+            assert_eq!(mode(&target), 0o600);
+            assert_eq!(fs::read_link(path).unwrap(), target);
+        });
+    }
+
+    #[test]
+    fn a_file_that_was_set_aside_is_put_back_or_removed() {
+        in_folder(|path| {
+            let (_fd, file) = bind(Type::STREAM, path, 1).unwrap();
+            let taken = path.with_file_name(format!(".echod-{}-0", std::process::id()));
+            fs::write(&taken, "of another listener").unwrap();
+            let aside = file.set_aside().unwrap();
+            assert_eq!(identity(path), None);
+            let (_new, other) = bind(Type::DGRAM, path, 0).unwrap();
+            aside.put_back();
+            drop(other);
+            assert!(file.is_in_place());
+            UnixStream::connect(path).unwrap();
+            let aside = file.set_aside().unwrap();
+            let (_new, _other) = bind(Type::DGRAM, path, 0).unwrap();
+            drop(aside);
+            drop(file);
+            let names = fs::read_dir(path.parent().unwrap()).unwrap();
+            let mut names: Vec<_> = names.map(|entry| entry.unwrap().path()).collect();
+            names.sort();
+            assert_eq!(names, [taken, path.to_owned()]);
+        });
+    }
+
+    #[test]
+    fn a_folder_that_is_locked_is_left_alone() {
+        in_folder(|path| {
+            let lock = lock_folder(path).unwrap();
+            assert!(lock.is_some());
+            drop(UnixListener::bind(path).unwrap());
+            assert!(matches!(bind(Type::STREAM, path, 1), Err(Error::Locked)));
+            drop(lock);
+            assert!(bind(Type::STREAM, path, 1).is_ok());
+        });
     }
 }

@@ -1,5 +1,8 @@
-//! The control socket and its folder. Its file is as described in [`crate::daemon::socket_file`];
-//! what is said on the connections is not known here.
+//! The control socket and its directory: created, opened to those that may connect, adopted from a
+//! predecessor.
+//!
+//! How its file is created and removed is in [`crate::daemon::socket_file`]. Knows nothing of
+//! connections.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::os::fd::OwnedFd;
@@ -176,7 +179,7 @@ fn make_directory(path: &Path, group: Option<u32>) -> Result<bool, BindError> {
     let made = DirBuilder::new().mode(DIRECTORY_MODE).create(directory);
     made.map_err(|cause| failed(&cause))?;
     if group.is_some() {
-        // Those who may connect have to get there.
+        // Users that may connect have to get there.
         lchown(directory, None, group).map_err(|cause| failed(&cause))?;
     }
     // The umask may have taken something away.

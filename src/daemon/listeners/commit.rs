@@ -1,6 +1,6 @@
 //! The commit of a reload: what was prepared is put into service.
 //!
-//! Up to [`Listeners::bind_pending`](super::prepare) nothing has changed; from then on nothing is
+//! Up to [`Listeners::bind_pending`](super::pending) nothing has changed; from then on nothing is
 //! given up, and what can't be done, as a mode that can't be set, is a warning.
 
 use std::collections::BTreeMap;
@@ -16,9 +16,9 @@ use crate::worker::mailbox::{Command, Gate, ListenerId, SocketId, SocketKind};
 use crate::daemon::workers::Workers;
 
 use super::bind::{self, Bound};
-use super::prepare::{Kept, Planned, Prepared};
+use super::prepared::{Kept, Planned, Prepared};
 use super::retire::Waiting;
-use super::{Listener, Listeners, Socket, add_to_workers, report, source_ports};
+use super::{Listener, Listeners, Socket, add_to_workers, shortfall, source_ports};
 
 /// Sockets that are in service no more, until a listener takes them.
 type Free = BTreeMap<SocketId, Socket>;
@@ -179,8 +179,7 @@ impl Listeners {
         listener.sockets.push(socket);
     }
 
-    /// Has a socket in service go on as one of this listener, with other workers where that is
-    /// planned.
+    /// Makes a socket in service one of this listener, with other workers where that is planned.
     fn serve_kept(
         &mut self,
         name: &str,
@@ -198,6 +197,8 @@ impl Listeners {
             file.set_path(path.clone());
         }
         socket.bound.address = kept.address;
+        // What the workers that leave it still accept counts for the listener before: the queue is
+        // emptied as that of a retired socket.
         socket
             .workers
             .retain(|worker| !kept.leaving.contains(worker));
@@ -231,7 +232,7 @@ impl Listeners {
         let known = self.in_service.get(&listener.name).filter(|_| is_asked);
         known.map_or_else(Vec::new, |known| {
             let bound = known.sockets.iter().map(|socket| &socket.bound);
-            report::shortfalls(listener, bound)
+            shortfall::shortfalls(listener, bound)
         })
     }
 }

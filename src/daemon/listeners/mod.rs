@@ -3,17 +3,20 @@
 //! Three steps. [`Listeners::prepare`] binds what is new and touches nothing in service.
 //! [`Listeners::commit`] binds what has to be beside sockets in service, the last thing that can
 //! fail, and tells the workers. What is no longer wanted is then retired in the background: no new
-//! client, every queued one served, closed. Continue in `prepare`, `commit` and `retire`, in `bind`
-//! for how a socket is bound, in `passed` and `survivors` for sockets that others have bound.
+//! client, every queued one served, closed. Continue in `prepare`, `pending`,
+//! `commit` and `retire`, in `bind` for how a socket is bound, in `passed` and `survivors` for sockets that others have bound.
 
 pub(super) mod bind;
 mod commit;
 mod handover;
 mod own_ports;
 pub(super) mod passed;
+mod pending;
 mod prepare;
+mod prepared;
 mod report;
 mod retire;
+mod shortfall;
 pub(super) mod survivors;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,7 +35,7 @@ use super::workers::Workers;
 use bind::Bound;
 use own_ports::source_ports;
 pub(super) use own_ports::udp_port;
-pub(super) use prepare::Prepared;
+pub(super) use prepared::Prepared;
 use retire::{Retiring, Waiting};
 
 /// See the module.

@@ -115,7 +115,7 @@ impl Sockets {
             .map_err(|error| format!("listener \"{name}\": passed socket {address}: {error}"))
     }
 
-    /// A warning for each socket that nobody has taken.
+    /// A warning for each socket that no listener has taken.
     pub(crate) fn left_over(self) -> impl Iterator<Item = String> {
         self.others.into_iter().map(|passed| {
             format!(
@@ -129,7 +129,7 @@ impl Sockets {
 }
 
 /// What comes of a reload that would bind a listener elsewhere, whose sockets were passed by its
-/// name: they stay, and the operator is told.
+/// name: they stay, and the operator gets a warning.
 ///
 /// # Errors
 /// When they can't serve it any more.
@@ -223,7 +223,7 @@ fn protocol(fd: &OwnedFd) -> Option<Protocol> {
     Protocol::ALL.into_iter().find(of_its_type)
 }
 
-/// Whether it is a door, and not a connection that the manager has accepted.
+/// Whether clients can reach it, as they can't a connection that the manager has accepted.
 fn is_ready(fd: &OwnedFd) -> bool {
     protocol(fd).is_some_and(|protocol| !protocol.is_stream()) || socket::is_listening(fd.as_fd())
 }

@@ -5,93 +5,25 @@
 //! is dropped leaves everything as it was. What can only be bound beside sockets in service waits
 //! for the commit.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::config::{self, Action, Address, Change, Config};
-use crate::daemon::privileges::Made;
-use crate::daemon::socket_file::{self, Identity};
-use crate::sys::socket;
 use crate::worker::mailbox::{SocketId, SocketKind};
 
+use crate::daemon::socket_file::{self, Identity};
+
 use super::bind::{self, Bound, Circumstances};
+use super::prepared::{Kept, Pending, Planned, Prepared};
 use super::{Listeners, Socket, passed};
 
 /// How long a start waits for the addresses of a process that was killed.
 const DYING: Duration = Duration::from_millis(500);
 
-/// All that is needed for a configuration, bound and listening, but for what is [`Pending`].
-#[derive(Debug, Default)]
-pub(in crate::daemon) struct Prepared {
-    /// The sockets that each of these listeners is to have. All others keep what they have.
-    pub(super) sockets: BTreeMap<String, Vec<Planned>>,
-    pub warnings: Vec<String>,
-}
-
-/// A socket that a listener is to have.
-#[derive(Debug)]
-pub(super) enum Planned {
-    /// A new one.
-    New(Bound),
-    /// One in service.
-    Kept(Kept),
-    /// One or several that can't be bound before the commit.
-    Pending(Pending),
-}
-
-/// A socket in service that its listener keeps, or gets from another one.
-#[derive(Debug)]
-pub(super) struct Kept {
-    pub(super) id: SocketId,
-    /// As the listener's configuration has it.
-    pub(super) address: Address,
-    /// For workers that are to serve it and do not yet.
-    pub(super) handles: Vec<(usize, OwnedFd)>,
-    /// Workers that are to serve it no more.
-    pub(super) leaving: Vec<usize>,
-}
-
-/// What is bound at the beginning of the commit, when nothing else can fail any more.
-#[derive(Debug)]
-pub(super) enum Pending {
-    /// Sockets beside ones in service, at the same address or at one of which the other is a part:
-    /// they would take clients and datagrams from those in service.
-    Beside {
-        address: Address,
-        inet: SocketAddr,
-        indexes: Range<usize>,
-    },
-    /// A socket at the path of one in service that is of the other kind.
-    Replacing { path: PathBuf, id: SocketId },
-}
-
-impl Prepared {
-    /// New sockets.
-    pub(super) fn bound(&self) -> impl Iterator<Item = &Bound> {
-        let planned = self.sockets.values().flatten();
-        planned.filter_map(|planned| match planned {
-            Planned::New(bound) => Some(bound),
-            Planned::Kept(_) | Planned::Pending(_) => None,
-        })
-    }
-
-    /// The files of Unix sockets.
-    pub(in crate::daemon) fn made(&self) -> impl Iterator<Item = Made> {
-        let files = self.bound().filter_map(|bound| bound.file.as_ref());
-        files.map(|file| Made {
-            path: file.path().into(),
-            is_folder: false,
-            keeps_group: false,
-        })
-    }
-}
-
 impl Listeners {
-    /// Finds out what `changes` need, and binds it but for what the service manager has passed.
+    /// Finds out what `changes` need, and binds what the service manager has not passed.
     ///
     /// # Errors
     /// All that is wrong.
@@ -123,6 +55,7 @@ impl Listeners {
                 continue;
             };
             match change.action {
+                // A listener that changes nothing may still have lost a file.
                 Action::Add | Action::Rebind => preparation.plan(listener, change),
                 Action::Keep | Action::Update => preparation.restore_files(listener),
                 Action::Remove => {}
@@ -241,35 +174,11 @@ impl<'a> Preparation<'a> {
         inet: SocketAddr,
         optional: bool,
     ) -> Result<Vec<Planned>, String> {
-        let name = &listener.name;
         let (kind, _) = bind::kinds(listener.protocol);
         let count = bind::sockets_per_address(listener, self.circumstances.workers);
-        let is_same = |owner: &str, socket: &Socket| {
-            owner == name && socket.bound.address == *address
-                || socket
-                    .bound
-                    .local()
-                    .is_some_and(|local| is_same_inet(local, inet))
-        };
-        // Sockets that have the very address stay as they are, so that no client notices.
-        let kept = self.take(count, |owner, socket| {
-            socket.bound.kind == kind && is_same(owner, socket)
-        });
-        if let Some(first) = kept.first() {
-            let inet = first.bound.local().unwrap_or(inet);
-            // The service manager says how many sockets of its own there are.
-            let is_passed = kept.iter().any(|socket| socket.bound.passed.is_some());
-            let count = if is_passed { kept.len() } else { count };
-            let missing = kept.len()..count;
-            let mut planned = self.keep(listener, address, kept, count)?;
-            if !missing.is_empty() {
-                planned.push(Planned::Pending(Pending::Beside {
-                    address: address.clone(),
-                    inet,
-                    indexes: missing,
-                }));
-            }
-            return Ok(planned);
+        let kept = self.keep_inet(listener, address, inet, count)?;
+        if !kept.is_empty() {
+            return Ok(kept);
         }
         let passed = self.take_passed(listener, address)?;
         if !passed.is_empty() {
@@ -286,15 +195,57 @@ impl<'a> Preparation<'a> {
             }
             Err(error) if optional && bind::is_missing_family(&error) => {
                 self.prepared.warnings.push(format!(
-                    "listener \"{name}\": {address} is left out: this host has no IPv6"
+                    "listener \"{}\": {address} is left out: this host has no IPv6",
+                    listener.name
                 ));
                 Ok(Vec::new())
             }
             Err(error) => Err(format!(
-                "listener \"{name}\": bind {address}: {}",
+                "listener \"{}\": bind {address}: {}",
+                listener.name,
                 bind::explain_inet(&error, inet, listener.protocol)
             )),
         }
+    }
+
+    /// Plans the sockets in service that have the very address: they stay as they are, so that no
+    /// client notices, and more are bound beside them where that is not enough.
+    fn keep_inet(
+        &mut self,
+        listener: &config::Listener,
+        address: &Address,
+        inet: SocketAddr,
+        count: usize,
+    ) -> Result<Vec<Planned>, String> {
+        let (kind, _) = bind::kinds(listener.protocol);
+        // A port 0 stands for the port that the same listener has got, and for no other.
+        let is_same = |owner: &str, socket: &Socket| {
+            owner == listener.name && socket.bound.address == *address
+                || socket
+                    .bound
+                    .local()
+                    .is_some_and(|local| is_same_inet(local, inet))
+        };
+        let kept = self.take(count, |owner, socket| {
+            socket.bound.kind == kind && is_same(owner, socket)
+        });
+        let Some(first) = kept.first() else {
+            return Ok(Vec::new());
+        };
+        let inet = first.bound.local().unwrap_or(inet);
+        // The service manager says how many sockets of its own there are.
+        let is_passed = kept.iter().any(|socket| socket.bound.passed.is_some());
+        let count = if is_passed { kept.len() } else { count };
+        let missing = kept.len()..count;
+        let mut planned = self.keep(listener, address, kept, count)?;
+        if !missing.is_empty() {
+            planned.push(Planned::Pending(Pending::Beside {
+                address: address.clone(),
+                inet,
+                indexes: missing,
+            }));
+        }
+        Ok(planned)
     }
 
     /// Whether a socket that will be retired may be why this address is in use: a wildcard address
@@ -442,6 +393,7 @@ impl<'a> Preparation<'a> {
             return;
         }
         let mut planned = Vec::new();
+        // A plan has all sockets of a listener, those that are not lost included.
         for socket in old.sockets.iter().filter(|socket| !socket.is_by_name()) {
             let address = &socket.bound.address;
             if let (Address::Unix(path), true) = (address, is_lost(socket)) {
@@ -502,125 +454,4 @@ fn is_same_inet(one: SocketAddr, other: SocketAddr) -> bool {
     };
     let parts = |address: SocketAddr| (address.ip(), address.port(), scope(address));
     other.port() != 0 && parts(one) == parts(other)
-}
-
-impl Listeners {
-    /// Binds what is pending, in place or beside of what is in service. This is the last step that
-    /// can fail.
-    ///
-    /// # Errors
-    /// All that is wrong; everything is then as it was.
-    pub(super) fn bind_pending(
-        &self,
-        prepared: &mut Prepared,
-        new: &Config,
-        workers: usize,
-    ) -> Result<(), Vec<String>> {
-        let mut undo = Undo::default();
-        let mut failures = Vec::new();
-        for (name, planned) in &mut prepared.sockets {
-            let listener = &new.listeners[name];
-            for entry in std::mem::take(planned) {
-                let Planned::Pending(pending) = entry else {
-                    planned.push(entry);
-                    continue;
-                };
-                match self.bind_one_pending(listener, pending, workers, &mut undo) {
-                    Ok(bound) => planned.extend(bound.into_iter().map(Planned::New)),
-                    Err(failure) => failures.push(failure),
-                }
-            }
-        }
-        if failures.is_empty() {
-            return Ok(());
-        }
-        // First the new sockets go, then the old ones are again as they were.
-        prepared.sockets.clear();
-        undo.carry_out();
-        Err(failures)
-    }
-
-    fn bind_one_pending<'a>(
-        &'a self,
-        listener: &config::Listener,
-        pending: Pending,
-        workers: usize,
-        undo: &mut Undo<'a>,
-    ) -> Result<Vec<Bound>, String> {
-        let name = &listener.name;
-        let (kind, socket_type) = bind::kinds(listener.protocol);
-        match pending {
-            Pending::Replacing { path, id } => {
-                let fail = |error: &socket_file::Error| {
-                    let reason = bind::explain_path(error, &path, self.landlock.as_ref());
-                    format!("listener \"{name}\": bind {}: {reason}", path.display())
-                };
-                let old = self.sockets().find(|socket| socket.id == id);
-                if let Some(file) = old.and_then(|old| old.bound.file.as_ref()) {
-                    let aside = file.set_aside().map_err(|cause| {
-                        fail(&socket_file::Error::Failed {
-                            what: "rename",
-                            cause,
-                        })
-                    })?;
-                    undo.asides.push(aside);
-                }
-                socket_file::bind(socket_type, &path, listener.backlog)
-                    .and_then(|bound| bind::of_path(listener, &path, bound, workers))
-                    .map(|bound| vec![bound])
-                    .map_err(|error| fail(&error))
-            }
-            Pending::Beside {
-                address,
-                inet,
-                indexes,
-            } => {
-                let fail = |error: &std::io::Error| {
-                    let reason = bind::explain_inet(error, inet, listener.protocol);
-                    format!("listener \"{name}\": bind {address}: {reason}")
-                };
-                for socket in self.sockets() {
-                    let fd = socket.bound.fd.as_fd();
-                    let local = socket.bound.local();
-                    let is_beside = socket.bound.kind == kind
-                        && local.is_some_and(|local| local.port() == inet.port());
-                    if is_beside && !socket::is_shared(fd) {
-                        socket::set_shared(fd, true).map_err(|error| fail(&error))?;
-                        undo.shared.push(socket);
-                    }
-                }
-                let bound = bind::bind_beside(listener, &address, inet, indexes, workers)
-                    .map_err(|error| fail(&error))?;
-                if !self.has_to_wait_at(inet) {
-                    for bound in &bound {
-                        bound.listen(listener).map_err(|error| fail(&error))?;
-                    }
-                }
-                Ok(bound)
-            }
-        }
-    }
-}
-
-/// What was done to sockets in service so that others could be bound.
-#[derive(Default)]
-struct Undo<'a> {
-    shared: Vec<&'a Socket>,
-    asides: Vec<socket_file::Aside>,
-}
-
-impl Undo<'_> {
-    fn carry_out(self) {
-        for socket in self.shared {
-            if let Err(error) = socket::set_shared(socket.bound.fd.as_fd(), false) {
-                log::error!(
-                    "{}: still shares its address: {error}",
-                    socket.bound.address
-                );
-            }
-        }
-        self.asides
-            .into_iter()
-            .for_each(socket_file::Aside::put_back);
-    }
 }

@@ -1,45 +1,70 @@
-//! Listeners as others see them: addresses, counters, the backlog, and what the kernel has cut.
+//! Reports on the listeners for control clients: addresses, queues and counters.
 //!
-//! Reads the kernel's and the workers' figures. Changes nothing but a backlog.
+//! Knows how to ask the kernel, and asks once for a whole report; never changes anything.
 
+use std::cell::OnceCell;
+use std::collections::HashMap;
 use std::fs;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::config::{self, Address};
+use crate::config::Address;
 use crate::policy::Refusal;
 use crate::protocol::schema;
 use crate::sys::socket;
 
-use super::bind::{self, Bound};
 use super::{Listener, Listeners};
 
 impl Listeners {
     /// All listeners, for people and programs.
     pub(in crate::daemon) fn report(&self) -> Vec<schema::Listener> {
-        let limit = somaxconn();
-        let in_service = self
-            .in_service
-            .values()
-            .map(|listener| listener.report(schema::ListenerState::Listening, limit));
-        let retired = self
-            .retired
-            .iter()
-            .map(|listener| listener.report(schema::ListenerState::Retired, limit));
-        in_service.chain(retired).collect()
+        let queues = Queues::default();
+        let all = self.with_state();
+        all.map(|(listener, state)| listener.report(state, &queues))
+            .collect()
     }
 
     /// The backlog of a stream listener.
     pub(in crate::daemon) fn backlog(&self, name: &str) -> Option<schema::Backlog> {
-        self.in_service.get(name)?.backlog(somaxconn())
+        self.in_service.get(name)?.backlog(&Queues::default())
+    }
+
+    fn with_state(&self) -> impl Iterator<Item = (&Listener, schema::ListenerState)> {
+        let in_service = self.in_service.values();
+        let retired = self.retired.iter();
+        in_service
+            .map(|listener| (listener, schema::ListenerState::Listening))
+            .chain(retired.map(|listener| (listener, schema::ListenerState::Retired)))
+    }
+}
+
+/// What the kernel has about the queues of all listening sockets, read when it is first needed and
+/// once for a whole report.
+#[derive(Default)]
+pub(super) struct Queues {
+    limit: OnceCell<u32>,
+    unix: OnceCell<HashMap<PathBuf, u32>>,
+}
+
+impl Queues {
+    fn limit(&self) -> u32 {
+        *self.limit.get_or_init(somaxconn)
+    }
+
+    /// Without `/proc` it is not known. A full queue loses no client: connect(2) waits.
+    fn queued_at(&self, path: &Path) -> u32 {
+        let read = || socket::queued_at_paths().unwrap_or_default();
+        let queued = self.unix.get_or_init(read).get(path);
+        queued.copied().unwrap_or(0)
     }
 }
 
 impl Listener {
-    fn backlog(&self, limit: u32) -> Option<schema::Backlog> {
+    pub(super) fn backlog(&self, queues: &Queues) -> Option<schema::Backlog> {
         if !self.config.protocol.is_stream() {
             return None;
         }
+        let limit = queues.limit();
         let sockets = self.sockets.iter().map(|socket| &socket.bound);
         let mut known = sockets.map(|socket| socket.backlog(&self.config));
         // Of a retired listener, what it was to be.
@@ -62,19 +87,17 @@ impl Listener {
             sum.queued += u64::from(queue.queued);
             sum.overflows += u64::from(queue.overflows);
         }
-        for path in self
-            .sockets
-            .iter()
-            .filter_map(|socket| path(&socket.bound.address))
-        {
-            // Without /proc it is not known. A full queue loses no client: connect(2) waits.
-            sum.queued += u64::from(socket::queued_at_path(path).unwrap_or(0));
+        for socket in &self.sockets {
+            if let Address::Unix(path) = &socket.bound.address {
+                sum.queued += u64::from(queues.queued_at(path));
+            }
         }
         Some(sum)
     }
 
-    fn report(&self, state: schema::ListenerState, limit: u32) -> schema::Listener {
+    fn report(&self, state: schema::ListenerState, queues: &Queues) -> schema::Listener {
         let totals = self.totals();
+        // Sockets that share an address have it once.
         let mut addresses: Vec<String> = Vec::new();
         for socket in &self.sockets {
             let local = socket::local_address(socket.bound.fd.as_fd());
@@ -95,7 +118,7 @@ impl Listener {
             reply: self.config.reply.name().into(),
             state,
             sockets: self.sockets.len() as u32,
-            backlog: self.backlog(limit),
+            backlog: self.backlog(queues),
             connections: totals.connections(),
             accepted: totals.accepted,
             refused: refused.into_iter().collect(),
@@ -108,69 +131,8 @@ impl Listener {
     }
 }
 
-/// What the kernel gives these sockets of a listener less of than it was asked for, as warnings.
-pub(super) fn shortfalls<'a>(
-    listener: &config::Listener,
-    sockets: impl Iterator<Item = &'a Bound> + Clone,
-) -> Vec<String> {
-    let own = |bound: &&Bound| {
-        let is_ours = bound.passed.is_none() || listener.backlog_is_set;
-        is_ours && bound.waits_at().is_none()
-    };
-    let mut with_backlog = sockets.clone().filter(own);
-    let capped = with_backlog.find_map(|bound| capped(&bound.fd, listener.backlog));
-    let short = short_receive_buffer(&bind::inherited(listener), sockets);
-    // A size that was asked for is worth a warning; one that was left to us may be of interest.
-    let (warning, note) = match listener.receive_buffer {
-        Some(_) => (short, None),
-        None => (None, short),
-    };
-    let name = &listener.name;
-    if let Some(note) = note {
-        log::info!(listener = name.as_str(); "listener \"{name}\": {note}");
-    }
-    let warnings = capped.into_iter().chain(warning);
-    warnings
-        .map(|warning| format!("listener \"{name}\": {warning}"))
-        .collect()
-}
-
-fn path(address: &Address) -> Option<&Path> {
-    match address {
-        Address::Unix(path) => Some(path),
-        Address::Inet { .. } => None,
-    }
-}
-
-/// What to tell an operator whose backlog the kernel has cut, silently.
-fn capped(fd: impl AsFd, requested: u32) -> Option<String> {
-    let effective = socket::queue(fd.as_fd())?.effective;
-    (effective < requested).then(|| {
-        format!(
-            "backlog {requested} is capped to {effective} by net.core.somaxconn: \
-             raise it with sysctl -w net.core.somaxconn={requested}"
-        )
-    })
-}
-
-/// The same for a receive buffer.
-fn short_receive_buffer<'a>(
-    options: &socket::Inherited,
-    mut sockets: impl Iterator<Item = &'a Bound>,
-) -> Option<String> {
-    // The kernel doubles it, and has no words for more.
-    let requested = options.receive_buffer?.min(i32::MAX as u32 / 2);
-    let effective = sockets.find_map(|socket| {
-        socket::receive_buffer(socket.fd.as_fd()).filter(|effective| *effective < requested)
-    })?;
-    Some(format!(
-        "receive-buffer {requested} is capped to {effective} by net.core.rmem_max, so bursts may be lost: \
-         raise it with sysctl -w net.core.rmem_max={requested}"
-    ))
-}
-
-/// The kernel's cap on every backlog (`listen(2)`). Under `ProcSubset=pid` the file can't be read;
-/// then a socket that asks for the largest one has the cap.
+/// The kernel's cap on every backlog (`listen(2)`). Under `ProcSubset=pid` the file can't be
+/// read; then a socket that asks for the largest one has the cap.
 fn somaxconn() -> u32 {
     let text = fs::read_to_string("/proc/sys/net/core/somaxconn");
     text.ok()
@@ -183,8 +145,8 @@ fn probe_somaxconn() -> Option<u32> {
     let loopback = ([127, 0, 0, 1], 0).into();
     let probe =
         socket::bind_inet(socket2::Type::STREAM, loopback, socket::Binding::Exclusive).ok()?;
-    // So that no client connects meanwhile. Where that is not permitted, one that found the port in
-    // that moment is reset.
+    // So that no client connects to it. A daemon without privileges may not on some kernels, and
+    // then a client that found the port in that moment is reset.
     let _ = socket::drop_new_connections(probe.as_fd());
     socket::listen(probe.as_fd(), u32::MAX).ok()?;
     Some(socket::queue(probe.as_fd())?.effective)

@@ -31,7 +31,7 @@ pub(super) struct Retiring {
     // Our descriptor, until the sweep, of one from which they are directed. All others are closed at
     // once: the last descriptor is to be closed by a worker that has just emptied the queue.
     directed: Option<OwnedFd>,
-    // When its workers are to empty it; none once they were told.
+    // When its workers are to empty it; none once they have the command.
     sweep_at: Option<Instant>,
     // Workers that have not yet reported it closed.
     waits_for: usize,
@@ -173,13 +173,13 @@ impl Listeners {
         }
     }
 
-    /// Tells workers to empty and close the sockets whose time has come.
+    /// Has workers empty and close the sockets that are due.
     pub(in crate::daemon) fn sweep(&mut self, workers: &Workers, now: Instant) {
         for retiring in &mut self.retiring {
             if retiring.sweep_at.is_some_and(|at| at <= now) {
                 retiring.sweep_at = None;
                 if let Some(directed) = retiring.directed.take() {
-                    // For the case that the others are removed meanwhile.
+                    // In case the others are removed before it is closed.
                     let _ = socket::drop_new_connections(directed.as_fd());
                 }
                 for worker in &retiring.workers {

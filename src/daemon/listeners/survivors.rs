@@ -82,6 +82,7 @@ impl Survivors {
         let count = found.len();
         let mut bound = Vec::new();
         for (index, passed) in found.into_iter().enumerate() {
+            // The configuration may have changed since it was bound.
             let inherited = bind::inherited(listener);
             let set = socket::set_inherited(passed.fd.as_fd(), &inherited);
             let restored = set.and_then(|()| {

@@ -1,8 +1,8 @@
-//! Listening sockets that the service manager keeps for whoever comes after us, also after a crash
+//! Listening sockets that the service manager keeps for our successor, also after a crash
 //! (`sd_pid_notify_with_fds(3)`, `FileDescriptorStoreMax=`).
 //!
-//! The manager's list follows ours: what is bound is kept, what a reload removes is let go, so that
-//! it never comes back. Each socket has a name of its own there, for the manager drops by name.
+//! The manager's list follows ours: what is bound is kept, what a reload removes is dropped, so
+//! that it never comes back. Each socket has a name of its own there, for the manager drops by name.
 
 use std::collections::BTreeSet;
 
@@ -64,7 +64,7 @@ impl Daemon {
         }
     }
 
-    /// Has it keep nothing any more: nobody comes after us.
+    /// Has it keep nothing any more: there is no successor.
     pub(crate) fn empty_store(&mut self) {
         if let Some(manager) = &self.manager {
             self.store.update(std::iter::empty(), manager);

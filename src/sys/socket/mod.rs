@@ -25,7 +25,7 @@ pub use inspect::{
 };
 pub use listening::{
     Queue, accept, direct_to_all, direct_to_first, drop_new_connections, drops, is_turned_away,
-    listen, queue, queued_at_path, turn_away_datagrams,
+    listen, queue, queued_at_paths, turn_away_datagrams,
 };
 
 /// Whether other sockets may be bound to the same address.
