@@ -19,6 +19,8 @@ mod probe;
 mod reload;
 mod seeds;
 mod smoke;
+mod socket_files;
+mod sockets;
 mod start;
 mod tidy;
 mod upgrade;

@@ -19,6 +19,7 @@ pub mod origin;
 mod privileges;
 pub mod reload;
 mod signals;
+mod socket_file;
 mod start;
 mod stop;
 mod systemd;
@@ -321,7 +322,7 @@ impl Daemon {
     fn handle_report(&mut self, report: Report<OwnedFd>, now: Instant) {
         let answer = match report {
             Report::Retired { id, .. } => {
-                self.listeners.handle_retired(id);
+                self.listeners.handle_retired(id, &self.workers);
                 None
             }
             Report::Peers { query, peers, last } => {

@@ -296,7 +296,8 @@ fn confine(rules: Rules) -> Result<Option<Landlock>, RulesetError> {
     let read = make_bitflags!(AccessFs::{ReadFile | ReadDir});
     let execute: BitFlags<AccessFs> = read | AccessFs::Execute;
     // The mode of a socket, its owner and connecting to it are not Landlock's business.
-    let sockets = make_bitflags!(AccessFs::{MakeSock | RemoveFile});
+    // A folder is locked while a socket is bound there, which takes opening it.
+    let sockets = make_bitflags!(AccessFs::{MakeSock | RemoveFile | ReadDir});
     let null = make_bitflags!(AccessFs::{ReadFile | WriteFile | Truncate});
     // A later version would also forbid to answer the datagrams of sockets in other folders.
     let status = Ruleset::default()

@@ -10,9 +10,9 @@ use crate::config::{self, Config, Loaded, plan};
 use crate::protocol::schema::{self, ReloadOutcome, ReloadResult, Trigger};
 
 use super::Daemon;
+use super::listeners::passed;
 use super::origin::{Origin, Texts};
 use super::systemd::notify::Manager;
-use super::systemd::passed;
 
 /// The start counts as a reload, the first.
 pub(super) const START_ID: u64 = 1;
@@ -155,22 +155,17 @@ impl Daemon {
             self.workers.count(),
             passed::Sockets::sort(std::mem::take(&mut self.passed), &loaded.config),
         );
-        let prepared = prepared.map_err(|failures| {
-            failures
-                .iter()
-                .map(|failure| general(failure))
-                .collect::<Vec<_>>()
-        })?;
-        result
-            .warnings
-            .extend(prepared.warnings.iter().map(|warning| general(warning)));
-        self.listeners.commit(
-            prepared,
-            &loaded.config,
-            &changes,
-            &self.workers,
-            Instant::now(),
-        );
+        let all_general = |texts: Vec<String>| -> Vec<schema::Diagnostic> {
+            texts.iter().map(|text| general(text)).collect()
+        };
+        let mut prepared = prepared.map_err(all_general)?;
+        let mut warnings = std::mem::take(&mut prepared.warnings);
+        let now = Instant::now();
+        let committed =
+            self.listeners
+                .commit(prepared, &loaded.config, &changes, &self.workers, now);
+        warnings.extend(committed.map_err(all_general)?);
+        result.warnings.extend(all_general(warnings));
         self.update_store();
         if let Some(overridden) = overridden {
             self.listeners.mark_overridden(overridden);

@@ -22,14 +22,13 @@ use super::control::queries::Queries;
 use super::control::{ClientId, Reply, Server};
 use super::handover::upgrade::Invocation;
 use super::handover::{self, Legacy, Predecessor};
-use super::listeners::{Listeners, Prepared};
+use super::listeners::{Listeners, Prepared, passed, survivors};
 use super::origin::{Origin, Texts};
 use super::reload::{self, History};
 use super::signals::Signals;
 use super::systemd::notify::Manager;
-use super::systemd::passed;
 use super::systemd::status::Status;
-use super::systemd::store::{self, Store};
+use super::systemd::store::Store;
 use super::systemd::watchdog::Watchdog;
 use super::workers::Workers;
 use super::{Daemon, Stage, privileges};
@@ -86,7 +85,7 @@ impl Daemon {
                     "what the predecessor left can't be read: {error}; \
                      its connections are closed, its sockets are served"
                 );
-                passed.extend(store::left_behind(descriptors, &config));
+                passed.extend(survivors::left_behind(descriptors, &config));
             }
         }
         // Whatever a successor can't do that it is told to do, who is connected does not suffer for
@@ -116,7 +115,7 @@ impl Daemon {
             (opened, _) => opened?,
         };
         let mut store = Store::default();
-        store.know(store::names(&passed));
+        store.know(survivors::stored_names(&passed));
         store.know(predecessor.iter().flat_map(Predecessor::stored));
         let first = match predecessor {
             Some(_) => None,
@@ -192,7 +191,7 @@ impl Daemon {
         let result = match (first, predecessor) {
             (Some(first), _) => {
                 warnings.extend(warning.iter().map(|warning| reload::general(warning)));
-                daemon.begin(first, warnings, begun);
+                daemon.begin(first, warnings, begun)?;
                 None
             }
             // What else there is to warn of is found by its first look at the configuration.
@@ -212,21 +211,32 @@ impl Daemon {
     }
 
     /// Serves what was bound.
-    fn begin(&mut self, first: First, mut warnings: Vec<schema::Diagnostic>, begun: Instant) {
-        let First { changes, prepared } = first;
-        let more = prepared.warnings.iter();
-        warnings.extend(more.map(|warning| reload::general(warning)));
+    fn begin(
+        &mut self,
+        first: First,
+        mut warnings: Vec<schema::Diagnostic>,
+        begun: Instant,
+    ) -> Result<(), Failure> {
+        let First {
+            changes,
+            mut prepared,
+        } = first;
+        let mut more = std::mem::take(&mut prepared.warnings);
+        let now = Instant::now();
+        let committed = self
+            .listeners
+            .commit(prepared, &self.config, &changes, &self.workers, now);
+        more.extend(committed.map_err(|messages| Failure { code: 1, messages })?);
+        warnings.extend(more.iter().map(|warning| reload::general(warning)));
         for warning in &warnings {
             log::warn!(
                 reload_id = reload::START_ID, listener = reload::listener_of(warning);
                 "{}", reload::text(warning)
             );
         }
-        let now = Instant::now();
-        self.listeners
-            .commit(prepared, &self.config, &changes, &self.workers, now);
         self.update_store();
         self.history = History::start(warnings, &changes, begun, now);
+        Ok(())
     }
 
     /// Goes on where a predecessor stopped: with its configuration, and then with the one that there

@@ -66,6 +66,8 @@ pub enum Command<S> {
         kind: SocketKind,
         socket: S,
     },
+    /// Serve this socket for another listener from now on, which was configured before.
+    MoveSocket { id: SocketId, listener: ListenerId },
     /// Serve all that is queued on this socket, then close it: [`Report::Retired`].
     RetireSocket { id: SocketId },
     /// Remove a listener that has neither sockets nor connections in any worker.

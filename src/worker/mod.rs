@@ -59,6 +59,9 @@ pub struct Worker<D: Driver> {
     slots: Slots,
     // The listening sockets that are paused because there was no permit, each once.
     without_permit: Vec<Token>,
+    // The listening sockets that have another listener since this turn. What the driver has accepted
+    // in this turn has a permit of the gate before.
+    moved: Vec<(Token, Arc<Gate>)>,
     // Set only for slots that are not empty.
     timers: Timers,
     pace: Pace,
@@ -220,6 +223,7 @@ impl<D: Driver> Worker<D> {
             listeners: Vec::new(),
             slots: Slots::default(),
             without_permit: Vec::new(),
+            moved: Vec::new(),
             timers: Timers::new(now),
             pace: Pace::new(busy_poll, now),
             ids: PeerIds::new(index, workers),
@@ -261,6 +265,7 @@ impl<D: Driver> Worker<D> {
             self.handle(now, completion);
         }
         self.completions = completions;
+        self.moved.clear();
         // Timers come after completions: what has just arrived puts a timeout off.
         self.fire_timers(now);
         self.continue_listing(now);
@@ -340,6 +345,7 @@ impl<D: Driver> Worker<D> {
                 kind,
                 socket,
             } => self.add_socket(listener, id, kind, socket),
+            Command::MoveSocket { id, listener } => self.move_socket(id, listener),
             Command::RetireSocket { id } => self.retire_socket(id),
             Command::RemoveListener { listener } => self.remove_listener(listener),
             Command::ListPeers { query } => self.list_peers(query),

@@ -14,8 +14,8 @@ use crate::protocol::schema::ReloadResult;
 use crate::stats::Totals;
 use crate::worker::transfer::ConnectionState;
 
+use crate::daemon::listeners::bind::Adopted;
 use crate::daemon::privileges::Landlock;
-use crate::daemon::systemd::passed::Adopted;
 
 /// The version that is written, and the only one that is read. Fields may be added with a default;
 /// whatever changes the meaning of one takes a new version.
