@@ -1,11 +1,17 @@
-//! What is in the log, and what nobody can bring into it.
+//! What is in the log, what cannot be smuggled into it, and that the service does not wait for it.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
 
-use crate::harness::{Daemon, eventually};
+use crate::harness::{
+    Daemon, after_shell_line, connect, eventually, exchange, folder_of, free_port, text,
+};
 
 const DEBUG: &str = "[log]\ntarget = \"stderr\"\nlevel = \"debug\"\n";
 
@@ -104,4 +110,148 @@ fn the_name_of_a_file_forges_no_line_and_steers_no_terminal() {
     );
     assert!(!log.contains("\nechod: forged"), "{log}");
     assert!(!log.contains(['\x1b', '\u{202e}']), "{log}");
+}
+
+/// A pipe that is the standard error of a daemon, and is read when the test says so.
+struct Pipe {
+    path: PathBuf,
+    reader: File,
+}
+
+impl Pipe {
+    /// Starts a daemon with such a pipe, after this line of a shell.
+    fn start(config: &str, line: &str) -> (Daemon, Self) {
+        let mut pipe = None;
+        let daemon = Daemon::start_with(config, |command| {
+            let path = folder_of(command).join("pipe");
+            nix::unistd::mkfifo(&path, Mode::S_IRWXU).expect("a pipe");
+            let mut options = File::options();
+            options.read(true).custom_flags(libc::O_NONBLOCK);
+            let reader = options.open(&path).expect("a pipe");
+            let line = format!("{line}; exec 2>'{}'", path.display());
+            after_shell_line(command, &line);
+            pipe = Some(Self { path, reader });
+        });
+        (daemon, pipe.expect("it was made"))
+    }
+
+    /// Fills it to the last byte. The daemon's end of it stays as it is, blocking.
+    fn fill(&self) {
+        let mut options = File::options();
+        options.write(true).custom_flags(libc::O_NONBLOCK);
+        let mut writer = options.open(&self.path).expect("a pipe");
+        for len in [4096, 1] {
+            while writer.write(&vec![b'\n'; len]).is_ok() {}
+        }
+    }
+
+    /// Reads until the daemon has nothing left to write; the lines of it.
+    fn drain(&mut self, daemon: &Daemon) -> Vec<String> {
+        let mut bytes = Vec::new();
+        eventually("the log is written", || {
+            let is_written = daemon.log_is_written();
+            match self.reader.read_to_end(&mut bytes) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => is_written,
+                read => panic!("{read:?}"),
+            }
+        });
+        let lines = text(&bytes);
+        let lines = lines.lines().filter(|line| !line.is_empty());
+        lines.map(Into::into).collect()
+    }
+}
+
+fn echo(name: &str) -> String {
+    format!("[listener.{name}]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\n")
+}
+
+#[test]
+fn a_standard_error_that_is_not_read_delays_no_reload_no_upgrade_and_no_stop() {
+    let (mut daemon, pipe) = Pipe::start(&(echo("main") + DEBUG), ":");
+    pipe.fill();
+    daemon.write_config(&(echo("main") + &echo("other") + DEBUG));
+    assert_eq!(daemon.reload()["outcome"], "applied");
+    let mut peer = daemon.connect("other");
+    daemon.ctl_text(&["upgrade"]);
+    assert_eq!(exchange(&mut peer, b"hello"), b"hello");
+    drop(peer);
+    daemon.signal(Signal::SIGTERM);
+    assert!(daemon.wait().success());
+}
+
+#[test]
+fn a_failed_start_ends_also_when_standard_error_is_not_read() {
+    let port = free_port();
+    let taken = echo("main").replace(":0", &format!(":{port}"));
+    let _first = Daemon::start(&taken);
+    let mut pipe = None;
+    let mut second = Daemon::spawn(&(taken + DEBUG), |command| {
+        let path = folder_of(command).join("pipe");
+        nix::unistd::mkfifo(&path, Mode::S_IRWXU).expect("a pipe");
+        let mut options = File::options();
+        options.read(true).custom_flags(libc::O_NONBLOCK);
+        let reader = options.open(&path).expect("a pipe");
+        let made = Pipe { path, reader };
+        made.fill();
+        after_shell_line(command, &format!("exec 2>'{}'", made.path.display()));
+        pipe = Some(made);
+    });
+    assert_eq!(second.wait().code(), Some(1));
+}
+
+#[test]
+fn lines_that_standard_error_does_not_take_are_lost_and_counted() {
+    let (daemon, mut pipe) = Pipe::start(&(echo("main") + DEBUG), ":");
+    let unknown = (0..90).map(|n| format!("key{n}{} = 1\n", "x".repeat(60)));
+    daemon.write_config(&(echo("main") + &unknown.collect::<String>()));
+    pipe.drain(&daemon);
+    // What one rejected reload logs.
+    assert_eq!(daemon.reload()["outcome"], "rejected");
+    let lines = pipe.drain(&daemon);
+    assert!(lines.len() > 90, "{lines:?}");
+    pipe.fill();
+    // More than what may wait.
+    const RELOADS: usize = 60;
+    for _ in 0..RELOADS {
+        assert_eq!(daemon.reload()["outcome"], "rejected");
+    }
+    let (mut written, mut lost) = (0, 0);
+    for line in pipe.drain(&daemon) {
+        match line.split_once(" lines of the log are lost: ") {
+            Some((count, _)) => {
+                let count = count.strip_prefix("echod: ").expect("a line of echod");
+                lost += count.parse::<usize>().expect("a number");
+            }
+            None => written += 1,
+        }
+    }
+    assert!(
+        written >= lines.len() && lost >= lines.len(),
+        "{written}, {lost}"
+    );
+    assert_eq!(written + lost, RELOADS * lines.len());
+    // From now on nothing is lost.
+    assert_eq!(daemon.reload()["outcome"], "rejected");
+    assert_eq!(pipe.drain(&daemon).len(), lines.len());
+}
+
+#[test]
+fn a_worker_with_something_to_log_serves_while_standard_error_is_not_read() {
+    for driver in ["epoll", "io_uring"] {
+        let config = format!("[daemon]\ndriver = \"{driver}\"\nworkers = 1\n");
+        let (daemon, mut pipe) = Pipe::start(&(config + &echo("main") + DEBUG), "ulimit -n 64");
+        let address = daemon.address("main");
+        let mut first = connect(address);
+        exchange(&mut first, b"one");
+        pipe.fill();
+        // More than there are descriptors: the worker logs that it has none left.
+        let _others: Vec<TcpStream> = (0..80).map(|_| connect(address)).collect();
+        eventually("clients wait in the backlog", || {
+            daemon.listener("main")["backlog"]["queued"] != 0
+        });
+        assert_eq!(exchange(&mut first, b"two"), b"two", "{driver}");
+        let lines = pipe.drain(&daemon);
+        let is_full = |line: &String| line.contains("clients wait in the backlog");
+        assert!(lines.iter().any(is_full), "{lines:?}");
+    }
 }

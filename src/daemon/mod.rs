@@ -66,7 +66,13 @@ pub fn main() -> ExitCode {
     } else {
         "echod"
     };
-    exit::end(name, result)
+    if !log::is_started() {
+        return exit::end(name, result);
+    }
+    // A standard error that takes nothing must not keep a service from its end.
+    let code = result.as_ref().map_or_else(|failure| failure.code, |()| 0);
+    log::within_bounds(move || _ = exit::end(name, result));
+    ExitCode::from(code)
 }
 
 fn run(args: &Args) -> Result<(), Failure> {
@@ -278,7 +284,6 @@ impl Daemon {
         self.listeners.sweep(&self.workers, now);
         self.go_on_stopping(now);
         self.keep_manager_informed(now);
-        log::tell_suppressed(now);
         Ok(())
     }
 
@@ -311,7 +316,6 @@ impl Daemon {
                 .iter()
                 .map(|server| PollFd::new(server.as_fd(), PollFlags::POLLIN)),
         );
-        fds.extend(log::timer().map(|timer| PollFd::new(timer, PollFlags::POLLIN)));
         match poll(&mut fds, timeout) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
             Err(errno) => Err(errno.into()),

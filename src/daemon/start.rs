@@ -138,6 +138,7 @@ impl Daemon {
             landlock = privileges::drop_to(identity, &made, origin.folders(&texts))
                 .map_err(Failure::new)?;
         }
+        super::log::start_writer().map_err(|error| Failure::new(format!("log: {error}")))?;
         let manager =
             Manager::find().map_err(|error| Failure::new(format!("sd_notify: {error}")))?;
         if let Some(manager) = manager.as_ref().filter(|_| was_kept) {

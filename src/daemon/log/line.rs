@@ -33,12 +33,33 @@ impl Line {
         }
     }
 
-    /// That so many lines, of which this was the first, were not told.
+    /// The number of lines that were suppressed; this is the first of them.
     pub(super) fn suppressed(self, count: u64) -> Self {
         Self {
             text: format!("{count} suppressed, the first: {}", self.text),
             ..self
         }
+    }
+
+    /// The number of lines that the output did not take.
+    pub(super) fn lost(count: u64) -> Self {
+        let text = match count {
+            1 => "1 line of the log is lost: the output did not take it in time".into(),
+            _ => format!("{count} lines of the log are lost: the output did not take them in time"),
+        };
+        Self {
+            level: Level::Warn,
+            text,
+            fields: Vec::new(),
+            place: None,
+        }
+    }
+
+    /// The memory that it takes, beside a few words of bookkeeping.
+    pub(super) fn bytes(&self) -> usize {
+        let fields = self.fields.iter();
+        let fields: usize = fields.map(|(name, value)| name.len() + value.len()).sum();
+        self.text.len() + fields
     }
 
     /// For people.
