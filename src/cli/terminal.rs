@@ -1,13 +1,17 @@
-//! Standard output as people and programs want it: colors or none, and a reader who has seen enough.
+//! The command line and the standard streams: what was typed, colors or none, and output that nothing
+//! may read any more.
 //!
-//! Knows what a stream is connected to; never what is printed.
+//! Knows what a stream is connected to; never what is printed. Everything that the programs print
+//! passes through here: a closed or full output ends a program with a status, never with a panic.
 
 #![forbid(unsafe_code)]
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::process::ExitCode;
 
-use clap::ValueEnum;
+use clap::{Parser, ValueEnum};
 
+use crate::cli::exit::{self, Exit, Failure};
 use crate::cli::text::Paint;
 
 /// When to use colors.
@@ -38,7 +42,31 @@ impl Color {
     }
 }
 
-/// Prints data at once. Says whether anybody still reads: who stops has seen enough.
+/// The command line of a program; its exit status where it asks for help only or is not understood.
+///
+/// # Errors
+/// The exit status, once the help or the error was printed.
+pub fn parse<C: Parser>() -> Result<C, ExitCode> {
+    C::try_parse().map_err(|error| {
+        let text = |is_terminal| {
+            let text = error.render();
+            if Color::Auto.paint(is_terminal).colored {
+                text.ansi().to_string()
+            } else {
+                text.to_string()
+            }
+        };
+        if error.use_stderr() {
+            complain(&text(io::stderr().is_terminal()));
+            return Exit::Usage.into();
+        }
+        let printed = print_all(text(io::stdout().is_terminal()).as_bytes());
+        exit::end(C::command().get_name(), printed)
+    })
+}
+
+/// Prints data at once, and returns whether there is still a reader: one that closes the pipe has
+/// seen enough.
 ///
 /// # Errors
 /// When it can't be written for another reason, such as a full disk.
@@ -51,7 +79,19 @@ pub fn print(data: &[u8]) -> io::Result<bool> {
     }
 }
 
-/// Diagnostics go to where they do not mix with data. There is nobody to tell if that fails.
+/// Prints data at once, or ends the program: quietly where there is no reader any more.
+///
+/// # Errors
+/// How the program is to end.
+pub fn print_all(data: &[u8]) -> Result<(), Failure> {
+    match print(data) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Failure::quiet(Exit::Done)),
+        Err(error) => Err(Failure::new(format!("standard output: {error}"))),
+    }
+}
+
+/// Prints diagnostics, which do not mix with data. Where standard error takes none they are lost.
 pub fn complain(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }

@@ -16,8 +16,8 @@ Examples:
   echoctl reload --dry-run                what would change?
   echoctl --json listeners | jq .         the same facts for programs
 
-Exit status: 0 done, 1 refused or failed, 2 usage, 3 echod is not running,
-4 not permitted, 5 configuration rejected, 6 timed out.
+Exit status: 0 done, 1 refused or failed, 2 usage, 69 echod is not running,
+75 timed out, 77 not permitted, 78 configuration rejected.
 
 The socket is --socket, else $ECHOCTL_SOCKET, else $RUNTIME_DIRECTORY/control.sock, else
 /run/echod/control.sock for root and $XDG_RUNTIME_DIR/echod/control.sock, if it is there, for

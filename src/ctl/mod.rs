@@ -19,13 +19,14 @@ use std::process::{self, ExitCode};
 use std::thread;
 use std::time::Duration;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use clap_complete::Shell;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::cli::terminal::{self, complain};
+use crate::cli::exit::{self, Exit, Failure};
+use crate::cli::terminal::{self, complain, print_all};
 use crate::cli::text::{self, Paint};
 use crate::protocol::wire::Parameters;
 use crate::protocol::{self, peers::parse_network, schema};
@@ -33,39 +34,8 @@ use crate::protocol::{self, peers::parse_network, schema};
 use args::{Cli, Command, ConfigCommand, KickArgs, PeersArgs};
 use client::Client;
 
-/// The exit status of `echod --check` for a configuration that has errors (sysexits.h).
-const CHECK_REJECTED: i32 = 78;
-
 /// How often `peers --watch` looks.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How `echoctl` ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum Exit {
-    Done = 0,
-    Failed = 1,
-    Usage = 2,
-    NotRunning = 3,
-    NotPermitted = 4,
-    Rejected = 5,
-    TimedOut = 6,
-}
-
-/// Why a command did not work: for the person, and for the program that called us.
-#[derive(Debug)]
-struct Failure {
-    exit: Exit,
-    /// Without our name; nothing is printed if it is empty.
-    text: String,
-}
-
-impl Failure {
-    fn new(exit: Exit, text: impl Into<String>) -> Self {
-        let text = text.into();
-        Self { exit, text }
-    }
-}
 
 impl From<client::Error> for Failure {
     fn from(error: client::Error) -> Self {
@@ -77,14 +47,14 @@ impl From<client::Error> for Failure {
             Error::Broken { .. } => Exit::Failed,
             Error::Refused { name, parameters } => return refusal(name, parameters),
         };
-        Self::new(exit, text::escape(&error.to_string()))
+        Self::with(exit, text::escape(&error.to_string()))
     }
 }
 
 /// An error reply in the words of a person.
 fn refusal(name: &str, parameters: &Parameters) -> Failure {
     let parameter = |key| parameters.get(key).map_or(String::new(), Value::to_string);
-    let (exit, told) = match name {
+    let (exit, message) = match name {
         protocol::PERMISSION_DENIED => (
             Exit::NotPermitted,
             format!(
@@ -103,7 +73,7 @@ fn refusal(name: &str, parameters: &Parameters) -> Failure {
                 format!("no successor: {}", reason.unwrap_or("?")),
             )
         }
-        protocol::CONFIG_REJECTED => (Exit::Rejected, "configuration rejected".to_owned()),
+        protocol::CONFIG_REJECTED => (Exit::Configuration, "configuration rejected".to_owned()),
         protocol::INVALID_BACKLOG => (
             Exit::Failed,
             format!(
@@ -113,7 +83,7 @@ fn refusal(name: &str, parameters: &Parameters) -> Failure {
         ),
         protocol::INVALID_PARAMETER => {
             let key = parameters.get("parameter").and_then(Value::as_str);
-            let told = match key.unwrap_or_default() {
+            let message = match key.unwrap_or_default() {
                 "sort" => {
                     let names = protocol::SortKey::ALL.map(protocol::SortKey::name);
                     format!("sort: not a key: use one of {}", names.join(", "))
@@ -122,7 +92,7 @@ fn refusal(name: &str, parameters: &Parameters) -> Failure {
                 "address" => "address: not one: write 192.0.2.1 or 192.0.2.0/24".to_owned(),
                 key => format!("{key}: missing, unknown, or not what it should be"),
             };
-            (Exit::Failed, told)
+            (Exit::Failed, message)
         }
         protocol::METHOD_NOT_FOUND => (
             Exit::Failed,
@@ -133,25 +103,19 @@ fn refusal(name: &str, parameters: &Parameters) -> Failure {
             (Exit::Failed, format!("{name} {parameters}"))
         }
     };
-    Failure::new(exit, text::escape(&told))
+    Failure::with(exit, text::escape(&message))
 }
 
 /// The entry point: reads the command line, does what it says, tells how it went. `others` are the
 /// command lines of the programs beside this one, for their completions.
 #[must_use]
 pub fn main(others: fn() -> Vec<clap::Command>) -> ExitCode {
-    let cli = Cli::parse();
-    let session = Session::new(&cli, others);
-    let exit = match session.run(cli.command) {
-        Ok(()) => Exit::Done,
-        Err(Failure { exit, text }) => {
-            if !text.is_empty() {
-                complain(&format!("echoctl: {text}\n"));
-            }
-            exit
-        }
+    let cli: Cli = match terminal::parse() {
+        Ok(cli) => cli,
+        Err(status) => return status,
     };
-    ExitCode::from(exit as u8)
+    let session = Session::new(&cli, others);
+    exit::end("echoctl", session.run(cli.command))
 }
 
 /// One run of `echoctl`.
@@ -228,9 +192,9 @@ impl Session {
 
     fn hand_over(&self, unit: Option<&str>) -> Result<(), Failure> {
         if let Some(unit) = unit {
-            let failed = |error| Failure::new(Exit::Failed, format!("systemctl: {error}"));
+            let failed = |error| Failure::new(format!("systemctl: {error}"));
             if let Some(reason) = systemd::why_nobody_comes(unit).map_err(failed)? {
-                return print(format!("{unit}: {reason}\n").as_bytes());
+                return print_all(format!("{unit}: {reason}\n").as_bytes());
             }
         }
         let reply = self.call("HandOver", &schema::Nothing {})?;
@@ -248,11 +212,11 @@ impl Session {
                 text::escape(program),
                 others.join(", ")
             );
-            return Err(Failure::new(Exit::Usage, told));
+            return Err(Failure::with(Exit::Usage, told));
         };
         let mut script = Vec::new();
         clap_complete::generate(shell, command, program, &mut script);
-        print(&script)
+        print_all(&script)
     }
 
     fn listeners(&self, name: Option<String>) -> Result<(), Failure> {
@@ -279,7 +243,7 @@ impl Session {
             let reply = self.all_pages("ListPeers", &asked)?;
             if args.watch && self.terminal && !self.json {
                 // Home, and clear what is below.
-                print(b"\x1b[H\x1b[J")?;
+                print_all(b"\x1b[H\x1b[J")?;
             }
             self.answer(reply, |reply: schema::ListPeersReply| {
                 show::peers(&reply.peers, reply.total, self.paint)
@@ -324,7 +288,7 @@ impl Session {
             .first()
             .and_then(|listener| listener.backlog)
         {
-            Some(backlog) => print(show::backlog(listener, &backlog, self.paint).as_bytes()),
+            Some(backlog) => print_all(show::backlog(listener, &backlog, self.paint).as_bytes()),
             None => Err(no_backlog(listener)),
         }
     }
@@ -355,7 +319,8 @@ impl Session {
             {
                 let reply: schema::ReloadReply = decode(parameters.clone())?;
                 if self.json {
-                    self.print_json(parameters)?;
+                    // It is rejected whether or not anything reads that.
+                    let _ = self.print_json(parameters);
                 }
                 Err(self.rejected(&reply.result))
             }
@@ -367,12 +332,12 @@ impl Session {
         let reply = self.call("GetStatus", &schema::Nothing {})?;
         let status: schema::GetStatusReply = decode(reply.clone())?;
         let result = status.status.last_reload;
-        self.answer(reply, |_: schema::GetStatusReply| {
+        let printed = self.answer(reply, |_: schema::GetStatusReply| {
             show::reload(&result, self.paint)
-        })?;
+        });
         match result.outcome {
             schema::ReloadOutcome::Rejected => Err(self.rejected(&result)),
-            _ => Ok(()),
+            _ => printed,
         }
     }
 
@@ -381,7 +346,7 @@ impl Session {
         complain(&show::errors(&result.errors, self.error_paint));
         let count = text::counted(result.errors.len() as u64, "error");
         let told = format!("configuration rejected: {count}; nothing has changed");
-        Failure::new(Exit::Rejected, told)
+        Failure::with(Exit::Configuration, told)
     }
 
     fn config_show(&self) -> Result<(), Failure> {
@@ -400,8 +365,10 @@ impl Session {
     fn call_raw(&self, method: &str, parameters: Option<&str>, more: bool) -> Result<(), Failure> {
         let parameters = match serde_json::from_str(parameters.unwrap_or("{}")) {
             Ok(Value::Object(parameters)) => parameters,
-            Ok(_) => return Err(Failure::new(Exit::Usage, "JSON: not an object: write {…}")),
-            Err(cause) => return Err(Failure::new(Exit::Usage, format!("JSON: {cause}"))),
+            Ok(_) => {
+                return Err(Failure::with(Exit::Usage, "JSON: not an object: write {…}"));
+            }
+            Err(cause) => return Err(Failure::with(Exit::Usage, format!("JSON: {cause}"))),
         };
         let mut client = self.connect()?;
         client.send(&full_name(method), parameters, more)?;
@@ -458,7 +425,7 @@ impl Session {
         {
             let names = reply.listeners.into_iter().map(|listener| listener.name);
             let names: Vec<String> = names.collect();
-            failure.text += &format!("; there are: {}", text::escape(&names.join(", ")));
+            failure.messages[0] += &format!("; there are: {}", text::escape(&names.join(", ")));
         }
         failure
     }
@@ -472,7 +439,7 @@ impl Session {
         if self.json {
             return self.print_json(reply);
         }
-        print(show(decode(reply)?).as_bytes())
+        print_all(show(decode(reply)?).as_bytes())
     }
 
     fn print_json(&self, reply: Parameters) -> Result<(), Failure> {
@@ -482,26 +449,14 @@ impl Session {
         } else {
             value.to_string()
         };
-        print((text::escape_json(&json) + "\n").as_bytes())
-    }
-}
-
-/// Prints data. Who stops reading has seen enough: that is no failure.
-fn print(data: &[u8]) -> Result<(), Failure> {
-    match terminal::print(data) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(Failure::new(Exit::Done, "")),
-        Err(cause) => Err(Failure::new(
-            Exit::Failed,
-            format!("standard output: {cause}"),
-        )),
+        print_all((text::escape_json(&json) + "\n").as_bytes())
     }
 }
 
 fn decode<T: DeserializeOwned>(reply: Parameters) -> Result<T, Failure> {
     serde_json::from_value(Value::Object(reply)).map_err(|cause| {
         let told = format!("the reply is not understood, is echod of another version? ({cause})");
-        Failure::new(Exit::Failed, text::escape(&told))
+        Failure::new(text::escape(&told))
     })
 }
 
@@ -525,7 +480,7 @@ fn is_parameter(parameters: &Parameters, name: &str) -> bool {
 
 fn no_backlog(listener: &str) -> Failure {
     let told = format!("listener {listener:?}: datagrams have no backlog");
-    Failure::new(Exit::Failed, text::escape(&told))
+    Failure::new(text::escape(&told))
 }
 
 /// What `kick` was told to close.
@@ -540,7 +495,7 @@ fn selection(args: KickArgs) -> Result<schema::ClosePeers, Failure> {
     };
     let twice = |option| {
         let told = format!("SELECTOR and {option} mean the same: give one of them");
-        Failure::new(Exit::Usage, told)
+        Failure::with(Exit::Usage, told)
     };
     if let Some(selector) = args.selector {
         if let Ok(id) = selector.parse() {
@@ -605,13 +560,16 @@ fn check(file: Option<&Path>) -> Result<(), Failure> {
     if let Some(file) = file {
         command.arg("--config").arg(file);
     }
-    let failed = |told| Failure::new(Exit::Failed, told);
+    let failed = |told| Failure::new(told);
     let status = command
         .status()
         .map_err(|cause| failed(format!("{}: {cause}", program.display())))?;
     match status.code() {
         Some(0) => Ok(()),
-        Some(CHECK_REJECTED) => Err(Failure::new(Exit::Rejected, "")),
+        // It has said why.
+        Some(code) if code == Exit::Configuration as i32 => {
+            Err(Failure::quiet(Exit::Configuration))
+        }
         _ => Err(failed(format!("{} --check: {status}", program.display()))),
     }
 }

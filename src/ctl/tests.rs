@@ -1,5 +1,6 @@
 //! What a command line means, and how refusals are told.
 
+use clap::Parser;
 use serde_json::json;
 
 use super::*;
@@ -97,7 +98,7 @@ fn refusals_have_words_and_an_exit_status() {
             panic!("parameters are an object");
         };
         let failure = refusal(name, &parameters);
-        (failure.exit, failure.text)
+        (failure.exit, failure.messages.join("\n"))
     };
     let (exit, text) = told(protocol::LISTENER_NOT_FOUND, json!({"name": "x\u{1b}"}));
     assert_eq!(exit, Exit::Failed);
@@ -106,7 +107,10 @@ fn refusals_have_words_and_an_exit_status() {
         told(protocol::PERMISSION_DENIED, json!({})).0,
         Exit::NotPermitted
     );
-    assert_eq!(told(protocol::CONFIG_REJECTED, json!({})).0, Exit::Rejected);
+    assert_eq!(
+        told(protocol::CONFIG_REJECTED, json!({})).0,
+        Exit::Configuration
+    );
     let (_, text) = told(protocol::INVALID_PARAMETER, json!({"parameter": "sort"}));
     assert!(text.contains("idle"), "{text}");
     assert_eq!(told("a.B", json!({"c": 1})).1, "a.B {\"c\":1}");

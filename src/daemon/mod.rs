@@ -28,11 +28,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::Parser;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::geteuid;
 
-use crate::cli::exit::{self, Failure};
+use crate::cli::exit::{self, Exit, Failure};
+use crate::cli::terminal::{self, complain};
 use crate::config::{self, Config, Loaded, render};
 use crate::protocol::schema::{self, Trigger};
 use crate::protocol::{self as protocol, Effect, Outcome, Role, Snapshot};
@@ -58,7 +58,11 @@ use workers::Workers;
 /// The program.
 #[must_use]
 pub fn main() -> ExitCode {
-    let result = run(&Args::parse());
+    let args: Args = match terminal::parse() {
+        Ok(args) => args,
+        Err(status) => return status,
+    };
+    let result = run(&args);
     ::log::logger().flush();
     // The journal has to be told that this is an error; it takes the prefix away.
     let name = if log::stderr_is_journal() {
@@ -70,9 +74,9 @@ pub fn main() -> ExitCode {
         return exit::end(name, result);
     }
     // A standard error that takes nothing must not keep a service from its end.
-    let code = result.as_ref().map_or_else(|failure| failure.code, |()| 0);
+    let exit = exit::of(&result);
     log::within_bounds(move || _ = exit::end(name, result));
-    ExitCode::from(code)
+    exit.into()
 }
 
 fn run(args: &Args) -> Result<(), Failure> {
@@ -90,27 +94,21 @@ fn run(args: &Args) -> Result<(), Failure> {
     };
     // Before the first thread: only this one is to be interrupted.
     signals::block_all().map_err(|error| Failure::new(format!("signals: {error}")))?;
-    let origin = Origin::of(args).map_err(|message| Failure {
-        code: 2,
-        messages: vec![message],
-    })?;
+    let origin = Origin::of(args).map_err(|message| Failure::with(Exit::Usage, message))?;
     let (texts, loaded) = reload::load(&origin)
         .or_else(|errors| match &legacy {
             // It is said as soon as there is a log; who is connected does not suffer for it.
             Legacy::Whole(predecessor) => predecessor.loaded().ok_or(errors),
             _ => Err(errors),
         })
-        .map_err(|errors| Failure {
-            code: exit::CONFIGURATION,
-            messages: errors.iter().map(ToString::to_string).collect(),
+        .map_err(|errors| {
+            Failure::configuration(errors.iter().map(ToString::to_string).collect())
         })?;
     if args.print_config {
-        print!("{}", render(&loaded.config));
-        return Ok(());
+        return terminal::print_all(render(&loaded.config).as_bytes());
     }
     if args.check {
-        check_only(&texts, &loaded);
-        return Ok(());
+        return check_only(&texts, &loaded);
     }
     match log::start(&loaded.config.log) {
         Err(error) if matches!(legacy, Legacy::Whole(_)) => {
@@ -141,8 +139,7 @@ fn run(args: &Args) -> Result<(), Failure> {
 /// `--can-take-over`: what a running daemon asks the program that is to be its successor.
 fn can_take_over(version: u32) -> Result<(), Failure> {
     if version == handover::record::VERSION {
-        println!("{}", handover::record::YES);
-        return Ok(());
+        return terminal::print_all(format!("{}\n", handover::record::YES).as_bytes());
     }
     Err(Failure::new(format!(
         "records of version {version} are not read by echod {}, which reads version {}",
@@ -152,10 +149,9 @@ fn can_take_over(version: u32) -> Result<(), Failure> {
 }
 
 /// `--check`: the errors have ended it already; what is left is good, or odd.
-fn check_only(texts: &Texts, loaded: &Loaded) {
-    for warning in &loaded.warnings {
-        eprintln!("echod: warning: {warning}");
-    }
+fn check_only(texts: &Texts, loaded: &Loaded) -> Result<(), Failure> {
+    let warn = |warning: &dyn std::fmt::Display| complain(&format!("echod: warning: {warning}\n"));
+    loaded.warnings.iter().for_each(|warning| warn(warning));
     let names: Vec<&str> = texts
         .sources
         .iter()
@@ -163,17 +159,18 @@ fn check_only(texts: &Texts, loaded: &Loaded) {
         .collect();
     // What this machine refuses is no mistake in the file.
     if let Err(message) = privileges::check(&loaded.config.daemon) {
-        eprintln!("echod: warning: {message}");
+        warn(&message);
     }
     let (driver, remark) = drivers::foresee(loaded.config.daemon.driver);
     if let Some(remark) = remark {
-        eprintln!("echod: warning: {remark}");
+        warn(&remark);
     }
-    println!(
-        "{}: fine; {} listener(s), driver {driver}",
+    let fine = format!(
+        "{}: fine; {} listener(s), driver {driver}\n",
         names.join(", "),
         loaded.config.listeners.len()
     );
+    terminal::print_all(fine.as_bytes())
 }
 
 /// The running service, as the control plane knows it.

@@ -39,7 +39,6 @@ pub mod target;
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
-use clap::Parser;
 use serde::Serialize;
 
 use crate::cli::exit::Failure;
@@ -54,7 +53,10 @@ use report::{Report, Verdict};
 /// The entry point: reads the command line, does what it says, tells how it went.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = match terminal::parse() {
+        Ok(cli) => cli,
+        Err(status) => return status,
+    };
     let console = Console::new(&cli);
     let verdict = Interrupt::new()
         .map_err(|error| Failure::new(format!("signals: {error}")))
