@@ -3,8 +3,6 @@
 //! Knows the types of the protocol and nothing of how they came. All text that the daemon or the
 //! network has had a hand in is escaped here.
 
-use std::time::Duration;
-
 use crate::cli::text::{Align, Paint, Table, age, bytes, counted, escape, microseconds};
 use crate::protocol::schema::{
     Backlog, ChangeAction, ClosePeersReply, Diagnostic, HandOverReply, Listener, ListenerState,
@@ -307,11 +305,11 @@ pub fn upgraded(result: &UpgradeResult) -> String {
         ..
     } = result;
     let (from, to) = (escape(&result.from), escape(&result.to));
-    let pause = Duration::from_micros(*pause_us);
     let mut text = format!(
-        "upgraded {from} → {to}: {} and {} kept; nobody was served for {pause:.1?}\n",
+        "upgraded {from} → {to}: {} and {} kept; a pause of {}\n",
         counted(*listeners, "listener"),
-        counted(*connections, "connection")
+        counted(*connections, "connection"),
+        microseconds(*pause_us)
     );
     if *lost > 0 {
         text += &format!("{lost} connection(s) could not be kept: see the log\n");
