@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::process::Command;
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
@@ -13,16 +14,18 @@ use crate::harness::{
     Daemon, after_shell_line, connect, eventually, exchange, folder_of, free_port, text,
 };
 
+const INFO: &str = "[log]\ntarget = \"stderr\"\n";
+
 const DEBUG: &str = "[log]\ntarget = \"stderr\"\nlevel = \"debug\"\n";
 
-/// A listener that refuses everybody.
+/// A listener that refuses every peer.
 fn closed(name: &str) -> String {
     format!(
         "[listener.{name}]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\ndeny = [\"127.0.0.0/8\"]\n"
     )
 }
 
-/// So many connections, one after the other, each until it is refused.
+/// Makes this number of connections, one after the other, each until it is refused.
 fn knock(address: SocketAddr, count: usize) {
     for _ in 0..count {
         // Refused at once, it may be reset before it is known to be there.
@@ -32,10 +35,10 @@ fn knock(address: SocketAddr, count: usize) {
     }
 }
 
-/// How many refusals at this listener are told, and how many are counted as suppressed.
+/// How many refusals at this listener are written, and how many are counted as suppressed.
 fn refusals(daemon: &Daemon, name: &str) -> (usize, usize) {
     let head = format!("listener \"{name}\": 127.0.0.1:");
-    let (mut told, mut suppressed) = (0, 0);
+    let (mut written, mut suppressed) = (0, 0);
     for line in daemon.log().lines() {
         let line = line.strip_prefix("echod: ").expect("a line of ours");
         if !line.ends_with(": refused: denied") {
@@ -45,11 +48,11 @@ fn refusals(daemon: &Daemon, name: &str) -> (usize, usize) {
             Some((count, first)) if first.starts_with(&head) => {
                 suppressed += count.parse::<usize>().expect("a number");
             }
-            None if line.starts_with(&head) => told += 1,
+            None if line.starts_with(&head) => written += 1,
             _ => {}
         }
     }
-    (told, suppressed)
+    (written, suppressed)
 }
 
 #[test]
@@ -59,17 +62,17 @@ fn a_flood_is_cut_short_and_counted_also_when_nothing_comes_after_it() {
     knock(daemon.address("main"), 250);
     knock(daemon.address("other"), 1);
     // The end of the window of time is noticed by itself.
-    eventually("all are told or counted", || {
-        let (told, suppressed) = refusals(&daemon, "main");
-        told + suppressed == 250 && suppressed > 0
+    eventually("all are written or counted", || {
+        let (written, suppressed) = refusals(&daemon, "main");
+        written + suppressed == 250 && suppressed > 0
     });
-    let (told, _) = refusals(&daemon, "main");
-    assert!((100..250).contains(&told), "{told}");
+    let (written, _) = refusals(&daemon, "main");
+    assert!((100..250).contains(&written), "{written}");
     assert_eq!(refusals(&daemon, "other"), (1, 0));
 }
 
 #[test]
-fn what_was_suppressed_is_told_at_the_end() {
+fn what_was_suppressed_is_counted_at_the_end() {
     let mut daemon = Daemon::start(&(closed("main") + DEBUG));
     knock(daemon.address("main"), 250);
     eventually("all are refused", || {
@@ -77,13 +80,13 @@ fn what_was_suppressed_is_told_at_the_end() {
     });
     daemon.signal(Signal::SIGTERM);
     assert!(daemon.wait().success());
-    let (told, suppressed) = refusals(&daemon, "main");
-    assert_eq!(told + suppressed, 250, "{told}");
+    let (written, suppressed) = refusals(&daemon, "main");
+    assert_eq!(written + suppressed, 250, "{written}");
     assert!(suppressed > 0);
 }
 
 #[test]
-fn a_rejected_reload_tells_every_error_however_many() {
+fn a_rejected_reload_logs_every_error() {
     let daemon = Daemon::start(&(closed("main") + DEBUG));
     let wrong = |n| format!("[listener.l{n}]\nprotocol = \"tpc\"\naddress = \"127.0.0.1:0\"\n");
     let config: String = (0..150).map(wrong).collect();
@@ -123,16 +126,21 @@ impl Pipe {
     fn start(config: &str, line: &str) -> (Daemon, Self) {
         let mut pipe = None;
         let daemon = Daemon::start_with(config, |command| {
-            let path = folder_of(command).join("pipe");
-            nix::unistd::mkfifo(&path, Mode::S_IRWXU).expect("a pipe");
-            let mut options = File::options();
-            options.read(true).custom_flags(libc::O_NONBLOCK);
-            let reader = options.open(&path).expect("a pipe");
-            let line = format!("{line}; exec 2>'{}'", path.display());
-            after_shell_line(command, &line);
-            pipe = Some(Self { path, reader });
+            pipe = Some(Self::give(command, line));
         });
         (daemon, pipe.expect("it was made"))
+    }
+
+    /// Has the command run with such a pipe, after this line of a shell.
+    fn give(command: &mut Command, line: &str) -> Self {
+        let path = folder_of(command).join("pipe");
+        nix::unistd::mkfifo(&path, Mode::S_IRWXU).expect("a pipe");
+        let mut options = File::options();
+        options.read(true).custom_flags(libc::O_NONBLOCK);
+        let reader = options.open(&path).expect("a pipe");
+        let line = format!("{line}; exec 2>'{}'", path.display());
+        after_shell_line(command, &line);
+        Self { path, reader }
     }
 
     /// Fills it to the last byte. The daemon's end of it stays as it is, blocking.
@@ -186,22 +194,16 @@ fn a_failed_start_ends_also_when_standard_error_is_not_read() {
     let _first = Daemon::start(&taken);
     let mut pipe = None;
     let mut second = Daemon::spawn(&(taken + DEBUG), |command| {
-        let path = folder_of(command).join("pipe");
-        nix::unistd::mkfifo(&path, Mode::S_IRWXU).expect("a pipe");
-        let mut options = File::options();
-        options.read(true).custom_flags(libc::O_NONBLOCK);
-        let reader = options.open(&path).expect("a pipe");
-        let made = Pipe { path, reader };
-        made.fill();
-        after_shell_line(command, &format!("exec 2>'{}'", made.path.display()));
-        pipe = Some(made);
+        let full = Pipe::give(command, ":");
+        full.fill();
+        pipe = Some(full);
     });
     assert_eq!(second.wait().code(), Some(1));
 }
 
 #[test]
 fn lines_that_standard_error_does_not_take_are_lost_and_counted() {
-    let (daemon, mut pipe) = Pipe::start(&(echo("main") + DEBUG), ":");
+    let (daemon, mut pipe) = Pipe::start(&(echo("main") + INFO), ":");
     let unknown = (0..90).map(|n| format!("key{n}{} = 1\n", "x".repeat(60)));
     daemon.write_config(&(echo("main") + &unknown.collect::<String>()));
     pipe.drain(&daemon);

@@ -7,7 +7,7 @@
 
 use std::process::ExitCode;
 
-use crate::cli::terminal::complain;
+use crate::cli::terminal::{self, complain};
 
 /// The exit statuses of the three programs. Those above 63 are of `sysexits.h(3)`, so that the
 /// service manager has a name for them.
@@ -60,8 +60,7 @@ impl From<Exit> for ExitCode {
 pub struct Failure {
     /// The exit status.
     pub exit: Exit,
-    /// All that is wrong, one message for each line: where, what, and what to do. None where there
-    /// is no more to say.
+    /// All that is wrong, one message for each line: where, what, and what to do. May be empty.
     pub messages: Vec<String>,
 }
 
@@ -97,6 +96,18 @@ impl Failure {
             exit: Exit::Configuration,
             messages,
         }
+    }
+}
+
+/// Prints data at once, or ends the program: quietly where there is no reader any more.
+///
+/// # Errors
+/// How the program is to end.
+pub fn print_or_end(data: &[u8]) -> Result<(), Failure> {
+    match terminal::print(data) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Failure::quiet(Exit::Done)),
+        Err(error) => Err(Failure::new(format!("standard output: {error}"))),
     }
 }
 

@@ -1,21 +1,23 @@
-//! `echoctl`: steers the daemon over its control socket.
+//! `echoctl`: operates the daemon over its control socket.
 //!
 //! Knows which command is which call, and what to print of the answer. Never decides anything
 //! about the service: whatever the daemon refuses, it refuses for every client. Read on in
-//! [`args`] for the command line, [`client`] for a call and [`show`] for tables; `systemd` asks what
-//! is about to happen to a unit.
+//! [`args`] for the command line, `location` for the socket, `selection` for the peers, [`client`] for a call and [`show`] for
+//! tables; `check` runs echod, `systemd` asks what is about to happen to a unit.
 
 #![forbid(unsafe_code)]
 
 pub mod args;
+mod check;
 pub mod client;
+mod location;
+mod selection;
 pub mod show;
 mod systemd;
 
-use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
-use std::process::{self, ExitCode};
+use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
@@ -25,14 +27,17 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::cli::exit::{self, Exit, Failure};
-use crate::cli::terminal::{self, complain, print_all};
+use crate::cli::arguments;
+use crate::cli::exit::{self, Exit, Failure, print_or_end};
+use crate::cli::terminal::complain;
 use crate::cli::text::{self, Paint};
 use crate::protocol::wire::Parameters;
-use crate::protocol::{self, peers::parse_network, schema};
+use crate::protocol::{self, schema};
 
 use args::{Cli, Command, ConfigCommand, KickArgs, PeersArgs};
+use check::check;
 use client::Client;
+use location::socket_path;
 
 /// How often `peers --watch` looks.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -51,7 +56,7 @@ impl From<client::Error> for Failure {
     }
 }
 
-/// An error reply in the words of a person.
+/// An error reply in words.
 fn refusal(name: &str, parameters: &Parameters) -> Failure {
     let parameter = |key| parameters.get(key).map_or(String::new(), Value::to_string);
     let (exit, message) = match name {
@@ -106,11 +111,11 @@ fn refusal(name: &str, parameters: &Parameters) -> Failure {
     Failure::with(exit, text::escape(&message))
 }
 
-/// The entry point: reads the command line, does what it says, tells how it went. `others` are the
+/// The entry point: reads the command line, calls the daemon, prints the answer. `others` are the
 /// command lines of the programs beside this one, for their completions.
 #[must_use]
 pub fn main(others: fn() -> Vec<clap::Command>) -> ExitCode {
-    let cli: Cli = match terminal::parse() {
+    let cli: Cli = match arguments::parse() {
         Ok(cli) => cli,
         Err(status) => return status,
     };
@@ -126,7 +131,7 @@ struct Session {
     terminal: bool,
     /// Of what is printed.
     paint: Paint,
-    /// Of what is complained about.
+    /// Of errors.
     error_paint: Paint,
     /// What can be completed besides `echoctl` itself.
     others: fn() -> Vec<clap::Command>,
@@ -193,8 +198,8 @@ impl Session {
     fn hand_over(&self, unit: Option<&str>) -> Result<(), Failure> {
         if let Some(unit) = unit {
             let failed = |error| Failure::new(format!("systemctl: {error}"));
-            if let Some(reason) = systemd::why_nobody_comes(unit).map_err(failed)? {
-                return print_all(format!("{unit}: {reason}\n").as_bytes());
+            if let Some(reason) = systemd::why_no_successor(unit).map_err(failed)? {
+                return print_or_end(format!("{unit}: {reason}\n").as_bytes());
             }
         }
         let reply = self.call("HandOver", &schema::Nothing {})?;
@@ -207,16 +212,16 @@ impl Session {
         let Some(command) = programs.iter_mut().find(|one| one.get_name() == program) else {
             let names: Vec<&str> = programs.iter().map(clap::Command::get_name).collect();
             let (last, others) = names.split_last().expect("there is echoctl");
-            let told = format!(
+            let message = format!(
                 "completions: program \"{}\": not one of ours: use {} or {last}",
                 text::escape(program),
                 others.join(", ")
             );
-            return Err(Failure::with(Exit::Usage, told));
+            return Err(Failure::with(Exit::Usage, message));
         };
         let mut script = Vec::new();
         clap_complete::generate(shell, command, program, &mut script);
-        print_all(&script)
+        print_or_end(&script)
     }
 
     fn listeners(&self, name: Option<String>) -> Result<(), Failure> {
@@ -231,19 +236,12 @@ impl Session {
     }
 
     fn peers(&self, args: &PeersArgs) -> Result<(), Failure> {
-        let asked = schema::ListPeers {
-            listener: args.listener.clone(),
-            address: args.address.clone(),
-            older_ms: args.older.map(milliseconds),
-            idle_ms: args.idle.map(milliseconds),
-            sort: args.sort.clone(),
-            limit: args.limit,
-        };
+        let asked = selection::listed(args);
         loop {
             let reply = self.all_pages("ListPeers", &asked)?;
             if args.watch && self.terminal && !self.json {
                 // Home, and clear what is below.
-                print_all(b"\x1b[H\x1b[J")?;
+                print_or_end(b"\x1b[H\x1b[J")?;
             }
             self.answer(reply, |reply: schema::ListPeersReply| {
                 show::peers(&reply.peers, reply.total, self.paint)
@@ -288,14 +286,14 @@ impl Session {
             .first()
             .and_then(|listener| listener.backlog)
         {
-            Some(backlog) => print_all(show::backlog(listener, &backlog, self.paint).as_bytes()),
+            Some(backlog) => print_or_end(show::backlog(listener, &backlog, self.paint).as_bytes()),
             None => Err(no_backlog(listener)),
         }
     }
 
     fn kick(&self, args: KickArgs) -> Result<(), Failure> {
         let dry_run = args.dry_run;
-        let reply = self.call("ClosePeers", &selection(args)?)?;
+        let reply = self.call("ClosePeers", &selection::closed(args)?)?;
         self.answer(reply, |reply| show::kicked(&reply, dry_run))
     }
 
@@ -341,12 +339,12 @@ impl Session {
         }
     }
 
-    /// Says all that is wrong with a configuration.
+    /// Prints all that is wrong with a configuration.
     fn rejected(&self, result: &schema::ReloadResult) -> Failure {
         complain(&show::errors(&result.errors, self.error_paint));
         let count = text::counted(result.errors.len() as u64, "error");
-        let told = format!("configuration rejected: {count}; nothing has changed");
-        Failure::with(Exit::Configuration, told)
+        let message = format!("configuration rejected: {count}; nothing has changed");
+        Failure::with(Exit::Configuration, message)
     }
 
     fn config_show(&self) -> Result<(), Failure> {
@@ -439,7 +437,7 @@ impl Session {
         if self.json {
             return self.print_json(reply);
         }
-        print_all(show(decode(reply)?).as_bytes())
+        print_or_end(show(decode(reply)?).as_bytes())
     }
 
     fn print_json(&self, reply: Parameters) -> Result<(), Failure> {
@@ -449,14 +447,15 @@ impl Session {
         } else {
             value.to_string()
         };
-        print_all((text::escape_json(&json) + "\n").as_bytes())
+        print_or_end((text::escape_json(&json) + "\n").as_bytes())
     }
 }
 
 fn decode<T: DeserializeOwned>(reply: Parameters) -> Result<T, Failure> {
     serde_json::from_value(Value::Object(reply)).map_err(|cause| {
-        let told = format!("the reply is not understood, is echod of another version? ({cause})");
-        Failure::new(text::escape(&told))
+        let message =
+            format!("the reply is not understood, is echod of another version? ({cause})");
+        Failure::new(text::escape(&message))
     })
 }
 
@@ -468,110 +467,14 @@ fn full_name(method: &str) -> String {
     }
 }
 
-fn milliseconds(time: Duration) -> u64 {
-    // What is more than Varlink's integers hold is longer than anything has lasted.
-    u64::try_from(time.as_millis()).map_or(i64::MAX as u64, |time| time.min(i64::MAX as u64))
-}
-
 /// Whether this is the parameter that an error complains about.
 fn is_parameter(parameters: &Parameters, name: &str) -> bool {
     parameters.get("parameter").and_then(Value::as_str) == Some(name)
 }
 
 fn no_backlog(listener: &str) -> Failure {
-    let told = format!("listener {listener:?}: datagrams have no backlog");
-    Failure::new(text::escape(&told))
-}
-
-/// What `kick` was told to close.
-fn selection(args: KickArgs) -> Result<schema::ClosePeers, Failure> {
-    let mut asked = schema::ClosePeers {
-        id: None,
-        listener: args.listener,
-        address: args.address,
-        older_ms: args.older.map(milliseconds),
-        idle_ms: args.idle.map(milliseconds),
-        dry_run: args.dry_run.then_some(true),
-    };
-    let twice = |option| {
-        let told = format!("SELECTOR and {option} mean the same: give one of them");
-        Failure::with(Exit::Usage, told)
-    };
-    if let Some(selector) = args.selector {
-        if let Ok(id) = selector.parse() {
-            asked.id = Some(id);
-        } else if parse_network(&selector).is_some() {
-            if asked.address.replace(selector).is_some() {
-                return Err(twice("--address"));
-            }
-        } else if asked.listener.replace(selector).is_some() {
-            return Err(twice("--listener"));
-        }
-    }
-    Ok(asked)
-}
-
-/// Where the daemon's socket is, if nobody says otherwise: where the daemon itself would put it.
-fn socket_path(
-    option: Option<PathBuf>,
-    variable: impl Fn(&str) -> Option<OsString>,
-    root: bool,
-    exists: impl Fn(&Path) -> bool,
-) -> PathBuf {
-    let variable = |name| variable(name).filter(|value| !value.is_empty());
-    let system = PathBuf::from("/run/echod/control.sock");
-    if let Some(path) = option {
-        return path;
-    }
-    if let Some(path) = variable("ECHOCTL_SOCKET") {
-        return path.into();
-    }
-    if let Some(directories) = variable("RUNTIME_DIRECTORY") {
-        // systemd puts a colon between several (systemd.exec(5)).
-        let first = std::env::split_paths(&directories)
-            .next()
-            .unwrap_or_default();
-        return first.join("control.sock");
-    }
-    match variable("XDG_RUNTIME_DIR") {
-        Some(directory) if !root => {
-            let own = Path::new(&directory).join("echod/control.sock");
-            // Who has no daemon of his own means the system's.
-            if exists(&own) || !exists(&system) {
-                own
-            } else {
-                system
-            }
-        }
-        _ => system,
-    }
-}
-
-/// Runs `echod --check`: the one beside us, else the one in PATH.
-fn check(file: Option<&Path>) -> Result<(), Failure> {
-    let beside = std::env::current_exe()
-        .ok()
-        .map(|path| path.with_file_name("echod"));
-    let program = beside
-        .filter(|path| path.is_file())
-        .unwrap_or_else(|| "echod".into());
-    let mut command = process::Command::new(&program);
-    command.arg("--check");
-    if let Some(file) = file {
-        command.arg("--config").arg(file);
-    }
-    let failed = |told| Failure::new(told);
-    let status = command
-        .status()
-        .map_err(|cause| failed(format!("{}: {cause}", program.display())))?;
-    match status.code() {
-        Some(0) => Ok(()),
-        // It has said why.
-        Some(code) if code == Exit::Configuration as i32 => {
-            Err(Failure::quiet(Exit::Configuration))
-        }
-        _ => Err(failed(format!("{} --check: {status}", program.display()))),
-    }
+    let message = format!("listener {listener:?}: datagrams have no backlog");
+    Failure::new(text::escape(&message))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Replies as people read them: values in, text out.
 //!
-//! Knows the types of the protocol and nothing of how they came. All text that the daemon or the
-//! network has had a hand in is escaped here.
+//! Knows the types of the protocol; never how they were received. All text from the daemon or the
+//! network is escaped here.
 
 use crate::cli::text::{Align, Paint, Table, age, bytes, counted, escape, microseconds};
 use crate::protocol::schema::{
@@ -236,8 +236,8 @@ pub fn backlog_set(listener: &str, reply: &SetBacklogReply, paint: Paint) -> Str
     backlog(listener, &reply.after, paint) + &before
 }
 
-/// What was asked for and what came of it. Of a Unix socket that the service manager has passed
-/// nobody can tell.
+/// What was requested and what is in effect. For a Unix socket that the service manager has passed
+/// neither is known.
 fn backlog_words(backlog: &Backlog) -> String {
     match backlog {
         Backlog { requested: 0, .. } => "as the service manager has set it".into(),
@@ -402,7 +402,7 @@ pub fn errors(diagnostics: &[Diagnostic], paint: Paint) -> String {
 /// `file:line:column: message`, as compilers write it, so that editors find the place.
 fn diagnostic_line(diagnostic: &Diagnostic) -> String {
     let message = escape(&diagnostic.message);
-    // What is not about a place, such as an address that somebody else has.
+    // What is not about a place, such as an address in use.
     if diagnostic.file.is_empty() {
         return message;
     }

@@ -31,8 +31,9 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::geteuid;
 
-use crate::cli::exit::{self, Exit, Failure};
-use crate::cli::terminal::{self, complain};
+use crate::cli::arguments;
+use crate::cli::exit::{self, Exit, Failure, print_or_end};
+use crate::cli::terminal::complain;
 use crate::config::{self, Config, Loaded, render};
 use crate::protocol::schema::{self, Trigger};
 use crate::protocol::{self as protocol, Effect, Outcome, Role, Snapshot};
@@ -58,7 +59,7 @@ use workers::Workers;
 /// The program.
 #[must_use]
 pub fn main() -> ExitCode {
-    let args: Args = match terminal::parse() {
+    let args: Args = match arguments::parse() {
         Ok(args) => args,
         Err(status) => return status,
     };
@@ -105,7 +106,7 @@ fn run(args: &Args) -> Result<(), Failure> {
             Failure::configuration(errors.iter().map(ToString::to_string).collect())
         })?;
     if args.print_config {
-        return terminal::print_all(render(&loaded.config).as_bytes());
+        return print_or_end(render(&loaded.config).as_bytes());
     }
     if args.check {
         return check_only(&texts, &loaded);
@@ -139,7 +140,7 @@ fn run(args: &Args) -> Result<(), Failure> {
 /// `--can-take-over`: what a running daemon asks the program that is to be its successor.
 fn can_take_over(version: u32) -> Result<(), Failure> {
     if version == handover::record::VERSION {
-        return terminal::print_all(format!("{}\n", handover::record::YES).as_bytes());
+        return print_or_end(format!("{}\n", handover::record::YES).as_bytes());
     }
     Err(Failure::new(format!(
         "records of version {version} are not read by echod {}, which reads version {}",
@@ -170,7 +171,7 @@ fn check_only(texts: &Texts, loaded: &Loaded) -> Result<(), Failure> {
         names.join(", "),
         loaded.config.listeners.len()
     );
-    terminal::print_all(fine.as_bytes())
+    print_or_end(fine.as_bytes())
 }
 
 /// The running service, as the control plane knows it.

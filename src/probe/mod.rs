@@ -41,6 +41,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
+use crate::cli::arguments;
 use crate::cli::exit::Failure;
 use crate::cli::terminal::{self, complain};
 use crate::cli::text::{self, Paint};
@@ -53,7 +54,7 @@ use report::{Report, Verdict};
 /// The entry point: reads the command line, does what it says, tells how it went.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli: Cli = match terminal::parse() {
+    let cli: Cli = match arguments::parse() {
         Ok(cli) => cli,
         Err(status) => return status,
     };

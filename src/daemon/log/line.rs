@@ -1,4 +1,4 @@
-//! A line of the log, made safe: the one place where text, whoever it is from, becomes part of it.
+//! A line of the log, made safe: the one place where text of any origin becomes part of it.
 //!
 //! What could end a line, begin another, or show other than it is, is escaped; what is too long is
 //! cut. So no sink has to look at it again.
@@ -8,7 +8,7 @@ use std::fmt::{self, Write};
 use log::kv::{Error, Key, Value, VisitSource, VisitValue};
 use log::{Level, Record};
 
-/// How long a text may be; rsyslog takes as much, unless told otherwise.
+/// How long a text may be; rsyslog takes as much by default.
 const TEXT_BYTES_MAX: usize = 8 * 1024;
 
 /// See the module.
@@ -78,7 +78,7 @@ impl Line {
             .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// The file and line of the source that says it.
+    /// The file and line of the source that logs it.
     pub(super) fn place(&self) -> Option<(&'static str, u32)> {
         self.place
     }
@@ -94,7 +94,7 @@ impl Line {
     }
 }
 
-/// Collects key-values: `listener` becomes `ECHOD_LISTENER`. Keys are ours, values anybody's.
+/// Collects key-values: `listener` becomes `ECHOD_LISTENER`. Keys are ours; a value may be from the network.
 #[derive(Default)]
 struct Fields {
     fields: Vec<(String, String)>,

@@ -97,7 +97,7 @@ pub(super) fn within_bounds(write: impl FnOnce() + Send + 'static) {
         // The other end may have stopped waiting.
         let _ = sender.send(());
     };
-    // Without a thread there is nothing that could be said in a bounded time.
+    // Without a thread nothing can be written in a bounded time.
     if thread::Builder::new().spawn(write).is_ok() {
         // What is not written by then is lost.
         let _ = done.recv_timeout(LAST_WORDS_TIME_MAX);

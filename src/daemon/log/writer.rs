@@ -58,7 +58,7 @@ impl<O: Write> Writer<O> {
 mod tests {
     use super::*;
 
-    /// An output that fails while it is told to.
+    /// An output that fails while this is set.
     #[derive(Default)]
     struct Output {
         is_failing: bool,
