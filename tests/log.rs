@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 
@@ -169,6 +170,15 @@ impl Pipe {
     }
 }
 
+/// How many errors [`with_unknown_keys`] has.
+const UNKNOWN_KEYS: usize = 90;
+
+/// A configuration that is rejected with many long lines.
+fn with_unknown_keys(config: &str) -> String {
+    let unknown = (0..UNKNOWN_KEYS).map(|n| format!("key{n}{} = 1\n", "x".repeat(60)));
+    config.to_owned() + &unknown.collect::<String>()
+}
+
 fn echo(name: &str) -> String {
     format!("[listener.{name}]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\n")
 }
@@ -188,6 +198,23 @@ fn a_standard_error_that_is_not_read_delays_no_reload_no_upgrade_and_no_stop() {
 }
 
 #[test]
+fn lines_that_wait_before_an_upgrade_are_written_all_the_same() {
+    let config = echo("main") + INFO;
+    let (daemon, mut pipe) = Pipe::start(&config, ":");
+    // It takes everything, at its own pace.
+    fcntl(&pipe.reader, FcntlArg::F_SETPIPE_SZ(1 << 20)).expect("a larger pipe");
+    daemon.write_config(&with_unknown_keys(&config));
+    for _ in 0..10 {
+        assert_eq!(daemon.reload()["outcome"], "rejected");
+    }
+    daemon.write_config(&config);
+    daemon.ctl_text(&["upgrade"]);
+    let lines = pipe.drain(&daemon);
+    let is_error = |line: &&String| line.contains("unknown key");
+    assert_eq!(lines.iter().filter(is_error).count(), 10 * UNKNOWN_KEYS);
+}
+
+#[test]
 fn a_failed_start_ends_also_when_standard_error_is_not_read() {
     let port = free_port();
     let taken = echo("main").replace(":0", &format!(":{port}"));
@@ -204,13 +231,12 @@ fn a_failed_start_ends_also_when_standard_error_is_not_read() {
 #[test]
 fn lines_that_standard_error_does_not_take_are_lost_and_counted() {
     let (daemon, mut pipe) = Pipe::start(&(echo("main") + INFO), ":");
-    let unknown = (0..90).map(|n| format!("key{n}{} = 1\n", "x".repeat(60)));
-    daemon.write_config(&(echo("main") + &unknown.collect::<String>()));
+    daemon.write_config(&with_unknown_keys(&echo("main")));
     pipe.drain(&daemon);
     // What one rejected reload logs.
     assert_eq!(daemon.reload()["outcome"], "rejected");
     let lines = pipe.drain(&daemon);
-    assert!(lines.len() > 90, "{lines:?}");
+    assert!(lines.len() > UNKNOWN_KEYS, "{lines:?}");
     pipe.fill();
     // More than what may wait.
     const RELOADS: usize = 60;

@@ -59,6 +59,7 @@ impl From<client::Error> for Failure {
 /// An error reply in words.
 fn refusal(name: &str, parameters: &Parameters) -> Failure {
     let parameter = |key| parameters.get(key).map_or(String::new(), Value::to_string);
+    // The protocol names what is wrong; a person also needs to know what to do about it.
     let (exit, message) = match name {
         protocol::PERMISSION_DENIED => (
             Exit::NotPermitted,
@@ -262,6 +263,7 @@ impl Session {
             };
             let mut client = self.connect()?;
             let set = client.call(&full_name("SetBacklog"), schema::parameters(&asked));
+            // The daemon names the parameter; that datagrams are the reason is known here.
             let reply = set.map_err(|error| match &error {
                 client::Error::Refused { name, parameters }
                     if name == protocol::INVALID_PARAMETER

@@ -36,6 +36,7 @@ pub fn status(status: &Status, paint: Paint) -> String {
         &format!("generation {}: {files}", status.generation),
     );
     line("last reload", &reload_line(&status.last_reload, paint));
+    // A rejected reload is why many look here at all.
     for diagnostic in &status.last_reload.errors {
         line("", &paint.red(&diagnostic_line(diagnostic)));
     }
@@ -77,6 +78,7 @@ pub fn listeners(listeners: &[Listener], paint: Paint) -> String {
         ("SENT", Align::Right),
     ]);
     for listener in listeners {
+        // Datagrams have none.
         let of_backlog = |value: fn(&Backlog) -> String| {
             let backlog = listener.backlog.as_ref();
             backlog.map_or(String::new(), value)
@@ -130,6 +132,7 @@ pub fn listener(listener: &Listener, paint: Paint) -> String {
     }
     line("reply", &escape(&listener.reply));
     line("sockets", &listener.sockets.to_string());
+    // Datagram listeners count datagrams, all others connections.
     if let Some(backlog) = &listener.backlog {
         for (index, part) in backlog_lines(backlog).iter().enumerate() {
             line(if index == 0 { "backlog" } else { "" }, part);
@@ -206,6 +209,7 @@ pub fn peers(peers: &[Peer], total: u64, paint: Paint) -> String {
             number(peer.uid.map(u64::from)),
         ]);
     }
+    // The total includes peers beyond --limit.
     let listed = peers.len() as u64;
     let totals = if listed == total {
         counted(total, "peer")
@@ -339,6 +343,7 @@ pub fn reload(result: &ReloadResult, paint: Paint) -> String {
     let changes: Vec<_> = changes
         .filter(|change| change.action != ChangeAction::Keep)
         .collect();
+    // Listeners that stay as they are would hide those that change.
     let kept = result.changes.len() - changes.len();
     let mut table = Table::new(&[
         ("ACTION", Align::Left),

@@ -25,6 +25,7 @@ mod systemd;
 mod workers;
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -63,7 +64,7 @@ pub fn main() -> ExitCode {
         Ok(args) => args,
         Err(status) => return status,
     };
-    let result = run(&args);
+    let result = caught(|| run(&args));
     ::log::logger().flush();
     // The journal has to be told that this is an error; it takes the prefix away.
     let name = if log::stderr_is_journal() {
@@ -76,8 +77,18 @@ pub fn main() -> ExitCode {
     }
     // A standard error that takes nothing must not keep a service from its end.
     let exit = exit::of(&result);
-    log::within_bounds(move || _ = exit::end(name, result));
+    if result.is_err() {
+        log::within_bounds(move || _ = exit::end(name, result));
+    }
     exit.into()
+}
+
+/// A panic ends the program with a status of its own table; where it was is reported by the hook.
+fn caught(run: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+        let message = "the control plane panicked, which is a bug in echod; the service ends";
+        Err(Failure::new(message))
+    })
 }
 
 fn run(args: &Args) -> Result<(), Failure> {
@@ -514,5 +525,17 @@ impl Stage {
                 "stopping"
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_the_control_plane_is_a_failure() {
+        let failure = caught(|| panic!("as a test")).unwrap_err();
+        assert_eq!(failure.exit, Exit::Failed);
+        assert!(caught(|| Ok(())).is_ok());
     }
 }

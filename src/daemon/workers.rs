@@ -245,6 +245,10 @@ mod tests {
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(
+            said.contains("echod: thread worker-1 panicked at src/"),
+            "{said}"
+        );
+        assert!(
             said.contains("echod: worker 1: panicked, which is a bug in echod; the service ends"),
             "{said}"
         );

@@ -109,6 +109,8 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     let name = thread.name().unwrap_or("without a name");
     let text = panic.to_string().replace('\n', " ");
     ::log::error!("thread {name} {text}");
+    // It may end the process.
+    ::log::logger().flush();
 }
 
 struct Logger {

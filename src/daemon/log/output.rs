@@ -2,7 +2,7 @@
 //!
 //! May wait for an output: only the thread that writes calls it.
 
-use std::io::{self, IsTerminal, Write as _};
+use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -59,28 +59,30 @@ impl Write for Output {
         match self {
             Self::Journal(journal) => journal.write(line),
             Self::Syslog(syslog) => syslog.write(line),
-            Self::Stderr { prefixes: true } => {
-                print(&format!("<{}>{}\n", line.priority(), line.text()))
+            Self::Stderr { prefixes: true } => print(
+                &mut io::stderr(),
+                &format!("<{}>{}\n", line.priority(), line.text()),
+            ),
+            Self::Stderr { prefixes: false } => {
+                print(&mut io::stderr(), &format!("echod: {}\n", line.text()))
             }
-            Self::Stderr { prefixes: false } => print(&format!("echod: {}\n", line.text())),
         }
     }
 }
 
-/// Writes a line to standard error, in one piece where it takes that, so that it stays apart from
-/// what other processes write there.
-fn print(line: &str) -> io::Result<()> {
-    let stderr = io::stderr();
+/// Writes a line in one piece where the output takes that, so that it stays apart from what other
+/// processes write there.
+fn print(output: &mut (impl io::Write + AsFd), line: &str) -> io::Result<()> {
     let mut rest = line.as_bytes();
     while !rest.is_empty() {
-        match (&stderr).write(rest) {
+        match output.write(rest) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(len) => rest = &rest[len..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // Another process that has the same pipe or terminal made it non-blocking, for all.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 poll(
-                    &mut [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)],
+                    &mut [PollFd::new(output.as_fd(), PollFlags::POLLOUT)],
                     PollTimeout::NONE,
                 )?;
             }
@@ -145,6 +147,8 @@ fn code(facility: Facility) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
     use super::*;
 
     #[test]
@@ -170,6 +174,20 @@ mod tests {
             choice(LogTarget::Stderr, true, false, true),
             Choice::Stderr { prefixes: true }
         );
+    }
+
+    #[test]
+    fn a_pipe_that_another_process_made_non_blocking_is_waited_for() {
+        use std::io::{Read, Write};
+
+        let (mut reader, mut writer) = io::pipe().unwrap();
+        fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        while writer.write(&[b'x'; 1000]).is_ok() {}
+        let printing = std::thread::spawn(move || print(&mut writer, "the line\n"));
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert!(text.ends_with("xthe line\n"));
+        assert!(printing.join().unwrap().is_ok());
     }
 
     #[test]
