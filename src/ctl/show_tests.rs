@@ -95,7 +95,7 @@ fn status_is_one_screen() {
 }
 
 #[test]
-fn status_tells_of_a_rejected_reload_in_red() {
+fn status_shows_a_rejected_reload_in_red() {
     check(
         status(&a_status(&rejected()), COLORED).replace('\x1b', "ESC"),
         expect![[r#"
@@ -127,7 +127,7 @@ fn listeners_are_a_table() {
 }
 
 #[test]
-fn one_listener_is_told_in_full() {
+fn one_listener_is_shown_in_full() {
     check(
         listener(&two_listeners()[0], PLAIN),
         expect![[r#"
@@ -163,7 +163,7 @@ fn one_listener_is_told_in_full() {
 }
 
 #[test]
-fn peers_are_a_table_without_what_nobody_has() {
+fn peers_are_a_table_without_empty_columns() {
     let listed: Vec<Peer> = parse(json!([
         {"id": 7, "listener": "main", "protocol": "tcp", "address": "192.0.2.1:50000",
          "local_address": "192.0.2.9:7", "age_ms": 312_000, "idle_ms": 20,
@@ -243,11 +243,11 @@ fn a_backlog_says_when_the_kernel_capped_it() {
 
 #[test]
 fn kick_counts() {
-    let told = |matched, closed, dry_run| kicked(&ClosePeersReply { matched, closed }, dry_run);
-    assert_eq!(told(0, 0, false), "no connection matches\n");
-    assert_eq!(told(3, 0, true), "would close 3 connections\n");
-    assert_eq!(told(1, 1, false), "closed 1 connection\n");
-    assert_eq!(told(3, 2, false), "closed 2 of 3 connections\n");
+    let text = |matched, closed, dry_run| kicked(&ClosePeersReply { matched, closed }, dry_run);
+    assert_eq!(text(0, 0, false), "no connection matches\n");
+    assert_eq!(text(3, 0, true), "would close 3 connections\n");
+    assert_eq!(text(1, 1, false), "closed 1 connection\n");
+    assert_eq!(text(3, 2, false), "closed 2 of 3 connections\n");
 }
 
 #[test]

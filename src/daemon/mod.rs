@@ -26,14 +26,16 @@ mod systemd;
 mod workers;
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use clap::Parser;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::geteuid;
 
-use crate::cli::exit::{self, Failure};
+use crate::cli::arguments;
+use crate::cli::exit::{self, Exit, Failure, print_or_end};
+use crate::cli::terminal::complain;
 use crate::config::{self, Config, Loaded, render};
 use crate::protocol::schema::{self, Trigger};
 use crate::protocol::{self as protocol, Effect, Outcome, Role, Snapshot};
@@ -59,7 +61,11 @@ use workers::Workers;
 /// The program.
 #[must_use]
 pub fn main() -> ExitCode {
-    let result = run(&Args::parse());
+    let args: Args = match arguments::parse() {
+        Ok(args) => args,
+        Err(status) => return status,
+    };
+    let result = caught(|| run(&args));
     ::log::logger().flush();
     // The journal has to be told that this is an error; it takes the prefix away.
     let name = if log::stderr_is_journal() {
@@ -67,7 +73,23 @@ pub fn main() -> ExitCode {
     } else {
         "echod"
     };
-    exit::end(name, result)
+    if !log::is_started() {
+        return exit::end(name, result);
+    }
+    // A standard error that takes nothing must not keep a service from its end.
+    let exit = exit::of(&result);
+    if result.is_err() {
+        log::within_bounds(move || _ = exit::end(name, result));
+    }
+    exit.into()
+}
+
+/// A panic ends the program with a status of its own table; where it was is reported by the hook.
+fn caught(run: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+        let message = "the control plane panicked, which is a bug in echod; the service ends";
+        Err(Failure::new(message))
+    })
 }
 
 fn run(args: &Args) -> Result<(), Failure> {
@@ -85,27 +107,21 @@ fn run(args: &Args) -> Result<(), Failure> {
     };
     // Before the first thread: only this one is to be interrupted.
     signals::block_all().map_err(|error| Failure::new(format!("signals: {error}")))?;
-    let origin = Origin::of(args).map_err(|message| Failure {
-        code: 2,
-        messages: vec![message],
-    })?;
+    let origin = Origin::of(args).map_err(|message| Failure::with(Exit::Usage, message))?;
     let (texts, loaded) = reload::load(&origin)
         .or_else(|errors| match &legacy {
             // It is said as soon as there is a log; who is connected does not suffer for it.
             Legacy::Whole(predecessor) => predecessor.loaded().ok_or(errors),
             _ => Err(errors),
         })
-        .map_err(|errors| Failure {
-            code: exit::CONFIGURATION,
-            messages: errors.iter().map(ToString::to_string).collect(),
+        .map_err(|errors| {
+            Failure::configuration(errors.iter().map(ToString::to_string).collect())
         })?;
     if args.print_config {
-        print!("{}", render(&loaded.config));
-        return Ok(());
+        return print_or_end(render(&loaded.config).as_bytes());
     }
     if args.check {
-        check_only(&texts, &loaded);
-        return Ok(());
+        return check_only(&texts, &loaded);
     }
     match log::start(&loaded.config.log) {
         Err(error) if matches!(legacy, Legacy::Whole(_)) => {
@@ -136,8 +152,7 @@ fn run(args: &Args) -> Result<(), Failure> {
 /// `--can-take-over`: what a running daemon asks the program that is to be its successor.
 fn can_take_over(version: u32) -> Result<(), Failure> {
     if version == handover::record::VERSION {
-        println!("{}", handover::record::YES);
-        return Ok(());
+        return print_or_end(format!("{}\n", handover::record::YES).as_bytes());
     }
     Err(Failure::new(format!(
         "records of version {version} are not read by echod {}, which reads version {}",
@@ -147,10 +162,9 @@ fn can_take_over(version: u32) -> Result<(), Failure> {
 }
 
 /// `--check`: the errors have ended it already; what is left is good, or odd.
-fn check_only(texts: &Texts, loaded: &Loaded) {
-    for warning in &loaded.warnings {
-        eprintln!("echod: warning: {warning}");
-    }
+fn check_only(texts: &Texts, loaded: &Loaded) -> Result<(), Failure> {
+    let warn = |warning: &dyn std::fmt::Display| complain(&format!("echod: warning: {warning}\n"));
+    loaded.warnings.iter().for_each(|warning| warn(warning));
     let names: Vec<&str> = texts
         .sources
         .iter()
@@ -158,17 +172,18 @@ fn check_only(texts: &Texts, loaded: &Loaded) {
         .collect();
     // What this machine refuses is no mistake in the file.
     if let Err(message) = privileges::check(&loaded.config.daemon) {
-        eprintln!("echod: warning: {message}");
+        warn(&message);
     }
     let (driver, remark) = drivers::foresee(loaded.config.daemon.driver);
     if let Some(remark) = remark {
-        eprintln!("echod: warning: {remark}");
+        warn(&remark);
     }
-    println!(
-        "{}: fine; {} listener(s), driver {driver}",
+    let fine = format!(
+        "{}: fine; {} listener(s), driver {driver}\n",
         names.join(", "),
         loaded.config.listeners.len()
     );
+    print_or_end(fine.as_bytes())
 }
 
 /// The running service, as the control plane knows it.
@@ -279,7 +294,6 @@ impl Daemon {
         self.listeners.sweep(&self.workers, now);
         self.go_on_stopping(now);
         self.keep_manager_informed(now);
-        log::tell_suppressed(now);
         Ok(())
     }
 
@@ -312,7 +326,6 @@ impl Daemon {
                 .iter()
                 .map(|server| PollFd::new(server.as_fd(), PollFlags::POLLIN)),
         );
-        fds.extend(log::timer().map(|timer| PollFd::new(timer, PollFlags::POLLIN)));
         match poll(&mut fds, timeout) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
             Err(errno) => Err(errno.into()),
@@ -513,5 +526,17 @@ impl Stage {
                 "stopping"
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_the_control_plane_is_a_failure() {
+        let failure = caught(|| panic!("as a test")).unwrap_err();
+        assert_eq!(failure.exit, Exit::Failed);
+        assert!(caught(|| Ok(())).is_ok());
     }
 }

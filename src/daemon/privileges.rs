@@ -22,7 +22,7 @@ use nix::sys::prctl;
 use nix::unistd::{self, Gid, Group, Uid, User};
 use serde::{Deserialize, Serialize};
 
-use crate::cli::exit::{self, Failure};
+use crate::cli::exit::{Exit, Failure};
 use crate::config;
 
 /// What is kept: a reload may name a port below 1024, and so may whom we become by exec.
@@ -110,10 +110,7 @@ pub(super) fn find(settings: &config::Daemon) -> Result<Option<Identity>, Failur
     };
     look_up(user, settings.group.as_deref())
         .and_then(|wanted| choose(wanted, unistd::geteuid(), unistd::getegid()))
-        .map_err(|message| Failure {
-            code: exit::CONFIGURATION,
-            messages: vec![message],
-        })
+        .map_err(|message| Failure::with(Exit::Configuration, message))
 }
 
 /// What a start as root would say of that.

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use nix::unistd::{Group, geteuid};
 
-use crate::cli::exit::{self, Failure};
+use crate::cli::exit::{Exit, Failure};
 use crate::config::{self, Config, DriverChoice, Loaded, plan};
 use crate::protocol;
 use crate::protocol::schema::{self, Trigger, UpgradeResult};
@@ -54,7 +54,10 @@ impl First {
                 workers,
                 passed::Sockets::sort(passed, config),
             )
-            .map_err(|messages| Failure { code: 1, messages })?;
+            .map_err(|messages| Failure {
+                exit: Exit::Failed,
+                messages,
+            })?;
         Ok(Self { changes, prepared })
     }
 }
@@ -137,6 +140,7 @@ impl Daemon {
             landlock = privileges::drop_to(identity, &made, origin.folders(&texts))
                 .map_err(Failure::new)?;
         }
+        super::log::start_writer().map_err(|error| Failure::new(format!("log: {error}")))?;
         let manager =
             Manager::find().map_err(|error| Failure::new(format!("sd_notify: {error}")))?;
         if let Some(manager) = manager.as_ref().filter(|_| was_kept) {
@@ -321,9 +325,11 @@ fn open_control_socket(
     let group = match &config.control.group {
         None => None,
         Some(name) => {
-            let group = Group::from_name(name).ok().flatten().ok_or_else(|| Failure {
-                code: exit::CONFIGURATION,
-                messages: vec![format!("[control] group \"{name}\": there is no such group: groupadd --system {name}")],
+            let group = Group::from_name(name).ok().flatten().ok_or_else(|| {
+                let message = format!(
+                    "[control] group \"{name}\": there is no such group: groupadd --system {name}"
+                );
+                Failure::with(Exit::Configuration, message)
             })?;
             Some(group.gid.as_raw())
         }
