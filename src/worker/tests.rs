@@ -2,6 +2,7 @@
 //!
 //! A failure names its seed, and one seed is one history.
 
+mod closing;
 mod datagrams;
 mod handover;
 mod listening;
@@ -17,7 +18,7 @@ use crate::driver::sim::{Client, End, Faults, Network, Peer as RemotePeer, Sim};
 use crate::driver::{Driver, Permits, Waker};
 use crate::echo::Reply;
 use crate::policy::limits::{LINGER, Timeouts, WhenFull};
-use crate::policy::{Access, Refusal, SourcePorts};
+use crate::policy::{Access, CloseReason, Refusal, SourcePorts};
 use crate::stats::{Counters, Totals};
 
 use super::Worker;
@@ -181,8 +182,10 @@ impl Rig {
     /// All peers have left: no connection, buffer or permit may be left of them.
     fn assert_nothing_left(&mut self, max_connections: u32) {
         self.worker.driver.assert_all_returned();
+        let totals = self.totals();
+        assert_eq!(totals.closed_by.iter().sum::<u64>(), totals.closed);
         assert_eq!(
-            self.totals().connections(),
+            totals.connections(),
             0,
             "connections are counted out as they are counted in"
         );

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::{self, Action, Address, Change, Config};
 use crate::driver::Permits;
-use crate::policy::{Refusal, SourcePorts};
+use crate::policy::{CloseReason, Refusal, SourcePorts};
 use crate::protocol::schema;
 use crate::stats::{Counters, Totals};
 use crate::sys::socket::{self, Inherited};
@@ -844,6 +844,9 @@ impl Listener {
         }
         let refused =
             Refusal::ALL.map(|reason| (reason.name().to_owned(), totals.refused[reason as usize]));
+        let closed = CloseReason::ALL
+            .map(|reason| (reason.name().to_owned(), totals.closed_by[reason as usize]));
+        let is_stream = self.config.protocol.is_stream();
         schema::Listener {
             name: self.config.name.clone(),
             protocol: self.config.protocol.name().into(),
@@ -853,8 +856,16 @@ impl Listener {
             sockets: self.sockets.len() as u32,
             backlog: self.backlog(limit),
             connections: totals.connections(),
+            max_connections: if is_stream {
+                self.config.max_connections
+            } else {
+                0
+            },
+            peak: self.gate.peak(),
             accepted: totals.accepted,
             refused: refused.into_iter().collect(),
+            closed: closed.into_iter().collect(),
+            faults: totals.faults,
             datagrams_received: totals.datagrams_received,
             datagrams_sent: totals.datagrams_sent,
             bytes_received: totals.bytes_received,

@@ -423,11 +423,11 @@ impl Sim {
             return;
         }
         // The sends of a failed connection complete with this one `Failed` (promise 2).
-        if world.reset_is_seen(connection.peer) {
+        if let Some(errno) = world.failure_seen(connection.peer) {
             connection.failed = true;
             connection.drop_outgoing(&mut self.buffers);
             slot.active = false;
-            let error = io::Error::from_raw_os_error(libc::ECONNRESET);
+            let error = io::Error::from_raw_os_error(errno);
             slot.ready.push_back(Completion::Failed {
                 connection: slot.token,
                 error,

@@ -59,7 +59,7 @@ impl Rig {
     }
 
     /// Hands everything over to another worker.
-    fn hand_over(&mut self, max_connections: u32, settings: Settings) {
+    pub(super) fn hand_over(&mut self, max_connections: u32, settings: Settings) {
         self.hand_over_changed(max_connections, settings, |_| {});
     }
 
