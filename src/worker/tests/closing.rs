@@ -15,21 +15,14 @@ fn check(rig: &mut Rig, reason: CloseReason, faults: u64) {
     rig.assert_nothing_left(1);
 }
 
-fn with(timeouts: Timeouts) -> Rig {
-    let settings = Settings {
-        timeouts,
-        ..settings()
-    };
-    Rig::new(1, Faults::default(), 1, settings)
-}
-
-fn open() -> Rig {
-    with(Timeouts::default())
+/// A worker that may have one connection, with these timeouts.
+fn rig(timeouts: Timeouts) -> Rig {
+    Rig::new(1, Faults::default(), 1, with(timeouts))
 }
 
 #[test]
 fn a_peer_that_half_closes_has_finished() {
-    let mut rig = open();
+    let mut rig = rig(Timeouts::default());
     let peer = rig.connect();
     assert_eq!(rig.exchange(peer, b"x"), b"x");
     assert_eq!(closed(&rig), []);
@@ -59,7 +52,7 @@ fn a_one_shot_connection_has_finished_whether_the_peer_sends_its_fin_or_not() {
 #[test]
 fn a_peer_that_resets_is_counted_as_that_also_with_pending_output() {
     for bytes in [1, 300_000] {
-        let mut rig = open();
+        let mut rig = rig(Timeouts::default());
         let peer = rig.connect();
         let mut written = 0;
         while written < bytes {
@@ -78,7 +71,7 @@ fn a_peer_that_resets_is_counted_as_that_also_with_pending_output() {
 
 #[test]
 fn a_connection_that_times_out_has_failed() {
-    let mut rig = open();
+    let mut rig = rig(Timeouts::default());
     let peer = rig.connect();
     rig.network.time_out(peer);
     rig.run();
@@ -88,7 +81,7 @@ fn a_connection_that_times_out_has_failed() {
 #[test]
 fn an_idle_connection_is_counted_as_that_however_its_peer_answers_our_fin() {
     for answer in [Network::half_close, Network::reset, Network::time_out] {
-        let mut rig = with(Timeouts {
+        let mut rig = rig(Timeouts {
             idle: Some(10 * SECOND),
             ..Timeouts::default()
         });
@@ -105,7 +98,7 @@ fn an_idle_connection_is_counted_as_that_however_its_peer_answers_our_fin() {
 
 #[test]
 fn an_idle_connection_whose_peer_never_answers_is_counted_after_a_while() {
-    let mut rig = with(Timeouts {
+    let mut rig = rig(Timeouts {
         idle: Some(10 * SECOND),
         ..Timeouts::default()
     });
@@ -116,7 +109,7 @@ fn an_idle_connection_whose_peer_never_answers_is_counted_after_a_while() {
 
 #[test]
 fn a_connection_that_has_reached_its_lifetime_is_counted_as_that() {
-    let mut rig = with(Timeouts {
+    let mut rig = rig(Timeouts {
         lifetime: Some(10 * SECOND),
         ..Timeouts::default()
     });
@@ -129,7 +122,7 @@ fn a_connection_that_has_reached_its_lifetime_is_counted_as_that() {
 
 #[test]
 fn a_peer_that_reads_nothing_has_stalled() {
-    let mut rig = with(Timeouts {
+    let mut rig = rig(Timeouts {
         write_stall: Some(10 * SECOND),
         ..Timeouts::default()
     });
@@ -143,7 +136,7 @@ fn a_peer_that_reads_nothing_has_stalled() {
 
 #[test]
 fn a_connection_that_an_operator_closes_is_counted_as_kicked() {
-    let mut rig = open();
+    let mut rig = rig(Timeouts::default());
     rig.connect();
     let ids = Arc::from([1]);
     rig.command(Command::ClosePeers { query: 1, ids });
