@@ -509,7 +509,7 @@ impl Listeners {
                         sweep_at += HANDSHAKE;
                         socket::drop_new_connections(fd.as_fd())
                     }
-                    SocketKind::Datagram => socket::turn_away_datagrams(fd.as_fd()),
+                    SocketKind::Datagram => socket::drop_new_datagrams(fd.as_fd()),
                 };
                 if let Err(error) = shared.and(turned) {
                     log::warn!("{address}: clients may be lost: {error}");

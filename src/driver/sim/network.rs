@@ -490,6 +490,12 @@ impl World {
         }
     }
 
+    /// How many clients or datagrams are queued on a socket, or on their way there.
+    pub(super) fn queued(&self, socket: Socket) -> usize {
+        let bound = &self.sockets[socket.0];
+        bound.queue.len() + bound.inbox.len()
+    }
+
     pub(super) fn pop_queue(&mut self, socket: Socket) {
         self.sockets[socket.0].queue.pop_front();
     }

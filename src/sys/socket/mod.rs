@@ -23,8 +23,8 @@ pub use inspect::{
     local_path, progress, receive_buffer, take_error,
 };
 pub use listening::{
-    Queue, accept, drop_new_connections, drops, is_turned_away, listen, queue, queued_at_path,
-    turn_away_datagrams,
+    Queue, accept, drop_new_connections, drop_new_datagrams, drops, drops_all_new, listen, queue,
+    queued_at_path, queued_max,
 };
 
 /// Whether other sockets may be bound to the same address.
