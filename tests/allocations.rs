@@ -293,7 +293,7 @@ fn settings() -> Settings {
             allow: vec!["127.0.0.0/8".parse().expect("a network")],
             deny: vec![],
         },
-        source_ports: SourcePorts::default(),
+        refuse_source_ports: SourcePorts::default(),
     }
 }
 

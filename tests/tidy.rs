@@ -310,6 +310,19 @@ fn every_control_method_is_documented() {
 }
 
 #[test]
+fn every_reason_of_closing_is_documented() {
+    let page = fs::read_to_string(repository("docs/control.md")).expect("a page");
+    let manual = fs::read_to_string(repository("docs/man/echoctl.1")).expect("a page");
+    for reason in echod::policy::CloseReason::ALL {
+        let name = reason.name();
+        let row = format!("\n| `{name}` | ");
+        assert!(page.contains(&row), "{name} is missing in docs/control.md");
+        let item = format!("\n.It Cm {name}\n");
+        assert!(manual.contains(&item), "{name} is missing in echoctl.1");
+    }
+}
+
+#[test]
 fn every_configuration_that_is_shipped_loads_without_a_warning() {
     let mut count = 0;
     for file in files("etc") {

@@ -3,6 +3,8 @@
 //! Knows the types of the protocol; never how they were received. All text from the daemon or the
 //! network is escaped here.
 
+use std::collections::BTreeMap;
+
 use crate::cli::text::{Align, Paint, Table, age, bytes, counted, escape, microseconds};
 use crate::protocol::schema::{
     Backlog, ChangeAction, ClosePeersReply, Diagnostic, HandOverReply, Listener, ListenerState,
@@ -137,7 +139,7 @@ pub fn listener(listener: &Listener, paint: Paint) -> String {
         for (index, part) in backlog_lines(backlog).iter().enumerate() {
             line(if index == 0 { "backlog" } else { "" }, part);
         }
-        line("connections", &listener.connections.to_string());
+        line("connections", &connections(listener));
         line("accepted", &listener.accepted.to_string());
     } else {
         let received = counted(listener.datagrams_received, "datagram");
@@ -146,7 +148,12 @@ pub fn listener(listener: &Listener, paint: Paint) -> String {
             &format!("{received} received, {} sent", listener.datagrams_sent),
         );
     }
-    line("refused", &refusals(listener));
+    line("refused", &by_reason(&listener.refused));
+    // A daemon of an earlier version does not say, and datagrams have none.
+    if listener.backlog.is_some() && !listener.closed.is_empty() {
+        line("closed", &by_reason(&listener.closed));
+        line("faults", &listener.faults.to_string());
+    }
     line("received", &bytes(listener.bytes_received));
     line("sent", &bytes(listener.bytes_sent));
     if !listener.overridden.is_empty() {
@@ -155,10 +162,24 @@ pub fn listener(listener: &Listener, paint: Paint) -> String {
     text
 }
 
-/// How many were turned away, and why: `12: 10 denied, 2 full`.
-fn refusals(listener: &Listener) -> String {
-    let reasons: Vec<String> = listener
-        .refused
+/// How many there are, may be and have been: `812 of 10000, 900 at the peak`.
+fn connections(listener: &Listener) -> String {
+    let Listener {
+        connections,
+        max_connections,
+        peak,
+        ..
+    } = listener;
+    match max_connections {
+        // A daemon of an earlier version does not say.
+        0 => connections.to_string(),
+        _ => format!("{connections} of {max_connections}, {peak} at the peak"),
+    }
+}
+
+/// A sum and its parts: `12: 10 denied, 2 full`.
+fn by_reason(counts: &BTreeMap<String, u64>) -> String {
+    let reasons: Vec<String> = counts
         .iter()
         .filter(|(_, count)| **count > 0)
         .map(|(reason, count)| format!("{count} {}", escape(reason)))
@@ -166,7 +187,7 @@ fn refusals(listener: &Listener) -> String {
     if reasons.is_empty() {
         return "0".to_owned();
     }
-    format!("{}: {}", refused(listener), reasons.join(", "))
+    format!("{}: {}", counts.values().sum::<u64>(), reasons.join(", "))
 }
 
 /// A list of peers; `total` counts those too that are not listed.

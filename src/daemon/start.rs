@@ -230,7 +230,10 @@ impl Daemon {
         let committed = self
             .listeners
             .commit(prepared, &self.config, &changes, &self.workers, now);
-        more.extend(committed.map_err(|messages| Failure { code: 1, messages })?);
+        more.extend(committed.map_err(|messages| Failure {
+            exit: Exit::Failed,
+            messages,
+        })?);
         warnings.extend(more.iter().map(|warning| reload::general(warning)));
         for warning in &warnings {
             log::warn!(

@@ -46,8 +46,17 @@ pub struct Listener {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backlog: Option<Backlog>,
     pub connections: u64,
+    /// A daemon of an earlier version does not say.
+    #[serde(default)]
+    pub max_connections: u32,
+    #[serde(default)]
+    pub peak: u32,
     pub accepted: u64,
     pub refused: BTreeMap<String, u64>,
+    #[serde(default)]
+    pub closed: BTreeMap<String, u64>,
+    #[serde(default)]
+    pub faults: u64,
     pub datagrams_received: u64,
     pub datagrams_sent: u64,
     pub bytes_received: u64,

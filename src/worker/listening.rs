@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::driver::{Closing, Driver, Op, Permits, Token};
+use crate::echo::Stream;
 use crate::policy::Refusal;
 use crate::policy::limits::WhenFull;
 
@@ -259,26 +260,24 @@ impl<D: Driver> Worker<D> {
         let has_permit = has_permit || listener.gate.permits.try_take();
         let admitted = admit(listener, peer.map(|peer| peer.ip()), has_permit);
         match admitted {
-            Ok(()) => listener.counters.accepted.add(1),
+            Ok(()) => {
+                listener.counters.accepted.add(1);
+                listener.gate.count_open();
+            }
             Err(reason) => {
                 listener.count_refused(reason, 1);
                 log_about(peer, listener, &format_args!("refused: {}", reason.name()));
             }
         }
         let admission = Admission {
+            is_admitted: admitted.is_ok(),
             has_permit,
             counts_for_source: admitted.is_ok()
                 && listener.settings.max_per_source.is_some()
                 && peer.is_some(),
         };
-        let accepted = Connection::new(
-            id,
-            peer,
-            &listener.settings,
-            now,
-            admission,
-            admitted.is_err(),
-        );
+        let stream = Stream::new(listener.settings.reply, listener.settings.one_shot);
+        let accepted = Connection::new(id, peer, stream, now, admission);
         self.slots
             .fill(connection, index, SlotKind::Connection(accepted));
         if admitted.is_err() {

@@ -32,7 +32,7 @@ pub struct Settings {
     pub when_full: WhenFull,
     pub max_per_source: Option<u32>,
     pub access: Access,
-    pub source_ports: SourcePorts,
+    pub refuse_source_ports: SourcePorts,
 }
 
 /// What arrives at a socket.

@@ -36,7 +36,7 @@ use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
 use crate::driver::{Completion, Driver, Op, Token};
-use crate::policy::Refusal;
+use crate::policy::{CloseReason, Refusal};
 use crate::stats::Counters;
 
 use handover::HandingOver;
@@ -100,6 +100,11 @@ impl Listener {
 
     fn count_refused(&self, reason: Refusal, count: u64) {
         self.counters.refused[reason as usize].add(count);
+    }
+
+    fn count_closed(&self, reason: CloseReason) {
+        self.counters.closed.add(1);
+        self.counters.closed_by[reason as usize].add(1);
     }
 }
 
@@ -308,7 +313,7 @@ impl<D: Driver> Worker<D> {
             Completion::AcceptPaused { listener, error } => {
                 self.handle_accept_paused(now, listener, error);
             }
-            Completion::Closed { token } => self.handle_closed(token),
+            Completion::Closed { token } => self.handle_closed(now, token),
             Completion::Detached { connection } => self.handle_detached(now, connection),
             Completion::Woken => self.handle_woken(now),
         }
@@ -378,7 +383,7 @@ impl<D: Driver> Worker<D> {
         self.due = due;
     }
 
-    fn handle_closed(&mut self, token: Token) {
+    fn handle_closed(&mut self, now: Instant, token: Token) {
         let Some(slot) = self.empty_slot(token) else {
             return;
         };
@@ -386,7 +391,7 @@ impl<D: Driver> Worker<D> {
             SlotKind::Empty => {}
             SlotKind::Connection(connection) => {
                 if let Some(listener) = &self.listeners[slot.listener as usize] {
-                    connection.end(listener);
+                    connection.handle_closed(now, listener);
                 }
             }
             SlotKind::Listening(ListeningSocket { id, .. }) | SlotKind::Datagrams(id) => {

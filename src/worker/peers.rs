@@ -6,6 +6,7 @@
 use std::time::Instant;
 
 use crate::driver::{Closing, Details, Driver, Source};
+use crate::policy::CloseReason;
 
 use super::ids::ListenerId;
 use super::mailbox::{Peer, Report, SocketKind};
@@ -67,7 +68,7 @@ impl<D: Driver> Worker<D> {
             };
             if ids.contains(&connection.id) && !connection.is_closing() {
                 closed += 1;
-                self.close(slot.token, Closing::Now);
+                self.close_for(CloseReason::Kicked, slot.token, Closing::Now);
             }
         }
         self.mailbox.report(Report::PeersClosed { query, closed });

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::config::{self, Config, Loaded, Source, render};
+use crate::policy::CloseReason;
 use crate::protocol::schema::UpgradeResult;
 use crate::sys::handover as carriers;
 use crate::sys::message::{Source as Peer, UnixName};
@@ -277,6 +278,7 @@ impl Predecessor {
                 && let Some(listener) = described.get_mut(connection.listener)
             {
                 listener.totals.closed += 1;
+                listener.totals.closed_by[CloseReason::Failed as usize] += 1;
             }
         }
         let ids = listeners.restore(&described, &config, retired, workers);

@@ -48,6 +48,7 @@ impl Listeners {
                 .map(|key| (*key).into())
                 .collect(),
             totals: listener.totals(),
+            peak: listener.gate.peak(),
             sockets: listener.sockets.iter().map(&mut describe_socket).collect(),
         };
         self.all().enumerate().map(describe).collect()
@@ -107,10 +108,10 @@ impl Listeners {
             let known = config::KEYS.iter().map(|key| key.name);
             let restored = Listener {
                 id: ListenerId(self.next_listener),
-                gate: Arc::new(Gate::new(Permits::new(
-                    config.max_connections,
-                    workers.wakers(),
-                ))),
+                gate: Arc::new(
+                    Gate::new(Permits::new(config.max_connections, workers.wakers()))
+                        .with_peak(listener.peak),
+                ),
                 // One worker continues where the counters of all of them had stopped.
                 counters: (0..workers.count())
                     .map(|worker| match worker {

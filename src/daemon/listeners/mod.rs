@@ -220,6 +220,6 @@ fn settings(listener: &config::Listener, source_ports: SourcePorts) -> Settings 
         when_full: listener.when_full,
         max_per_source: listener.max_per_source,
         access: listener.access.clone(),
-        source_ports,
+        refuse_source_ports: source_ports,
     }
 }

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use crate::config::Address;
-use crate::policy::Refusal;
+use crate::policy::{CloseReason, Refusal};
 use crate::protocol::schema;
 use crate::sys::socket;
 
@@ -111,6 +111,9 @@ impl Listener {
         }
         let refused =
             Refusal::ALL.map(|reason| (reason.name().to_owned(), totals.refused[reason as usize]));
+        let closed = CloseReason::ALL
+            .map(|reason| (reason.name().to_owned(), totals.closed_by[reason as usize]));
+        let is_stream = self.config.protocol.is_stream();
         schema::Listener {
             name: self.config.name.clone(),
             protocol: self.config.protocol.name().into(),
@@ -120,8 +123,16 @@ impl Listener {
             sockets: self.sockets.len() as u32,
             backlog: self.backlog(queues),
             connections: totals.connections(),
+            max_connections: if is_stream {
+                self.config.max_connections
+            } else {
+                0
+            },
+            peak: self.gate.peak(),
             accepted: totals.accepted,
             refused: refused.into_iter().collect(),
+            closed: closed.into_iter().collect(),
+            faults: totals.faults,
             datagrams_received: totals.datagrams_received,
             datagrams_sent: totals.datagrams_sent,
             bytes_received: totals.bytes_received,

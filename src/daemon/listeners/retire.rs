@@ -134,7 +134,7 @@ impl Listeners {
         // The address may be wanted again before this one is gone.
         let shared = socket::set_shared(fd, true);
         if bound.kind == SocketKind::Datagram {
-            return shared.and(socket::turn_away_datagrams(fd)).map(|()| false);
+            return shared.and(socket::drop_new_datagrams(fd)).map(|()| false);
         }
         let others = self.listening_at(local).count();
         if others > 0 && socket::direct_to_first(fd, others as u32).is_ok() {

@@ -116,7 +116,7 @@ fn serves(fd: &OwnedFd, listener: &config::Listener, address: &Address) -> bool 
     is_there
         && socket::kind(fd) == Some(bind::kinds(listener.protocol).1)
         && socket::is_bound(fd)
-        && !socket::is_turned_away(fd)
+        && !socket::drops_all_new(fd)
 }
 
 fn file(address: &Address) -> Option<SocketFile> {

@@ -16,7 +16,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use socket2::SockRef;
 
 use super::address::decode_inet;
-use super::inspect::tcp_info;
+use super::inspect::{is_inet, tcp_info};
 use crate::sys::check;
 
 /// These two are missing in `libc` (asm-generic/socket.h).
@@ -115,16 +115,44 @@ fn waiting_at(line: &[u8]) -> Option<&[u8]> {
 /// before Linux 4.12, does not say.
 #[must_use]
 pub fn drops(fd: BorrowedFd<'_>) -> u32 {
+    memory_info(fd).map_or(0, |values| values[SK_MEMINFO_DROPS])
+}
+
+/// An upper bound of how many connections or messages are queued on a listening or datagram socket
+/// now. Datagrams that the kernel delivers as one message (`UDP_GRO`, udp(7)) are one.
+#[must_use]
+pub fn queued_max(fd: BorrowedFd<'_>) -> u32 {
+    // A packet takes more memory than this, however short it is: `struct sk_buff` and `struct
+    // skb_shared_info` together (`SKB_TRUESIZE`, linux/skbuff.h).
+    const PACKET_BYTES_MIN: u32 = 256;
+    // The kernel does not tell the length of a Unix socket's queue. It is limited by the backlog, or by
+    // net.unix.max_dgram_qlen, which are far smaller.
+    const UNIX_QUEUE_MAX: u32 = 65_536;
+    if let Some(queue) = queue(fd) {
+        // It is full when one more than the backlog is in it (`sk_acceptq_is_full()`, net/sock.h).
+        queue.queued.max(queue.effective) + 1
+    } else if is_inet(fd) {
+        // Linux before 4.12 does not tell.
+        memory_info(fd).map_or(u32::MAX, |values| {
+            values[SK_MEMINFO_RMEM_ALLOC] / PACKET_BYTES_MIN
+        })
+    } else {
+        UNIX_QUEUE_MAX
+    }
+}
+
+const SK_MEMINFO_RMEM_ALLOC: usize = 0;
+const SK_MEMINFO_DROPS: usize = 8;
+
+/// Queries `SO_MEMINFO` (linux/sock_diag.h), which Linux has since 4.12.
+fn memory_info(fd: BorrowedFd<'_>) -> Option<[u32; SK_MEMINFO_DROPS + 1]> {
     const SO_MEMINFO: libc::c_int = 55;
-    const SK_MEMINFO_DROPS: usize = 8;
-    let mut values = [0u32; SK_MEMINFO_DROPS + 1];
+    let mut values = [0; SK_MEMINFO_DROPS + 1];
     let mut len = size_of_val(&values) as libc::socklen_t;
     let (raw, to) = (fd.as_raw_fd(), values.as_mut_ptr().cast());
     // SAFETY: the kernel writes at most `len` bytes to a live local of that size.
-    match check(unsafe { libc::getsockopt(raw, libc::SOL_SOCKET, SO_MEMINFO, to, &raw mut len) }) {
-        Ok(_) => values[SK_MEMINFO_DROPS],
-        Err(_) => 0,
-    }
+    check(unsafe { libc::getsockopt(raw, libc::SOL_SOCKET, SO_MEMINFO, to, &raw mut len) }).ok()?;
+    Some(values)
 }
 
 /// Stops a listening TCP socket from receiving SYNs, so that its queue can be emptied for good.
@@ -247,16 +275,16 @@ fn attach(
 ///
 /// # Errors
 /// As `connect(2)`.
-pub fn turn_away_datagrams(fd: BorrowedFd<'_>) -> io::Result<()> {
+pub fn drop_new_datagrams(fd: BorrowedFd<'_>) -> io::Result<()> {
     let socket = SockRef::from(&fd);
     socket.connect(&socket.local_addr()?)
 }
 
-/// Whether [`drop_new_connections`] or [`turn_away_datagrams`] was called on it. Also a socket that
+/// Whether [`drop_new_connections`] or [`drop_new_datagrams`] was called on it. Also a socket that
 /// is bound to an existing interface (`BindToDevice=`, systemd.socket(5)) or connected is reported
 /// so.
 #[must_use]
-pub fn is_turned_away(fd: BorrowedFd<'_>) -> bool {
+pub fn drops_all_new(fd: BorrowedFd<'_>) -> bool {
     // SO_BINDTODEVICE fails with ENODEV if the interface does not exist, and is empty for a socket
     // that is not bound to one.
     let is_bound_to_one =

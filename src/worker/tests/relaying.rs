@@ -1,5 +1,7 @@
 //! Connections whose bytes the driver relays: whatever holds for others holds for them.
 
+use super::peers::listed;
+use super::streams::talk;
 use super::*;
 
 /// The driver relays whatever it may.
