@@ -3,6 +3,8 @@
 //! The daemon has a listener of each kind. What is measured in time is printed, and judged only by
 //! what is broken beyond doubt ([`crate::harness::PATIENCE`]).
 
+mod peers;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
@@ -324,6 +326,82 @@ fn peers_can_be_filtered_sorted_and_limited() {
     let by_idle = daemon.ctl_json(&["peers", "--sort", "idle"]);
     let last = by_idle["peers"].as_array().expect("a list").last();
     assert_eq!(last.expect("peers")["bytes_received"], 31);
+}
+
+#[test]
+fn a_mapped_network_means_the_ipv4_network() {
+    let daemon = Daemon::start(ALL_KINDS);
+    let mut peer = daemon.connect("main");
+    exchange(&mut peer, b"x");
+    for network in [
+        "127.0.0.1",
+        "127.0.0.0/8",
+        "::ffff:127.0.0.1",
+        "::ffff:127.0.0.0/104",
+    ] {
+        assert_eq!(peer_count(&daemon, &["--address", network]), 1, "{network}");
+        let found = daemon.ctl_json(&["kick", "--address", network, "--dry-run"]);
+        assert_eq!(found["matched"], 1, "{network}");
+    }
+    for network in ["::ffff:10.0.0.0/104", "::/0", "10.0.0.0/8"] {
+        assert_eq!(peer_count(&daemon, &["--address", network]), 0, "{network}");
+    }
+}
+
+#[test]
+fn the_log_says_which_caller_changed_what() {
+    let daemon = Daemon::start(ALL_KINDS);
+    let uid = nix::unistd::getuid();
+    let said = |line: &str| daemon.log().lines().filter(|l| l.contains(line)).count();
+    let check = |arguments: &[&str], what: &str| {
+        daemon.ctl_text(arguments);
+        let log = daemon.log();
+        let line = log.lines().find(|line| line.ends_with(what));
+        let line = line.unwrap_or_else(|| panic!("{what:?} in {log}"));
+        assert!(
+            line.contains(&format!("control: uid {uid} (pid ")),
+            "{line}"
+        );
+        assert!(line.contains("program \"echoctl\") "), "{line}");
+    };
+    check(
+        &["backlog", "main", "99"],
+        "sets the backlog of listener \"main\" to 99",
+    );
+    check(
+        &["kick", "--listener", "main", "--idle", "90s"],
+        "closes the connections of listener \"main\", idle for at least 1m 30s",
+    );
+    check(&["reload"], "reloads the configuration");
+    check(&["log-level", "debug"], "sets the log level to debug");
+    check(&["upgrade"], "upgrades the daemon");
+    assert_eq!(said("control: uid"), 5);
+    // What changes nothing is not logged.
+    daemon.ctl_text(&["status"]);
+    daemon.ctl_text(&["peers"]);
+    daemon.ctl_text(&["kick", "main", "--dry-run"]);
+    daemon.ctl_text(&["reload", "--dry-run"]);
+    assert_eq!(said("control: uid"), 5, "{}", daemon.log());
+}
+
+#[test]
+fn a_request_that_is_too_large_is_refused_for_that_reason() {
+    let daemon = Daemon::start(ALL_KINDS);
+    // One that fits into the socket's buffer, and one of which the daemon reads only the beginning.
+    for len in [70_000, 120_000] {
+        let parameters = json!({ "listener": "a".repeat(len) }).to_string();
+        let output = daemon.ctl(&["call", "ListPeers", &parameters]);
+        assert_eq!(code(&output), Some(1));
+        let stderr = text(&output.stderr);
+        let told = "the request is too large: echod takes 65536 bytes at most";
+        assert!(stderr.contains(told), "{stderr}");
+    }
+    let mut control = daemon.control();
+    // The daemon may close before all is sent.
+    let _ = control.stream.write_all(&vec![b'x'; 4 * 1024 * 1024]);
+    let reply = control.reply().expect("the reason");
+    assert_eq!(reply["error"], "io.echod.Control.RequestTooLarge");
+    assert_eq!(control.reply(), None);
 }
 
 #[test]
@@ -1084,9 +1162,10 @@ fn a_full_disk_of_output_is_no_crash() {
 }
 
 #[test]
-fn the_queue_of_a_unix_listener_is_counted() {
+fn the_queue_of_each_unix_listener_is_counted() {
     let daemon = Daemon::start(
-        "[listener.local]\nprotocol = \"unix-stream\"\naddress = \"{dir}/echo.sock\"\nmax-connections = 1\n",
+        "[listener.local]\nprotocol = \"unix-stream\"\naddress = \"{dir}/echo.sock\"\nmax-connections = 1\n\
+         [listener.other]\nprotocol = \"unix-stream\"\naddress = \"{dir}/echo.sock.2\"\nmax-connections = 1\n",
     );
     let connect = || UnixStream::connect(daemon.path("echo.sock")).unwrap();
     let mut served = connect();
@@ -1098,5 +1177,6 @@ fn the_queue_of_a_unix_listener_is_counted() {
         (&backlog["queued"], &backlog["effective"]),
         (&2.into(), &1024.into())
     );
+    assert_eq!(daemon.listener("other")["backlog"]["queued"], 0);
     drop(waiting);
 }

@@ -104,6 +104,13 @@ fn refusal(name: &str, parameters: &Parameters) -> Failure {
             )
         }
         protocol::CONFIG_REJECTED => (Exit::Rejected, "configuration rejected".to_owned()),
+        protocol::REQUEST_TOO_LARGE => (
+            Exit::Failed,
+            format!(
+                "the request is too large: echod takes {} bytes at most",
+                parameter("bytes_max")
+            ),
+        ),
         protocol::INVALID_BACKLOG => (
             Exit::Failed,
             format!(

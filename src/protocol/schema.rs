@@ -386,6 +386,10 @@ reply! {
     ListenerNotFound { name: String }
 }
 reply! {
+    /// Of the error `RequestTooLarge`.
+    RequestTooLarge { bytes_max: u64 }
+}
+reply! {
     /// Of the error `InvalidBacklog`.
     InvalidBacklog { backlog: i64 }
 }

@@ -49,11 +49,20 @@ impl Frames {
         }
     }
 
+    /// Continues with what another had [held](Self::held), however much that is.
+    #[must_use]
+    pub fn resume(len_max: usize, held: Vec<u8>) -> Self {
+        Self {
+            held,
+            ..Self::new(len_max)
+        }
+    }
+
     /// How many bytes can be pushed now. Zero until a message is taken, when one is complete
     /// or too long.
     #[must_use]
     pub fn room(&self) -> usize {
-        self.len_max + 1 - self.held.len()
+        (self.len_max + 1).saturating_sub(self.held.len())
     }
 
     /// What has come and is not taken yet.

@@ -8,10 +8,11 @@ pub(super) mod bind;
 mod handover;
 mod own_ports;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -645,28 +646,44 @@ impl Listeners {
 
     /// All listeners, for people and programs.
     pub(super) fn report(&self) -> Vec<schema::Listener> {
-        let limit = somaxconn();
-        let in_service = self
-            .in_service
-            .values()
-            .map(|listener| listener.report(schema::ListenerState::Listening, limit));
-        let retired = self
-            .retired
-            .iter()
-            .map(|listener| listener.report(schema::ListenerState::Retired, limit));
-        in_service.chain(retired).collect()
+        let queues = Queues::default();
+        let all = self.with_state();
+        all.map(|(listener, state)| listener.report(state, &queues))
+            .collect()
     }
 
-    /// The backlog of a stream listener.
-    pub(super) fn backlog(&self, name: &str) -> Option<schema::Backlog> {
-        self.in_service.get(name)?.backlog(somaxconn())
+    /// The listener of this name, for people and programs.
+    pub(super) fn report_one(&self, name: &str) -> Option<schema::Listener> {
+        let mut all = self.with_state();
+        let (listener, state) = all.find(|(listener, _)| listener.config.name == name)?;
+        Some(listener.report(state, &Queues::default()))
     }
 
-    /// Gives all sockets of a listener this backlog.
-    pub(super) fn set_backlog(&mut self, name: &str, backlog: u32) -> std::io::Result<()> {
+    /// Whether the listener of this name has a backlog; none if there is no such listener.
+    pub(super) fn has_backlog(&self, name: &str) -> Option<bool> {
+        let listener = self.all().find(|listener| listener.config.name == name)?;
+        Some(listener.config.protocol.is_stream())
+    }
+
+    fn with_state(&self) -> impl Iterator<Item = (&Listener, schema::ListenerState)> {
+        let in_service = self.in_service.values();
+        let retired = self.retired.iter();
+        in_service
+            .map(|listener| (listener, schema::ListenerState::Listening))
+            .chain(retired.map(|listener| (listener, schema::ListenerState::Retired)))
+    }
+
+    /// Gives all sockets of a listener this backlog; how it was before, and how it is now.
+    pub(super) fn set_backlog(
+        &mut self,
+        name: &str,
+        backlog: u32,
+    ) -> std::io::Result<(schema::Backlog, schema::Backlog)> {
         let Some(listener) = self.in_service.get_mut(name) else {
-            return Ok(());
+            return Ok(Default::default());
         };
+        let queues = Queues::default();
+        let before = listener.backlog(&queues).unwrap_or_default();
         for socket in &listener.sockets {
             socket::listen(socket.bound.fd.as_fd(), backlog)?;
         }
@@ -675,7 +692,28 @@ impl Listeners {
         if !listener.overridden.contains(&"backlog") {
             listener.overridden.push("backlog");
         }
-        Ok(())
+        Ok((before, listener.backlog(&queues).unwrap_or_default()))
+    }
+}
+
+/// What the kernel has about the queues of all listening sockets, read when it is first needed and
+/// once for a whole report.
+#[derive(Default)]
+struct Queues {
+    limit: OnceCell<u32>,
+    unix: OnceCell<HashMap<PathBuf, u32>>,
+}
+
+impl Queues {
+    fn limit(&self) -> u32 {
+        *self.limit.get_or_init(somaxconn)
+    }
+
+    /// Without `/proc` it is not known. A full queue loses no client: connect(2) waits.
+    fn queued_at(&self, path: &Path) -> u32 {
+        let read = || socket::queued_at_paths().unwrap_or_default();
+        let queued = self.unix.get_or_init(read).get(path);
+        queued.copied().unwrap_or(0)
     }
 }
 
@@ -797,10 +835,11 @@ impl Listener {
         Totals::of(self.counters.iter().map(|counters| &**counters))
     }
 
-    fn backlog(&self, limit: u32) -> Option<schema::Backlog> {
+    fn backlog(&self, queues: &Queues) -> Option<schema::Backlog> {
         if !self.config.protocol.is_stream() {
             return None;
         }
+        let limit = queues.limit();
         let sockets = self.sockets.iter().map(|socket| &socket.bound);
         let mut known = sockets.map(|socket| passed::backlog(socket, &self.config));
         // Of a retired listener, what it was to be.
@@ -823,13 +862,12 @@ impl Listener {
             sum.overflows += u64::from(queue.overflows);
         }
         for path in self.sockets.iter().filter_map(|socket| path(&socket.bound)) {
-            // Without /proc it is not known. A full queue loses nobody: connect(2) waits.
-            sum.queued += u64::from(socket::queued_at_path(&path).unwrap_or(0));
+            sum.queued += u64::from(queues.queued_at(&path));
         }
         Some(sum)
     }
 
-    fn report(&self, state: schema::ListenerState, limit: u32) -> schema::Listener {
+    fn report(&self, state: schema::ListenerState, queues: &Queues) -> schema::Listener {
         let totals = self.totals();
         let mut addresses: Vec<String> = Vec::new();
         for socket in &self.sockets {
@@ -851,7 +889,7 @@ impl Listener {
             reply: self.config.reply.name().into(),
             state,
             sockets: self.sockets.len() as u32,
-            backlog: self.backlog(limit),
+            backlog: self.backlog(queues),
             connections: totals.connections(),
             accepted: totals.accepted,
             refused: refused.into_iter().collect(),

@@ -3,12 +3,14 @@
 //!
 //! Knows the queue, never what is done with a connection after it is accepted. Never closes a socket.
 
+use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::PathBuf;
 
 use nix::sys::socket::{getsockopt, sockopt};
 use socket2::SockRef;
@@ -74,23 +76,34 @@ pub fn queue(fd: BorrowedFd<'_>) -> Option<Queue> {
     })
 }
 
-/// Counts the connections in the queue of the listening Unix socket at this path. The kernel lists
-/// each under the path, in the state of a socket that no process has accepted: 2, connecting
-/// (proc(5), `/proc/net/unix`).
+/// Counts the connections in the queues of all listening Unix sockets, by path. The kernel lists each
+/// under the path, in the state of a socket that no process has accepted: 2, connecting (proc(5),
+/// `/proc/net/unix`). The table has all Unix sockets of the machine: read it once for many listeners.
 ///
 /// # Errors
 /// If `/proc` cannot be read.
-pub fn queued_at_path(path: &Path) -> io::Result<u32> {
+pub fn queued_at_paths() -> io::Result<HashMap<PathBuf, u32>> {
     let table = std::fs::read("/proc/self/net/unix")?;
-    let end = [b" ", path.as_os_str().as_bytes()].concat();
-    let waits = |line: &&[u8]| {
-        // Num RefCount Protocol Flags Type St Inode Path
-        let mut fields = line
-            .split(|&byte| byte == b' ')
-            .filter(|field| !field.is_empty());
-        fields.nth(5) == Some(b"02") && line.ends_with(&end)
-    };
-    Ok(table.split(|&byte| byte == b'\n').filter(waits).count() as u32)
+    let mut queued = HashMap::new();
+    for path in table.split(|&byte| byte == b'\n').filter_map(waiting_at) {
+        *queued.entry(OsStr::from_bytes(path).into()).or_default() += 1;
+    }
+    Ok(queued)
+}
+
+/// The path at which the socket of this line of the table waits to be accepted, if it does.
+fn waiting_at(line: &[u8]) -> Option<&[u8]> {
+    // Num RefCount Protocol Flags Type St Inode Path
+    let mut rest = line;
+    for column in 0..7 {
+        let start = rest.iter().position(|&byte| byte != b' ')?;
+        let end = start + rest[start..].iter().position(|&byte| byte == b' ')?;
+        if column == 5 && &rest[start..end] != b"02" {
+            return None;
+        }
+        rest = &rest[end..];
+    }
+    rest.strip_prefix(b" ")
 }
 
 /// The number of packets that this socket has dropped (`SK_MEMINFO_DROPS` of `SO_MEMINFO`): connection
@@ -195,4 +208,33 @@ pub fn is_turned_away(fd: BorrowedFd<'_>) -> bool {
     let is_bound_to_one =
         getsockopt(&fd, sockopt::BindToDevice).map_or(true, |name| !name.is_empty());
     is_bound_to_one || SockRef::from(&fd).peer_addr().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_table_is_a_connection_in_a_queue_or_not() {
+        let check = |line: &str, expected: Option<&str>| {
+            assert_eq!(waiting_at(line.as_bytes()), expected.map(str::as_bytes));
+        };
+        check(
+            "0000000000000000: 00000002 00000000 00000000 0001 02 123456 /run/a b.sock",
+            Some("/run/a b.sock"),
+        );
+        check(
+            "0000000000000000: 00000002 00000000 00000000 0001 02   56 /run/a.sock",
+            Some("/run/a.sock"),
+        );
+        // The listening socket itself, a connection that was accepted, and one without a name.
+        check("0: 00000002 00000000 00010000 0001 01 6 /run/a.sock", None);
+        check("0: 00000003 00000000 00000000 0001 03 6 /run/a.sock", None);
+        check("0: 00000002 00000000 00000000 0001 02 6", None);
+        check(
+            "Num       RefCount Protocol Flags    Type St Inode Path",
+            None,
+        );
+        check("", None);
+    }
 }

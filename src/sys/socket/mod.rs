@@ -23,7 +23,7 @@ pub use inspect::{
     local_path, progress, receive_buffer, take_error,
 };
 pub use listening::{
-    Queue, accept, drop_new_connections, drops, is_turned_away, listen, queue, queued_at_path,
+    Queue, accept, drop_new_connections, drops, is_turned_away, listen, queue, queued_at_paths,
     turn_away_datagrams,
 };
 
