@@ -318,7 +318,7 @@ fn peers_can_be_filtered_sorted_and_limited() {
     assert!(shown.ends_with("\n2 of 5 peers\n"), "{shown}");
     assert_eq!(daemon.ctl_text(&["peers", "--older", "1h"]), "0 peers\n");
 
-    // The one who has just spoken is the least idle, whatever the time.
+    // The one that has just sent something is the least idle, whatever the time.
     eventually("silent for a while", || {
         peer_count(&daemon, &["--idle", "100ms"]) == 5
     });
@@ -623,7 +623,7 @@ fn the_configuration_that_is_shown_starts_another_daemon() {
 fn the_log_level_takes_effect_at_once_and_until_the_next_reload() {
     let daemon = Daemon::start(ALL_KINDS);
     let address = daemon.address("main");
-    // A peer who resets is a debug line.
+    // A reset by the peer is a debug line.
     let reset = || {
         let stream = connect(address);
         socket2::SockRef::from(&stream)
@@ -708,7 +708,7 @@ fn completions_are_scripts_that_the_shells_take_and_know_the_command_lines() {
             for word in words {
                 assert!(script.contains(word), "{word} for {shell}");
             }
-            // Where there is no such shell, nobody needs them.
+            // Where there is no such shell, they are of no use.
             let Ok(mut reader) = Command::new(shell)
                 .args(["-n", "/dev/stdin"])
                 .stdin(std::process::Stdio::piped())
@@ -795,7 +795,7 @@ fn every_exit_status_means_one_thing() {
     check(&["reload", "--dry-run"], 5, "echod.toml:2:12: ");
     check(&["reload", "--last"], 5, "echod.toml:2:12: ");
 
-    // Somebody who listens and never answers.
+    // A process that listens and never answers.
     let mute = daemon.path("mute.sock");
     let _mute = UnixListener::bind(&mute).expect("a socket");
     check(
@@ -826,7 +826,7 @@ fn who_may_not_connect_is_told_so() {
     let output = if nix::unistd::geteuid().is_root() {
         as_nobody(&daemon, &["status"])
     } else {
-        // Nobody else is at hand: then the file's owner is who may not.
+        // There is no other user: then the file's owner is not permitted.
         std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o000)).expect("set");
         daemon.ctl(&["status"])
     };
@@ -839,7 +839,7 @@ fn who_may_not_connect_is_told_so() {
     assert!(stderr.contains("the socket is"), "{stderr}");
 }
 
-/// Runs echoctl as another user than root, who must be able to get at it and at the folder.
+/// Runs echoctl as a user other than root, to which it and the folder must be accessible.
 fn as_nobody(daemon: &Daemon, arguments: &[&str]) -> Output {
     let program = daemon.path("echoctl");
     if !program.exists() {
@@ -894,7 +894,7 @@ fn a_control_client_that_misbehaves_harms_only_itself() {
     assert!(sent.is_err() || is_ended(&mut endless.stream));
     all_is_well();
 
-    // Nothing, and half a request: they wait, and may go on when they like.
+    // Nothing, and half a request: they wait, and may continue at any time.
     let mut silent = daemon.control();
     let mut half = daemon.control();
     half.stream
@@ -1088,7 +1088,7 @@ fn without_descriptors_the_control_plane_answers_and_clients_wait() {
     let more = "\n[listener.more]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\n";
     let result = daemon.reload_with(&format!("{ALL_KINDS}{more}"));
     assert_eq!(result["outcome"], "rejected", "{result}");
-    // All of them are served in the end: each who has been makes room for another.
+    // All of them are served in the end: each that was served makes room for another.
     for client in &mut clients {
         let mut answer = [0; 5];
         client.read_exact(&mut answer).expect("served");

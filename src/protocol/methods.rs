@@ -1,4 +1,4 @@
-//! The methods: a row for each, with its name, who may call it, and what handles it.
+//! The methods: a row for each, with its name, the role that it takes, and its handler.
 //!
 //! A handler reads the parameters and finds everything that can be wrong with them. It answers from
 //! the [`View`], or returns an [`Effect`]; it never does anything itself.

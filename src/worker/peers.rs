@@ -19,7 +19,7 @@ use super::{SlotKind, Worker};
 /// The number of slots and sources that are visited in one turn.
 const VISITS_PER_TURN: usize = 256;
 
-/// A search that is going on.
+/// A search that is not yet complete.
 #[derive(Debug)]
 pub(super) struct Search {
     query: u64,

@@ -32,7 +32,7 @@ fn start(wanted: usize) -> (Daemon, Vec<UnixStream>) {
     let allowed = allow_many_descriptors() as usize;
     let daemon = Daemon::start(CONFIG);
     let path = daemon.path("echo.sock");
-    let count = wanted.min(allowed / 4);
+    let count = wanted.min(allowed / 2);
     let peers = (0..count)
         .map(|_| UnixStream::connect(&path).expect("a connection"))
         .collect();

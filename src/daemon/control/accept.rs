@@ -35,7 +35,7 @@ impl Server {
             };
             match cause.raw_os_error().map(Errno::from_raw) {
                 Some(Errno::EAGAIN) => return,
-                // The client has given up meanwhile (accept(2)).
+                // The client has given up (accept(2)).
                 Some(Errno::ECONNABORTED | Errno::EINTR | Errno::EPROTO) => {}
                 // The kernel takes a descriptor before it looks at the queue (accept(2)): a spare one
                 // that is given up for an empty queue stays free, and a worker's client gets it.

@@ -143,7 +143,7 @@ impl Connection {
             Ok(None) if self.finished => return Err(End::Closed),
             Ok(None) => return Ok(Next::Read),
             Err(too_long) => {
-                // Nothing after it can be understood, but the client can be told why.
+                // Nothing after it can be understood, but the client gets the reason.
                 let reply = protocol::request_too_large();
                 self.begin(&reply, Then::Close(too_long), now);
                 return self.write(now);

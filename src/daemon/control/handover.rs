@@ -1,4 +1,4 @@
-//! The control socket for a successor: its connections stay, with what has come of their next
+//! The control socket for a successor: its connections stay, with what has arrived of their next
 //! requests, and the searches that have not begun. A connection whose reply is being written is closed.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -49,7 +49,7 @@ impl Server {
     }
 
     /// Continues the socket of a predecessor, if its file is still the one at its path. Returns also
-    /// the client that is to be told the result.
+    /// the client that waits for the result.
     ///
     /// # Errors
     ///

@@ -41,7 +41,7 @@ impl Found {
     pub(super) fn add(&mut self, peers: Vec<Peer>, matched: u64, more_after: Option<Rank>) {
         self.peers.extend(peers);
         self.matched += matched;
-        // What one worker has behind this may come before what another has found.
+        // Behind this, what one worker has may belong before what another has found.
         self.more_after = match (self.more_after.take(), more_after) {
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),

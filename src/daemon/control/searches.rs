@@ -77,7 +77,7 @@ enum Kind {
 }
 
 impl Search {
-    /// What a worker is told.
+    /// The command for a worker.
     pub(crate) fn command(&self) -> Command<OwnedFd> {
         let (query, selection) = (self.id, self.selection.clone());
         match self.kind.clone() {
@@ -165,6 +165,7 @@ impl Searches {
         if self.held || self.running.is_some() {
             return None;
         }
+        // The longest waiting comes first; a list waits again after each of its pages.
         let Waiting { client, task, .. } = self.waiting.pop_front()?;
         self.last_id += 1;
         let id = self.last_id;

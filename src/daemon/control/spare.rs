@@ -1,5 +1,5 @@
-//! Descriptors that are kept for nothing but to be given up when there are no others, so that an
-//! operator can still ask why there are none.
+//! Descriptors that are only kept to be given up when there are no others, so that an operator can
+//! still ask why there are none.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;

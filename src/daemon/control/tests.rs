@@ -488,7 +488,7 @@ fn spare_descriptors_are_given_up_and_taken_back() {
 }
 
 /// While the descriptor of a connection was free for a moment, a client of a worker could get it;
-/// after four of them nobody got an answer about a daemon without descriptors.
+/// after four of them a daemon without descriptors gave no answer any more.
 #[test]
 fn a_descriptor_that_becomes_a_spare_one_is_never_free() {
     let mut spare = Spare::new();
