@@ -5,7 +5,7 @@
 //! Read on in `start` and `stop` for both ends of it, in [`reload`] for how one configuration becomes
 //! another, in `upgrade` and `handover` for how a successor goes on, in `listeners` for what is
 //! bound, in `workers` for the pool, in `privileges` for who serves, in [`control`] for the socket
-//! that `echoctl` speaks to.
+//! that `echoctl` speaks to, in `calls` for what is asked there.
 
 #![forbid(unsafe_code)]
 
@@ -261,7 +261,7 @@ impl Daemon {
             self.handle_report(report, now);
         }
         self.go_on_handing_over(now);
-        // Who asks something then is answered by the successor.
+        // Requests that arrive then are answered by the successor.
         let is_resting = self.is_resting();
         let calls = self
             .server

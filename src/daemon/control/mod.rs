@@ -162,11 +162,16 @@ impl Server {
             .epoll
             .wait(&mut events, EpollTimeout::ZERO)
             .unwrap_or(0);
-        for event in &events[..count] {
-            match event.data() {
-                LISTENING => self.accept(),
-                id => self.handle_event(ClientId(id), &mut calls),
-            }
+        let (new, others): (Vec<_>, Vec<_>) = events[..count]
+            .iter()
+            .map(EpollEvent::data)
+            .partition(|id| *id == LISTENING);
+        for id in others {
+            self.handle_event(ClientId(id), &mut calls);
+        }
+        // They come last: a client that closes a connection and opens another has one, not two.
+        if !new.is_empty() {
+            self.accept();
         }
         calls
     }

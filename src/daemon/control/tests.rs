@@ -281,6 +281,23 @@ fn the_ninth_connection_of_a_user_is_refused() {
     assert_eq!(fixture.serve(), 1);
 }
 
+/// The new connection was accepted before the end of the other one was seen.
+#[test]
+fn a_client_that_closes_its_connection_can_open_another_at_once() {
+    let mut fixture = Fixture::new();
+    let mut clients: Vec<UnixStream> = (0..8).map(|_| fixture.client()).collect();
+    fixture.serve();
+    clients[0].write_all(&request(1)).unwrap();
+    let calls = fixture.turn();
+    let reply = Reply::One(wire::Reply::default());
+    fixture.server.reply(calls[0].id, reply, fixture.now);
+    drop(clients.remove(0));
+    let mut next = fixture.client();
+    next.write_all(&request(2)).unwrap();
+    assert_eq!(fixture.serve(), 1);
+    assert!(read_reply(&mut next).is_some());
+}
+
 #[test]
 fn idle_clients_beyond_the_limit_are_refused_and_the_others_are_served() {
     let mut fixture = Fixture::new();

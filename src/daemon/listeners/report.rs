@@ -103,6 +103,7 @@ impl Listener {
     fn report(&self, state: schema::ListenerState, queues: &Queues) -> schema::Listener {
         let totals = self.totals();
         let mut addresses: Vec<String> = Vec::new();
+        // Several sockets may share an address; one that was configured with port 0 has another.
         for socket in &self.sockets {
             let local = socket::local_address(socket.bound.fd.as_fd());
             let address = local.map_or_else(
