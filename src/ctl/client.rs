@@ -104,9 +104,13 @@ impl Client {
             more,
             ..Request::default()
         };
-        self.stream
-            .write_all(&request.encode())
-            .map_err(|cause| self.broken(&cause))
+        self.stream.write_all(&request.encode()).map_err(|cause| {
+            // A daemon that closes the connection before it has all may have said why.
+            match self.next_reply() {
+                Err(refused @ Error::Refused { .. }) => refused,
+                _ => self.broken(&cause),
+            }
+        })
     }
 
     /// Waits for the next reply.

@@ -80,6 +80,13 @@ fn refusal(name: &str, parameters: &Parameters) -> Failure {
             )
         }
         protocol::CONFIG_REJECTED => (Exit::Configuration, "configuration rejected".to_owned()),
+        protocol::REQUEST_TOO_LARGE => (
+            Exit::Failed,
+            format!(
+                "the request is too large: echod takes {} bytes at most",
+                parameter("bytes_max")
+            ),
+        ),
         protocol::INVALID_BACKLOG => (
             Exit::Failed,
             format!(

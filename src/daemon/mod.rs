@@ -5,11 +5,12 @@
 //! Read on in `start` and `stop` for both ends of it, in [`reload`] for how one configuration becomes
 //! another, in `upgrade` and `handover` for how a successor goes on, in `listeners` for what is
 //! bound, in `workers` for the pool, in `privileges` for who serves, in [`control`] for the socket
-//! that `echoctl` speaks to.
+//! that `echoctl` speaks to, in `calls` for what is asked there.
 
 #![forbid(unsafe_code)]
 
 pub mod args;
+mod calls;
 pub mod control;
 mod drivers;
 mod handover;
@@ -31,20 +32,17 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::geteuid;
 
 use crate::cli::arguments;
 use crate::cli::exit::{self, Exit, Failure, print_or_end};
 use crate::cli::terminal::complain;
 use crate::config::{self, Config, Loaded, render};
-use crate::protocol::schema::{self, Trigger};
-use crate::protocol::{self as protocol, Effect, Outcome, Role, Snapshot};
+use crate::protocol::schema::Trigger;
 use crate::sys::process::{self, Passed};
 use crate::worker::mailbox::Report;
 
 use args::Args;
-use control::queries::Queries;
-use control::{Call, Client, Reply, Server};
+use control::Server;
 use handover::upgrade::{Handover, Invocation};
 use handover::{Belongings, Legacy};
 use listeners::Listeners;
@@ -203,7 +201,6 @@ struct Daemon {
     signals: Signals,
     workers: Workers,
     listeners: Listeners,
-    queries: Queries,
     // An upgrade on its way.
     handover: Option<Handover>,
     store: Store,
@@ -280,7 +277,7 @@ impl Daemon {
             self.handle_report(report, now);
         }
         self.go_on_handing_over(now);
-        // Who asks something then is answered by the successor.
+        // Requests that arrive then are answered by the successor.
         let is_resting = self.is_resting();
         let calls = self
             .server
@@ -291,6 +288,7 @@ impl Daemon {
         for call in calls {
             self.handle_call(&call, now);
         }
+        self.search_peers(now);
         self.listeners.sweep(&self.workers, now);
         self.go_on_stopping(now);
         self.keep_manager_informed(now);
@@ -333,16 +331,27 @@ impl Daemon {
     }
 
     fn handle_report(&mut self, report: Report<OwnedFd>, now: Instant) {
-        let answer = match report {
-            Report::Retired { id, .. } => {
-                self.listeners.handle_retired(id, &self.workers);
-                None
+        match report {
+            Report::Retired { id, .. } => self.listeners.handle_retired(id, &self.workers),
+            Report::Peers {
+                query,
+                peers,
+                matched,
+                more_after,
+            } => {
+                if let Some(server) = &mut self.server {
+                    server.handle_peers(query, peers, matched, more_after, &self.listeners, now);
+                }
             }
-            Report::Peers { query, peers, last } => {
-                self.queries
-                    .handle_peers(query, &peers, last, &self.listeners, &self.workers)
+            Report::PeersClosed {
+                query,
+                matched,
+                closed,
+            } => {
+                if let Some(server) = &mut self.server {
+                    server.handle_closed(query, matched, closed, now);
+                }
             }
-            Report::PeersClosed { query, closed } => self.queries.handle_closed(query, closed),
             Report::HandedOver {
                 worker,
                 connections,
@@ -359,160 +368,13 @@ impl Daemon {
                     sources: sources.into_iter().map(of_worker).collect(),
                     last_peer: last_id,
                 });
-                None
             }
-            Report::Alive { worker } => {
-                self.handle_alive(worker, now);
-                None
-            }
-        };
-        if let Some(((client, reply), server)) = answer.zip(self.server.as_mut()) {
-            server.reply(client, reply, now);
-        }
-    }
-
-    fn handle_call(&mut self, call: &Call, now: Instant) {
-        let outcome = if role(&call.client) < protocol::role(&call.request.method) {
-            ::log::warn!(
-                "control: uid {} (pid {}) may not call {:?}",
-                call.client.uid,
-                call.client.pid,
-                call.request.method
-            );
-            Outcome::Reply(protocol::permission_denied())
-        } else {
-            protocol::handle(&call.request, &self.snapshot())
-        };
-        let reply = match outcome {
-            Outcome::Reply(reply) => reply,
-            Outcome::Effect(effect) => match self.carry_out(effect, call) {
-                Some(reply) => reply,
-                // The workers have been asked.
-                None => return,
-            },
-        };
-        if let Some(server) = &mut self.server {
-            server.reply(call.id, Reply::One(reply), now);
-        }
-    }
-
-    fn carry_out(&mut self, effect: Effect, call: &Call) -> Option<protocol::wire::Reply> {
-        match effect {
-            Effect::ListPeers(query) => {
-                self.queries.list(call.id, query, &self.workers);
-                None
-            }
-            Effect::ClosePeers { query, dry_run } => {
-                if !dry_run {
-                    ::log::info!(
-                        listener = query.listener.as_deref();
-                        "control: uid {} (pid {}) closes peers: {query:?}",
-                        call.client.uid,
-                        call.client.pid
-                    );
-                }
-                self.queries.close(call.id, query, dry_run, &self.workers);
-                None
-            }
-            Effect::SetBacklog { listener, backlog } => {
-                Some(self.set_backlog(&listener, backlog, call))
-            }
-            Effect::Reload { dry_run } => {
-                Some(protocol::reloaded(self.reload(Trigger::Control, dry_run)))
-            }
-            Effect::Upgrade => {
-                ::log::info!(
-                    "control: uid {} (pid {}) asks for an upgrade",
-                    call.client.uid,
-                    call.client.pid
-                );
-                self.upgrade(Some(call.id), Instant::now());
-                None
-            }
-            Effect::HandOver => {
-                ::log::info!(
-                    "control: uid {} (pid {}) asks to leave everything to the next process",
-                    call.client.uid,
-                    call.client.pid
-                );
-                self.hand_over_to_process(call.id, Instant::now());
-                None
-            }
-            Effect::SetLogLevel { level } => {
-                let before = log::set_level(level);
-                self.config.log.level = level;
-                self.log_level_overridden = true;
-                ::log::info!(
-                    "control: uid {} sets the log level: {before} → {level}",
-                    call.client.uid
-                );
-                let name = |level: ::log::LevelFilter| level.as_str().to_ascii_lowercase();
-                let reply = schema::SetLogLevelReply {
-                    before: name(before),
-                    after: name(level),
-                };
-                Some(protocol::reply(&reply))
-            }
-        }
-    }
-
-    fn set_backlog(&mut self, name: &str, backlog: u32, call: &Call) -> protocol::wire::Reply {
-        let before = self.listeners.backlog(name).unwrap_or_default();
-        if let Err(error) = self.listeners.set_backlog(name, backlog) {
-            ::log::error!(listener = name; "listener \"{name}\": backlog {backlog}: {error}");
-        }
-        if let Some(listener) = self.config.listeners.get_mut(name) {
-            listener.backlog = backlog;
-            listener.backlog_is_set = true;
-        }
-        let after = self.listeners.backlog(name).unwrap_or_default();
-        ::log::info!(
-            listener = name;
-            "control: uid {} (pid {}) sets the backlog of \"{name}\": {} → {backlog}, effective {}",
-            call.client.uid,
-            call.client.pid,
-            before.requested,
-            after.effective
-        );
-        protocol::reply(&schema::SetBacklogReply { before, after })
-    }
-
-    fn snapshot(&self) -> Snapshot {
-        let totals = self.listeners.totals();
-        let status = schema::Status {
-            version: env!("CARGO_PKG_VERSION").into(),
-            pid: std::process::id(),
-            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            state: self.stage.name().into(),
-            driver: self.workers.driver().name().into(),
-            workers: self.workers.count() as u32,
-            config: self.files.clone(),
-            generation: self.history.generation,
-            last_reload: self.history.last.clone(),
-            listeners: self.listeners.count() as u64,
-            connections: totals.connections(),
-            bytes_received: totals.bytes_received,
-            bytes_sent: totals.bytes_sent,
-        };
-        Snapshot {
-            status,
-            listeners: self.listeners.report(),
-            config: render(&self.config),
+            Report::Alive { worker } => self.handle_alive(worker, now),
         }
     }
 
     fn is_stopping(&self) -> bool {
         self.stage != Stage::Serving
-    }
-}
-
-/// What a control client may do: who may connect may change listeners and peers, and the daemon
-/// itself only those who could do that without asking.
-fn role(client: &Client) -> Role {
-    if client.uid == 0 || client.uid == geteuid().as_raw() {
-        Role::Admin
-    } else {
-        Role::Operator
     }
 }
 

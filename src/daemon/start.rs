@@ -18,7 +18,6 @@ use crate::protocol::schema::{self, Trigger, UpgradeResult};
 use crate::sys::process::Passed;
 
 use super::args::Args;
-use super::control::queries::Queries;
 use super::control::{ClientId, Reply, Server};
 use super::handover::upgrade::Invocation;
 use super::handover::{self, Legacy, Predecessor};
@@ -176,7 +175,6 @@ impl Daemon {
             signals,
             workers,
             listeners: Listeners::default(),
-            queries: Queries::default(),
             handover: None,
             store,
             passed,

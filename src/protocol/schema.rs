@@ -2,7 +2,7 @@
 //! `io.echod.Control.varlink`.
 //!
 //! Knows names and values only. The interface text is the contract and these mirror it: a test
-//! reads the text and compares. Whoever reads a reply ignores the fields that it does not know;
+//! reads the text and compares. A client ignores the fields of a reply that it does not know;
 //! a request with a parameter that is not known is refused, since ignoring it could do more
 //! than was asked for.
 
@@ -393,6 +393,10 @@ reply! {
 reply! {
     /// Of the error `ListenerNotFound`.
     ListenerNotFound { name: String }
+}
+reply! {
+    /// Of the error `RequestTooLarge`.
+    RequestTooLarge { bytes_max: u64 }
 }
 reply! {
     /// Of the error `InvalidBacklog`.

@@ -234,6 +234,7 @@ fn samples() -> Vec<(&'static str, Value)> {
         ("ConfigRejected", value(ReloadReply { result })),
         ("UpgradeRefused", value(UpgradeRefused { reason: text() })),
         ("InvalidBacklog", value(InvalidBacklog { backlog: 1 })),
+        ("RequestTooLarge", value(RequestTooLarge { bytes_max: 1 })),
     ]
 }
 

@@ -27,6 +27,7 @@ mod datagrams;
 mod handover;
 mod listening;
 mod peers;
+pub mod selection;
 mod streams;
 
 use std::collections::VecDeque;
@@ -44,7 +45,7 @@ use ids::PeerIds;
 use listening::ListeningSocket;
 use mailbox::{Command, Gate, ListenerId, Mailbox, Report, Settings, SocketId};
 use pace::Pace;
-use peers::Listing;
+use peers::Search;
 use sources::SourceTable;
 use streams::Connection;
 use timers::Timers;
@@ -66,7 +67,7 @@ pub struct Worker<D: Driver> {
     timers: Timers,
     pace: Pace,
     ids: PeerIds,
-    listings: VecDeque<Listing>,
+    searches: VecDeque<Search>,
     // To be handed over once the completions of this turn are handled.
     hand_over_requested: bool,
     handing_over: Option<HandingOver<D::Socket>>,
@@ -232,7 +233,7 @@ impl<D: Driver> Worker<D> {
             timers: Timers::new(now),
             pace: Pace::new(busy_poll, now),
             ids: PeerIds::new(index, workers),
-            listings: VecDeque::new(),
+            searches: VecDeque::new(),
             hand_over_requested: false,
             handing_over: None,
             accept_error_logged: None,
@@ -260,7 +261,7 @@ impl<D: Driver> Worker<D> {
     pub fn turn(&mut self) -> io::Result<()> {
         let until = self
             .pace
-            .wait_until(self.timers.next(), !self.listings.is_empty());
+            .wait_until(self.timers.next(), !self.searches.is_empty());
         let mut completions = std::mem::take(&mut self.completions);
         self.driver.wait(until, &mut completions)?;
         let now = self.driver.now();
@@ -273,7 +274,7 @@ impl<D: Driver> Worker<D> {
         self.moved.clear();
         // Timers come after completions: what has just arrived puts a timeout off.
         self.fire_timers(now);
-        self.continue_listing(now);
+        self.continue_search(now);
         // Only now is all answered that this turn has brought.
         if std::mem::take(&mut self.hand_over_requested) {
             self.hand_over();
@@ -353,8 +354,22 @@ impl<D: Driver> Worker<D> {
             Command::MoveSocket { id, listener } => self.move_socket(id, listener),
             Command::RetireSocket { id } => self.retire_socket(id),
             Command::RemoveListener { listener } => self.remove_listener(listener),
-            Command::ListPeers { query } => self.list_peers(query),
-            Command::ClosePeers { query, ids } => self.close_peers(query, &ids),
+            Command::ListPeers {
+                query,
+                selection,
+                order,
+                after,
+                max,
+            } => self
+                .searches
+                .push_back(Search::list(query, selection, order, after, max)),
+            Command::ClosePeers {
+                query,
+                selection,
+                dry_run,
+            } => self
+                .searches
+                .push_back(Search::close(query, selection, dry_run)),
             Command::Finish => self.finish_all(now),
             Command::HandOver => self.hand_over_requested = true,
             Command::TakeOver {

@@ -26,7 +26,10 @@ use crate::policy::{Access, CloseReason, Refusal, SourcePorts};
 use crate::stats::{Counters, Totals};
 
 use super::Worker;
-use super::mailbox::{Command, Gate, ListenerId, Mailbox, Report, Settings, SocketId, SocketKind};
+use super::mailbox::{
+    Command, Gate, ListenerId, Mailbox, Order, Rank, Report, Selection, Settings, SocketId,
+    SocketKind,
+};
 use super::timers::TICK;
 
 const SECOND: Duration = Duration::from_secs(1);

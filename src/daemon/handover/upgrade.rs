@@ -25,7 +25,7 @@ use crate::protocol::{self, schema};
 use crate::sys::handover as carriers;
 use crate::worker::mailbox::Command;
 
-use crate::daemon::control::{ClientId, Reply};
+use crate::daemon::control::{ClientId, Reply, Server};
 use crate::daemon::handover::{self, Belongings, record};
 use crate::daemon::signals::{self, Signal};
 use crate::daemon::systemd::notify::Manager;
@@ -294,6 +294,12 @@ impl Daemon {
         )
     }
 
+    /// Whether new searches among the peers are for the successor.
+    pub(crate) fn holds_searches(&self) -> bool {
+        let step = self.handover.as_ref().map(|handover| &handover.step);
+        matches!(step, Some(Step::Settling | Step::Resting { .. }))
+    }
+
     /// When [`Self::go_on_handing_over`] is next due.
     pub(crate) fn next_handover_step(&self, now: Instant) -> Option<Instant> {
         let handover = self.handover.as_ref()?;
@@ -331,6 +337,7 @@ impl Daemon {
             return;
         };
         let is_late = now >= handover.until;
+        let is_search_idle = self.server.as_ref().is_none_or(Server::is_search_idle);
         let failure = match &mut handover.step {
             Step::Asking(answer) => match answer.try_recv() {
                 Ok(Ok(())) => {
@@ -343,7 +350,7 @@ impl Daemon {
                 Err(TryRecvError::Empty) if is_late => "no answer from the new program".into(),
                 Err(TryRecvError::Empty) => return,
             },
-            Step::Settling if self.listeners.all_retired() && self.queries.is_empty() => {
+            Step::Settling if self.listeners.all_retired() && is_search_idle => {
                 handover.step = Step::Resting {
                     waits_for: self.workers.count(),
                     rested: handover::clock(),

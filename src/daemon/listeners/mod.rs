@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use crate::config::{self, Address};
 use crate::policy::SourcePorts;
+use crate::protocol::schema;
 use crate::stats::{Counters, Totals};
 use crate::sys::socket;
 use crate::worker::mailbox::{Command, Destination, Gate, ListenerId, Settings, SocketId};
@@ -36,6 +37,7 @@ use bind::Bound;
 use own_ports::source_ports;
 pub(super) use own_ports::udp_port;
 pub(super) use prepared::Prepared;
+use report::Queues;
 use retire::{Retiring, Waiting};
 
 /// See the module.
@@ -148,11 +150,18 @@ impl Listeners {
         let listeners = self.in_service.values();
         listeners.flat_map(|listener| &listener.sockets)
     }
-    /// Gives all sockets of a listener this backlog.
-    pub(super) fn set_backlog(&mut self, name: &str, backlog: u32) -> std::io::Result<()> {
+
+    /// Gives all sockets of a listener this backlog; how it was before, and how it is now.
+    pub(super) fn set_backlog(
+        &mut self,
+        name: &str,
+        backlog: u32,
+    ) -> std::io::Result<(schema::Backlog, schema::Backlog)> {
         let Some(listener) = self.in_service.get_mut(name) else {
-            return Ok(());
+            return Ok(Default::default());
         };
+        let queues = Queues::default();
+        let before = listener.backlog(&queues).unwrap_or_default();
         // Those that wait to listen get it then.
         let waits = |socket: &&Socket| socket.bound.waits_at().is_some();
         for socket in listener.sockets.iter().filter(|socket| !waits(socket)) {
@@ -163,7 +172,7 @@ impl Listeners {
         if !listener.overridden.contains(&"backlog") {
             listener.overridden.push("backlog");
         }
-        Ok(())
+        Ok((before, listener.backlog(&queues).unwrap_or_default()))
     }
 }
 

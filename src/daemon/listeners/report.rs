@@ -24,9 +24,17 @@ impl Listeners {
             .collect()
     }
 
-    /// The backlog of a stream listener.
-    pub(in crate::daemon) fn backlog(&self, name: &str) -> Option<schema::Backlog> {
-        self.in_service.get(name)?.backlog(&Queues::default())
+    /// The listener of this name, for people and programs.
+    pub(in crate::daemon) fn report_one(&self, name: &str) -> Option<schema::Listener> {
+        let mut all = self.with_state();
+        let (listener, state) = all.find(|(listener, _)| listener.config.name == name)?;
+        Some(listener.report(state, &Queues::default()))
+    }
+
+    /// Whether the listener of this name has a backlog; none if there is no such listener.
+    pub(in crate::daemon) fn has_backlog(&self, name: &str) -> Option<bool> {
+        let listener = self.all().find(|listener| listener.config.name == name)?;
+        Some(listener.config.protocol.is_stream())
     }
 
     fn with_state(&self) -> impl Iterator<Item = (&Listener, schema::ListenerState)> {

@@ -138,8 +138,14 @@ fn a_peer_that_reads_nothing_has_stalled() {
 fn a_connection_that_an_operator_closes_is_counted_as_kicked() {
     let mut rig = rig(Timeouts::default());
     rig.connect();
-    let ids = Arc::from([1]);
-    rig.command(Command::ClosePeers { query: 1, ids });
+    rig.command(Command::ClosePeers {
+        query: 1,
+        selection: Selection {
+            id: Some(1),
+            ..Selection::default()
+        },
+        dry_run: false,
+    });
     rig.run();
     check(&mut rig, CloseReason::Kicked, 0);
 }

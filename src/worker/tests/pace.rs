@@ -1,5 +1,6 @@
 //! How long a worker sleeps, with busy-poll and without.
 
+use super::peers::list;
 use super::*;
 
 #[test]
@@ -24,11 +25,11 @@ fn with_busy_poll_a_worker_looks_for_a_while_before_it_sleeps() {
         start + busy_poll - Duration::from_nanos(1)
     );
     // Commands are handled while it spins.
-    rig.command(Command::ListPeers { query: 1 });
+    rig.command(list(Order::Id, None, 10));
     rig.turn();
     assert!(matches!(
         rig.reports.try_iter().last(),
-        Some(Report::Peers { query: 1, .. })
+        Some(Report::Peers { query: 9, .. })
     ));
     rig.network.advance(Duration::from_nanos(1));
     rig.turn();
