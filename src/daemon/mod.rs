@@ -26,10 +26,11 @@ mod workers;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clap::Parser;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::signal::SigSet;
 use nix::unistd::geteuid;
 
 use crate::cli::exit::{self, Failure};
@@ -82,8 +83,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         Legacy::Nothing => Legacy::of_manager(&mut passed),
         executed => executed,
     };
-    // Before the first thread: only this one is to be interrupted.
-    signals::block_all().map_err(|error| Failure::new(format!("signals: {error}")))?;
+    signals::inherit_nothing().map_err(|error| Failure::new(format!("signals: {error}")))?;
     let origin = Origin::of(args).map_err(|message| Failure {
         code: 2,
         messages: vec![message],
@@ -236,7 +236,8 @@ impl Daemon {
 
     /// Serves until the end.
     fn serve(&mut self) -> Result<(), Failure> {
-        signals::unblock_all();
+        // Those that ended before there was a handler.
+        process::reap_children_of_this_thread();
         while !matches!(self.stage, Stage::Ended | Stage::HandedOver) {
             self.turn()
                 .map_err(|error| Failure::new(format!("control plane: {error}")))?;
@@ -247,17 +248,12 @@ impl Daemon {
     fn turn(&mut self) -> std::io::Result<()> {
         self.wait()?;
         let now = Instant::now();
-        // While everybody rests they wait: it is a moment.
-        let signals = if self.is_resting() {
-            Vec::new()
-        } else {
-            self.signals.take()
-        };
-        for signal in signals {
+        for signal in self.signals.take() {
             match signal {
                 Signal::Reload => _ = self.reload(Trigger::Signal, false),
                 Signal::Stop => self.stop(now),
                 Signal::Upgrade => self.upgrade(None, now),
+                Signal::ChildEnded => process::reap_children_of_this_thread(),
             }
         }
         for report in self.workers.take_reports() {
@@ -298,10 +294,13 @@ impl Daemon {
             .into_iter()
             .flatten()
             .min();
-        let timeout = until.map_or(PollTimeout::NONE, |until| {
-            let left = until.saturating_duration_since(now) + Duration::from_nanos(999_999);
-            PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::MAX)
-        });
+        let timeout = until.map(|until| until.saturating_duration_since(now).into());
+        // While the workers are stopped, signals stay pending: for the successor, or for afterwards.
+        let mask = if self.is_resting() {
+            signals::blocked()
+        } else {
+            SigSet::empty()
+        };
         let mut fds = vec![
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.workers.control().as_fd(), PollFlags::POLLIN),
@@ -312,7 +311,7 @@ impl Daemon {
                 .map(|server| PollFd::new(server.as_fd(), PollFlags::POLLIN)),
         );
         fds.extend(log::timer().map(|timer| PollFd::new(timer, PollFlags::POLLIN)));
-        match poll(&mut fds, timeout) {
+        match ppoll(&mut fds, timeout, Some(mask)) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
             Err(errno) => Err(errno.into()),
         }

@@ -27,7 +27,7 @@ use crate::worker::mailbox::Command;
 
 use crate::daemon::control::{ClientId, Reply};
 use crate::daemon::handover::{self, Belongings, record};
-use crate::daemon::signals::{self, Signal};
+use crate::daemon::signals;
 use crate::daemon::systemd::notify::Manager;
 use crate::daemon::{Daemon, Stage};
 
@@ -152,7 +152,7 @@ impl Invocation {
                 program.env_remove(name);
             }
         }
-        let child = program.spawn().map_err(|error| error.to_string())?;
+        let child = signals::start_unblocked(|| program.spawn()).map_err(|error| error.to_string())?;
         finish(child)
     }
 }
@@ -240,9 +240,6 @@ impl Daemon {
         std::thread::Builder::new()
             .name("upgrade".into())
             .spawn(move || {
-                // It fails only for a mistake in its arguments. Signals are for the main thread, which
-                // sees to it that none comes between two programs.
-                let _ = signals::block_all();
                 // It may have been given up meanwhile.
                 let _ = sender.send(invocation.ask(successor));
                 control.wake();
@@ -336,7 +333,9 @@ impl Daemon {
                 Ok(Ok(())) => {
                     handover.step = Step::Settling;
                     handover.until = now + SETTLE_TIME_MAX;
-                    return self.go_on_handing_over(now);
+                    // The next step is for the next turn, which takes the signals that have arrived
+                    // first.
+                    return;
                 }
                 Ok(Err(reason)) => reason,
                 Err(TryRecvError::Disconnected) => "nobody could be asked".into(),
@@ -396,19 +395,10 @@ impl Daemon {
         for carrier in carriers {
             carriers::survive_exec(carrier.as_fd(), true)?;
         }
-        // A signal that comes between the programs waits for the next. One that came before is for
-        // us; the successor reads the configuration anyway.
-        signals::block_all()?;
-        if self.signals.take().contains(&Signal::Stop) {
-            self.stop(Instant::now());
-            signals::unblock_all();
-            return Err(io::Error::other("the daemon is stopping"));
-        }
         // What it has not yet said it can't say later.
         ::log::logger().flush();
         let path = self.invocation.path.display().to_string();
         let result = self.invocation.execute(handover::environment(carriers));
-        signals::unblock_all();
         result.map_err(|error| io::Error::other(format!("{path}: {error}")))
     }
 
