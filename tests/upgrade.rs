@@ -2,6 +2,7 @@
 
 mod legacy;
 mod programs;
+mod signals;
 mod state;
 mod traffic;
 

@@ -43,7 +43,8 @@ use crate::worker::mailbox::Report;
 use args::Args;
 use control::queries::Queries;
 use control::{Call, Client, Reply, Server};
-use handover::upgrade::{Handover, Invocation};
+use handover::program::CommandLine;
+use handover::upgrade::Handover;
 use handover::{Belongings, Legacy};
 use listeners::Listeners;
 use origin::{Origin, Texts};
@@ -173,7 +174,7 @@ fn check_only(texts: &Texts, loaded: &Loaded) {
 /// The running service, as the control plane knows it.
 #[derive(Debug)]
 struct Daemon {
-    invocation: Invocation,
+    command_line: CommandLine,
     origin: Origin,
     // The names of the texts in force.
     files: Vec<String>,

@@ -20,7 +20,7 @@ use crate::sys::process::Passed;
 use super::args::Args;
 use super::control::queries::Queries;
 use super::control::{ClientId, Reply, Server};
-use super::handover::upgrade::Invocation;
+use super::handover::program::CommandLine;
 use super::handover::{self, Legacy, Predecessor};
 use super::listeners::{Listeners, Prepared};
 use super::origin::{Origin, Texts};
@@ -72,7 +72,7 @@ impl Daemon {
         begun: Instant,
     ) -> Result<Self, Failure> {
         let Loaded { config, warnings } = loaded;
-        let invocation = Invocation::of_this_process()
+        let command_line = CommandLine::of_this_process()
             .map_err(|error| Failure::new(format!("where this program is: {error}")))?;
         let mut predecessor = None;
         let was_kept = legacy.was_kept();
@@ -108,10 +108,11 @@ impl Daemon {
         let (server, caller) = match (opened, &mut predecessor) {
             (Err(failure), Some(predecessor)) => {
                 log_all(&failure);
-                let before = predecessor.control_socket(config.control.mode, None);
-                before
-                    .and_then(Result::ok)
-                    .map_or((None, None), |(server, caller)| (Some(server), caller))
+                let before = predecessor.control_path().and_then(|path| {
+                    let mode = config.control.mode;
+                    predecessor.control_socket(&path, mode, None).ok()
+                });
+                before.map_or((None, None), |(server, caller)| (Some(server), caller))
             }
             (opened, _) => opened?,
         };
@@ -158,7 +159,7 @@ impl Daemon {
         privileges::announce(identity.as_ref(), landlock.as_ref());
         let now = Instant::now();
         let mut daemon = Self {
-            invocation,
+            command_line,
             origin,
             files: texts
                 .sources
@@ -331,21 +332,18 @@ fn open_control_socket(
         );
         return Ok((None, None));
     };
-    let failed = |error| Failure::new(format!("control socket: {error}"));
-    let adopted = predecessor
-        .as_mut()
-        .filter(|predecessor| predecessor.control_path().as_ref() == Some(&path))
-        .and_then(|predecessor| predecessor.control_socket(config.control.mode, group));
-    if let Some((server, caller)) = adopted.transpose().map_err(failed)? {
-        return Ok((Some(server), caller));
-    }
-    match Server::bind(&path, config.control.mode, group) {
-        Ok(server) => Ok((Some(server), None)),
+    let mode = config.control.mode;
+    let opened = match predecessor {
+        Some(predecessor) => predecessor.control_socket(&path, mode, group),
+        None => Server::bind(&path, mode, group).map(|server| (server, None)),
+    };
+    match opened {
+        Ok((server, caller)) => Ok((Some(server), caller)),
         Err(error) if is_default && !has_file => {
             log::warn!("no control socket: {error}");
             Ok((None, None))
         }
-        Err(error) => Err(failed(error)),
+        Err(error) => Err(Failure::new(format!("control socket: {error}"))),
     }
 }
 
