@@ -104,8 +104,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         return Ok(());
     }
     if args.check {
-        check_only(&texts, &loaded);
-        return Ok(());
+        return check_only(&texts, &loaded);
     }
     match log::start(&loaded.config.log) {
         Err(error) if matches!(legacy, Legacy::Whole(_)) => {
@@ -146,8 +145,9 @@ fn can_take_over(version: u32) -> Result<(), Failure> {
     )))
 }
 
-/// `--check`: the errors have ended it already; what is left is good, or odd.
-fn check_only(texts: &Texts, loaded: &Loaded) {
+/// `--check`: the errors in the text have ended it already; the rest is what a start as root would
+/// refuse on this machine, without binding anything.
+fn check_only(texts: &Texts, loaded: &Loaded) -> Result<(), Failure> {
     for warning in &loaded.warnings {
         eprintln!("echod: warning: {warning}");
     }
@@ -156,19 +156,31 @@ fn check_only(texts: &Texts, loaded: &Loaded) {
         .iter()
         .map(|source| source.name.as_str())
         .collect();
-    // What this machine refuses is no mistake in the file.
-    if let Err(message) = privileges::check(&loaded.config.daemon) {
-        eprintln!("echod: warning: {message}");
-    }
-    let (driver, remark) = drivers::foresee(loaded.config.daemon.driver);
+    let config = &loaded.config;
+    let driver = drivers::foresee(config.daemon.driver);
+    let refusals = [
+        privileges::check(&config.daemon).err(),
+        privileges::control_group(&config.control).err(),
+        driver.as_ref().err().cloned(),
+    ];
+    let (driver, remark) = match driver {
+        Ok(driver) if refusals.iter().all(Option::is_none) => driver,
+        _ => {
+            return Err(Failure {
+                code: exit::CONFIGURATION,
+                messages: refusals.into_iter().flatten().collect(),
+            });
+        }
+    };
     if let Some(remark) = remark {
         eprintln!("echod: warning: {remark}");
     }
     println!(
         "{}: fine; {} listener(s), driver {driver}",
         names.join(", "),
-        loaded.config.listeners.len()
+        config.listeners.len()
     );
+    Ok(())
 }
 
 /// The running service, as the control plane knows it.

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use nix::unistd::{Group, geteuid};
+use nix::unistd::geteuid;
 
 use crate::cli::exit::{self, Failure};
 use crate::config::{self, Config, DriverChoice, Loaded, plan};
@@ -139,8 +139,7 @@ impl Daemon {
             landlock = privileges::drop_to(identity, &made, origin.folders(&texts))
                 .map_err(Failure::new)?;
         }
-        let manager =
-            Manager::find().map_err(|error| Failure::new(format!("sd_notify: {error}")))?;
+        let manager = Manager::find();
         if let Some(manager) = manager.as_ref().filter(|_| was_kept) {
             manager.let_go(handover::STORED);
         }
@@ -309,16 +308,12 @@ fn open_control_socket(
     has_file: bool,
     predecessor: &mut Option<Predecessor>,
 ) -> Result<(Option<Server>, Option<ClientId>), Failure> {
-    let group = match &config.control.group {
-        None => None,
-        Some(name) => {
-            let group = Group::from_name(name).ok().flatten().ok_or_else(|| Failure {
-                code: exit::CONFIGURATION,
-                messages: vec![format!("[control] group \"{name}\": there is no such group: groupadd --system {name}")],
-            })?;
-            Some(group.gid.as_raw())
-        }
-    };
+    let group = privileges::control_group(&config.control)
+        .map_err(|message| Failure {
+            code: exit::CONFIGURATION,
+            messages: vec![message],
+        })?
+        .map(|group| group.as_raw());
     let asked = args
         .socket
         .clone()
