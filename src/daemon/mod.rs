@@ -29,9 +29,10 @@ mod workers;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::signal::SigSet;
 
 use crate::cli::arguments;
 use crate::cli::exit::{self, Exit, Failure, print_or_end};
@@ -43,7 +44,8 @@ use crate::worker::mailbox::Report;
 
 use args::Args;
 use control::Server;
-use handover::upgrade::{Handover, Invocation};
+use handover::program::CommandLine;
+use handover::upgrade::Handover;
 use handover::{Belongings, Legacy};
 use listeners::Listeners;
 use origin::{Origin, Texts};
@@ -103,8 +105,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         Legacy::Nothing => Legacy::of_manager(&mut passed),
         executed => executed,
     };
-    // Before the first thread: only this one is to be interrupted.
-    signals::block_all().map_err(|error| Failure::new(format!("signals: {error}")))?;
+    signals::inherit_nothing().map_err(|error| Failure::new(format!("signals: {error}")))?;
     let origin = Origin::of(args).map_err(|message| Failure::with(Exit::Usage, message))?;
     let (texts, loaded) = reload::load(&origin)
         .or_else(|errors| match &legacy {
@@ -159,7 +160,8 @@ fn can_take_over(version: u32) -> Result<(), Failure> {
     )))
 }
 
-/// `--check`: the errors have ended it already; what is left is good, or odd.
+/// `--check`: the errors in the text have ended it already; the rest is what a start as root would
+/// refuse on this machine, without binding anything.
 fn check_only(texts: &Texts, loaded: &Loaded) -> Result<(), Failure> {
     let warn = |warning: &dyn std::fmt::Display| complain(&format!("echod: warning: {warning}\n"));
     loaded.warnings.iter().for_each(|warning| warn(warning));
@@ -168,18 +170,29 @@ fn check_only(texts: &Texts, loaded: &Loaded) -> Result<(), Failure> {
         .iter()
         .map(|source| source.name.as_str())
         .collect();
-    // What this machine refuses is no mistake in the file.
-    if let Err(message) = privileges::check(&loaded.config.daemon) {
-        warn(&message);
-    }
-    let (driver, remark) = drivers::foresee(loaded.config.daemon.driver);
+    let config = &loaded.config;
+    let driver = drivers::foresee(config.daemon.driver);
+    let refusals = [
+        privileges::check(&config.daemon).err(),
+        privileges::control_group(&config.control).err(),
+        driver.as_ref().err().cloned(),
+    ];
+    let (driver, remark) = match driver {
+        Ok(driver) if refusals.iter().all(Option::is_none) => driver,
+        _ => {
+            return Err(Failure {
+                exit: Exit::Configuration,
+                messages: refusals.into_iter().flatten().collect(),
+            });
+        }
+    };
     if let Some(remark) = remark {
         warn(&remark);
     }
     let fine = format!(
         "{}: fine; {} listener(s), driver {driver}\n",
         names.join(", "),
-        loaded.config.listeners.len()
+        config.listeners.len()
     );
     print_or_end(fine.as_bytes())
 }
@@ -187,7 +200,7 @@ fn check_only(texts: &Texts, loaded: &Loaded) -> Result<(), Failure> {
 /// The running service, as the control plane knows it.
 #[derive(Debug)]
 struct Daemon {
-    invocation: Invocation,
+    command_line: CommandLine,
     origin: Origin,
     // The names of the texts in force.
     files: Vec<String>,
@@ -249,7 +262,8 @@ impl Daemon {
 
     /// Serves until the end.
     fn serve(&mut self) -> Result<(), Failure> {
-        signals::unblock_all();
+        // Those that ended before there was a handler.
+        process::reap_children_of_this_thread();
         while !matches!(self.stage, Stage::Ended | Stage::HandedOver) {
             self.turn()
                 .map_err(|error| Failure::new(format!("control plane: {error}")))?;
@@ -260,17 +274,12 @@ impl Daemon {
     fn turn(&mut self) -> std::io::Result<()> {
         self.wait()?;
         let now = Instant::now();
-        // While everybody rests they wait: it is a moment.
-        let signals = if self.is_resting() {
-            Vec::new()
-        } else {
-            self.signals.take()
-        };
-        for signal in signals {
+        for signal in self.signals.take() {
             match signal {
                 Signal::Reload => _ = self.reload(Trigger::Signal, false),
                 Signal::Stop => self.stop(now),
                 Signal::Upgrade => self.upgrade(None, now),
+                Signal::ChildEnded => process::reap_children_of_this_thread(),
             }
         }
         for report in self.workers.take_reports() {
@@ -311,10 +320,13 @@ impl Daemon {
             .into_iter()
             .flatten()
             .min();
-        let timeout = until.map_or(PollTimeout::NONE, |until| {
-            let left = until.saturating_duration_since(now) + Duration::from_nanos(999_999);
-            PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::MAX)
-        });
+        let timeout = until.map(|until| until.saturating_duration_since(now).into());
+        // While the workers are stopped, signals stay pending: for the successor, or for afterwards.
+        let mask = if self.is_resting() {
+            signals::blocked()
+        } else {
+            SigSet::empty()
+        };
         let mut fds = vec![
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.workers.control().as_fd(), PollFlags::POLLIN),
@@ -324,7 +336,7 @@ impl Daemon {
                 .iter()
                 .map(|server| PollFd::new(server.as_fd(), PollFlags::POLLIN)),
         );
-        match poll(&mut fds, timeout) {
+        match ppoll(&mut fds, timeout, Some(mask)) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
             Err(errno) => Err(errno.into()),
         }

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use nix::unistd::{Group, geteuid};
+use nix::unistd::geteuid;
 
 use crate::cli::exit::{Exit, Failure};
 use crate::config::{self, Config, DriverChoice, Loaded, plan};
@@ -19,7 +19,7 @@ use crate::sys::process::Passed;
 
 use super::args::Args;
 use super::control::{ClientId, Reply, Server};
-use super::handover::upgrade::Invocation;
+use super::handover::program::CommandLine;
 use super::handover::{self, Legacy, Predecessor};
 use super::listeners::{Listeners, Prepared, passed, survivors};
 use super::origin::{Origin, Texts};
@@ -73,7 +73,7 @@ impl Daemon {
         begun: Instant,
     ) -> Result<Self, Failure> {
         let Loaded { config, warnings } = loaded;
-        let invocation = Invocation::of_this_process()
+        let command_line = CommandLine::of_this_process()
             .map_err(|error| Failure::new(format!("where this program is: {error}")))?;
         let mut predecessor = None;
         let was_kept = legacy.was_kept();
@@ -109,10 +109,11 @@ impl Daemon {
         let (server, caller) = match (opened, &mut predecessor) {
             (Err(failure), Some(predecessor)) => {
                 log_all(&failure);
-                let before = predecessor.control_socket(config.control.mode, None);
-                before
-                    .and_then(Result::ok)
-                    .map_or((None, None), |(server, caller)| (Some(server), caller))
+                let before = predecessor.control_path().and_then(|path| {
+                    let mode = config.control.mode;
+                    predecessor.control_socket(&path, mode, None).ok()
+                });
+                before.map_or((None, None), |(server, caller)| (Some(server), caller))
             }
             (opened, _) => opened?,
         };
@@ -140,8 +141,7 @@ impl Daemon {
                 .map_err(Failure::new)?;
         }
         super::log::start_writer().map_err(|error| Failure::new(format!("log: {error}")))?;
-        let manager =
-            Manager::find().map_err(|error| Failure::new(format!("sd_notify: {error}")))?;
+        let manager = Manager::find();
         if let Some(manager) = manager.as_ref().filter(|_| was_kept) {
             manager.let_go(handover::STORED);
         }
@@ -160,7 +160,7 @@ impl Daemon {
         privileges::announce(identity.as_ref(), landlock.as_ref());
         let now = Instant::now();
         let mut daemon = Self {
-            invocation,
+            command_line,
             origin,
             files: texts
                 .sources
@@ -323,18 +323,9 @@ fn open_control_socket(
     has_file: bool,
     predecessor: &mut Option<Predecessor>,
 ) -> Result<(Option<Server>, Option<ClientId>), Failure> {
-    let group = match &config.control.group {
-        None => None,
-        Some(name) => {
-            let group = Group::from_name(name).ok().flatten().ok_or_else(|| {
-                let message = format!(
-                    "[control] group \"{name}\": there is no such group: groupadd --system {name}"
-                );
-                Failure::with(Exit::Configuration, message)
-            })?;
-            Some(group.gid.as_raw())
-        }
-    };
+    let group = privileges::control_group(&config.control)
+        .map_err(|message| Failure::with(Exit::Configuration, message))?
+        .map(|group| group.as_raw());
     let asked = args
         .socket
         .clone()
@@ -348,21 +339,18 @@ fn open_control_socket(
         );
         return Ok((None, None));
     };
-    let failed = |error| Failure::new(format!("control socket: {error}"));
-    let adopted = predecessor
-        .as_mut()
-        .filter(|predecessor| predecessor.control_path().as_ref() == Some(&path))
-        .and_then(|predecessor| predecessor.control_socket(config.control.mode, group));
-    if let Some((server, caller)) = adopted.transpose().map_err(failed)? {
-        return Ok((Some(server), caller));
-    }
-    match Server::bind(&path, config.control.mode, group) {
-        Ok(server) => Ok((Some(server), None)),
+    let mode = config.control.mode;
+    let opened = match predecessor {
+        Some(predecessor) => predecessor.control_socket(&path, mode, group),
+        None => Server::bind(&path, mode, group).map(|server| (server, None)),
+    };
+    match opened {
+        Ok((server, caller)) => Ok((Some(server), caller)),
         Err(error) if is_default && !has_file => {
             log::warn!("no control socket: {error}");
             Ok((None, None))
         }
-        Err(error) => Err(failed(error)),
+        Err(error) => Err(Failure::new(format!("control socket: {error}"))),
     }
 }
 

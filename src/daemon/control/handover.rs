@@ -48,8 +48,7 @@ impl Server {
         }
     }
 
-    /// Continues the socket of a predecessor, if its file is still the one at its path. Returns also
-    /// the client that waits for the result.
+    /// Continues with the socket of a predecessor; none if its file is no longer at its path.
     ///
     /// # Errors
     ///
@@ -59,30 +58,39 @@ impl Server {
         mut descriptor: impl FnMut(usize) -> Option<OwnedFd>,
         mode: u32,
         group: Option<u32>,
-    ) -> Result<Option<(Self, Option<ClientId>)>, BindError> {
+    ) -> Result<Option<Self>, BindError> {
         let listener = descriptor(control.descriptor);
         let adopt = |listener| Socket::adopt(listener, &control.path, control.file);
         let Some(socket) = listener.and_then(adopt) else {
             return Ok(None);
         };
         if let Err(error) = socket.open_up(mode, group) {
-            // Every user that could connect before still can.
+            // Clients that could connect before still can.
             log::error!("control socket: {error}");
         }
-        let mut server = Self::new(socket)?;
+        Self::new(socket).map(Some)
+    }
+
+    /// Continues with the clients of a predecessor. Returns the one that waits for the outcome of
+    /// the upgrade.
+    pub(in crate::daemon) fn adopt_clients(
+        &mut self,
+        clients: &[record::Client],
+        mut descriptor: impl FnMut(usize) -> Option<OwnedFd>,
+    ) -> Option<ClientId> {
         let mut caller = None;
-        for client in &control.clients {
+        for client in clients {
             let Some(stream) = descriptor(client.descriptor) else {
                 continue;
             };
-            let id = match server.admit(UnixStream::from(stream)) {
+            let id = match self.admit(UnixStream::from(stream)) {
                 Ok(id) => id,
                 Err((_, end)) => {
                     log::debug!("control connection of the predecessor: {end}");
                     continue;
                 }
             };
-            let Some(connection) = server.connections.get_mut(&id) else {
+            let Some(connection) = self.connections.get_mut(&id) else {
                 continue;
             };
             connection.frames = Frames::resume(REQUEST_BYTES_MAX, client.unread.clone());
@@ -91,9 +99,29 @@ impl Server {
                     connection.state = State::Working { more, oneway };
                     caller = Some(id);
                 }
-                None => server.pending.push(id),
+                None => self.pending.push(id),
             }
         }
-        Ok(Some((server, caller)))
+        caller
+    }
+
+    /// Closes the socket of a predecessor that was at another path, and removes its file. Clients
+    /// that are queued there become clients of this server.
+    pub(in crate::daemon) fn replace(
+        &mut self,
+        control: &record::Control,
+        mut descriptor: impl FnMut(usize) -> Option<OwnedFd>,
+    ) {
+        let listener = descriptor(control.descriptor);
+        let adopt = |listener| Socket::adopt(listener, &control.path, control.file);
+        let Some(replaced) = listener.and_then(adopt) else {
+            // The file is gone, or another daemon's.
+            return;
+        };
+        while let Ok((stream, _)) = replaced.listener.accept() {
+            if let Err((_, end)) = self.admit(stream) {
+                log::debug!("control connection of the predecessor: {end}");
+            }
+        }
     }
 }
