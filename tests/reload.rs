@@ -3,6 +3,9 @@
 //! Listeners have ports found free just before, so that they can be handed around; the proof under
 //! churn ([`a_hundred_reloads_under_churn_lose_nobody_and_nothing`]) counts and prints.
 
+#[path = "reload/files.rs"]
+mod files;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

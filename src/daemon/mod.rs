@@ -88,7 +88,11 @@ fn run(args: &Args) -> Result<(), Failure> {
         code: 2,
         messages: vec![message],
     })?;
-    let (texts, loaded) = reload::load(&origin)
+    let in_force = match &legacy {
+        Legacy::Whole(predecessor) => predecessor.record().files.as_slice(),
+        _ => &[],
+    };
+    let (texts, loaded) = reload::load(&origin, in_force)
         .or_else(|errors| match &legacy {
             // It is said as soon as there is a log; who is connected does not suffer for it.
             Legacy::Whole(predecessor) => predecessor.loaded().ok_or(errors),

@@ -17,12 +17,15 @@ use super::systemd::passed;
 /// The start counts as a reload, the first.
 pub(super) const START_ID: u64 = 1;
 
-/// Reads and checks the configuration.
+/// Reads and checks the configuration; `in_force` has the names of the texts of the present one.
 ///
 /// # Errors
 /// All that is wrong with it.
-pub(super) fn load(origin: &Origin) -> Result<(Texts, Loaded), Vec<config::Diagnostic>> {
-    let texts = origin.read()?;
+pub(super) fn load(
+    origin: &Origin,
+    in_force: &[String],
+) -> Result<(Texts, Loaded), Vec<config::Diagnostic>> {
+    let texts = origin.read(in_force)?;
     let loaded = config::load(&texts.sources)?;
     Ok((texts, loaded))
 }
@@ -115,7 +118,7 @@ impl Daemon {
                 "the daemon is stopping: start it again instead",
             )]);
         }
-        let (texts, mut loaded) = load(&self.origin)
+        let (texts, mut loaded) = load(&self.origin, &self.files)
             .map_err(|errors| errors.iter().map(diagnostic).collect::<Vec<_>>())?;
         // A successor goes on with what was overridden; a reload ends that.
         let succeeds = result.trigger == Trigger::Start;
