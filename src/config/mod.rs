@@ -3,22 +3,31 @@
 //!
 //! Knows texts and values. Never opens a file, resolves a name or reads a clock: the daemon
 //! brings the texts as [`Source`]s and carries out what [`plan()`] says. Read on in [`keys`] for
-//! the table of all keys, then along the way of a text: `file` (as typed) → `resolve` (as meant,
-//! with `value` for scalars and `address` for addresses) → `render` (shown again) and [`mod@plan`].
+//! the table of all keys, then along the way of a text: `file` (as typed, with `syntax` for what is
+//! not TOML) → `resolve` (as meant, with `value`, `lists` and `address` for values, `clashes` for
+//! addresses, `findings` for what is wrong) → `render` (shown again) and [`mod@plan`].
 
 #![forbid(unsafe_code)]
 
 mod address;
+mod clashes;
 mod file;
+mod findings;
+pub mod key;
 pub mod keys;
+mod lists;
 pub mod plan;
 mod render;
 mod resolve;
 #[cfg(test)]
 mod shipped;
+mod syntax;
+mod table;
 #[cfg(test)]
 mod tests;
+mod typed;
 mod value;
+mod words;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,9 +40,13 @@ use log::LevelFilter;
 use crate::echo;
 use crate::policy::{self, limits};
 
-pub use keys::{Effect, KEYS, Key, Section};
-pub use plan::{Action, Change, plan};
-pub use render::{quote, render, show};
+pub use crate::protocol::schema::{Change, ChangeAction as Action, Diagnostic};
+pub use key::{Effect, Key};
+pub use keys::KEYS;
+pub use plan::{Mood, Plan, plan};
+pub use render::render;
+pub use table::Section;
+pub use words::quote;
 
 /// What is served without any file: loopback, a port that needs no privilege, TCP and UDP.
 pub const EMBEDDED: &str = r#"# Built into echod, for when there is no configuration file.
@@ -46,8 +59,9 @@ protocol = "udp"
 address = "localhost:7007"
 "#;
 
-/// Everything that was configured, checked as a whole.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Everything that was configured, checked as a whole. The `Default` of it and of its parts is
+/// empty; what holds where nothing is written is in the table of keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// `[daemon]`: threads, driver, and the end of the service.
     pub daemon: Daemon,
@@ -60,7 +74,7 @@ pub struct Config {
 }
 
 /// `[daemon]`
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Daemon {
     /// Threads that serve, 1 to 256; `None` is as many as this process may use CPUs.
     pub workers: Option<u16>,
@@ -91,7 +105,7 @@ pub enum DriverChoice {
 }
 
 /// `[control]`
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Control {
     /// Where the control socket is; `None` is the runtime directory.
     pub socket: Option<PathBuf>,
@@ -112,6 +126,16 @@ pub struct Log {
     pub facility: String,
 }
 
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            target: LogTarget::default(),
+            level: LevelFilter::Off,
+            facility: String::new(),
+        }
+    }
+}
+
 /// Where the log goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogTarget {
@@ -125,7 +149,7 @@ pub enum LogTarget {
 }
 
 /// `[listener.NAME]`. What has no meaning for the protocol is at its default.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listener {
     /// The name of its table.
     pub name: String,
@@ -169,9 +193,10 @@ pub struct Listener {
 }
 
 /// What a listener speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Protocol {
     /// TCP over IPv4 or IPv6.
+    #[default]
     Tcp,
     /// UDP over IPv4 or IPv6.
     Udp,
@@ -214,29 +239,26 @@ pub struct Loaded {
     pub warnings: Vec<Diagnostic>,
 }
 
-/// One thing that is wrong, or odd, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Diagnostic {
-    /// The name of the source.
-    pub file: String,
-    /// The line, from 1; absent when the whole is meant.
-    pub line: Option<u32>,
-    /// The column in characters, from 1.
-    pub column: Option<u32>,
-    /// The key it is about, e.g. `listener.main.backlog`.
-    pub key: Option<String>,
-    /// What is wrong: what to do.
-    pub message: String,
-}
-
 /// Reads the sources in order: a later one overrides an earlier one key by key, and a list is
 /// replaced as a whole.
 ///
 /// # Errors
 ///
-/// Everything that is wrong in all sources, in order of place.
+/// What is wrong in all sources, in order of place: at most 100 errors, then how many more there are.
 pub fn load(sources: &[Source]) -> Result<Loaded, Vec<Diagnostic>> {
     resolve::load(sources)
+}
+
+impl Config {
+    /// Takes over what takes effect at the next start only, so that it stays as it runs and the next
+    /// reload says so again.
+    pub fn keep_restart_keys_of(&mut self, running: &Self) {
+        for key in KEYS.iter().filter(|key| key.effect == Effect::Restart) {
+            if let key::Field::Config(lens) = &key.field {
+                (lens.copy)(self, running);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -317,20 +339,6 @@ impl fmt::Display for Address {
         match self {
             Self::Inet { address, .. } => address.fmt(f),
             Self::Unix(path) => path.display().fmt(f),
-        }
-    }
-}
-
-impl fmt::Display for Diagnostic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = [self.line, self.column]
-            .into_iter()
-            .flatten()
-            .map(|number| format!(":{number}"));
-        let place: String = place.collect();
-        match self.file.as_str() {
-            "" => write!(f, "{}", self.message),
-            file => write!(f, "{file}{place}: {}", self.message),
         }
     }
 }

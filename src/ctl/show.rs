@@ -39,10 +39,10 @@ pub fn status(status: &Status, paint: Paint) -> String {
     );
     line("last reload", &reload_line(&status.last_reload, paint));
     for diagnostic in &status.last_reload.errors {
-        line("", &paint.red(&diagnostic_line(diagnostic)));
+        line("", &paint.red(&escape(&diagnostic.to_string())));
     }
     for diagnostic in &status.last_reload.warnings {
-        line("", &paint.yellow(&diagnostic_line(diagnostic)));
+        line("", &paint.yellow(&escape(&diagnostic.to_string())));
     }
     line("listeners", &status.listeners.to_string());
     line("connections", &status.connections.to_string());
@@ -334,7 +334,7 @@ pub fn handed_over(reply: &HandOverReply) -> String {
 pub fn reload(result: &ReloadResult, paint: Paint) -> String {
     let mut text = reload_line(result, paint) + "\n";
     for warning in &result.warnings {
-        let line = format!("warning: {}", diagnostic_line(warning));
+        let line = format!("warning: {}", escape(&warning.to_string()));
         text += &format!("{}\n", paint.yellow(&line));
     }
     let changes = result.changes.iter();
@@ -395,24 +395,10 @@ fn reload_line(result: &ReloadResult, paint: Paint) -> String {
 #[must_use]
 pub fn errors(diagnostics: &[Diagnostic], paint: Paint) -> String {
     let lines = diagnostics.iter().map(|diagnostic| {
-        let line = diagnostic_line(diagnostic);
+        let line = escape(&diagnostic.to_string());
         format!("echoctl: {}\n", paint.red(&line))
     });
     lines.collect()
-}
-
-/// `file:line:column: message`, as compilers write it, so that editors find the place.
-fn diagnostic_line(diagnostic: &Diagnostic) -> String {
-    let message = escape(&diagnostic.message);
-    // What is not about a place, such as an address that somebody else has.
-    if diagnostic.file.is_empty() {
-        return message;
-    }
-    let mut place = escape(&diagnostic.file);
-    for number in [diagnostic.line, diagnostic.column].into_iter().flatten() {
-        place += &format!(":{number}");
-    }
-    format!("{place}: {message}")
 }
 
 #[cfg(test)]

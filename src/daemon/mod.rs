@@ -34,7 +34,7 @@ use nix::unistd::geteuid;
 
 use crate::cli::exit::{self, Failure};
 use crate::config::{self, Config, Loaded, render};
-use crate::protocol::schema::{self, Trigger};
+use crate::protocol::schema;
 use crate::protocol::{self as protocol, Effect, Outcome, Role, Snapshot};
 use crate::sys::process::{self, Passed};
 use crate::worker::mailbox::Report;
@@ -46,7 +46,7 @@ use handover::upgrade::{Handover, Invocation};
 use handover::{Belongings, Legacy};
 use listeners::Listeners;
 use origin::{Origin, Texts};
-use reload::History;
+use reload::{History, Reloads, Request};
 use signals::{Signal, Signals};
 use stop::DRAIN_LOOK;
 use systemd::notify::Manager;
@@ -186,6 +186,7 @@ struct Daemon {
     // The log level was set at run time.
     log_level_overridden: bool,
     history: History,
+    reloads: Reloads,
     started: Instant,
     stage: Stage,
     signals: Signals,
@@ -259,7 +260,7 @@ impl Daemon {
         };
         for signal in signals {
             match signal {
-                Signal::Reload => _ = self.reload(Trigger::Signal, false),
+                Signal::Reload => self.request_reload(Request::SIGNAL),
                 Signal::Stop => self.stop(now),
                 Signal::Upgrade => self.upgrade(None, now),
             }
@@ -279,6 +280,7 @@ impl Daemon {
         for call in calls {
             self.handle_call(&call, now);
         }
+        self.continue_reloads();
         self.listeners.sweep(&self.workers, now);
         self.go_on_stopping(now);
         self.keep_manager_informed(now);
@@ -408,7 +410,8 @@ impl Daemon {
                 Some(self.set_backlog(&listener, backlog, call))
             }
             Effect::Reload { dry_run } => {
-                Some(protocol::reloaded(self.reload(Trigger::Control, dry_run)))
+                self.request_reload(Request::of_caller(call.id, dry_run));
+                None
             }
             Effect::Upgrade => {
                 ::log::info!(

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 
-use crate::config::{Diagnostic, EMBEDDED, Source, quote};
+use crate::config::{EMBEDDED, Source, quote};
+use crate::protocol::schema::{Diagnostic, bounded};
 
 use super::args::Args;
 
@@ -203,7 +204,7 @@ fn read_with_drop_ins(file: &Path, required: bool) -> Result<Vec<Source>, Vec<Di
     if problems.is_empty() {
         Ok(sources)
     } else {
-        Err(problems)
+        Err(bounded(problems, 0, "error"))
     }
 }
 

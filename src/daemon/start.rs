@@ -12,9 +12,9 @@ use std::time::Instant;
 use nix::unistd::{Group, geteuid};
 
 use crate::cli::exit::{self, Failure};
-use crate::config::{self, Config, DriverChoice, Loaded, plan};
+use crate::config::{self, Config, DriverChoice, Loaded, Mood, plan};
 use crate::protocol;
-use crate::protocol::schema::{self, Trigger, UpgradeResult};
+use crate::protocol::schema::{self, UpgradeResult};
 use crate::sys::process::Passed;
 
 use super::args::Args;
@@ -24,7 +24,7 @@ use super::handover::upgrade::Invocation;
 use super::handover::{self, Legacy, Predecessor};
 use super::listeners::{Listeners, Prepared};
 use super::origin::{Origin, Texts};
-use super::reload::{self, History};
+use super::reload::{self, History, Reloads};
 use super::signals::Signals;
 use super::systemd::notify::Manager;
 use super::systemd::passed;
@@ -47,7 +47,7 @@ impl First {
             listeners: Default::default(),
             ..config.clone()
         };
-        let changes = plan(&nothing, config, &Default::default());
+        let changes = plan(&nothing, config, &Default::default(), Mood::Real).changes;
         let prepared = Listeners::default()
             .prepare(
                 config,
@@ -71,7 +71,10 @@ impl Daemon {
         legacy: Legacy,
         begun: Instant,
     ) -> Result<Self, Failure> {
-        let Loaded { config, warnings } = loaded;
+        let Loaded {
+            config,
+            mut warnings,
+        } = loaded;
         let invocation = Invocation::of_this_process()
             .map_err(|error| Failure::new(format!("where this program is: {error}")))?;
         let mut predecessor = None;
@@ -168,6 +171,7 @@ impl Daemon {
             config,
             log_level_overridden: false,
             history: History::none(),
+            reloads: Reloads::none(),
             started: now,
             stage: Stage::Serving,
             signals,
@@ -185,13 +189,12 @@ impl Daemon {
                 .map(|patience| Watchdog::new(patience, count, now)),
             manager,
         };
-        let mut warnings: Vec<_> = warnings.iter().map(reload::diagnostic).collect();
         let spins = daemon.config.daemon.busy_poll.is_some() && count > available_cpus();
         let warning = spins.then(|| busy_poll_warning(count, available_cpus()));
         daemon.listeners.landlock = landlock;
         let result = match (first, predecessor) {
             (Some(first), _) => {
-                warnings.extend(warning.iter().map(|warning| reload::general(warning)));
+                warnings.extend(warning.iter().map(schema::Diagnostic::general));
                 daemon.begin(first, warnings, begun);
                 None
             }
@@ -215,18 +218,18 @@ impl Daemon {
     fn begin(&mut self, first: First, mut warnings: Vec<schema::Diagnostic>, begun: Instant) {
         let First { changes, prepared } = first;
         let more = prepared.warnings.iter();
-        warnings.extend(more.map(|warning| reload::general(warning)));
+        warnings.extend(more.map(schema::Diagnostic::general));
         for warning in &warnings {
             log::warn!(
                 reload_id = reload::START_ID, listener = reload::listener_of(warning);
-                "{}", reload::text(warning)
+                "{warning}"
             );
         }
         let now = Instant::now();
         self.listeners
             .commit(prepared, &self.config, &changes, &self.workers, now);
         self.update_store();
-        self.history = History::start(warnings, &changes, begun, now);
+        self.history = History::start(warnings, changes, begun, now);
     }
 
     /// Goes on where a predecessor stopped: with its configuration, and then with the one that there
@@ -245,7 +248,7 @@ impl Daemon {
         // What was passed again is here already.
         self.passed
             .retain(|passed| !self.listeners.has(passed.fd.as_fd()));
-        self.reload(Trigger::Start, false);
+        self.reload_at_start();
         self.update_store();
         result
     }

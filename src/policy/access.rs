@@ -3,16 +3,18 @@
 //! Also says what one source is, for `max-per-source`.
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// The rules of one listener. Without any, all sources are permitted.
+/// The rules of one listener. Without any, all sources are permitted. Listeners and workers share the
+/// lists, which may be long.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
     /// Networks that are permitted. Unless it is empty, no other network is.
-    pub allow: Vec<IpNet>,
+    pub allow: Arc<[IpNet]>,
     /// Networks that are refused, except for longer prefixes in `allow`.
-    pub deny: Vec<IpNet>,
+    pub deny: Arc<[IpNet]>,
 }
 
 impl Access {
@@ -46,6 +48,21 @@ fn longest(nets: &[IpNet], source: IpAddr) -> Option<u8> {
 #[must_use]
 pub fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
+}
+
+/// The IPv4 network of an IPv4-mapped one (`::ffff:10.0.0.0/104` is `10.0.0.0/8`); any other network
+/// unchanged. It contains what [`canonical`] makes of the addresses in the network.
+#[must_use]
+pub fn canonical_network(network: IpNet) -> IpNet {
+    const MAPPED_BITS: u8 = 96;
+    if let (IpAddr::V4(address), Some(prefix_len)) = (
+        canonical(network.addr()),
+        network.prefix_len().checked_sub(MAPPED_BITS),
+    ) && network.addr().is_ipv6()
+    {
+        return Ipv4Net::new_assert(address, prefix_len).into();
+    }
+    network
 }
 
 /// The prefix that counts as one source: a single IPv4 address, or an IPv6 /64, since a host can use
@@ -119,6 +136,22 @@ mod tests {
     fn a_mapped_address_is_checked_as_the_ipv4_address() {
         let access = access(&[], &["10.0.0.0/8"]);
         check(&access, "::ffff:10.0.0.1", false);
+    }
+
+    #[test]
+    fn a_mapped_network_is_the_ipv4_network() {
+        let check = |network: &str, expected: &str| {
+            let network = canonical_network(network.parse().unwrap());
+            assert_eq!(network.to_string(), expected);
+        };
+        check("::ffff:127.0.0.0/104", "127.0.0.0/8");
+        check("::ffff:10.1.2.3/128", "10.1.2.3/32");
+        check("::ffff:0.0.0.0/96", "0.0.0.0/0");
+        // These contain more than IPv4-mapped addresses.
+        check("::ffff:0.0.0.0/95", "::ffff:0.0.0.0/95");
+        check("::/0", "::/0");
+        check("2001:db8::/32", "2001:db8::/32");
+        check("127.0.0.0/8", "127.0.0.0/8");
     }
 
     #[test]

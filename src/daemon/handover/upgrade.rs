@@ -294,6 +294,12 @@ impl Daemon {
         )
     }
 
+    /// Whether the workers stop soon, so that no reload is begun.
+    pub(crate) fn is_settling(&self) -> bool {
+        let step = self.handover.as_ref().map(|handover| &handover.step);
+        matches!(step, Some(Step::Settling | Step::Resting { .. }))
+    }
+
     /// When [`Self::go_on_handing_over`] is next due.
     pub(crate) fn next_handover_step(&self, now: Instant) -> Option<Instant> {
         let handover = self.handover.as_ref()?;
@@ -331,6 +337,7 @@ impl Daemon {
             return;
         };
         let is_late = now >= handover.until;
+        let is_loading = self.reloads.is_loading();
         let failure = match &mut handover.step {
             Step::Asking(answer) => match answer.try_recv() {
                 Ok(Ok(())) => {
@@ -343,7 +350,9 @@ impl Daemon {
                 Err(TryRecvError::Empty) if is_late => "no answer from the new program".into(),
                 Err(TryRecvError::Empty) => return,
             },
-            Step::Settling if self.listeners.all_retired() && self.queries.is_empty() => {
+            Step::Settling
+                if self.listeners.all_retired() && self.queries.is_empty() && !is_loading =>
+            {
                 handover.step = Step::Resting {
                     waits_for: self.workers.count(),
                     rested: handover::clock(),

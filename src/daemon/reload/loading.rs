@@ -1,0 +1,75 @@
+//! A configuration that is read and checked in a thread of its own.
+//!
+//! A file system may be slow and a file may be long: meanwhile the control thread answers its
+//! clients and the watchdog. The thread knows no more than where the configuration comes from.
+
+use std::io;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+
+use crate::config::{self, Loaded};
+use crate::daemon::origin::{Origin, Texts};
+use crate::daemon::signals;
+use crate::driver::Waker;
+use crate::protocol::schema::Diagnostic;
+
+/// The texts and what they mean, or all that is wrong.
+pub(in crate::daemon) type Outcome = Result<(Texts, Loaded), Vec<Diagnostic>>;
+
+/// Its recursion is as deep as TOML may be nested, tables in lists in tables, which takes more than
+/// the 2 MiB that threads have. Only what is used counts as memory.
+const STACK_BYTES: usize = 16 * 1024 * 1024;
+
+/// Reads and checks the configuration; `in_force` has the names of the texts of the present one.
+///
+/// # Errors
+/// All that is wrong with it.
+pub(in crate::daemon) fn load(origin: &Origin, in_force: &[String]) -> Outcome {
+    let texts = origin.read(in_force)?;
+    let loaded = config::load(&texts.sources)?;
+    Ok((texts, loaded))
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Loading(Receiver<Outcome>);
+
+/// Wakes the control thread when the loading thread ends, in whatever way.
+struct WakeAtEnd(Waker);
+
+impl Drop for WakeAtEnd {
+    fn drop(&mut self) {
+        self.0.wake();
+    }
+}
+
+impl Loading {
+    /// Begins; `control` is woken at the end.
+    pub(super) fn start(origin: &Origin, in_force: &[String], control: Waker) -> io::Result<Self> {
+        let (origin, in_force) = (origin.clone(), in_force.to_vec());
+        let (sender, outcome) = channel();
+        std::thread::Builder::new()
+            .name("reload".into())
+            .stack_size(STACK_BYTES)
+            .spawn(move || {
+                // Dropped after the sender, so that what is sent is there for whoever is woken.
+                let _wake = WakeAtEnd(control);
+                let sender = sender;
+                // Signals are for the main thread. It fails only for a mistake in its arguments.
+                let _ = signals::block_all();
+                // The receiver is there until the outcome is.
+                let _ = sender.send(load(&origin, &in_force));
+            })?;
+        Ok(Self(outcome))
+    }
+
+    /// What came of it, once it is known.
+    pub(super) fn poll(&self) -> Option<Outcome> {
+        match self.0.try_recv() {
+            Ok(outcome) => Some(outcome),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => Some(Err(vec![Diagnostic::general(
+                "the check of the configuration did not come to its end, which is a defect of echod",
+            )])),
+        }
+    }
+}
