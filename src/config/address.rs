@@ -67,6 +67,7 @@ pub(super) fn parse(protocol: Protocol, typed: &Typed) -> Result<Vec<Address>, S
             },
         ]
     };
+    // Neither has an address that a parser knows, and each means both address families.
     if let Some((host @ ("*" | "localhost"), port)) = text.rsplit_once(':') {
         let port = parse_port(port).ok_or("not a port: write 1 to 65535, or 0 for any")?;
         return Ok(match host {
@@ -133,6 +134,7 @@ fn advise(text: &str) -> String {
     if text.contains('/') {
         return format!("a path: {FORMS}, or set protocol to \"unix-stream\" or \"unix-datagram\"");
     }
+    // The last colon is taken for that of the port, as people mean it.
     if let Some((host, port)) = text.rsplit_once(':')
         && let (Ok(v6), Some(port)) = (host.parse::<Ipv6Addr>(), parse_port(port))
     {

@@ -98,6 +98,7 @@ impl Reader<'_> {
                     self.listeners(place, content);
                     continue;
                 }
+                // One that is promised for later is not a listener with a mistyped name.
                 _ => {
                     self.file.astray |=
                         content.get_ref().is_table() && !LATER.contains(&("", name));

@@ -1,7 +1,7 @@
 //! What is found wrong or odd while a configuration is judged: the first findings in reading order,
 //! and how many more there are.
 //!
-//! Bounded, so that a file of nothing but mistakes is neither kept nor printed whole.
+//! Bounded, so that a file full of mistakes is neither kept nor printed whole.
 
 use std::collections::BTreeSet;
 

@@ -8,7 +8,6 @@
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use log::LevelFilter;
 
@@ -19,7 +18,7 @@ use super::lists::{self, show_texts};
 use super::table::Section::{self, Control, Daemon, Log};
 use super::table::Table;
 use super::typed::Typed;
-use super::value::{self, NONZERO, show_duration, show_mode, show_or, show_size};
+use super::value::{self, show_mode, show_or};
 use super::words::quote;
 use super::{Config, DriverChoice, Listener, LogTarget, Protocol, address};
 use crate::echo::Reply;
@@ -153,7 +152,7 @@ pub const KEYS: &[Key] = &[
         "\"30s\"",
         Live,
         "how long established connections may continue after SIGTERM",
-        lens!(daemon.drain_timeout, time, shown_time),
+        lens!(daemon.drain_timeout, value::time, value::show_time),
     ),
     global(
         Daemon,
@@ -161,7 +160,7 @@ pub const KEYS: &[Key] = &[
         "\"0s\"",
         Live,
         "how long to keep serving as not ready before that",
-        lens!(daemon.shutdown_delay, time, shown_time),
+        lens!(daemon.shutdown_delay, value::time, value::show_time),
     ),
     global(
         Daemon,
@@ -169,7 +168,7 @@ pub const KEYS: &[Key] = &[
         "\"off\"",
         Restart,
         "how long a worker spins before it sleeps: less latency, for a CPU",
-        lens!(daemon.busy_poll, value::busy_poll, time_or_off),
+        lens!(daemon.busy_poll, value::busy_poll, value::show_time_or_off),
     ),
     global(
         Daemon,
@@ -323,7 +322,7 @@ pub const KEYS: &[Key] = &[
         "connections that may wait to be accepted, of each socket",
         Lens {
             set: |listener, typed, remarks| {
-                let backlog = remarks.accept(typed, required_number(typed, BACKLOG_MAX));
+                let backlog = remarks.accept(typed, value::required_number(typed, BACKLOG_MAX));
                 listener.backlog = backlog.unwrap_or(listener.backlog);
                 listener.backlog_is_set = true;
             },
@@ -342,7 +341,7 @@ pub const KEYS: &[Key] = &[
         "connections at one time",
         lens!(
             max_connections,
-            |typed| required_number(typed, CONNECTIONS_MAX),
+            |typed| value::required_number(typed, CONNECTIONS_MAX),
             u32::to_string
         ),
     ),
@@ -376,7 +375,7 @@ pub const KEYS: &[Key] = &[
         Live,
         STREAMS,
         "close a connection that has sent nothing for this long",
-        lens!(timeouts.idle, timeout, time_or_off),
+        lens!(timeouts.idle, value::timeout, value::show_time_or_off),
     ),
     listener(
         "max-lifetime",
@@ -384,7 +383,7 @@ pub const KEYS: &[Key] = &[
         Live,
         STREAMS,
         "close a connection after this long",
-        lens!(timeouts.lifetime, timeout, time_or_off),
+        lens!(timeouts.lifetime, value::timeout, value::show_time_or_off),
     ),
     listener(
         "write-stall-timeout",
@@ -392,7 +391,11 @@ pub const KEYS: &[Key] = &[
         Live,
         STREAMS,
         "reset a peer that has read nothing for this long",
-        lens!(timeouts.write_stall, timeout, time_or_off),
+        lens!(
+            timeouts.write_stall,
+            value::timeout,
+            value::show_time_or_off
+        ),
     ),
     listener(
         "no-delay",
@@ -408,7 +411,7 @@ pub const KEYS: &[Key] = &[
         NewConnections,
         TCP,
         "probe a silent peer after this long",
-        lens!(keepalive, value::keepalive, time_or_off),
+        lens!(keepalive, value::keepalive, value::show_time_or_off),
     ),
     listener(
         "receive-buffer",
@@ -416,7 +419,7 @@ pub const KEYS: &[Key] = &[
         NewConnections,
         INTERNET,
         "kernel's receive buffer (SO_RCVBUF)",
-        lens!(receive_buffer, buffer, size_or_auto),
+        lens!(receive_buffer, value::buffer, value::show_size_or_auto),
     ),
     listener(
         "send-buffer",
@@ -424,7 +427,7 @@ pub const KEYS: &[Key] = &[
         NewConnections,
         OWN_SEND_BUFFER,
         "kernel's send buffer (SO_SNDBUF)",
-        lens!(send_buffer, buffer, size_or_auto),
+        lens!(send_buffer, value::buffer, value::show_size_or_auto),
     ),
     listener(
         "allow",
@@ -487,34 +490,6 @@ pub(super) const LATER: &[(&str, &str)] = &[
     ("listener", "proxy-from"),
     ("listener", "rate"),
 ];
-
-fn time(typed: &Typed) -> Result<Duration, String> {
-    value::duration(typed, Duration::ZERO, None).map(Option::unwrap_or_default)
-}
-
-fn shown_time(time: &Duration) -> String {
-    show_duration(*time)
-}
-
-fn timeout(typed: &Typed) -> Result<Option<Duration>, String> {
-    value::duration(typed, NONZERO, Some("off"))
-}
-
-fn time_or_off(time: &Option<Duration>) -> String {
-    show_or(*time, "off", show_duration)
-}
-
-fn required_number(typed: &Typed, most: u32) -> Result<u32, String> {
-    value::number(typed, 1, most, None).map(Option::unwrap_or_default)
-}
-
-fn buffer(typed: &Typed) -> Result<Option<u32>, String> {
-    value::size(typed, Some("auto"))
-}
-
-fn size_or_auto(bytes: &Option<u32>) -> String {
-    show_or(*bytes, "auto", show_size)
-}
 
 /// The name of `when-full`'s value.
 fn when_full_name(when_full: WhenFull) -> &'static str {

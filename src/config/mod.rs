@@ -80,15 +80,15 @@ pub struct Daemon {
     pub workers: Option<u16>,
     /// The workers' way to the kernel.
     pub driver: DriverChoice,
-    /// How long established peers may go on after SIGTERM.
+    /// How long established connections may continue after SIGTERM.
     pub drain_timeout: Duration,
-    /// How long to go on serving as not ready before that, for load balancers.
+    /// How long to keep serving as not ready before that, for load balancers.
     pub shutdown_delay: Duration,
     /// How long a worker spins before it sleeps, at most a second; `None` is not at all.
     pub busy_poll: Option<Duration>,
-    /// Whom to become once everything is bound; `None` is to stay who we are.
+    /// User to switch to once everything is bound; `None` is no other.
     pub user: Option<String>,
-    /// With which group; `None` is the user's own. Never without a user.
+    /// Group to switch to; `None` is the user's own. Never without a user.
     pub group: Option<String>,
 }
 
@@ -111,7 +111,7 @@ pub struct Control {
     pub socket: Option<PathBuf>,
     /// Permissions of the control socket's file.
     pub mode: u32,
-    /// Whose group may connect; `None` is the daemon's own.
+    /// The group that may connect; `None` is the daemon's own.
     pub group: Option<String>,
 }
 
@@ -170,11 +170,11 @@ pub struct Listener {
     pub backlog_is_set: bool,
     /// Connections at one time.
     pub max_connections: u32,
-    /// What happens to the next one.
+    /// What happens to the next connection.
     pub when_full: limits::WhenFull,
     /// Connections of one source; `None` is any number.
     pub max_per_source: Option<u32>,
-    /// When a connection must go.
+    /// How long a connection may be idle, open or stalled.
     pub timeouts: limits::Timeouts,
     /// Whether small answers go out at once.
     pub no_delay: bool,
@@ -184,7 +184,7 @@ pub struct Listener {
     pub receive_buffer: Option<u32>,
     /// The kernel's send buffer in bytes; `None` leaves it to the kernel, or on Unix datagrams to us.
     pub send_buffer: Option<u32>,
-    /// Who may come; both lists are sorted, without duplicates.
+    /// Networks that may connect or send; both lists are sorted, without duplicates.
     pub access: policy::Access,
     /// Source ports whose datagrams are not answered.
     pub source_ports: policy::RefusedPorts,

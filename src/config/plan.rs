@@ -36,11 +36,21 @@ impl Plan {
 pub enum Mood {
     /// It is.
     Real,
-    /// It is a dry run: all is said of what would be.
+    /// It is a dry run: the words are about what would be.
     Conditional,
 }
 
 impl Mood {
+    /// That of a reload, or of a dry run of one.
+    #[must_use]
+    pub fn of_dry_run(dry_run: bool) -> Self {
+        if dry_run {
+            Self::Conditional
+        } else {
+            Self::Real
+        }
+    }
+
     fn pick<'a>(self, real: &'a str, conditional: &'a str) -> &'a str {
         match self {
             Self::Real => real,
@@ -112,6 +122,7 @@ fn changed(old: &Listener, new: &Listener, connections: u64, mood: Mood) -> Chan
     let rebind = differences
         .iter()
         .any(|difference| difference.key.effect == Effect::Rebind);
+    // One key is enough to bind anew, whatever else changes at once.
     let changes = format!("{}{}", mood.changes(), words(&differences));
     let (action, words) = match rebind {
         _ if differences.is_empty() => {

@@ -27,6 +27,7 @@ pub fn render(config: &Config) -> String {
             let Some(value) = key.show_of(listener) else {
                 continue;
             };
+            // To write it would override that of a socket unit.
             text += &if key.name == "backlog" && !listener.backlog_is_set {
                 format!("# backlog is not set: {value}, or that of a .socket unit\n")
             } else {

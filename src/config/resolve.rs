@@ -1,7 +1,7 @@
 //! From the configuration as typed to the one that is meant, or all that is wrong with it.
 //!
 //! Every value that was typed is judged once, where it stands, also one that a later source
-//! overrides: by its row in the table of keys, and then together with others. What is said about a
+//! overrides: by its row in the table of keys, and then together with others. A message about a
 //! value begins with the operator's own words.
 
 use super::clashes::{self, Claim, Owner};

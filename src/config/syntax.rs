@@ -1,8 +1,8 @@
 //! Syntax errors: one message for each line that has one, and which text around it is not to be
 //! trusted.
 //!
-//! What follows a syntax error is a guess, up to the next table: nothing more is said about it, so
-//! that one missing quote is one message.
+//! What follows a syntax error is a guess, up to the next table, and is not judged, so that one
+//! missing quote is one message.
 
 use std::ops::Range;
 

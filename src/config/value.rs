@@ -15,7 +15,7 @@ use crate::cli::text::parse_size;
 const DURATION_MAX: Duration = Duration::from_secs(1000 * 24 * 60 * 60);
 
 /// The least timeout: more than nothing.
-pub(super) const NONZERO: Duration = Duration::from_nanos(1);
+const NONZERO: Duration = Duration::from_nanos(1);
 
 /// What a key may hold beside its range: a word that stands for "none".
 type Word = Option<&'static str>;
@@ -91,6 +91,7 @@ pub(super) fn duration(
     let text = match &typed.value {
         Value::Text(text) if word == Some(text.as_str()) => return Ok(None),
         Value::Text(text) => text.trim(),
+        // As in other programs, where 0 is for ever or at once.
         Value::Integer(0) if word.is_some() => {
             return Err("not a duration: write \"off\" for none".into());
         }
@@ -162,6 +163,38 @@ pub(super) fn mode(typed: &Typed) -> Result<u32, String> {
             "not permissions: write octal digits from \"0000\" to \"0777\", as in \"0660\"".into(),
         ),
     }
+}
+
+/// A time that may be nothing.
+pub(super) fn time(typed: &Typed) -> Result<Duration, String> {
+    duration(typed, Duration::ZERO, None).map(Option::unwrap_or_default)
+}
+
+pub(super) fn show_time(time: &Duration) -> String {
+    show_duration(*time)
+}
+
+/// A time limit, or none.
+pub(super) fn timeout(typed: &Typed) -> Result<Option<Duration>, String> {
+    duration(typed, NONZERO, Some("off"))
+}
+
+pub(super) fn show_time_or_off(time: &Option<Duration>) -> String {
+    show_or(*time, "off", show_duration)
+}
+
+/// A number from 1 on.
+pub(super) fn required_number(typed: &Typed, most: u32) -> Result<u32, String> {
+    number(typed, 1, most, None).map(Option::unwrap_or_default)
+}
+
+/// The size of a buffer, or the kernel's choice.
+pub(super) fn buffer(typed: &Typed) -> Result<Option<u32>, String> {
+    size(typed, Some("auto"))
+}
+
+pub(super) fn show_size_or_auto(bytes: &Option<u32>) -> String {
+    show_or(*bytes, "auto", show_size)
 }
 
 /// How many threads or sockets: more than one for each CPU make no sense.
@@ -262,7 +295,7 @@ pub(super) fn facility(typed: &Typed) -> Result<String, String> {
 }
 
 /// `"10m30s"`: the largest unit first, no spaces, and never months, whose length varies.
-pub(super) fn show_duration(duration: Duration) -> String {
+fn show_duration(duration: Duration) -> String {
     const UNITS: [(&str, u128); 7] = [
         ("d", 86_400_000_000_000),
         ("h", 3_600_000_000_000),
@@ -284,7 +317,7 @@ pub(super) fn show_duration(duration: Duration) -> String {
 }
 
 /// `"64KiB"`: in the largest unit that needs no fraction.
-pub(super) fn show_size(bytes: u32) -> String {
+fn show_size(bytes: u32) -> String {
     let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     let unit = units
         .into_iter()

@@ -332,7 +332,23 @@ pub fn handed_over(reply: &HandOverReply) -> String {
 /// What came of a reload: how it ended, warnings, changes.
 #[must_use]
 pub fn reload(result: &ReloadResult, paint: Paint) -> String {
-    let mut text = reload_line(result, paint) + "\n";
+    reload_line(result, paint) + "\n" + &details(result, paint)
+}
+
+/// What a reload would do.
+#[must_use]
+pub fn reload_plan(result: &ReloadResult, paint: Paint) -> String {
+    let outcome = match result.outcome {
+        ReloadOutcome::Unchanged => "the configuration would be unchanged",
+        _ => "the configuration would be applied",
+    };
+    let heading = paint.bold("dry run, nothing has changed: ");
+    format!("{heading}{outcome}\n{}", details(result, paint))
+}
+
+/// Warnings, and the changes as a table.
+fn details(result: &ReloadResult, paint: Paint) -> String {
+    let mut text = String::new();
     for warning in &result.warnings {
         let line = format!("warning: {}", escape(&warning.to_string()));
         text += &format!("{}\n", paint.yellow(&line));
@@ -366,12 +382,6 @@ pub fn reload(result: &ReloadResult, paint: Paint) -> String {
         );
     }
     text
-}
-
-/// What a reload would do.
-#[must_use]
-pub fn reload_plan(result: &ReloadResult, paint: Paint) -> String {
-    paint.bold("dry run, nothing has changed: ") + &reload(result, paint)
 }
 
 /// `applied, generation 4, in 1.20 ms, by signal, at 2026-01-02T03:04:05Z`

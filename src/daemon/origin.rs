@@ -43,7 +43,7 @@ pub enum Origin {
 pub struct Texts {
     /// The texts in order; later ones override earlier ones.
     pub sources: Vec<Source>,
-    /// Whether it is the built-in configuration, for want of any other.
+    /// Whether it is the built-in configuration, because there is no other.
     pub built_in: bool,
 }
 
@@ -51,7 +51,7 @@ impl Origin {
     /// What the command line says.
     ///
     /// # Errors
-    /// A message for whoever typed it.
+    /// A message for the person who typed it.
     pub fn of(args: &Args) -> Result<Self, String> {
         if let Some(file) = &args.config {
             return Ok(Self::File(file.clone()));
@@ -65,6 +65,7 @@ impl Origin {
         let mut names = Vec::new();
         for url in &args.listen {
             let (protocol, address) = split_url(url)?;
+            // A name for each listener, since the URLs have none.
             let count = names.iter().filter(|name| **name == protocol).count();
             names.push(protocol);
             let name = if count == 0 {
@@ -104,7 +105,7 @@ impl Origin {
 
     /// Reads it. `in_force` has the names of the texts that the present configuration came from, and
     /// is empty at a first start. What was read once has to be there again: it may be missing for a
-    /// moment only, and to serve something else meanwhile would close every listener.
+    /// moment only, and to serve something else in that moment would close every listener.
     ///
     /// # Errors
     /// Everything that could not be read.
@@ -235,7 +236,7 @@ fn read_text(path: &Path, left: u64) -> io::Result<String> {
         .read(true)
         .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits())
         .open(path)?;
-    // It may have been replaced meanwhile, by a FIFO for example: open(2) did not wait for it, and
+    // It may have been replaced since then, by a FIFO for example: open(2) did not wait for it, and
     // read(2) is not tried.
     must_be_file(&file.metadata()?)?;
     let mut text = String::new();

@@ -44,7 +44,7 @@ fn check(text: &str, expect: &Expect) {
     expect.assert_eq(&report(&sources(&[("echod.toml", text)])));
 }
 
-/// A listener with nothing but what is required, and these lines.
+/// A listener with the required keys and these lines.
 fn check_listener(protocol: &str, lines: &str, expect: &Expect) {
     let address = if protocol.starts_with("unix") {
         "/run/echod/a.sock"

@@ -362,6 +362,9 @@ impl Daemon {
                 self.workers.command_all(|_| Command::HandOver);
                 return;
             }
+            Step::Settling if is_late && is_loading => {
+                "a reload is under way; try again later".into()
+            }
             Step::Settling if is_late => {
                 "sockets of an earlier reload are still being served; try again later".into()
             }

@@ -1,4 +1,4 @@
-//! What the reloads so far have come to, and how that is logged.
+//! The results of past reloads, and how they are logged.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -9,10 +9,10 @@ use crate::protocol::schema::{
 /// The start counts as a reload, the first.
 pub(in crate::daemon) const START_ID: u64 = 1;
 
-/// What the reloads so far have come to.
+/// The result of the last reload, and the count of those that were applied.
 #[derive(Debug)]
 pub(in crate::daemon) struct History {
-    /// Of the last one.
+    /// Of the last reload.
     pub last: ReloadResult,
     /// How many configurations have been in force, the present one included.
     pub generation: u64,
@@ -71,6 +71,7 @@ pub(super) fn log_result(result: &ReloadResult) {
             "reload {id}: {error}"
         );
     }
+    // Each error has a line of its own already, which tools can find by its listener.
     match result.outcome {
         ReloadOutcome::Rejected => log::error!(
             reload_id = id;

@@ -1,7 +1,7 @@
 //! A configuration that is read and checked in a thread of its own.
 //!
-//! A file system may be slow and a file may be long: meanwhile the control thread answers its
-//! clients and the watchdog. The thread knows no more than where the configuration comes from.
+//! A file system may be slow and a file may be long: the control thread answers its clients and
+//! the watchdog all the same. The thread knows no more than where the configuration comes from.
 
 use std::io;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
@@ -51,7 +51,7 @@ impl Loading {
             .name("reload".into())
             .stack_size(STACK_BYTES)
             .spawn(move || {
-                // Dropped after the sender, so that what is sent is there for whoever is woken.
+                // Dropped after the sender, so that the outcome is there when the control thread wakes.
                 let _wake = WakeAtEnd(control);
                 let sender = sender;
                 // Signals are for the main thread. It fails only for a mistake in its arguments.
@@ -71,5 +71,35 @@ impl Loading {
                 "the check of the configuration did not come to its end, which is a defect of echod",
             )])),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Source;
+
+    fn load_beside(text: String) -> Vec<Diagnostic> {
+        let source = Source {
+            name: "a.toml".into(),
+            text,
+        };
+        let origin = Origin::Arguments(vec![source]);
+        let control = Waker::new().unwrap();
+        let loading = Loading::start(&origin, &[], control).unwrap();
+        loading.0.recv().unwrap().unwrap_err()
+    }
+
+    #[test]
+    fn nested_as_deep_as_toml_may_be_it_has_stack_enough() {
+        // Each limit is 80 for itself: of tables in tables, and of names in a key.
+        let open = format!("{{{}a = ", "a.".repeat(78));
+        let nested = format!("x = {}1{}", open.repeat(78), "}".repeat(78));
+        let errors = load_beside(nested);
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(
+            errors[0].message.starts_with("x: unknown table"),
+            "{errors:?}"
+        );
     }
 }

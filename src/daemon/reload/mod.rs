@@ -145,6 +145,7 @@ impl Daemon {
             Ok(outcome) => result.outcome = outcome,
             Err(errors) => result.errors = bounded(errors, 0, "error"),
         }
+        // It may be the next one now.
         result.generation = self.history.generation;
         result.duration_us = begun.elapsed().as_micros() as u64;
         let now = Instant::now();
@@ -174,17 +175,14 @@ impl Daemon {
         // A successor continues with what was overridden at run time; a reload ends that.
         let succeeds = result.trigger == Trigger::Start;
         let overridden = succeeds.then(|| self.keep_overrides(&mut config));
-        let mood = if dry_run {
-            Mood::Conditional
-        } else {
-            Mood::Real
-        };
+        let mood = Mood::of_dry_run(dry_run);
         let plan = plan(&self.config, &config, &self.listeners.connections(), mood);
         let is_empty = plan.is_empty();
         result.warnings = loaded.warnings;
         result.warnings.extend(restart_warnings(&plan));
         result.changes.clone_from(&plan.changes);
 
+        // A successor has them for its first good configuration.
         let passed = if dry_run {
             Vec::new()
         } else {
@@ -196,19 +194,13 @@ impl Daemon {
             .listeners
             .prepare(&config, &plan.changes, workers, passed)
             .map_err(|failures| failures.iter().map(Diagnostic::general).collect::<Vec<_>>())?;
-        let warnings = prepared.warnings.iter().map(Diagnostic::general);
-        result.warnings.extend(warnings);
-        let warnings = std::mem::take(&mut result.warnings);
-        result.warnings = bounded(warnings, 0, "warning");
-        // What is dropped here unbound it again: a dry run leaves nothing behind.
+        let warnings = prepared.warnings.iter().map(Diagnostic::general).collect();
+        result.warnings.extend(bounded(warnings, 0, "warning"));
+        // Dropped, what is prepared leaves nothing behind.
         if !dry_run {
-            self.listeners.commit(
-                prepared,
-                &config,
-                &plan.changes,
-                &self.workers,
-                Instant::now(),
-            );
+            let now = Instant::now();
+            self.listeners
+                .commit(prepared, &config, &plan.changes, &self.workers, now);
             if let Some(overridden) = overridden {
                 self.listeners.mark_overridden(overridden);
             }

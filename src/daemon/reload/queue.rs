@@ -1,7 +1,7 @@
 //! Requests for a reload, in the order in which they came: one is carried out at a time.
 //!
 //! Decides, and does nothing. A reload reads what is there when it begins, so one that waits serves
-//! every signal that comes meanwhile; each caller gets a result of its own. Callers are bounded by
+//! every signal that comes before that; each caller gets a result of its own. Callers are bounded by
 //! the connections of the control socket.
 
 use std::collections::VecDeque;
