@@ -290,8 +290,8 @@ fn settings() -> Settings {
         when_full: WhenFull::Wait,
         max_per_source: Some(50),
         access: Access {
-            allow: vec!["127.0.0.0/8".parse().expect("a network")],
-            deny: vec![],
+            allow: ["127.0.0.0/8".parse().expect("a network")].into(),
+            deny: [].into(),
         },
         refuse_source_ports: SourcePorts::default(),
     }

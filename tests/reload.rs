@@ -1,7 +1,12 @@
-//! One configuration becomes another under clients who must not notice.
+//! One configuration becomes another under clients that must not notice.
 //!
 //! Listeners have ports found free just before, so that they can be handed around; the proof under
 //! churn ([`a_hundred_reloads_under_churn_lose_nobody_and_nothing`]) counts and prints.
+
+#[path = "reload/files.rs"]
+mod files;
+#[path = "reload/meanwhile.rs"]
+mod meanwhile;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -43,7 +48,7 @@ fn assert_applied(result: &Value) {
     assert_eq!(result["errors"], json!([]), "{result}");
 }
 
-/// Nobody listens there (any more). A socket on its way out drops what comes, so that a client of
+/// No socket listens there. One that is being retired drops what comes, so that a client of
 /// it waits for a second before it is refused; here it waits for as long as it takes.
 fn refuses(address: SocketAddr) -> bool {
     match TcpStream::connect_timeout(&address, PATIENCE) {
@@ -120,7 +125,8 @@ fn echoctl_reloads_and_says_what_has_changed() {
         .concat(),
     );
     let plan = daemon.ctl_text(&["reload", "--dry-run"]);
-    assert!(plan.starts_with("dry run, nothing has changed: "), "{plan}");
+    let outcome = "dry run, nothing has changed: the configuration would be applied\n";
+    assert!(plan.starts_with(outcome), "{plan}");
     assert_eq!(daemon.listener("changed")["backlog"]["requested"], 100);
     assert!(refuses(at(new)));
     assert_eq!(daemon.ctl_json(&["status"])["status"]["generation"], 1);
@@ -134,7 +140,7 @@ fn echoctl_reloads_and_says_what_has_changed() {
     for (text, row) in [
         (
             &plan,
-            "update  changed             1  changed: backlog 100 → 200 (live); 1 connection stays",
+            "update  changed             1  changed: would change: backlog 100 → 200 (live); 1 connection would stay",
         ),
         (&plan, "add     new"),
         (&plan, "remove  gone"),
@@ -148,7 +154,7 @@ fn echoctl_reloads_and_says_what_has_changed() {
     ] {
         assert!(text.contains(row), "{row:?} in {text}");
     }
-    // The connections of all of them go on; the two that are there and the new one take more.
+    // The connections of all of them continue; the two that are there and the new one take more.
     still_echoes(&mut peers, b"after");
     still_echoes(
         &mut [kept, changed, new].map(|port| connect(at(port))),
@@ -199,7 +205,7 @@ fn every_live_key_takes_effect_without_a_new_socket() {
     update("max-connections = 2\nwhen-full = \"reset\"", &["when-full"]);
     assert!(is_reset(address));
     assert_eq!(daemon.listener("main")["refused"]["full"], 1);
-    // Who may come.
+    // Address rules.
     update(
         "deny = [\"127.0.0.0/8\"]",
         &["max-connections", "when-full", "deny"],
@@ -222,7 +228,7 @@ fn every_live_key_takes_effect_without_a_new_socket() {
     for old in [&mut peer, &mut second, &mut allowed] {
         assert_eq!(exchange(old, b"still echo"), b"still echo");
     }
-    // Timeouts count for those who are here already.
+    // Timeouts count for established connections.
     update("idle-timeout = \"100ms\"", &["reply", "idle-timeout"]);
     for old in [&mut peer, &mut second, &mut allowed] {
         assert_eq!(old.read(&mut [0]).expect("its end"), 0);
@@ -607,7 +613,7 @@ fn a_rejected_reload_changes_nothing_and_says_all_that_is_wrong() {
         [(3, 11), (4, 1), (7, 17)].map(|(line, column)| (Some(line), Some(column)))
     );
 
-    // Who sends a signal sees it in the status, and the service manager is not left waiting.
+    // After a signal it is in the status, and the service manager is not left waiting.
     daemon.forget_notifications();
     daemon.signal(Signal::SIGHUP);
     let reloading = daemon.wait_for_notification("RELOADING=1");
@@ -636,7 +642,7 @@ fn a_rejected_reload_changes_nothing_and_says_all_that_is_wrong() {
             "{log}"
         );
         assert!(
-            log.contains(&format!("reload {id} rejected with 3 error(s)")),
+            log.contains(&format!("reload {id} rejected with 3 errors;")),
             "{log}"
         );
     }
@@ -721,7 +727,7 @@ fn a_reload_that_can_not_bind_one_address_binds_none() {
     still_echoes(&mut peers, b"after");
     still_echoes(&mut [kept, grown].map(|port| connect(at(port))), b"new");
 
-    // Somebody who came first must not be shared with either.
+    // A port that another process had first must not be shared either.
     let_go(somebody);
     let shared = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
     let shared = shared.expect("a socket");
@@ -781,7 +787,7 @@ fn an_override_is_shown_and_the_next_reload_resets_and_lists_it() {
     assert_eq!(listener["backlog"]["effective"], 40);
     assert_eq!(listener["overridden"], json!([]));
 
-    // One that the file has meanwhile come to say is no override any more.
+    // One that the file has since come to say is no override any more.
     daemon.ctl_text(&["backlog", "main", "60"]);
     let result = daemon.reload_with(&tcp("main", &local(port), "backlog = 60"));
     assert_eq!(result["outcome"], "unchanged");
@@ -907,8 +913,33 @@ fn a_dry_run_never_touches_a_socket() {
 }
 
 #[test]
+fn a_dry_run_reports_what_can_not_be_bound() {
+    let [here, taken] = [(); 2].map(|()| free_port());
+    let _other = TcpListener::bind(at(taken)).expect("a listener of another process");
+    let main = tcp("main", &local(here), "");
+    let daemon = Daemon::start(&main);
+    daemon.write_config(&format!("{main}{}", tcp("taken", &local(taken), "")));
+    let output = daemon.ctl(&["--json", "reload", "--dry-run"]);
+    assert!(!output.status.success());
+    let reply: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let result = &reply["result"];
+    assert_eq!(result["outcome"], "rejected", "{result}");
+    let error = result["errors"][0]["message"].as_str().expect("a text");
+    assert!(error.contains("address already in use"), "{error}");
+    assert_eq!(
+        change(result, "taken")["text"],
+        format!("taken: would be added on 127.0.0.1:{taken} (tcp)")
+    );
+    // It is no reload, and leaves nothing behind.
+    let status = daemon.ctl_json(&["status"])["status"].clone();
+    assert_eq!(status["last_reload"]["trigger"], "start");
+    assert_eq!(status["listeners"], 1);
+    exchange(&mut connect(at(here)), b"still here");
+}
+
+#[test]
 fn clients_in_the_queue_of_a_removed_listener_are_served() {
-    // Nobody has let them in yet, and nobody resets them.
+    // No worker has accepted them yet, and none resets them.
     let [kept, gone] = [(); 2].map(|()| free_port());
     let kept = tcp("kept", &local(kept), "");
     let full = "max-connections = 1\nsockets = 1";
@@ -1120,8 +1151,8 @@ fn a_hundred_reloads_under_churn_lose_nobody_and_nothing() {
             let before = served();
             let result = daemon.reload_with(&config(round));
             assert_applied(&result);
-            // On with it when everybody has been served meanwhile. Who meets a socket on its way
-            // out tries again after a second, or several: that is waited for only sometimes.
+            // The next round begins when all clients have been served. One that meets a socket being
+            // retired tries again after a second, or several: that is waited for only sometimes.
             let patient = round % 20 == 0;
             let begun = std::time::Instant::now();
             while served()

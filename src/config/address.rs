@@ -1,20 +1,60 @@
-//! Where a listener listens: the short forms, and which addresses can't be had together.
+//! Where a listener listens: addresses and paths, and their short forms.
 //!
-//! Knows the syntax of addresses and paths. Never asks a name server or the kernel.
+//! Knows the syntax. Never asks a name server or the kernel.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use super::{Address, Protocol};
+use super::findings::Remarks;
+use super::lists::show_texts;
+use super::typed::{Typed, Value};
+use super::words::quote;
+use super::{Address, Protocol, value};
 
 /// The longest path that a `sockaddr_un` has room for: unix(7).
 pub(super) const PATH_BYTES_MAX: usize = 107;
 
+/// The value of `address`: one address, or a list. What is refused is left out.
+pub(super) fn parse_all(
+    protocol: Protocol,
+    typed: &Typed,
+    remarks: &mut Remarks<'_>,
+) -> Vec<Address> {
+    let mut all = Vec::new();
+    if matches!(&typed.value, Value::List(items) if items.is_empty()) {
+        remarks.refuse(typed, "an empty list: write at least one address");
+    }
+    for item in items(typed) {
+        if let Some(addresses) = remarks.accept(item, parse(protocol, item)) {
+            all.extend(addresses);
+        }
+    }
+    all
+}
+
+/// The values that stand for one address each.
+pub(super) fn items(typed: &Typed) -> &[Typed] {
+    match &typed.value {
+        Value::List(items) => items,
+        _ => std::slice::from_ref(typed),
+    }
+}
+
+/// The value of `address`, in its shortest form.
+pub(super) fn show_all(addresses: &[Address]) -> String {
+    match show(addresses).as_slice() {
+        [only] => quote(only),
+        several => show_texts(several),
+    }
+}
+
 /// Reads an address as the protocol writes them; `*` and `localhost` are two.
-pub(super) fn parse(protocol: Protocol, text: &str) -> Result<Vec<Address>, String> {
+pub(super) fn parse(protocol: Protocol, typed: &Typed) -> Result<Vec<Address>, String> {
     if protocol.is_unix() {
+        let text = value::text(typed, "\"/run/echod/echo.sock\"")?;
         return parse_path(text).map(|path| vec![Address::Unix(path)]);
     }
+    let text = value::text(typed, "\"localhost:7007\"")?;
     let pair = |v4: Ipv4Addr, v6: Ipv6Addr, port: u16| {
         vec![
             Address::Inet {
@@ -27,6 +67,7 @@ pub(super) fn parse(protocol: Protocol, text: &str) -> Result<Vec<Address>, Stri
             },
         ]
     };
+    // Neither has an address that a parser knows, and each means both address families.
     if let Some((host @ ("*" | "localhost"), port)) = text.rsplit_once(':') {
         let port = parse_port(port).ok_or("not a port: write 1 to 65535, or 0 for any")?;
         return Ok(match host {
@@ -56,8 +97,13 @@ pub(super) fn parse(protocol: Protocol, text: &str) -> Result<Vec<Address>, Stri
     }])
 }
 
+/// The path of the control socket.
+pub(super) fn parse_socket_path(typed: &Typed) -> Result<Option<PathBuf>, String> {
+    parse_path(value::text(typed, "\"/run/echod/control.sock\"")?).map(Some)
+}
+
 /// The path of a socket file.
-pub(super) fn parse_path(text: &str) -> Result<PathBuf, String> {
+fn parse_path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() || text.ends_with('/') {
         return Err("not the path of a file: write one, as in \"/run/echod/NAME.sock\"".into());
     }
@@ -88,6 +134,7 @@ fn advise(text: &str) -> String {
     if text.contains('/') {
         return format!("a path: {FORMS}, or set protocol to \"unix-stream\" or \"unix-datagram\"");
     }
+    // The last colon is taken for that of the port, as people mean it.
     if let Some((host, port)) = text.rsplit_once(':')
         && let (Ok(v6), Some(port)) = (host.parse::<Ipv6Addr>(), parse_port(port))
     {
@@ -117,47 +164,6 @@ fn advise(text: &str) -> String {
         format!("not an IP address: {FORMS}")
     } else {
         format!("a host name: write its IP address, as in \"192.0.2.1:{port}\"")
-    }
-}
-
-/// How two addresses get in each other's way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Clash {
-    /// They are the same.
-    Same,
-    /// One is part of the other.
-    Overlap,
-}
-
-/// Whether both can be had at one time. Unix paths share one name space, whatever the kind.
-pub(super) fn clash(one: (Protocol, &Address), other: (Protocol, &Address)) -> Option<Clash> {
-    match (one, other) {
-        ((_, Address::Unix(one)), (_, Address::Unix(other))) => {
-            (one == other).then_some(Clash::Same)
-        }
-        (
-            (one_protocol, Address::Inet { address: one, .. }),
-            (other_protocol, Address::Inet { address: other, .. }),
-        ) if one_protocol == other_protocol => clash_inet(one, other),
-        _ => None,
-    }
-}
-
-fn clash_inet(one: &SocketAddr, other: &SocketAddr) -> Option<Clash> {
-    if one.port() != other.port() || one.port() == 0 || one.is_ipv4() != other.is_ipv4() {
-        return None;
-    }
-    if one.ip() == other.ip() {
-        // The same link-local address on another interface is another address.
-        return (scope(one) == scope(other)).then_some(Clash::Same);
-    }
-    (one.ip().is_unspecified() || other.ip().is_unspecified()).then_some(Clash::Overlap)
-}
-
-fn scope(address: &SocketAddr) -> u32 {
-    match address {
-        SocketAddr::V4(_) => 0,
-        SocketAddr::V6(address) => address.scope_id(),
     }
 }
 

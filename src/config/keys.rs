@@ -1,121 +1,74 @@
-//! THE table of configuration keys: name, default, effect at a reload, and a line for people.
+//! THE table of configuration keys: one row for each, with all that is particular to it.
 //!
-//! Everything that lists keys is made from it or tested against it: parsing, rendering, the
-//! reload plan, `etc/echod.toml` and the manual page. If you add a key, also add its arm to
-//! `resolve` (how it is read) and to `render` (how it is shown); a test names what is missing.
+//! A row has the key's name, default and effect at a reload, the protocols that it applies to, and
+//! how its value is read, shown and copied. Parsing, rendering, the reload plan and the tests of
+//! `etc/echod.toml` and of the manual page iterate over the rows. If you add a key: its row here, its
+//! field in [`Config`] or [`Listener`], `etc/echod.toml` and the manual page; a test names what is
+//! missing.
 
-use self::Effect::{Live, NewConnections, Rebind, Restart};
-use super::Protocol;
+use std::path::PathBuf;
+use std::sync::LazyLock;
 
-/// One key of the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Key {
-    /// The table it belongs to.
-    pub section: Section,
-    /// Its name, in kebab-case.
-    pub name: &'static str,
-    /// Its default as written in TOML; empty where the default is absence.
-    pub default: &'static str,
-    /// What a reload does with a new value.
-    pub effect: Effect,
-    /// What it is for, in a line.
-    pub doc: &'static str,
-}
+use log::LevelFilter;
 
-/// The tables of the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Section {
-    /// `[daemon]`
-    Daemon,
-    /// `[control]`
-    Control,
-    /// `[log]`
-    Log,
-    /// `[listener.NAME]`, and `[defaults]` for all of them.
-    Listener,
-}
+use super::findings::{Findings, Remarks};
+use super::key::Effect::{self, Live, NewConnections, Rebind, Restart};
+use super::key::{Field, Key, Lens};
+use super::lists::{self, show_texts};
+use super::table::Section::{self, Control, Daemon, Log};
+use super::table::Table;
+use super::typed::Typed;
+use super::value::{self, show_mode, show_or};
+use super::words::quote;
+use super::{Config, DriverChoice, Listener, LogTarget, Protocol, address};
+use crate::echo::Reply;
+use crate::policy::limits::WhenFull;
 
-/// What a reload does with a new value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// It holds at once, for established connections too.
-    Live,
-    /// It holds for connections that come from now on.
-    NewConnections,
-    /// New sockets are bound; established connections stay.
-    Rebind,
-    /// Only a restart takes it up.
-    Restart,
-}
-
-impl Section {
-    /// The section's name as a table.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Daemon => "daemon",
-            Self::Control => "control",
-            Self::Log => "log",
-            Self::Listener => "listener",
+/// The configuration, and each listener of it, where nothing is typed.
+pub(super) static DEFAULTS: LazyLock<(Config, Listener)> = LazyLock::new(|| {
+    let (mut config, mut listener) = <(Config, Listener)>::default();
+    let (mut errors, mut warnings) = <(Findings, Findings)>::default();
+    for key in KEYS.iter().filter(|key| !key.default.is_empty()) {
+        let typed = Typed::of_table(key.default);
+        let mut remarks = Remarks {
+            errors: &mut errors,
+            warnings: &mut warnings,
+            table: &Table::Defaults,
+            key: key.name,
+        };
+        match &key.field {
+            Field::Config(lens) => (lens.set)(&mut config, &typed, &mut remarks),
+            Field::Listener(lens) => (lens.set)(&mut listener, &typed, &mut remarks),
         }
     }
+    debug_assert!(errors.is_empty(), "every default may be written");
+    listener.backlog_is_set = false;
+    (config, listener)
+});
 
+impl Section {
     /// The keys of this section, in the order in which they are shown.
     pub fn keys(self) -> impl Iterator<Item = &'static Key> {
         KEYS.iter().filter(move |key| key.section == self)
     }
 }
 
-impl Effect {
-    /// The effect in words, as plans and manuals say it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Live => "live",
-            Self::NewConnections => "new connections",
-            Self::Rebind => "re-bind",
-            Self::Restart => "restart",
-        }
-    }
-}
-
-const fn daemon(
+const fn global(
+    section: Section,
     name: &'static str,
     default: &'static str,
     effect: Effect,
     doc: &'static str,
+    lens: Lens<Config>,
 ) -> Key {
     Key {
-        section: Section::Daemon,
+        section,
         name,
         default,
         effect,
+        protocols: ANY,
         doc,
-    }
-}
-
-const fn control(
-    name: &'static str,
-    default: &'static str,
-    effect: Effect,
-    doc: &'static str,
-) -> Key {
-    Key {
-        section: Section::Control,
-        name,
-        default,
-        effect,
-        doc,
-    }
-}
-
-const fn log(name: &'static str, default: &'static str, effect: Effect, doc: &'static str) -> Key {
-    Key {
-        section: Section::Log,
-        name,
-        default,
-        effect,
-        doc,
+        field: Field::Config(lens),
     }
 }
 
@@ -123,206 +76,408 @@ const fn listener(
     name: &'static str,
     default: &'static str,
     effect: Effect,
+    protocols: &'static [Protocol],
     doc: &'static str,
+    lens: Lens<Listener>,
 ) -> Key {
     Key {
         section: Section::Listener,
         name,
         default,
         effect,
+        protocols,
         doc,
+        field: Field::Listener(lens),
     }
 }
 
+/// The lens of a field with a value that `$parse` reads and `$show` writes.
+macro_rules! lens {
+    ($($field:ident).+, $parse:expr, $show:expr) => {
+        Lens {
+            set: |owner, typed, remarks| {
+                if let Some(value) = remarks.accept(typed, ($parse)(typed)) {
+                    owner.$($field).+ = value;
+                }
+            },
+            show: |owner| Option::from(($show)(&owner.$($field).+)),
+            copy: |to, from| to.$($field).+.clone_from(&from.$($field).+),
+        }
+    };
+}
+
+const ANY: &[Protocol] = &Protocol::ALL;
+const STREAMS: &[Protocol] = &[Protocol::Tcp, Protocol::UnixStream];
+const INTERNET: &[Protocol] = &[Protocol::Tcp, Protocol::Udp];
+const UNIX: &[Protocol] = &[Protocol::UnixStream, Protocol::UnixDatagram];
+const TCP: &[Protocol] = &[Protocol::Tcp];
+const UDP: &[Protocol] = &[Protocol::Udp];
+
+/// What is received on a Unix socket is charged to its sender, and a connection does not inherit the
+/// buffers of the listening socket (unix(7)).
+const OWN_SEND_BUFFER: &[Protocol] = &[Protocol::Tcp, Protocol::Udp, Protocol::UnixDatagram];
+
+const BACKLOG_MAX: u32 = i32::MAX as u32;
+const CONNECTIONS_MAX: u32 = 10_000_000;
+
 /// Every key there is.
 pub const KEYS: &[Key] = &[
-    daemon(
+    global(
+        Daemon,
         "workers",
         "\"auto\"",
         Restart,
         "threads that serve; auto: the CPUs this process may use",
+        lens!(daemon.workers, value::count, |count: &Option<u16>| show_or(
+            *count,
+            "auto",
+            |count| count.to_string()
+        )),
     ),
-    daemon(
+    global(
+        Daemon,
         "driver",
         "\"auto\"",
         Restart,
         "way to the kernel: io_uring, epoll, or auto: io_uring where the kernel allows it",
+        lens!(
+            daemon.driver,
+            |typed| value::choice(typed, &DriverChoice::ALL, DriverChoice::name),
+            |driver: &DriverChoice| quote(driver.name())
+        ),
     ),
-    daemon(
+    global(
+        Daemon,
         "drain-timeout",
         "\"30s\"",
         Live,
-        "how long connections may go on after SIGTERM",
+        "how long established connections may continue after SIGTERM",
+        lens!(daemon.drain_timeout, value::time, value::show_time),
     ),
-    daemon(
+    global(
+        Daemon,
         "shutdown-delay",
         "\"0s\"",
         Live,
-        "how long to serve on as not ready before draining",
+        "how long to keep serving as not ready before that",
+        lens!(daemon.shutdown_delay, value::time, value::show_time),
     ),
-    daemon(
+    global(
+        Daemon,
         "busy-poll",
         "\"off\"",
         Restart,
         "how long a worker spins before it sleeps: less latency, for a CPU",
+        lens!(daemon.busy_poll, value::busy_poll, value::show_time_or_off),
     ),
-    daemon(
+    global(
+        Daemon,
         "user",
         "\"\"",
         Restart,
-        "whom to become once everything is bound, when started as root; empty: nobody else",
+        "user to switch to after binding, when started as root; empty: no other",
+        lens!(
+            daemon.user,
+            |typed| value::account(typed, "user"),
+            |user: &Option<String>| quote(user.as_deref().unwrap_or_default())
+        ),
     ),
-    daemon(
+    global(
+        Daemon,
         "group",
         "\"\"",
         Restart,
-        "with which group; empty: the user's own",
+        "group to switch to; empty: the user's own",
+        lens!(
+            daemon.group,
+            |typed| value::account(typed, "group"),
+            |group: &Option<String>| quote(group.as_deref().unwrap_or_default())
+        ),
     ),
-    control(
+    global(
+        Control,
         "socket",
         "",
         Restart,
         "path of the control socket; absent: in the runtime directory",
+        lens!(
+            control.socket,
+            address::parse_socket_path,
+            |path: &Option<PathBuf>| path.as_ref().map(|path| quote(&path.to_string_lossy()))
+        ),
     ),
-    control(
+    global(
+        Control,
         "mode",
         "\"0660\"",
         Restart,
         "permissions of the control socket",
+        lens!(control.mode, value::mode, |mode: &u32| show_mode(*mode)),
     ),
-    control(
+    global(
+        Control,
         "group",
         "",
         Restart,
         "group of the control socket; absent: the daemon's own",
+        lens!(control.group, value::group, |group: &Option<String>| group
+            .as_deref()
+            .map(quote)),
     ),
-    log(
+    global(
+        Log,
         "target",
         "\"auto\"",
         Restart,
         "where the log goes: auto, syslog or stderr",
+        lens!(
+            log.target,
+            |typed| value::choice(typed, &LogTarget::ALL, LogTarget::name),
+            |target: &LogTarget| quote(target.name())
+        ),
     ),
-    log(
+    global(
+        Log,
         "level",
         "\"info\"",
         Live,
         "the least important messages to log",
+        lens!(log.level, value::level, |level: &LevelFilter| quote(
+            value::level_name(*level)
+        )),
     ),
-    log(
+    global(
+        Log,
         "facility",
         "\"daemon\"",
         Restart,
         "syslog facility of the log",
+        lens!(log.facility, value::facility, |facility: &String| quote(
+            facility
+        )),
     ),
     listener(
         "protocol",
         "",
         Rebind,
+        ANY,
         "tcp, udp, unix-stream or unix-datagram; required",
+        lens!(
+            protocol,
+            |typed| value::choice(typed, &Protocol::ALL, Protocol::name),
+            |protocol: &Protocol| quote(protocol.name())
+        ),
     ),
     listener(
         "address",
         "",
         Rebind,
+        ANY,
         "where to listen: an address, a path, or a list; required",
+        Lens {
+            set: |listener, typed, remarks| {
+                listener.addresses = address::parse_all(listener.protocol, typed, remarks);
+            },
+            show: |listener| Some(address::show_all(&listener.addresses)),
+            copy: |to, from| to.addresses.clone_from(&from.addresses),
+        },
     ),
     listener(
         "reply",
         "\"echo\"",
         NewConnections,
+        ANY,
         "what comes back: echo, upper or discard",
+        lens!(
+            reply,
+            |typed| value::choice(typed, &Reply::ALL, Reply::name),
+            |reply: &Reply| quote(reply.name())
+        ),
     ),
     listener(
         "one-shot",
         "false",
         NewConnections,
+        STREAMS,
         "answer what the first read brings, then close",
+        lens!(one_shot, value::flag, bool::to_string),
     ),
     listener(
         "sockets",
         "\"auto\"",
         Rebind,
+        ANY,
         "sockets per address; auto: one per worker",
+        lens!(sockets, value::count, |count: &Option<u16>| show_or(
+            *count,
+            "auto",
+            |count| count.to_string()
+        )),
     ),
     listener(
         "backlog",
         "1024",
         Live,
-        "clients that may wait to be accepted, per socket",
+        STREAMS,
+        "connections that may wait to be accepted, of each socket",
+        Lens {
+            set: |listener, typed, remarks| {
+                let backlog = remarks.accept(typed, value::required_number(typed, BACKLOG_MAX));
+                listener.backlog = backlog.unwrap_or(listener.backlog);
+                listener.backlog_is_set = true;
+            },
+            show: |listener| Some(listener.backlog.to_string()),
+            copy: |to, from| {
+                to.backlog = from.backlog;
+                to.backlog_is_set = from.backlog_is_set;
+            },
+        },
     ),
-    listener("max-connections", "10000", Live, "connections at one time"),
+    listener(
+        "max-connections",
+        "10000",
+        Live,
+        STREAMS,
+        "connections at one time",
+        lens!(
+            max_connections,
+            |typed| value::required_number(typed, CONNECTIONS_MAX),
+            u32::to_string
+        ),
+    ),
     listener(
         "when-full",
         "\"wait\"",
         Live,
+        STREAMS,
         "at max-connections: wait in the backlog, or reset",
+        lens!(
+            when_full,
+            |typed| value::choice(typed, &[WhenFull::Wait, WhenFull::Reset], when_full_name),
+            |when_full: &WhenFull| quote(when_full_name(*when_full))
+        ),
     ),
     listener(
         "max-per-source",
         "\"off\"",
         Live,
+        TCP,
         "connections of one IPv4 address or IPv6 /64",
+        lens!(
+            max_per_source,
+            |typed| value::number(typed, 1, CONNECTIONS_MAX, Some("off")),
+            |count: &Option<u32>| show_or(*count, "off", |count| count.to_string())
+        ),
     ),
     listener(
         "idle-timeout",
         "\"10m\"",
         Live,
-        "close a connection that sends nothing for so long",
+        STREAMS,
+        "close a connection that has sent nothing for this long",
+        lens!(timeouts.idle, value::timeout, value::show_time_or_off),
     ),
     listener(
         "max-lifetime",
         "\"off\"",
         Live,
-        "close a connection that is so old",
+        STREAMS,
+        "close a connection after this long",
+        lens!(timeouts.lifetime, value::timeout, value::show_time_or_off),
     ),
     listener(
         "write-stall-timeout",
         "\"30s\"",
         Live,
-        "reset a peer that reads nothing for so long",
+        STREAMS,
+        "reset a peer that has read nothing for this long",
+        lens!(
+            timeouts.write_stall,
+            value::timeout,
+            value::show_time_or_off
+        ),
     ),
     listener(
         "no-delay",
         "true",
         NewConnections,
+        TCP,
         "send small answers at once (TCP_NODELAY)",
+        lens!(no_delay, value::flag, bool::to_string),
     ),
     listener(
         "keepalive",
         "\"60s\"",
         NewConnections,
-        "probe a silent peer after so long",
+        TCP,
+        "probe a silent peer after this long",
+        lens!(keepalive, value::keepalive, value::show_time_or_off),
     ),
     listener(
         "receive-buffer",
         "\"auto\"",
         NewConnections,
+        INTERNET,
         "kernel's receive buffer (SO_RCVBUF)",
+        lens!(receive_buffer, value::buffer, value::show_size_or_auto),
     ),
     listener(
         "send-buffer",
         "\"auto\"",
         NewConnections,
+        OWN_SEND_BUFFER,
         "kernel's send buffer (SO_SNDBUF)",
+        lens!(send_buffer, value::buffer, value::show_size_or_auto),
     ),
-    listener("allow", "[]", Live, "networks that may come; empty: all"),
+    listener(
+        "allow",
+        "[]",
+        Live,
+        INTERNET,
+        "networks that may connect or send; empty: all",
+        Lens {
+            set: |listener, typed, remarks| {
+                listener.access.allow = lists::networks(typed, remarks).into();
+            },
+            show: |listener| Some(show_texts(&listener.access.allow)),
+            copy: |to, from| to.access.allow.clone_from(&from.access.allow),
+        },
+    ),
     listener(
         "deny",
         "[]",
         Live,
-        "networks that may not come; the most specific entry wins",
+        INTERNET,
+        "networks that may not; the most specific entry decides",
+        Lens {
+            set: |listener, typed, remarks| {
+                listener.access.deny = lists::networks(typed, remarks).into();
+            },
+            show: |listener| Some(show_texts(&listener.access.deny)),
+            copy: |to, from| to.access.deny.clone_from(&from.access.deny),
+        },
     ),
     listener(
         "refuse-source-ports",
         "\"default\"",
         Live,
-        "source ports that are not answered; default: those of services and of this daemon, so that no loop begins",
+        UDP,
+        "source ports that are not answered; default: those of services and of this daemon, which could loop",
+        Lens {
+            set: |listener, typed, remarks| {
+                listener.source_ports = lists::source_ports(typed, remarks);
+            },
+            show: |listener| Some(lists::show_source_ports(&listener.source_ports)),
+            copy: |to, from| to.source_ports.clone_from(&from.source_ports),
+        },
     ),
     listener(
         "mode",
         "\"0660\"",
         Live,
+        UNIX,
         "permissions of a Unix socket's file",
+        lens!(mode, value::mode, |mode: &u32| show_mode(*mode)),
     ),
 ];
 
@@ -336,26 +491,10 @@ pub(super) const LATER: &[(&str, &str)] = &[
     ("listener", "rate"),
 ];
 
-/// Whether a listener key does anything for this protocol.
-#[must_use]
-pub fn has_meaning(protocol: Protocol, name: &str) -> bool {
-    match name {
-        "backlog"
-        | "max-connections"
-        | "when-full"
-        | "one-shot"
-        | "idle-timeout"
-        | "max-lifetime"
-        | "write-stall-timeout" => protocol.is_stream(),
-        "max-per-source" | "no-delay" | "keepalive" => protocol == Protocol::Tcp,
-        "allow" | "deny" => !protocol.is_unix(),
-        // Nobody connects from a source that is forged, and a Unix socket has no port.
-        "refuse-source-ports" => protocol == Protocol::Udp,
-        // What is received on a Unix socket is charged to its sender, and a connection does not
-        // take the listening socket's buffers over (unix(7)).
-        "receive-buffer" => !protocol.is_unix(),
-        "send-buffer" => protocol != Protocol::UnixStream,
-        "mode" => protocol.is_unix(),
-        _ => true,
+/// The name of `when-full`'s value.
+fn when_full_name(when_full: WhenFull) -> &'static str {
+    match when_full {
+        WhenFull::Wait => "wait",
+        WhenFull::Reset => "reset",
     }
 }

@@ -3,22 +3,31 @@
 //!
 //! Knows texts and values. Never opens a file, resolves a name or reads a clock: the daemon
 //! brings the texts as [`Source`]s and carries out what [`plan()`] says. Read on in [`keys`] for
-//! the table of all keys, then along the way of a text: `file` (as typed) → `resolve` (as meant,
-//! with `value` for scalars and `address` for addresses) → `render` (shown again) and [`mod@plan`].
+//! the table of all keys, then along the way of a text: `file` (as typed, with `syntax` for what is
+//! not TOML) → `resolve` (as meant, with `value`, `lists` and `address` for values, `clashes` for
+//! addresses, `findings` for what is wrong) → `render` (shown again) and [`mod@plan`].
 
 #![forbid(unsafe_code)]
 
 mod address;
+mod clashes;
 mod file;
+mod findings;
+pub mod key;
 pub mod keys;
+mod lists;
 pub mod plan;
 mod render;
 mod resolve;
 #[cfg(test)]
 mod shipped;
+mod syntax;
+mod table;
 #[cfg(test)]
 mod tests;
+mod typed;
 mod value;
+mod words;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,9 +40,13 @@ use log::LevelFilter;
 use crate::echo;
 use crate::policy::{self, limits};
 
-pub use keys::{Effect, KEYS, Key, Section};
-pub use plan::{Action, Change, plan};
-pub use render::{quote, render, show};
+pub use crate::protocol::schema::{Change, ChangeAction as Action, Diagnostic};
+pub use key::{Effect, Key};
+pub use keys::KEYS;
+pub use plan::{Mood, Plan, plan};
+pub use render::render;
+pub use table::Section;
+pub use words::quote;
 
 /// What is served without any file: loopback, a port that needs no privilege, TCP and UDP.
 pub const EMBEDDED: &str = r#"# Built into echod, for when there is no configuration file.
@@ -46,8 +59,9 @@ protocol = "udp"
 address = "localhost:7007"
 "#;
 
-/// Everything that was configured, checked as a whole.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Everything that was configured, checked as a whole. The `Default` of it and of its parts is
+/// empty; what holds where nothing is written is in the table of keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// `[daemon]`: threads, driver, and the end of the service.
     pub daemon: Daemon,
@@ -60,21 +74,21 @@ pub struct Config {
 }
 
 /// `[daemon]`
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Daemon {
     /// Threads that serve, 1 to 256; `None` is as many as this process may use CPUs.
     pub workers: Option<u16>,
     /// The workers' way to the kernel.
     pub driver: DriverChoice,
-    /// How long established peers may go on after SIGTERM.
+    /// How long established connections may continue after SIGTERM.
     pub drain_timeout: Duration,
-    /// How long to go on serving as not ready before that, for load balancers.
+    /// How long to keep serving as not ready before that, for load balancers.
     pub shutdown_delay: Duration,
     /// How long a worker spins before it sleeps, at most a second; `None` is not at all.
     pub busy_poll: Option<Duration>,
-    /// Whom to become once everything is bound; `None` is to stay who we are.
+    /// User to switch to once everything is bound; `None` is no other.
     pub user: Option<String>,
-    /// With which group; `None` is the user's own. Never without a user.
+    /// Group to switch to; `None` is the user's own. Never without a user.
     pub group: Option<String>,
 }
 
@@ -91,13 +105,13 @@ pub enum DriverChoice {
 }
 
 /// `[control]`
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Control {
     /// Where the control socket is; `None` is the runtime directory.
     pub socket: Option<PathBuf>,
     /// Permissions of the control socket's file.
     pub mode: u32,
-    /// Whose group may connect; `None` is the daemon's own.
+    /// The group that may connect; `None` is the daemon's own.
     pub group: Option<String>,
 }
 
@@ -110,6 +124,16 @@ pub struct Log {
     pub level: LevelFilter,
     /// The name of a syslog facility.
     pub facility: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            target: LogTarget::default(),
+            level: LevelFilter::Off,
+            facility: String::new(),
+        }
+    }
 }
 
 /// Where the log goes.
@@ -125,7 +149,7 @@ pub enum LogTarget {
 }
 
 /// `[listener.NAME]`. What has no meaning for the protocol is at its default.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listener {
     /// The name of its table.
     pub name: String,
@@ -146,11 +170,11 @@ pub struct Listener {
     pub backlog_is_set: bool,
     /// Connections at one time.
     pub max_connections: u32,
-    /// What happens to the next one.
+    /// What happens to the next connection.
     pub when_full: limits::WhenFull,
     /// Connections of one source; `None` is any number.
     pub max_per_source: Option<u32>,
-    /// When a connection must go.
+    /// How long a connection may be idle, open or stalled.
     pub timeouts: limits::Timeouts,
     /// Whether small answers go out at once.
     pub no_delay: bool,
@@ -160,7 +184,7 @@ pub struct Listener {
     pub receive_buffer: Option<u32>,
     /// The kernel's send buffer in bytes; `None` leaves it to the kernel, or on Unix datagrams to us.
     pub send_buffer: Option<u32>,
-    /// Who may come; both lists are sorted, without duplicates.
+    /// Networks that may connect or send; both lists are sorted, without duplicates.
     pub access: policy::Access,
     /// Source ports whose datagrams are not answered.
     pub source_ports: policy::RefusedPorts,
@@ -169,9 +193,10 @@ pub struct Listener {
 }
 
 /// What a listener speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Protocol {
     /// TCP over IPv4 or IPv6.
+    #[default]
     Tcp,
     /// UDP over IPv4 or IPv6.
     Udp,
@@ -214,29 +239,26 @@ pub struct Loaded {
     pub warnings: Vec<Diagnostic>,
 }
 
-/// One thing that is wrong, or odd, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Diagnostic {
-    /// The name of the source.
-    pub file: String,
-    /// The line, from 1; absent when the whole is meant.
-    pub line: Option<u32>,
-    /// The column in characters, from 1.
-    pub column: Option<u32>,
-    /// The key it is about, e.g. `listener.main.backlog`.
-    pub key: Option<String>,
-    /// What is wrong: what to do.
-    pub message: String,
-}
-
 /// Reads the sources in order: a later one overrides an earlier one key by key, and a list is
 /// replaced as a whole.
 ///
 /// # Errors
 ///
-/// Everything that is wrong in all sources, in order of place.
+/// What is wrong in all sources, in order of place: at most 100 errors, then how many more there are.
 pub fn load(sources: &[Source]) -> Result<Loaded, Vec<Diagnostic>> {
     resolve::load(sources)
+}
+
+impl Config {
+    /// Takes over what takes effect at the next start only, so that it stays as it runs and the next
+    /// reload says so again.
+    pub fn keep_restart_keys_of(&mut self, running: &Self) {
+        for key in KEYS.iter().filter(|key| key.effect == Effect::Restart) {
+            if let key::Field::Config(lens) = &key.field {
+                (lens.copy)(self, running);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -317,20 +339,6 @@ impl fmt::Display for Address {
         match self {
             Self::Inet { address, .. } => address.fmt(f),
             Self::Unix(path) => path.display().fmt(f),
-        }
-    }
-}
-
-impl fmt::Display for Diagnostic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let place = [self.line, self.column]
-            .into_iter()
-            .flatten()
-            .map(|number| format!(":{number}"));
-        let place: String = place.collect();
-        match self.file.as_str() {
-            "" => write!(f, "{}", self.message),
-            file => write!(f, "{file}{place}: {}", self.message),
         }
     }
 }

@@ -1,77 +1,110 @@
-//! What a reload would do: the difference of two configurations, listener by listener.
+//! What a reload does: the difference of two configurations, listener by listener.
 //!
 //! Pure: takes what runs, what is wanted and how many connections there are, and never asks the
 //! kernel. Values are compared as they are shown, so a default written out is no change.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::keys::{Effect, Key, Section};
-use super::render::{show, show_global};
-use super::{Config, Listener, address};
+use super::key::{Effect, Key};
+use super::table::Section;
+use super::{Action, Change, Config, Listener, address};
 
-/// What happens to one listener, or to the daemon as a whole.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
-    /// Its name; `None` is the daemon with its control socket and log.
-    pub listener: Option<String>,
-    /// What is done.
-    pub action: Action,
-    /// The keys whose values differ, in the order of the table of keys.
-    pub keys: Vec<&'static str>,
-    /// Those of them that only a restart takes up.
+/// What becomes of each listener and of the daemon as a whole.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// One for each listener of either side, in the order of their names, then one for the daemon if
+    /// it changes.
+    pub changes: Vec<Change>,
+    /// The keys of the daemon that differ and take effect at the next start.
     pub restart: Vec<&'static Key>,
-    /// The established connections that this is about.
-    pub connections: u64,
-    /// All of it in a line for people.
-    pub text: String,
 }
 
-/// What is done to a listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// It is new.
-    Add,
-    /// Nothing; its sockets are not touched.
-    Keep,
-    /// New values on the same sockets.
-    Update,
-    /// New sockets; the old ones are served until their queues are empty.
-    Rebind,
-    /// Its sockets are served until their queues are empty, then closed.
-    Remove,
-}
-
-impl Action {
-    /// The action's name in the control protocol and in tables.
+impl Plan {
+    /// Whether nothing changes before the next start.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub fn is_empty(&self) -> bool {
+        let changes = |change: &Change| match &change.listener {
+            Some(_) => change.action != Action::Keep,
+            None => change.keys.len() > self.restart.len(),
+        };
+        !self.changes.iter().any(changes)
+    }
+}
+
+/// Whether the plan is carried out. Its words say so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mood {
+    /// It is.
+    Real,
+    /// It is a dry run: the words are about what would be.
+    Conditional,
+}
+
+impl Mood {
+    /// That of a reload, or of a dry run of one.
+    #[must_use]
+    pub fn of_dry_run(dry_run: bool) -> Self {
+        if dry_run {
+            Self::Conditional
+        } else {
+            Self::Real
+        }
+    }
+
+    fn pick<'a>(self, real: &'a str, conditional: &'a str) -> &'a str {
         match self {
-            Self::Add => "add",
-            Self::Keep => "keep",
-            Self::Update => "update",
-            Self::Rebind => "rebind",
-            Self::Remove => "remove",
+            Self::Real => real,
+            Self::Conditional => conditional,
+        }
+    }
+
+    /// How a list of values that change begins.
+    fn changes(self) -> &'static str {
+        self.pick("", "would change: ")
+    }
+
+    /// `; 812 connections stay`, or nothing where there are none.
+    fn stay(self, connections: u64, before: &str) -> String {
+        match connections {
+            0 => String::new(),
+            1 => format!("{before}1 connection {}", self.pick("stays", "would stay")),
+            many => format!(
+                "{before}{many} connections {}",
+                self.pick("stay", "would stay")
+            ),
         }
     }
 }
 
-/// One change for each listener of either side, in the order of their names, then one for the
-/// daemon if it changes. `connections` counts the established ones by listener.
+/// The way from one configuration to the other. `connections` counts the established ones by
+/// listener.
 #[must_use]
-pub fn plan(old: &Config, new: &Config, connections: &BTreeMap<String, u64>) -> Vec<Change> {
+pub fn plan(old: &Config, new: &Config, connections: &BTreeMap<String, u64>, mood: Mood) -> Plan {
     let names: BTreeSet<&String> = old.listeners.keys().chain(new.listeners.keys()).collect();
-    let mut changes = Vec::new();
+    let mut plan = Plan::default();
     for name in names {
         let count = connections.get(name).copied().unwrap_or(0);
-        match (old.listeners.get(name), new.listeners.get(name)) {
-            (Some(old), Some(new)) => changes.push(changed(old, new, count)),
-            (None, Some(new)) => changes.push(added(new, count)),
-            (Some(old), None) => changes.push(removed(old, count)),
-            (None, None) => {}
-        }
+        let change = match (old.listeners.get(name), new.listeners.get(name)) {
+            (Some(old), Some(new)) => changed(old, new, count, mood),
+            (None, Some(new)) => added(new, count, mood),
+            (Some(old), None) => removed(old, count, mood),
+            (None, None) => continue,
+        };
+        plan.changes.push(change);
     }
-    changes.extend(daemon(old, new));
-    changes
+    let differences = daemon_differences(old, new);
+    if !differences.is_empty() {
+        let keys = differences.iter().map(|difference| difference.key);
+        plan.restart = keys.filter(|key| key.effect == Effect::Restart).collect();
+        plan.changes.push(Change {
+            listener: None,
+            action: Action::Update,
+            keys: names_of(&differences),
+            connections: 0,
+            text: format!("daemon: {}{}", mood.changes(), words(&differences)),
+        });
+    }
+    plan
 }
 
 /// One key that differs.
@@ -80,45 +113,41 @@ struct Difference {
     text: String,
 }
 
-fn changed(old: &Listener, new: &Listener, connections: u64) -> Change {
+fn changed(old: &Listener, new: &Listener, connections: u64, mood: Mood) -> Change {
     let differences: Vec<_> = Section::Listener
         .keys()
-        .filter(|key| differs(old, new, key.name))
-        .filter_map(|key| difference(key, Some(show(old, key.name)?), Some(show(new, key.name)?)))
+        .filter(|key| differs(old, new, key))
+        .filter_map(|key| difference(key, Some(key.show_of(old)?), Some(key.show_of(new)?)))
         .collect();
     let rebind = differences
         .iter()
         .any(|difference| difference.key.effect == Effect::Rebind);
-    let stream = old.protocol.is_stream();
+    // One key is enough to bind anew, whatever else changes at once.
+    let changes = format!("{}{}", mood.changes(), words(&differences));
     let (action, words) = match rebind {
-        _ if differences.is_empty() => (Action::Keep, "unchanged".into()),
-        false => (Action::Update, words(&differences)),
-        true => (
-            Action::Rebind,
-            words(&differences)
-                + if stream {
-                    "; the old queue is served"
-                } else {
-                    ""
-                },
-        ),
+        _ if differences.is_empty() => {
+            let words = mood.pick("unchanged", "would stay as it is");
+            (Action::Keep, words.into())
+        }
+        false => (Action::Update, changes),
+        true if old.protocol.is_stream() => {
+            let queue = mood.pick("the old queue is served", "the old queue would be served");
+            (Action::Rebind, format!("{changes}; {queue}"))
+        }
+        true => (Action::Rebind, changes),
     };
     Change {
         listener: Some(new.name.clone()),
         action,
-        keys: differences
-            .iter()
-            .map(|difference| difference.key.name)
-            .collect(),
-        restart: Vec::new(),
+        keys: names_of(&differences),
         connections,
-        text: format!("{}: {words}{}", new.name, stay(connections, "; ", "")),
+        text: format!("{}: {words}{}", new.name, mood.stay(connections, "; ")),
     }
 }
 
 /// Whether a key has another value. The order of addresses has no meaning.
-fn differs(old: &Listener, new: &Listener, key: &str) -> bool {
-    if key == "address" {
+fn differs(old: &Listener, new: &Listener, key: &Key) -> bool {
+    if key.name == "address" {
         let sorted = |listener: &Listener| {
             let mut shown = address::show(&listener.addresses);
             shown.sort();
@@ -126,64 +155,48 @@ fn differs(old: &Listener, new: &Listener, key: &str) -> bool {
         };
         return sorted(old) != sorted(new);
     }
-    show(old, key) != show(new, key)
+    key.show_of(old) != key.show_of(new)
 }
 
-fn added(new: &Listener, connections: u64) -> Change {
+fn added(new: &Listener, connections: u64, mood: Mood) -> Change {
     let addresses = address::show(&new.addresses).join(", ");
+    let added = mood.pick("added", "would be added");
+    let protocol = new.protocol.name();
     Change {
         listener: Some(new.name.clone()),
         action: Action::Add,
         keys: Vec::new(),
-        restart: Vec::new(),
         connections,
-        text: format!(
-            "{}: added on {addresses} ({})",
-            new.name,
-            new.protocol.name()
-        ),
+        text: format!("{}: {added} on {addresses} ({protocol})", new.name),
     }
 }
 
-fn removed(old: &Listener, connections: u64) -> Change {
-    let stay = stay(connections, ", ", " until they end")
-        .replace("stays until they end", "stays until it ends");
-    let queue = if old.protocol.is_stream() {
-        "; its queue is served"
-    } else {
-        ""
+fn removed(old: &Listener, connections: u64, mood: Mood) -> Change {
+    let mut text = format!("{}: {}", old.name, mood.pick("removed", "would be removed"));
+    if old.protocol.is_stream() {
+        text += mood.pick("; its queue is served", "; its queue would be served");
+    }
+    text += &mood.stay(connections, ", ");
+    text += match connections {
+        0 => "",
+        1 => " until it ends",
+        _ => " until they end",
     };
     Change {
         listener: Some(old.name.clone()),
         action: Action::Remove,
         keys: Vec::new(),
-        restart: Vec::new(),
         connections,
-        text: format!("{}: removed{queue}{stay}", old.name),
+        text,
     }
 }
 
-fn daemon(old: &Config, new: &Config) -> Option<Change> {
-    let differences: Vec<_> = [Section::Daemon, Section::Control, Section::Log]
+fn daemon_differences(old: &Config, new: &Config) -> Vec<Difference> {
+    [Section::Daemon, Section::Control, Section::Log]
         .into_iter()
         .flat_map(Section::keys)
-        .filter_map(|key| {
-            let show = |config| show_global(config, key.section, key.name);
-            difference(key, show(old), show(new))
-        })
-        .collect();
-    if differences.is_empty() {
-        return None;
-    }
-    let names = differences.iter().map(|difference| difference.key);
-    Some(Change {
-        listener: None,
-        action: Action::Update,
-        keys: names.clone().map(|key| key.name).collect(),
-        restart: names.filter(|key| key.effect == Effect::Restart).collect(),
-        connections: 0,
-        text: format!("daemon: {}", words(&differences)),
-    })
+        .filter_map(|key| difference(key, key.show(old), key.show(new)))
+        .collect()
 }
 
 /// `backlog 1024 → 4096 (live)`, if there is a difference.
@@ -195,7 +208,7 @@ fn difference(key: &'static Key, old: Option<String>, new: Option<String>) -> Op
         Effect::Restart => "needs a restart",
         other => other.name(),
     };
-    // `mode` and the like are also known without their section, but not by everybody.
+    // `mode` and `group` are keys of several sections.
     let section = match key.section {
         Section::Control | Section::Log => format!("{} ", key.section.name()),
         Section::Daemon | Section::Listener => String::new(),
@@ -231,11 +244,9 @@ fn words(differences: &[Difference]) -> String {
     words.join(", ")
 }
 
-/// `; 812 connections stay`, or nothing where there are none.
-fn stay(connections: u64, before: &str, after: &str) -> String {
-    match connections {
-        0 => String::new(),
-        1 => format!("{before}1 connection stays{after}"),
-        many => format!("{before}{many} connections stay{after}"),
-    }
+fn names_of(differences: &[Difference]) -> Vec<String> {
+    let names = differences
+        .iter()
+        .map(|difference| difference.key.name.into());
+    names.collect()
 }

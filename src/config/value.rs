@@ -1,37 +1,24 @@
 //! Scalars: how a number, duration, size or word is read, and its one canonical form.
 //!
-//! Each `parse` answers with what is wrong and what to do, to be put behind the typed words.
+//! An error says what is wrong and what to do, to be put behind the typed words. What is shown is
+//! TOML.
 
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::file::{Typed, Value};
-use super::render::quote;
+use log::LevelFilter;
+
+use super::typed::{Typed, Value};
+use super::words::{alternatives, nearest, quote};
 use crate::cli::text::parse_size;
 
 /// The longest time there is: 1000 days.
 const DURATION_MAX: Duration = Duration::from_secs(1000 * 24 * 60 * 60);
 
+/// The least timeout: more than nothing.
+const NONZERO: Duration = Duration::from_nanos(1);
+
 /// What a key may hold beside its range: a word that stands for "none".
 type Word = Option<&'static str>;
-
-/// The nearest of these words, if it is near enough to be meant.
-pub(super) fn nearest<'a>(word: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // Only so much is compared: the words are short, and a stranger's may be long.
-    if word.len() > 64 {
-        return None;
-    }
-    let word = word.to_lowercase();
-    let distance = |other: &str| match other.starts_with(&word) || word.starts_with(other) {
-        true if word.len() > 2 => 1,
-        _ => strsim::damerau_levenshtein(&word, other),
-    };
-    let (near, distance) = words
-        .into_iter()
-        .map(|other| (other, distance(other)))
-        .min_by_key(|(_, far)| *far)?;
-    (distance <= (near.len() / 3).max(1)).then_some(near)
-}
 
 /// `true` or `false`.
 pub(super) fn flag(typed: &Typed) -> Result<bool, String> {
@@ -56,7 +43,7 @@ pub(super) fn choice<T: Copy>(
     name: fn(T) -> &'static str,
 ) -> Result<T, String> {
     let names = || choices.iter().map(|choice| name(*choice));
-    let all = or(names());
+    let all = alternatives(names());
     let Value::Text(text) = &typed.value else {
         return Err(format!("not a text: write {all}, in quotes"));
     };
@@ -94,35 +81,6 @@ pub(super) fn number(
     }
 }
 
-/// A port, or a range of them in quotes.
-pub(super) fn ports(typed: &Typed) -> Result<RangeInclusive<u16>, String> {
-    const OUT_OF_RANGE: &str = "out of range: write ports from 0 to 65535";
-    const NO_PORT: &str = "not a port: write e.g. 7, or \"1-1023\" for a range";
-    let text = match &typed.value {
-        Value::Integer(number) => {
-            let port = u16::try_from(*number).map_err(|_| OUT_OF_RANGE)?;
-            return Ok(port..=port);
-        }
-        Value::Text(text) => text.as_str(),
-        _ => return Err(NO_PORT.into()),
-    };
-    let is_number =
-        |text: &str| !text.is_empty() && text.chars().all(|digit| digit.is_ascii_digit());
-    let (first, last) = match text.split_once('-') {
-        Some((first, last)) if is_number(first) && is_number(last) => (first, last),
-        None if is_number(text) => {
-            return Err("a text, not a number: leave out the quotes".into());
-        }
-        _ => return Err(NO_PORT.into()),
-    };
-    let port = |text: &str| text.parse::<u16>().map_err(|_| OUT_OF_RANGE);
-    let (first, last) = (port(first)?, port(last)?);
-    if first > last {
-        return Err(format!("backwards: write \"{last}-{first}\""));
-    }
-    Ok(first..=last)
-}
-
 /// A time with its unit, or the word. Zero only where `least` is.
 pub(super) fn duration(
     typed: &Typed,
@@ -133,6 +91,7 @@ pub(super) fn duration(
     let text = match &typed.value {
         Value::Text(text) if word == Some(text.as_str()) => return Ok(None),
         Value::Text(text) => text.trim(),
+        // As in other programs, where 0 is for ever or at once.
         Value::Integer(0) if word.is_some() => {
             return Err("not a duration: write \"off\" for none".into());
         }
@@ -157,14 +116,14 @@ pub(super) fn duration(
     })?;
     if duration > DURATION_MAX {
         return Err(format!(
-            "too long: write at most \"{}\"{or_word}",
+            "too long: write at most {}{or_word}",
             show_duration(DURATION_MAX)
         ));
     }
     if duration < least {
         let least = match least.as_nanos() {
             1 => "more than 0".into(),
-            _ => format!("at least \"{}\"", show_duration(least)),
+            _ => format!("at least {}", show_duration(least)),
         };
         return Err(format!("too short: write {least}{or_word}"));
     }
@@ -206,18 +165,137 @@ pub(super) fn mode(typed: &Typed) -> Result<u32, String> {
     }
 }
 
-/// `"a", "b" or "c"`
-fn or<'a>(words: impl Iterator<Item = &'a str>) -> String {
-    let mut words: Vec<_> = words.map(quote).collect();
-    match words.pop() {
-        Some(last) if words.is_empty() => last,
-        Some(last) => format!("{} or {last}", words.join(", ")),
-        None => String::new(),
+/// A time that may be nothing.
+pub(super) fn time(typed: &Typed) -> Result<Duration, String> {
+    duration(typed, Duration::ZERO, None).map(Option::unwrap_or_default)
+}
+
+pub(super) fn show_time(time: &Duration) -> String {
+    show_duration(*time)
+}
+
+/// A time limit, or none.
+pub(super) fn timeout(typed: &Typed) -> Result<Option<Duration>, String> {
+    duration(typed, NONZERO, Some("off"))
+}
+
+pub(super) fn show_time_or_off(time: &Option<Duration>) -> String {
+    show_or(*time, "off", show_duration)
+}
+
+/// A number from 1 on.
+pub(super) fn required_number(typed: &Typed, most: u32) -> Result<u32, String> {
+    number(typed, 1, most, None).map(Option::unwrap_or_default)
+}
+
+/// The size of a buffer, or the kernel's choice.
+pub(super) fn buffer(typed: &Typed) -> Result<Option<u32>, String> {
+    size(typed, Some("auto"))
+}
+
+pub(super) fn show_size_or_auto(bytes: &Option<u32>) -> String {
+    show_or(*bytes, "auto", show_size)
+}
+
+/// How many threads or sockets: more than one for each CPU make no sense.
+pub(super) fn count(typed: &Typed) -> Result<Option<u16>, String> {
+    let count = number(typed, 1, 256, Some("auto"))?;
+    Ok(count.and_then(|count| u16::try_from(count).ok()))
+}
+
+/// The kernel takes 1 to 32767 seconds: tcp(7), `TCP_KEEPIDLE`.
+pub(super) fn keepalive(typed: &Typed) -> Result<Option<Duration>, String> {
+    const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);
+    match duration(typed, Duration::from_secs(1), Some("off"))? {
+        Some(duration) if duration > KEEPALIVE_MAX => Err(
+            "too long: the kernel takes at most 32767s: write \"9h\" or less, or \"off\"".into(),
+        ),
+        Some(duration) if duration.subsec_nanos() > 0 => Err(
+            "not whole seconds: the kernel takes no fraction: write e.g. \"60s\", or \"off\""
+                .into(),
+        ),
+        other => Ok(other),
     }
 }
 
-/// `10m30s`: the largest unit first, no spaces, and never months, whose length nobody knows.
-pub(super) fn show_duration(duration: Duration) -> String {
+/// How long a worker spins before it sleeps.
+pub(super) fn busy_poll(typed: &Typed) -> Result<Option<Duration>, String> {
+    const BUSY_POLL_MAX: Duration = Duration::from_secs(1);
+    if let Value::Integer(number @ 1..) = typed.value {
+        return Err(format!(
+            "a number without a unit: write e.g. \"{number}us\", or \"off\""
+        ));
+    }
+    let busy_poll = duration(typed, NONZERO, Some("off"))?;
+    if busy_poll.is_some_and(|time| time > BUSY_POLL_MAX) {
+        return Err(
+            "too long: a worker would hardly ever sleep: write at most \"1s\", e.g. \"50us\", or \"off\""
+                .into(),
+        );
+    }
+    Ok(busy_poll)
+}
+
+/// The name of a user or a group; none where it is empty.
+pub(super) fn account(typed: &Typed, what: &str) -> Result<Option<String>, String> {
+    match text(typed, "\"echod\"")? {
+        "" => Ok(None),
+        name if is_account_name(name) => Ok(Some(name.into())),
+        _ => Err(format!(
+            "not a {what}: write its name, as in \"echod\", or \"\""
+        )),
+    }
+}
+
+/// The name of a group, which is absent rather than empty.
+pub(super) fn group(typed: &Typed) -> Result<Option<String>, String> {
+    match text(typed, "\"echod\"")? {
+        name if is_account_name(name) => Ok(Some(name.into())),
+        _ => Err("not a group: write its name, as in \"echod\", or leave the key out".into()),
+    }
+}
+
+fn is_account_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(|letter: char| letter.is_whitespace() || letter.is_control())
+}
+
+/// The least important messages to log.
+pub(super) fn level(typed: &Typed) -> Result<LevelFilter, String> {
+    const LEVELS: [LevelFilter; 6] = [
+        LevelFilter::Off,
+        LevelFilter::Error,
+        LevelFilter::Warn,
+        LevelFilter::Info,
+        LevelFilter::Debug,
+        LevelFilter::Trace,
+    ];
+    choice(typed, &LEVELS, level_name)
+}
+
+/// The name of a level, in lower case as all words here are.
+pub(super) fn level_name(level: LevelFilter) -> &'static str {
+    match level {
+        LevelFilter::Off => "off",
+        LevelFilter::Error => "error",
+        LevelFilter::Warn => "warn",
+        LevelFilter::Info => "info",
+        LevelFilter::Debug => "debug",
+        LevelFilter::Trace => "trace",
+    }
+}
+
+/// The names of syslog(3)'s facilities.
+pub(super) fn facility(typed: &Typed) -> Result<String, String> {
+    const FACILITIES: [&str; 20] = [
+        "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron",
+        "authpriv", "ftp", "local0", "local1", "local2", "local3", "local4", "local5", "local6",
+        "local7",
+    ];
+    choice(typed, &FACILITIES, |name| name).map(Into::into)
+}
+
+/// `"10m30s"`: the largest unit first, no spaces, and never months, whose length varies.
+fn show_duration(duration: Duration) -> String {
     const UNITS: [(&str, u128); 7] = [
         ("d", 86_400_000_000_000),
         ("h", 3_600_000_000_000),
@@ -235,17 +313,27 @@ pub(super) fn show_duration(duration: Duration) -> String {
             rest %= scale;
         }
     }
-    if shown.is_empty() { "0s".into() } else { shown }
+    quote(if shown.is_empty() { "0s" } else { &shown })
 }
 
-/// `64KiB`: in the largest unit that needs no fraction.
-pub(super) fn show_size(bytes: u32) -> String {
+/// `"64KiB"`: in the largest unit that needs no fraction.
+fn show_size(bytes: u32) -> String {
     let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-    match units
+    let unit = units
         .into_iter()
-        .find(|(_, scale)| bytes > 0 && bytes.is_multiple_of(*scale))
-    {
+        .find(|(_, scale)| bytes > 0 && bytes.is_multiple_of(*scale));
+    quote(&match unit {
         Some((unit, scale)) => format!("{}{unit}", bytes / scale),
         None => format!("{bytes}B"),
-    }
+    })
+}
+
+/// `"0660"`
+pub(super) fn show_mode(mode: u32) -> String {
+    quote(&format!("{mode:04o}"))
+}
+
+/// The value, or the word that stands for none.
+pub(super) fn show_or<T>(value: Option<T>, word: &str, show: impl Fn(T) -> String) -> String {
+    value.map_or_else(|| quote(word), show)
 }

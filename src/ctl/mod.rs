@@ -351,7 +351,7 @@ impl Session {
     /// Prints all that is wrong with a configuration.
     fn rejected(&self, result: &schema::ReloadResult) -> Failure {
         complain(&show::errors(&result.errors, self.error_paint));
-        let count = text::counted(result.errors.len() as u64, "error");
+        let count = result.error_count();
         let message = format!("configuration rejected: {count}; nothing has changed");
         Failure::with(Exit::Configuration, message)
     }

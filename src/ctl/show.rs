@@ -40,10 +40,10 @@ pub fn status(status: &Status, paint: Paint) -> String {
     line("last reload", &reload_line(&status.last_reload, paint));
     // A rejected reload is why many look here at all.
     for diagnostic in &status.last_reload.errors {
-        line("", &paint.red(&diagnostic_line(diagnostic)));
+        line("", &paint.red(&escape(&diagnostic.to_string())));
     }
     for diagnostic in &status.last_reload.warnings {
-        line("", &paint.yellow(&diagnostic_line(diagnostic)));
+        line("", &paint.yellow(&escape(&diagnostic.to_string())));
     }
     line("listeners", &status.listeners.to_string());
     line("connections", &status.connections.to_string());
@@ -355,9 +355,25 @@ pub fn handed_over(reply: &HandOverReply) -> String {
 /// What came of a reload: how it ended, warnings, changes.
 #[must_use]
 pub fn reload(result: &ReloadResult, paint: Paint) -> String {
-    let mut text = reload_line(result, paint) + "\n";
+    reload_line(result, paint) + "\n" + &details(result, paint)
+}
+
+/// What a reload would do.
+#[must_use]
+pub fn reload_plan(result: &ReloadResult, paint: Paint) -> String {
+    let outcome = match result.outcome {
+        ReloadOutcome::Unchanged => "the configuration would be unchanged",
+        _ => "the configuration would be applied",
+    };
+    let heading = paint.bold("dry run, nothing has changed: ");
+    format!("{heading}{outcome}\n{}", details(result, paint))
+}
+
+/// Warnings, and the changes as a table.
+fn details(result: &ReloadResult, paint: Paint) -> String {
+    let mut text = String::new();
     for warning in &result.warnings {
-        let line = format!("warning: {}", diagnostic_line(warning));
+        let line = format!("warning: {}", escape(&warning.to_string()));
         text += &format!("{}\n", paint.yellow(&line));
     }
     let changes = result.changes.iter();
@@ -392,12 +408,6 @@ pub fn reload(result: &ReloadResult, paint: Paint) -> String {
     text
 }
 
-/// What a reload would do.
-#[must_use]
-pub fn reload_plan(result: &ReloadResult, paint: Paint) -> String {
-    paint.bold("dry run, nothing has changed: ") + &reload(result, paint)
-}
-
 /// `applied, generation 4, in 1.20 ms, by signal, at 2026-01-02T03:04:05Z`
 fn reload_line(result: &ReloadResult, paint: Paint) -> String {
     let outcome = result.outcome.words();
@@ -419,24 +429,10 @@ fn reload_line(result: &ReloadResult, paint: Paint) -> String {
 #[must_use]
 pub fn errors(diagnostics: &[Diagnostic], paint: Paint) -> String {
     let lines = diagnostics.iter().map(|diagnostic| {
-        let line = diagnostic_line(diagnostic);
+        let line = escape(&diagnostic.to_string());
         format!("echoctl: {}\n", paint.red(&line))
     });
     lines.collect()
-}
-
-/// `file:line:column: message`, as compilers write it, so that editors find the place.
-fn diagnostic_line(diagnostic: &Diagnostic) -> String {
-    let message = escape(&diagnostic.message);
-    // What is not about a place, such as an address in use.
-    if diagnostic.file.is_empty() {
-        return message;
-    }
-    let mut place = escape(&diagnostic.file);
-    for number in [diagnostic.line, diagnostic.column].into_iter().flatten() {
-        place += &format!(":{number}");
-    }
-    format!("{place}: {message}")
 }
 
 #[cfg(test)]

@@ -6,13 +6,14 @@
 use std::time::Instant;
 
 use crate::config::render;
-use crate::protocol::schema::{self, Trigger};
+use crate::protocol::schema;
 use crate::protocol::wire;
 use crate::protocol::{self, Effect, Outcome, View};
 
 use super::Daemon;
 use super::control::{Call, Reply};
 use super::log;
+use super::reload::Request;
 
 impl View for Daemon {
     fn status(&self) -> schema::Status {
@@ -87,7 +88,8 @@ impl Daemon {
             }
             Effect::SetBacklog { listener, backlog } => Some(self.set_backlog(&listener, backlog)),
             Effect::Reload { dry_run } => {
-                Some(protocol::reloaded(self.reload(Trigger::Control, dry_run)))
+                self.request_reload(Request::of_caller(call.id, dry_run));
+                None
             }
             Effect::Upgrade => {
                 self.upgrade(Some(call.id), now);
@@ -139,7 +141,7 @@ impl Daemon {
 
     /// Lets the workers make the next search among the peers, unless that is for a successor.
     pub(super) fn search_peers(&mut self, now: Instant) {
-        let held = self.holds_searches();
+        let held = self.is_settling();
         let Some(server) = &mut self.server else {
             return;
         };

@@ -38,7 +38,6 @@ use crate::cli::arguments;
 use crate::cli::exit::{self, Exit, Failure, print_or_end};
 use crate::cli::terminal::complain;
 use crate::config::{self, Config, Loaded, render};
-use crate::protocol::schema::Trigger;
 use crate::sys::process::{self, Passed};
 use crate::worker::mailbox::Report;
 
@@ -49,7 +48,7 @@ use handover::upgrade::Handover;
 use handover::{Belongings, Legacy};
 use listeners::Listeners;
 use origin::{Origin, Texts};
-use reload::History;
+use reload::{History, Reloads, Request};
 use signals::{Signal, Signals};
 use stop::DRAIN_LOOK;
 use systemd::notify::Manager;
@@ -107,7 +106,11 @@ fn run(args: &Args) -> Result<(), Failure> {
     };
     signals::inherit_nothing().map_err(|error| Failure::new(format!("signals: {error}")))?;
     let origin = Origin::of(args).map_err(|message| Failure::with(Exit::Usage, message))?;
-    let (texts, loaded) = reload::load(&origin)
+    let in_force = match &legacy {
+        Legacy::Whole(predecessor) => predecessor.record().files.as_slice(),
+        _ => &[],
+    };
+    let (texts, loaded) = reload::load(&origin, in_force)
         .or_else(|errors| match &legacy {
             // It is said as soon as there is a log; who is connected does not suffer for it.
             Legacy::Whole(predecessor) => predecessor.loaded().ok_or(errors),
@@ -209,6 +212,7 @@ struct Daemon {
     // The log level was set at run time.
     log_level_overridden: bool,
     history: History,
+    reloads: Reloads,
     started: Instant,
     stage: Stage,
     signals: Signals,
@@ -276,7 +280,7 @@ impl Daemon {
         let now = Instant::now();
         for signal in self.signals.take() {
             match signal {
-                Signal::Reload => _ = self.reload(Trigger::Signal, false),
+                Signal::Reload => self.request_reload(Request::SIGNAL),
                 Signal::Stop => self.stop(now),
                 Signal::Upgrade => self.upgrade(None, now),
                 Signal::ChildEnded => process::reap_children_of_this_thread(),
@@ -298,6 +302,7 @@ impl Daemon {
             self.handle_call(&call, now);
         }
         self.search_peers(now);
+        self.continue_reloads();
         self.listeners.sweep(&self.workers, now);
         self.go_on_stopping(now);
         self.keep_manager_informed(now);

@@ -1,17 +1,28 @@
-//! Where the configuration comes from, and reading it from there, at start and at each reload.
+//! Where the configuration comes from, and reading it from there, at a start and at each reload.
+//!
+//! Reads regular files only, so that it never waits for a FIFO or a device. A file that can't be read
+//! is an error: only at a start does no file at all mean the built-in configuration, since nothing
+//! that is in force is lost by it then.
 
 use std::fs;
-use std::io;
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::config::{Diagnostic, EMBEDDED, Source, quote};
+use nix::fcntl::OFlag;
+
+use crate::config::{EMBEDDED, Source, quote};
+use crate::protocol::schema::{Diagnostic, bounded};
 
 use super::args::Args;
 
 const DEFAULT_FILE: &str = "/etc/echod/echod.toml";
 
-/// No sane configuration is larger; whatever is, was not meant.
-const FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// What messages and `GetStatus` call the built-in configuration.
+const BUILT_IN: &str = "built-in";
+
+/// Of all files together. A larger one was not meant, and judging it would take long.
+const BYTES_MAX: u64 = 1024 * 1024;
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -32,7 +43,7 @@ pub enum Origin {
 pub struct Texts {
     /// The texts in order; later ones override earlier ones.
     pub sources: Vec<Source>,
-    /// Whether it is the built-in configuration, for want of any other.
+    /// Whether it is the built-in configuration, because there is no other.
     pub built_in: bool,
 }
 
@@ -40,7 +51,7 @@ impl Origin {
     /// What the command line says.
     ///
     /// # Errors
-    /// A message for whoever typed it.
+    /// A message for the person who typed it.
     pub fn of(args: &Args) -> Result<Self, String> {
         if let Some(file) = &args.config {
             return Ok(Self::File(file.clone()));
@@ -54,6 +65,7 @@ impl Origin {
         let mut names = Vec::new();
         for url in &args.listen {
             let (protocol, address) = split_url(url)?;
+            // A name for each listener, since the URLs have none.
             let count = names.iter().filter(|name| **name == protocol).count();
             names.push(protocol);
             let name = if count == 0 {
@@ -91,11 +103,13 @@ impl Origin {
         named.chain(real).collect()
     }
 
-    /// Reads it.
+    /// Reads it. `in_force` has the names of the texts that the present configuration came from, and
+    /// is empty at a first start. What was read once has to be there again: it may be missing for a
+    /// moment only, and to serve something else in that moment would close every listener.
     ///
     /// # Errors
     /// Everything that could not be read.
-    pub fn read(&self) -> Result<Texts, Vec<Diagnostic>> {
+    pub fn read(&self, in_force: &[String]) -> Result<Texts, Vec<Diagnostic>> {
         match self {
             Self::Arguments(sources) => Ok(Texts {
                 sources: sources.clone(),
@@ -106,19 +120,10 @@ impl Origin {
                 built_in: false,
             }),
             Self::Default { reply } => {
-                let mut files = read_with_drop_ins(Path::new(DEFAULT_FILE), false)?;
-                let built_in = files.is_empty();
-                if built_in {
-                    files.push(Source {
-                        name: "built-in".into(),
-                        text: EMBEDDED.into(),
-                    });
-                }
-                let reply = reply.as_deref().map(reply_source);
-                Ok(Texts {
-                    sources: reply.into_iter().chain(files).collect(),
-                    built_in,
-                })
+                let mut texts = read_default(Path::new(DEFAULT_FILE), in_force)?;
+                let reply = reply.iter().map(|reply| reply_source(reply));
+                texts.sources.splice(..0, reply);
+                Ok(texts)
             }
         }
     }
@@ -146,71 +151,131 @@ fn split_url(url: &str) -> Result<(&'static str, &str), String> {
     })
 }
 
+/// The default file and its drop-ins, or the built-in configuration.
+fn read_default(file: &Path, in_force: &[String]) -> Result<Texts, Vec<Diagnostic>> {
+    let was_read = |name: &str| in_force.iter().any(|text| text == name);
+    let required = was_read(&file.display().to_string());
+    let mut sources = read_with_drop_ins(file, required)?;
+    let built_in = sources.is_empty();
+    if built_in {
+        if !in_force.is_empty() && !was_read(BUILT_IN) {
+            return Err(vec![diagnostic(file, &ErrorKind::NotFound.into())]);
+        }
+        sources.push(Source {
+            name: BUILT_IN.into(),
+            text: EMBEDDED.into(),
+        });
+    }
+    Ok(Texts { sources, built_in })
+}
+
 /// The file, if it is there or has to be, and the drop-ins beside it, in name order.
 fn read_with_drop_ins(file: &Path, required: bool) -> Result<Vec<Source>, Vec<Diagnostic>> {
-    let mut sources = Vec::new();
+    let mut paths = Vec::new();
     let mut problems = Vec::new();
-    let mut read = |path: &Path, required: bool| match read_text(path) {
-        Ok(text) => sources.push(Source {
-            name: path.display().to_string(),
-            text,
-        }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !required => {}
-        Err(error) => problems.push(diagnostic(path, &error)),
-    };
-    read(file, required);
+    if required || !is_absent(file) {
+        paths.push(file.to_path_buf());
+    }
     let folder = file.with_file_name("echod.d");
     match drop_ins(&folder) {
-        Ok(paths) => paths.iter().for_each(|path| read(path, true)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Ok(drop_ins) => paths.extend(drop_ins),
+        Err(_) if is_absent(&folder) => {}
         Err(error) => problems.push(diagnostic(&folder, &error)),
+    }
+    let mut sources = Vec::new();
+    let mut left = BYTES_MAX;
+    for path in paths {
+        match read_text(&path, left) {
+            Ok(text) => {
+                left -= text.len() as u64;
+                sources.push(Source {
+                    name: path.display().to_string(),
+                    text,
+                });
+            }
+            Err(error) => {
+                problems.push(diagnostic(&path, &error));
+                // What follows would only repeat it.
+                if error.kind() == ErrorKind::FileTooLarge {
+                    break;
+                }
+            }
+        }
     }
     if problems.is_empty() {
         Ok(sources)
     } else {
-        Err(problems)
+        Err(bounded(problems, 0, "error"))
     }
 }
 
+/// Whether there is nothing of this name. A symbolic link to nothing is something.
+fn is_absent(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound)
+}
+
+/// What the shell's `*.toml` matches: not the hidden files that editors leave beside one.
 fn drop_ins(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "toml")
-        {
-            paths.push(path);
+        let name = entry?.file_name();
+        let bytes = name.as_encoded_bytes();
+        if bytes.ends_with(b".toml") && !bytes.starts_with(b".") {
+            paths.push(folder.join(name));
         }
     }
     paths.sort();
     Ok(paths)
 }
 
-fn read_text(path: &Path) -> io::Result<String> {
-    use std::io::Read;
-
+/// Reads a regular file of at most `left` bytes.
+fn read_text(path: &Path, left: u64) -> io::Result<String> {
+    // To open a device may do something, such as to start a watchdog.
+    must_be_file(&fs::metadata(path)?)?;
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags((OFlag::O_NONBLOCK | OFlag::O_NOCTTY).bits())
+        .open(path)?;
+    // It may have been replaced since then, by a FIFO for example: open(2) did not wait for it, and
+    // read(2) is not tried.
+    must_be_file(&file.metadata()?)?;
     let mut text = String::new();
-    let read = fs::File::open(path)?
-        .take(FILE_BYTES_MAX + 1)
-        .read_to_string(&mut text)?;
-    if read as u64 > FILE_BYTES_MAX {
-        return Err(io::Error::other(
-            "larger than 1 MiB: is this the right file?",
-        ));
+    let read = file.take(left + 1).read_to_string(&mut text)?;
+    if read as u64 > left {
+        return Err(ErrorKind::FileTooLarge.into());
     }
     Ok(text)
 }
 
+fn must_be_file(metadata: &fs::Metadata) -> io::Result<()> {
+    let kind = metadata.file_type();
+    let what = match () {
+        () if kind.is_file() => return Ok(()),
+        () if kind.is_dir() => "a directory",
+        () if kind.is_fifo() => "a FIFO",
+        () if kind.is_socket() => "a socket",
+        () => "a device",
+    };
+    Err(io::Error::other(format!(
+        "{what}, not a file: remove it, or give it another name"
+    )))
+}
+
 fn diagnostic(path: &Path, error: &io::Error) -> Diagnostic {
     let message = match error.kind() {
-        io::ErrorKind::NotFound => "no such file".to_owned(),
-        io::ErrorKind::PermissionDenied => {
+        ErrorKind::NotFound if path.is_symlink() => {
+            "a symbolic link to a file that does not exist: correct it, or remove it".to_owned()
+        }
+        ErrorKind::NotFound => "no such file".to_owned(),
+        ErrorKind::PermissionDenied => {
             "permission denied: the daemon's user must be able to read it; \
              where [daemon] user is set, a link to another folder needs a restart"
                 .to_owned()
         }
-        io::ErrorKind::InvalidData => "not UTF-8 text".to_owned(),
+        ErrorKind::InvalidData => "not UTF-8 text".to_owned(),
+        ErrorKind::FileTooLarge => {
+            "the configuration is larger than 1 MiB in all: is this the right file?".to_owned()
+        }
         _ => error.to_string(),
     };
     Diagnostic {
@@ -219,5 +284,138 @@ fn diagnostic(path: &Path, error: &io::Error) -> Diagnostic {
         column: None,
         key: None,
         message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
+    use super::*;
+
+    /// The names of what is read, or the errors, without the folder.
+    fn read(folder: &Path, in_force: &[&str]) -> String {
+        let file = folder.join("echod.toml");
+        let in_force: Vec<String> = in_force
+            .iter()
+            .map(|name| match *name {
+                BUILT_IN => BUILT_IN.into(),
+                name => folder.join(name).display().to_string(),
+            })
+            .collect();
+        let lines: Vec<String> = match read_default(&file, &in_force) {
+            Ok(texts) => texts.sources.into_iter().map(|text| text.name).collect(),
+            Err(errors) => errors.iter().map(ToString::to_string).collect(),
+        };
+        let folder = format!("{}/", folder.display());
+        lines.join("\n").replace(&folder, "")
+    }
+
+    fn folder() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("echod.d")).unwrap();
+        folder
+    }
+
+    #[test]
+    fn without_a_file_a_start_takes_the_built_in_configuration_and_a_reload_keeps_it() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(read(folder.path(), &[]), "built-in");
+        assert_eq!(read(folder.path(), &[BUILT_IN]), "built-in");
+        fs::write(folder.path().join("echod.toml"), "").unwrap();
+        assert_eq!(read(folder.path(), &[BUILT_IN]), "echod.toml");
+    }
+
+    #[test]
+    fn a_file_that_was_read_must_be_there_again() {
+        let folder = folder();
+        let path = folder.path();
+        assert_eq!(read(path, &["echod.toml"]), "echod.toml: no such file");
+        fs::write(path.join("echod.d/10.toml"), "").unwrap();
+        assert_eq!(
+            read(path, &["echod.toml", "echod.d/10.toml"]),
+            "echod.toml: no such file"
+        );
+        // Drop-ins come and go; but they are not replaced by the built-in configuration either.
+        assert_eq!(read(path, &["echod.d/10.toml"]), "echod.d/10.toml");
+        fs::remove_file(path.join("echod.d/10.toml")).unwrap();
+        assert_eq!(read(path, &["echod.d/10.toml"]), "echod.toml: no such file");
+    }
+
+    #[test]
+    fn a_link_to_nothing_is_an_error_at_a_start_too() {
+        let folder = tempfile::tempdir().unwrap();
+        symlink("release-1/echod.toml", folder.path().join("echod.toml")).unwrap();
+        symlink("release-1/echod.d", folder.path().join("echod.d")).unwrap();
+        let link = "a symbolic link to a file that does not exist: correct it, or remove it";
+        assert_eq!(
+            read(folder.path(), &[]),
+            format!("echod.d: {link}\nechod.toml: {link}")
+        );
+    }
+
+    #[test]
+    fn hidden_files_and_other_names_are_no_drop_ins() {
+        let folder = folder();
+        let drop_ins = folder.path().join("echod.d");
+        for name in [
+            "20-b.toml",
+            "10-a.toml",
+            ".toml",
+            ".hidden.toml",
+            "README",
+            "a.toml~",
+        ] {
+            fs::write(drop_ins.join(name), "").unwrap();
+        }
+        symlink("user@host.1234:17", drop_ins.join(".#10-a.toml")).unwrap();
+        assert_eq!(
+            read(folder.path(), &[]),
+            "echod.d/10-a.toml\nechod.d/20-b.toml"
+        );
+    }
+
+    #[test]
+    fn what_is_no_file_is_an_error_with_its_name() {
+        let folder = folder();
+        let path = |name: &str| folder.path().join("echod.d").join(name);
+        mkfifo(&path("1.toml"), Mode::S_IRWXU).unwrap();
+        fs::create_dir(path("2.toml")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(path("3.toml")).unwrap();
+        symlink("/dev/zero", path("4.toml")).unwrap();
+        symlink("1.toml", path("5.toml")).unwrap();
+        symlink("nowhere", path("6.toml")).unwrap();
+        let rest = "not a file: remove it, or give it another name";
+        assert_eq!(
+            read(folder.path(), &[]),
+            format!(
+                "echod.d/1.toml: a FIFO, {rest}\n\
+                 echod.d/2.toml: a directory, {rest}\n\
+                 echod.d/3.toml: a socket, {rest}\n\
+                 echod.d/4.toml: a device, {rest}\n\
+                 echod.d/5.toml: a FIFO, {rest}\n\
+                 echod.d/6.toml: a symbolic link to a file that does not exist: correct it, or remove it"
+            )
+        );
+    }
+
+    #[test]
+    fn all_files_together_are_bounded() {
+        let folder = folder();
+        let half = " ".repeat(BYTES_MAX as usize / 2);
+        for name in ["1.toml", "2.toml"] {
+            fs::write(folder.path().join("echod.d").join(name), &half).unwrap();
+        }
+        assert_eq!(read(folder.path(), &[]), "echod.d/1.toml\nechod.d/2.toml");
+        for name in ["3.toml", "4.toml"] {
+            fs::write(folder.path().join("echod.d").join(name), "#").unwrap();
+        }
+        assert_eq!(
+            read(folder.path(), &[]),
+            "echod.d/3.toml: the configuration is larger than 1 MiB in all: is this the right file?"
+        );
     }
 }

@@ -12,9 +12,9 @@ use std::time::Instant;
 use nix::unistd::geteuid;
 
 use crate::cli::exit::{Exit, Failure};
-use crate::config::{self, Config, DriverChoice, Loaded, plan};
+use crate::config::{self, Config, DriverChoice, Loaded, Mood, plan};
 use crate::protocol;
-use crate::protocol::schema::{self, Trigger, UpgradeResult};
+use crate::protocol::schema::{self, UpgradeResult};
 use crate::sys::process::Passed;
 
 use super::args::Args;
@@ -23,7 +23,7 @@ use super::handover::program::CommandLine;
 use super::handover::{self, Legacy, Predecessor};
 use super::listeners::{Listeners, Prepared, passed, survivors};
 use super::origin::{Origin, Texts};
-use super::reload::{self, History};
+use super::reload::{self, History, Reloads};
 use super::signals::Signals;
 use super::systemd::notify::Manager;
 use super::systemd::status::Status;
@@ -45,7 +45,7 @@ impl First {
             listeners: Default::default(),
             ..config.clone()
         };
-        let changes = plan(&nothing, config, &Default::default());
+        let changes = plan(&nothing, config, &Default::default(), Mood::Real).changes;
         let prepared = Listeners::default()
             .prepare(
                 config,
@@ -72,7 +72,10 @@ impl Daemon {
         legacy: Legacy,
         begun: Instant,
     ) -> Result<Self, Failure> {
-        let Loaded { config, warnings } = loaded;
+        let Loaded {
+            config,
+            mut warnings,
+        } = loaded;
         let command_line = CommandLine::of_this_process()
             .map_err(|error| Failure::new(format!("where this program is: {error}")))?;
         let mut predecessor = None;
@@ -170,6 +173,7 @@ impl Daemon {
             config,
             log_level_overridden: false,
             history: History::none(),
+            reloads: Reloads::none(),
             started: now,
             stage: Stage::Serving,
             signals,
@@ -186,13 +190,12 @@ impl Daemon {
                 .map(|patience| Watchdog::new(patience, count, now)),
             manager,
         };
-        let mut warnings: Vec<_> = warnings.iter().map(reload::diagnostic).collect();
         let spins = daemon.config.daemon.busy_poll.is_some() && count > available_cpus();
         let warning = spins.then(|| busy_poll_warning(count, available_cpus()));
         daemon.listeners.landlock = landlock;
         let result = match (first, predecessor) {
             (Some(first), _) => {
-                warnings.extend(warning.iter().map(|warning| reload::general(warning)));
+                warnings.extend(warning.iter().map(schema::Diagnostic::general));
                 daemon.begin(first, warnings, begun)?;
                 None
             }
@@ -232,15 +235,15 @@ impl Daemon {
             exit: Exit::Failed,
             messages,
         })?);
-        warnings.extend(more.iter().map(|warning| reload::general(warning)));
+        warnings.extend(more.iter().map(schema::Diagnostic::general));
         for warning in &warnings {
             log::warn!(
                 reload_id = reload::START_ID, listener = reload::listener_of(warning);
-                "{}", reload::text(warning)
+                "{warning}"
             );
         }
         self.update_store();
-        self.history = History::start(warnings, &changes, begun, now);
+        self.history = History::start(warnings, changes, begun, now);
         Ok(())
     }
 
@@ -260,7 +263,7 @@ impl Daemon {
         // What was passed again is here already.
         self.passed
             .retain(|passed| !self.listeners.has(passed.fd.as_fd()));
-        self.reload(Trigger::Start, false);
+        self.reload_at_start();
         self.update_store();
         result
     }

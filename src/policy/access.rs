@@ -3,16 +3,18 @@
 //! Also says what one source is, for `max-per-source`.
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// The rules of one listener. Without any, all sources are permitted.
+/// The rules of one listener. Without any, all sources are permitted. Listeners and workers share the
+/// lists, which may be long.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Access {
     /// Networks that are permitted. Unless it is empty, no other network is.
-    pub allow: Vec<IpNet>,
+    pub allow: Arc<[IpNet]>,
     /// Networks that are refused, except for longer prefixes in `allow`.
-    pub deny: Vec<IpNet>,
+    pub deny: Arc<[IpNet]>,
 }
 
 impl Access {

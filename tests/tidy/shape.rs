@@ -9,14 +9,16 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::{File, code, rust_files};
 
 /// The folders that the rules apply to.
-const ROOMS: [&str; 9] = [
+const ROOMS: [&str; 11] = [
     "src/echo",
     "src/policy",
     "src/stats.rs",
     "src/sys",
     "src/driver",
     "src/worker",
+    "src/config",
     "src/daemon/log",
+    "src/daemon/reload",
     "src/ctl",
     "src/cli",
 ];

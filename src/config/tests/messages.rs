@@ -1,4 +1,4 @@
-//! What is said about each kind of mistake.
+//! The message for each kind of mistake.
 
 use super::*;
 

@@ -44,7 +44,7 @@ fn check(text: &str, expect: &Expect) {
     expect.assert_eq(&report(&sources(&[("echod.toml", text)])));
 }
 
-/// A listener with nothing but what is required, and these lines.
+/// A listener with the required keys and these lines.
 fn check_listener(protocol: &str, lines: &str, expect: &Expect) {
     let address = if protocol.starts_with("unix") {
         "/run/echod/a.sock"
@@ -57,11 +57,39 @@ fn check_listener(protocol: &str, lines: &str, expect: &Expect) {
     );
 }
 
+/// A listener's value for a key, as it is shown.
+fn show(listener: &Listener, name: &str) -> Option<String> {
+    let key = Section::Listener.keys().find(|key| key.name == name);
+    key.expect("there is such a key").show_of(listener)
+}
+
+/// All defaults as a text like any other.
+fn default_text() -> String {
+    let sections = [
+        Section::Daemon,
+        Section::Control,
+        Section::Log,
+        Section::Listener,
+    ];
+    let tables = sections.map(|section| {
+        let name = match section {
+            Section::Listener => "defaults",
+            section => section.name(),
+        };
+        let keys = section.keys().filter(|key| !key.default.is_empty());
+        let lines: String = keys
+            .map(|key| format!("{} = {}\n", key.name, key.default))
+            .collect();
+        format!("[{name}]\n{lines}")
+    });
+    tables.concat()
+}
+
 const TCP: &str = "[listener.a]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:7\"\n";
 
 #[test]
 fn the_defaults_are_as_the_table_of_keys_says() {
-    let text = format!("{}{TCP}", resolve::default_text());
+    let text = format!("{}{TCP}", default_text());
     let mut bare = valid(TCP);
     for listener in bare.listeners.values_mut() {
         // That is the one key which means something more by being written.
@@ -229,26 +257,6 @@ fn source_ports_are_shown_in_one_form() {
     // A list that names the ports of the default does not follow the ports that are served.
     let list = "[11211, 5353, 2049, 1900, \"0-1023\"]";
     assert_eq!(shown(list), "[\"0-1023\", 1900, 2049, 5353, 11211]");
-}
-
-#[test]
-fn every_key_is_shown() {
-    for key in KEYS {
-        let mut config = Config::embedded();
-        config.control.socket = Some("/run/c".into());
-        config.control.group = Some("echod".into());
-        let shown = match key.section {
-            Section::Listener => Protocol::ALL.iter().any(|protocol| {
-                let listener = Listener {
-                    protocol: *protocol,
-                    ..config.listeners["tcp"].clone()
-                };
-                show(&listener, key.name).is_some()
-            }),
-            section => render::show_global(&config, section, key.name).is_some(),
-        };
-        assert!(shown, "{} is missing in render.rs", key.name);
-    }
 }
 
 /// A value for each key, some of them wrong.
@@ -482,5 +490,90 @@ fn the_pool_has_a_value_for_every_key() {
             "{}",
             key.name
         );
+    }
+}
+
+/// How many errors a text has: those that are shown, and what stands behind them.
+fn count_errors(text: &str) -> (usize, String) {
+    let errors = load(&sources(&[("a.toml", text)])).unwrap_err();
+    let last = errors.last().map(ToString::to_string);
+    (errors.len(), last.unwrap_or_default())
+}
+
+#[test]
+fn no_more_than_a_hundred_errors_are_shown_and_the_others_are_counted() {
+    let all = |count: usize| format!("{TCP}[daemon]\n{}", "a b\n".repeat(count));
+    assert_eq!(count_errors(&all(100)).0, 100);
+    let (count, last) = count_errors(&all(101));
+    assert_eq!((count, last.as_str()), (101, "1 more error not shown"));
+    let (count, last) = count_errors(&all(20_000));
+    assert_eq!((count, last.as_str()), (101, "19900 more errors not shown"));
+    // They are the first ones, in whatever order they were found.
+    let unknown: String = (0..200).map(|n| format!("k{} = {n}\n", 199 - n)).collect();
+    let text = format!("[daemon]\n{unknown}{TCP}");
+    let errors = load(&sources(&[("a.toml", &text)])).unwrap_err();
+    let lines: Vec<_> = errors.iter().filter_map(|error| error.line).collect();
+    assert_eq!(lines, (2..102).collect::<Vec<_>>());
+}
+
+/// One mebibyte of what costs most in proportion to its length. A check whose time grows with the
+/// square of that would take minutes for each.
+#[test]
+fn a_mebibyte_of_anything_is_judged_in_linear_time() {
+    const BYTES: usize = 1 << 20;
+    let repeat = |text: &str| text.repeat(BYTES / text.len());
+    let number = |line: fn(usize) -> String| {
+        let mut text = String::new();
+        let lines = (0..).map(line);
+        for line in lines {
+            text += &line;
+            if text.len() >= BYTES {
+                break;
+            }
+        }
+        text
+    };
+    let address = |n: usize| format!("\"127.{}.{}.{}:7\",", n >> 16, n >> 8 & 255, n & 255);
+    let unix = "[listener.u]\nprotocol = \"unix-stream\"\naddress = [";
+    let texts = [
+        repeat("a\n"),
+        repeat("a b "),
+        repeat("[[listener.a]]\n"),
+        repeat("[a"),
+        repeat("[daemon]\nworkers = 0\n"),
+        format!("a = {}", repeat("[")),
+        format!("a = {}", repeat("{a.a.a.a = ")),
+        number(|n| format!("key{n} = 1\n")),
+        number(|n| format!("k{:07} = 1\n", 9_999_999 - n)),
+        number(|n| format!("[listener.l{n}]\nx = 1\n")),
+        number(|n| format!("[listener.l{n}]\nprotocol = \"tcp\"\naddress = \"*:7\"\n")),
+        format!(
+            "{TCP}[defaults]\nallow = [{}]",
+            number(|n| format!("\"10.0.{}/8\",", n))
+        ),
+        format!(
+            "[listener.a]\nprotocol = \"tcp\"\naddress = [{}]",
+            number(address)
+        ),
+        format!(
+            "[listener.a]\nprotocol = \"tcp\"\naddress = [{}]",
+            repeat("\"127.0.0.1:7\",")
+        ),
+        format!("{unix}{}]", repeat("\"/run/echod/a.sock\",\n")),
+        {
+            let networks: String = (0..30_000)
+                .map(|n| format!("\"10.{}.{}.0/24\",", n >> 8, n & 255))
+                .collect();
+            let listener =
+                |n: usize| format!("[listener.l{n}]\nprotocol = \"tcp\"\naddress = \"*:{n}\"\n");
+            let listeners: String = (1..10_000).map(listener).collect();
+            format!("[defaults]\nallow = [{networks}]\n{listeners}")
+        },
+    ];
+    for text in texts {
+        match load(&sources(&[("a.toml", &text)])) {
+            Ok(loaded) => assert!(loaded.warnings.len() <= 101),
+            Err(errors) => assert!(errors.len() <= 101, "{}", errors.len()),
+        }
     }
 }

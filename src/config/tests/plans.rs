@@ -3,34 +3,48 @@
 use super::*;
 
 fn check_plan(old: &str, new: &str, connections: &[(&str, u64)], expect: &Expect) {
+    check_words(old, new, connections, Mood::Real, expect);
+}
+
+fn check_words(old: &str, new: &str, connections: &[(&str, u64)], mood: Mood, expect: &Expect) {
     let connections = connections
         .iter()
         .map(|(name, count)| ((*name).into(), *count))
         .collect();
-    let changes = plan(&valid(old), &valid(new), &connections);
+    let plan = plan(&valid(old), &valid(new), &connections, mood);
     let line = |change: &Change| {
-        let restart: Vec<_> = change.restart.iter().map(|key| key.name).collect();
         format!(
-            "{} {:?} restart {:?}\n    {}\n",
+            "{} {:?}\n    {}\n",
             change.action.name(),
             change.keys,
-            restart,
             change.text
         )
     };
-    expect.assert_eq(&changes.iter().map(line).collect::<String>());
+    let mut words: String = plan.changes.iter().map(line).collect();
+    if !plan.restart.is_empty() {
+        let restart = plan.restart.iter();
+        let restart: Vec<_> = restart
+            .map(|key| format!("{}.{}", key.section.name(), key.name))
+            .collect();
+        words += &format!("at the next start: {}\n", restart.join(", "));
+    }
+    if plan.is_empty() {
+        words += "nothing changes\n";
+    }
+    expect.assert_eq(&words);
 }
 
 #[test]
 fn a_default_written_out_is_no_change() {
     check_plan(
         TCP,
-        &format!("{}{TCP}", resolve::default_text()),
+        &format!("{}{TCP}", default_text()),
         &[("a", 812)],
         &expect![[r#"
-        keep [] restart []
-            a: unchanged; 812 connections stay
-    "#]],
+            keep []
+                a: unchanged; 812 connections stay
+            nothing changes
+        "#]],
     );
 }
 
@@ -43,7 +57,7 @@ fn new_values_take_effect_as_their_keys_say() {
         ),
         &[("a", 812)],
         &expect![[r#"
-            update ["reply", "backlog", "max-per-source", "allow"] restart []
+            update ["reply", "backlog", "max-per-source", "allow"]
                 a: reply echo → upper (new connections), backlog 1024 → 4096 (live), max-per-source off → 3 (live), allow [] → ["10.0.0.0/8"] (live); 812 connections stay
         "#]],
     );
@@ -57,7 +71,7 @@ fn other_source_ports_are_refused_at_once() {
         &format!("{udp}refuse-source-ports = [7, 19]\n"),
         &[],
         &expect![[r#"
-            update ["refuse-source-ports"] restart []
+            update ["refuse-source-ports"]
                 a: refuse-source-ports default → [7, 19] (live)
         "#]],
     );
@@ -66,8 +80,9 @@ fn other_source_ports_are_refused_at_once() {
         &format!("{udp}refuse-source-ports = [7, 19, 7]\n"),
         &[],
         &expect![[r#"
-            keep [] restart []
+            keep []
                 a: unchanged
+            nothing changes
         "#]],
     );
 }
@@ -79,7 +94,7 @@ fn another_address_or_protocol_is_bound_anew() {
         &TCP.replace(":7", ":8"),
         &[("a", 1)],
         &expect![[r#"
-        rebind ["address"] restart []
+        rebind ["address"]
             a: address 127.0.0.1:7 → 127.0.0.1:8 (re-bind); the old queue is served; 1 connection stays
     "#]],
     );
@@ -88,7 +103,7 @@ fn another_address_or_protocol_is_bound_anew() {
         &TCP.replace("tcp", "udp"),
         &[("a", 2)],
         &expect![[r#"
-        rebind ["protocol"] restart []
+        rebind ["protocol"]
             a: protocol tcp → udp (re-bind); the old queue is served; 2 connections stay
     "#]],
     );
@@ -97,7 +112,7 @@ fn another_address_or_protocol_is_bound_anew() {
         &format!("{TCP}sockets = 2\nbacklog = 5\n"),
         &[],
         &expect![[r#"
-        rebind ["sockets", "backlog"] restart []
+        rebind ["sockets", "backlog"]
             a: sockets auto → 2 (re-bind), backlog 1024 → 5 (live); the old queue is served
     "#]],
     );
@@ -113,8 +128,9 @@ fn the_order_of_addresses_and_networks_is_no_change() {
         &with("[\"*:8\", \"*:7\"]", "[\"11.0.0.0/8\", \"10.0.0.0/8\"]"),
         &[],
         &expect![[r#"
-            keep [] restart []
+            keep []
                 a: unchanged
+            nothing changes
         "#]],
     );
 }
@@ -128,11 +144,11 @@ fn listeners_come_and_go_in_the_order_of_their_names() {
         &format!("{lab}{TCP}"),
         &[("old", 3)],
         &expect![[r#"
-        keep [] restart []
+        keep []
             a: unchanged
-        add [] restart []
+        add []
             lab: added on *:7, *:8 (udp)
-        remove [] restart []
+        remove []
             old: removed; its queue is served, 3 connections stay until they end
     "#]],
     );
@@ -141,11 +157,11 @@ fn listeners_come_and_go_in_the_order_of_their_names() {
         &format!("{old}{TCP}"),
         &[],
         &expect![[r#"
-        keep [] restart []
+        keep []
             a: unchanged
-        remove [] restart []
+        remove []
             lab: removed
-        add [] restart []
+        add []
             old: added on *:8 (tcp)
     "#]],
     );
@@ -154,9 +170,9 @@ fn listeners_come_and_go_in_the_order_of_their_names() {
         TCP,
         &[("old", 1), ("a", 1)],
         &expect![[r#"
-        keep [] restart []
+        keep []
             a: unchanged; 1 connection stays
-        remove [] restart []
+        remove []
             old: removed; its queue is served, 1 connection stays until it ends
     "#]],
     );
@@ -171,10 +187,58 @@ fn the_daemon_says_what_needs_a_restart() {
         ),
         &[],
         &expect![[r#"
-            keep [] restart []
+            keep []
                 a: unchanged
-            update ["workers", "drain-timeout", "group", "level"] restart ["workers", "group"]
+            update ["workers", "drain-timeout", "group", "level"]
                 daemon: workers auto → 2 (needs a restart), drain-timeout 30s → 1m (live), control group not set → ops (needs a restart), log level info → debug (live)
+            at the next start: daemon.workers, control.group
+        "#]],
+    );
+}
+
+#[test]
+fn what_waits_for_the_next_start_changes_nothing() {
+    let running = valid(TCP);
+    let text = format!("[daemon]\nworkers = 2\n[control]\ngroup = \"ops\"\n{TCP}");
+    check_plan(
+        TCP,
+        &text,
+        &[],
+        &expect![[r#"
+            keep []
+                a: unchanged
+            update ["workers", "group"]
+                daemon: workers auto → 2 (needs a restart), control group not set → ops (needs a restart)
+            at the next start: daemon.workers, control.group
+            nothing changes
+        "#]],
+    );
+    let mut config = valid(&text);
+    config.keep_restart_keys_of(&running);
+    assert_eq!(config, running);
+}
+
+#[test]
+fn a_dry_run_says_what_would_be() {
+    let old = "[listener.old]\nprotocol = \"tcp\"\naddress = \"*:8\"\n";
+    let lab = "[listener.lab]\nprotocol = \"tcp\"\naddress = \"*:9\"\n";
+    let kept = "[listener.kept]\nprotocol = \"tcp\"\naddress = \"*:10\"\n";
+    check_words(
+        &format!("{old}{TCP}{kept}"),
+        &format!("[log]\nlevel = \"debug\"\n{lab}{TCP}sockets = 2\n{kept}"),
+        &[("a", 2), ("old", 1), ("kept", 1)],
+        Mood::Conditional,
+        &expect![[r#"
+            rebind ["sockets"]
+                a: would change: sockets auto → 2 (re-bind); the old queue would be served; 2 connections would stay
+            keep []
+                kept: would stay as it is; 1 connection would stay
+            add []
+                lab: would be added on *:9 (tcp)
+            remove []
+                old: would be removed; its queue would be served, 1 connection would stay until it ends
+            update ["level"]
+                daemon: would change: log level info → debug (live)
         "#]],
     );
 }

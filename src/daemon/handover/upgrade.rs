@@ -157,8 +157,9 @@ impl Daemon {
         )
     }
 
-    /// Whether new searches among the peers are for the successor.
-    pub(crate) fn holds_searches(&self) -> bool {
+    /// Whether the workers stop soon: no reload is begun, and searches among the peers are for the
+    /// successor.
+    pub(crate) fn is_settling(&self) -> bool {
         let step = self.handover.as_ref().map(|handover| &handover.step);
         matches!(step, Some(Step::Settling | Step::Resting { .. }))
     }
@@ -201,6 +202,7 @@ impl Daemon {
         };
         let is_late = now >= handover.until;
         let is_search_idle = self.server.as_ref().is_none_or(Server::is_search_idle);
+        let is_loading = self.reloads.is_loading();
         let failure = match &mut handover.step {
             Step::Asking(answer) => match answer.try_recv() {
                 Ok(Ok(program)) => {
@@ -216,7 +218,7 @@ impl Daemon {
                 Err(TryRecvError::Empty) if is_late => "no answer from the new program".into(),
                 Err(TryRecvError::Empty) => return,
             },
-            Step::Settling if self.listeners.all_retired() && is_search_idle => {
+            Step::Settling if self.listeners.all_retired() && is_search_idle && !is_loading => {
                 handover.step = Step::Resting {
                     waits_for: self.workers.count(),
                     rested: handover::clock(),
@@ -225,6 +227,9 @@ impl Daemon {
                 handover.until = now + SETTLE_TIME_MAX;
                 self.workers.command_all(|_| Command::HandOver);
                 return;
+            }
+            Step::Settling if is_late && is_loading => {
+                "a reload is under way; try again later".into()
             }
             Step::Settling if is_late => {
                 "sockets of an earlier reload are still being served; try again later".into()

@@ -147,7 +147,7 @@ pub(crate) fn rebind_named(
             old.protocol.name()
         ));
     }
-    let unused = change.keys.iter().copied();
+    let unused = change.keys.iter().map(String::as_str);
     let unused: Vec<&str> = unused
         .filter(|key| matches!(*key, "address" | "sockets"))
         .collect();

@@ -10,7 +10,7 @@ use crate::protocol::schema::{ReloadOutcome, ReloadResult};
 use crate::worker::mailbox::Command;
 
 use crate::daemon::systemd::watchdog::Task;
-use crate::daemon::{Daemon, Stage, reload};
+use crate::daemon::{Daemon, Stage};
 
 /// The line is looked after so often.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -163,11 +163,7 @@ fn serving(listeners: u64, connections: u64, last_reload: &ReloadResult) -> Stri
     if last_reload.outcome == ReloadOutcome::Rejected
         && let [first, others @ ..] = last_reload.errors.as_slice()
     {
-        line += &format!(
-            "; reload {} rejected: {}",
-            last_reload.id,
-            reload::text(first)
-        );
+        line += &format!("; reload {} rejected: {first}", last_reload.id);
         line = one_line(&line);
         if !others.is_empty() {
             line += &format!(" (and {} more)", grouped(others.len() as u64));

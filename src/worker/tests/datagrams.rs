@@ -53,8 +53,8 @@ fn an_answer_leaves_from_the_address_that_the_datagram_was_sent_to() {
 #[test]
 fn a_denied_datagram_and_one_that_is_too_large_are_counted_and_not_answered() {
     let access = Access {
-        allow: vec!["198.51.100.1/32".parse().unwrap()],
-        deny: vec![],
+        allow: ["198.51.100.1/32".parse().unwrap()].into(),
+        deny: [].into(),
     };
     let mut rig = Rig::new(
         1,

@@ -179,8 +179,8 @@ fn one_source_cannot_take_all_connections() {
 #[test]
 fn a_denied_client_is_reset_and_counted() {
     let access = Access {
-        allow: vec![],
-        deny: vec!["198.51.100.0/24".parse().unwrap()],
+        allow: [].into(),
+        deny: ["198.51.100.0/24".parse().unwrap()].into(),
     };
     let mut rig = Rig::new(
         1,

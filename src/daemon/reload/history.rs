@@ -1,0 +1,148 @@
+//! The results of past reloads, and how they are logged.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::protocol::schema::{
+    Change, ChangeAction, Diagnostic, ReloadOutcome, ReloadResult, Trigger,
+};
+
+/// The start counts as a reload, the first.
+pub(in crate::daemon) const START_ID: u64 = 1;
+
+/// The result of the last reload, and the count of those that were applied.
+#[derive(Debug)]
+pub(in crate::daemon) struct History {
+    /// Of the last reload.
+    pub last: ReloadResult,
+    /// How many configurations have been in force, the present one included.
+    pub generation: u64,
+}
+
+impl History {
+    /// Of a daemon that has not begun.
+    pub(in crate::daemon) fn none() -> Self {
+        let now = Instant::now();
+        Self::start(Vec::new(), Vec::new(), now, now)
+    }
+
+    /// As a predecessor had it.
+    pub(in crate::daemon) fn resume(last: ReloadResult, generation: u64) -> Self {
+        Self { last, generation }
+    }
+
+    /// The start counts as the first, with [`START_ID`].
+    pub(in crate::daemon) fn start(
+        warnings: Vec<Diagnostic>,
+        changes: Vec<Change>,
+        begun: Instant,
+        now: Instant,
+    ) -> Self {
+        let last = ReloadResult {
+            id: START_ID,
+            generation: 1,
+            trigger: Trigger::Start,
+            outcome: ReloadOutcome::Applied,
+            at: timestamp(),
+            duration_us: (now - begun).as_micros() as u64,
+            errors: Vec::new(),
+            warnings,
+            changes,
+        };
+        Self {
+            last,
+            generation: 1,
+        }
+    }
+}
+
+/// One line for each error and warning, and one for the whole.
+pub(super) fn log_result(result: &ReloadResult) {
+    let ReloadResult { id, generation, .. } = result;
+    let id = *id;
+    for warning in &result.warnings {
+        log::warn!(
+            reload_id = id, listener = listener_of(warning);
+            "reload {id}: {warning}"
+        );
+    }
+    for error in &result.errors {
+        log::error!(
+            reload_id = id, listener = listener_of(error);
+            "reload {id}: {error}"
+        );
+    }
+    // Each error has a line of its own already, which tools can find by its listener.
+    match result.outcome {
+        ReloadOutcome::Rejected => log::error!(
+            reload_id = id;
+            "reload {id} rejected with {}; still running generation {generation}",
+            result.error_count()
+        ),
+        ReloadOutcome::Unchanged => {
+            log::info!(
+                reload_id = id;
+                "reload {id}: nothing has changed; still generation {generation}"
+            )
+        }
+        ReloadOutcome::Applied | ReloadOutcome::RolledBack => {
+            for change in result
+                .changes
+                .iter()
+                .filter(|change| change.action != ChangeAction::Keep)
+            {
+                log::info!(
+                    reload_id = id, listener = change.listener.as_deref();
+                    "reload {id}: {}", change.text
+                );
+            }
+            let duration = Duration::from_micros(result.duration_us);
+            log::info!(
+                reload_id = id;
+                "reload {id} applied in {duration:.1?}; now generation {generation}"
+            );
+        }
+    }
+}
+
+/// The listener that a diagnostic is about: its key says so, or, where it is about no key, its text.
+pub(in crate::daemon) fn listener_of(diagnostic: &Diagnostic) -> Option<&str> {
+    // A listener's name may have dots in it, the name of a key has none.
+    let of_key = || {
+        let path = diagnostic.key.as_deref()?.strip_prefix("listener.")?;
+        Some(path.rsplit_once('.')?.0)
+    };
+    let of_text = || {
+        let name = diagnostic.message.strip_prefix("listener \"")?;
+        Some(name.split_once("\": ")?.0)
+    };
+    of_key().or_else(of_text)
+}
+
+/// The time of day, in UTC.
+pub(super) fn timestamp() -> String {
+    humantime::format_rfc3339_millis(SystemTime::now()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_diagnostic_names_its_listener_by_key_or_by_text() {
+        let check = |key: Option<&str>, message: &str, expected: Option<&str>| {
+            let diagnostic = Diagnostic {
+                key: key.map(Into::into),
+                ..Diagnostic::general(message)
+            };
+            assert_eq!(listener_of(&diagnostic), expected);
+        };
+        check(Some("listener.main.backlog"), "not a number", Some("main"));
+        check(Some("listener.a.b.backlog"), "not a number", Some("a.b"));
+        check(Some("listener"), "not a name", None);
+        check(Some("daemon.workers"), "not a number", None);
+        let text = "listener \"main\": bind 127.0.0.1:7: address already in use";
+        check(None, text, Some("main"));
+        check(None, &text.replace("main", "a.b"), Some("a.b"));
+        check(None, "the daemon is stopping: start it again instead", None);
+    }
+}

@@ -1,0 +1,102 @@
+//! A configuration that is read and checked in a thread of its own.
+//!
+//! A file system may be slow and a file may be long: the control thread answers its clients and
+//! the watchdog all the same. The thread knows no more than where the configuration comes from.
+
+use std::io;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+
+use crate::config::{self, Loaded};
+use crate::daemon::origin::{Origin, Texts};
+use crate::driver::Waker;
+use crate::protocol::schema::Diagnostic;
+
+/// The texts and what they mean, or all that is wrong.
+pub(in crate::daemon) type Outcome = Result<(Texts, Loaded), Vec<Diagnostic>>;
+
+/// Its recursion is as deep as TOML may be nested, tables in lists in tables, which takes more than
+/// the 2 MiB that threads have. Only what is used counts as memory.
+const STACK_BYTES: usize = 16 * 1024 * 1024;
+
+/// Reads and checks the configuration; `in_force` has the names of the texts of the present one.
+///
+/// # Errors
+/// All that is wrong with it.
+pub(in crate::daemon) fn load(origin: &Origin, in_force: &[String]) -> Outcome {
+    let texts = origin.read(in_force)?;
+    let loaded = config::load(&texts.sources)?;
+    Ok((texts, loaded))
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Loading(Receiver<Outcome>);
+
+/// Wakes the control thread when the loading thread ends, in whatever way.
+struct WakeAtEnd(Waker);
+
+impl Drop for WakeAtEnd {
+    fn drop(&mut self) {
+        self.0.wake();
+    }
+}
+
+impl Loading {
+    /// Begins; `control` is woken at the end.
+    pub(super) fn start(origin: &Origin, in_force: &[String], control: Waker) -> io::Result<Self> {
+        let (origin, in_force) = (origin.clone(), in_force.to_vec());
+        let (sender, outcome) = channel();
+        std::thread::Builder::new()
+            .name("reload".into())
+            .stack_size(STACK_BYTES)
+            .spawn(move || {
+                // Dropped after the sender, so that the outcome is there when the control thread wakes.
+                let _wake = WakeAtEnd(control);
+                let sender = sender;
+                // The receiver is there until the outcome is.
+                let _ = sender.send(load(&origin, &in_force));
+            })?;
+        Ok(Self(outcome))
+    }
+
+    /// What came of it, once it is known.
+    pub(super) fn poll(&self) -> Option<Outcome> {
+        match self.0.try_recv() {
+            Ok(outcome) => Some(outcome),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => Some(Err(vec![Diagnostic::general(
+                "the check of the configuration did not come to its end, which is a defect of echod",
+            )])),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Source;
+
+    fn load_beside(text: String) -> Vec<Diagnostic> {
+        let source = Source {
+            name: "a.toml".into(),
+            text,
+        };
+        let origin = Origin::Arguments(vec![source]);
+        let control = Waker::new().unwrap();
+        let loading = Loading::start(&origin, &[], control).unwrap();
+        loading.0.recv().unwrap().unwrap_err()
+    }
+
+    #[test]
+    fn nested_as_deep_as_toml_may_be_it_has_stack_enough() {
+        // Each limit is 80 for itself: of tables in tables, and of names in a key.
+        let open = format!("{{{}a = ", "a.".repeat(78));
+        let nested = format!("x = {}1{}", open.repeat(78), "}".repeat(78));
+        let errors = load_beside(nested);
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(
+            errors[0].message.starts_with("x: unknown table"),
+            "{errors:?}"
+        );
+    }
+}

@@ -1,0 +1,251 @@
+//! One configuration becomes another: load, plan, prepare, commit, retire, report.
+//!
+//! ```text
+//!   requested ──its turn──▶ loading ──▶ planned ──▶ prepared ──▶ committed ──▶ reported
+//!                              └── wrong ─┴── can't be bound ─┴── dry run ──▶ reported
+//! ```
+//!
+//! The configuration is loaded in a thread of its own ([`loading`]) while the control thread serves;
+//! all else is done by the control thread at once. Up to the commit nothing has changed, and
+//! whatever is wrong is reported with its place; after it nothing can fail. The same
+//! [`ReloadResult`] goes to the caller, the log, the service manager and `GetStatus`.
+
+mod history;
+mod loading;
+mod queue;
+
+use std::time::Instant;
+
+use crate::config::{Config, Loaded, Mood, Plan, plan};
+use crate::protocol;
+use crate::protocol::schema::{Diagnostic, ReloadOutcome, ReloadResult, Trigger, bounded};
+
+use super::Daemon;
+use super::control::{ClientId, Reply};
+use super::listeners::passed;
+use super::origin::Texts;
+use super::systemd::notify::Manager;
+use history::{log_result, timestamp};
+use loading::{Loading, Outcome};
+use queue::Queue;
+
+pub(super) use history::{History, START_ID, listener_of};
+pub(super) use loading::load;
+
+/// A reload that is wanted, and the client of the control socket that waits for the result.
+pub(super) type Request = queue::Request<ClientId>;
+
+/// The reload under way, and requests for others.
+#[derive(Debug)]
+pub(super) struct Reloads {
+    current: Option<Current>,
+    queue: Queue<ClientId>,
+}
+
+#[derive(Debug)]
+struct Current {
+    request: Request,
+    begun: Instant,
+    loading: Loading,
+}
+
+impl Reloads {
+    pub(super) fn none() -> Self {
+        Self {
+            current: None,
+            queue: Queue::new(),
+        }
+    }
+
+    /// Whether a reload is under way. One that waits for its turn is not.
+    pub(super) fn is_loading(&self) -> bool {
+        self.current.is_some()
+    }
+
+    /// The reload whose configuration is loaded.
+    fn take_loaded(&mut self) -> Option<(Current, Outcome)> {
+        let outcome = self.current.as_ref()?.loading.poll()?;
+        Some((self.current.take()?, outcome))
+    }
+}
+
+impl Daemon {
+    /// Takes note that a reload is wanted; [`Self::continue_reloads`] begins it.
+    pub(super) fn request_reload(&mut self, request: Request) {
+        self.reloads.queue.add(request);
+    }
+
+    /// Finishes a reload whose configuration is loaded, and begins the next.
+    pub(super) fn continue_reloads(&mut self) {
+        if let Some((current, outcome)) = self.reloads.take_loaded() {
+            self.finish_reload(current.request, current.begun, outcome);
+        }
+        // A successor reads the configuration anyway; to begin here would delay it.
+        while !self.reloads.is_loading()
+            && !self.is_settling()
+            && let Some(request) = self.reloads.queue.next()
+        {
+            self.begin_reload(request);
+        }
+    }
+
+    fn begin_reload(&mut self, request: Request) {
+        let begun = Instant::now();
+        if !request.dry_run {
+            self.tell_manager(Manager::reloading);
+        }
+        let control = self.workers.control().clone();
+        match Loading::start(&self.origin, &self.files, control) {
+            Ok(loading) => {
+                self.reloads.current = Some(Current {
+                    request,
+                    begun,
+                    loading,
+                });
+            }
+            Err(error) => {
+                let message = format!("no thread to read the configuration: {error}");
+                self.finish_reload(request, begun, Err(vec![Diagnostic::general(message)]));
+            }
+        }
+    }
+
+    /// A successor's first look at the configuration, before it serves clients.
+    pub(super) fn reload_at_start(&mut self) {
+        let begun = Instant::now();
+        self.tell_manager(Manager::reloading);
+        let request = Request {
+            trigger: Trigger::Start,
+            dry_run: false,
+            caller: None,
+        };
+        let outcome = load(&self.origin, &self.files);
+        self.finish_reload(request, begun, outcome);
+    }
+
+    /// Applies what was loaded, and reports what came of it.
+    fn finish_reload(&mut self, request: Request, begun: Instant, outcome: Outcome) {
+        let Request {
+            trigger,
+            dry_run,
+            caller,
+        } = request;
+        let mut result = ReloadResult {
+            id: self.history.last.id + u64::from(!dry_run),
+            generation: self.history.generation,
+            trigger,
+            outcome: ReloadOutcome::Rejected,
+            at: timestamp(),
+            duration_us: 0,
+            errors: Vec::new(),
+            warnings: Vec::new(),
+            changes: Vec::new(),
+        };
+        match outcome.and_then(|(texts, loaded)| self.apply(texts, loaded, dry_run, &mut result)) {
+            Ok(outcome) => result.outcome = outcome,
+            Err(errors) => result.errors = bounded(errors, 0, "error"),
+        }
+        // It may be the next one now.
+        result.generation = self.history.generation;
+        result.duration_us = begun.elapsed().as_micros() as u64;
+        let now = Instant::now();
+        if !dry_run {
+            log_result(&result);
+            self.history.last = result.clone();
+            self.tell_ready(now);
+        }
+        if let Some((server, caller)) = self.server.as_mut().zip(caller) {
+            server.reply(caller, Reply::One(protocol::reloaded(result)), now);
+        }
+    }
+
+    /// Plans and prepares, and commits unless it is a dry run.
+    fn apply(
+        &mut self,
+        texts: Texts,
+        loaded: Loaded,
+        dry_run: bool,
+        result: &mut ReloadResult,
+    ) -> Result<ReloadOutcome, Vec<Diagnostic>> {
+        if self.is_stopping() {
+            let message = "the daemon is stopping: start it again instead";
+            return Err(vec![Diagnostic::general(message)]);
+        }
+        let mut config = loaded.config;
+        // A successor continues with what was overridden at run time; a reload ends that.
+        let succeeds = result.trigger == Trigger::Start;
+        let overridden = succeeds.then(|| self.keep_overrides(&mut config));
+        let mood = Mood::of_dry_run(dry_run);
+        let plan = plan(&self.config, &config, &self.listeners.connections(), mood);
+        let is_empty = plan.is_empty();
+        result.warnings = loaded.warnings;
+        result.warnings.extend(restart_warnings(&plan));
+        result.changes.clone_from(&plan.changes);
+
+        // A successor has them for its first good configuration.
+        let passed = if dry_run {
+            Vec::new()
+        } else {
+            std::mem::take(&mut self.passed)
+        };
+        let passed = passed::Sockets::sort(passed, &config);
+        let workers = self.workers.count();
+        let general =
+            |texts: Vec<String>| texts.iter().map(Diagnostic::general).collect::<Vec<_>>();
+        let mut prepared = self
+            .listeners
+            .prepare(&config, &plan.changes, workers, passed)
+            .map_err(general)?;
+        let mut warnings = std::mem::take(&mut prepared.warnings);
+        // Dropped, what is prepared leaves nothing behind.
+        if !dry_run {
+            let now = Instant::now();
+            let committed =
+                self.listeners
+                    .commit(prepared, &config, &plan.changes, &self.workers, now);
+            warnings.extend(committed.map_err(general)?);
+            if let Some(overridden) = overridden {
+                self.listeners.mark_overridden(overridden);
+            }
+            self.log_level_overridden &= succeeds;
+            self.put_in_force(config, texts);
+            self.history.generation += u64::from(!is_empty);
+        }
+        let warnings = general(warnings);
+        result.warnings.extend(bounded(warnings, 0, "warning"));
+        Ok(if is_empty {
+            ReloadOutcome::Unchanged
+        } else {
+            ReloadOutcome::Applied
+        })
+    }
+
+    /// Writes what was overridden at run time into a configuration; returns which keys of listeners
+    /// that are.
+    fn keep_overrides(&self, config: &mut Config) -> Vec<(String, Vec<&'static str>)> {
+        if self.log_level_overridden {
+            config.log.level = self.config.log.level;
+        }
+        self.listeners.keep_overrides(config);
+        self.listeners.overridden()
+    }
+
+    /// All but the listeners, which are committed already.
+    fn put_in_force(&mut self, config: Config, texts: Texts) {
+        self.update_store();
+        let names = texts.sources.into_iter().map(|source| source.name);
+        self.files = names.collect();
+        super::log::set_level(config.log.level);
+        let running = std::mem::replace(&mut self.config, config);
+        self.config.keep_restart_keys_of(&running);
+    }
+}
+
+fn restart_warnings(plan: &Plan) -> impl Iterator<Item = Diagnostic> {
+    plan.restart.iter().map(|key| {
+        let (table, name) = (key.section.name(), key.name);
+        Diagnostic::general(format!(
+            "[{table}] {name}: takes effect when the daemon is next started"
+        ))
+    })
+}

@@ -1,0 +1,80 @@
+//! Requests for a reload, in the order in which they came: one is carried out at a time.
+//!
+//! Decides, and does nothing. A reload reads what is there when it begins, so one that waits serves
+//! every signal that comes before that; each caller gets a result of its own. Callers are bounded by
+//! the connections of the control socket.
+
+use std::collections::VecDeque;
+
+use crate::protocol::schema::Trigger;
+
+/// Why a reload is wanted, and which client `C` of the control socket waits for the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::daemon) struct Request<C> {
+    pub trigger: Trigger,
+    /// Only to find out what it would do.
+    pub dry_run: bool,
+    pub caller: Option<C>,
+}
+
+impl<C> Request<C> {
+    /// SIGHUP.
+    pub(in crate::daemon) const SIGNAL: Self = Self {
+        trigger: Trigger::Signal,
+        dry_run: false,
+        caller: None,
+    };
+
+    /// The method `Reload`.
+    pub(in crate::daemon) fn of_caller(caller: C, dry_run: bool) -> Self {
+        Self {
+            trigger: Trigger::Control,
+            dry_run,
+            caller: Some(caller),
+        }
+    }
+}
+
+/// Requests that have not begun.
+#[derive(Debug)]
+pub(super) struct Queue<C>(VecDeque<Request<C>>);
+
+impl<C: PartialEq> Queue<C> {
+    pub(super) fn new() -> Self {
+        Self(VecDeque::new())
+    }
+
+    pub(super) fn add(&mut self, request: Request<C>) {
+        if request.caller.is_some() || !self.0.contains(&request) {
+            self.0.push_back(request);
+        }
+    }
+
+    pub(super) fn next(&mut self) -> Option<Request<C>> {
+        self.0.pop_front()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_become_one_and_callers_keep_their_turns() {
+        let caller = |id| Request::of_caller(id, id == 2);
+        let mut queue = Queue::new();
+        for request in [
+            Request::SIGNAL,
+            caller(1),
+            Request::SIGNAL,
+            caller(2),
+            Request::SIGNAL,
+        ] {
+            queue.add(request);
+        }
+        let order: Vec<Request<u64>> = std::iter::from_fn(|| queue.next()).collect();
+        assert_eq!(order, [Request::SIGNAL, caller(1), caller(2)]);
+        queue.add(Request::SIGNAL);
+        assert_eq!(queue.next(), Some(Request::SIGNAL));
+    }
+}
