@@ -80,14 +80,20 @@ impl Listing {
 
     /// Where the next search begins, and how many peers of each worker it is for.
     pub(super) fn next_search(&self) -> (Option<Rank>, usize) {
-        let left = usize::try_from(self.left).unwrap_or(usize::MAX);
-        (self.more_after.clone(), left.min(PAGE_PEERS_MAX))
+        let max = self.page_len_max().saturating_sub(self.found.len());
+        (self.more_after.clone(), max)
     }
 
     /// Whether the next page can be made without another search.
     pub(super) fn has_page(&self) -> bool {
-        let is_complete = self.more_after.is_none() || self.left == 0;
-        self.total.is_some() && (is_complete || !self.found.is_empty())
+        let is_complete = self.more_after.is_none();
+        self.total.is_some() && (is_complete || self.found.len() >= self.page_len_max())
+    }
+
+    /// The length of the next page, unless it is the last.
+    fn page_len_max(&self) -> usize {
+        let left = usize::try_from(self.left).unwrap_or(usize::MAX);
+        left.min(PAGE_PEERS_MAX)
     }
 
     /// All workers have searched.
@@ -102,7 +108,7 @@ impl Listing {
             // Those behind it are found again by the next search, with what comes between them.
             peers.truncate(peers.partition_point(|peer| peer.rank <= *more_after));
         }
-        self.found = peers.into();
+        self.found.extend(peers);
         self.more_after = more_after;
         // Later searches may count others; the replies to one call have one total.
         self.total.get_or_insert(matched);
@@ -110,8 +116,7 @@ impl Listing {
 
     /// The next page. Without `more` it is the last.
     pub(super) fn next_page(&mut self, more: bool) -> Page {
-        let left = usize::try_from(self.left).unwrap_or(usize::MAX);
-        let count = self.found.len().min(PAGE_PEERS_MAX).min(left);
+        let count = self.found.len().min(self.page_len_max());
         let peers: Vec<Peer> = self.found.drain(..count).collect();
         self.left -= count as u64;
         let has_more = !self.found.is_empty() || self.more_after.is_some();
@@ -188,14 +193,15 @@ mod tests {
         listing.handle_found(found);
     }
 
-    /// The sizes of all pages, and the ids in them; no more is held than a page for each worker.
+    /// The sizes of all pages, and the ids in them. No more is held than a page, and another for
+    /// each worker.
     fn list(workers: &[Vec<u64>], limit: Option<u64>, more: bool) -> (Vec<usize>, Vec<u64>, u64) {
         let mut listing = Listing::new(Selection::default(), SortKey::Id, limit);
         let (mut sizes, mut ids) = (Vec::new(), Vec::new());
         loop {
             while !listing.has_page() {
                 search(&mut listing, workers);
-                assert!(listing.found.len() <= workers.len() * PAGE_PEERS_MAX);
+                assert!(listing.found.len() < (workers.len() + 1) * PAGE_PEERS_MAX);
             }
             let page = listing.next_page(more);
             sizes.push(page.peers.len());
@@ -223,10 +229,7 @@ mod tests {
             let (sizes, ids, total) = list(&workers, None, true);
             assert_eq!(ids, (0..1000).collect::<Vec<u64>>());
             assert_eq!(total, 1000);
-            assert!(
-                sizes.iter().all(|size| *size <= PAGE_PEERS_MAX),
-                "{sizes:?}"
-            );
+            assert_eq!(sizes, [256, 256, 256, 232]);
         }
         let (sizes, ..) = list(&even(600, 1), None, true);
         assert_eq!(sizes, [256, 256, 88]);

@@ -325,8 +325,13 @@ impl Server {
         let found = self
             .searches
             .handle_peers(query, peers, matched, more_after);
-        if let Some((id, listing)) = found {
-            self.send_page(id, listing, listeners, now);
+        match found {
+            Some((id, listing)) if listing.has_page() => {
+                self.send_page(id, listing, listeners, now);
+            }
+            // Where one worker has nearly all that come next, a page takes several searches.
+            Some((id, listing)) => self.searches.add_listing(id, listing),
+            None => {}
         }
     }
 
