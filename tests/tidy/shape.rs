@@ -8,14 +8,16 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{File, code, rust_files};
 
-/// The folders that the data plane consists of.
-const ROOMS: [&str; 6] = [
+/// The folders that the data plane consists of, and those of the control plane that keep the rules.
+const ROOMS: [&str; 8] = [
     "src/echo",
     "src/policy",
     "src/stats.rs",
     "src/sys",
     "src/driver",
     "src/worker",
+    "src/daemon/listeners",
+    "src/daemon/socket_file.rs",
 ];
 
 /// Folders of tests.
