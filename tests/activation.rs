@@ -240,7 +240,7 @@ fn unix_sockets_are_passed_by_name_too_and_stay_when_the_daemon_goes() {
         stream.display().to_string()
     );
     assert!(!daemon.path("unused").exists());
-    // The kernel does not say what the manager has set, and no value is made up.
+    // The kernel does not say what the manager has set, and none is guessed.
     assert_eq!(backlog(&daemon), (0, 0));
     let told = daemon.ctl_text(&["backlog", "main"]);
     assert!(told.contains("as the service manager has set it"), "{told}");

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::{File, code, rust_files};
 
 /// The folders that the rules apply to.
-const ROOMS: [&str; 11] = [
+const ROOMS: &[&str] = &[
     "src/echo",
     "src/policy",
     "src/stats.rs",
@@ -17,8 +17,10 @@ const ROOMS: [&str; 11] = [
     "src/driver",
     "src/worker",
     "src/config",
+    "src/daemon/listeners",
     "src/daemon/log",
     "src/daemon/reload",
+    "src/daemon/socket_file.rs",
     "src/ctl",
     "src/cli",
 ];

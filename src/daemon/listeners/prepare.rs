@@ -186,6 +186,7 @@ impl<'a> Preparation<'a> {
         }
         match bind::bind_inet(listener, address, inet, &self.circumstances) {
             Ok(bound) => Ok(bound.into_iter().map(Planned::New).collect()),
+            // In use perhaps only by a socket of ours, which must not be touched yet.
             Err(error) if bind::is_in_use(&error) && self.overlaps(kind, inet) => {
                 Ok(vec![Planned::Pending(Pending::Beside {
                     address: address.clone(),
