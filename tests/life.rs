@@ -1,4 +1,4 @@
-//! From the start to the end: what is told to whom, what is left behind, and who may finish.
+//! From the start to the end: what is reported, what is left behind, and which peers may finish.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
@@ -46,13 +46,13 @@ fn who_waits_in_the_queue_is_served_before_the_end() {
         client.shutdown(Shutdown::Write).expect("half closed");
         assert_eq!(read_to_fin(&mut client), b"queued");
     }
-    // Who is established goes on for as long as he likes, within the drain timeout.
+    // An established connection continues within the drain timeout.
     assert_eq!(exchange(&mut inside, b"still inside"), b"still inside");
     assert_eq!(daemon.ctl_json(&["status"])["status"]["state"], "draining");
-    // Nobody new comes in.
+    // No new client is accepted.
     let refused = TcpStream::connect_timeout(&address, PATIENCE).expect_err("nobody listens");
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
-    // A reload would be for nobody.
+    // A reload would be of no use.
     assert_eq!(daemon.ctl(&["reload"]).status.code(), Some(5));
     inside.shutdown(Shutdown::Write).expect("half closed");
     assert_eq!(read_to_fin(&mut inside), b"");

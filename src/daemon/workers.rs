@@ -60,7 +60,7 @@ fn failed(error: &io::Error) -> String {
 }
 
 impl Workers {
-    /// Starts so many, with the driver that is configured, or the best that there is for all.
+    /// Starts `count` workers, with the driver that is configured, or the best that there is for all.
     ///
     /// # Errors
     /// What is wrong, and what to do about it.
@@ -82,7 +82,7 @@ impl Workers {
         })
     }
 
-    /// Starts so many, each with a processor of its own if there are several, or none at all.
+    /// Starts `count` workers, each with a processor of its own if there are several, or none at all.
     fn start_on<D: Driver<Socket = OwnedFd> + 'static>(
         driver: Kind,
         count: usize,
@@ -158,7 +158,7 @@ impl Workers {
         self.handles.len()
     }
 
-    /// All their wakers, for who has to reach them from elsewhere.
+    /// All their wakers, for code that has to wake them from elsewhere.
     pub(super) fn wakers(&self) -> Vec<Waker> {
         self.handles
             .iter()
@@ -187,7 +187,7 @@ impl Workers {
         &self.control
     }
 
-    /// The reports that have come.
+    /// The reports that have arrived.
     pub(super) fn take_reports(&self) -> Vec<Report<OwnedFd>> {
         self.control.drain();
         self.reports.try_iter().collect()

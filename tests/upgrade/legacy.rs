@@ -60,7 +60,7 @@ fn when_the_record_can_not_be_read_who_is_queued_is_served_all_the_same() {
     let any = "127.0.0.1:0".parse().unwrap();
     let first = shared(socket2::Type::STREAM, any);
     let tcp = local(&first);
-    // A connection whose bytes nobody knows any more.
+    // A connection whose bytes are unknown.
     let mut lost = connect(tcp);
     let (accepted, _) = TcpListener::from(first.try_clone().unwrap())
         .accept()

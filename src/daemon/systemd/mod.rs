@@ -1,4 +1,4 @@
-//! What a service manager is told and what it gives: notifications, the watchdog, the status line,
+//! What a service manager receives and what it passes: notifications, the watchdog, the status line,
 //! the store of descriptors, and sockets that it has bound for us.
 //!
 //! Knows the protocol of `sd_notify(3)` and `sd_listen_fds(3)`; nothing here is needed where no
