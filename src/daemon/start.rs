@@ -98,7 +98,12 @@ impl Start<'_> {
         let workers = foundation.start_workers(count, &self.loaded.config.daemon)?;
         privileges::announce(foundation.identity.as_ref(), landlock.as_ref());
         let now = Instant::now();
-        let built_in = self.texts.built_in;
+        if self.texts.built_in {
+            log::info!(
+                "no configuration file: serving the built-in default on loopback; \
+                 write /etc/echod/echod.toml, or name a file with --config"
+            );
+        }
         let names = self.texts.sources.into_iter().map(|source| source.name);
         let mut daemon = Daemon {
             command_line,
@@ -125,21 +130,8 @@ impl Start<'_> {
             manager,
         };
         daemon.listeners.landlock = landlock;
-        let result = match foundation.listeners {
-            Beginning::Fresh(first) => {
-                let warnings = self.loaded.warnings.iter();
-                daemon.begin(
-                    first,
-                    warnings.map(reload::diagnostic).collect(),
-                    self.begun,
-                );
-                None
-            }
-            Beginning::Successor(predecessor) => Some(daemon.succeed(*predecessor)),
-        };
-        daemon.announce(built_in);
-        daemon.tell_ready(now);
-        daemon.answer(foundation.caller, result);
+        let (listeners, caller) = (foundation.listeners, foundation.caller);
+        daemon.serve_listeners(listeners, &self.loaded.warnings, self.begun, caller);
         Ok(daemon)
     }
 
@@ -277,6 +269,28 @@ impl First {
 }
 
 impl Daemon {
+    /// Serves the listeners, and reports that the service is ready: to the log, the service manager
+    /// and the caller of an upgrade.
+    fn serve_listeners(
+        &mut self,
+        listeners: Beginning,
+        warnings: &[config::Diagnostic],
+        begun: Instant,
+        caller: Option<ClientId>,
+    ) {
+        let result = match listeners {
+            Beginning::Fresh(first) => {
+                let warnings = warnings.iter().map(reload::diagnostic);
+                self.begin(first, warnings.collect(), begun);
+                None
+            }
+            Beginning::Successor(predecessor) => Some(self.succeed(*predecessor)),
+        };
+        self.announce();
+        self.tell_ready(Instant::now());
+        self.answer(caller, result);
+    }
+
     /// Serves what was bound.
     fn begin(&mut self, first: First, mut warnings: Vec<schema::Diagnostic>, begun: Instant) {
         let First { changes, prepared } = first;
@@ -342,14 +356,8 @@ impl Daemon {
         }
     }
 
-    fn announce(&self, built_in: bool) {
+    fn announce(&self) {
         let id = self.history.last.id;
-        if built_in {
-            log::info!(
-                "no configuration file: serving the built-in default on loopback; \
-                 write /etc/echod/echod.toml, or name a file with --config"
-            );
-        }
         for listener in self.listeners.report() {
             let schema::Listener {
                 name,

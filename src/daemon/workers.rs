@@ -59,6 +59,22 @@ fn failed(error: &io::Error) -> String {
     }
 }
 
+/// Starts the thread of a worker, and waits until it has a driver.
+fn start_thread(
+    index: usize,
+    run: impl FnOnce() + Send + 'static,
+    driver: &Receiver<io::Result<Waker>>,
+) -> Result<(JoinHandle<()>, Waker), StartError> {
+    let thread = std::thread::Builder::new()
+        .name(format!("worker-{index}"))
+        .spawn(run)
+        .map_err(StartError::Thread)?;
+    let made = driver
+        .recv()
+        .map_err(|error| StartError::Thread(io::Error::other(error)))?;
+    Ok((thread, made.map_err(StartError::Driver)?))
+}
+
 impl Workers {
     /// Starts `count` workers, with the driver that is configured, or the best that there is for all.
     ///
@@ -107,32 +123,24 @@ impl Workers {
                 control: control.clone(),
             };
             let (waker_sender, waker_receiver) = channel();
-            let thread = std::thread::Builder::new()
-                .name(format!("worker-{index}"))
-                .spawn(move || {
-                    if let Some(cpu) = cpu
-                        && let Err(error) = process::pin_to_cpu(cpu)
-                    {
-                        log::debug!("worker {index}: not kept on CPU {cpu}: {error}");
+            let run = move || {
+                if let Some(cpu) = cpu
+                    && let Err(error) = process::pin_to_cpu(cpu)
+                {
+                    log::debug!("worker {index}: not kept on CPU {cpu}: {error}");
+                }
+                // A driver belongs to the thread that uses it, so it is made there.
+                match new() {
+                    Ok(driver) => {
+                        // The starter waits for it.
+                        let _ = waker_sender.send(Ok(driver.waker()));
+                        let worker = Worker::new(index, count, busy_poll, driver, mailbox);
+                        serve(index, worker);
                     }
-                    // A driver belongs to the thread that uses it, so it is made there.
-                    match new() {
-                        Ok(driver) => {
-                            // The starter waits for it.
-                            let _ = waker_sender.send(Ok(driver.waker()));
-                            let worker = Worker::new(index, count, busy_poll, driver, mailbox);
-                            serve(index, worker);
-                        }
-                        Err(error) => _ = waker_sender.send(Err(error)),
-                    }
-                });
-            let waker = thread.map_err(StartError::Thread).and_then(|thread| {
-                let made = waker_receiver
-                    .recv()
-                    .map_err(|error| StartError::Thread(io::Error::other(error)))?;
-                Ok((thread, made.map_err(StartError::Driver)?))
-            });
-            match waker {
+                    Err(error) => _ = waker_sender.send(Err(error)),
+                }
+            };
+            match start_thread(index, run, &waker_receiver) {
                 Ok((thread, waker)) => workers.handles.push(Handle {
                     commands,
                     waker,
