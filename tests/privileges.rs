@@ -1,4 +1,4 @@
-//! Started as root: what is left to the daemon once it has become somebody else, as the kernel sees
+//! Started as root: what the daemon may do once it has become another user, as the kernel sees
 //! it and as an operator meets it.
 
 use std::collections::BTreeSet;
@@ -17,7 +17,7 @@ use crate::harness::{
     not_tested, run, text,
 };
 
-/// Whom the tests become: who is everywhere, and owns nothing.
+/// The user that the tests become: it exists everywhere, and owns nothing.
 const USER: &str = "nobody";
 
 /// Whether these tests can run; if not, reports it.
@@ -76,7 +76,7 @@ fn open_folder(command: &Command) {
     give_to_nobody(&folder.join("notify"));
 }
 
-/// Has it be nobody from the start, with nothing to give up: what the user alone may do.
+/// Starts it as that user, with nothing to give up: what the user alone may do.
 fn as_nobody(command: &mut Command) {
     open_folder(command);
     let file = command.get_args().nth(1).expect("--config FILE");
@@ -89,7 +89,7 @@ fn as_nobody(command: &mut Command) {
     after_shell_line(command, &line);
 }
 
-/// Ports below 1024 that nobody has.
+/// Free ports below 1024.
 fn low_ports() -> impl Iterator<Item = u16> {
     // Every process begins elsewhere, so that two runs keep out of each other's way.
     let first = (std::process::id() % 300) as u16;
@@ -287,7 +287,7 @@ fn a_socket_outside_of_the_folders_of_the_start_is_not_made_though_the_user_may(
     let mut free = Daemon::start_with(&config("", &tcp("main", 0)), as_nobody);
     let with_it = |user| config(user, &unix("main", &path));
     assert_eq!(free.reload_with(&with_it(""))["outcome"], "applied");
-    // Not killed: the kernel takes its time to free the sockets of who is.
+    // Not killed: the kernel takes its time to free the sockets of a killed process.
     free.signal(Signal::SIGTERM);
     assert!(free.wait().success());
     let daemon = start(&config(USER, &tcp("main", 0)), |_| {});
@@ -337,7 +337,7 @@ fn who_has_become_the_user_is_upgraded_as_often_as_one_likes() {
     let mut other = connect(([127, 0, 0, 1], ports[1]).into());
     assert_eq!(exchange(&mut other, b"new"), b"new");
 
-    // Whom it is to become is for a start as root; here it is said, and nobody suffers for it.
+    // Another user is for a start as root; here it is an error in the log, and costs no connection.
     daemon.write_config(&both.replace(USER, "daemon"));
     daemon.ctl_text(&["upgrade"]);
     assert_eq!(exchange(&mut peer, b"still here"), b"still here");
@@ -374,7 +374,7 @@ fn a_reload_with_another_user_says_that_this_takes_a_restart() {
     }
 }
 
-/// Who is in the group steers listeners and looks; the daemon itself is root's and its own user's.
+/// Members of the group steer listeners and look; the daemon itself is root's and its own user's.
 #[test]
 fn who_may_connect_may_look_and_steer_but_not_change_the_daemon() {
     if !is_root() {

@@ -1,4 +1,4 @@
-//! A running echod and its successor: same process, another program; nobody notices.
+//! A running echod and its successor: same process, another program; no client notices.
 
 mod legacy;
 mod programs;
@@ -39,7 +39,7 @@ protocol = "unix-datagram"
 address = "{dir}/datagram.sock"
 "#;
 
-/// Has the successor go on.
+/// Has the successor continue.
 fn upgrade(daemon: &Daemon) {
     daemon.forget_notifications();
     let output = daemon.ctl(&["upgrade"]);
@@ -60,7 +60,7 @@ fn upgrade_by_signal(daemon: &Daemon) {
     eventually("the successor is there", || upgrades(daemon) > before);
 }
 
-/// Why there is no upgrade, as the caller is told.
+/// Why there is no upgrade, as the caller gets it.
 fn refusal(daemon: &Daemon) -> String {
     let output = daemon.ctl(&["upgrade"]);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
@@ -175,7 +175,7 @@ fn nobody_who_talks_all_the_time_notices_twenty_upgrades() {
     });
 }
 
-/// Bytes that are owed where nobody reads, and that are to come in the end.
+/// Writes until the connection takes no more, since its peer does not read.
 fn write_until_full(stream: &TcpStream, seed: u64) -> Vec<u8> {
     let noise = noise(65_521, seed);
     let mut written = Vec::new();
@@ -397,7 +397,7 @@ fn who_has_sent_half_a_request_sends_the_rest_to_the_successor() {
     let mut idle = daemon.control();
     let first = json!({ "method": "io.echod.Control.GetStatus" }).to_string();
     half.stream.write_all(&first.as_bytes()[..10]).unwrap();
-    // It is read before the question of the other, who comes later.
+    // It is read before the question of the other, which comes later.
     assert!(idle.ask("GetStatus", &json!({})).is_some());
     upgrade(&daemon);
     half.stream.write_all(&first.as_bytes()[10..]).unwrap();
@@ -423,7 +423,7 @@ fn the_successor_says_what_it_has_taken_over() {
     assert_eq!(result["connections"], 3);
     assert_eq!(result["lost"], 0);
     assert!(result["pause_us"].as_u64().unwrap() > 0);
-    // Who asks together with something else is answered in order.
+    // Requests that are sent together are answered in order.
     let mut control = daemon.control();
     let upgrade = json!({ "method": "io.echod.Control.Upgrade" });
     let status = json!({ "method": "io.echod.Control.GetStatus" });

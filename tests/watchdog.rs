@@ -1,4 +1,4 @@
-//! What a service manager is told that watches over us: signs of life, words, and how long yet.
+//! Notifications to a service manager with a watchdog: signs of life, the status, and more time.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::harness::{Daemon, eventually, exchange};
 const TCP: &str =
     "[daemon]\nworkers = 2\n[listener.main]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\n";
 
-/// Starts echod for a manager that wants to hear from it so often.
+/// Starts echod for a manager with this watchdog interval.
 fn start_watched(patience: Duration) -> Daemon {
     Daemon::start_with(TCP, |command| {
         command.env("WATCHDOG_USEC", patience.as_micros().to_string());

@@ -11,18 +11,33 @@ use std::process::Command;
 /// # Errors
 /// When systemctl can't be run, or does not know.
 pub(super) fn why_no_successor(unit: &str) -> io::Result<Option<&'static str>> {
-    let about_unit = show(&["--property=Job,FileDescriptorStoreMax", "--", unit])?;
+    let properties = "--property=Job,FileDescriptorStoreMax,TriggeredBy";
+    let about_unit = show(&[properties, "--", unit])?;
     let Some(job) = value(&about_unit, "Job").filter(|job| !job.is_empty()) else {
         return Ok(Some("nothing is about to happen to it"));
     };
     let about_job = show(&["--property=JobType", "--", job])?;
     let job = value(&about_job, "JobType").unwrap_or_default();
     let room = value(&about_unit, "FileDescriptorStoreMax").unwrap_or_default();
-    Ok(judge(job, room))
+    let triggers = value(&about_unit, "TriggeredBy").unwrap_or_default();
+    let triggers: Vec<&str> = triggers.split_whitespace().collect();
+    let about_triggers = match triggers.as_slice() {
+        [] => String::new(),
+        triggers => show(&[&["--property=Job", "--"], triggers].concat())?,
+    };
+    Ok(judge(job, room, &about_triggers))
 }
 
-fn judge(job: &str, room: &str) -> Option<&'static str> {
+/// `about_triggers` has the jobs of the units that start the service, its socket units.
+fn judge(job: &str, room: &str, about_triggers: &str) -> Option<&'static str> {
+    let jobs = about_triggers.lines();
+    let mut jobs = jobs.filter_map(|line| line.strip_prefix("Job="));
     match (job, room) {
+        // The socket unit waits until the service has stopped, and could not bind addresses that are
+        // kept.
+        ("restart", _) if jobs.any(|job| !job.is_empty()) => {
+            Some("a socket unit is about to bind its addresses: they must be free")
+        }
         ("restart", "" | "0") => Some("FileDescriptorStoreMax= in the unit is 0: nothing is kept"),
         ("restart", _) => None,
         _ => Some("it is stopped and not restarted"),
@@ -54,10 +69,16 @@ mod tests {
 
     #[test]
     fn only_a_restart_with_room_for_descriptors_has_a_successor() {
-        assert_eq!(judge("restart", "4096"), None);
-        assert!(judge("restart", "0").is_some());
-        assert!(judge("stop", "4096").is_some());
-        assert!(judge("", "4096").is_some());
+        assert_eq!(judge("restart", "4096", ""), None);
+        assert!(judge("restart", "0", "").is_some());
+        assert!(judge("stop", "4096", "").is_some());
+        assert!(judge("", "4096", "").is_some());
+    }
+
+    #[test]
+    fn addresses_that_a_socket_unit_is_about_to_bind_are_not_kept() {
+        assert_eq!(judge("restart", "4096", "Job=\n\nJob=\n"), None);
+        assert!(judge("restart", "4096", "\n\nJob=81\n").is_some());
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub struct Args {
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
 
-    /// Check the configuration, say all that is wrong with it, and end: 0, or 78
+    /// Check the configuration, report all that a start would refuse, and end: 0, or 78
     #[arg(long)]
     pub check: bool,
 
@@ -37,8 +37,8 @@ pub struct Args {
     #[arg(long, value_name = "MODE", conflicts_with = "config")]
     pub reply: Option<String>,
 
-    /// Whether this program can go on where another one stops that writes records of this version:
-    /// 0, or 1; what a running echod asks its successor
+    /// Whether this program can take over from another one that writes records of this version: 0, or
+    /// 1; what a running echod asks its successor
     #[arg(long, value_name = "VERSION", hide = true, exclusive = true)]
     pub can_take_over: Option<u32>,
 }

@@ -23,6 +23,7 @@ mod signals;
 mod socket_file;
 mod start;
 mod stop;
+mod succession;
 mod systemd;
 mod workers;
 
@@ -43,13 +44,15 @@ use crate::worker::mailbox::Report;
 
 use args::Args;
 use control::Server;
+use handover::predecessor::Inherited;
 use handover::program::CommandLine;
 use handover::upgrade::Handover;
-use handover::{Belongings, Legacy};
+use handover::write::Transferred;
 use listeners::Listeners;
 use origin::{Origin, Texts};
 use reload::{History, Reloads, Request};
 use signals::{Signal, Signals};
+use start::Start;
 use stop::DRAIN_LOOK;
 use systemd::notify::Manager;
 use systemd::status::Status;
@@ -100,20 +103,17 @@ fn run(args: &Args) -> Result<(), Failure> {
         .map_err(|error| Failure::new(format!("sockets of the service manager: {error}")))?;
     // What was left may be much.
     let raised = process::raise_descriptor_limit();
-    let legacy = match Legacy::of_this_process() {
-        Legacy::Nothing => Legacy::of_manager(&mut passed),
-        executed => executed,
-    };
+    let inherited = Inherited::find(&mut passed);
     signals::inherit_nothing().map_err(|error| Failure::new(format!("signals: {error}")))?;
     let origin = Origin::of(args).map_err(|message| Failure::with(Exit::Usage, message))?;
-    let in_force = match &legacy {
-        Legacy::Whole(predecessor) => predecessor.record().files.as_slice(),
+    let in_force = match &inherited {
+        Inherited::State(predecessor) => predecessor.record().files.as_slice(),
         _ => &[],
     };
     let (texts, loaded) = reload::load(&origin, in_force)
-        .or_else(|errors| match &legacy {
+        .or_else(|errors| match &inherited {
             // It is said as soon as there is a log; who is connected does not suffer for it.
-            Legacy::Whole(predecessor) => predecessor.loaded().ok_or(errors),
+            Inherited::State(predecessor) => predecessor.loaded().ok_or(errors),
             _ => Err(errors),
         })
         .map_err(|errors| {
@@ -126,7 +126,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         return check_only(&texts, &loaded);
     }
     match log::start(&loaded.config.log) {
-        Err(error) if matches!(legacy, Legacy::Whole(_)) => {
+        Err(error) if matches!(inherited, Inherited::State(_)) => {
             // Who is connected does not suffer for this either.
             let stderr = config::Log {
                 target: config::LogTarget::Stderr,
@@ -140,7 +140,16 @@ fn run(args: &Args) -> Result<(), Failure> {
     if let Err(error) = raised {
         ::log::warn!("the limit of descriptors stays as it is: {error}");
     }
-    let mut daemon = Daemon::start(args, origin, texts, loaded, passed, legacy, begun)?;
+    let start = Start {
+        args,
+        origin,
+        texts,
+        loaded,
+        passed,
+        inherited,
+        begun,
+    };
+    let mut daemon = start.run()?;
     daemon.serve()?;
     if daemon.stage == Stage::HandedOver {
         // The successor's are the files of sockets, which our end would remove.
@@ -376,7 +385,7 @@ impl Daemon {
                 last_id,
             } => {
                 let of_worker = |(listener, source)| (worker, listener, source);
-                self.collect(Belongings {
+                self.collect(Transferred {
                     workers: vec![worker],
                     connections: connections
                         .into_iter()

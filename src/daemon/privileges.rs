@@ -1,10 +1,10 @@
-//! Who serves, and what is left to them once everything is bound.
+//! The user that the service runs as, and what it may do once everything is bound.
 //!
 //! Started as root with `[daemon] user`, the daemon becomes that user, keeps one capability, and has
 //! the kernel hold it to the files that it needs (`landlock(7)`). That holds for the calling thread
 //! and for those that it starts, and can't be undone: it has to come after all that needs root and
-//! before the first thread. [`choose`], [`rules`] and [`describe`] decide and ask nobody; the
-//! others do it. Never gives anything back.
+//! before the first thread. [`choose`], [`rules`] and [`describe`] decide without a system call;
+//! the others do it. Privileges never come back.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::cli::exit::{Exit, Failure};
 use crate::config;
 
-/// What is kept: a reload may name a port below 1024, and so may whom we become by exec.
+/// What is kept: a reload may name a port below 1024, and so may the successor after an upgrade.
 const KEPT: Capability = Capability::CAP_NET_BIND_SERVICE;
 
 /// What may be read, beside the configuration: names of users and groups, libraries, and what the
@@ -44,7 +44,7 @@ const READABLE: [&str; 8] = [
 /// The first version of Landlock that knows of TCP.
 const ABI_WITH_TCP: i32 = 4;
 
-/// Whom to become.
+/// The user to become.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
     user: String,
@@ -54,7 +54,7 @@ pub(super) struct Identity {
     is_group_asked: bool,
 }
 
-/// A socket, or a folder for one, that was made as root and belongs to whom we become.
+/// A socket, or a folder for one, that was created as root and is given to this user.
 #[derive(Debug)]
 pub(super) struct Made {
     pub path: PathBuf,
@@ -63,7 +63,7 @@ pub(super) struct Made {
     pub keeps_group: bool,
 }
 
-/// What Landlock holds us to, of which the kernel tells nobody.
+/// The Landlock rules in force, which the kernel does not report.
 ///
 /// A program that we become by exec is held to it too. Hand this on to it: there may be 16 layers at
 /// most, and each would be one more.
@@ -100,10 +100,10 @@ impl Landlock {
     }
 }
 
-/// Whom the configuration wants us to become; none if that is who we are.
+/// The user that the configuration names; none if the process is run by that user.
 ///
 /// # Errors
-/// There is nobody of this name, or we can't become them.
+/// There is no such user or group, or this process can't become it.
 pub(super) fn find(settings: &config::Daemon) -> Result<Option<Identity>, Failure> {
     let Some(user) = &settings.user else {
         return Ok(None);
@@ -181,8 +181,8 @@ fn choose(wanted: Identity, uid: Uid, gid: Gid) -> Result<Option<Identity>, Stri
     Ok(Some(wanted))
 }
 
-/// Becomes this user for good, who gets the files that were `made`, sockets and their folders, and
-/// may make others beside them; and read what is below `readable`. Returns what Landlock holds us
+/// Becomes this user for good. The user owns the files that were `made`, sockets and their folders,
+/// and may create others beside them; and read what is below `readable`. Returns what Landlock holds us
 /// to, if the kernel has it.
 ///
 /// # Errors
@@ -350,7 +350,7 @@ pub(super) fn announce(identity: Option<&Identity>, landlock: Option<&Landlock>)
     }
 }
 
-/// Who a thread is, and what it may do.
+/// The user of a thread, and what it may do.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Standing {
     uid: u32,
@@ -447,7 +447,7 @@ fn describe(
 }
 
 fn capabilities(mask: u64) -> String {
-    /// Who has more has nearly all.
+    /// A process that has more has nearly all.
     const NAMES_MAX: usize = 4;
     let all = caps::all();
     let held = all
@@ -493,7 +493,7 @@ mod tests {
             choose(identity(999, false), 0, 0),
             Ok(Some(identity(999, false)))
         );
-        // The group of who we are is our own business, unless it was asked for.
+        // The group of the present user is kept, unless another one was asked for.
         assert_eq!(choose(identity(999, false), 999, 5), Ok(None));
         assert_eq!(choose(identity(999, true), 999, 999), Ok(None));
         assert_eq!(choose(identity(0, false), 0, 0), Ok(None));
@@ -622,7 +622,7 @@ mod tests {
             assert!(denied(UnixListener::bind(elsewhere).map(drop)));
             assert!(denied(fs::remove_file(outside.path().join("file"))));
 
-            // What an upgrade runs, and what nobody needs.
+            // What an upgrade runs, and what no part of the service needs.
             let run = |program: &Path| {
                 let mut command = Command::new(program);
                 command.arg("--list").stdin(Stdio::null());

@@ -1,9 +1,9 @@
-//! The start: everything is bound, or taken over from a predecessor, before anybody hears that we are
-//! ready.
+//! The start: everything is bound, or taken over from a predecessor, before the service manager is
+//! notified that the service is ready.
 //!
-//! Who has no predecessor binds all or nothing: a failure ends the process and says all that is
-//! wrong. Who has one never does worse than that one did: whatever can't be had is said in the log,
-//! and everybody who is connected is served.
+//! A fresh start ([`Foundation::bind`]) binds everything or nothing: a failure ends the process and
+//! reports all that is wrong. A successor ([`Foundation::take_over`]) never does worse than its
+//! predecessor did: what it can't do is an error in the log, and every connection is served.
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -19,10 +19,12 @@ use crate::sys::process::Passed;
 
 use super::args::Args;
 use super::control::{ClientId, Reply, Server};
+use super::handover::STORED;
+use super::handover::predecessor::{Inherited, Predecessor};
 use super::handover::program::CommandLine;
-use super::handover::{self, Legacy, Predecessor};
 use super::listeners::{Listeners, Prepared, passed, survivors};
 use super::origin::{Origin, Texts};
+use super::privileges::{self, Identity, Landlock, Made};
 use super::reload::{self, History, Reloads};
 use super::signals::Signals;
 use super::systemd::notify::Manager;
@@ -30,12 +32,219 @@ use super::systemd::status::Status;
 use super::systemd::store::Store;
 use super::systemd::watchdog::Watchdog;
 use super::workers::Workers;
-use super::{Daemon, Stage, privileges};
+use super::{Daemon, Stage};
 
-/// What a daemon without a predecessor begins with.
+/// What a start is given: the command line, the configuration, and what the process has inherited.
+pub(super) struct Start<'a> {
+    pub args: &'a Args,
+    pub origin: Origin,
+    pub texts: Texts,
+    pub loaded: Loaded,
+    pub passed: Vec<Passed>,
+    pub inherited: Inherited,
+    pub begun: Instant,
+}
+
+/// What the service will stand on, before any thread is started and while it may still be root.
+struct Foundation {
+    identity: Option<Identity>,
+    server: Option<Server>,
+    // The client that waits for the outcome of an upgrade.
+    caller: Option<ClientId>,
+    listeners: Beginning,
+}
+
+/// Where the listeners come from.
+enum Beginning {
+    /// They were bound.
+    Fresh(First),
+    /// They are a predecessor's.
+    Successor(Box<Predecessor>),
+}
+
+/// The listeners of a fresh start, bound.
 struct First {
     changes: Vec<config::Change>,
     prepared: Prepared,
+}
+
+impl Start<'_> {
+    /// Binds everything, or takes it over, and only then reports that the service is ready.
+    ///
+    /// # Errors
+    /// All that is wrong.
+    pub(super) fn run(mut self) -> Result<Daemon, Failure> {
+        let command_line = CommandLine::of_this_process()
+            .map_err(|error| Failure::new(format!("where this program is: {error}")))?;
+        let was_stored = self.inherited.was_stored();
+        let predecessor = self.take_predecessor();
+        let signals = Signals::new().map_err(|error| Failure::new(format!("signals: {error}")))?;
+        let count = self.worker_count();
+        let mut store = Store::default();
+        store.know(survivors::stored_names(&self.passed));
+        store.know(predecessor.iter().flat_map(|before| before.stored()));
+        let foundation = match predecessor {
+            None => Foundation::bind(&mut self, count)?,
+            Some(predecessor) => Foundation::take_over(&self, predecessor)?,
+        };
+        // From here on there are threads: what this one gives up, they don't have either.
+        let landlock = foundation.drop_privileges(&self)?;
+        super::log::start_writer().map_err(|error| Failure::new(format!("log: {error}")))?;
+        let manager = Manager::find();
+        if let Some(manager) = manager.as_ref().filter(|_| was_stored) {
+            manager.let_go(STORED);
+        }
+        let workers = foundation.start_workers(count, &self.loaded.config.daemon)?;
+        privileges::announce(foundation.identity.as_ref(), landlock.as_ref());
+        let now = Instant::now();
+        if self.texts.built_in {
+            log::info!(
+                "no configuration file: serving the built-in default on loopback; \
+                 write /etc/echod/echod.toml, or name a file with --config"
+            );
+        }
+        let names = self.texts.sources.into_iter().map(|source| source.name);
+        let mut daemon = Daemon {
+            command_line,
+            origin: self.origin,
+            files: names.collect(),
+            config: self.loaded.config,
+            log_level_overridden: false,
+            history: History::none(),
+            reloads: Reloads::none(),
+            started: now,
+            stage: Stage::Serving,
+            signals,
+            workers,
+            listeners: Listeners::default(),
+            handover: None,
+            store,
+            passed: self.passed,
+            server: foundation.server,
+            status: Status::new(now),
+            watchdog: manager
+                .as_ref()
+                .and_then(Manager::watchdog_patience)
+                .map(|patience| Watchdog::new(patience, count, now)),
+            manager,
+        };
+        daemon.listeners.landlock = landlock;
+        let (listeners, caller) = (foundation.listeners, foundation.caller);
+        daemon.serve_listeners(listeners, self.loaded.warnings, self.begun, caller)?;
+        Ok(daemon)
+    }
+
+    /// The predecessor whose record could be read. Of another one, the sockets that are configured
+    /// are taken as if the service manager had passed them.
+    fn take_predecessor(&mut self) -> Option<Box<Predecessor>> {
+        match std::mem::replace(&mut self.inherited, Inherited::Nothing) {
+            Inherited::Nothing => None,
+            Inherited::State(predecessor) => Some(predecessor),
+            Inherited::Descriptors {
+                descriptors, error, ..
+            } => {
+                log::error!(
+                    "what the predecessor left can't be read: {error}; \
+                     its connections are closed, its sockets are served"
+                );
+                let sockets = survivors::left_behind(descriptors, &self.loaded.config);
+                self.passed.extend(sockets);
+                None
+            }
+        }
+    }
+
+    fn worker_count(&self) -> usize {
+        let configured = self.loaded.config.daemon.workers;
+        configured.map_or_else(available_cpus, usize::from)
+    }
+
+    /// Whether a configuration file was read.
+    fn has_file(&self) -> bool {
+        !self.texts.built_in && !matches!(self.origin, Origin::Arguments(_))
+    }
+}
+
+impl Foundation {
+    /// Of a fresh start.
+    fn bind(start: &mut Start<'_>, workers: usize) -> Result<Self, Failure> {
+        let config = &start.loaded.config;
+        let identity = privileges::find(&config.daemon)?;
+        let (server, _) = open_control_socket(start, None)?;
+        let first = First::bind(config, workers, std::mem::take(&mut start.passed))?;
+        Ok(Self {
+            identity,
+            server,
+            caller: None,
+            listeners: Beginning::Fresh(first),
+        })
+    }
+
+    /// Of a successor. A configuration that this machine refuses is no reason to close connections.
+    fn take_over(start: &Start<'_>, mut predecessor: Box<Predecessor>) -> Result<Self, Failure> {
+        let config = &start.loaded.config;
+        let identity = privileges::find(&config.daemon).unwrap_or_else(|failure| {
+            log_all(&failure);
+            None
+        });
+        let (server, caller) = match open_control_socket(start, Some(&mut predecessor)) {
+            Ok(opened) => opened,
+            Err(failure) => {
+                log_all(&failure);
+                // Where it was before, with the group that it has.
+                let opened = predecessor.control_path().and_then(|path| {
+                    let mode = config.control.mode;
+                    predecessor.control_socket(&path, mode, None).ok()
+                });
+                opened.map_or((None, None), |(server, caller)| (Some(server), caller))
+            }
+        };
+        Ok(Self {
+            identity,
+            server,
+            caller,
+            listeners: Beginning::Successor(predecessor),
+        })
+    }
+
+    /// The files of all sockets.
+    fn made(&self) -> Vec<Made> {
+        let mut made: Vec<Made> = self.server.iter().flat_map(Server::made).collect();
+        match &self.listeners {
+            Beginning::Fresh(first) => made.extend(first.prepared.made()),
+            Beginning::Successor(predecessor) => made.extend(predecessor.made()),
+        }
+        made
+    }
+
+    /// Becomes the user that the service runs as. A predecessor in this very process already has:
+    /// its Landlock rules are inherited.
+    fn drop_privileges(&self, start: &Start<'_>) -> Result<Option<Landlock>, Failure> {
+        if let Some(identity) = &self.identity {
+            let readable = start.origin.folders(&start.texts);
+            return privileges::drop_to(identity, &self.made(), readable).map_err(Failure::new);
+        }
+        Ok(match &self.listeners {
+            Beginning::Fresh(_) => None,
+            Beginning::Successor(predecessor) => predecessor.inherited_landlock(),
+        })
+    }
+
+    /// Starts the workers; those of a successor on any driver rather than none.
+    fn start_workers(&self, count: usize, config: &config::Daemon) -> Result<Workers, Failure> {
+        let started = Workers::start(count, config);
+        match (&self.listeners, started) {
+            (Beginning::Successor(_), Err(message)) => {
+                log::error!("{message}");
+                let any = config::Daemon {
+                    driver: DriverChoice::Auto,
+                    ..config.clone()
+                };
+                Workers::start(count, &any).map_err(Failure::new)
+            }
+            (_, started) => started.map_err(Failure::new),
+        }
+    }
 }
 
 impl First {
@@ -62,157 +271,26 @@ impl First {
 }
 
 impl Daemon {
-    /// Binds everything, and only then says that it is ready.
-    pub(super) fn start(
-        args: &Args,
-        origin: Origin,
-        texts: Texts,
-        loaded: Loaded,
-        mut passed: Vec<Passed>,
-        legacy: Legacy,
+    /// Serves the listeners, and reports that the service is ready: to the log, the service manager
+    /// and the caller of an upgrade.
+    fn serve_listeners(
+        &mut self,
+        listeners: Beginning,
+        warnings: Vec<schema::Diagnostic>,
         begun: Instant,
-    ) -> Result<Self, Failure> {
-        let Loaded {
-            config,
-            mut warnings,
-        } = loaded;
-        let command_line = CommandLine::of_this_process()
-            .map_err(|error| Failure::new(format!("where this program is: {error}")))?;
-        let mut predecessor = None;
-        let was_kept = legacy.was_kept();
-        match legacy {
-            Legacy::Nothing => {}
-            Legacy::Whole(whole) => predecessor = Some(*whole),
-            Legacy::Pieces {
-                descriptors, error, ..
-            } => {
-                log::error!(
-                    "what the predecessor left can't be read: {error}; \
-                     its connections are closed, its sockets are served"
-                );
-                passed.extend(survivors::left_behind(descriptors, &config));
-            }
-        }
-        // Whatever a successor can't do that it is told to do, who is connected does not suffer for
-        // it.
-        let identity = match (privileges::find(&config.daemon), &predecessor) {
-            (Err(failure), Some(_)) => {
-                log_all(&failure);
+        caller: Option<ClientId>,
+    ) -> Result<(), Failure> {
+        let result = match listeners {
+            Beginning::Fresh(first) => {
+                self.begin(first, warnings, begun)?;
                 None
             }
-            (identity, _) => identity?,
+            Beginning::Successor(predecessor) => Some(self.succeed(*predecessor)),
         };
-        let signals = Signals::new().map_err(|error| Failure::new(format!("signals: {error}")))?;
-        let count = config
-            .daemon
-            .workers
-            .map_or_else(available_cpus, usize::from);
-        let has_file = !texts.built_in && !matches!(origin, Origin::Arguments(_));
-        let opened = open_control_socket(args, &config, has_file, &mut predecessor);
-        let (server, caller) = match (opened, &mut predecessor) {
-            (Err(failure), Some(predecessor)) => {
-                log_all(&failure);
-                let before = predecessor.control_path().and_then(|path| {
-                    let mode = config.control.mode;
-                    predecessor.control_socket(&path, mode, None).ok()
-                });
-                before.map_or((None, None), |(server, caller)| (Some(server), caller))
-            }
-            (opened, _) => opened?,
-        };
-        let mut store = Store::default();
-        store.know(survivors::stored_names(&passed));
-        store.know(predecessor.iter().flat_map(Predecessor::stored));
-        let first = match predecessor {
-            Some(_) => None,
-            None => {
-                let passed = std::mem::take(&mut passed);
-                Some(First::bind(&config, count, passed)?)
-            }
-        };
-        // What is given up here is given up by this thread and those that it starts: there must be
-        // none yet. A predecessor of this very process has given it up for us, too.
-        let mut landlock = predecessor
-            .as_ref()
-            .and_then(Predecessor::inherited_landlock);
-        if let Some(identity) = &identity {
-            let made = server.iter().flat_map(Server::made);
-            let made = made.chain(first.iter().flat_map(|first| first.prepared.made()));
-            let made = made.chain(predecessor.iter().flat_map(Predecessor::made));
-            let made: Vec<_> = made.collect();
-            landlock = privileges::drop_to(identity, &made, origin.folders(&texts))
-                .map_err(Failure::new)?;
-        }
-        super::log::start_writer().map_err(|error| Failure::new(format!("log: {error}")))?;
-        let manager = Manager::find();
-        if let Some(manager) = manager.as_ref().filter(|_| was_kept) {
-            manager.let_go(handover::STORED);
-        }
-        let started = Workers::start(count, &config.daemon).map_err(Failure::new);
-        let workers = match (started, &predecessor) {
-            (Err(failure), Some(_)) => {
-                log_all(&failure);
-                let any = config::Daemon {
-                    driver: DriverChoice::Auto,
-                    ..config.daemon.clone()
-                };
-                Workers::start(count, &any).map_err(Failure::new)?
-            }
-            (started, _) => started?,
-        };
-        privileges::announce(identity.as_ref(), landlock.as_ref());
-        let now = Instant::now();
-        let mut daemon = Self {
-            command_line,
-            origin,
-            files: texts
-                .sources
-                .into_iter()
-                .map(|source| source.name)
-                .collect(),
-            config,
-            log_level_overridden: false,
-            history: History::none(),
-            reloads: Reloads::none(),
-            started: now,
-            stage: Stage::Serving,
-            signals,
-            workers,
-            listeners: Listeners::default(),
-            handover: None,
-            store,
-            passed,
-            server,
-            status: Status::new(now),
-            watchdog: manager
-                .as_ref()
-                .and_then(Manager::watchdog_patience)
-                .map(|patience| Watchdog::new(patience, count, now)),
-            manager,
-        };
-        let spins = daemon.config.daemon.busy_poll.is_some() && count > available_cpus();
-        let warning = spins.then(|| busy_poll_warning(count, available_cpus()));
-        daemon.listeners.landlock = landlock;
-        let result = match (first, predecessor) {
-            (Some(first), _) => {
-                warnings.extend(warning.iter().map(schema::Diagnostic::general));
-                daemon.begin(first, warnings, begun)?;
-                None
-            }
-            // What else there is to warn of is found by its first look at the configuration.
-            (None, predecessor) => predecessor.map(|predecessor| {
-                let result = daemon.succeed(predecessor);
-                warning.iter().for_each(|warning| log::warn!("{warning}"));
-                result
-            }),
-        };
-        daemon.announce(texts.built_in);
-        daemon.tell_ready(now);
-        if let Some(((server, caller), result)) = daemon.server.as_mut().zip(caller).zip(result) {
-            let reply = Reply::One(protocol::upgraded(result));
-            server.reply(caller, reply, Instant::now());
-        }
-        Ok(daemon)
+        self.announce();
+        self.tell_ready(Instant::now());
+        self.answer(caller, result);
+        Ok(())
     }
 
     /// Serves what was bound.
@@ -226,7 +304,8 @@ impl Daemon {
             changes,
             mut prepared,
         } = first;
-        let mut more = std::mem::take(&mut prepared.warnings);
+        let mut more: Vec<String> = self.busy_poll_warning().into_iter().collect();
+        more.append(&mut prepared.warnings);
         let now = Instant::now();
         let committed = self
             .listeners
@@ -247,8 +326,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Goes on where a predecessor stopped: with its configuration, and then with the one that there
-    /// is now.
+    /// Continues where a predecessor stopped: with its configuration, and then with the present one.
     fn succeed(&mut self, predecessor: Predecessor) -> UpgradeResult {
         let record = predecessor.record();
         self.history = History::resume(record.last_reload.clone(), record.generation);
@@ -260,22 +338,39 @@ impl Daemon {
             self.config.log.level = config.log.level;
             super::log::set_level(config.log.level);
         }
-        // What was passed again is here already.
+        // The manager has passed sockets again that were handed over as well.
         self.passed
             .retain(|passed| !self.listeners.has(passed.fd.as_fd()));
+        // Finds the warnings of the configuration, too.
         self.reload_at_start();
         self.update_store();
+        if let Some(warning) = self.busy_poll_warning() {
+            log::warn!("{warning}");
+        }
         result
     }
 
-    fn announce(&self, built_in: bool) {
-        let id = self.history.last.id;
-        if built_in {
-            log::info!(
-                "no configuration file: serving the built-in default on loopback; \
-                 write /etc/echod/echod.toml, or name a file with --config"
-            );
+    fn busy_poll_warning(&self) -> Option<String> {
+        let (workers, cpus) = (self.workers.count(), available_cpus());
+        let spins = self.config.daemon.busy_poll.is_some() && workers > cpus;
+        spins.then(|| {
+            format!(
+                "[daemon] busy-poll: {workers} workers spin on {cpus} CPU(s) and take them from each other: \
+                 write workers = {cpus} or less, or busy-poll = \"off\""
+            )
+        })
+    }
+
+    /// Tells the caller of an upgrade its outcome.
+    fn answer(&mut self, caller: Option<ClientId>, result: Option<UpgradeResult>) {
+        if let Some(((server, caller), result)) = self.server.as_mut().zip(caller).zip(result) {
+            let reply = Reply::One(protocol::upgraded(result));
+            server.reply(caller, reply, Instant::now());
         }
+    }
+
+    fn announce(&self) {
+        let id = self.history.last.id;
         for listener in self.listeners.report() {
             let schema::Listener {
                 name,
@@ -306,35 +401,28 @@ fn log_all(failure: &Failure) {
     }
 }
 
-/// As many workers as this process may use processors, by affinity and cgroup quota.
+/// As many workers as there are processors for this process, by affinity and cgroup quota.
 fn available_cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-fn busy_poll_warning(workers: usize, cpus: usize) -> String {
-    format!(
-        "[daemon] busy-poll: {workers} workers spin on {cpus} CPU(s) and take them from each other: \
-         write workers = {cpus} or less, or busy-poll = \"off\""
-    )
-}
-
 /// The control socket. A daemon that was started for a moment, without a file, does without one
-/// where the usual place is not to be had; one with a configuration does not.
+/// where the default path is unavailable; one with a configuration does not.
 fn open_control_socket(
-    args: &Args,
-    config: &Config,
-    has_file: bool,
-    predecessor: &mut Option<Predecessor>,
+    start: &Start<'_>,
+    predecessor: Option<&mut Predecessor>,
 ) -> Result<(Option<Server>, Option<ClientId>), Failure> {
+    let config = &start.loaded.config;
     let group = privileges::control_group(&config.control)
         .map_err(|message| Failure::with(Exit::Configuration, message))?
         .map(|group| group.as_raw());
-    let asked = args
+    let asked = start
+        .args
         .socket
         .clone()
         .or_else(|| config.control.socket.clone());
     let is_default = asked.is_none();
-    // What is usual depends on who we are: a predecessor may have been somebody else.
+    // The default depends on the user: a predecessor may have been started by another one.
     let asked = asked.or_else(|| predecessor.as_ref()?.control_path());
     let Some(path) = asked.or_else(default_control_socket) else {
         log::warn!(
@@ -349,7 +437,7 @@ fn open_control_socket(
     };
     match opened {
         Ok((server, caller)) => Ok((Some(server), caller)),
-        Err(error) if is_default && !has_file => {
+        Err(error) if is_default && !start.has_file() => {
             log::warn!("no control socket: {error}");
             Ok((None, None))
         }
@@ -362,7 +450,7 @@ fn default_control_socket() -> Option<PathBuf> {
         let value = std::env::var(variable)
             .ok()
             .filter(|value| !value.is_empty())?;
-        // systemd gives several, separated by colons, where several are configured.
+        // Where several are configured, systemd separates them by colons.
         Some(PathBuf::from(value.split(':').next()?))
     };
     let runtime = folder("RUNTIME_DIRECTORY").map(|folder| folder.join("control.sock"));

@@ -8,11 +8,11 @@ use crate::worker::mailbox::Command;
 use super::systemd::notify::Manager;
 use super::{Daemon, Stage};
 
-/// How often to look whether the last peer has gone, while stopping.
+/// How often to look whether the last connection is closed, while stopping.
 pub(super) const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
 /// How long after `drain-timeout` queues may still be emptied, so that also a timeout of zero serves
-/// who is queued.
+/// queued clients.
 const QUEUES_TIME_MAX: Duration = Duration::from_secs(1);
 
 impl Daemon {
@@ -81,7 +81,7 @@ impl Daemon {
         }
     }
 
-    /// Datagrams are served to the very end, and nobody who sent one in time is left without.
+    /// Datagrams are served to the very end: each that was sent in time is answered.
     fn empty(&mut self, now: Instant) {
         self.listeners.retire_all(&self.workers, now);
         self.stage = Stage::Emptying {
@@ -89,7 +89,7 @@ impl Daemon {
         };
     }
 
-    /// Lets go of everything, in order.
+    /// Releases everything, in order.
     pub(super) fn end(self) {
         let totals = self.listeners.totals();
         self.workers.stop();

@@ -59,8 +59,24 @@ fn failed(error: &io::Error) -> String {
     }
 }
 
+/// Starts the thread of a worker, and waits until it has a driver.
+fn start_thread(
+    index: usize,
+    run: impl FnOnce() + Send + 'static,
+    driver: &Receiver<io::Result<Waker>>,
+) -> Result<(JoinHandle<()>, Waker), StartError> {
+    let thread = std::thread::Builder::new()
+        .name(format!("worker-{index}"))
+        .spawn(run)
+        .map_err(StartError::Thread)?;
+    let made = driver
+        .recv()
+        .map_err(|error| StartError::Thread(io::Error::other(error)))?;
+    Ok((thread, made.map_err(StartError::Driver)?))
+}
+
 impl Workers {
-    /// Starts so many, with the driver that is configured, or the best that there is for all.
+    /// Starts `count` workers, with the driver that is configured, or the best that there is for all.
     ///
     /// # Errors
     /// What is wrong, and what to do about it.
@@ -82,7 +98,7 @@ impl Workers {
         })
     }
 
-    /// Starts so many, each with a processor of its own if there are several, or none at all.
+    /// Starts `count` workers, each with a processor of its own if there are several, or none at all.
     fn start_on<D: Driver<Socket = OwnedFd> + 'static>(
         driver: Kind,
         count: usize,
@@ -107,32 +123,24 @@ impl Workers {
                 control: control.clone(),
             };
             let (waker_sender, waker_receiver) = channel();
-            let thread = std::thread::Builder::new()
-                .name(format!("worker-{index}"))
-                .spawn(move || {
-                    if let Some(cpu) = cpu
-                        && let Err(error) = process::pin_to_cpu(cpu)
-                    {
-                        log::debug!("worker {index}: not kept on CPU {cpu}: {error}");
+            let run = move || {
+                if let Some(cpu) = cpu
+                    && let Err(error) = process::pin_to_cpu(cpu)
+                {
+                    log::debug!("worker {index}: not kept on CPU {cpu}: {error}");
+                }
+                // A driver belongs to the thread that uses it, so it is made there.
+                match new() {
+                    Ok(driver) => {
+                        // The starter waits for it.
+                        let _ = waker_sender.send(Ok(driver.waker()));
+                        let worker = Worker::new(index, count, busy_poll, driver, mailbox);
+                        serve(index, worker);
                     }
-                    // A driver belongs to the thread that uses it, so it is made there.
-                    match new() {
-                        Ok(driver) => {
-                            // The starter waits for it.
-                            let _ = waker_sender.send(Ok(driver.waker()));
-                            let worker = Worker::new(index, count, busy_poll, driver, mailbox);
-                            serve(index, worker);
-                        }
-                        Err(error) => _ = waker_sender.send(Err(error)),
-                    }
-                });
-            let waker = thread.map_err(StartError::Thread).and_then(|thread| {
-                let made = waker_receiver
-                    .recv()
-                    .map_err(|error| StartError::Thread(io::Error::other(error)))?;
-                Ok((thread, made.map_err(StartError::Driver)?))
-            });
-            match waker {
+                    Err(error) => _ = waker_sender.send(Err(error)),
+                }
+            };
+            match start_thread(index, run, &waker_receiver) {
                 Ok((thread, waker)) => workers.handles.push(Handle {
                     commands,
                     waker,
@@ -158,7 +166,7 @@ impl Workers {
         self.handles.len()
     }
 
-    /// All their wakers, for who has to reach them from elsewhere.
+    /// All their wakers, for code that has to wake them from elsewhere.
     pub(super) fn wakers(&self) -> Vec<Waker> {
         self.handles
             .iter()
@@ -187,7 +195,7 @@ impl Workers {
         &self.control
     }
 
-    /// The reports that have come.
+    /// The reports that have arrived.
     pub(super) fn take_reports(&self) -> Vec<Report<OwnedFd>> {
         self.control.drain();
         self.reports.try_iter().collect()

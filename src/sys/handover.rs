@@ -31,7 +31,7 @@ const CONTROL_BYTES: usize =
 /// # Errors
 /// As `socketpair(2)` and `sendmsg(2)`. ETOOMANYREFS: the user, without privileges, has more
 /// descriptors in queues than one process may have open (`RLIMIT_NOFILE`).
-pub fn load(descriptors: &[BorrowedFd<'_>]) -> io::Result<Vec<OwnedFd>> {
+pub fn put_into_carriers(descriptors: &[BorrowedFd<'_>]) -> io::Result<Vec<OwnedFd>> {
     let mut carriers = Vec::new();
     let (mut source, mut carrier) = pair()?;
     for (number, chunk) in descriptors.chunks(DESCRIPTORS_MAX).enumerate() {
@@ -51,13 +51,13 @@ pub fn load(descriptors: &[BorrowedFd<'_>]) -> io::Result<Vec<OwnedFd>> {
     Ok(carriers)
 }
 
-/// Takes the descriptors that [`load`] was given out of the carriers, which may be in any order. The
+/// Takes the descriptors that [`put_into_carriers`] was given out of the carriers, which may be in any order. The
 /// descriptors are in their original order, with close-on-exec.
 ///
 /// # Errors
 /// As `recvmsg(2)`, and if the process cannot have all of them open (`RLIMIT_NOFILE`). Descriptors
 /// that were taken out until then are closed.
-pub fn unload(carriers: &[OwnedFd]) -> io::Result<Vec<OwnedFd>> {
+pub fn take_out_of_carriers(carriers: &[OwnedFd]) -> io::Result<Vec<OwnedFd>> {
     let mut chunks = Vec::new();
     for carrier in carriers {
         while let Some(chunk) = receive(carrier)? {
@@ -190,9 +190,9 @@ mod tests {
             .map(|_| UnixStream::pair().expect("descriptors are left"))
             .unzip();
         let descriptors: Vec<_> = targets.iter().map(|target| target.as_fd()).collect();
-        let carriers = load(&descriptors).expect("there is room");
+        let carriers = put_into_carriers(&descriptors).expect("there is room");
         drop(targets);
-        let unloaded = unload(&carriers).expect("they are there");
+        let unloaded = take_out_of_carriers(&carriers).expect("they are there");
         assert_eq!(unloaded.len(), sources.len());
         for (number, (mut source, target)) in sources.into_iter().zip(unloaded).enumerate() {
             let text = number.to_le_bytes();
@@ -210,7 +210,7 @@ mod tests {
         let file = File::open("/dev/null").expect("it is there");
         // One descriptor may be sent any number of times.
         let descriptors = vec![file.as_fd(); 120_000];
-        match load(&descriptors) {
+        match put_into_carriers(&descriptors) {
             Ok(mut carriers) => {
                 assert!(carriers.len() > 1, "one was enough");
                 carriers.reverse();
@@ -224,9 +224,13 @@ mod tests {
 
     #[test]
     fn an_empty_carrier_is_no_error() {
-        let carriers = load(&[]).expect("descriptors are left");
+        let carriers = put_into_carriers(&[]).expect("descriptors are left");
         assert_eq!(carriers.len(), 1);
-        assert!(unload(&carriers).expect("it is open").is_empty());
+        assert!(
+            take_out_of_carriers(&carriers)
+                .expect("it is open")
+                .is_empty()
+        );
     }
 
     #[test]

@@ -39,7 +39,7 @@ const COMMENT_LINES_MIN: usize = 30;
 
 /// The sources of the rooms, each without its tests.
 fn production() -> Vec<File> {
-    let mut sources: Vec<File> = ROOMS.into_iter().flat_map(rust_files).collect();
+    let mut sources: Vec<File> = ROOMS.iter().flat_map(|room| rust_files(room)).collect();
     sources.retain(|file| {
         let mut folders = file.name.trim_end_matches(".rs").split('/');
         !folders.any(|folder| TEST_FOLDERS.contains(&folder) || folder.ends_with("_tests"))

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::process::Stdio;
 
-use echod::sys::handover::{load, store};
+use echod::sys::handover::{put_into_carriers, store};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -28,7 +28,7 @@ fn start_with_legacy(config: &str, carrier: OwnedFd, variable: &str) -> Daemon {
 
 fn carrier(descriptors: &[impl AsFd]) -> OwnedFd {
     let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-    load(&descriptors).unwrap().pop().unwrap()
+    put_into_carriers(&descriptors).unwrap().pop().unwrap()
 }
 
 /// Sockets as a daemon with two workers has: each address twice.
@@ -60,7 +60,7 @@ fn when_the_record_can_not_be_read_who_is_queued_is_served_all_the_same() {
     let any = "127.0.0.1:0".parse().unwrap();
     let first = shared(socket2::Type::STREAM, any);
     let tcp = local(&first);
-    // A connection whose bytes nobody knows any more.
+    // A connection whose bytes are unknown.
     let mut lost = connect(tcp);
     let (accepted, _) = TcpListener::from(first.try_clone().unwrap())
         .accept()

@@ -7,7 +7,7 @@ use crate::harness::{Daemon, ECHOD, after_shell_line, folder_of, install, instea
 
 use super::{CONFIG, Crowd, refusal, replace_by_script, start_copy, upgrade, upgrades};
 
-/// Talks with everybody while the upgrade is refused, and afterwards; then the program is put back
+/// Talks on all connections while the upgrade is refused, and afterwards; then the program is put back
 /// and there is one.
 fn refused_with(replace: impl FnOnce(&Daemon), reason: &str) {
     let daemon = start_copy(CONFIG);
@@ -22,7 +22,7 @@ fn refused_with(replace: impl FnOnce(&Daemon), reason: &str) {
     assert!(daemon.log().contains(reason), "{}", daemon.log());
     crowd.wait_for_everybody();
     assert_eq!(upgrades(&daemon), 0);
-    // Those who come, say one thing and go make it a few more or less.
+    // Connections that come and go make it a few more or less.
     let after = daemon.descriptors();
     assert!(after < before + 10, "{before} became {after}");
 

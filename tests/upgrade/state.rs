@@ -14,13 +14,13 @@ use super::{CONFIG, refusal, upgrade, upgrades};
 fn counters(daemon: &Daemon) -> Value {
     let mut listeners = daemon.ctl_json(&["listeners"]);
     for listener in listeners["listeners"].as_array_mut().unwrap() {
-        // Somebody may be on the way out.
+        // A connection may be about to close.
         listener.as_object_mut().unwrap().remove("state");
     }
     listeners
 }
 
-/// The peers by number: who, and what they have sent.
+/// The peers by number: their names, and what they have sent.
 fn peers(daemon: &Daemon) -> Vec<(u64, String, u64, u64, u64)> {
     let reply = daemon.ctl_json(&["peers", "--sort", "age"]);
     let peer = |peer: &Value| {
@@ -137,7 +137,7 @@ fn what_was_set_at_run_time_stays_set() {
 
 /// Whether the service lets us in.
 fn is_let_in(daemon: &Daemon, listener: &str) -> Option<TcpStream> {
-    // It may be reset before it is told to be connected.
+    // It may be reset before it is reported as connected.
     let mut stream = TcpStream::connect(daemon.address(listener)).ok()?;
     let answered =
         stream.write_all(b"x").is_ok() && stream.read(&mut [0; 1]).is_ok_and(|len| len == 1);

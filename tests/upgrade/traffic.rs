@@ -13,7 +13,7 @@ use crate::harness::{Daemon, PATIENCE, connect, noise, udp};
 /// The length of the noise that streams repeat: a prime, so that no size of a buffer divides it.
 const PERIOD: usize = 65_521;
 
-/// So many bytes a sender may be ahead of its slow reader.
+/// How many bytes a sender may be ahead of its slow reader.
 const BULK: usize = 8 * 1024 * 1024;
 
 /// A stream of either kind.
@@ -56,7 +56,7 @@ struct Talking {
     thread: JoinHandle<()>,
 }
 
-/// Everybody who talks.
+/// All clients that talk.
 pub(super) struct Crowd {
     stop: Arc<AtomicBool>,
     talkers: Vec<Talking>,
@@ -106,7 +106,7 @@ impl Crowd {
     }
 
     /// A stream of messages of all sizes that are not waited for. A slow reader lets the bytes pile
-    /// up, where they are owed.
+    /// up, where they are pending.
     pub(super) fn stream(&mut self, stream: impl Talker, slow: bool) {
         let seed = self.talkers.len() as u64;
         let written = Arc::new(AtomicU64::new(0));
@@ -242,7 +242,7 @@ impl Crowd {
         });
     }
 
-    /// One of each, who leave some processor time to others.
+    /// One of each, to leave some processor time to others.
     pub(super) fn some(&mut self, daemon: &Daemon) {
         let (tcp, udp, folder) = places(daemon);
         let stream = folder.join("echo.sock");
@@ -290,7 +290,7 @@ impl Crowd {
         }
     }
 
-    /// Everybody ends what he has begun; whatever went wrong for one fails the test.
+    /// Every client ends what it has begun; whatever went wrong for one fails the test.
     pub(super) fn end(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         let mut total = 0;

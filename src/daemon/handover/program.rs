@@ -17,7 +17,7 @@ use nix::unistd::{AccessFlags, access, execve};
 
 use crate::daemon::signals;
 
-use super::{is_ours, record};
+use super::{environment, record};
 
 /// How long the new program may take for each answer.
 pub(super) const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
@@ -64,7 +64,7 @@ impl CommandLine {
     ///
     /// # Errors
     /// Why not, in words.
-    pub(super) fn ask(&self, check: bool) -> Result<PathBuf, String> {
+    pub(in crate::daemon) fn ask(&self, check: bool) -> Result<PathBuf, String> {
         let path = self.program.find()?;
         let file = path
             .canonicalize()
@@ -88,7 +88,7 @@ impl CommandLine {
 
     /// Executes this file, with the same command line and this environment. Returns only if that
     /// fails.
-    pub(super) fn execute(
+    pub(in crate::daemon) fn execute(
         &self,
         file: &Path,
         environment: Vec<OsString>,
@@ -118,7 +118,10 @@ impl CommandLine {
         // What the service manager passes is for this process, not for one that only answers.
         for (name, _) in std::env::vars_os() {
             let bytes = name.as_encoded_bytes();
-            if is_ours(bytes) || bytes == b"NOTIFY_SOCKET" || bytes == b"WATCHDOG_USEC" {
+            if environment::is_for_one_program(bytes)
+                || bytes == b"NOTIFY_SOCKET"
+                || bytes == b"WATCHDOG_USEC"
+            {
                 command.env_remove(name);
             }
         }

@@ -1,11 +1,11 @@
-//! What a daemon leaves to its successor, in words: everything but the descriptors.
+//! What a daemon leaves to its successor, described: everything except the descriptors.
 //!
 //! Knows no descriptor but by its place in a list, and no clock: times are ages, and when the record
 //! was written. A record has a version of its own, apart from the program's: a successor that does
-//! not know it is never begun.
+//! not know it is never executed.
 //!
 //! ```text
-//!   "echod handover 1\n"   length of the JSON, 8 bytes   JSON   the bytes owed to connections
+//!   "echod handover 1\n"   length of the JSON, 8 bytes   JSON   the unsent bytes
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -33,7 +33,7 @@ pub(in crate::daemon) struct Record {
     pub program: String,
     /// `CLOCK_MONOTONIC` when it was written, in nanoseconds.
     pub written: u64,
-    /// The same when the workers were asked to rest.
+    /// The same when the workers were stopped.
     pub rested: u64,
     /// How long the service has run, in nanoseconds.
     pub uptime: u64,
@@ -48,7 +48,7 @@ pub(in crate::daemon) struct Record {
     pub generation: u64,
     /// What came of the last reload.
     pub last_reload: ReloadResult,
-    /// What those counted that are no more.
+    /// What closed listeners have counted.
     pub departed: Totals,
     /// The largest number of a peer.
     pub last_peer: u64,
@@ -94,10 +94,10 @@ pub(in crate::daemon) struct Socket {
 pub(in crate::daemon) struct Connection {
     /// Its place in the list of listeners.
     pub listener: usize,
-    /// Whose it was.
+    /// The worker that had it.
     pub worker: usize,
     pub descriptor: usize,
-    /// How many of the bytes behind the record are owed to it.
+    /// How many of the bytes behind the record are its unsent ones.
     pub unsent: usize,
     pub state: ConnectionState,
 }
@@ -136,18 +136,19 @@ pub(in crate::daemon) struct Control {
     pub clients: Vec<Client>,
 }
 
-/// One who waits for an answer, or thinks about the next question.
+/// A client that waits for an answer, or is idle.
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::daemon) struct Client {
     pub descriptor: usize,
-    /// What has come of its next request.
+    /// The part of its next request that has arrived.
     pub unread: Vec<u8>,
-    /// It waits to hear what came of the upgrade: whether it takes several replies, and any.
+    /// It waits for the outcome of the upgrade: whether it takes several replies (`more`), and none
+    /// (`oneway`).
     pub waits: Option<(bool, bool)>,
 }
 
 impl Record {
-    /// The record in bytes; those owed to the connections follow it.
+    /// The record in bytes; the unsent bytes of the connections follow it.
     pub(super) fn encode(&self) -> Vec<u8> {
         let json = serde_json::to_vec(self).expect("names, numbers and texts");
         let mut bytes = format!("{MAGIC}{VERSION}\n").into_bytes();

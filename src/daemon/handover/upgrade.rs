@@ -1,326 +1,321 @@
-//! A successor, step by step: it is asked whether it can, the workers come to rest, everything is
-//! written down, and it goes on.
+//! When a successor continues: the steps of an upgrade, or of leaving everything to the next process.
 //!
 //! ```text
-//!   asking ──it can──▶ settling ──nothing on its way out──▶ resting ──all rest──▶ the successor
-//!     └──it can't──▶ refused                                   └──one does not──▶ as before
+//!   asking ──it can──▶ settling ──no socket retires──▶ transferring ──all workers──▶ the successor
+//!     └──it can't──▶ refused                                └──one does not──▶ as before
 //! ```
 //!
-//! Until the last step nothing is lost: whatever fails, the workers get everything back, and who
-//! asked is told why.
+//! Decides with the time and the facts that it is given; the main loop carries out what
+//! [`Handover::advance`] returns. Until the last step nothing is lost: whatever fails, the workers
+//! get everything back, and the caller gets the reason.
 
-use std::convert::Infallible;
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
-use crate::protocol::{self, schema};
-use crate::sys::handover as carriers;
-use crate::worker::mailbox::Command;
+use crate::daemon::control::ClientId;
 
-use crate::daemon::control::{ClientId, Reply, Server};
-use crate::daemon::handover::program::ANSWER_TIME_MAX;
-use crate::daemon::handover::{self, Belongings};
-use crate::daemon::systemd::notify::Manager;
-use crate::daemon::{Daemon, Stage};
+use super::clock;
+use super::program::ANSWER_TIME_MAX;
+use super::write::Transferred;
 
-/// How long sockets of an earlier reload may take to be closed, and after that the workers to rest.
+/// How long sockets of an earlier reload may take to be closed, and after that the workers to
+/// transfer what they have.
 const SETTLE_TIME_MAX: Duration = Duration::from_secs(3);
 
-/// How often to look whether they are.
-const LOOK: Duration = Duration::from_millis(2);
+/// How often to look whether they have.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// Who goes on.
+/// What continues the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Successor {
+pub(in crate::daemon) enum Successor {
     /// The program that is now where this one was started from, in this process.
     Program,
     /// The process that the service manager starts next.
     Process,
 }
 
-/// A successor on its way.
+/// The answer of the program that was asked: its file, or why it can't continue.
+pub(in crate::daemon) type Answer = Result<PathBuf, String>;
+
+/// A handover in progress.
 #[derive(Debug)]
-pub(crate) struct Handover {
-    successor: Successor,
+pub(in crate::daemon) struct Handover {
+    pub successor: Successor,
+    /// The control client that waits for the outcome.
+    pub caller: Option<ClientId>,
     step: Step,
-    caller: Option<ClientId>,
     until: Instant,
-    // The file that has answered.
-    program: PathBuf,
 }
 
 #[derive(Debug)]
 enum Step {
-    /// The new program is asked.
-    Asking(Receiver<Result<PathBuf, String>>),
-    /// Sockets are on their way out, questions are being answered.
-    Settling,
-    /// The workers give everything away.
-    Resting {
-        waits_for: usize,
-        rested: u64,
-        belongings: Belongings,
+    /// The program is asked.
+    Asking(Receiver<Answer>),
+    /// Sockets are retiring, listings are being answered.
+    Settling { program: PathBuf },
+    /// The workers transfer what they have.
+    Transferring {
+        program: PathBuf,
+        workers_left: usize,
+        // On `clock`.
+        stopped: u64,
+        transferred: Transferred,
     },
 }
 
-impl Daemon {
-    /// Begins an upgrade, if there can be one.
-    pub(crate) fn upgrade(&mut self, caller: Option<ClientId>, now: Instant) {
-        self.look_for_successor(Successor::Program, caller, now);
-    }
+/// What the rest of the daemon is doing.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::daemon) struct Facts {
+    /// No socket is retiring, no search among the peers runs, and no configuration is being loaded.
+    pub is_settled: bool,
+    /// The number of workers.
+    pub workers: usize,
+}
 
-    fn look_for_successor(&mut self, successor: Successor, caller: Option<ClientId>, now: Instant) {
-        let step = match self.why_no_successor() {
-            Some(reason) => Err(reason.to_owned()),
-            None => self
-                .ask_in_background(successor)
-                .map(Step::Asking)
-                .map_err(|error| error.to_string()),
-        };
-        match step {
-            Ok(step) => {
-                self.handover = Some(Handover {
-                    successor,
-                    step,
-                    caller,
-                    until: now + 3 * ANSWER_TIME_MAX,
-                    program: PathBuf::new(),
-                });
-            }
-            Err(reason) => self.refuse_successor(caller, &reason, now),
-        }
-    }
+/// What to do now.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::daemon) enum Action {
+    /// Wait for the next event.
+    Wait,
+    /// Have the workers transfer everything.
+    StopWorkers,
+    /// Let the successor continue.
+    HandOver,
+    /// Continue as before, for this reason.
+    GiveUp(String),
+}
 
-    fn ask_in_background(
-        &self,
+/// Everything that the successor needs, besides the service itself.
+#[derive(Debug)]
+pub(in crate::daemon) struct Outgoing {
+    pub program: PathBuf,
+    pub stopped: u64,
+    pub transferred: Transferred,
+}
+
+impl Handover {
+    /// Begins with the question, whose answer will be received.
+    pub(in crate::daemon) fn begin(
         successor: Successor,
-    ) -> io::Result<Receiver<Result<PathBuf, String>>> {
-        let (sender, answer) = channel();
-        let (command_line, control) = (self.command_line.clone(), self.workers.control().clone());
-        // The process that comes next finds out for itself what is wrong with the configuration, and
-        // closes no connection for that.
-        let check = successor == Successor::Program;
-        std::thread::Builder::new()
-            .name("upgrade".into())
-            .spawn(move || {
-                // It may have been given up meanwhile.
-                let _ = sender.send(command_line.ask(check));
-                control.wake();
-            })?;
-        Ok(answer)
-    }
-
-    /// Begins to leave everything to the process that the service manager starts next.
-    pub(crate) fn hand_over_to_process(&mut self, caller: ClientId, now: Instant) {
-        if self.manager.as_ref().is_some_and(Manager::keeps) {
-            return self.look_for_successor(Successor::Process, Some(caller), now);
-        }
-        let reason = "no service manager keeps anything: $FDSTORE is not set \
-                      (FileDescriptorStoreMax= in the unit; before systemd 254 also Environment=FDSTORE=1)";
-        self.refuse_successor(Some(caller), reason, now);
-    }
-
-    fn why_no_successor(&self) -> Option<&'static str> {
-        if self.is_stopping() {
-            Some("the daemon is stopping")
-        } else if self.handover.is_some() {
-            Some("another one is on its way")
-        } else {
-            None
+        caller: Option<ClientId>,
+        answer: Receiver<Answer>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            successor,
+            caller,
+            step: Step::Asking(answer),
+            until: now + ANSWER_TIME_MAX * 3,
         }
     }
 
-    /// Goes on as before, for the daemon is to stop.
-    pub(crate) fn give_up_handover(&mut self, now: Instant) {
-        self.give_up("the daemon is stopping", now);
+    /// Whether the new program has not answered yet.
+    pub(in crate::daemon) fn is_asking(&self) -> bool {
+        matches!(self.step, Step::Asking(_))
     }
 
-    fn refuse_successor(&mut self, caller: Option<ClientId>, reason: &str, now: Instant) {
-        ::log::error!("no successor: {reason}");
-        if let Some((server, caller)) = self.server.as_mut().zip(caller) {
-            let refusal = protocol::upgrade_refused(reason.to_owned());
-            server.reply(caller, Reply::One(refusal), now);
+    /// Whether the workers have stopped, or are about to.
+    pub(in crate::daemon) fn is_transferring(&self) -> bool {
+        matches!(self.step, Step::Transferring { .. })
+    }
+
+    /// When to call [`Self::advance`] although nothing has happened.
+    pub(in crate::daemon) fn poll_timeout(&self, now: Instant) -> Instant {
+        match self.step {
+            Step::Asking(_) => self.until,
+            Step::Settling { .. } | Step::Transferring { .. } => now + POLL_INTERVAL,
         }
     }
 
-    /// Whether the workers rest, and nobody is to be answered.
-    pub(crate) fn is_resting(&self) -> bool {
-        matches!(
-            self.handover,
-            Some(Handover {
-                step: Step::Resting { .. },
+    /// A worker has transferred all that it had. Returns it if that is too late.
+    pub(in crate::daemon) fn handle_transferred(
+        &mut self,
+        more: Transferred,
+    ) -> Result<(), Transferred> {
+        match &mut self.step {
+            Step::Transferring {
+                workers_left,
+                transferred,
                 ..
-            })
-        )
+            } => {
+                *workers_left -= 1;
+                transferred.append(more);
+                Ok(())
+            }
+            Step::Asking(_) | Step::Settling { .. } => Err(more),
+        }
     }
 
-    /// Whether the workers stop soon: no reload is begun, and searches among the peers are for the
-    /// successor.
-    pub(crate) fn is_settling(&self) -> bool {
-        let step = self.handover.as_ref().map(|handover| &handover.step);
-        matches!(step, Some(Step::Settling | Step::Resting { .. }))
-    }
-
-    /// When [`Self::go_on_handing_over`] is next due.
-    pub(crate) fn next_handover_step(&self, now: Instant) -> Option<Instant> {
-        let handover = self.handover.as_ref()?;
-        Some(match handover.step {
-            Step::Asking(_) => handover.until,
-            Step::Settling | Step::Resting { .. } => now + LOOK,
-        })
-    }
-
-    /// A worker has given away all that it had.
-    pub(crate) fn collect(&mut self, mut more: Belongings) {
-        let Some(Handover {
-            step:
-                Step::Resting {
-                    waits_for,
-                    belongings,
-                    ..
-                },
-            ..
-        }) = &mut self.handover
-        else {
-            // It comes too late: the upgrade was given up, and this worker is still wanted.
-            return self.take_back(more);
-        };
-        *waits_for -= 1;
-        belongings.workers.append(&mut more.workers);
-        belongings.connections.append(&mut more.connections);
-        belongings.sources.append(&mut more.sources);
-        belongings.last_peer = belongings.last_peer.max(more.last_peer);
-    }
-
-    /// Does what is due.
-    pub(crate) fn go_on_handing_over(&mut self, now: Instant) {
-        let Some(handover) = &mut self.handover else {
-            return;
-        };
-        let is_late = now >= handover.until;
-        let is_search_idle = self.server.as_ref().is_none_or(Server::is_search_idle);
-        let is_loading = self.reloads.is_loading();
-        let failure = match &mut handover.step {
+    /// Takes the next step if it can be taken. One step a call: between two of them the main loop
+    /// handles the signals that have arrived.
+    pub(in crate::daemon) fn advance(&mut self, facts: Facts, now: Instant) -> Action {
+        let is_late = now >= self.until;
+        match &mut self.step {
             Step::Asking(answer) => match answer.try_recv() {
                 Ok(Ok(program)) => {
-                    handover.program = program;
-                    handover.step = Step::Settling;
-                    handover.until = now + SETTLE_TIME_MAX;
-                    // The next step is for the next turn, which takes the signals that have arrived
-                    // first.
-                    return;
+                    self.step = Step::Settling { program };
+                    self.until = now + SETTLE_TIME_MAX;
+                    Action::Wait
                 }
-                Ok(Err(reason)) => reason,
-                Err(TryRecvError::Disconnected) => "nobody could be asked".into(),
-                Err(TryRecvError::Empty) if is_late => "no answer from the new program".into(),
-                Err(TryRecvError::Empty) => return,
+                Ok(Err(reason)) => Action::GiveUp(reason),
+                Err(TryRecvError::Disconnected) => {
+                    Action::GiveUp("the new program could not be asked".into())
+                }
+                Err(TryRecvError::Empty) if is_late => {
+                    Action::GiveUp("no answer from the new program".into())
+                }
+                Err(TryRecvError::Empty) => Action::Wait,
             },
-            Step::Settling if self.listeners.all_retired() && is_search_idle && !is_loading => {
-                handover.step = Step::Resting {
-                    waits_for: self.workers.count(),
-                    rested: handover::clock(),
-                    belongings: Belongings::default(),
+            Step::Settling { program } if facts.is_settled => {
+                self.step = Step::Transferring {
+                    program: std::mem::take(program),
+                    workers_left: facts.workers,
+                    stopped: clock(),
+                    transferred: Transferred::default(),
                 };
-                handover.until = now + SETTLE_TIME_MAX;
-                self.workers.command_all(|_| Command::HandOver);
-                return;
+                self.until = now + SETTLE_TIME_MAX;
+                Action::StopWorkers
             }
-            Step::Settling if is_late && is_loading => {
-                "a reload is under way; try again later".into()
+            Step::Settling { .. } if is_late => Action::GiveUp(
+                "sockets of an earlier reload are still being served; try again later".into(),
+            ),
+            Step::Transferring {
+                workers_left: 0, ..
+            } => Action::HandOver,
+            Step::Transferring { .. } if is_late => {
+                Action::GiveUp("a worker does not come to rest".into())
             }
-            Step::Settling if is_late => {
-                "sockets of an earlier reload are still being served; try again later".into()
-            }
-            Step::Resting { waits_for: 0, .. } => return self.hand_over(now),
-            Step::Resting { .. } if is_late => "a worker does not come to rest".into(),
-            Step::Settling | Step::Resting { .. } => return,
-        };
-        self.give_up(&failure, now);
-    }
-
-    /// Writes everything down and lets the successor begin.
-    fn hand_over(&mut self, now: Instant) {
-        let Some(Handover {
-            successor,
-            step: Step::Resting {
-                rested, belongings, ..
-            },
-            caller,
-            program,
-            ..
-        }) = &self.handover
-        else {
-            return;
-        };
-        let (successor, caller, program) = (*successor, *caller, program.clone());
-        let connections = belongings.connections.len() as u64;
-        // Who wants a process to come is told here and now; that one would answer something else.
-        let waiting = caller.filter(|_| successor == Successor::Program);
-        let carriers = self.leave_behind(belongings, *rested, waiting);
-        let handed_over = carriers.and_then(|carriers| match successor {
-            Successor::Program => self
-                .execute(&program, &carriers)
-                .map(|never| match never {}),
-            Successor::Process => self.leave_to_manager(carriers),
-        });
-        match handed_over {
-            Ok(()) => self.make_way(caller, connections, now),
-            Err(error) => self.give_up(&error.to_string(), now),
+            Step::Settling { .. } | Step::Transferring { .. } => Action::Wait,
         }
     }
 
-    /// Becomes the successor. Returns only if that fails.
-    fn execute(&self, program: &Path, carriers: &[OwnedFd]) -> io::Result<Infallible> {
-        for carrier in carriers {
-            carriers::survive_exec(carrier.as_fd(), true)?;
+    /// Ends the handover. Returns what the workers have transferred, if they have been asked to.
+    pub(in crate::daemon) fn end(self) -> Option<Outgoing> {
+        match self.step {
+            Step::Asking(_) | Step::Settling { .. } => None,
+            Step::Transferring {
+                program,
+                stopped,
+                transferred,
+                ..
+            } => Some(Outgoing {
+                program,
+                stopped,
+                transferred,
+            }),
         }
-        // Lines that are still queued would be lost with this program.
-        ::log::logger().flush();
-        self.command_line
-            .execute(program, handover::environment(carriers))
-            .map_err(|error| io::Error::other(format!("{}: {error}", program.display())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Sender, channel};
+
+    use super::*;
+
+    const BUSY: Facts = Facts {
+        is_settled: false,
+        workers: 2,
+    };
+    const SETTLED: Facts = Facts {
+        is_settled: true,
+        workers: 2,
+    };
+
+    fn begin() -> (Handover, Sender<Answer>, Instant) {
+        let (sender, answer) = channel();
+        let now = Instant::now();
+        let handover = Handover::begin(Successor::Program, None, answer, now);
+        (handover, sender, now)
     }
 
-    /// Has the service manager keep everything for the next process.
-    fn leave_to_manager(&self, carriers: Vec<OwnedFd>) -> io::Result<()> {
-        let Some(manager) = &self.manager else {
-            return Ok(());
-        };
-        manager.keep(handover::STORED, carriers);
-        // A message of a process that has ended is nobody's.
-        manager.wait_until_read().inspect_err(|_| {
-            // It must not come back after we have gone on.
-            manager.let_go(handover::STORED);
-        })
+    /// One that has been accepted by the program.
+    fn settling() -> (Handover, Instant) {
+        let (mut handover, sender, now) = begin();
+        sender.send(Ok("/sbin/echod".into())).unwrap();
+        assert_eq!(handover.advance(SETTLED, now), Action::Wait);
+        (handover, now)
     }
 
-    /// Everything is somebody else's now.
-    fn make_way(&mut self, caller: Option<ClientId>, connections: u64, now: Instant) {
-        let listeners = self.listeners.count() as u64;
-        ::log::info!(
-            "{listeners} listener(s) and {connections} connection(s) wait for the next process"
+    fn reason(action: Action) -> String {
+        match action {
+            Action::GiveUp(reason) => reason,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn of_worker(worker: usize, last_peer: u64) -> Transferred {
+        Transferred {
+            workers: vec![worker],
+            last_peer,
+            ..Transferred::default()
+        }
+    }
+
+    #[test]
+    fn every_step_comes_after_the_one_before_and_in_a_call_of_its_own() {
+        let (mut handover, now) = settling();
+        assert_eq!(handover.advance(BUSY, now), Action::Wait);
+        assert!(!handover.is_transferring());
+        assert_eq!(handover.advance(SETTLED, now), Action::StopWorkers);
+        assert!(handover.is_transferring());
+        assert_eq!(handover.advance(SETTLED, now), Action::Wait);
+        assert!(handover.handle_transferred(of_worker(1, 7)).is_ok());
+        assert_eq!(handover.advance(SETTLED, now), Action::Wait);
+        assert!(handover.handle_transferred(of_worker(0, 5)).is_ok());
+        assert_eq!(handover.advance(SETTLED, now), Action::HandOver);
+        let outgoing = handover.end().unwrap();
+        assert_eq!(outgoing.program, PathBuf::from("/sbin/echod"));
+        assert_eq!(outgoing.transferred.workers, [1, 0]);
+        assert_eq!(outgoing.transferred.last_peer, 7);
+    }
+
+    #[test]
+    fn a_program_that_refuses_gives_the_reason() {
+        let (mut handover, sender, now) = begin();
+        assert_eq!(handover.advance(SETTLED, now), Action::Wait);
+        sender.send(Err("it is not echod".into())).unwrap();
+        assert_eq!(reason(handover.advance(SETTLED, now)), "it is not echod");
+        assert!(handover.end().is_none());
+    }
+
+    #[test]
+    fn each_step_has_a_time_limit_and_a_reason_of_its_own() {
+        let (mut handover, _sender, now) = begin();
+        let late = handover.poll_timeout(now);
+        assert_eq!(
+            reason(handover.advance(SETTLED, late)),
+            "no answer from the new program"
         );
-        if let Some((server, caller)) = self.server.as_mut().zip(caller) {
-            let reply = protocol::reply(&schema::HandOverReply {
-                listeners,
-                connections,
-            });
-            server.reply(caller, Reply::One(reply), now);
-        }
-        self.stage = Stage::HandedOver;
+        let (mut handover, now) = settling();
+        let late = now + SETTLE_TIME_MAX;
+        let said = reason(handover.advance(BUSY, late));
+        assert!(said.starts_with("sockets of an earlier reload"), "{said}");
+        let (mut handover, now) = settling();
+        // Settled in the last moment: the workers have a limit of their own.
+        assert_eq!(handover.advance(SETTLED, late), Action::StopWorkers);
+        assert_eq!(handover.advance(SETTLED, late), Action::Wait);
+        let later = now.max(late) + SETTLE_TIME_MAX;
+        let said = reason(handover.advance(SETTLED, later));
+        assert_eq!(said, "a worker does not come to rest");
+        assert!(handover.end().is_some(), "what the others had");
     }
 
-    /// Goes on as before.
-    fn give_up(&mut self, reason: &str, now: Instant) {
-        let Some(handover) = self.handover.take() else {
-            return;
-        };
-        if let Step::Resting { belongings, .. } = handover.step {
-            self.take_back(belongings);
-        }
-        self.refuse_successor(handover.caller, reason, now);
+    #[test]
+    fn a_question_that_can_not_be_asked_is_no_answer() {
+        let (mut handover, sender, now) = begin();
+        drop(sender);
+        assert_eq!(
+            reason(handover.advance(SETTLED, now)),
+            "the new program could not be asked"
+        );
+    }
+
+    #[test]
+    fn what_a_worker_transfers_unasked_is_returned() {
+        let (mut handover, _) = settling();
+        let late = handover.handle_transferred(of_worker(1, 7)).unwrap_err();
+        assert_eq!(late.workers, [1]);
     }
 }

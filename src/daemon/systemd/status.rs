@@ -1,8 +1,8 @@
-//! What the service manager is told while we run: how things are, in a line for
-//! `systemctl status`; that all are alive; and while stopping, that we need more time.
+//! What is sent to the service manager at run time: the state in a line for `systemctl status`; that
+//! all threads are alive; and while stopping, that the daemon needs more time.
 //!
-//! The line is told again when it has become another, and not more often than anybody reads it.
-//! Where no manager has started us nothing is counted, and nobody is woken for it.
+//! The line is sent again when it has changed, and not more often than people read it. Without a
+//! manager nothing is counted, and no thread is woken for it.
 
 use std::time::{Duration, Instant};
 
@@ -12,24 +12,24 @@ use crate::worker::mailbox::Command;
 use crate::daemon::systemd::watchdog::Task;
 use crate::daemon::{Daemon, Stage};
 
-/// The line is looked after so often.
+/// How often the line is renewed.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Where the watchdog wakes us anyway, at that occasion, but not more often than this.
+/// Where the watchdog wakes the main thread anyway, at that occasion, but not more often than this.
 const INTERVAL_MIN: Duration = Duration::from_secs(2);
 
-/// The same while stopping, when every second may be the one that somebody waits for.
+/// The same while stopping, when an operator may wait for the end.
 const INTERVAL_STOPPING: Duration = Duration::from_secs(1);
 
-/// While stopping, the manager is to be patient for so long from each time that it is told: longer
-/// than we are ever silent, and not so long that one of us who hangs is waited for.
+/// While stopping, the manager is to wait for this time from each message on: longer than the time
+/// between two messages, and short enough for a daemon that hangs to be ended soon.
 const MORE_TIME: Duration = Duration::from_secs(10);
 
 /// The manager takes 4096 bytes at a time and forgets what is longer, with all that it says; a
 /// character has up to four.
 const LINE_CHARACTERS_MAX: usize = 500;
 
-/// The line that the manager has, and when it was last looked after.
+/// The line that the manager has, and when it was last renewed.
 #[derive(Debug)]
 pub(crate) struct Status {
     told: String,
@@ -37,7 +37,7 @@ pub(crate) struct Status {
 }
 
 impl Status {
-    /// The manager has been told nothing yet.
+    /// Nothing has been sent yet.
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             told: String::new(),
@@ -49,7 +49,7 @@ impl Status {
         now >= self.looked + interval
     }
 
-    /// Takes note of the line as it is now. True if that is news.
+    /// Notes the line as it is now. True if it has changed.
     fn renew(&mut self, line: &str, now: Instant) -> bool {
         self.looked = now;
         let is_news = self.told != line;
@@ -87,7 +87,7 @@ impl Daemon {
         }
     }
 
-    /// Tells the manager what is due.
+    /// Sends the manager what is due.
     pub(crate) fn keep_manager_informed(&mut self, now: Instant) {
         match self.watchdog.as_mut().and_then(|dog| dog.turn(now)) {
             Some(Task::Ask) => self.workers.command_all(|_| Command::Ping),
@@ -120,7 +120,7 @@ impl Daemon {
         }
     }
 
-    /// Tells how things are, and while stopping asks for time.
+    /// Sends the state, and while stopping asks for time.
     pub(crate) fn tell_status(&mut self, now: Instant) {
         let Some(manager) = &self.manager else {
             return;
@@ -334,7 +334,7 @@ mod tests {
         assert!(!status.is_due(INTERVAL, later - Duration::from_millis(1)));
         assert!(status.is_due(INTERVAL, later));
         assert!(!status.renew("one", later));
-        // Looked after, though nothing was told.
+        // It was renewed, though nothing was sent.
         assert!(!status.is_due(INTERVAL, later + Duration::from_secs(1)));
         assert!(status.renew("two", later + INTERVAL));
     }

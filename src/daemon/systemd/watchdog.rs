@@ -1,14 +1,15 @@
-//! When the service manager may be told that all is well: the watchdog (`sd_watchdog_enabled(3)`).
+//! When the service manager may be notified that the service is alive: the watchdog
+//! (`sd_watchdog_enabled(3)`).
 //!
 //! Decides with the time that it is given. The control thread asks every worker, and only when the
 //! last of them has answered is the watchdog fed: a worker that hangs is a dead service, whatever
-//! the others do, and a control thread that hangs asks nobody. No worker is asked again before all
+//! the others do, and a control thread that hangs does not ask. No worker is asked again before all
 //! have answered, so that questions never pile up.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-/// So often within the manager's patience everybody is asked.
+/// How many times within the manager's patience the workers are asked.
 const ROUNDS: u32 = 4;
 
 /// See the module.
@@ -28,17 +29,17 @@ pub(crate) struct Watchdog {
 pub(crate) enum Task {
     /// Ask every worker whether it is alive.
     Ask,
-    /// Tell the operator who has not answered since then, while there is time.
+    /// Tell the operator which workers have not answered, while there is time.
     Accuse {
         /// These.
         workers: Vec<usize>,
-        /// For so long.
+        /// The time since they were asked.
         silent: Duration,
     },
 }
 
 impl Watchdog {
-    /// For a manager that ends the service when it has not been fed for `patience`.
+    /// For a manager that ends the service when it has no sign of life for `patience`.
     pub(crate) fn new(patience: Duration, workers: usize, now: Instant) -> Self {
         Self {
             interval: patience / ROUNDS,
@@ -109,7 +110,7 @@ mod tests {
             assert!(!watchdog.handle_alive(0));
         }
         assert!(watchdog.handle_alive(1));
-        // Nobody was asked again.
+        // No worker was asked again.
         assert!(!watchdog.handle_alive(0));
         assert!(!watchdog.handle_alive(1));
     }
