@@ -123,10 +123,7 @@ fn ask_without_waiting(control: &Control) {
 /// Takes the replies, until the connection ends.
 fn discard_replies(control: &Control) {
     let mut stream = &control.stream;
-    while stream
-        .read(&mut vec![0; 64 * 1024])
-        .is_ok_and(|len| len > 0)
-    {}
+    while stream.read(&mut [0; 16 * 1024]).is_ok_and(|len| len > 0) {}
 }
 
 /// An upgrade waited until no client was asking for peers, and with several that ask again and again
