@@ -289,7 +289,11 @@ fn a_rejected_reload_loses_no_datagram() {
         )
     };
     let daemon = Daemon::start(&config(1));
-    daemon.write_config(&(config(2) + &tcp("z", &at(taken).to_string(), "")));
+    // So many others that the failure comes long after the new sockets would have been bound.
+    let others = (0..150).map(|number| tcp(&format!("n{number}"), "127.0.0.1:0", ""));
+    let others: String = others.collect();
+    let refused = tcp("z", &at(taken).to_string(), "");
+    daemon.write_config(&(config(2) + &others + &refused));
     let stop = AtomicBool::new(false);
     let answered = AtomicU64::new(0);
     std::thread::scope(|scope| {
