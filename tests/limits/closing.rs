@@ -100,7 +100,7 @@ fn a_connection_that_reaches_a_timeout_is_counted_by_that() {
 
     // It never reads, and in the end is reset.
     let mut stalled = daemon.connect("stalled");
-    while stalled.write(&[7; 60_000]).is_ok() {}
+    while stalled.write(&vec![7; 60_000]).is_ok() {}
     eventually("it is closed", || daemon.connections("stalled") == 0);
     assert_eq!(closed(&daemon, "stalled"), json!({"stalled": 1}));
     assert_eq!(daemon.listener("stalled")["faults"], 1);
