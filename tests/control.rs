@@ -630,7 +630,7 @@ fn the_log_level_takes_effect_at_once_and_until_the_next_reload() {
             .set_linger(Some(Duration::ZERO))
             .expect("set");
     };
-    let lines = || daemon.log().matches("reset by peer").count();
+    let lines = || daemon.log().matches("the peer reset it").count();
     reset();
     eventually("the first is gone", || {
         let listener = daemon.listener("main");

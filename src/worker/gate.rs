@@ -87,7 +87,7 @@ impl Gate {
     /// Counts one more open connection.
     pub(super) fn count_open(&self) {
         let open = self.open.fetch_add(1, Relaxed) + 1;
-        // Rarely is it the highest number so far, and a load alone leaves the cache line to others.
+        // Rarely is this a new peak, and a load alone leaves the cache line to other workers.
         if open > self.peak.load(Relaxed) {
             self.peak.fetch_max(open, Relaxed);
         }

@@ -2,6 +2,7 @@
 
 use super::peers::listed;
 use super::streams::talk;
+use super::timeouts::assert_only_the_first_is_reset;
 use super::*;
 
 /// The driver relays whatever it may.
@@ -120,14 +121,7 @@ fn a_relayed_peer_that_reads_nothing_is_reset_and_a_slow_one_is_not() {
     for peer in [stuck, slow] {
         write_until_full(&mut rig, peer);
     }
-    for _ in 0..20 {
-        rig.pass(SECOND);
-        rig.network.read(slow, 10);
-    }
-    rig.network.read(stuck, usize::MAX);
-    assert_eq!(rig.network.end(stuck), Some(End::Reset));
-    assert_eq!(rig.network.end(slow), None);
-    assert_eq!(rig.totals().faults, 1);
+    assert_only_the_first_is_reset(&mut rig, stuck, slow);
 }
 
 #[test]
