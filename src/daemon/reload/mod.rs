@@ -192,10 +192,9 @@ impl Daemon {
         let workers = self.workers.count();
         let prepared = self
             .listeners
-            .prepare(&config, &plan.changes, workers, passed)
-            .map_err(|failures| failures.iter().map(Diagnostic::general).collect::<Vec<_>>())?;
-        let warnings = prepared.warnings.iter().map(Diagnostic::general).collect();
-        result.warnings.extend(bounded(warnings, 0, "warning"));
+            .prepare(&config, &plan.changes, workers, passed);
+        let mut prepared = prepared.map_err(general)?;
+        let warnings = std::mem::take(&mut prepared.warnings);
         // Dropped, what is prepared leaves nothing behind.
         if !dry_run {
             let now = Instant::now();
@@ -208,6 +207,8 @@ impl Daemon {
             self.put_in_force(config, texts);
             self.history.generation += u64::from(!is_empty);
         }
+        let warnings = bounded(general(warnings), 0, "warning");
+        result.warnings.extend(warnings);
         Ok(if is_empty {
             ReloadOutcome::Unchanged
         } else {
@@ -234,6 +235,10 @@ impl Daemon {
         let running = std::mem::replace(&mut self.config, config);
         self.config.keep_restart_keys_of(&running);
     }
+}
+
+fn general(messages: Vec<String>) -> Vec<Diagnostic> {
+    messages.into_iter().map(Diagnostic::general).collect()
 }
 
 fn restart_warnings(plan: &Plan) -> impl Iterator<Item = Diagnostic> {
