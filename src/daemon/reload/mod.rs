@@ -143,7 +143,7 @@ impl Daemon {
         };
         match outcome.and_then(|(texts, loaded)| self.apply(texts, loaded, dry_run, &mut result)) {
             Ok(outcome) => result.outcome = outcome,
-            Err(errors) => result.errors = bounded(errors, 0, "error"),
+            Err(errors) => result.errors = errors,
         }
         // It may be the next one now.
         result.generation = self.history.generation;
@@ -193,7 +193,7 @@ impl Daemon {
         let prepared = self
             .listeners
             .prepare(&config, &plan.changes, workers, passed);
-        let mut prepared = prepared.map_err(general)?;
+        let mut prepared = prepared.map_err(|failures| general(failures, "error"))?;
         let warnings = std::mem::take(&mut prepared.warnings);
         // Dropped, what is prepared leaves nothing behind.
         if !dry_run {
@@ -207,8 +207,7 @@ impl Daemon {
             self.put_in_force(config, texts);
             self.history.generation += u64::from(!is_empty);
         }
-        let warnings = bounded(general(warnings), 0, "warning");
-        result.warnings.extend(warnings);
+        result.warnings.extend(general(warnings, "warning"));
         Ok(if is_empty {
             ReloadOutcome::Unchanged
         } else {
@@ -237,8 +236,10 @@ impl Daemon {
     }
 }
 
-fn general(messages: Vec<String>) -> Vec<Diagnostic> {
-    messages.into_iter().map(Diagnostic::general).collect()
+/// What listeners report, which names no place: as many as are shown.
+fn general(messages: Vec<String>, noun: &str) -> Vec<Diagnostic> {
+    let all = messages.into_iter().map(Diagnostic::general);
+    bounded(all.collect(), 0, noun)
 }
 
 fn restart_warnings(plan: &Plan) -> impl Iterator<Item = Diagnostic> {
