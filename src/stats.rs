@@ -13,6 +13,10 @@ use serde::{Deserialize, Serialize};
 /// Reasons of refusal in a set at most. What each index means is defined by the writer.
 pub const REASONS_MAX: usize = 8;
 
+/// Reasons of closing in a set at most, with room for more than there are: the number of counters in a
+/// hand-over record never changes.
+pub const CLOSE_REASONS_MAX: usize = 16;
+
 /// A number that one thread increases and any thread may read.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -52,7 +56,10 @@ pub struct Counters {
     pub datagrams_sent: Counter,
     /// Answers that could not be sent as datagrams: the peer's socket is closed, or its queue full.
     pub unsent: Counter,
-    /// Connections that ended by a fault of the peer: reset by it, or timed out.
+    /// Connections closed, by reason. An earlier program counted their sum alone, so that `closed` may
+    /// be more.
+    pub closed_by: [Counter; CLOSE_REASONS_MAX],
+    /// Connections that ended by a fault of the peer: reset by it, stalled, or timed out.
     pub faults: Counter,
     /// Connections and datagrams refused, by reason.
     pub refused: [Counter; REASONS_MAX],
@@ -72,6 +79,9 @@ impl Counters {
         counters.unsent.add(totals.unsent);
         counters.faults.add(totals.faults);
         for (counter, count) in counters.refused.iter().zip(totals.refused) {
+            counter.add(count);
+        }
+        for (counter, count) in counters.closed_by.iter().zip(totals.closed_by) {
             counter.add(count);
         }
         counters
@@ -94,6 +104,9 @@ pub struct Totals {
     pub unsent: u64,
     pub faults: u64,
     pub refused: [u64; REASONS_MAX],
+    // Part of the hand-over record since a later version than the others.
+    #[serde(default)]
+    pub closed_by: [u64; CLOSE_REASONS_MAX],
 }
 
 impl Totals {
@@ -117,6 +130,7 @@ impl Totals {
                 unsent: set.unsent.get(),
                 faults: set.faults.get(),
                 refused: set.refused.each_ref().map(Counter::get),
+                closed_by: set.closed_by.each_ref().map(Counter::get),
             });
         }
         totals
@@ -133,6 +147,9 @@ impl Totals {
         self.unsent += more.unsent;
         self.faults += more.faults;
         for (total, reason) in self.refused.iter_mut().zip(more.refused) {
+            *total += reason;
+        }
+        for (total, reason) in self.closed_by.iter_mut().zip(more.closed_by) {
             *total += reason;
         }
     }
@@ -178,11 +195,25 @@ mod tests {
             counter.add(1);
         }
         ones.refused.iter().for_each(|reason| reason.add(1));
+        ones.closed_by.iter().for_each(|reason| reason.add(1));
         let mut twice = Totals::of([&ones]);
         twice.add(&Totals::of([&ones]));
         assert_eq!(twice, Totals::of([&ones, &ones]));
         assert_eq!((twice.accepted, twice.unsent, twice.refused[7]), (2, 2, 2));
+        assert_eq!(twice.closed_by, [2; CLOSE_REASONS_MAX]);
         assert_eq!(Totals::of([&Counters::from_totals(&twice)]), twice);
+    }
+
+    #[test]
+    fn totals_that_an_earlier_program_wrote_are_read_without_reasons_of_closing() {
+        let totals = Totals {
+            accepted: 7,
+            closed: 5,
+            ..Totals::default()
+        };
+        let mut written = serde_json::to_value(totals).unwrap();
+        written.as_object_mut().unwrap().remove("closed_by");
+        assert_eq!(serde_json::from_value::<Totals>(written).unwrap(), totals);
     }
 
     #[test]

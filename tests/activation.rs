@@ -41,7 +41,7 @@ fn pass_names<const COUNT: usize>(
     pass(command, &names, sockets);
 }
 
-/// They come to a shell as its standard input and output, so that nobody else gets them.
+/// They come to a shell as its standard input and output, so that no other process gets them.
 fn pass<const COUNT: usize>(command: &mut Command, names: &str, sockets: [OwnedFd; COUNT]) {
     const { assert!(COUNT <= 2, "a process has two of those") }
     let moved = if COUNT == 1 { "3<&0" } else { "3<&0 4>&1" };
@@ -100,7 +100,7 @@ fn a_passed_tcp_socket_is_served_and_keeps_its_backlog() {
         (&1.into(), &7.into())
     );
 
-    // The manager keeps the socket: who comes while the daemon is gone waits for the next one.
+    // The manager keeps the socket: a client that connects while there is no daemon waits for the next one.
     drop(peer);
     daemon.signal(Signal::SIGTERM);
     assert!(daemon.wait().success());
@@ -240,7 +240,7 @@ fn unix_sockets_are_passed_by_name_too_and_stay_when_the_daemon_goes() {
         stream.display().to_string()
     );
     assert!(!daemon.path("unused").exists());
-    // The kernel does not say what the manager has set, and nobody makes something up.
+    // The kernel does not say what the manager has set, and no value is made up.
     assert_eq!(backlog(&daemon), (0, 0));
     let told = daemon.ctl_text(&["backlog", "main"]);
     assert!(told.contains("as the service manager has set it"), "{told}");

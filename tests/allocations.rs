@@ -293,7 +293,7 @@ fn settings() -> Settings {
             allow: ["127.0.0.0/8".parse().expect("a network")].into(),
             deny: [].into(),
         },
-        source_ports: SourcePorts::default(),
+        refuse_source_ports: SourcePorts::default(),
     }
 }
 

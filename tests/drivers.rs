@@ -144,9 +144,15 @@ fn where_a_ring_can_be_made_and_not_used_auto_serves_on_epoll_and_says_why() {
 #[test]
 fn where_io_uring_is_refused_but_asked_for_the_start_ends_with_cause_and_cure() {
     for errno in [Errno::EPERM, Errno::ENOSYS] {
-        let mut daemon = where_io_uring_fails(errno, || Daemon::spawn(&config("io_uring"), |_| {}));
+        let (mut daemon, checked) = where_io_uring_fails(errno, || {
+            let daemon = Daemon::spawn(&config("io_uring"), |_| {});
+            (daemon, check("io_uring"))
+        });
         assert_eq!(daemon.wait().code(), Some(1));
         let log = daemon.log();
+        // The same is known before it is started.
+        assert_eq!(checked.status.code(), Some(78));
+        assert_eq!(text(&checked.stderr), log);
         assert!(
             log.starts_with("echod: [daemon] driver \"io_uring\": "),
             "{log}"

@@ -128,15 +128,44 @@ impl Daemon {
                     return text;
                 }
             } else if let Some(status) = self.child.try_wait().expect("a child of ours") {
-                panic!("echod ended ({status}) before {what}: {}", self.log());
+                panic!("echod ended ({status}) before {what}: {}", self.log_file());
             }
-            assert!(Instant::now() < deadline, "no {what}: {}", self.log());
+            assert!(Instant::now() < deadline, "no {what}: {}", self.log_file());
         }
     }
 
-    /// What it has logged so far.
+    /// What it has logged so far, to the last line.
     pub(crate) fn log(&self) -> String {
+        eventually("the log is written", || self.log_is_written());
+        self.log_file()
+    }
+
+    /// The part of its log that has been written.
+    fn log_file(&self) -> String {
         std::fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// Whether the thread that writes the log, where there is one, has nothing left to write: only
+    /// then it is asleep in ppoll(2) (`/proc/PID/task/TID/syscall`, proc(5)).
+    pub(crate) fn log_is_written(&self) -> bool {
+        let Ok(threads) = std::fs::read_dir(self.proc("task")) else {
+            return true;
+        };
+        let is_log = |thread: &PathBuf| {
+            std::fs::read_to_string(thread.join("comm")).is_ok_and(|name| name == "log\n")
+        };
+        let mut threads = threads.filter_map(|thread| Some(thread.ok()?.path()));
+        let Some(thread) = threads.find(is_log) else {
+            return true;
+        };
+        match std::fs::read_to_string(thread.join("syscall")) {
+            Ok(call) => call.starts_with(&format!("{} ", libc::SYS_ppoll)),
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                panic!("{}: {error}", thread.display())
+            }
+            // The process has ended.
+            Err(_) => true,
+        }
     }
 
     /// A path in the test's folder.
@@ -182,7 +211,7 @@ impl Daemon {
             assert!(
                 Instant::now() < deadline,
                 "echod does not end: {}",
-                self.log()
+                self.log_file()
             );
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -324,7 +353,7 @@ impl Drop for Daemon {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("--- log of echod ---\n{}", self.log());
+            eprintln!("--- log of echod ---\n{}", self.log_file());
         }
     }
 }

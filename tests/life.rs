@@ -1,4 +1,4 @@
-//! From the start to the end: what is told to whom, what is left behind, and who may finish.
+//! From the start to the end: what is reported, what is left behind, and which peers may finish.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
@@ -46,14 +46,14 @@ fn who_waits_in_the_queue_is_served_before_the_end() {
         client.shutdown(Shutdown::Write).expect("half closed");
         assert_eq!(read_to_fin(&mut client), b"queued");
     }
-    // Who is established goes on for as long as he likes, within the drain timeout.
+    // An established connection continues within the drain timeout.
     assert_eq!(exchange(&mut inside, b"still inside"), b"still inside");
     assert_eq!(daemon.ctl_json(&["status"])["status"]["state"], "draining");
-    // Nobody new comes in.
+    // No new connection is accepted.
     let refused = TcpStream::connect_timeout(&address, PATIENCE).expect_err("nobody listens");
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
-    // A reload would be for nobody.
-    assert_eq!(daemon.ctl(&["reload"]).status.code(), Some(5));
+    // It is too late for a reload.
+    assert_eq!(daemon.ctl(&["reload"]).status.code(), Some(78));
     inside.shutdown(Shutdown::Write).expect("half closed");
     assert_eq!(read_to_fin(&mut inside), b"");
     assert!(daemon.wait().success());
@@ -402,16 +402,35 @@ fn refused(config: &str, arguments: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn a_group_that_is_not_there_is_a_mistake_in_the_configuration() {
+fn a_start_and_a_check_refuse_a_group_that_does_not_exist() {
     let config = format!("[control]\ngroup = \"no-such-group\"\n{}", tcp(""));
-    let (status, told) = refused(&config, &["--socket", "/nonexistent/control.sock"]);
-    assert_eq!(status, Some(78), "{told}");
-    assert!(
-        told.contains(
-            "group \"no-such-group\": there is no such group: groupadd --system no-such-group"
-        ),
-        "{told}"
+    for arguments in [
+        ["--socket", "/nonexistent/control.sock"].as_slice(),
+        &["--check"],
+    ] {
+        let (status, errors) = refused(&config, arguments);
+        assert_eq!(status, Some(78), "{errors}");
+        assert_eq!(
+            errors,
+            "echod: [control] group \"no-such-group\": there is no such group: groupadd --system no-such-group\n"
+        );
+    }
+}
+
+#[test]
+fn a_check_names_everything_that_a_start_as_root_would_refuse() {
+    let config = format!(
+        "[daemon]\nuser = \"root\"\ngroup = \"daemon\"\n[control]\ngroup = \"no-such-group\"\n{}",
+        tcp("")
     );
+    let (status, errors) = refused(&config, &["--check"]);
+    assert_eq!(status, Some(78), "{errors}");
+    assert!(
+        errors.contains("user \"root\": root stays root"),
+        "{errors}"
+    );
+    assert!(errors.contains("no-such-group"), "{errors}");
+    assert_eq!(errors.lines().count(), 2, "{errors}");
 }
 
 #[test]
@@ -456,6 +475,53 @@ fn a_service_manager_that_does_not_listen_stops_nothing() {
     drop(peer);
     daemon.signal(Signal::SIGTERM);
     assert!(daemon.wait().success());
+}
+
+#[test]
+fn a_service_manager_at_an_abstract_name_is_notified() {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::SocketAddr as UnixAddress;
+
+    let name = format!("echod-test-{}", std::process::id());
+    let address = UnixAddress::from_abstract_name(&name).expect("a short name");
+    let manager = UnixDatagram::bind_addr(&address).expect("a name of its own");
+    manager.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let mut daemon = Daemon::spawn(&tcp(""), |command| {
+        command.env("NOTIFY_SOCKET", format!("@{name}"));
+    });
+    let next = || {
+        let mut message = [0; 4096];
+        let len = manager.recv(&mut message).expect("a message");
+        text(&message[..len])
+    };
+    while !next().lines().any(|line| line == "READY=1") {}
+    daemon.signal(Signal::SIGTERM);
+    while !next().lines().any(|line| line == "STOPPING=1") {}
+    assert!(daemon.wait().success());
+}
+
+#[test]
+fn a_service_manager_that_can_not_be_notified_is_a_warning() {
+    for address in [
+        "/nonexistent/notify",
+        "@no-such-name",
+        "vsock:2:7",
+        "notify",
+    ] {
+        let mut daemon = Daemon::spawn(&tcp(""), |command| {
+            command.env("NOTIFY_SOCKET", address);
+        });
+        eventually("there is a warning", || {
+            let log = daemon.log();
+            log.contains("the service manager can't be notified: NOTIFY_SOCKET")
+                && log.contains("is ready")
+        });
+        let mut peer = daemon.connect("main");
+        assert_eq!(exchange(&mut peer, b"hello"), b"hello");
+        drop(peer);
+        daemon.signal(Signal::SIGTERM);
+        assert!(daemon.wait().success(), "{}", daemon.log());
+    }
 }
 
 #[test]

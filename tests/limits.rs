@@ -1,5 +1,6 @@
 //! How many may come, and who: what happens to those who may not.
 
+mod closing;
 mod loops;
 
 use std::io::{ErrorKind, Read, Write};

@@ -1,22 +1,32 @@
-//! What is in the log, and what nobody can bring into it.
+//! What is in the log, what cannot be smuggled into it, and that the service does not wait for it.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::process::Command;
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
 
-use crate::harness::{Daemon, eventually};
+use crate::harness::{
+    Daemon, after_shell_line, connect, eventually, exchange, folder_of, free_port, text,
+};
+
+const INFO: &str = "[log]\ntarget = \"stderr\"\n";
 
 const DEBUG: &str = "[log]\ntarget = \"stderr\"\nlevel = \"debug\"\n";
 
-/// A listener that refuses everybody.
+/// A listener that refuses every peer.
 fn closed(name: &str) -> String {
     format!(
         "[listener.{name}]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\ndeny = [\"127.0.0.0/8\"]\n"
     )
 }
 
-/// So many connections, one after the other, each until it is refused.
+/// Makes this number of connections, one after the other, each until it is refused.
 fn knock(address: SocketAddr, count: usize) {
     for _ in 0..count {
         // Refused at once, it may be reset before it is known to be there.
@@ -26,10 +36,10 @@ fn knock(address: SocketAddr, count: usize) {
     }
 }
 
-/// How many refusals at this listener are told, and how many are counted as suppressed.
+/// How many refusals at this listener are written, and how many are counted as suppressed.
 fn refusals(daemon: &Daemon, name: &str) -> (usize, usize) {
     let head = format!("listener \"{name}\": 127.0.0.1:");
-    let (mut told, mut suppressed) = (0, 0);
+    let (mut written, mut suppressed) = (0, 0);
     for line in daemon.log().lines() {
         let line = line.strip_prefix("echod: ").expect("a line of ours");
         if !line.ends_with(": refused: denied") {
@@ -39,11 +49,11 @@ fn refusals(daemon: &Daemon, name: &str) -> (usize, usize) {
             Some((count, first)) if first.starts_with(&head) => {
                 suppressed += count.parse::<usize>().expect("a number");
             }
-            None if line.starts_with(&head) => told += 1,
+            None if line.starts_with(&head) => written += 1,
             _ => {}
         }
     }
-    (told, suppressed)
+    (written, suppressed)
 }
 
 #[test]
@@ -53,17 +63,17 @@ fn a_flood_is_cut_short_and_counted_also_when_nothing_comes_after_it() {
     knock(daemon.address("main"), 250);
     knock(daemon.address("other"), 1);
     // The end of the window of time is noticed by itself.
-    eventually("all are told or counted", || {
-        let (told, suppressed) = refusals(&daemon, "main");
-        told + suppressed == 250 && suppressed > 0
+    eventually("all are written or counted", || {
+        let (written, suppressed) = refusals(&daemon, "main");
+        written + suppressed == 250 && suppressed > 0
     });
-    let (told, _) = refusals(&daemon, "main");
-    assert!((100..250).contains(&told), "{told}");
+    let (written, _) = refusals(&daemon, "main");
+    assert!((100..250).contains(&written), "{written}");
     assert_eq!(refusals(&daemon, "other"), (1, 0));
 }
 
 #[test]
-fn what_was_suppressed_is_told_at_the_end() {
+fn what_was_suppressed_is_counted_at_the_end() {
     let mut daemon = Daemon::start(&(closed("main") + DEBUG));
     knock(daemon.address("main"), 250);
     eventually("all are refused", || {
@@ -71,13 +81,13 @@ fn what_was_suppressed_is_told_at_the_end() {
     });
     daemon.signal(Signal::SIGTERM);
     assert!(daemon.wait().success());
-    let (told, suppressed) = refusals(&daemon, "main");
-    assert_eq!(told + suppressed, 250, "{told}");
+    let (written, suppressed) = refusals(&daemon, "main");
+    assert_eq!(written + suppressed, 250, "{written}");
     assert!(suppressed > 0);
 }
 
 #[test]
-fn a_rejected_reload_tells_each_of_the_first_hundred_errors() {
+fn a_rejected_reload_logs_each_of_the_first_hundred_errors() {
     let daemon = Daemon::start(&(closed("main") + DEBUG));
     let wrong = |n| format!("[listener.l{n}]\nprotocol = \"tpc\"\naddress = \"127.0.0.1:0\"\n");
     let config: String = (0..150).map(wrong).collect();
@@ -108,4 +118,172 @@ fn the_name_of_a_file_forges_no_line_and_steers_no_terminal() {
     );
     assert!(!log.contains("\nechod: forged"), "{log}");
     assert!(!log.contains(['\x1b', '\u{202e}']), "{log}");
+}
+
+/// A pipe that is the standard error of a daemon, and is read when the test says so.
+struct Pipe {
+    path: PathBuf,
+    reader: File,
+}
+
+impl Pipe {
+    /// Starts a daemon with such a pipe, after this line of a shell.
+    fn start(config: &str, line: &str) -> (Daemon, Self) {
+        let mut pipe = None;
+        let daemon = Daemon::start_with(config, |command| {
+            pipe = Some(Self::give(command, line));
+        });
+        (daemon, pipe.expect("it was made"))
+    }
+
+    /// Has the command run with such a pipe, after this line of a shell.
+    fn give(command: &mut Command, line: &str) -> Self {
+        let path = folder_of(command).join("pipe");
+        nix::unistd::mkfifo(&path, Mode::S_IRWXU).expect("a pipe");
+        let mut options = File::options();
+        options.read(true).custom_flags(libc::O_NONBLOCK);
+        let reader = options.open(&path).expect("a pipe");
+        let line = format!("{line}; exec 2>'{}'", path.display());
+        after_shell_line(command, &line);
+        Self { path, reader }
+    }
+
+    /// Fills it to the last byte. The daemon's end of it stays as it is, blocking.
+    fn fill(&self) {
+        let mut options = File::options();
+        options.write(true).custom_flags(libc::O_NONBLOCK);
+        let mut writer = options.open(&self.path).expect("a pipe");
+        for len in [4096, 1] {
+            while writer.write(&vec![b'\n'; len]).is_ok() {}
+        }
+    }
+
+    /// Reads until the daemon has nothing left to write; the lines of it.
+    fn drain(&mut self, daemon: &Daemon) -> Vec<String> {
+        let mut bytes = Vec::new();
+        eventually("the log is written", || {
+            let is_written = daemon.log_is_written();
+            match self.reader.read_to_end(&mut bytes) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => is_written,
+                read => panic!("{read:?}"),
+            }
+        });
+        let lines = text(&bytes);
+        let lines = lines.lines().filter(|line| !line.is_empty());
+        lines.map(Into::into).collect()
+    }
+}
+
+/// How many errors [`with_unknown_keys`] has.
+const UNKNOWN_KEYS: usize = 90;
+
+/// A configuration that is rejected with many long lines.
+fn with_unknown_keys(config: &str) -> String {
+    let unknown = (0..UNKNOWN_KEYS).map(|n| format!("key{n}{} = 1\n", "x".repeat(60)));
+    config.to_owned() + &unknown.collect::<String>()
+}
+
+fn echo(name: &str) -> String {
+    format!("[listener.{name}]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\n")
+}
+
+#[test]
+fn a_standard_error_that_is_not_read_delays_no_reload_no_upgrade_and_no_stop() {
+    let (mut daemon, pipe) = Pipe::start(&(echo("main") + DEBUG), ":");
+    pipe.fill();
+    daemon.write_config(&(echo("main") + &echo("other") + DEBUG));
+    assert_eq!(daemon.reload()["outcome"], "applied");
+    let mut peer = daemon.connect("other");
+    daemon.ctl_text(&["upgrade"]);
+    assert_eq!(exchange(&mut peer, b"hello"), b"hello");
+    drop(peer);
+    daemon.signal(Signal::SIGTERM);
+    assert!(daemon.wait().success());
+}
+
+#[test]
+fn lines_that_wait_before_an_upgrade_are_written_all_the_same() {
+    let config = echo("main") + INFO;
+    let (daemon, mut pipe) = Pipe::start(&config, ":");
+    // It takes everything, at its own pace.
+    fcntl(&pipe.reader, FcntlArg::F_SETPIPE_SZ(1 << 20)).expect("a larger pipe");
+    daemon.write_config(&with_unknown_keys(&config));
+    for _ in 0..10 {
+        assert_eq!(daemon.reload()["outcome"], "rejected");
+    }
+    daemon.write_config(&config);
+    daemon.ctl_text(&["upgrade"]);
+    let lines = pipe.drain(&daemon);
+    let is_error = |line: &&String| line.contains("unknown key");
+    assert_eq!(lines.iter().filter(is_error).count(), 10 * UNKNOWN_KEYS);
+}
+
+#[test]
+fn a_failed_start_ends_also_when_standard_error_is_not_read() {
+    let port = free_port();
+    let taken = echo("main").replace(":0", &format!(":{port}"));
+    let _first = Daemon::start(&taken);
+    let mut pipe = None;
+    let mut second = Daemon::spawn(&(taken + DEBUG), |command| {
+        let full = Pipe::give(command, ":");
+        full.fill();
+        pipe = Some(full);
+    });
+    assert_eq!(second.wait().code(), Some(1));
+}
+
+#[test]
+fn lines_that_standard_error_does_not_take_are_lost_and_counted() {
+    let (daemon, mut pipe) = Pipe::start(&(echo("main") + INFO), ":");
+    daemon.write_config(&with_unknown_keys(&echo("main")));
+    pipe.drain(&daemon);
+    // What one rejected reload logs.
+    assert_eq!(daemon.reload()["outcome"], "rejected");
+    let lines = pipe.drain(&daemon);
+    assert!(lines.len() > UNKNOWN_KEYS, "{lines:?}");
+    pipe.fill();
+    // More than what may wait.
+    const RELOADS: usize = 60;
+    for _ in 0..RELOADS {
+        assert_eq!(daemon.reload()["outcome"], "rejected");
+    }
+    let (mut written, mut lost) = (0, 0);
+    for line in pipe.drain(&daemon) {
+        match line.split_once(" lines of the log are lost: ") {
+            Some((count, _)) => {
+                let count = count.strip_prefix("echod: ").expect("a line of echod");
+                lost += count.parse::<usize>().expect("a number");
+            }
+            None => written += 1,
+        }
+    }
+    assert!(
+        written >= lines.len() && lost >= lines.len(),
+        "{written}, {lost}"
+    );
+    assert_eq!(written + lost, RELOADS * lines.len());
+    // From now on nothing is lost.
+    assert_eq!(daemon.reload()["outcome"], "rejected");
+    assert_eq!(pipe.drain(&daemon).len(), lines.len());
+}
+
+#[test]
+fn a_worker_with_something_to_log_serves_while_standard_error_is_not_read() {
+    for driver in ["epoll", "io_uring"] {
+        let config = format!("[daemon]\ndriver = \"{driver}\"\nworkers = 1\n");
+        let (daemon, mut pipe) = Pipe::start(&(config + &echo("main") + DEBUG), "ulimit -n 64");
+        let address = daemon.address("main");
+        let mut first = connect(address);
+        exchange(&mut first, b"one");
+        pipe.fill();
+        // More than there are descriptors: the worker logs that it has none left.
+        let _others: Vec<TcpStream> = (0..80).map(|_| connect(address)).collect();
+        eventually("clients wait in the backlog", || {
+            daemon.listener("main")["backlog"]["queued"] != 0
+        });
+        assert_eq!(exchange(&mut first, b"two"), b"two", "{driver}");
+        let lines = pipe.drain(&daemon);
+        let is_full = |line: &String| line.contains("clients wait in the backlog");
+        assert!(lines.iter().any(is_full), "{lines:?}");
+    }
 }

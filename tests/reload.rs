@@ -584,7 +584,7 @@ fn a_rejected_reload_changes_nothing_and_says_all_that_is_wrong() {
     let file = daemon.path("echod.toml").display().to_string();
 
     let output = daemon.ctl(&["reload"]);
-    assert_eq!(output.status.code(), Some(5));
+    assert_eq!(output.status.code(), Some(78));
     assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
     let stderr = text(&output.stderr);
     for place in ["3:11", "4:1", "7:17"] {
@@ -597,7 +597,7 @@ fn a_rejected_reload_changes_nothing_and_says_all_that_is_wrong() {
     );
     // A program gets the same as JSON.
     let output = daemon.ctl(&["--json", "reload"]);
-    assert_eq!(output.status.code(), Some(5));
+    assert_eq!(output.status.code(), Some(78));
     let reply: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let errors = reply["result"]["errors"].as_array().expect("a list");
     assert_eq!(errors.len(), 3, "{reply}");
@@ -632,7 +632,7 @@ fn a_rejected_reload_changes_nothing_and_says_all_that_is_wrong() {
     assert_eq!(last["errors"].as_array().map(Vec::len), Some(3));
     let shown = daemon.ctl_text(&["status"]);
     assert!(shown.contains(&format!("{file}:4:1: ")), "{shown}");
-    assert_eq!(daemon.ctl(&["reload", "--last"]).status.code(), Some(5));
+    assert_eq!(daemon.ctl(&["reload", "--last"]).status.code(), Some(78));
 
     // Each is a line of the log, as an error.
     let log = daemon.log();
@@ -667,7 +667,7 @@ fn a_configuration_that_is_gone_is_a_rejected_one() {
     let daemon = Daemon::start(&tcp("main", &local(port), ""));
     std::fs::remove_file(daemon.path("echod.toml")).expect("removed");
     let output = daemon.ctl(&["reload"]);
-    assert_eq!(output.status.code(), Some(5));
+    assert_eq!(output.status.code(), Some(78));
     let stderr = text(&output.stderr);
     assert!(stderr.contains("echod.toml: no such file"), "{stderr}");
     exchange(&mut connect(at(port)), b"still here");
@@ -703,7 +703,7 @@ fn a_reload_that_can_not_bind_one_address_binds_none() {
         .concat(),
     );
     let output = daemon.ctl(&["reload"]);
-    assert_eq!(output.status.code(), Some(5));
+    assert_eq!(output.status.code(), Some(78));
     let stderr = text(&output.stderr);
     for told in [
         &*format!(

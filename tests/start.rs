@@ -76,7 +76,7 @@ fn tcp(address: &str) -> String {
 
 #[test]
 fn a_good_configuration_is_called_fine_and_nothing_is_bound() {
-    // Somebody has the address: that is no mistake in the file.
+    // Another process has the address: that is no mistake in the file.
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address").to_string();
     let said = success(&echod(&tcp(&address), &["--check"]));
@@ -258,7 +258,7 @@ fn a_second_echod_on_the_same_port_says_so_and_leaves_the_first_alone() {
     }
 }
 
-/// Who may do nothing special. If we are root, the program is run as somebody else.
+/// Runs the program as an ordinary user, also if we are root.
 fn as_nobody_special(command: &mut Command) {
     const NOBODY: u32 = 65_534;
     if nix::unistd::geteuid().is_root() {
@@ -471,7 +471,7 @@ fn without_a_file_the_built_in_configuration_is_on_loopback() {
         not_tested("this machine has /etc/echod");
         return;
     }
-    // Not started: port 7007 may be somebody's.
+    // Not started: another process may have port 7007.
     let printed = success(&echod_without_file(&["--print-config"]));
     let mut addresses = printed
         .lines()

@@ -274,6 +274,31 @@ fn no_source_is_longer_than_one_thing() {
     }
 }
 
+/// A standard stream that is closed would make them panic.
+#[test]
+fn everything_that_the_programs_print_passes_through_one_room() {
+    // What is compiled into tests may print as it likes.
+    let is_test = |name: &str| {
+        let mut parts = name.trim_end_matches(".rs").split('/');
+        parts.any(|part| ["conformance", "sim"].contains(&part) || part.ends_with("tests"))
+    };
+    let mut wrong = Vec::new();
+    for file in rust_files("src") {
+        let end = file.text.find("\n#[cfg(test)]\nmod tests");
+        let text = &file.text[..end.unwrap_or(file.text.len())];
+        for (number, line) in text.lines().enumerate() {
+            let prints = ["print!(", "println!(", "dbg!("]
+                .iter()
+                .any(|name| code(line).contains(name));
+            if prints && !is_test(&file.name) {
+                let number = number + 1;
+                wrong.push(format!("{}:{number}: print with cli::terminal", file.name));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[test]
 fn every_control_method_is_documented() {
     let page = fs::read_to_string(repository("docs/control.md")).expect("a page");
@@ -281,6 +306,19 @@ fn every_control_method_is_documented() {
         let name = method.name.trim_start_matches("io.echod.Control.");
         let row = format!("\n| `{name}` | ");
         assert!(page.contains(&row), "{name} is missing in docs/control.md");
+    }
+}
+
+#[test]
+fn every_reason_of_closing_is_documented() {
+    let page = fs::read_to_string(repository("docs/control.md")).expect("a page");
+    let manual = fs::read_to_string(repository("docs/man/echoctl.1")).expect("a page");
+    for reason in echod::policy::CloseReason::ALL {
+        let name = reason.name();
+        let row = format!("\n| `{name}` | ");
+        assert!(page.contains(&row), "{name} is missing in docs/control.md");
+        let item = format!("\n.It Cm {name}\n");
+        assert!(manual.contains(&item), "{name} is missing in echoctl.1");
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod legacy;
 mod programs;
+mod signals;
 mod state;
 mod traffic;
 
@@ -73,12 +74,15 @@ fn upgrades(daemon: &Daemon) -> usize {
 
 /// A daemon whose program is in the test's folder, to be replaced there.
 fn start_copy(config: &str) -> Daemon {
-    Daemon::start_with(config, |command| {
-        let copy = folder_of(command).join("echod");
-        std::os::unix::fs::symlink(command.get_program(), &copy).expect("a link");
-        let arguments = command.get_args().map(Into::into).collect();
-        *command = instead(command, copy.to_str().expect("UTF-8"), arguments);
-    })
+    Daemon::start_with(config, use_copy)
+}
+
+/// Has the daemon started by a link in the test's folder.
+fn use_copy(command: &mut std::process::Command) {
+    let copy = folder_of(command).join("echod");
+    std::os::unix::fs::symlink(command.get_program(), &copy).expect("a link");
+    let arguments = command.get_args().map(Into::into).collect();
+    *command = instead(command, copy.to_str().expect("UTF-8"), arguments);
 }
 
 /// Puts a script in the place of the daemon's program. `{dir}` in it becomes the test's folder, and

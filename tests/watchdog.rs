@@ -20,10 +20,10 @@ fn start_watched(patience: Duration) -> Daemon {
 }
 
 /// A thread of another process that is stopped, alone, until this is dropped.
-struct Stopped(Pid);
+pub(crate) struct Stopped(Pid);
 
 impl Stopped {
-    fn thread(daemon: &Daemon, name: &str) -> Self {
+    pub(crate) fn thread(daemon: &Daemon, name: &str) -> Self {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).expect("it runs");
         let is_it = |task: &std::path::PathBuf| {
             std::fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim() == name)

@@ -1,4 +1,4 @@
-//! The companion that steers the daemon. All behavior is in the library: `echod::ctl`.
+//! The companion that operates the daemon. All behavior is in the library: `echod::ctl`.
 
 fn main() -> std::process::ExitCode {
     echod::echoctl_main()

@@ -1,21 +1,66 @@
-//! One way to end: `name: where: what` on standard error, and an exit code.
+//! How the programs end: one table of exit statuses, and a failure as `name: where: what` on standard
+//! error.
+//!
+//! Knows what a status means; never what a program does.
 
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 
-/// Exit code of a daemon whose configuration is wrong (`EX_CONFIG`, `sysexits.h(3)`).
-pub const CONFIGURATION: u8 = 78;
+use crate::cli::terminal::{self, complain};
 
-/// Exit code after a bug of ours (`EX_SOFTWARE`).
-pub const BUG: u8 = 70;
+/// The exit statuses of the three programs. Those above 63 are of `sysexits.h(3)`, so that the
+/// service manager has a name for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Exit {
+    /// All was done.
+    Done = 0,
+    /// Something failed, or was refused. Of `echoprobe`: some messages are lost, late or wrong.
+    Failed = 1,
+    /// The command line is not understood.
+    Usage = 2,
+    /// `echoprobe` reached no service.
+    Unreached = 3,
+    /// The daemon is not running (`EX_UNAVAILABLE`).
+    NotRunning = 69,
+    /// The daemon did not answer in time (`EX_TEMPFAIL`).
+    TimedOut = 75,
+    /// Not permitted (`EX_NOPERM`).
+    NotPermitted = 77,
+    /// The configuration is rejected (`EX_CONFIG`).
+    Configuration = 78,
+}
 
-/// Why a program could not do what it was asked to.
-#[derive(Debug)]
+/// Those of `echod`.
+pub const ECHOD: &[Exit] = &[Exit::Done, Exit::Failed, Exit::Usage, Exit::Configuration];
+
+/// Those of `echoctl`.
+pub const ECHOCTL: &[Exit] = &[
+    Exit::Done,
+    Exit::Failed,
+    Exit::Usage,
+    Exit::NotRunning,
+    Exit::TimedOut,
+    Exit::NotPermitted,
+    Exit::Configuration,
+];
+
+/// Those of `echoprobe`.
+pub const ECHOPROBE: &[Exit] = &[Exit::Done, Exit::Failed, Exit::Usage, Exit::Unreached];
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a program does not do, or does no longer do, what was asked for.
+#[derive(Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// The exit code.
-    pub code: u8,
-    /// All that is wrong, a line each: where, what, and what to do.
+    /// The exit status.
+    pub exit: Exit,
+    /// All that is wrong, one message for each line: where, what, and what to do. May be empty.
     pub messages: Vec<String>,
 }
 
@@ -23,21 +68,63 @@ impl Failure {
     /// An ordinary failure with one message.
     #[must_use]
     pub fn new(message: impl Into<String>) -> Self {
+        Self::with(Exit::Failed, message)
+    }
+
+    /// A failure with this status and one message.
+    #[must_use]
+    pub fn with(exit: Exit, message: impl Into<String>) -> Self {
         Self {
-            code: 1,
+            exit,
             messages: vec![message.into()],
+        }
+    }
+
+    /// An end without a message.
+    #[must_use]
+    pub fn quiet(exit: Exit) -> Self {
+        Self {
+            exit,
+            messages: Vec::new(),
+        }
+    }
+
+    /// A configuration that is rejected for these reasons.
+    #[must_use]
+    pub fn configuration(messages: Vec<String>) -> Self {
+        Self {
+            exit: Exit::Configuration,
+            messages,
         }
     }
 }
 
-/// Says what went wrong, if anything, and turns it into the exit code of the program of this name.
+/// Prints data at once, or ends the program: quietly where there is no reader any more.
+///
+/// # Errors
+/// How the program is to end.
+pub fn print_or_end(data: &[u8]) -> Result<(), Failure> {
+    match terminal::print(data) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Failure::quiet(Exit::Done)),
+        Err(error) => Err(Failure::new(format!("standard output: {error}"))),
+    }
+}
+
+/// The exit status of a result.
+#[must_use]
+pub fn of(result: &Result<(), Failure>) -> Exit {
+    result
+        .as_ref()
+        .map_or_else(|failure| failure.exit, |()| Exit::Done)
+}
+
+/// Reports what went wrong, if anything, and returns the exit status of the program of this name.
 #[must_use]
 pub fn end(name: &str, result: Result<(), Failure>) -> ExitCode {
-    let Err(failure) = result else {
-        return ExitCode::SUCCESS;
-    };
-    for message in failure.messages {
-        eprintln!("{name}: {message}");
+    let exit = of(&result);
+    for message in result.err().iter().flat_map(|failure| &failure.messages) {
+        complain(&format!("{name}: {message}\n"));
     }
-    ExitCode::from(failure.code)
+    exit.into()
 }

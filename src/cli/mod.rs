@@ -1,9 +1,10 @@
 //! What the three programs share at the terminal: how they end, and how values become text.
 //!
-//! Knows exit statuses, units, tables and colors; never what is shown.
+//! Knows exit statuses, units, tables, colors and what became of an output; never what is shown.
 
 #![forbid(unsafe_code)]
 
+pub mod arguments;
 pub mod exit;
 pub mod terminal;
 pub mod text;

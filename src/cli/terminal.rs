@@ -1,6 +1,7 @@
-//! Standard output as people and programs want it: colors or none, and a reader who has seen enough.
+//! The standard streams: colors or none, and output that may have no reader any more.
 //!
-//! Knows what a stream is connected to; never what is printed.
+//! Knows what a stream is connected to; never what is printed. Everything that the programs print
+//! passes through here, so that a closed or full output is an error and never a panic.
 
 #![forbid(unsafe_code)]
 
@@ -38,7 +39,8 @@ impl Color {
     }
 }
 
-/// Prints data at once. Says whether anybody still reads: who stops has seen enough.
+/// Prints data at once, and returns whether there is still a reader: one that closes the pipe has
+/// seen enough.
 ///
 /// # Errors
 /// When it can't be written for another reason, such as a full disk.
@@ -51,7 +53,7 @@ pub fn print(data: &[u8]) -> io::Result<bool> {
     }
 }
 
-/// Diagnostics go to where they do not mix with data. There is nobody to tell if that fails.
+/// Prints diagnostics, which do not mix with data. Where standard error takes none they are lost.
 pub fn complain(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }

@@ -6,6 +6,10 @@
 
 use std::fmt::Write;
 
+use anstyle::{AnsiColor, Style};
+use bytesize::ByteSize;
+use comfy_table::{CellAlignment, presets};
+
 /// Text from the daemon or the network, so that it cannot steer a terminal: what is no printable
 /// character is written as an escape.
 #[must_use]
@@ -67,30 +71,30 @@ impl Paint {
     /// Of headers and names.
     #[must_use]
     pub fn bold(self, text: &str) -> String {
-        self.wrap("1", text)
+        self.wrap(Style::new().bold(), text)
     }
 
     /// Of what is wrong.
     #[must_use]
     pub fn red(self, text: &str) -> String {
-        self.wrap("31", text)
+        self.wrap(AnsiColor::Red.on_default(), text)
     }
 
     /// Of what deserves a look.
     #[must_use]
     pub fn yellow(self, text: &str) -> String {
-        self.wrap("33", text)
+        self.wrap(AnsiColor::Yellow.on_default(), text)
     }
 
     /// Of what is well.
     #[must_use]
     pub fn green(self, text: &str) -> String {
-        self.wrap("32", text)
+        self.wrap(AnsiColor::Green.on_default(), text)
     }
 
-    fn wrap(self, code: &str, text: &str) -> String {
+    fn wrap(self, style: Style, text: &str) -> String {
         if self.colored {
-            format!("\x1b[{code}m{text}\x1b[0m")
+            format!("{style}{text}{style:#}")
         } else {
             text.to_owned()
         }
@@ -99,26 +103,12 @@ impl Paint {
 
 /// A size: `512 B`, `1.5 KiB`, `64.0 MiB`.
 #[must_use]
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "one digit after the point is shown"
-)]
 pub fn bytes(count: u64) -> String {
-    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    if count < 1024 {
-        return format!("{count} B");
-    }
-    let mut value = count as f64 / 1024.0;
-    let mut unit = 0;
-    // What would be rounded to 1024.0 is one of the next unit.
-    while value >= 1023.95 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", UNITS[unit])
+    ByteSize::b(count).display().iec().to_string()
 }
 
-/// `64KiB`, `4096`; `None` for what is no size. What is too large saturates.
+/// `64KiB`, `4096`; `None` for what is no size. What is too large saturates. Units of 1000, which
+/// some write for units of 1024, are not accepted.
 #[must_use]
 pub fn parse_size(text: &str) -> Option<u64> {
     let end = text
@@ -176,7 +166,7 @@ pub fn counted(count: u64, one: &str) -> String {
     }
 }
 
-/// A table of aligned columns. A column in which nothing stands is left out.
+/// A table of aligned columns. A column without any content is left out.
 #[derive(Debug)]
 pub struct Table {
     columns: Vec<(&'static str, Align)>,
@@ -210,46 +200,39 @@ impl Table {
 
     /// The table as text, nothing cut off, each line ended.
     #[must_use]
-    pub fn render(&self, paint: Paint) -> String {
-        let header: Vec<String> = self
-            .columns
-            .iter()
-            .map(|(name, _)| (*name).to_owned())
-            .collect();
-        let mut text = paint.bold(&self.line(&header));
-        text.push('\n');
-        for row in &self.rows {
-            text += &self.line(row);
+    pub fn render(self, paint: Paint) -> String {
+        let has_content = |column: usize| {
+            self.rows.is_empty() || self.rows.iter().any(|row| !row[column].is_empty())
+        };
+        let is_shown: Vec<bool> = (0..self.columns.len()).map(has_content).collect();
+        let shown = || is_shown.iter().copied();
+        let mut table = comfy_table::Table::new();
+        table.load_style(presets::NOTHING);
+        let headers = self.columns.iter().zip(shown()).filter(|(_, shown)| *shown);
+        table.set_header(headers.map(|((name, _), _)| *name));
+        for row in self.rows {
+            let cells = row.into_iter().zip(shown()).filter(|(_, shown)| *shown);
+            // A gap would shift the columns for a program that splits the line.
+            table.add_row(cells.map(|(cell, _)| match cell.is_empty() {
+                true => "-".to_owned(),
+                false => cell,
+            }));
+        }
+        let aligns = self.columns.iter().zip(shown()).filter(|(_, shown)| *shown);
+        for (column, ((_, align), _)) in table.column_iter_mut().zip(aligns) {
+            column.set_padding((0, 2));
+            if *align == Align::Right {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        let mut lines = table.lines();
+        let header = lines.next().unwrap_or_default();
+        let mut text = paint.bold(header.trim_end()) + "\n";
+        for line in lines {
+            text += line.trim_end();
             text.push('\n');
         }
         text
-    }
-
-    fn line(&self, cells: &[String]) -> String {
-        let mut line = String::new();
-        for (index, (cell, (_, align))) in cells.iter().zip(&self.columns).enumerate() {
-            let Some(width) = self.width(index) else {
-                continue;
-            };
-            if !line.is_empty() {
-                line += "  ";
-            }
-            // A gap would shift the columns for whoever takes them apart.
-            let cell = if cell.is_empty() { "-" } else { cell };
-            let padding = " ".repeat(width - cell.chars().count());
-            match align {
-                Align::Left => line += &format!("{cell}{padding}"),
-                Align::Right => line += &format!("{padding}{cell}"),
-            }
-        }
-        line.trim_end().to_owned()
-    }
-
-    /// How wide a column is; `None` if nothing stands in it.
-    fn width(&self, index: usize) -> Option<usize> {
-        let cells = self.rows.iter().map(|row| row[index].chars().count());
-        let widest = cells.max().unwrap_or(1);
-        (widest > 0).then(|| widest.max(self.columns[index].0.chars().count()))
     }
 }
 

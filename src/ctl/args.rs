@@ -11,19 +11,19 @@ use crate::cli::terminal::Color;
 const EXAMPLES: &str = "\
 Examples:
   echoctl status                          is it up, and with which configuration?
-  echoctl peers --sort idle --limit 10    who has been silent longest?
+  echoctl peers --sort idle --limit 10    which have been idle longest?
   echoctl backlog main 4096               a longer queue, at once
   echoctl reload --dry-run                what would change?
   echoctl --json listeners | jq .         the same facts for programs
 
-Exit status: 0 done, 1 refused or failed, 2 usage, 3 echod is not running,
-4 not permitted, 5 configuration rejected, 6 timed out.
+Exit status: 0 done, 1 refused or failed, 2 usage, 69 echod is not running,
+75 timed out, 77 not permitted, 78 configuration rejected.
 
 The socket is --socket, else $ECHOCTL_SOCKET, else $RUNTIME_DIRECTORY/control.sock, else
 /run/echod/control.sock for root and $XDG_RUNTIME_DIR/echod/control.sock, if it is there, for
 others.";
 
-/// See and steer a running echod.
+/// See and control a running echod.
 #[derive(Debug, Parser)]
 #[command(name = "echoctl", version, after_help = EXAMPLES)]
 pub struct Cli {
@@ -65,7 +65,7 @@ impl Cli {
     #[must_use]
     pub fn patience(&self) -> Duration {
         let usual = match self.command {
-            // The daemon gives the new program up before that, and says so.
+            // The daemon gives up on the new program before that, and answers.
             Command::Upgrade | Command::HandOver { .. } => Duration::from_secs(40),
             _ => Duration::from_secs(5),
         };
@@ -82,10 +82,10 @@ pub enum Command {
     /// The listeners, or all about one
     #[command(after_help = "Example:\n  echoctl listeners main")]
     Listeners {
-        /// The listener to tell all about
+        /// The listener to show in full
         name: Option<String>,
     },
-    /// Who talks to the daemon
+    /// The peers of the daemon
     #[command(after_help = "Examples:
   echoctl peers --listener main --address 10.0.0.0/8
   echoctl peers --older 10m --idle 30s --sort received --limit 20
@@ -104,18 +104,18 @@ pub enum Command {
     #[command(after_help = "Examples:
   echoctl kick 4711                       this one
   echoctl kick 192.0.2.0/24 --dry-run     how many are there of this network?
-  echoctl kick main --idle 1h             those of a listener that are silent")]
+  echoctl kick main --idle 1h             those of a listener that are idle")]
     Kick(KickArgs),
     /// Read the configuration again and apply it, all or nothing
     #[command(after_help = "Examples:
   echoctl reload --dry-run                what would change?
   echoctl reload
-  echoctl reload --last                   what came of the last one, whoever asked for it?")]
+  echoctl reload --last                   the result of the last one, also by signal")]
     Reload {
-        /// Only tell what would change
+        /// Only show what would change
         #[arg(long)]
         dry_run: bool,
-        /// Tell what came of the last reload
+        /// Show the result of the last reload
         #[arg(long, conflicts_with = "dry_run")]
         last: bool,
     },
@@ -134,18 +134,18 @@ pub enum Command {
         /// off, error, warn, info, debug or trace
         level: String,
     },
-    /// Let the program that is now installed go on with every listener and connection
+    /// Hand every listener and connection to the program that is now installed
     #[command(after_help = "\
-The new program is first asked whether it can; if not, nothing happens. The process, its
-connections and its counters stay.
+The new program is first asked whether it can take over; if not, nothing happens. The process,
+its connections and its counters stay.
 
 Example:
   echoctl upgrade")]
     Upgrade,
     /// Leave every listener and connection to the process that systemd starts next
     #[command(after_help = "\
-For ExecStop= of the unit, so that a restart drops nobody: systemd keeps everything in its descriptor
-store meanwhile. With --if-restarting nothing happens where the unit is stopped and not restarted:
+For ExecStop= of the unit, so that a restart drops no connection: systemd keeps everything in its
+descriptor store until then. With --if-restarting nothing happens where the unit is stopped and not restarted:
 systemd then ends the daemon as always.
 
 Example:
@@ -177,7 +177,7 @@ Example:
     Completions {
         /// The shell
         shell: Shell,
-        /// Whose command line to complete: echoctl, echod or echoprobe
+        /// The program to complete: echoctl, echod or echoprobe
         #[arg(default_value = "echoctl", hide_default_value = true)]
         program: String,
     },
@@ -192,10 +192,10 @@ pub struct PeersArgs {
     /// Those of this address or network
     #[arg(long, value_name = "CIDR")]
     pub address: Option<String>,
-    /// Those that have been there for at least so long
+    /// Those that are at least this old
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub older: Option<Duration>,
-    /// Those that have been silent for at least so long
+    /// Those that have been idle for at least this time
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub idle: Option<Duration>,
     /// id, listener, address, age, idle, received, sent or rtt
@@ -226,10 +226,10 @@ pub struct KickArgs {
     /// Those of this address or network
     #[arg(long, value_name = "CIDR")]
     pub address: Option<String>,
-    /// Those that have been there for at least so long
+    /// Those that are at least this old
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub older: Option<Duration>,
-    /// Those that have been silent for at least so long
+    /// Those that have been idle for at least this time
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub idle: Option<Duration>,
     /// Only count them
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_kicked_without_being_named() {
+    fn a_kick_without_a_selector_is_not_understood() {
         assert!(Cli::try_parse_from(["echoctl", "kick"]).is_err());
         assert!(Cli::try_parse_from(["echoctl", "kick", "--dry-run"]).is_err());
         assert!(Cli::try_parse_from(["echoctl", "kick", "--idle", "1h"]).is_ok());

@@ -1,7 +1,7 @@
 //! A call over the control socket, and why it did not work.
 //!
 //! Knows how to connect, ask and wait; never what is asked. Nothing here waits for longer than
-//! the caller wants to.
+//! the timeout of the caller.
 
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
@@ -20,10 +20,10 @@ use nix::unistd::{Gid, Group, Uid, User, geteuid};
 
 use crate::protocol::wire::{Frames, Parameters, REPLY_BYTES_MAX, Reply, Request};
 
-/// Why there is no answer, or none that was hoped for.
+/// Why there is no answer, or an error.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nobody is there.
+    /// Nothing listens there.
     #[error("{}: {what}; is echod running? (systemctl status echod)", path.display())]
     NotRunning {
         /// Of the socket.
@@ -31,12 +31,12 @@ pub enum Error {
         /// What was found instead.
         what: &'static str,
     },
-    /// The file system does not let us in.
+    /// The file system does not permit it.
     #[error("{}: permission denied: {why}", path.display())]
     NotPermitted {
         /// Of the socket.
         path: PathBuf,
-        /// Who we are, and who may.
+        /// Our user id, and the owner and mode of what does not permit it.
         why: String,
     },
     /// The daemon takes too long.
@@ -47,7 +47,7 @@ pub enum Error {
         /// How long we waited.
         timeout: Duration,
     },
-    /// The conversation broke off.
+    /// The connection failed.
     #[error("{}: {what}", path.display())]
     Broken {
         /// Of the socket.
@@ -80,7 +80,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Error`], which says what to do about it.
+    /// [`Error`], with what to do about it.
     pub fn connect(path: &Path, timeout: Duration) -> Result<Self, Error> {
         let stream =
             connect_within(path, timeout).map_err(|cause| explain(path, timeout, cause))?;
@@ -104,9 +104,13 @@ impl Client {
             more,
             ..Request::default()
         };
-        self.stream
-            .write_all(&request.encode())
-            .map_err(|cause| self.broken(&cause))
+        self.stream.write_all(&request.encode()).map_err(|cause| {
+            // A daemon that closes the connection before it has all may have said why.
+            match self.next_reply() {
+                Err(refused @ Error::Refused { .. }) => refused,
+                _ => self.broken(&cause),
+            }
+        })
     }
 
     /// Waits for the next reply.
@@ -214,10 +218,10 @@ fn explain(path: &Path, timeout: Duration, cause: Errno) -> Error {
     match cause {
         Errno::ENOENT | Errno::ENOTDIR => not_running("no such file"),
         Errno::ECONNREFUSED if !is_socket(path) => not_running("not a socket"),
-        Errno::ECONNREFUSED => not_running("nobody listens there any more"),
+        Errno::ECONNREFUSED => not_running("connection refused"),
         Errno::EACCES | Errno::EPERM => Error::NotPermitted {
             path: path.to_owned(),
-            why: who_may(path),
+            why: permissions(path),
         },
         Errno::EAGAIN | Errno::ETIMEDOUT => Error::TimedOut {
             path: path.to_owned(),
@@ -234,14 +238,14 @@ fn is_socket(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
-/// Who we are, and whom the socket, or the folder that it is in, lets in.
-fn who_may(path: &Path) -> String {
-    let me = format!("you are uid {}", geteuid());
+/// Our user id, and the owner and mode of the socket or of the folder that it is in.
+fn permissions(path: &Path) -> String {
+    let user = format!("you are uid {}", geteuid());
     let folder = path.parent().unwrap_or(path);
     let (what, metadata) = match (fs::metadata(path), fs::metadata(folder)) {
         (Ok(metadata), _) => ("the socket".to_owned(), metadata),
         (Err(_), Ok(metadata)) => (format!("the directory {}", folder.display()), metadata),
-        (Err(_), Err(_)) => return me,
+        (Err(_), Err(_)) => return user,
     };
     let mode = metadata.mode() & 0o7777;
     let owner = user_name(metadata.uid());
@@ -251,7 +255,7 @@ fn who_may(path: &Path) -> String {
     } else {
         format!("ask as {owner}")
     };
-    format!("{me}, {what} is {owner}:{group} {mode:04o}; {advice}")
+    format!("{user}, {what} is {owner}:{group} {mode:04o}; {advice}")
 }
 
 fn user_name(uid: u32) -> String {
@@ -295,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_that_says_nothing_is_not_waited_for() {
+    fn a_daemon_that_does_not_answer_is_a_timeout() {
         assert!(matches!(ask(b"{").unwrap_err(), Error::TimedOut { .. }));
     }
 
@@ -306,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_is_not_waited_for_either() {
+    fn a_full_queue_is_a_timeout() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("control.sock");
         let _listener = UnixListener::bind(&path).unwrap();
@@ -322,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_there_is_told_from_who_is_gone() {
+    fn a_missing_socket_and_a_dead_one_differ() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("control.sock");
         let check = |expected: &str| {
@@ -332,7 +336,7 @@ mod tests {
         };
         check("control.sock: no such file; is echod running? (systemctl status echod)");
         drop(UnixListener::bind(&path).unwrap());
-        check("nobody listens there any more");
+        check("connection refused");
         fs::remove_file(&path).unwrap();
         fs::write(&path, "").unwrap();
         check("not a socket");

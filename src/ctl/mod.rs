@@ -1,71 +1,46 @@
-//! `echoctl`: steers the daemon over its control socket.
+//! `echoctl`: operates the daemon over its control socket.
 //!
 //! Knows which command is which call, and what to print of the answer. Never decides anything
 //! about the service: whatever the daemon refuses, it refuses for every client. Read on in
-//! [`args`] for the command line, [`client`] for a call and [`show`] for tables; `systemd` asks what
-//! is about to happen to a unit.
+//! [`args`] for the command line, `location` for the socket, `selection` for the peers, [`client`] for a call and [`show`] for
+//! tables; `check` runs echod, `systemd` asks what is about to happen to a unit.
 
 #![forbid(unsafe_code)]
 
 pub mod args;
+mod check;
 pub mod client;
+mod location;
+mod selection;
 pub mod show;
 mod systemd;
 
-use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
-use std::process::{self, ExitCode};
+use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use clap_complete::Shell;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::cli::terminal::{self, complain};
+use crate::cli::arguments;
+use crate::cli::exit::{self, Exit, Failure, print_or_end};
+use crate::cli::terminal::complain;
 use crate::cli::text::{self, Paint};
 use crate::protocol::wire::Parameters;
-use crate::protocol::{self, peers::parse_network, schema};
+use crate::protocol::{self, schema};
 
 use args::{Cli, Command, ConfigCommand, KickArgs, PeersArgs};
+use check::check;
 use client::Client;
-
-/// The exit status of `echod --check` for a configuration that has errors (sysexits.h).
-const CHECK_REJECTED: i32 = 78;
+use location::socket_path;
 
 /// How often `peers --watch` looks.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How `echoctl` ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum Exit {
-    Done = 0,
-    Failed = 1,
-    Usage = 2,
-    NotRunning = 3,
-    NotPermitted = 4,
-    Rejected = 5,
-    TimedOut = 6,
-}
-
-/// Why a command did not work: for the person, and for the program that called us.
-#[derive(Debug)]
-struct Failure {
-    exit: Exit,
-    /// Without our name; nothing is printed if it is empty.
-    text: String,
-}
-
-impl Failure {
-    fn new(exit: Exit, text: impl Into<String>) -> Self {
-        let text = text.into();
-        Self { exit, text }
-    }
-}
 
 impl From<client::Error> for Failure {
     fn from(error: client::Error) -> Self {
@@ -77,14 +52,15 @@ impl From<client::Error> for Failure {
             Error::Broken { .. } => Exit::Failed,
             Error::Refused { name, parameters } => return refusal(name, parameters),
         };
-        Self::new(exit, text::escape(&error.to_string()))
+        Self::with(exit, text::escape(&error.to_string()))
     }
 }
 
-/// An error reply in the words of a person.
+/// An error reply in words.
 fn refusal(name: &str, parameters: &Parameters) -> Failure {
     let parameter = |key| parameters.get(key).map_or(String::new(), Value::to_string);
-    let (exit, told) = match name {
+    // The protocol names what is wrong; a person also needs to know what to do about it.
+    let (exit, message) = match name {
         protocol::PERMISSION_DENIED => (
             Exit::NotPermitted,
             format!(
@@ -103,7 +79,14 @@ fn refusal(name: &str, parameters: &Parameters) -> Failure {
                 format!("no successor: {}", reason.unwrap_or("?")),
             )
         }
-        protocol::CONFIG_REJECTED => (Exit::Rejected, "configuration rejected".to_owned()),
+        protocol::CONFIG_REJECTED => (Exit::Configuration, "configuration rejected".to_owned()),
+        protocol::REQUEST_TOO_LARGE => (
+            Exit::Failed,
+            format!(
+                "the request is too large: echod takes {} bytes at most",
+                parameter("bytes_max")
+            ),
+        ),
         protocol::INVALID_BACKLOG => (
             Exit::Failed,
             format!(
@@ -113,7 +96,7 @@ fn refusal(name: &str, parameters: &Parameters) -> Failure {
         ),
         protocol::INVALID_PARAMETER => {
             let key = parameters.get("parameter").and_then(Value::as_str);
-            let told = match key.unwrap_or_default() {
+            let message = match key.unwrap_or_default() {
                 "sort" => {
                     let names = protocol::SortKey::ALL.map(protocol::SortKey::name);
                     format!("sort: not a key: use one of {}", names.join(", "))
@@ -122,7 +105,7 @@ fn refusal(name: &str, parameters: &Parameters) -> Failure {
                 "address" => "address: not one: write 192.0.2.1 or 192.0.2.0/24".to_owned(),
                 key => format!("{key}: missing, unknown, or not what it should be"),
             };
-            (Exit::Failed, told)
+            (Exit::Failed, message)
         }
         protocol::METHOD_NOT_FOUND => (
             Exit::Failed,
@@ -133,25 +116,19 @@ fn refusal(name: &str, parameters: &Parameters) -> Failure {
             (Exit::Failed, format!("{name} {parameters}"))
         }
     };
-    Failure::new(exit, text::escape(&told))
+    Failure::with(exit, text::escape(&message))
 }
 
-/// The entry point: reads the command line, does what it says, tells how it went. `others` are the
+/// The entry point: reads the command line, calls the daemon, prints the answer. `others` are the
 /// command lines of the programs beside this one, for their completions.
 #[must_use]
 pub fn main(others: fn() -> Vec<clap::Command>) -> ExitCode {
-    let cli = Cli::parse();
-    let session = Session::new(&cli, others);
-    let exit = match session.run(cli.command) {
-        Ok(()) => Exit::Done,
-        Err(Failure { exit, text }) => {
-            if !text.is_empty() {
-                complain(&format!("echoctl: {text}\n"));
-            }
-            exit
-        }
+    let cli: Cli = match arguments::parse() {
+        Ok(cli) => cli,
+        Err(status) => return status,
     };
-    ExitCode::from(exit as u8)
+    let session = Session::new(&cli, others);
+    exit::end("echoctl", session.run(cli.command))
 }
 
 /// One run of `echoctl`.
@@ -162,7 +139,7 @@ struct Session {
     terminal: bool,
     /// Of what is printed.
     paint: Paint,
-    /// Of what is complained about.
+    /// Of errors.
     error_paint: Paint,
     /// What can be completed besides `echoctl` itself.
     others: fn() -> Vec<clap::Command>,
@@ -228,9 +205,9 @@ impl Session {
 
     fn hand_over(&self, unit: Option<&str>) -> Result<(), Failure> {
         if let Some(unit) = unit {
-            let failed = |error| Failure::new(Exit::Failed, format!("systemctl: {error}"));
-            if let Some(reason) = systemd::why_nobody_comes(unit).map_err(failed)? {
-                return print(format!("{unit}: {reason}\n").as_bytes());
+            let failed = |error| Failure::new(format!("systemctl: {error}"));
+            if let Some(reason) = systemd::why_no_successor(unit).map_err(failed)? {
+                return print_or_end(format!("{unit}: {reason}\n").as_bytes());
             }
         }
         let reply = self.call("HandOver", &schema::Nothing {})?;
@@ -243,16 +220,16 @@ impl Session {
         let Some(command) = programs.iter_mut().find(|one| one.get_name() == program) else {
             let names: Vec<&str> = programs.iter().map(clap::Command::get_name).collect();
             let (last, others) = names.split_last().expect("there is echoctl");
-            let told = format!(
+            let message = format!(
                 "completions: program \"{}\": not one of ours: use {} or {last}",
                 text::escape(program),
                 others.join(", ")
             );
-            return Err(Failure::new(Exit::Usage, told));
+            return Err(Failure::with(Exit::Usage, message));
         };
         let mut script = Vec::new();
         clap_complete::generate(shell, command, program, &mut script);
-        print(&script)
+        print_or_end(&script)
     }
 
     fn listeners(&self, name: Option<String>) -> Result<(), Failure> {
@@ -267,19 +244,12 @@ impl Session {
     }
 
     fn peers(&self, args: &PeersArgs) -> Result<(), Failure> {
-        let asked = schema::ListPeers {
-            listener: args.listener.clone(),
-            address: args.address.clone(),
-            older_ms: args.older.map(milliseconds),
-            idle_ms: args.idle.map(milliseconds),
-            sort: args.sort.clone(),
-            limit: args.limit,
-        };
+        let asked = selection::listed(args);
         loop {
             let reply = self.all_pages("ListPeers", &asked)?;
             if args.watch && self.terminal && !self.json {
                 // Home, and clear what is below.
-                print(b"\x1b[H\x1b[J")?;
+                print_or_end(b"\x1b[H\x1b[J")?;
             }
             self.answer(reply, |reply: schema::ListPeersReply| {
                 show::peers(&reply.peers, reply.total, self.paint)
@@ -300,6 +270,7 @@ impl Session {
             };
             let mut client = self.connect()?;
             let set = client.call(&full_name("SetBacklog"), schema::parameters(&asked));
+            // The daemon names the parameter; that datagrams are the reason is known here.
             let reply = set.map_err(|error| match &error {
                 client::Error::Refused { name, parameters }
                     if name == protocol::INVALID_PARAMETER
@@ -324,14 +295,14 @@ impl Session {
             .first()
             .and_then(|listener| listener.backlog)
         {
-            Some(backlog) => print(show::backlog(listener, &backlog, self.paint).as_bytes()),
+            Some(backlog) => print_or_end(show::backlog(listener, &backlog, self.paint).as_bytes()),
             None => Err(no_backlog(listener)),
         }
     }
 
     fn kick(&self, args: KickArgs) -> Result<(), Failure> {
         let dry_run = args.dry_run;
-        let reply = self.call("ClosePeers", &selection(args)?)?;
+        let reply = self.call("ClosePeers", &selection::closed(args)?)?;
         self.answer(reply, |reply| show::kicked(&reply, dry_run))
     }
 
@@ -355,7 +326,8 @@ impl Session {
             {
                 let reply: schema::ReloadReply = decode(parameters.clone())?;
                 if self.json {
-                    self.print_json(parameters)?;
+                    // It is rejected whether or not anything reads that.
+                    let _ = self.print_json(parameters);
                 }
                 Err(self.rejected(&reply.result))
             }
@@ -367,21 +339,21 @@ impl Session {
         let reply = self.call("GetStatus", &schema::Nothing {})?;
         let status: schema::GetStatusReply = decode(reply.clone())?;
         let result = status.status.last_reload;
-        self.answer(reply, |_: schema::GetStatusReply| {
+        let printed = self.answer(reply, |_: schema::GetStatusReply| {
             show::reload(&result, self.paint)
-        })?;
+        });
         match result.outcome {
             schema::ReloadOutcome::Rejected => Err(self.rejected(&result)),
-            _ => Ok(()),
+            _ => printed,
         }
     }
 
-    /// Says all that is wrong with a configuration.
+    /// Prints all that is wrong with a configuration.
     fn rejected(&self, result: &schema::ReloadResult) -> Failure {
         complain(&show::errors(&result.errors, self.error_paint));
         let count = result.error_count();
-        let told = format!("configuration rejected: {count}; nothing has changed");
-        Failure::new(Exit::Rejected, told)
+        let message = format!("configuration rejected: {count}; nothing has changed");
+        Failure::with(Exit::Configuration, message)
     }
 
     fn config_show(&self) -> Result<(), Failure> {
@@ -400,8 +372,10 @@ impl Session {
     fn call_raw(&self, method: &str, parameters: Option<&str>, more: bool) -> Result<(), Failure> {
         let parameters = match serde_json::from_str(parameters.unwrap_or("{}")) {
             Ok(Value::Object(parameters)) => parameters,
-            Ok(_) => return Err(Failure::new(Exit::Usage, "JSON: not an object: write {…}")),
-            Err(cause) => return Err(Failure::new(Exit::Usage, format!("JSON: {cause}"))),
+            Ok(_) => {
+                return Err(Failure::with(Exit::Usage, "JSON: not an object: write {…}"));
+            }
+            Err(cause) => return Err(Failure::with(Exit::Usage, format!("JSON: {cause}"))),
         };
         let mut client = self.connect()?;
         client.send(&full_name(method), parameters, more)?;
@@ -458,7 +432,7 @@ impl Session {
         {
             let names = reply.listeners.into_iter().map(|listener| listener.name);
             let names: Vec<String> = names.collect();
-            failure.text += &format!("; there are: {}", text::escape(&names.join(", ")));
+            failure.messages[0] += &format!("; there are: {}", text::escape(&names.join(", ")));
         }
         failure
     }
@@ -472,7 +446,7 @@ impl Session {
         if self.json {
             return self.print_json(reply);
         }
-        print(show(decode(reply)?).as_bytes())
+        print_or_end(show(decode(reply)?).as_bytes())
     }
 
     fn print_json(&self, reply: Parameters) -> Result<(), Failure> {
@@ -482,26 +456,15 @@ impl Session {
         } else {
             value.to_string()
         };
-        print((text::escape_json(&json) + "\n").as_bytes())
-    }
-}
-
-/// Prints data. Who stops reading has seen enough: that is no failure.
-fn print(data: &[u8]) -> Result<(), Failure> {
-    match terminal::print(data) {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(Failure::new(Exit::Done, "")),
-        Err(cause) => Err(Failure::new(
-            Exit::Failed,
-            format!("standard output: {cause}"),
-        )),
+        print_or_end((text::escape_json(&json) + "\n").as_bytes())
     }
 }
 
 fn decode<T: DeserializeOwned>(reply: Parameters) -> Result<T, Failure> {
     serde_json::from_value(Value::Object(reply)).map_err(|cause| {
-        let told = format!("the reply is not understood, is echod of another version? ({cause})");
-        Failure::new(Exit::Failed, text::escape(&told))
+        let message =
+            format!("the reply is not understood, is echod of another version? ({cause})");
+        Failure::new(text::escape(&message))
     })
 }
 
@@ -513,107 +476,14 @@ fn full_name(method: &str) -> String {
     }
 }
 
-fn milliseconds(time: Duration) -> u64 {
-    // What is more than Varlink's integers hold is longer than anything has lasted.
-    u64::try_from(time.as_millis()).map_or(i64::MAX as u64, |time| time.min(i64::MAX as u64))
-}
-
 /// Whether this is the parameter that an error complains about.
 fn is_parameter(parameters: &Parameters, name: &str) -> bool {
     parameters.get("parameter").and_then(Value::as_str) == Some(name)
 }
 
 fn no_backlog(listener: &str) -> Failure {
-    let told = format!("listener {listener:?}: datagrams have no backlog");
-    Failure::new(Exit::Failed, text::escape(&told))
-}
-
-/// What `kick` was told to close.
-fn selection(args: KickArgs) -> Result<schema::ClosePeers, Failure> {
-    let mut asked = schema::ClosePeers {
-        id: None,
-        listener: args.listener,
-        address: args.address,
-        older_ms: args.older.map(milliseconds),
-        idle_ms: args.idle.map(milliseconds),
-        dry_run: args.dry_run.then_some(true),
-    };
-    let twice = |option| {
-        let told = format!("SELECTOR and {option} mean the same: give one of them");
-        Failure::new(Exit::Usage, told)
-    };
-    if let Some(selector) = args.selector {
-        if let Ok(id) = selector.parse() {
-            asked.id = Some(id);
-        } else if parse_network(&selector).is_some() {
-            if asked.address.replace(selector).is_some() {
-                return Err(twice("--address"));
-            }
-        } else if asked.listener.replace(selector).is_some() {
-            return Err(twice("--listener"));
-        }
-    }
-    Ok(asked)
-}
-
-/// Where the daemon's socket is, if nobody says otherwise: where the daemon itself would put it.
-fn socket_path(
-    option: Option<PathBuf>,
-    variable: impl Fn(&str) -> Option<OsString>,
-    root: bool,
-    exists: impl Fn(&Path) -> bool,
-) -> PathBuf {
-    let variable = |name| variable(name).filter(|value| !value.is_empty());
-    let system = PathBuf::from("/run/echod/control.sock");
-    if let Some(path) = option {
-        return path;
-    }
-    if let Some(path) = variable("ECHOCTL_SOCKET") {
-        return path.into();
-    }
-    if let Some(directories) = variable("RUNTIME_DIRECTORY") {
-        // systemd puts a colon between several (systemd.exec(5)).
-        let first = std::env::split_paths(&directories)
-            .next()
-            .unwrap_or_default();
-        return first.join("control.sock");
-    }
-    match variable("XDG_RUNTIME_DIR") {
-        Some(directory) if !root => {
-            let own = Path::new(&directory).join("echod/control.sock");
-            // Who has no daemon of his own means the system's.
-            if exists(&own) || !exists(&system) {
-                own
-            } else {
-                system
-            }
-        }
-        _ => system,
-    }
-}
-
-/// Runs `echod --check`: the one beside us, else the one in PATH.
-fn check(file: Option<&Path>) -> Result<(), Failure> {
-    let beside = std::env::current_exe()
-        .ok()
-        .map(|path| path.with_file_name("echod"));
-    let program = beside
-        .filter(|path| path.is_file())
-        .unwrap_or_else(|| "echod".into());
-    let mut command = process::Command::new(&program);
-    command.arg("--check");
-    if let Some(file) = file {
-        command.arg("--config").arg(file);
-    }
-    let failed = |told| Failure::new(Exit::Failed, told);
-    let status = command
-        .status()
-        .map_err(|cause| failed(format!("{}: {cause}", program.display())))?;
-    match status.code() {
-        Some(0) => Ok(()),
-        Some(CHECK_REJECTED) => Err(Failure::new(Exit::Rejected, "")),
-        _ => Err(failed(format!("{} --check: {status}", program.display()))),
-    }
+    let message = format!("listener {listener:?}: datagrams have no backlog");
+    Failure::new(text::escape(&message))
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! Replies as people read them: values in, text out.
 //!
-//! Knows the types of the protocol and nothing of how they came. All text that the daemon or the
-//! network has had a hand in is escaped here.
+//! Knows the types of the protocol; never how they were received. All text from the daemon or the
+//! network is escaped here.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
 
 use crate::cli::text::{Align, Paint, Table, age, bytes, counted, escape, microseconds};
 use crate::protocol::schema::{
@@ -38,6 +38,7 @@ pub fn status(status: &Status, paint: Paint) -> String {
         &format!("generation {}: {files}", status.generation),
     );
     line("last reload", &reload_line(&status.last_reload, paint));
+    // A rejected reload is why many look here at all.
     for diagnostic in &status.last_reload.errors {
         line("", &paint.red(&escape(&diagnostic.to_string())));
     }
@@ -79,6 +80,7 @@ pub fn listeners(listeners: &[Listener], paint: Paint) -> String {
         ("SENT", Align::Right),
     ]);
     for listener in listeners {
+        // Datagrams have none.
         let of_backlog = |value: fn(&Backlog) -> String| {
             let backlog = listener.backlog.as_ref();
             backlog.map_or(String::new(), value)
@@ -132,11 +134,12 @@ pub fn listener(listener: &Listener, paint: Paint) -> String {
     }
     line("reply", &escape(&listener.reply));
     line("sockets", &listener.sockets.to_string());
+    // Datagram listeners count datagrams, all others connections.
     if let Some(backlog) = &listener.backlog {
         for (index, part) in backlog_lines(backlog).iter().enumerate() {
             line(if index == 0 { "backlog" } else { "" }, part);
         }
-        line("connections", &listener.connections.to_string());
+        line("connections", &connections(listener));
         line("accepted", &listener.accepted.to_string());
     } else {
         let received = counted(listener.datagrams_received, "datagram");
@@ -145,7 +148,12 @@ pub fn listener(listener: &Listener, paint: Paint) -> String {
             &format!("{received} received, {} sent", listener.datagrams_sent),
         );
     }
-    line("refused", &refusals(listener));
+    line("refused", &by_reason(&listener.refused));
+    // A daemon of an earlier version does not say, and datagrams have none.
+    if listener.backlog.is_some() && !listener.closed.is_empty() {
+        line("closed", &by_reason(&listener.closed));
+        line("faults", &listener.faults.to_string());
+    }
     line("received", &bytes(listener.bytes_received));
     line("sent", &bytes(listener.bytes_sent));
     if !listener.overridden.is_empty() {
@@ -154,10 +162,24 @@ pub fn listener(listener: &Listener, paint: Paint) -> String {
     text
 }
 
-/// How many were turned away, and why: `12: 10 denied, 2 full`.
-fn refusals(listener: &Listener) -> String {
-    let reasons: Vec<String> = listener
-        .refused
+/// How many there are, may be and have been: `812 of 10000, 900 at the peak`.
+fn connections(listener: &Listener) -> String {
+    let Listener {
+        connections,
+        max_connections,
+        peak,
+        ..
+    } = listener;
+    match max_connections {
+        // A daemon of an earlier version does not say.
+        0 => connections.to_string(),
+        _ => format!("{connections} of {max_connections}, {peak} at the peak"),
+    }
+}
+
+/// A sum and its parts: `12: 10 denied, 2 full`.
+fn by_reason(counts: &BTreeMap<String, u64>) -> String {
+    let reasons: Vec<String> = counts
         .iter()
         .filter(|(_, count)| **count > 0)
         .map(|(reason, count)| format!("{count} {}", escape(reason)))
@@ -165,7 +187,7 @@ fn refusals(listener: &Listener) -> String {
     if reasons.is_empty() {
         return "0".to_owned();
     }
-    format!("{}: {}", refused(listener), reasons.join(", "))
+    format!("{}: {}", counts.values().sum::<u64>(), reasons.join(", "))
 }
 
 /// A list of peers; `total` counts those too that are not listed.
@@ -208,6 +230,7 @@ pub fn peers(peers: &[Peer], total: u64, paint: Paint) -> String {
             number(peer.uid.map(u64::from)),
         ]);
     }
+    // The total includes peers beyond --limit.
     let listed = peers.len() as u64;
     let totals = if listed == total {
         counted(total, "peer")
@@ -238,8 +261,8 @@ pub fn backlog_set(listener: &str, reply: &SetBacklogReply, paint: Paint) -> Str
     backlog(listener, &reply.after, paint) + &before
 }
 
-/// What was asked for and what came of it. Of a Unix socket that the service manager has passed
-/// nobody can tell.
+/// What was requested and what is in effect. For a Unix socket that the service manager has passed
+/// neither is known.
 fn backlog_words(backlog: &Backlog) -> String {
     match backlog {
         Backlog { requested: 0, .. } => "as the service manager has set it".into(),
@@ -307,11 +330,11 @@ pub fn upgraded(result: &UpgradeResult) -> String {
         ..
     } = result;
     let (from, to) = (escape(&result.from), escape(&result.to));
-    let pause = Duration::from_micros(*pause_us);
     let mut text = format!(
-        "upgraded {from} → {to}: {} and {} kept; nobody was served for {pause:.1?}\n",
+        "upgraded {from} → {to}: {} and {} kept; a pause of {}\n",
         counted(*listeners, "listener"),
-        counted(*connections, "connection")
+        counted(*connections, "connection"),
+        microseconds(*pause_us)
     );
     if *lost > 0 {
         text += &format!("{lost} connection(s) could not be kept: see the log\n");
@@ -357,6 +380,7 @@ fn details(result: &ReloadResult, paint: Paint) -> String {
     let changes: Vec<_> = changes
         .filter(|change| change.action != ChangeAction::Keep)
         .collect();
+    // Listeners that stay as they are would hide those that change.
     let kept = result.changes.len() - changes.len();
     let mut table = Table::new(&[
         ("ACTION", Align::Left),

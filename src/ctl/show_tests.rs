@@ -56,11 +56,14 @@ fn two_listeners() -> Vec<Listener> {
          "state": "listening", "sockets": 8,
          "backlog": {"requested": 8000, "effective": 4096, "limit": 4096, "queued": 2,
                      "overflows": 12},
-         "connections": 812, "accepted": 4711, "refused": {"denied": 10, "full": 2, "per-source": 0},
+         "connections": 812, "max_connections": 10_000, "peak": 900, "accepted": 4711,
+         "refused": {"denied": 10, "full": 2, "per-source": 0},
+         "closed": {"finished": 3890, "idle": 7, "reset": 2, "failed": 0}, "faults": 3,
          "datagrams_received": 0, "datagrams_sent": 0, "bytes_received": 1_288_490_188,
          "bytes_sent": 1_288_490_188, "overridden": ["backlog"]},
         {"name": "dgram", "protocol": "udp", "addresses": ["0.0.0.0:7"], "reply": "upper",
-         "state": "paused", "sockets": 4, "connections": 0, "accepted": 0, "refused": {},
+         "state": "paused", "sockets": 4, "connections": 0, "max_connections": 0, "peak": 0,
+         "accepted": 0, "refused": {}, "closed": {"finished": 0}, "faults": 0,
          "datagrams_received": 9, "datagrams_sent": 8, "bytes_received": 90, "bytes_sent": 80,
          "overridden": []},
     ]))
@@ -95,7 +98,7 @@ fn status_is_one_screen() {
 }
 
 #[test]
-fn status_tells_of_a_rejected_reload_in_red() {
+fn status_shows_a_rejected_reload_in_red() {
     check(
         status(&a_status(&rejected()), COLORED).replace('\x1b', "ESC"),
         expect![[r#"
@@ -127,7 +130,7 @@ fn listeners_are_a_table() {
 }
 
 #[test]
-fn one_listener_is_told_in_full() {
+fn one_listener_is_shown_in_full() {
     check(
         listener(&two_listeners()[0], PLAIN),
         expect![[r#"
@@ -139,9 +142,11 @@ fn one_listener_is_told_in_full() {
               backlog        8000 requested → 4096 effective
                              capped by net.core.somaxconn = 4096; raise it with sysctl -w net.core.somaxconn=8000
                              2 queued now, 12 overflows so far
-              connections    812
+              connections    812 of 10000, 900 at the peak
               accepted       4711
               refused        12: 10 denied, 2 full
+              closed         3899: 3890 finished, 7 idle, 2 reset
+              faults         3
               received       1.2 GiB
               sent           1.2 GiB
               overridden     backlog
@@ -163,7 +168,33 @@ fn one_listener_is_told_in_full() {
 }
 
 #[test]
-fn peers_are_a_table_without_what_nobody_has() {
+fn a_listener_of_an_earlier_daemon_is_shown_without_what_that_does_not_report() {
+    let earlier = parse(json!(
+        {"name": "main", "protocol": "tcp", "addresses": [], "reply": "echo", "state": "listening",
+         "sockets": 0,
+         "backlog": {"requested": 1, "effective": 1, "limit": 4096, "queued": 0, "overflows": 0},
+         "connections": 812, "accepted": 4711, "refused": {}, "datagrams_received": 0,
+         "datagrams_sent": 0, "bytes_received": 1, "bytes_sent": 1, "overridden": []}
+    ));
+    check(
+        listener(&earlier, PLAIN),
+        expect![[r#"
+            main, tcp, listening
+              reply          echo
+              sockets        0
+              backlog        1 requested → 1 effective
+                             0 queued now, 0 overflows so far
+              connections    812
+              accepted       4711
+              refused        0
+              received       1 B
+              sent           1 B
+        "#]],
+    );
+}
+
+#[test]
+fn peers_are_a_table_without_empty_columns() {
     let listed: Vec<Peer> = parse(json!([
         {"id": 7, "listener": "main", "protocol": "tcp", "address": "192.0.2.1:50000",
          "local_address": "192.0.2.9:7", "age_ms": 312_000, "idle_ms": 20,
@@ -243,11 +274,11 @@ fn a_backlog_says_when_the_kernel_capped_it() {
 
 #[test]
 fn kick_counts() {
-    let told = |matched, closed, dry_run| kicked(&ClosePeersReply { matched, closed }, dry_run);
-    assert_eq!(told(0, 0, false), "no connection matches\n");
-    assert_eq!(told(3, 0, true), "would close 3 connections\n");
-    assert_eq!(told(1, 1, false), "closed 1 connection\n");
-    assert_eq!(told(3, 2, false), "closed 2 of 3 connections\n");
+    let text = |matched, closed, dry_run| kicked(&ClosePeersReply { matched, closed }, dry_run);
+    assert_eq!(text(0, 0, false), "no connection matches\n");
+    assert_eq!(text(3, 0, true), "would close 3 connections\n");
+    assert_eq!(text(1, 1, false), "closed 1 connection\n");
+    assert_eq!(text(3, 2, false), "closed 2 of 3 connections\n");
 }
 
 #[test]

@@ -1,16 +1,16 @@
-//! What systemd is about to do with a unit, as `systemctl(1)` tells it.
+//! What systemd is about to do with a unit, as `systemctl(1)` reports it.
 //!
-//! A service is not told whether its stop is half of a restart; its job is.
+//! A service does not learn whether its stop is part of a restart; the job of its unit shows it.
 
 use std::io;
 use std::process::Command;
 
-/// Why nobody comes after the unit's process, or could go on with what it leaves; none where
-/// somebody does.
+/// Why the unit's process has no successor, or one that could not take over what it leaves; none
+/// where it has.
 ///
 /// # Errors
 /// When systemctl can't be run, or does not know.
-pub(super) fn why_nobody_comes(unit: &str) -> io::Result<Option<&'static str>> {
+pub(super) fn why_no_successor(unit: &str) -> io::Result<Option<&'static str>> {
     let about_unit = show(&["--property=Job,FileDescriptorStoreMax", "--", unit])?;
     let Some(job) = value(&about_unit, "Job").filter(|job| !job.is_empty()) else {
         return Ok(Some("nothing is about to happen to it"));
@@ -25,7 +25,7 @@ fn judge(job: &str, room: &str) -> Option<&'static str> {
     match (job, room) {
         ("restart", "" | "0") => Some("FileDescriptorStoreMax= in the unit is 0: nothing is kept"),
         ("restart", _) => None,
-        _ => Some("it is stopped: nobody comes after it"),
+        _ => Some("it is stopped and not restarted"),
     }
 }
 
@@ -33,7 +33,7 @@ fn show(arguments: &[&str]) -> io::Result<String> {
     let output = Command::new("systemctl")
         .arg("show")
         .args(arguments)
-        // It would take itself for the service.
+        // With it, systemctl would take itself for the service.
         .env_remove("NOTIFY_SOCKET")
         .output()?;
     if output.status.success() {

@@ -1,5 +1,6 @@
-//! What a command line means, and how refusals are told.
+//! What a command line means, and how refusals are reported.
 
+use clap::Parser;
 use serde_json::json;
 
 use super::*;
@@ -36,7 +37,7 @@ fn the_socket_is_where_the_daemon_would_put_it() {
 }
 
 #[test]
-fn who_names_a_socket_gets_it() {
+fn a_named_socket_comes_first() {
     let all = [
         ("ECHOCTL_SOCKET", "/a/named.sock"),
         ("RUNTIME_DIRECTORY", "/run/one:/run/two"),
@@ -61,7 +62,7 @@ fn selected(selector: &str) -> Value {
         selector,
         ..KickArgs::default()
     };
-    serde_json::to_value(selection(args).unwrap()).unwrap()
+    serde_json::to_value(selection::closed(args).unwrap()).unwrap()
 }
 
 #[test]
@@ -80,36 +81,39 @@ fn a_selector_can_be_narrowed_down_and_not_contradicted() {
         dry_run: true,
         ..KickArgs::default()
     };
-    let asked = serde_json::to_value(selection(args.clone()).unwrap()).unwrap();
+    let asked = serde_json::to_value(selection::closed(args.clone()).unwrap()).unwrap();
     assert_eq!(
         asked,
         json!({"listener": "main", "idle_ms": 3_600_000, "dry_run": true})
     );
     let listener = Some("lab".to_owned());
-    let failure = selection(KickArgs { listener, ..args }).unwrap_err();
+    let failure = selection::closed(KickArgs { listener, ..args }).unwrap_err();
     assert_eq!(failure.exit, Exit::Usage);
 }
 
 #[test]
 fn refusals_have_words_and_an_exit_status() {
-    let told = |name: &str, parameters: Value| {
+    let reported = |name: &str, parameters: Value| {
         let Value::Object(parameters) = parameters else {
             panic!("parameters are an object");
         };
         let failure = refusal(name, &parameters);
-        (failure.exit, failure.text)
+        (failure.exit, failure.messages.join("\n"))
     };
-    let (exit, text) = told(protocol::LISTENER_NOT_FOUND, json!({"name": "x\u{1b}"}));
+    let (exit, text) = reported(protocol::LISTENER_NOT_FOUND, json!({"name": "x\u{1b}"}));
     assert_eq!(exit, Exit::Failed);
     assert_eq!(text, "listener \"x\\u001b\": there is none of this name");
     assert_eq!(
-        told(protocol::PERMISSION_DENIED, json!({})).0,
+        reported(protocol::PERMISSION_DENIED, json!({})).0,
         Exit::NotPermitted
     );
-    assert_eq!(told(protocol::CONFIG_REJECTED, json!({})).0, Exit::Rejected);
-    let (_, text) = told(protocol::INVALID_PARAMETER, json!({"parameter": "sort"}));
+    assert_eq!(
+        reported(protocol::CONFIG_REJECTED, json!({})).0,
+        Exit::Configuration
+    );
+    let (_, text) = reported(protocol::INVALID_PARAMETER, json!({"parameter": "sort"}));
     assert!(text.contains("idle"), "{text}");
-    assert_eq!(told("a.B", json!({"c": 1})).1, "a.B {\"c\":1}");
+    assert_eq!(reported("a.B", json!({"c": 1})).1, "a.B {\"c\":1}");
 }
 
 #[test]
@@ -121,9 +125,9 @@ fn an_interface_may_be_left_out() {
     );
 }
 
-/// The daemon may take longer to say that it has given a new program up.
+/// The daemon may take longer to give up on a new program.
 #[test]
-fn who_asks_for_an_upgrade_waits_until_the_daemon_has_an_answer() {
+fn an_upgrade_is_waited_for_until_the_daemon_has_an_answer() {
     let patience = |line: &str| {
         let words = line.split(' ');
         Cli::try_parse_from(words).expect("it is right").patience()

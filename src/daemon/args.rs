@@ -52,5 +52,5 @@ Examples:
 
 Signals: SIGHUP reloads the configuration; SIGUSR2 lets the program that is now installed go on
 with everything; SIGTERM and SIGINT finish the peers there are and end, a second one ends at once.
-Exit status: 0 done; 1 failed; 2 usage; 78 the configuration is wrong.
+Exit status: 0 done; 1 failed; 2 usage; 78 configuration rejected.
 See also: echod(8), echoctl(1), echod.toml(5)";

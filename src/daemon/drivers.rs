@@ -21,12 +21,15 @@ const RELEASE_NEEDED: (u32, u32) = (6, 1);
 const RELEASE_FIRST: (u32, u32) = (5, 1);
 
 /// The driver that workers would get here, and what its user should know about that.
-pub(super) fn foresee(choice: DriverChoice) -> (Kind, Option<String>) {
+///
+/// # Errors
+/// Why there would be none.
+pub(super) fn foresee(choice: DriverChoice) -> Result<(Kind, Option<String>), String> {
     match (choice, Uring::new()) {
-        (DriverChoice::Epoll, _) => (Kind::Epoll, None),
-        (_, Ok(_)) => (Kind::IoUring, None),
-        (DriverChoice::Auto, Err(error)) => (Kind::Epoll, Some(replaced(&error))),
-        (DriverChoice::IoUring, Err(error)) => (Kind::IoUring, Some(refused(&error))),
+        (DriverChoice::Epoll, _) => Ok((Kind::Epoll, None)),
+        (_, Ok(_)) => Ok((Kind::IoUring, None)),
+        (DriverChoice::Auto, Err(error)) => Ok((Kind::Epoll, Some(replaced(&error)))),
+        (DriverChoice::IoUring, Err(error)) => Err(refused(&error)),
     }
 }
 

@@ -5,11 +5,12 @@
 //! Read on in `start` and `stop` for both ends of it, in [`reload`] for how one configuration becomes
 //! another, in `upgrade` and `handover` for how a successor goes on, in `listeners` for what is
 //! bound, in `workers` for the pool, in `privileges` for who serves, in [`control`] for the socket
-//! that `echoctl` speaks to.
+//! that `echoctl` speaks to, in `calls` for what is asked there.
 
 #![forbid(unsafe_code)]
 
 pub mod args;
+mod calls;
 pub mod control;
 mod drivers;
 mod handover;
@@ -19,30 +20,31 @@ pub mod origin;
 mod privileges;
 pub mod reload;
 mod signals;
+mod socket_file;
 mod start;
 mod stop;
 mod systemd;
 mod workers;
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use clap::Parser;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::geteuid;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::signal::SigSet;
 
-use crate::cli::exit::{self, Failure};
+use crate::cli::arguments;
+use crate::cli::exit::{self, Exit, Failure, print_or_end};
+use crate::cli::terminal::complain;
 use crate::config::{self, Config, Loaded, render};
-use crate::protocol::schema;
-use crate::protocol::{self as protocol, Effect, Outcome, Role, Snapshot};
 use crate::sys::process::{self, Passed};
 use crate::worker::mailbox::Report;
 
 use args::Args;
-use control::queries::Queries;
-use control::{Call, Client, Reply, Server};
-use handover::upgrade::{Handover, Invocation};
+use control::Server;
+use handover::program::CommandLine;
+use handover::upgrade::Handover;
 use handover::{Belongings, Legacy};
 use listeners::Listeners;
 use origin::{Origin, Texts};
@@ -58,7 +60,11 @@ use workers::Workers;
 /// The program.
 #[must_use]
 pub fn main() -> ExitCode {
-    let result = run(&Args::parse());
+    let args: Args = match arguments::parse() {
+        Ok(args) => args,
+        Err(status) => return status,
+    };
+    let result = caught(|| run(&args));
     ::log::logger().flush();
     // The journal has to be told that this is an error; it takes the prefix away.
     let name = if log::stderr_is_journal() {
@@ -66,7 +72,23 @@ pub fn main() -> ExitCode {
     } else {
         "echod"
     };
-    exit::end(name, result)
+    if !log::is_started() {
+        return exit::end(name, result);
+    }
+    // A standard error that takes nothing must not keep a service from its end.
+    let exit = exit::of(&result);
+    if result.is_err() {
+        log::within_bounds(move || _ = exit::end(name, result));
+    }
+    exit.into()
+}
+
+/// A panic ends the program with a status of its own table; where it was is reported by the hook.
+fn caught(run: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
+        let message = "the control plane panicked, which is a bug in echod; the service ends";
+        Err(Failure::new(message))
+    })
 }
 
 fn run(args: &Args) -> Result<(), Failure> {
@@ -82,12 +104,8 @@ fn run(args: &Args) -> Result<(), Failure> {
         Legacy::Nothing => Legacy::of_manager(&mut passed),
         executed => executed,
     };
-    // Before the first thread: only this one is to be interrupted.
-    signals::block_all().map_err(|error| Failure::new(format!("signals: {error}")))?;
-    let origin = Origin::of(args).map_err(|message| Failure {
-        code: 2,
-        messages: vec![message],
-    })?;
+    signals::inherit_nothing().map_err(|error| Failure::new(format!("signals: {error}")))?;
+    let origin = Origin::of(args).map_err(|message| Failure::with(Exit::Usage, message))?;
     let in_force = match &legacy {
         Legacy::Whole(predecessor) => predecessor.record().files.as_slice(),
         _ => &[],
@@ -98,17 +116,14 @@ fn run(args: &Args) -> Result<(), Failure> {
             Legacy::Whole(predecessor) => predecessor.loaded().ok_or(errors),
             _ => Err(errors),
         })
-        .map_err(|errors| Failure {
-            code: exit::CONFIGURATION,
-            messages: errors.iter().map(ToString::to_string).collect(),
+        .map_err(|errors| {
+            Failure::configuration(errors.iter().map(ToString::to_string).collect())
         })?;
     if args.print_config {
-        print!("{}", render(&loaded.config));
-        return Ok(());
+        return print_or_end(render(&loaded.config).as_bytes());
     }
     if args.check {
-        check_only(&texts, &loaded);
-        return Ok(());
+        return check_only(&texts, &loaded);
     }
     match log::start(&loaded.config.log) {
         Err(error) if matches!(legacy, Legacy::Whole(_)) => {
@@ -139,8 +154,7 @@ fn run(args: &Args) -> Result<(), Failure> {
 /// `--can-take-over`: what a running daemon asks the program that is to be its successor.
 fn can_take_over(version: u32) -> Result<(), Failure> {
     if version == handover::record::VERSION {
-        println!("{}", handover::record::YES);
-        return Ok(());
+        return print_or_end(format!("{}\n", handover::record::YES).as_bytes());
     }
     Err(Failure::new(format!(
         "records of version {version} are not read by echod {}, which reads version {}",
@@ -149,35 +163,47 @@ fn can_take_over(version: u32) -> Result<(), Failure> {
     )))
 }
 
-/// `--check`: the errors have ended it already; what is left is good, or odd.
-fn check_only(texts: &Texts, loaded: &Loaded) {
-    for warning in &loaded.warnings {
-        eprintln!("echod: warning: {warning}");
-    }
+/// `--check`: the errors in the text have ended it already; the rest is what a start as root would
+/// refuse on this machine, without binding anything.
+fn check_only(texts: &Texts, loaded: &Loaded) -> Result<(), Failure> {
+    let warn = |warning: &dyn std::fmt::Display| complain(&format!("echod: warning: {warning}\n"));
+    loaded.warnings.iter().for_each(|warning| warn(warning));
     let names: Vec<&str> = texts
         .sources
         .iter()
         .map(|source| source.name.as_str())
         .collect();
-    // What this machine refuses is no mistake in the file.
-    if let Err(message) = privileges::check(&loaded.config.daemon) {
-        eprintln!("echod: warning: {message}");
-    }
-    let (driver, remark) = drivers::foresee(loaded.config.daemon.driver);
+    let config = &loaded.config;
+    let driver = drivers::foresee(config.daemon.driver);
+    let refusals = [
+        privileges::check(&config.daemon).err(),
+        privileges::control_group(&config.control).err(),
+        driver.as_ref().err().cloned(),
+    ];
+    let (driver, remark) = match driver {
+        Ok(driver) if refusals.iter().all(Option::is_none) => driver,
+        _ => {
+            return Err(Failure {
+                exit: Exit::Configuration,
+                messages: refusals.into_iter().flatten().collect(),
+            });
+        }
+    };
     if let Some(remark) = remark {
-        eprintln!("echod: warning: {remark}");
+        warn(&remark);
     }
-    println!(
-        "{}: fine; {} listener(s), driver {driver}",
+    let fine = format!(
+        "{}: fine; {} listener(s), driver {driver}\n",
         names.join(", "),
-        loaded.config.listeners.len()
+        config.listeners.len()
     );
+    print_or_end(fine.as_bytes())
 }
 
 /// The running service, as the control plane knows it.
 #[derive(Debug)]
 struct Daemon {
-    invocation: Invocation,
+    command_line: CommandLine,
     origin: Origin,
     // The names of the texts in force.
     files: Vec<String>,
@@ -192,7 +218,6 @@ struct Daemon {
     signals: Signals,
     workers: Workers,
     listeners: Listeners,
-    queries: Queries,
     // An upgrade on its way.
     handover: Option<Handover>,
     store: Store,
@@ -241,7 +266,8 @@ impl Daemon {
 
     /// Serves until the end.
     fn serve(&mut self) -> Result<(), Failure> {
-        signals::unblock_all();
+        // Those that ended before there was a handler.
+        process::reap_children_of_this_thread();
         while !matches!(self.stage, Stage::Ended | Stage::HandedOver) {
             self.turn()
                 .map_err(|error| Failure::new(format!("control plane: {error}")))?;
@@ -252,24 +278,19 @@ impl Daemon {
     fn turn(&mut self) -> std::io::Result<()> {
         self.wait()?;
         let now = Instant::now();
-        // While everybody rests they wait: it is a moment.
-        let signals = if self.is_resting() {
-            Vec::new()
-        } else {
-            self.signals.take()
-        };
-        for signal in signals {
+        for signal in self.signals.take() {
             match signal {
                 Signal::Reload => self.request_reload(Request::SIGNAL),
                 Signal::Stop => self.stop(now),
                 Signal::Upgrade => self.upgrade(None, now),
+                Signal::ChildEnded => process::reap_children_of_this_thread(),
             }
         }
         for report in self.workers.take_reports() {
             self.handle_report(report, now);
         }
         self.go_on_handing_over(now);
-        // Who asks something then is answered by the successor.
+        // Requests that arrive then are answered by the successor.
         let is_resting = self.is_resting();
         let calls = self
             .server
@@ -280,11 +301,11 @@ impl Daemon {
         for call in calls {
             self.handle_call(&call, now);
         }
+        self.search_peers(now);
         self.continue_reloads();
         self.listeners.sweep(&self.workers, now);
         self.go_on_stopping(now);
         self.keep_manager_informed(now);
-        log::tell_suppressed(now);
         Ok(())
     }
 
@@ -304,10 +325,13 @@ impl Daemon {
             .into_iter()
             .flatten()
             .min();
-        let timeout = until.map_or(PollTimeout::NONE, |until| {
-            let left = until.saturating_duration_since(now) + Duration::from_nanos(999_999);
-            PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::MAX)
-        });
+        let timeout = until.map(|until| until.saturating_duration_since(now).into());
+        // While the workers are stopped, signals stay pending: for the successor, or for afterwards.
+        let mask = if self.is_resting() {
+            signals::blocked()
+        } else {
+            SigSet::empty()
+        };
         let mut fds = vec![
             PollFd::new(self.signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.workers.control().as_fd(), PollFlags::POLLIN),
@@ -317,24 +341,34 @@ impl Daemon {
                 .iter()
                 .map(|server| PollFd::new(server.as_fd(), PollFlags::POLLIN)),
         );
-        fds.extend(log::timer().map(|timer| PollFd::new(timer, PollFlags::POLLIN)));
-        match poll(&mut fds, timeout) {
+        match ppoll(&mut fds, timeout, Some(mask)) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
     }
 
     fn handle_report(&mut self, report: Report<OwnedFd>, now: Instant) {
-        let answer = match report {
-            Report::Retired { id, .. } => {
-                self.listeners.handle_retired(id);
-                None
+        match report {
+            Report::Retired { id, .. } => self.listeners.handle_retired(id, &self.workers),
+            Report::Peers {
+                query,
+                peers,
+                matched,
+                more_after,
+            } => {
+                if let Some(server) = &mut self.server {
+                    server.handle_peers(query, peers, matched, more_after, &self.listeners, now);
+                }
             }
-            Report::Peers { query, peers, last } => {
-                self.queries
-                    .handle_peers(query, &peers, last, &self.listeners, &self.workers)
+            Report::PeersClosed {
+                query,
+                matched,
+                closed,
+            } => {
+                if let Some(server) = &mut self.server {
+                    server.handle_closed(query, matched, closed, now);
+                }
             }
-            Report::PeersClosed { query, closed } => self.queries.handle_closed(query, closed),
             Report::HandedOver {
                 worker,
                 connections,
@@ -351,161 +385,13 @@ impl Daemon {
                     sources: sources.into_iter().map(of_worker).collect(),
                     last_peer: last_id,
                 });
-                None
             }
-            Report::Alive { worker } => {
-                self.handle_alive(worker, now);
-                None
-            }
-        };
-        if let Some(((client, reply), server)) = answer.zip(self.server.as_mut()) {
-            server.reply(client, reply, now);
-        }
-    }
-
-    fn handle_call(&mut self, call: &Call, now: Instant) {
-        let outcome = if role(&call.client) < protocol::role(&call.request.method) {
-            ::log::warn!(
-                "control: uid {} (pid {}) may not call {:?}",
-                call.client.uid,
-                call.client.pid,
-                call.request.method
-            );
-            Outcome::Reply(protocol::permission_denied())
-        } else {
-            protocol::handle(&call.request, &self.snapshot())
-        };
-        let reply = match outcome {
-            Outcome::Reply(reply) => reply,
-            Outcome::Effect(effect) => match self.carry_out(effect, call) {
-                Some(reply) => reply,
-                // The workers have been asked.
-                None => return,
-            },
-        };
-        if let Some(server) = &mut self.server {
-            server.reply(call.id, Reply::One(reply), now);
-        }
-    }
-
-    fn carry_out(&mut self, effect: Effect, call: &Call) -> Option<protocol::wire::Reply> {
-        match effect {
-            Effect::ListPeers(query) => {
-                self.queries.list(call.id, query, &self.workers);
-                None
-            }
-            Effect::ClosePeers { query, dry_run } => {
-                if !dry_run {
-                    ::log::info!(
-                        listener = query.listener.as_deref();
-                        "control: uid {} (pid {}) closes peers: {query:?}",
-                        call.client.uid,
-                        call.client.pid
-                    );
-                }
-                self.queries.close(call.id, query, dry_run, &self.workers);
-                None
-            }
-            Effect::SetBacklog { listener, backlog } => {
-                Some(self.set_backlog(&listener, backlog, call))
-            }
-            Effect::Reload { dry_run } => {
-                self.request_reload(Request::of_caller(call.id, dry_run));
-                None
-            }
-            Effect::Upgrade => {
-                ::log::info!(
-                    "control: uid {} (pid {}) asks for an upgrade",
-                    call.client.uid,
-                    call.client.pid
-                );
-                self.upgrade(Some(call.id), Instant::now());
-                None
-            }
-            Effect::HandOver => {
-                ::log::info!(
-                    "control: uid {} (pid {}) asks to leave everything to the next process",
-                    call.client.uid,
-                    call.client.pid
-                );
-                self.hand_over_to_process(call.id, Instant::now());
-                None
-            }
-            Effect::SetLogLevel { level } => {
-                let before = log::set_level(level);
-                self.config.log.level = level;
-                self.log_level_overridden = true;
-                ::log::info!(
-                    "control: uid {} sets the log level: {before} → {level}",
-                    call.client.uid
-                );
-                let name = |level: ::log::LevelFilter| level.as_str().to_ascii_lowercase();
-                let reply = schema::SetLogLevelReply {
-                    before: name(before),
-                    after: name(level),
-                };
-                Some(protocol::reply(&reply))
-            }
-        }
-    }
-
-    fn set_backlog(&mut self, name: &str, backlog: u32, call: &Call) -> protocol::wire::Reply {
-        let before = self.listeners.backlog(name).unwrap_or_default();
-        if let Err(error) = self.listeners.set_backlog(name, backlog) {
-            ::log::error!(listener = name; "listener \"{name}\": backlog {backlog}: {error}");
-        }
-        if let Some(listener) = self.config.listeners.get_mut(name) {
-            listener.backlog = backlog;
-            listener.backlog_is_set = true;
-        }
-        let after = self.listeners.backlog(name).unwrap_or_default();
-        ::log::info!(
-            listener = name;
-            "control: uid {} (pid {}) sets the backlog of \"{name}\": {} → {backlog}, effective {}",
-            call.client.uid,
-            call.client.pid,
-            before.requested,
-            after.effective
-        );
-        protocol::reply(&schema::SetBacklogReply { before, after })
-    }
-
-    fn snapshot(&self) -> Snapshot {
-        let totals = self.listeners.totals();
-        let status = schema::Status {
-            version: env!("CARGO_PKG_VERSION").into(),
-            pid: std::process::id(),
-            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            state: self.stage.name().into(),
-            driver: self.workers.driver().name().into(),
-            workers: self.workers.count() as u32,
-            config: self.files.clone(),
-            generation: self.history.generation,
-            last_reload: self.history.last.clone(),
-            listeners: self.listeners.count() as u64,
-            connections: totals.connections(),
-            bytes_received: totals.bytes_received,
-            bytes_sent: totals.bytes_sent,
-        };
-        Snapshot {
-            status,
-            listeners: self.listeners.report(),
-            config: render(&self.config),
+            Report::Alive { worker } => self.handle_alive(worker, now),
         }
     }
 
     fn is_stopping(&self) -> bool {
         self.stage != Stage::Serving
-    }
-}
-
-/// What a control client may do: who may connect may change listeners and peers, and the daemon
-/// itself only those who could do that without asking.
-fn role(client: &Client) -> Role {
-    if client.uid == 0 || client.uid == geteuid().as_raw() {
-        Role::Admin
-    } else {
-        Role::Operator
     }
 }
 
@@ -519,5 +405,17 @@ impl Stage {
                 "stopping"
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_the_control_plane_is_a_failure() {
+        let failure = caught(|| panic!("as a test")).unwrap_err();
+        assert_eq!(failure.exit, Exit::Failed);
+        assert!(caught(|| Ok(())).is_ok());
     }
 }

@@ -22,7 +22,7 @@ use nix::sys::prctl;
 use nix::unistd::{self, Gid, Group, Uid, User};
 use serde::{Deserialize, Serialize};
 
-use crate::cli::exit::{self, Failure};
+use crate::cli::exit::{Exit, Failure};
 use crate::config;
 
 /// What is kept: a reload may name a port below 1024, and so may whom we become by exec.
@@ -110,18 +110,37 @@ pub(super) fn find(settings: &config::Daemon) -> Result<Option<Identity>, Failur
     };
     look_up(user, settings.group.as_deref())
         .and_then(|wanted| choose(wanted, unistd::geteuid(), unistd::getegid()))
-        .map_err(|message| Failure {
-            code: exit::CONFIGURATION,
-            messages: vec![message],
-        })
+        .map_err(|message| Failure::with(Exit::Configuration, message))
 }
 
-/// What a start as root would say of that.
+/// Whether a start as root would find the user and the group, and become them.
+///
+/// # Errors
+/// Why not.
 pub(super) fn check(settings: &config::Daemon) -> Result<(), String> {
-    match &settings.user {
-        Some(user) => look_up(user, settings.group.as_deref()).map(drop),
-        None => Ok(()),
-    }
+    let Some(user) = &settings.user else {
+        return Ok(());
+    };
+    let wanted = look_up(user, settings.group.as_deref())?;
+    choose(wanted, Uid::from_raw(0), Gid::from_raw(0)).map(drop)
+}
+
+/// The group that may connect to the control socket, if one is configured.
+///
+/// # Errors
+/// There is no such group.
+pub(super) fn control_group(settings: &config::Control) -> Result<Option<Gid>, String> {
+    let name = settings.group.as_deref();
+    name.map(|name| find_group("control", name)).transpose()
+}
+
+fn find_group(table: &str, name: &str) -> Result<Gid, String> {
+    Group::from_name(name)
+        .map_err(|errno| format!("[{table}] group \"{name}\": {errno}"))?
+        .map(|group| group.gid)
+        .ok_or_else(|| {
+            format!("[{table}] group \"{name}\": there is no such group: groupadd --system {name}")
+        })
 }
 
 fn look_up(user: &str, group: Option<&str>) -> Result<Identity, String> {
@@ -132,14 +151,7 @@ fn look_up(user: &str, group: Option<&str>) -> Result<Identity, String> {
         })?;
     let gid = match group {
         None => found.gid,
-        Some(name) => Group::from_name(name)
-            .map_err(|errno| format!("[daemon] group \"{name}\": {errno}"))?
-            .ok_or_else(|| {
-                format!(
-                    "[daemon] group \"{name}\": there is no such group: groupadd --system {name}"
-                )
-            })?
-            .gid,
+        Some(name) => find_group("daemon", name)?,
     };
     Ok(Identity {
         user: user.into(),
@@ -296,7 +308,8 @@ fn confine(rules: Rules) -> Result<Option<Landlock>, RulesetError> {
     let read = make_bitflags!(AccessFs::{ReadFile | ReadDir});
     let execute: BitFlags<AccessFs> = read | AccessFs::Execute;
     // The mode of a socket, its owner and connecting to it are not Landlock's business.
-    let sockets = make_bitflags!(AccessFs::{MakeSock | RemoveFile});
+    // A folder is locked while a socket is bound there, which takes opening it.
+    let sockets = make_bitflags!(AccessFs::{MakeSock | RemoveFile | ReadDir});
     let null = make_bitflags!(AccessFs::{ReadFile | WriteFile | Truncate});
     // A later version would also forbid to answer the datagrams of sockets in other folders.
     let status = Ruleset::default()

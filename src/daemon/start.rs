@@ -9,27 +9,25 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use nix::unistd::{Group, geteuid};
+use nix::unistd::geteuid;
 
-use crate::cli::exit::{self, Failure};
+use crate::cli::exit::{Exit, Failure};
 use crate::config::{self, Config, DriverChoice, Loaded, Mood, plan};
 use crate::protocol;
 use crate::protocol::schema::{self, UpgradeResult};
 use crate::sys::process::Passed;
 
 use super::args::Args;
-use super::control::queries::Queries;
 use super::control::{ClientId, Reply, Server};
-use super::handover::upgrade::Invocation;
+use super::handover::program::CommandLine;
 use super::handover::{self, Legacy, Predecessor};
-use super::listeners::{Listeners, Prepared};
+use super::listeners::{Listeners, Prepared, passed, survivors};
 use super::origin::{Origin, Texts};
 use super::reload::{self, History, Reloads};
 use super::signals::Signals;
 use super::systemd::notify::Manager;
-use super::systemd::passed;
 use super::systemd::status::Status;
-use super::systemd::store::{self, Store};
+use super::systemd::store::Store;
 use super::systemd::watchdog::Watchdog;
 use super::workers::Workers;
 use super::{Daemon, Stage, privileges};
@@ -55,7 +53,10 @@ impl First {
                 workers,
                 passed::Sockets::sort(passed, config),
             )
-            .map_err(|messages| Failure { code: 1, messages })?;
+            .map_err(|messages| Failure {
+                exit: Exit::Failed,
+                messages,
+            })?;
         Ok(Self { changes, prepared })
     }
 }
@@ -75,7 +76,7 @@ impl Daemon {
             config,
             mut warnings,
         } = loaded;
-        let invocation = Invocation::of_this_process()
+        let command_line = CommandLine::of_this_process()
             .map_err(|error| Failure::new(format!("where this program is: {error}")))?;
         let mut predecessor = None;
         let was_kept = legacy.was_kept();
@@ -89,7 +90,7 @@ impl Daemon {
                     "what the predecessor left can't be read: {error}; \
                      its connections are closed, its sockets are served"
                 );
-                passed.extend(store::left_behind(descriptors, &config));
+                passed.extend(survivors::left_behind(descriptors, &config));
             }
         }
         // Whatever a successor can't do that it is told to do, who is connected does not suffer for
@@ -111,15 +112,16 @@ impl Daemon {
         let (server, caller) = match (opened, &mut predecessor) {
             (Err(failure), Some(predecessor)) => {
                 log_all(&failure);
-                let before = predecessor.control_socket(config.control.mode, None);
-                before
-                    .and_then(Result::ok)
-                    .map_or((None, None), |(server, caller)| (Some(server), caller))
+                let before = predecessor.control_path().and_then(|path| {
+                    let mode = config.control.mode;
+                    predecessor.control_socket(&path, mode, None).ok()
+                });
+                before.map_or((None, None), |(server, caller)| (Some(server), caller))
             }
             (opened, _) => opened?,
         };
         let mut store = Store::default();
-        store.know(store::names(&passed));
+        store.know(survivors::stored_names(&passed));
         store.know(predecessor.iter().flat_map(Predecessor::stored));
         let first = match predecessor {
             Some(_) => None,
@@ -141,8 +143,8 @@ impl Daemon {
             landlock = privileges::drop_to(identity, &made, origin.folders(&texts))
                 .map_err(Failure::new)?;
         }
-        let manager =
-            Manager::find().map_err(|error| Failure::new(format!("sd_notify: {error}")))?;
+        super::log::start_writer().map_err(|error| Failure::new(format!("log: {error}")))?;
+        let manager = Manager::find();
         if let Some(manager) = manager.as_ref().filter(|_| was_kept) {
             manager.let_go(handover::STORED);
         }
@@ -161,7 +163,7 @@ impl Daemon {
         privileges::announce(identity.as_ref(), landlock.as_ref());
         let now = Instant::now();
         let mut daemon = Self {
-            invocation,
+            command_line,
             origin,
             files: texts
                 .sources
@@ -177,7 +179,6 @@ impl Daemon {
             signals,
             workers,
             listeners: Listeners::default(),
-            queries: Queries::default(),
             handover: None,
             store,
             passed,
@@ -195,7 +196,7 @@ impl Daemon {
         let result = match (first, predecessor) {
             (Some(first), _) => {
                 warnings.extend(warning.iter().map(schema::Diagnostic::general));
-                daemon.begin(first, warnings, begun);
+                daemon.begin(first, warnings, begun)?;
                 None
             }
             // What else there is to warn of is found by its first look at the configuration.
@@ -215,21 +216,35 @@ impl Daemon {
     }
 
     /// Serves what was bound.
-    fn begin(&mut self, first: First, mut warnings: Vec<schema::Diagnostic>, begun: Instant) {
-        let First { changes, prepared } = first;
-        let more = prepared.warnings.iter();
-        warnings.extend(more.map(schema::Diagnostic::general));
+    fn begin(
+        &mut self,
+        first: First,
+        mut warnings: Vec<schema::Diagnostic>,
+        begun: Instant,
+    ) -> Result<(), Failure> {
+        let First {
+            changes,
+            mut prepared,
+        } = first;
+        let mut more = std::mem::take(&mut prepared.warnings);
+        let now = Instant::now();
+        let committed = self
+            .listeners
+            .commit(prepared, &self.config, &changes, &self.workers, now);
+        more.extend(committed.map_err(|messages| Failure {
+            exit: Exit::Failed,
+            messages,
+        })?);
+        warnings.extend(more.iter().map(schema::Diagnostic::general));
         for warning in &warnings {
             log::warn!(
                 reload_id = reload::START_ID, listener = reload::listener_of(warning);
                 "{warning}"
             );
         }
-        let now = Instant::now();
-        self.listeners
-            .commit(prepared, &self.config, &changes, &self.workers, now);
         self.update_store();
         self.history = History::start(warnings, changes, begun, now);
+        Ok(())
     }
 
     /// Goes on where a predecessor stopped: with its configuration, and then with the one that there
@@ -311,16 +326,9 @@ fn open_control_socket(
     has_file: bool,
     predecessor: &mut Option<Predecessor>,
 ) -> Result<(Option<Server>, Option<ClientId>), Failure> {
-    let group = match &config.control.group {
-        None => None,
-        Some(name) => {
-            let group = Group::from_name(name).ok().flatten().ok_or_else(|| Failure {
-                code: exit::CONFIGURATION,
-                messages: vec![format!("[control] group \"{name}\": there is no such group: groupadd --system {name}")],
-            })?;
-            Some(group.gid.as_raw())
-        }
-    };
+    let group = privileges::control_group(&config.control)
+        .map_err(|message| Failure::with(Exit::Configuration, message))?
+        .map(|group| group.as_raw());
     let asked = args
         .socket
         .clone()
@@ -334,21 +342,18 @@ fn open_control_socket(
         );
         return Ok((None, None));
     };
-    let failed = |error| Failure::new(format!("control socket: {error}"));
-    let adopted = predecessor
-        .as_mut()
-        .filter(|predecessor| predecessor.control_path().as_ref() == Some(&path))
-        .and_then(|predecessor| predecessor.control_socket(config.control.mode, group));
-    if let Some((server, caller)) = adopted.transpose().map_err(failed)? {
-        return Ok((Some(server), caller));
-    }
-    match Server::bind(&path, config.control.mode, group) {
-        Ok(server) => Ok((Some(server), None)),
+    let mode = config.control.mode;
+    let opened = match predecessor {
+        Some(predecessor) => predecessor.control_socket(&path, mode, group),
+        None => Server::bind(&path, mode, group).map(|server| (server, None)),
+    };
+    match opened {
+        Ok((server, caller)) => Ok((Some(server), caller)),
         Err(error) if is_default && !has_file => {
             log::warn!("no control socket: {error}");
             Ok((None, None))
         }
-        Err(error) => Err(failed(error)),
+        Err(error) => Err(Failure::new(format!("control socket: {error}"))),
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::cli::exit;
+use crate::cli::exit::Exit;
 use crate::config::{self, DriverChoice};
 use crate::driver::epoll::Epoll;
 use crate::driver::uring::Uring;
@@ -211,7 +211,7 @@ fn serve<D: Driver>(index: usize, mut worker: Worker<D>) {
     };
     log::error!("{failure}");
     log::logger().flush();
-    std::process::exit(exit::BUG.into());
+    std::process::exit(Exit::Failed as i32);
 }
 
 #[cfg(test)]
@@ -243,7 +243,11 @@ mod tests {
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(exit::BUG.into()), "{said}");
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains("echod: thread worker-1 panicked at src/"),
+            "{said}"
+        );
         assert!(
             said.contains("echod: worker 1: panicked, which is a bug in echod; the service ends"),
             "{said}"

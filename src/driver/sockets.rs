@@ -15,23 +15,47 @@ use super::lifecycle::Lifecycle;
 use super::{Buffer, Completion, Detached, Details, Driver, Envelope, Op, Permits, Token, Waker};
 use crate::sys::socket;
 
-/// How a driver learns that an endpoint is ready.
+/// A `wait` ends after this many bytes received by calls of our own, so that they are sent while the
+/// cache has them, and the first of those peers can continue while the others have their turn.
+const RECEIVED_BYTES_MAX: usize = 256 * 1024;
+
+/// How a driver learns that an endpoint is ready. [`Sockets::wait`] calls these functions in their
+/// order here.
 pub trait Backend {
     /// What the kernel knows of an endpoint.
     type Registration: Registration;
     /// The memory that bytes are received into.
     type Memory: Memory;
 
-    /// As [`Driver::wait`]. The result is whether the kernel was asked, so that time may have passed.
+    /// A `wait` ends after this many completions of events.
+    const COMPLETIONS_MAX: usize;
+
+    /// Carries out what was asked of an endpoint, and brings the kernel up to date with it.
+    fn update(
+        &mut self,
+        token: Token,
+        endpoints: &mut Endpoints<Self::Registration, Self::Memory>,
+        done: &mut Vec<Completion>,
+    );
+
+    /// Has events ready, if there are any; sleeps for the first one until `until` unless there are
+    /// completions or an endpoint drains. The result is whether time may have passed.
     ///
     /// # Errors
     /// Only when the driver itself cannot continue.
-    fn wait(
+    fn fetch(
         &mut self,
         endpoints: &mut Endpoints<Self::Registration, Self::Memory>,
+        has_completions: bool,
         until: Option<Instant>,
-        done: &mut Vec<Completion>,
     ) -> io::Result<bool>;
+
+    /// Handles the next event that is ready; false if there is none.
+    fn handle_next(
+        &mut self,
+        endpoints: &mut Endpoints<Self::Registration, Self::Memory>,
+        done: &mut Vec<Completion>,
+    ) -> bool;
 }
 
 /// See the module.
@@ -89,7 +113,23 @@ impl<B: Backend> Driver for Sockets<B> {
     }
 
     fn wait(&mut self, until: Option<Instant>, done: &mut Vec<Completion>) -> io::Result<()> {
-        if self.backend.wait(&mut self.endpoints, until, done)? {
+        self.endpoints.resume_starved();
+        self.update_changed(done);
+        if self.endpoints.is_draining() {
+            self.endpoints.drain(done);
+            self.update_changed(done);
+        }
+        let Self {
+            backend, endpoints, ..
+        } = self;
+        let may_have_slept = backend.fetch(endpoints, !done.is_empty(), until)?;
+        endpoints.received_bytes = 0;
+        let completions_max = done.len() + B::COMPLETIONS_MAX;
+        while done.len() < completions_max
+            && endpoints.received_bytes < RECEIVED_BYTES_MAX
+            && backend.handle_next(endpoints, done)
+        {}
+        if may_have_slept {
             self.now = Instant::now();
         }
         Ok(())
@@ -135,6 +175,12 @@ impl<B: Backend> Driver for Sockets<B> {
 }
 
 impl<B: Backend> Sockets<B> {
+    fn update_changed(&mut self, done: &mut Vec<Completion>) {
+        while let Some(token) = self.endpoints.next_changed() {
+            self.backend.update(token, &mut self.endpoints, done);
+        }
+    }
+
     /// The descriptor of an endpoint that is not being closed.
     fn descriptor(&self, token: Token) -> Option<BorrowedFd<'_>> {
         let endpoint = self.endpoints.get(token)?;

@@ -23,31 +23,28 @@ pub enum Unanswerable {
     NoAddress,
 }
 
-/// What is known of received datagrams besides their bytes.
+/// Turns received datagrams of one peer into their answers, in place. An empty datagram is data like
+/// any other.
 ///
-/// Several datagrams of one peer may arrive in one buffer (`UDP_GRO`, udp(7)); they share their
-/// addresses and their answer.
-#[derive(Clone, Copy, Debug)]
-pub struct Arrival {
-    /// The size of each datagram as it was sent, in bytes; the last one may be shorter. Larger than
-    /// the buffer's content for a single datagram that was truncated.
-    pub size: usize,
-    /// Whether the peer has an address to answer to.
-    pub has_address: bool,
-}
-
-/// Turns received datagrams into their answers, in place. An empty datagram is data like any other.
+/// Several datagrams may arrive in one buffer (`UDP_GRO`, udp(7)). `size` is that of each as it was
+/// sent, in bytes; the last one may be shorter. It is larger than the buffer's content for a single
+/// datagram that was truncated. `has_address`: the peer has an address to answer to.
 ///
 /// # Errors
 /// [`Unanswerable`] if an answer would be incomplete or has no destination. The bytes may have been
 /// changed.
-pub fn answer(reply: Reply, arrival: Arrival, bytes: &mut [u8]) -> Result<Answer, Unanswerable> {
-    if arrival.size > DATAGRAM_BYTES_MAX || arrival.size > bytes.len() {
+pub fn answer(
+    reply: Reply,
+    size: usize,
+    has_address: bool,
+    bytes: &mut [u8],
+) -> Result<Answer, Unanswerable> {
+    if size > DATAGRAM_BYTES_MAX || size > bytes.len() {
         return Err(Unanswerable::Oversize);
     }
     match reply.answer(bytes) {
         Answer::Drop => Ok(Answer::Drop),
-        Answer::Send if arrival.has_address => Ok(Answer::Send),
+        Answer::Send if has_address => Ok(Answer::Send),
         Answer::Send => Err(Unanswerable::NoAddress),
     }
 }
@@ -56,22 +53,15 @@ pub fn answer(reply: Reply, arrival: Arrival, bytes: &mut [u8]) -> Result<Answer
 mod tests {
     use super::*;
 
-    fn arrival(size: usize) -> Arrival {
-        Arrival {
-            size,
-            has_address: true,
-        }
-    }
-
     #[test]
     fn an_empty_datagram_is_answered() {
-        assert_eq!(answer(Reply::Echo, arrival(0), &mut []), Ok(Answer::Send));
+        assert_eq!(answer(Reply::Echo, 0, true, &mut []), Ok(Answer::Send));
     }
 
     #[test]
     fn the_largest_datagrams_of_ipv4_and_ipv6_are_answered() {
         for size in [65_507, 65_508, 65_527] {
-            let answer = answer(Reply::Echo, arrival(size), &mut vec![7; size]);
+            let answer = answer(Reply::Echo, size, true, &mut vec![7; size]);
             assert_eq!(answer, Ok(Answer::Send), "{size} bytes");
         }
     }
@@ -79,7 +69,7 @@ mod tests {
     #[test]
     fn a_datagram_larger_than_udp_can_carry_is_not_answered() {
         for size in [65_528, 65_536, 100_000] {
-            let answer = answer(Reply::Echo, arrival(size), &mut vec![7; size]);
+            let answer = answer(Reply::Echo, size, true, &mut vec![7; size]);
             assert_eq!(answer, Err(Unanswerable::Oversize), "{size} bytes");
         }
     }
@@ -87,7 +77,7 @@ mod tests {
     #[test]
     fn merged_datagrams_are_answered_even_if_together_they_exceed_the_largest() {
         let mut bytes = vec![b'a'; DATAGRAM_BYTES_MAX + 9];
-        let answer = answer(Reply::Upper, arrival(1472), &mut bytes);
+        let answer = answer(Reply::Upper, 1472, true, &mut bytes);
         assert_eq!(answer, Ok(Answer::Send));
         assert!(bytes.iter().all(|&byte| byte == b'A'));
     }
@@ -95,21 +85,17 @@ mod tests {
     #[test]
     fn a_truncated_datagram_is_never_echoed() {
         assert_eq!(
-            answer(Reply::Echo, arrival(100), &mut [0; 64]),
+            answer(Reply::Echo, 100, true, &mut [0; 64]),
             Err(Unanswerable::Oversize)
         );
     }
 
     #[test]
     fn a_peer_without_an_address_is_not_answered_but_discarding_needs_none() {
-        let unnamed = Arrival {
-            size: 1,
-            has_address: false,
-        };
         assert_eq!(
-            answer(Reply::Echo, unnamed, &mut [1]),
+            answer(Reply::Echo, 1, false, &mut [1]),
             Err(Unanswerable::NoAddress)
         );
-        assert_eq!(answer(Reply::Discard, unnamed, &mut [1]), Ok(Answer::Drop));
+        assert_eq!(answer(Reply::Discard, 1, false, &mut [1]), Ok(Answer::Drop));
     }
 }

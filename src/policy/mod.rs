@@ -1,5 +1,5 @@
-//! Admission and limits: whether a connection is accepted or a datagram answered, and for how long
-//! a connection is kept.
+//! Admission and limits: whether a connection is accepted or a datagram answered, for how long a
+//! connection is kept, and the reasons for which it is refused or closed.
 //!
 //! Knows addresses and counts, and neither sockets nor a clock: the counts and `now` are arguments.
 //! See [`access`] for the address rules, [`ports`] for source ports and [`limits`] for counts and
@@ -10,6 +10,8 @@
 pub mod access;
 pub mod limits;
 pub mod ports;
+
+use serde::{Deserialize, Serialize};
 
 pub use access::Access;
 pub use ports::{RefusedPorts, SourcePorts};
@@ -59,6 +61,72 @@ impl Refusal {
             Self::NoAddress => "no-address",
             Self::Oversize => "oversize",
             Self::SourcePort => "source-port",
+        }
+    }
+}
+
+/// Why a connection was closed: what began its end. Each reason has its own counter in `closed`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CloseReason {
+    /// The peer has half-closed, or the connection is `one-shot`, and everything was sent.
+    Finished,
+    /// The peer has reset it.
+    Reset,
+    /// The peer has sent nothing for `idle-timeout`.
+    Idle,
+    /// It has reached `max-lifetime`.
+    Lifetime,
+    /// The peer has read nothing for `write-stall-timeout`.
+    Stalled,
+    /// An operator has closed it (`echoctl kick`).
+    Kicked,
+    /// The service was stopping, and `drain-timeout` was over.
+    Drained,
+    /// It was lost otherwise: the peer no longer answered or was unreachable.
+    Failed,
+}
+
+impl CloseReason {
+    /// Every reason, in the order of the counters. A successor takes the counters over by their
+    /// index, so new reasons are added at the end.
+    pub const ALL: [Self; 8] = [
+        Self::Finished,
+        Self::Reset,
+        Self::Idle,
+        Self::Lifetime,
+        Self::Stalled,
+        Self::Kicked,
+        Self::Drained,
+        Self::Failed,
+    ];
+
+    /// The reason's name in `closed` of the control protocol and in tables.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Reset => "reset",
+            Self::Idle => "idle",
+            Self::Lifetime => "lifetime",
+            Self::Stalled => "stalled",
+            Self::Kicked => "kicked",
+            Self::Drained => "drained",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// The reason as a clause that follows "because" in the log.
+    #[must_use]
+    pub fn clause(self) -> &'static str {
+        match self {
+            Self::Finished => "the conversation was finished",
+            Self::Reset => "the peer reset it",
+            Self::Idle => "the peer sent nothing for idle-timeout",
+            Self::Lifetime => "it reached max-lifetime",
+            Self::Stalled => "the peer read nothing for write-stall-timeout",
+            Self::Kicked => "an operator closed it",
+            Self::Drained => "the service stops and drain-timeout is over",
+            Self::Failed => "it failed",
         }
     }
 }

@@ -585,7 +585,7 @@ mod tests {
             let error = parse(line).expect_err(line);
             assert_eq!(
                 error.exit_code(),
-                i32::from(super::super::report::USAGE),
+                crate::cli::exit::Exit::Usage as i32,
                 "{line}"
             );
         }

@@ -39,9 +39,9 @@ pub mod target;
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
-use clap::Parser;
 use serde::Serialize;
 
+use crate::cli::arguments;
 use crate::cli::exit::Failure;
 use crate::cli::terminal::{self, complain};
 use crate::cli::text::{self, Paint};
@@ -54,7 +54,10 @@ use report::{Report, Verdict};
 /// The entry point: reads the command line, does what it says, tells how it went.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = match arguments::parse() {
+        Ok(cli) => cli,
+        Err(status) => return status,
+    };
     let console = Console::new(&cli);
     let verdict = Interrupt::new()
         .map_err(|error| Failure::new(format!("signals: {error}")))

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::cli::exit::Exit;
+
 use super::cause::Causes;
 use super::latency::Spread;
 
@@ -80,15 +82,12 @@ pub fn milliseconds(time: Duration) -> f64 {
 #[repr(u8)]
 pub enum Verdict {
     /// All was as it should be.
-    Good = 0,
+    Good = Exit::Done as u8,
     /// Some was lost, late or wrong.
-    Flawed = 1,
+    Flawed = Exit::Failed as u8,
     /// Nothing was reached.
-    Unreached = 3,
+    Unreached = Exit::Unreached as u8,
 }
-
-/// The exit status of a command line that is not understood.
-pub const USAGE: u8 = 2;
 
 #[cfg(test)]
 mod tests {

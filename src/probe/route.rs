@@ -20,9 +20,8 @@ use super::Trouble;
 use super::args::Path;
 use super::cause::Cause;
 use super::proxy;
-use super::report::USAGE;
 use super::target::Target;
-use crate::cli::exit::Failure;
+use crate::cli::exit::{Exit, Failure};
 use crate::sys::measure::{self, Arrival, Fragmenting};
 use crate::sys::message::Source;
 use crate::sys::socket::{Inherited, drops, set_inherited};
@@ -496,10 +495,7 @@ pub fn check(target: &Target, path: &Path) -> Result<(), Failure> {
 /// A command line that makes no sense.
 #[must_use]
 pub fn usage(message: impl Into<String>) -> Failure {
-    Failure {
-        code: USAGE,
-        ..Failure::new(message)
-    }
+    Failure::with(Exit::Usage, message)
 }
 
 /// What may be done with a socket.

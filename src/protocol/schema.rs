@@ -2,7 +2,7 @@
 //! `io.echod.Control.varlink`.
 //!
 //! Knows names and values only. The interface text is the contract and these mirror it: a test
-//! reads the text and compares. Whoever reads a reply ignores the fields that it does not know;
+//! reads the text and compares. A client ignores the fields of a reply that it does not know;
 //! a request with a parameter that is not known is refused, since ignoring it could do more
 //! than was asked for.
 
@@ -47,8 +47,17 @@ pub struct Listener {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backlog: Option<Backlog>,
     pub connections: u64,
+    /// A daemon of an earlier version does not say.
+    #[serde(default)]
+    pub max_connections: u32,
+    #[serde(default)]
+    pub peak: u32,
     pub accepted: u64,
     pub refused: BTreeMap<String, u64>,
+    #[serde(default)]
+    pub closed: BTreeMap<String, u64>,
+    #[serde(default)]
+    pub faults: u64,
     pub datagrams_received: u64,
     pub datagrams_sent: u64,
     pub bytes_received: u64,
@@ -440,6 +449,10 @@ reply! {
 reply! {
     /// Of the error `ListenerNotFound`.
     ListenerNotFound { name: String }
+}
+reply! {
+    /// Of the error `RequestTooLarge`.
+    RequestTooLarge { bytes_max: u64 }
 }
 reply! {
     /// Of the error `InvalidBacklog`.

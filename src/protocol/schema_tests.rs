@@ -137,8 +137,12 @@ fn samples() -> Vec<(&'static str, Value)> {
         sockets: 1,
         backlog: Some(backlog),
         connections: 1,
+        max_connections: 1,
+        peak: 1,
         accepted: 1,
         refused: BTreeMap::from([(text(), 1)]),
+        closed: BTreeMap::from([(text(), 1)]),
+        faults: 1,
         datagrams_received: 1,
         datagrams_sent: 1,
         bytes_received: 1,
@@ -230,6 +234,7 @@ fn samples() -> Vec<(&'static str, Value)> {
         ("ConfigRejected", value(ReloadReply { result })),
         ("UpgradeRefused", value(UpgradeRefused { reason: text() })),
         ("InvalidBacklog", value(InvalidBacklog { backlog: 1 })),
+        ("RequestTooLarge", value(RequestTooLarge { bytes_max: 1 })),
     ]
 }
 

@@ -1,6 +1,9 @@
 //! Requests in, outcomes out.
 
+use std::cell::Cell;
+
 use expect_test::{Expect, expect};
+use serde_json::Value;
 
 use super::*;
 use crate::protocol::schema::{Backlog, ListenerState, Trigger};
@@ -29,8 +32,12 @@ fn listener(name: &str, protocol: &str, backlog: Option<Backlog>) -> Listener {
         sockets: 1,
         backlog,
         connections: 0,
+        max_connections: 0,
+        peak: 0,
         accepted: 0,
         refused: [].into(),
+        closed: [].into(),
+        faults: 0,
         datagrams_received: 0,
         datagrams_sent: 0,
         bytes_received: 0,
@@ -39,9 +46,22 @@ fn listener(name: &str, protocol: &str, backlog: Option<Backlog>) -> Listener {
     }
 }
 
-fn snapshot() -> Snapshot {
-    Snapshot {
-        status: Status {
+/// A daemon with a listener of each kind. Counts what it is asked for.
+#[derive(Default)]
+struct Fixture {
+    asked: Cell<usize>,
+}
+
+impl Fixture {
+    fn count(&self) {
+        self.asked.set(self.asked.get() + 1);
+    }
+}
+
+impl View for Fixture {
+    fn status(&self) -> Status {
+        self.count();
+        Status {
             version: "0.1.0".to_owned(),
             pid: 1,
             uptime_ms: 2,
@@ -55,12 +75,33 @@ fn snapshot() -> Snapshot {
             connections: 0,
             bytes_received: 0,
             bytes_sent: 0,
-        },
-        listeners: vec![
+        }
+    }
+
+    fn listeners(&self) -> Vec<Listener> {
+        self.count();
+        vec![
             listener("main", "tcp", Some(Backlog::default())),
             listener("dgram", "udp", None),
-        ],
-        config: "[daemon]\n".to_owned(),
+        ]
+    }
+
+    fn listener(&self, name: &str) -> Option<Listener> {
+        let mut all = self.listeners().into_iter();
+        all.find(|listener| listener.name == name)
+    }
+
+    fn has_backlog(&self, name: &str) -> Option<bool> {
+        match name {
+            "main" => Some(true),
+            "dgram" => Some(false),
+            _ => None,
+        }
+    }
+
+    fn config(&self) -> String {
+        self.count();
+        "[daemon]\n".to_owned()
     }
 }
 
@@ -74,11 +115,12 @@ fn outcome(method: &str, parameters: Value) -> String {
         parameters,
         ..Request::default()
     };
-    match handle(&request, &snapshot()) {
+    match handle(&request, Role::Admin, &Fixture::default()) {
         Outcome::Reply(reply) => {
             let error = reply.error.map_or(String::new(), |name| format!("{name} "));
             error + &Value::Object(reply.parameters).to_string()
         }
+        Outcome::Denied => "denied".to_owned(),
         Outcome::Effect(effect) => format!("{effect:?}"),
     }
 }
@@ -130,19 +172,79 @@ fn unknown_methods_and_interfaces_are_told_apart() {
 }
 
 #[test]
-fn every_method_of_the_table_is_answered() {
+fn every_method_is_answered_to_the_roles_that_may_call_it() {
     for method in METHODS {
-        let outcome = outcome(method.name, json!({}));
-        assert!(!outcome.contains("NotFound"), "{}: {outcome}", method.name);
+        let request = Request {
+            method: method.name.to_owned(),
+            ..Request::default()
+        };
+        for role in [Role::Reader, Role::Operator, Role::Admin] {
+            let outcome = handle(&request, role, &Fixture::default());
+            let is_denied = outcome == Outcome::Denied;
+            assert_eq!(is_denied, role < method.role, "{}: {role:?}", method.name);
+            let unknown = format!("{outcome:?}").contains("NotFound");
+            assert!(!unknown, "{}: {outcome:?}", method.name);
+        }
     }
 }
 
 #[test]
-fn what_changes_something_is_not_for_everybody() {
-    assert_eq!(role("io.echod.Control.ListPeers"), Role::Reader);
-    assert_eq!(role("io.echod.Control.ClosePeers"), Role::Operator);
-    assert_eq!(role("io.echod.Control.Reload"), Role::Admin);
-    assert!(Role::Reader < Role::Operator && Role::Operator < Role::Admin);
+fn a_method_that_changes_something_is_no_readers() {
+    for method in METHODS {
+        let request = Request {
+            method: method.name.to_owned(),
+            parameters: schema::parameters(&json!({
+                "listener": "main", "backlog": 5, "level": "info", "older_ms": 0,
+            })),
+            ..Request::default()
+        };
+        // A method is asked with the parameters that it knows.
+        let mut request = request;
+        let outcome = loop {
+            let outcome = handle(&request, Role::Admin, &Fixture::default());
+            let Outcome::Reply(reply) = &outcome else {
+                break outcome;
+            };
+            let parameter = reply.parameters.get("parameter").and_then(Value::as_str);
+            match parameter.and_then(|name| request.parameters.remove(name)) {
+                Some(_) => {}
+                None => break outcome,
+            }
+        };
+        if let Outcome::Effect(effect) = outcome {
+            let changes = effect.changes_something();
+            assert_eq!(changes, method.role > Role::Reader, "{}", method.name);
+        } else {
+            assert_eq!(method.role, Role::Reader, "{}", method.name);
+        }
+    }
+}
+
+#[test]
+fn a_method_asks_for_what_it_returns_and_nothing_else() {
+    let check = |method: &str, parameters: Value, expected: usize| {
+        let Value::Object(parameters) = parameters else {
+            panic!("parameters are an object");
+        };
+        let request = Request {
+            method: method.to_owned(),
+            parameters,
+            ..Request::default()
+        };
+        let fixture = Fixture::default();
+        let _ = handle(&request, Role::Admin, &fixture);
+        assert_eq!(fixture.asked.get(), expected, "{method}");
+    };
+    check("io.echod.Control.Fly", json!({}), 0);
+    check("org.varlink.service.GetInfo", json!({}), 0);
+    check("io.echod.Control.GetStatus", json!({}), 1);
+    check("io.echod.Control.ListListeners", json!({"name": "main"}), 1);
+    let listener = json!({"listener": "main"});
+    check("io.echod.Control.ListPeers", listener.clone(), 0);
+    check("io.echod.Control.ClosePeers", listener, 0);
+    let backlog = json!({"listener": "main", "backlog": 5});
+    check("io.echod.Control.SetBacklog", backlog, 0);
+    check("io.echod.Control.Reload", json!({}), 0);
 }
 
 #[test]
@@ -152,7 +254,8 @@ fn an_upgrade_is_refused() {
         upgrade: true,
         ..Request::default()
     };
-    let Outcome::Reply(reply) = handle(&request, &snapshot()) else {
+    let outcome = handle(&request, Role::Admin, &Fixture::default());
+    let Outcome::Reply(reply) = outcome else {
         panic!("it is answered");
     };
     assert_eq!(reply.error.as_deref(), Some(INVALID_PARAMETER));
@@ -165,8 +268,8 @@ fn a_listener_is_found_by_its_name() {
     assert!(one.contains("main") && !one.contains("dgram"), "{one}");
     check(
         "ListListeners",
-        json!({"name": "nobody"}),
-        expect![[r#"io.echod.Control.ListenerNotFound {"name":"nobody"}"#]],
+        json!({"name": "absent"}),
+        expect![[r#"io.echod.Control.ListenerNotFound {"name":"absent"}"#]],
     );
 }
 
@@ -215,18 +318,18 @@ fn peers_are_asked_for_as_meant() {
         "ListPeers",
         json!({"address": "10.0.0.7", "sort": "idle", "limit": 3, "idle_ms": null}),
         expect![[
-            r#"ListPeers(PeerQuery { id: None, listener: None, address: Some(10.0.0.7/32), older_ms: None, idle_ms: None, streams_only: false, sort: Idle, limit: Some(3) })"#
+            r#"ListPeers { query: PeerQuery { id: None, listener: None, address: Some(10.0.0.7/32), older_ms: None, idle_ms: None }, sort: Idle, limit: Some(3) }"#
         ]],
     );
     check(
         "ListPeers",
-        json!({"listener": "nobody"}),
-        expect![[r#"io.echod.Control.ListenerNotFound {"name":"nobody"}"#]],
+        json!({"listener": "absent"}),
+        expect![[r#"io.echod.Control.ListenerNotFound {"name":"absent"}"#]],
     );
 }
 
 #[test]
-fn nobody_closes_all_connections_by_accident() {
+fn a_call_without_a_selector_closes_nothing() {
     check(
         "ClosePeers",
         json!({"dry_run": false}),
@@ -236,7 +339,7 @@ fn nobody_closes_all_connections_by_accident() {
         "ClosePeers",
         json!({"listener": "main", "dry_run": true}),
         expect![[
-            r#"ClosePeers { query: PeerQuery { id: None, listener: Some("main"), address: None, older_ms: None, idle_ms: None, streams_only: true, sort: Id, limit: None }, dry_run: true }"#
+            r#"ClosePeers { query: PeerQuery { id: None, listener: Some("main"), address: None, older_ms: None, idle_ms: None }, dry_run: true }"#
         ]],
     );
 }
@@ -270,8 +373,8 @@ fn a_backlog_is_checked_before_it_is_set() {
     );
     check(
         "SetBacklog",
-        json!({"listener": "nobody", "backlog": 5}),
-        expect![[r#"io.echod.Control.ListenerNotFound {"name":"nobody"}"#]],
+        json!({"listener": "absent", "backlog": 5}),
+        expect![[r#"io.echod.Control.ListenerNotFound {"name":"absent"}"#]],
     );
 }
 

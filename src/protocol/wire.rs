@@ -2,7 +2,7 @@
 //!
 //! Knows bytes and messages, of both sides: the daemon decodes requests and encodes replies,
 //! `echoctl` does the reverse. Never reads or writes anything itself, and never holds more
-//! than one message of the size it was told, whatever comes in.
+//! than one message of the largest size that is allowed.
 
 use std::ops::Not;
 
@@ -23,9 +23,9 @@ pub type Parameters = Map<String, Value>;
 /// Cuts a stream of bytes into messages.
 #[derive(Debug)]
 pub struct Frames {
-    /// What has come and is not taken yet: `len_max` and a NUL at most.
+    /// Bytes that are received and not yet taken: `len_max` and a NUL at most.
     held: Vec<u8>,
-    /// So much of `held` is known to have no NUL.
+    /// The number of bytes of `held` that are known to be no NUL.
     searched: usize,
     len_max: usize,
 }
@@ -34,12 +34,12 @@ pub struct Frames {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a message of more than {len_max} bytes")]
 pub struct TooLong {
-    /// What would have been allowed.
+    /// The number of bytes that is allowed.
     pub len_max: usize,
 }
 
 impl Frames {
-    /// For messages of at most so many bytes.
+    /// For messages of at most `len_max` bytes.
     #[must_use]
     pub fn new(len_max: usize) -> Self {
         Self {
@@ -49,20 +49,29 @@ impl Frames {
         }
     }
 
+    /// Continues with what another had [held](Self::held), however much that is.
+    #[must_use]
+    pub fn resume(len_max: usize, held: Vec<u8>) -> Self {
+        Self {
+            held,
+            ..Self::new(len_max)
+        }
+    }
+
     /// How many bytes can be pushed now. Zero until a message is taken, when one is complete
     /// or too long.
     #[must_use]
     pub fn room(&self) -> usize {
-        self.len_max + 1 - self.held.len()
+        (self.len_max + 1).saturating_sub(self.held.len())
     }
 
-    /// What has come and is not taken yet.
+    /// Bytes that are received and not yet taken.
     #[must_use]
     pub fn held(&self) -> &[u8] {
         &self.held
     }
 
-    /// Takes as many of these bytes as there is room for, and returns how many that were.
+    /// Takes as many of these bytes as there is room for, and returns their number.
     pub fn push(&mut self, bytes: &[u8]) -> usize {
         let taken = bytes.len().min(self.room());
         self.held.extend_from_slice(&bytes[..taken]);
@@ -189,7 +198,7 @@ impl Reply {
     ///
     /// # Errors
     ///
-    /// [`Malformed`]: whoever sent it does not speak Varlink.
+    /// [`Malformed`]: the other side does not speak Varlink.
     pub fn decode(frame: &[u8]) -> Result<Self, Malformed> {
         Ok(serde_json::from_slice(frame)?)
     }

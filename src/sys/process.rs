@@ -1,10 +1,12 @@
-//! This process: the CPUs it may use, its limits, and the descriptors that it was started with.
+//! This process: the CPUs it may use, its limits, and what it was started with: signal dispositions,
+//! children and descriptors.
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::Pid;
 
 /// The CPUs that the calling thread may run on, by number; empty if that cannot be determined, as
@@ -39,6 +41,40 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     }
     Ok(hard)
+}
+
+/// Signals that keep their action: the first two have no other, the others are the standard
+/// library's, which ignores SIGPIPE and reports a stack overflow.
+const ACTIONS_KEPT: [Signal; 5] = [
+    Signal::SIGKILL,
+    Signal::SIGSTOP,
+    Signal::SIGPIPE,
+    Signal::SIGSEGV,
+    Signal::SIGBUS,
+];
+
+/// Gives each signal its default action. A program inherits from its parent which ones are ignored
+/// (`execve(2)`), and with SIGCHLD ignored, for example, no child can be waited for.
+///
+/// To be called once, before the first handler is installed.
+pub fn restore_default_actions() {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for signal in Signal::iterator().filter(|signal| !ACTIONS_KEPT.contains(signal)) {
+        // SAFETY: the default action runs no code of this process.
+        let restored = unsafe { sigaction(signal, &default) };
+        debug_assert!(restored.is_ok(), "{signal} has actions");
+    }
+}
+
+/// Reaps the children of the calling thread that have ended.
+///
+/// On the main thread these are the children that this process was started with, and as process 1
+/// of a container the orphans of all others (`pid_namespaces(7)`). A child that another thread has
+/// started is left to that thread.
+pub fn reap_children_of_this_thread() {
+    let flags = libc::WNOHANG | libc::__WNOTHREAD;
+    // SAFETY: without a place for the status, waitpid(2) writes to no memory.
+    while unsafe { libc::waitpid(-1, std::ptr::null_mut(), flags) } > 0 {}
 }
 
 /// A descriptor that the service manager has passed.

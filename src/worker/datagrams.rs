@@ -7,7 +7,7 @@ use std::io;
 use std::time::Instant;
 
 use crate::driver::{Buffer, Driver, Envelope, Op, Source, Token};
-use crate::echo::datagram::{Arrival, Unanswerable};
+use crate::echo::datagram::Unanswerable;
 use crate::echo::{self, Answer};
 use crate::policy::Refusal;
 
@@ -57,12 +57,10 @@ impl<D: Driver> Worker<D> {
         source.destination = destination;
         source.bytes_received += bytes;
 
-        let arrival = Arrival {
-            size: envelope.size,
-            has_address: envelope.source.has_address(),
-        };
         let reply = listener.settings.reply;
-        match echo::datagram::answer(reply, arrival, self.driver.bytes(&buffer)) {
+        let has_address = envelope.source.has_address();
+        let stored_bytes = self.driver.bytes(&buffer);
+        match echo::datagram::answer(reply, envelope.size, has_address, stored_bytes) {
             Ok(Answer::Send) => {
                 source.bytes_sent += bytes;
                 self.driver.submit(Op::SendTo {
@@ -115,7 +113,7 @@ fn admit(listener: &Listener, envelope: &Envelope) -> Result<(), Refusal> {
     }
     // If it were answered, one forged datagram would be enough to make two services on such ports
     // answer each other for ever.
-    if listener.settings.source_ports.refuses(source.port()) {
+    if listener.settings.refuse_source_ports.refuses(source.port()) {
         return Err(Refusal::SourcePort);
     }
     Ok(())

@@ -25,9 +25,12 @@ pub(super) struct HandingOver<S> {
 impl<D: Driver> Worker<D> {
     /// Begins to give up everything. [`Report::HandedOver`] follows when no slot is in use.
     pub(super) fn hand_over(&mut self) {
-        // A second request, after an upgrade that gave up waiting, continues the first: what that one
-        // has collected must not be dropped.
-        self.handing_over.get_or_insert_with(|| HandingOver {
+        // A second request, after an upgrade that gave up waiting, continues the first: all that there
+        // is was asked for, and what has been collected must not be dropped.
+        if self.handing_over.is_some() {
+            return;
+        }
+        self.handing_over = Some(HandingOver {
             connections: Vec::new(),
         });
         // From here on nothing is accepted any more, whatever timers and permits say.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::driver::{Closing, Driver, Op, Permits, Token};
+use crate::echo::Stream;
 use crate::policy::Refusal;
 use crate::policy::limits::WhenFull;
 
@@ -108,14 +109,46 @@ impl<D: Driver> Worker<D> {
         self.slots.fill(token, index, kind);
     }
 
-    /// Closes a socket when everything that is queued on it has been served.
-    pub(super) fn retire_socket(&mut self, id: SocketId) {
+    fn socket(&self, id: SocketId) -> Option<Token> {
         let socket = self.slots.iter().find(|slot| match &slot.kind {
             SlotKind::Listening(socket) => socket.id == id,
             SlotKind::Datagrams(socket) => *socket == id,
             SlotKind::Connection(_) | SlotKind::Empty => false,
         });
-        let Some(token) = socket.map(|slot| slot.token) else {
+        socket.map(|slot| slot.token)
+    }
+
+    /// Serves a socket for another listener from now on. Clients in its queue are that listener's.
+    pub(super) fn move_socket(&mut self, id: SocketId, to: ListenerId) {
+        let Some(token) = self.socket(id) else {
+            return;
+        };
+        let Some((to, permits)) = self
+            .listener(to)
+            .map(|(index, listener)| (index, listener.driver_permits()))
+        else {
+            return;
+        };
+        let Some((slot, from, driver)) = self.slot(token) else {
+            return;
+        };
+        if slot.listener == to {
+            return;
+        }
+        slot.listener = to;
+        if matches!(slot.kind, SlotKind::Listening(_)) {
+            let gate = Arc::clone(&from.gate);
+            driver.set_permits(token, permits);
+            self.moved.push((token, gate));
+            if forget(&mut self.without_permit, token) {
+                self.driver.submit(Op::Accept { listener: token });
+            }
+        }
+    }
+
+    /// Closes a socket when everything that is queued on it has been served.
+    pub(super) fn retire_socket(&mut self, id: SocketId) {
+        let Some(token) = self.socket(id) else {
             self.mailbox.report(Report::Retired {
                 worker: self.index,
                 id,
@@ -205,6 +238,12 @@ impl<D: Driver> Worker<D> {
         has_permit: bool,
     ) {
         let id = self.ids.take();
+        let mut has_permit = has_permit;
+        if has_permit && let Some((_, gate)) = self.moved.iter().find(|moved| moved.0 == listening)
+        {
+            gate.permits.give_back();
+            has_permit = false;
+        }
         let Some((slot, listener, _)) = self.slot(listening) else {
             // The listening socket was closed in this very turn. Its last client gets a FIN.
             self.driver.submit(Op::Close {
@@ -221,26 +260,24 @@ impl<D: Driver> Worker<D> {
         let has_permit = has_permit || listener.gate.permits.try_take();
         let admitted = admit(listener, peer.map(|peer| peer.ip()), has_permit);
         match admitted {
-            Ok(()) => listener.counters.accepted.add(1),
+            Ok(()) => {
+                listener.counters.accepted.add(1);
+                listener.gate.count_open();
+            }
             Err(reason) => {
                 listener.count_refused(reason, 1);
                 log_about(peer, listener, &format_args!("refused: {}", reason.name()));
             }
         }
         let admission = Admission {
+            is_admitted: admitted.is_ok(),
             has_permit,
             counts_for_source: admitted.is_ok()
                 && listener.settings.max_per_source.is_some()
                 && peer.is_some(),
         };
-        let accepted = Connection::new(
-            id,
-            peer,
-            &listener.settings,
-            now,
-            admission,
-            admitted.is_err(),
-        );
+        let stream = Stream::new(listener.settings.reply, listener.settings.one_shot);
+        let accepted = Connection::new(id, peer, stream, now, admission);
         self.slots
             .fill(connection, index, SlotKind::Connection(accepted));
         if admitted.is_err() {

@@ -15,6 +15,7 @@ use crate::stats::Counters;
 
 pub use super::gate::{Admission, Gate};
 pub use super::ids::{ListenerId, SocketId};
+pub use super::selection::{Order, Rank, Selection};
 pub use super::sources::{Destination, SourceEntry};
 pub use super::transfer::TransferredConnection;
 
@@ -32,7 +33,7 @@ pub struct Settings {
     pub when_full: WhenFull,
     pub max_per_source: Option<u32>,
     pub access: Access,
-    pub source_ports: SourcePorts,
+    pub refuse_source_ports: SourcePorts,
 }
 
 /// What arrives at a socket.
@@ -66,15 +67,28 @@ pub enum Command<S> {
         kind: SocketKind,
         socket: S,
     },
+    /// Serve this socket for another listener from now on, which was configured before.
+    MoveSocket { id: SocketId, listener: ListenerId },
     /// Serve all that is queued on this socket, then close it: [`Report::Retired`].
     RetireSocket { id: SocketId },
     /// Remove a listener that has neither sockets nor connections in any worker.
     RemoveListener { listener: ListenerId },
-    /// List all peers: [`Report::Peers`], several times.
-    ListPeers { query: u64 },
-    /// Close the connections with these ids, as far as they are this worker's:
+    /// List the first `max` peers of this selection, in this order, that come behind `after`:
+    /// [`Report::Peers`].
+    ListPeers {
+        query: u64,
+        selection: Selection,
+        order: Order,
+        after: Option<Rank>,
+        max: usize,
+    },
+    /// Close the connections of this selection, or with `dry_run` only count them:
     /// [`Report::PeersClosed`].
-    ClosePeers { query: u64, ids: Arc<[u64]> },
+    ClosePeers {
+        query: u64,
+        selection: Selection,
+        dry_run: bool,
+    },
     /// Finish every connection: send its pending output, then our FIN.
     Finish,
     /// Give up all sockets and connections: [`Report::HandedOver`]. The listeners stay configured.
@@ -107,14 +121,20 @@ pub enum Command<S> {
 pub enum Report<S> {
     /// Everything that was queued on this socket has been served, and the worker has closed it.
     Retired { worker: usize, id: SocketId },
-    /// Some of the worker's peers; with `last` no more follow.
+    /// The peers that were found, in order, and the number of all that are selected. Others come
+    /// behind `more_after`, where it is given.
     Peers {
         query: u64,
         peers: Vec<Peer>,
-        last: bool,
+        matched: u64,
+        more_after: Option<Rank>,
     },
-    /// The number of connections that were found and closed.
-    PeersClosed { query: u64, closed: u64 },
+    /// The number of connections that were found, and of those that were closed.
+    PeersClosed {
+        query: u64,
+        matched: u64,
+        closed: u64,
+    },
     /// The worker has no sockets left. These are all its connections and all sources of datagrams
     /// seen recently; no peer has an id above `last_id`.
     HandedOver {
@@ -135,6 +155,8 @@ pub enum Report<S> {
 )]
 pub struct Peer {
     pub id: u64,
+    /// Its place in the list.
+    pub rank: Rank,
     pub listener: ListenerId,
     pub kind: SocketKind,
     /// `None` for the client of a Unix stream, which has no name.

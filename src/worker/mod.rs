@@ -27,6 +27,7 @@ mod datagrams;
 mod handover;
 mod listening;
 mod peers;
+pub mod selection;
 mod streams;
 
 use std::collections::VecDeque;
@@ -36,7 +37,7 @@ use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
 use crate::driver::{Completion, Driver, Op, Token};
-use crate::policy::Refusal;
+use crate::policy::{CloseReason, Refusal};
 use crate::stats::Counters;
 
 use handover::HandingOver;
@@ -44,7 +45,7 @@ use ids::PeerIds;
 use listening::ListeningSocket;
 use mailbox::{Command, Gate, ListenerId, Mailbox, Report, Settings, SocketId};
 use pace::Pace;
-use peers::Listing;
+use peers::Search;
 use sources::SourceTable;
 use streams::Connection;
 use timers::Timers;
@@ -59,11 +60,14 @@ pub struct Worker<D: Driver> {
     slots: Slots,
     // The listening sockets that are paused because there was no permit, each once.
     without_permit: Vec<Token>,
+    // The listening sockets that have another listener since this turn. What the driver has accepted
+    // in this turn has a permit of the gate before.
+    moved: Vec<(Token, Arc<Gate>)>,
     // Set only for slots that are not empty.
     timers: Timers,
     pace: Pace,
     ids: PeerIds,
-    listings: VecDeque<Listing>,
+    searches: VecDeque<Search>,
     // To be handed over once the completions of this turn are handled.
     hand_over_requested: bool,
     handing_over: Option<HandingOver<D::Socket>>,
@@ -97,6 +101,11 @@ impl Listener {
 
     fn count_refused(&self, reason: Refusal, count: u64) {
         self.counters.refused[reason as usize].add(count);
+    }
+
+    fn count_closed(&self, reason: CloseReason) {
+        self.counters.closed.add(1);
+        self.counters.closed_by[reason as usize].add(1);
     }
 }
 
@@ -220,10 +229,11 @@ impl<D: Driver> Worker<D> {
             listeners: Vec::new(),
             slots: Slots::default(),
             without_permit: Vec::new(),
+            moved: Vec::new(),
             timers: Timers::new(now),
             pace: Pace::new(busy_poll, now),
             ids: PeerIds::new(index, workers),
-            listings: VecDeque::new(),
+            searches: VecDeque::new(),
             hand_over_requested: false,
             handing_over: None,
             accept_error_logged: None,
@@ -251,7 +261,7 @@ impl<D: Driver> Worker<D> {
     pub fn turn(&mut self) -> io::Result<()> {
         let until = self
             .pace
-            .wait_until(self.timers.next(), !self.listings.is_empty());
+            .wait_until(self.timers.next(), !self.searches.is_empty());
         let mut completions = std::mem::take(&mut self.completions);
         self.driver.wait(until, &mut completions)?;
         let now = self.driver.now();
@@ -261,9 +271,10 @@ impl<D: Driver> Worker<D> {
             self.handle(now, completion);
         }
         self.completions = completions;
+        self.moved.clear();
         // Timers come after completions: what has just arrived puts a timeout off.
         self.fire_timers(now);
-        self.continue_listing(now);
+        self.continue_search(now);
         // Only now is all answered that this turn has brought.
         if std::mem::take(&mut self.hand_over_requested) {
             self.hand_over();
@@ -303,7 +314,7 @@ impl<D: Driver> Worker<D> {
             Completion::AcceptPaused { listener, error } => {
                 self.handle_accept_paused(now, listener, error);
             }
-            Completion::Closed { token } => self.handle_closed(token),
+            Completion::Closed { token } => self.handle_closed(now, token),
             Completion::Detached { connection } => self.handle_detached(now, connection),
             Completion::Woken => self.handle_woken(now),
         }
@@ -340,10 +351,25 @@ impl<D: Driver> Worker<D> {
                 kind,
                 socket,
             } => self.add_socket(listener, id, kind, socket),
+            Command::MoveSocket { id, listener } => self.move_socket(id, listener),
             Command::RetireSocket { id } => self.retire_socket(id),
             Command::RemoveListener { listener } => self.remove_listener(listener),
-            Command::ListPeers { query } => self.list_peers(query),
-            Command::ClosePeers { query, ids } => self.close_peers(query, &ids),
+            Command::ListPeers {
+                query,
+                selection,
+                order,
+                after,
+                max,
+            } => self
+                .searches
+                .push_back(Search::list(query, selection, order, after, max)),
+            Command::ClosePeers {
+                query,
+                selection,
+                dry_run,
+            } => self
+                .searches
+                .push_back(Search::close(query, selection, dry_run)),
             Command::Finish => self.finish_all(now),
             Command::HandOver => self.hand_over_requested = true,
             Command::TakeOver {
@@ -372,7 +398,7 @@ impl<D: Driver> Worker<D> {
         self.due = due;
     }
 
-    fn handle_closed(&mut self, token: Token) {
+    fn handle_closed(&mut self, now: Instant, token: Token) {
         let Some(slot) = self.empty_slot(token) else {
             return;
         };
@@ -380,7 +406,7 @@ impl<D: Driver> Worker<D> {
             SlotKind::Empty => {}
             SlotKind::Connection(connection) => {
                 if let Some(listener) = &self.listeners[slot.listener as usize] {
-                    connection.end(listener);
+                    connection.handle_closed(now, listener);
                 }
             }
             SlotKind::Listening(ListeningSocket { id, .. }) | SlotKind::Datagrams(id) => {

@@ -1,89 +1,242 @@
-//! Lists of the peers of a worker, and closing some of them: what `echoctl peers` and `echoctl kick`
-//! ask for.
+//! Searches among the peers of a worker, for what `echoctl peers` and `echoctl kick` ask for: some of
+//! them are listed, or closed.
 //!
-//! A list is reported in parts, one each turn, so that thousands of peers delay no message.
+//! A search takes several turns, a bounded part in each, so that thousands of peers delay no message,
+//! and holds no more peers than it reports. `selection` decides which are meant, and their order.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
-use crate::driver::{Closing, Details, Driver, Source};
+use crate::driver::{Closing, Details, Driver, Source, Token};
+use crate::policy::CloseReason;
 
 use super::ids::ListenerId;
 use super::mailbox::{Peer, Report, SocketKind};
+use super::selection::{Candidate, Order, Rank, Selection};
 use super::sources::SourceEntry;
-use super::{Slot, SlotKind, Worker};
+use super::streams::Connection;
+use super::{SlotKind, Worker};
 
-/// The number of slots that are listed in one turn.
-const SLOTS_PER_TURN: usize = 256;
+/// The number of slots and sources that are visited in one turn.
+const VISITS_PER_TURN: usize = 256;
 
-/// A list that is being reported.
+/// A search that is not yet complete.
 #[derive(Debug)]
-pub(super) struct Listing {
+pub(super) struct Search {
     query: u64,
+    selection: Selection,
+    task: Task,
     next_slot: usize,
+    // The index of the listener whose sources are visited next, after all slots.
+    next_listener: usize,
+    matched: u64,
+}
+
+/// What happens to the peers that are found.
+#[derive(Debug)]
+enum Task {
+    List(Ranking),
+    Close { dry_run: bool, closed: u64 },
+}
+
+/// The first peers in an order, behind those that were listed before.
+#[derive(Debug)]
+struct Ranking {
+    order: Order,
+    after: Option<Rank>,
+    max: usize,
+    found: BTreeMap<Rank, Found>,
+    // Others come behind those that were found.
+    has_more: bool,
+}
+
+#[derive(Debug)]
+enum Found {
+    /// Described at the end: that takes system calls.
+    Connection(Token),
+    Source(Box<Peer>),
+}
+
+impl Ranking {
+    fn add(&mut self, rank: Rank, found: impl FnOnce(&Rank) -> Found) {
+        if self.after.as_ref().is_some_and(|after| rank <= *after) {
+            return;
+        }
+        let last = self.found.last_key_value();
+        let is_full = self.found.len() >= self.max;
+        if is_full && last.is_none_or(|(last, _)| *last < rank) {
+            self.has_more = true;
+            return;
+        }
+        let found = found(&rank);
+        self.found.insert(rank, found);
+        if is_full {
+            self.has_more = true;
+            self.found.pop_last();
+        }
+    }
+}
+
+impl Search {
+    fn new(query: u64, selection: Selection, task: Task) -> Self {
+        Self {
+            query,
+            selection,
+            task,
+            next_slot: 0,
+            next_listener: 0,
+            matched: 0,
+        }
+    }
+
+    /// Reports the first `max` peers in this order that come behind `after`.
+    pub(super) fn list(
+        query: u64,
+        selection: Selection,
+        order: Order,
+        after: Option<Rank>,
+        max: usize,
+    ) -> Self {
+        let ranking = Ranking {
+            order,
+            after,
+            max,
+            found: BTreeMap::new(),
+            has_more: false,
+        };
+        Self::new(query, selection, Task::List(ranking))
+    }
+
+    /// Closes the connections, or only counts them.
+    pub(super) fn close(query: u64, selection: Selection, dry_run: bool) -> Self {
+        Self::new(query, selection, Task::Close { dry_run, closed: 0 })
+    }
 }
 
 impl<D: Driver> Worker<D> {
-    /// Begins a list. [`Self::continue_listing`] reports it.
-    pub(super) fn list_peers(&mut self, query: u64) {
-        self.listings.push_back(Listing {
-            query,
-            next_slot: 0,
-        });
-    }
-
-    /// Reports the next part of the list that was asked for first.
-    pub(super) fn continue_listing(&mut self, now: Instant) {
-        let Some(listing) = self.listings.front_mut() else {
+    /// Continues the search that was asked for first, and reports it when it is done.
+    pub(super) fn continue_search(&mut self, now: Instant) {
+        let Some(mut search) = self.searches.pop_front() else {
             return;
         };
-        let query = listing.query;
-        let from = listing.next_slot;
-        let to = (from + SLOTS_PER_TURN).min(self.slots.len());
-        listing.next_slot = to;
-        let mut peers: Vec<Peer> = self
-            .slots
-            .range(from..to)
-            .filter_map(|slot| self.connected_peer(now, slot))
-            .collect();
-        let last = to == self.slots.len();
-        if last {
-            self.listings.pop_front();
-            // Sources of datagrams are few and fill no slots, so they are all in the last part.
-            for listener in self.listeners.iter().flatten() {
-                let entries = listener.sources.iter();
-                peers.extend(entries.map(|entry| datagram_peer(now, listener.id, entry)));
-            }
+        let mut left = VISITS_PER_TURN;
+        while left > 0 {
+            let visited = if search.next_slot < self.slots.len() {
+                self.search_slots(now, &mut search, left)
+            } else if search.next_listener < self.listeners.len() {
+                self.search_sources(now, &mut search)
+            } else {
+                return self.report_search(now, search);
+            };
+            left = left.saturating_sub(visited);
         }
-        self.mailbox.report(Report::Peers { query, peers, last });
+        self.searches.push_front(search);
     }
 
-    /// Closes the connections with these ids, and reports how many there were.
-    pub(super) fn close_peers(&mut self, query: u64, ids: &[u64]) {
-        let mut closed = 0;
-        for number in 0..self.slots.len() {
-            let slot = self.slots.at(number);
+    /// Visits the next slots, `max` at most, and returns how many those were.
+    fn search_slots(&mut self, now: Instant, search: &mut Search, max: usize) -> usize {
+        let from = search.next_slot;
+        search.next_slot = (from + max).min(self.slots.len());
+        let mut to_close = Vec::new();
+        for slot in self.slots.range(from..search.next_slot) {
             let SlotKind::Connection(connection) = &slot.kind else {
                 continue;
             };
-            if ids.contains(&connection.id) && !connection.is_closing() {
-                closed += 1;
-                self.close(slot.token, Closing::Now);
+            let Some(listener) = &self.listeners[slot.listener as usize] else {
+                continue;
+            };
+            let source = connection.peer.map(Source::Inet);
+            let candidate = candidate_of(connection, &listener.settings.name, source.as_ref());
+            if connection.is_refused() || !search.selection.matches(now, &candidate) {
+                continue;
+            }
+            search.matched += 1;
+            match &mut search.task {
+                Task::List(ranking) => {
+                    let rtt_us = || self.driver.details(slot.token).rtt_us;
+                    let rank = ranking.order.rank(&candidate, rtt_us);
+                    ranking.add(rank, |_| Found::Connection(slot.token));
+                }
+                // One that is being closed already is found, but not closed a second time.
+                Task::Close { dry_run, closed } if !*dry_run && !connection.is_closing() => {
+                    *closed += 1;
+                    to_close.push(slot.token);
+                }
+                Task::Close { .. } => {}
             }
         }
-        self.mailbox.report(Report::PeersClosed { query, closed });
+        for token in to_close {
+            self.close_for(CloseReason::Kicked, token, Closing::Now);
+        }
+        search.next_slot - from
     }
 
-    fn connected_peer(&self, now: Instant, slot: &Slot) -> Option<Peer> {
+    /// Visits the sources of the next listener, of which the number is bounded, and returns how many
+    /// those were. Sources have nothing to close.
+    fn search_sources(&mut self, now: Instant, search: &mut Search) -> usize {
+        let listener = &self.listeners[search.next_listener];
+        search.next_listener += 1;
+        let (Some(listener), Task::List(ranking)) = (listener, &mut search.task) else {
+            return 0;
+        };
+        let mut visited = 0;
+        for entry in listener.sources.iter() {
+            visited += 1;
+            let candidate = candidate_of_source(entry, &listener.settings.name);
+            if search.selection.matches(now, &candidate) {
+                search.matched += 1;
+                let rank = ranking.order.rank(&candidate, || None);
+                ranking.add(rank, |rank| {
+                    Found::Source(Box::new(datagram_peer(now, listener.id, entry, rank)))
+                });
+            }
+        }
+        visited
+    }
+
+    fn report_search(&mut self, now: Instant, search: Search) {
+        let Search { query, matched, .. } = search;
+        let report = match search.task {
+            Task::Close { closed, .. } => Report::PeersClosed {
+                query,
+                matched,
+                closed,
+            },
+            Task::List(ranking) => {
+                let last = ranking.found.last_key_value();
+                let more_after = last
+                    .filter(|_| ranking.has_more)
+                    .map(|(last, _)| last.clone());
+                let found = ranking.found.into_iter();
+                let describe = |(rank, found)| match found {
+                    Found::Connection(token) => self.connected_peer(now, rank, token),
+                    Found::Source(peer) => Some(*peer),
+                };
+                Report::Peers {
+                    query,
+                    peers: found.filter_map(describe).collect(),
+                    matched,
+                    more_after,
+                }
+            }
+        };
+        self.mailbox.report(report);
+    }
+
+    /// The connection of this token; none if it was closed since it was found.
+    fn connected_peer(&self, now: Instant, rank: Rank, token: Token) -> Option<Peer> {
+        let slot = self.slots.at(token.slot as usize);
         let SlotKind::Connection(connection) = &slot.kind else {
             return None;
         };
         let listener = self.listeners[slot.listener as usize].as_ref()?;
-        if connection.is_refused() {
+        if slot.token != token {
             return None;
         }
         let activity = connection.activity();
         Some(Peer {
             id: connection.id,
+            rank,
             listener: listener.id,
             kind: SocketKind::Stream,
             source: connection.peer.map(Source::Inet),
@@ -92,14 +245,44 @@ impl<D: Driver> Worker<D> {
             idle: now - activity.active,
             bytes_received: connection.bytes_received,
             bytes_sent: connection.bytes_sent,
-            details: self.driver.details(slot.token),
+            details: self.driver.details(token),
         })
     }
 }
 
-fn datagram_peer(now: Instant, listener: ListenerId, entry: &SourceEntry) -> Peer {
+fn candidate_of<'a>(
+    connection: &Connection,
+    listener: &'a str,
+    source: Option<&'a Source>,
+) -> Candidate<'a> {
+    let activity = connection.activity();
+    Candidate {
+        id: connection.id,
+        listener,
+        source,
+        opened: activity.opened,
+        active: activity.active,
+        bytes_received: connection.bytes_received,
+        bytes_sent: connection.bytes_sent,
+    }
+}
+
+fn candidate_of_source<'a>(entry: &'a SourceEntry, listener: &'a str) -> Candidate<'a> {
+    Candidate {
+        id: entry.id,
+        listener,
+        source: Some(&entry.source),
+        opened: entry.first,
+        active: entry.last,
+        bytes_received: entry.bytes_received,
+        bytes_sent: entry.bytes_sent,
+    }
+}
+
+fn datagram_peer(now: Instant, listener: ListenerId, entry: &SourceEntry, rank: &Rank) -> Peer {
     Peer {
         id: entry.id,
+        rank: rank.clone(),
         listener,
         kind: SocketKind::Datagram,
         source: Some(entry.source),

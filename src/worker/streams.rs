@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use crate::driver::{Buffer, Closing, Driver, Op, Token};
 use crate::echo::stream::Step;
 use crate::echo::{Answer, Stream};
+use crate::policy::CloseReason;
 use crate::policy::limits::{Activity, Phase, TimeoutAction};
 
 use super::gate::Admission;
-use super::mailbox::Settings;
 use super::transfer::{ConnectionState, instant_before};
 use super::{Listener, SlotKind, Worker};
 
@@ -34,8 +34,8 @@ pub(super) struct Connection {
     pub(super) bytes_received: u64,
     pub(super) bytes_sent: u64,
     admission: Admission,
-    // Accepted only to be reset, and counted as refused.
-    refused: bool,
+    // What began its end; none while it is open, and for one that was accepted only to be reset.
+    close_reason: Option<CloseReason>,
     // `Op::Close` was submitted.
     closing: bool,
 }
@@ -45,15 +45,14 @@ impl Connection {
     pub(super) fn new(
         id: u64,
         peer: Option<SocketAddr>,
-        settings: &Settings,
+        stream: Stream,
         now: Instant,
         admission: Admission,
-        refused: bool,
     ) -> Self {
         Self {
             id,
             peer,
-            stream: Stream::new(settings.reply, settings.one_shot),
+            stream,
             opened: now,
             active: 0,
             waiting_since: None,
@@ -61,7 +60,7 @@ impl Connection {
             bytes_received: 0,
             bytes_sent: 0,
             admission,
-            refused,
+            close_reason: None,
             closing: false,
         }
     }
@@ -84,7 +83,7 @@ impl Connection {
             bytes_received: state.bytes_received,
             bytes_sent: state.bytes_sent,
             admission,
-            refused: false,
+            close_reason: state.close_reason,
             closing: false,
         };
         // Its last bytes may have been sent while it was handed over. Then it begins to linger here.
@@ -106,6 +105,7 @@ impl Connection {
             progress: self.stream.progress(),
             bytes_received: self.bytes_received,
             bytes_sent: self.bytes_sent,
+            close_reason: self.close_reason,
         }
     }
 
@@ -132,7 +132,7 @@ impl Connection {
 
     /// Whether it was accepted only to be reset.
     pub(super) fn is_refused(&self) -> bool {
-        self.refused
+        !self.admission.is_admitted
     }
 
     /// Whether the driver was asked to close it.
@@ -194,22 +194,37 @@ impl Connection {
         std::mem::replace(&mut self.progress, progress) != progress
     }
 
+    /// Notes why it ends. What began the end remains the reason, whatever follows.
+    fn end_for(&mut self, reason: CloseReason) {
+        self.close_reason.get_or_insert(reason);
+    }
+
     /// It was closed.
-    pub(super) fn end(self, listener: &Listener) {
-        if !self.refused {
-            listener.counters.closed.add(1);
+    pub(super) fn handle_closed(self, now: Instant, listener: &Listener) {
+        if self.admission.is_admitted {
+            debug_assert!(self.close_reason.is_some(), "it is closed for a reason");
+            let reason = self.close_reason.unwrap_or(CloseReason::Failed);
+            listener.count_closed(reason);
+            let lifetime = Duration::from_millis(self.age(now) / 1_000_000);
+            log_about(
+                self.peer,
+                listener,
+                &format_args!(
+                    "closed after {} because {}; {} bytes received, {} bytes sent",
+                    humantime::format_duration(lifetime),
+                    reason.clause(),
+                    self.bytes_received,
+                    self.bytes_sent
+                ),
+            );
         }
         self.release(listener);
     }
 
     /// Returns to the gate what it took when it was admitted.
     pub(super) fn release(self, listener: &Listener) {
-        if self.admission.has_permit {
-            listener.gate.permits.give_back();
-        }
-        if let Some(peer) = self.peer.filter(|_| self.admission.counts_for_source) {
-            listener.gate.release(peer.ip());
-        }
+        let source = self.peer.map(|peer| peer.ip());
+        listener.gate.release(self.admission, source);
     }
 }
 
@@ -296,8 +311,15 @@ impl<D: Driver> Worker<D> {
             return;
         };
         listener.counters.faults.add(1);
-        log_about(connection.peer, listener, &error);
-        self.close(token, Closing::Now);
+        let reason = match error.kind() {
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => CloseReason::Reset,
+            // The line that follows its close tells no more than that it failed.
+            _ => {
+                log_about(connection.peer, listener, &error);
+                CloseReason::Failed
+            }
+        };
+        self.close_for(reason, token, Closing::Now);
     }
 
     /// Carries out what the stream asks for, until it asks for nothing more.
@@ -319,7 +341,7 @@ impl<D: Driver> Worker<D> {
                     connection.wait_from(now);
                     self.check_timeouts(now, token);
                 }
-                Some(Step::Close) => self.close(token, Closing::Now),
+                Some(Step::Close) => self.close_for(CloseReason::Finished, token, Closing::Now),
             }
         }
     }
@@ -347,26 +369,25 @@ impl<D: Driver> Worker<D> {
         {
             TimeoutAction::CheckAt(None) => {}
             TimeoutAction::CheckAt(Some(due)) => self.timers.set(token.slot, due),
-            TimeoutAction::FinishIdle => {
-                log_about(connection.peer, listener, &"idle");
-                self.finish(now, token);
-            }
-            TimeoutAction::FinishExpired => {
-                log_about(connection.peer, listener, &"has reached its lifetime");
-                self.finish(now, token);
-            }
+            TimeoutAction::FinishIdle => self.finish(CloseReason::Idle, now, token),
+            TimeoutAction::FinishExpired => self.finish(CloseReason::Lifetime, now, token),
             TimeoutAction::ResetStalled => {
                 listener.counters.faults.add(1);
-                log_about(connection.peer, listener, &"reads nothing");
-                self.close(token, Closing::Reset);
+                self.close_for(CloseReason::Stalled, token, Closing::Reset);
             }
-            TimeoutAction::CloseLingering => self.close(token, Closing::Now),
+            TimeoutAction::CloseLingering => {
+                self.close_for(CloseReason::Finished, token, Closing::Now);
+            }
         }
     }
 
     /// Sends the pending output of the connection, then our FIN.
-    fn finish(&mut self, now: Instant, token: Token) {
+    fn finish(&mut self, reason: CloseReason, now: Instant, token: Token) {
         if let Some((connection, _, _)) = self.connection(token) {
+            // One that finishes already does so for another reason.
+            if connection.stream.is_answering() {
+                connection.end_for(reason);
+            }
             connection.stream.finish();
             self.run_steps(now, token);
             self.check_timeouts(now, token);
@@ -375,10 +396,19 @@ impl<D: Driver> Worker<D> {
 
     pub(super) fn finish_all(&mut self, now: Instant) {
         for number in 0..self.slots.len() {
-            self.finish(now, self.slots.at(number).token);
+            self.finish(CloseReason::Drained, now, self.slots.at(number).token);
         }
     }
 
+    /// Closes a connection that was admitted.
+    pub(super) fn close_for(&mut self, reason: CloseReason, token: Token, how: Closing) {
+        if let Some((connection, _, _)) = self.connection(token) {
+            connection.end_for(reason);
+        }
+        self.close(token, how);
+    }
+
+    /// Closes a connection.
     pub(super) fn close(&mut self, token: Token, how: Closing) {
         if let Some((connection, _, driver)) = self.connection(token)
             && !std::mem::replace(&mut connection.closing, true)

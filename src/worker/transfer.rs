@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::echo::stream::Progress;
+use crate::policy::CloseReason;
 use crate::policy::limits::Phase;
 
 use super::ids::ListenerId;
@@ -45,6 +46,9 @@ pub struct ConnectionState {
     pub progress: Progress,
     pub bytes_received: u64,
     pub bytes_sent: u64,
+    /// Why it ends, if its end has begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub close_reason: Option<CloseReason>,
 }
 
 /// The time that was `nanos` nanoseconds before `now`, or `now` where the clock does not reach back

@@ -421,7 +421,10 @@ fn datagrams_to_a_client_that_has_gone_disturb_nobody() {
             client.send(&message);
             assert_eq!(client.receive(), message, "{}", client.name());
         }
-        assert_eq!(daemon.listener(client.name())["datagrams_received"], 200);
+        // Another worker may still have the last of those that were gone.
+        eventually("all are counted", || {
+            daemon.listener(client.name())["datagrams_received"] == 200
+        });
     }
 }
 

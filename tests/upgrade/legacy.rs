@@ -3,14 +3,16 @@
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::process::Stdio;
 
 use echod::sys::handover::{load, store};
 use nix::sys::signal::Signal;
+use serde_json::json;
 
 use crate::harness::{
-    Daemon, after_shell_line, asked_driver, connect, exchange, folder_of, text, udp,
+    Control, Daemon, ECHOD, after_shell_line, asked_driver, connect, exchange, folder_of, instead,
+    text, udp,
 };
 
 use super::upgrade;
@@ -193,15 +195,63 @@ fn a_socket_of_the_service_manager_is_taken_once() {
 }
 
 #[test]
-fn a_control_socket_that_is_to_be_elsewhere_is_made_there() {
+fn a_control_socket_whose_file_was_removed_is_made_again_and_the_caller_is_answered() {
     let daemon = Daemon::start(super::CONFIG);
-    let before = daemon.path("control.sock");
-    // What is asked for on the command line stays; a file that somebody has removed is made again.
-    let mut old = UnixStream::connect(&before).unwrap();
-    std::fs::remove_file(&before).unwrap();
-    old.write_all(b"{\"method\":\"io.echod.Control.Upgrade\"}\0")
-        .unwrap();
-    crate::harness::eventually("it is there again", || before.exists());
-    crate::harness::eventually("it answers", || daemon.ctl(&["status"]).status.success());
+    let mut caller = daemon.control();
+    std::fs::remove_file(daemon.path("control.sock")).unwrap();
+    let reply = caller.ask("Upgrade", &json!({})).expect("an answer");
+    assert_eq!(reply["parameters"]["result"]["listeners"], 4, "{reply}");
+    assert!(text(&daemon.ctl(&["status"]).stdout).contains("serving"));
+}
+
+#[test]
+fn a_control_socket_that_is_configured_elsewhere_moves_with_its_clients() {
+    let config = |name: &str| {
+        format!(
+            "[control]\nsocket = \"{{dir}}/{name}.sock\"\n{}",
+            super::CONFIG
+        )
+    };
+    let mut daemon = Daemon::start_with(&config("one"), |command| {
+        // Without --socket, which would come first.
+        let arguments = command.get_args().take(2).map(Into::into).collect();
+        *command = instead(command, ECHOD, arguments);
+    });
+    let mut idle = Control::connect(&daemon.path("one.sock"));
+    assert!(idle.ask("GetStatus", &json!({})).is_some());
+    let mut caller = Control::connect(&daemon.path("one.sock"));
+    daemon.write_config(&config("two"));
+    let reply = caller.ask("Upgrade", &json!({})).expect("an answer");
+    assert_eq!(reply["parameters"]["result"]["listeners"], 4, "{reply}");
+    assert!(!daemon.path("one.sock").exists());
+    let mut new = Control::connect(&daemon.path("two.sock"));
+    for client in [&mut idle, &mut caller, &mut new] {
+        let reply = client.ask("GetStatus", &json!({})).expect("an answer");
+        assert_eq!(reply["parameters"]["status"]["state"], "serving");
+    }
+    daemon.signal(Signal::SIGTERM);
+    assert!(daemon.wait().success());
+    assert!(!daemon.path("two.sock").exists());
+}
+
+/// The folder of the new one does not exist.
+#[test]
+fn a_control_socket_that_can_not_be_moved_stays() {
+    let daemon = Daemon::start_with(super::CONFIG, |command| {
+        let arguments = command.get_args().take(2).map(Into::into).collect();
+        *command = instead(command, ECHOD, arguments);
+        command.env("RUNTIME_DIRECTORY", folder_of(command));
+    });
+    let moved = format!(
+        "[control]\nsocket = \"{{dir}}/a/b/control.sock\"\n{}",
+        super::CONFIG
+    );
+    daemon.write_config(&moved);
+    upgrade(&daemon);
+    assert!(
+        daemon.log().contains("no such directory"),
+        "{}",
+        daemon.log()
+    );
     assert!(text(&daemon.ctl(&["status"]).stdout).contains("serving"));
 }

@@ -1,9 +1,9 @@
-//! What is at the program's place is not what it should be: the caller is told, and nobody else
-//! notices.
+//! Which program continues: the one that is now where this one was started from. If it can't, the
+//! caller gets the reason and nothing else has changed.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
-use crate::harness::Daemon;
+use crate::harness::{Daemon, ECHOD, after_shell_line, folder_of, install, instead};
 
 use super::{CONFIG, Crowd, refusal, replace_by_script, start_copy, upgrade, upgrades};
 
@@ -51,7 +51,7 @@ fn a_program_that_says_yes_to_everything_and_is_no_echod_is_never_executed() {
     refused_with(
         |daemon| {
             let beside = daemon.path("true");
-            std::os::unix::fs::symlink("/bin/true", &beside).unwrap();
+            symlink("/bin/true", &beside).unwrap();
             std::fs::rename(beside, daemon.path("echod")).unwrap();
         },
         "is not echod",
@@ -111,4 +111,52 @@ fn when_the_program_vanishes_after_its_yes_everybody_goes_on() {
         },
         "No such file or directory",
     );
+}
+
+/// A daemon that a shell has started as `name`, with this PATH, from the first of two releases in
+/// the test's folder, `{dir}`, where the link `current` leads to it.
+fn start_release(path: &str, name: &str) -> Daemon {
+    Daemon::start_with(CONFIG, |command| {
+        let folder = folder_of(command);
+        for release in ["1", "2"] {
+            std::fs::create_dir(folder.join(release)).unwrap();
+            install(ECHOD, &folder.join(release).join("echod"));
+        }
+        symlink("1", folder.join("current")).unwrap();
+        let here = |text: &str| text.replace("{dir}", &folder.display().to_string());
+        let arguments = command.get_args().map(Into::into).collect();
+        *command = instead(command, &here(name), arguments);
+        after_shell_line(command, &here(&format!("PATH={path}:$PATH")));
+    })
+}
+
+/// Makes the link lead to this release, upgrades, and wants this release to run.
+fn upgrade_to_release(daemon: &Daemon, release: &str) {
+    symlink(release, daemon.path("next")).unwrap();
+    std::fs::rename(daemon.path("next"), daemon.path("current")).unwrap();
+    upgrade(daemon);
+    let runs = std::fs::read_link(format!("/proc/{}/exe", daemon.pid())).unwrap();
+    assert_eq!(runs, daemon.path(release).join("echod"));
+}
+
+#[test]
+fn an_upgrade_executes_the_release_that_a_link_leads_to_now() {
+    for (path, name) in [
+        ("/nonexistent", "{dir}/current/echod"),
+        ("/nonexistent:{dir}/current", "echod"),
+    ] {
+        let daemon = start_release(path, name);
+        // Each successor finds its own in the same way.
+        for release in ["2", "1", "2"] {
+            upgrade_to_release(&daemon, release);
+        }
+    }
+}
+
+#[test]
+fn a_name_that_is_in_no_folder_of_the_path_any_more_is_named() {
+    let daemon = start_release("{dir}/current", "echod");
+    std::fs::remove_file(daemon.path("current")).unwrap();
+    let said = refusal(&daemon);
+    assert!(said.contains("echod: not found in $PATH"), "{said}");
 }

@@ -359,13 +359,35 @@ fn a_broken_configuration_refuses_the_upgrade_and_says_where_it_is_broken() {
 }
 
 #[test]
-fn what_this_machine_refuses_to_the_successor_costs_nobody_a_connection() {
+fn what_this_machine_refuses_to_the_successor_refuses_the_upgrade() {
     let config = "[daemon]\ndriver = \"epoll\"\n".to_owned() + CONFIG;
     let daemon = crate::drivers::where_io_uring_fails(Errno::EPERM, || Daemon::start(&config));
     let mut peer = daemon.connect("main");
     assert_eq!(exchange(&mut peer, b"x"), b"x");
-    let changed = config.replace("epoll", "io_uring") + "[control]\ngroup = \"nobody-has-this\"\n";
+    let changed = config.replace("epoll", "io_uring") + "[control]\ngroup = \"no-such-group\"\n";
     daemon.write_config(&changed);
+    let said = refusal(&daemon);
+    assert!(said.contains("[daemon] driver \"io_uring\": "), "{said}");
+    assert!(said.contains("there is no such group"), "{said}");
+    assert_eq!(exchange(&mut peer, b"y"), b"y");
+    assert_eq!(exchange(&mut daemon.connect("main"), b"z"), b"z");
+}
+
+/// As after a restart by a service manager, which does not ask first.
+#[test]
+fn a_successor_that_this_machine_refuses_what_is_configured_serves_all_the_same() {
+    let config = "[daemon]\ndriver = \"epoll\"\n".to_owned() + CONFIG;
+    let daemon = crate::drivers::where_io_uring_fails(Errno::EPERM, || {
+        Daemon::start_with(&config, |command| {
+            super::use_copy(command);
+        })
+    });
+    let mut peer = daemon.connect("main");
+    assert_eq!(exchange(&mut peer, b"x"), b"x");
+    let changed = config.replace("epoll", "io_uring") + "[control]\ngroup = \"no-such-group\"\n";
+    daemon.write_config(&changed);
+    let script = "case \"$*\" in *--check*) exit 0;; esac\nexec {echod} \"$@\"";
+    super::replace_by_script(&daemon, script);
     upgrade(&daemon);
     let log = daemon.log();
     assert!(log.contains("[daemon] driver \"io_uring\": "), "{log}");

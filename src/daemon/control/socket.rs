@@ -1,20 +1,23 @@
-//! The control socket's file: made so that nobody who may not can ever connect, and taken away
-//! again if it is still ours.
+//! The control socket and its directory: created, opened to those that may connect, adopted from a
+//! predecessor.
+//!
+//! How its file is created and removed is in [`crate::daemon::socket_file`]. Knows nothing of
+//! connections.
 
 use std::fs::{self, DirBuilder, Permissions};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, lchown};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, lchown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
-use nix::sys::stat::{Mode, fchmod};
+use socket2::Type;
 
 use crate::daemon::privileges::Made;
+use crate::daemon::socket_file::{self, Identity, SocketFile};
 
 /// Connections that wait to be accepted. The main loop takes them within milliseconds.
-const BACKLOG: i32 = 64;
+const BACKLOG: u32 = 64;
 
 /// The mode of the directory, when it has to be made.
 const DIRECTORY_MODE: u32 = 0o750;
@@ -25,10 +28,13 @@ const PATH_BYTES_MAX: usize = 107;
 /// Why there is no control socket: where, what, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
-    /// Somebody answers there.
+    /// A process is bound to it.
     #[error("{}: already running: a daemon listens there; stop it, or use another --socket", .0.display())]
     AlreadyRunning(PathBuf),
-    /// Something else has this name, and we do not remove what is not ours.
+    /// Another process has the folder locked, as a daemon does while it binds there.
+    #[error("{}: another process has locked the directory; another daemon may be starting there", .0.display())]
+    Locked(PathBuf),
+    /// Another kind of file has this name, and it is not ours to remove.
     #[error("{}: not a socket: remove the file, or use another --socket", .0.display())]
     NotASocket(PathBuf),
     /// The name does not fit into an address.
@@ -57,6 +63,15 @@ impl BindError {
             cause,
         }
     }
+
+    fn of_file(path: &Path, error: socket_file::Error) -> Self {
+        match error {
+            socket_file::Error::InUse => Self::AlreadyRunning(path.to_owned()),
+            socket_file::Error::NotASocket => Self::NotASocket(path.to_owned()),
+            socket_file::Error::Locked => Self::Locked(path.to_owned()),
+            socket_file::Error::Failed { what, cause } => Self::failed(path, what, errno(&cause)),
+        }
+    }
 }
 
 fn lower(cause: Errno) -> String {
@@ -74,13 +89,11 @@ fn hint(cause: Errno) -> &'static str {
 #[derive(Debug)]
 pub(super) struct Socket {
     pub(super) listener: UnixListener,
-    path: PathBuf,
-    /// We have made the directory, too.
+    file: SocketFile,
+    /// The directory was made for it, too.
     made_directory: bool,
     /// It has the group that was configured.
     has_group: bool,
-    /// Device and inode: another daemon may have put its own socket there meanwhile.
-    identity: Option<(u64, u64)>,
 }
 
 impl Socket {
@@ -89,18 +102,14 @@ impl Socket {
             return Err(BindError::TooLong(path.to_owned()));
         }
         let made_directory = make_directory(path, group)?;
-        remove_stale(path)?;
-        let listener = bind_private(path)?;
-        let identity = identity(path);
-        // From here on, leaving removes the file.
+        let (listener, file) = socket_file::bind(Type::STREAM, path, BACKLOG)
+            .map_err(|error| BindError::of_file(path, error))?;
         let socket = Self {
-            listener,
-            path: path.to_owned(),
+            listener: listener.into(),
+            file,
             made_directory,
             has_group: group.is_some(),
-            identity,
         };
-        socket.listen()?;
         socket.open_up(mode, group)?;
         Ok(socket)
     }
@@ -109,21 +118,20 @@ impl Socket {
     pub(super) fn adopt(
         listener: OwnedFd,
         path: &Path,
-        identity: Option<(u64, u64)>,
+        identity: Option<Identity>,
     ) -> Option<Self> {
-        let is_there = identity.is_some() && self::identity(path) == identity;
-        is_there.then(|| Self {
+        let identity = identity.filter(|known| socket_file::identity(path) == Some(*known))?;
+        Some(Self {
             listener: listener.into(),
-            path: path.to_owned(),
-            identity,
+            file: SocketFile::adopt(path.to_owned(), identity),
             has_group: true,
             made_directory: false,
         })
     }
 
     /// Where it is, and device and inode of its file.
-    pub(super) fn place(&self) -> (&Path, Option<(u64, u64)>) {
-        (&self.path, self.identity)
+    pub(super) fn place(&self) -> (&Path, Option<Identity>) {
+        (self.file.path(), Some(self.file.identity()))
     }
 
     /// The file, and the directory if that was missing.
@@ -133,44 +141,26 @@ impl Socket {
             is_folder,
             keeps_group: self.has_group,
         };
-        let directory = self.path.parent().filter(|_| self.made_directory);
+        let directory = self.file.path().parent();
+        let directory = directory.filter(|_| self.made_directory);
         let directory = directory.map(|directory| made(directory, true));
         directory
             .into_iter()
-            .chain([made(&self.path, false)])
+            .chain([made(self.file.path(), false)])
             .collect()
     }
 
-    /// Listens, for its owner alone as yet.
-    fn listen(&self) -> Result<(), BindError> {
-        let backlog = Backlog::new(BACKLOG).expect("64 is allowed");
-        socket::listen(&self.listener, backlog)
-            .map_err(|cause| BindError::failed(&self.path, "listen", cause))
-    }
-
-    /// Lets those in who may connect: first whose it is, then what they may.
+    /// Permits others to connect: first its group is set, then what the group may do.
     pub(super) fn open_up(&self, mode: u32, group: Option<u32>) -> Result<(), BindError> {
-        let path = &self.path;
-        // One that it has anyway is not set again: a service manager's system call filter may forbid
-        // that, and the service runs with this group for that very reason.
-        let present = fs::symlink_metadata(path)
-            .ok()
-            .map(|metadata| metadata.gid());
-        if group.is_some() && group != present {
-            lchown(path, None, group)
-                .map_err(|cause| BindError::failed(path, "change its group", errno(&cause)))?;
+        let failed = |what| {
+            move |cause: std::io::Error| BindError::failed(self.file.path(), what, errno(&cause))
+        };
+        if let Some(group) = group {
+            self.file
+                .set_group(group)
+                .map_err(failed("change its group"))?;
         }
-        fs::set_permissions(path, Permissions::from_mode(mode))
-            .map_err(|cause| BindError::failed(path, "change its mode", errno(&cause)))
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        if self.identity.is_some() && identity(&self.path) == self.identity {
-            // There is nobody left to tell that it stays; the next start takes it for stale.
-            let _ = fs::remove_file(&self.path);
-        }
+        self.file.set_mode(mode).map_err(failed("change its mode"))
     }
 }
 
@@ -189,7 +179,7 @@ fn make_directory(path: &Path, group: Option<u32>) -> Result<bool, BindError> {
     let made = DirBuilder::new().mode(DIRECTORY_MODE).create(directory);
     made.map_err(|cause| failed(&cause))?;
     if group.is_some() {
-        // Who may connect has to get there.
+        // Users that may connect have to get there.
         lchown(directory, None, group).map_err(|cause| failed(&cause))?;
     }
     // The umask may have taken something away.
@@ -198,79 +188,20 @@ fn make_directory(path: &Path, group: Option<u32>) -> Result<bool, BindError> {
     Ok(true)
 }
 
-/// Removes a socket that nobody listens to any more, and nothing else.
-fn remove_stale(path: &Path) -> Result<(), BindError> {
-    let metadata = match fs::symlink_metadata(path) {
-        Ok(metadata) => metadata,
-        Err(cause) if errno(&cause) == Errno::ENOENT => return Ok(()),
-        Err(cause) => return Err(BindError::failed(path, "look at it", errno(&cause))),
-    };
-    if !metadata.file_type().is_socket() {
-        return Err(BindError::NotASocket(path.to_owned()));
-    }
-    let probe = new_socket(path)?;
-    match socket::connect(probe.as_raw_fd(), &address(path)?) {
-        // A full queue (EAGAIN) and another kind of socket (EPROTOTYPE) are signs of life too.
-        Ok(()) | Err(Errno::EAGAIN | Errno::EPROTOTYPE) => {
-            Err(BindError::AlreadyRunning(path.to_owned()))
-        }
-        Err(Errno::ECONNREFUSED) => fs::remove_file(path)
-            .map_err(|cause| BindError::failed(path, "remove the stale socket", errno(&cause))),
-        Err(Errno::ENOENT) => Ok(()),
-        Err(cause) => Err(BindError::failed(path, "connect", cause)),
-    }
-}
-
-/// Binds a socket that nobody but its owner can connect to.
-///
-/// Linux gives the file the mode that the socket itself has (less the umask), so that there is no
-/// moment at which it is open, and no need to change the umask of the whole process.
-fn bind_private(path: &Path) -> Result<UnixListener, BindError> {
-    let fd = new_socket(path)?;
-    fchmod(&fd, Mode::S_IRUSR | Mode::S_IWUSR)
-        .map_err(|cause| BindError::failed(path, "change its mode", cause))?;
-    match socket::bind(fd.as_raw_fd(), &address(path)?) {
-        Ok(()) => Ok(fd.into()),
-        Err(Errno::EADDRINUSE) => Err(BindError::AlreadyRunning(path.to_owned())),
-        Err(cause) => Err(BindError::failed(path, "bind", cause)),
-    }
-}
-
-fn new_socket(path: &Path) -> Result<OwnedFd, BindError> {
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    socket::socket(AddressFamily::Unix, SockType::Stream, flags, None)
-        .map_err(|cause| BindError::failed(path, "make a socket", cause))
-}
-
-fn address(path: &Path) -> Result<UnixAddr, BindError> {
-    UnixAddr::new(path).map_err(|cause| BindError::failed(path, "use it as an address", cause))
-}
-
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    let metadata = fs::symlink_metadata(path).ok()?;
-    Some((metadata.dev(), metadata.ino()))
-}
-
 fn errno(cause: &std::io::Error) -> Errno {
-    Errno::from_raw(cause.raw_os_error().unwrap_or(0))
+    // Without a number, it is another file than the one that was created.
+    Errno::from_raw(cause.raw_os_error().unwrap_or(libc::ESTALE))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
     use std::os::unix::net::{UnixDatagram, UnixStream};
 
     use super::*;
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().mode() & 0o7777
-    }
-
-    #[test]
-    fn until_it_is_opened_up_only_its_owner_can_connect() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("private.sock");
-        let _listener = bind_private(&path).unwrap();
-        assert_eq!(mode(&path), 0o600);
     }
 
     #[test]

@@ -1,17 +1,23 @@
-//! The control socket with real clients and a made-up clock.
+//! The control socket with real clients and a simulated clock.
 //!
 //! Most tests drive the server from the same thread as the client, so that each turn is visible.
 
+use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde_json::json;
 
+use super::connection::{REPLY_TIME_MAX, REQUEST_TIME_MAX};
+use super::spare::SPARE_DESCRIPTORS;
 use super::*;
-use crate::protocol;
-use crate::protocol::schema::Peer;
+use crate::driver::Details;
+use crate::worker::mailbox::{ListenerId, Order, SocketKind};
+use crate::worker::selection::Candidate;
 
 struct Fixture {
     server: Server,
@@ -100,26 +106,46 @@ fn read_reply(client: &mut UnixStream) -> Option<wire::Reply> {
     }
 }
 
-fn peers(count: u64) -> Vec<Peer> {
-    (0..count)
-        .map(|id| Peer {
+/// Peers with these ids, as a worker finds them.
+fn peers(ids: impl Iterator<Item = u64>) -> Vec<mailbox::Peer> {
+    let opened = Instant::now();
+    let peer = |id| {
+        let candidate = Candidate {
             id,
-            address: "192.0.2.1:12345".to_owned(),
-            ..Peer::default()
-        })
-        .collect()
+            listener: "main",
+            source: None,
+            opened,
+            active: opened,
+            bytes_received: 0,
+            bytes_sent: 0,
+        };
+        mailbox::Peer {
+            id,
+            rank: Order::Id.rank(&candidate, || None),
+            listener: ListenerId(0),
+            kind: SocketKind::Stream,
+            source: None,
+            destination: None,
+            age: Duration::ZERO,
+            idle: Duration::ZERO,
+            bytes_received: 0,
+            bytes_sent: 0,
+            details: Details::default(),
+        }
+    };
+    ids.map(peer).collect()
 }
 
 #[test]
-fn a_request_is_answered_and_its_sender_known() {
+fn a_request_is_answered_and_its_caller_known() {
     let mut fixture = Fixture::new();
     let mut client = fixture.client();
     client.write_all(&request(7)).unwrap();
     let mut calls = fixture.turn();
     calls.append(&mut fixture.turn());
     assert_eq!(calls.len(), 1);
-    assert_eq!(calls[0].client.pid, nix::unistd::getpid().as_raw());
-    assert_eq!(calls[0].client.uid, nix::unistd::getuid().as_raw());
+    assert_eq!(calls[0].caller.pid, nix::unistd::getpid().as_raw());
+    assert_eq!(calls[0].caller.uid, nix::unistd::getuid().as_raw());
     let reply = Reply::One(wire::Reply::done(calls[0].request.parameters.clone()));
     fixture.server.reply(calls[0].id, reply, fixture.now);
     assert_eq!(read_reply(&mut client).unwrap().parameters["number"], 7);
@@ -171,7 +197,7 @@ fn a_request_that_wants_no_reply_gets_none() {
 }
 
 #[test]
-fn who_half_closes_still_gets_his_answers() {
+fn a_client_that_half_closes_gets_its_answers() {
     let mut fixture = Fixture::new();
     let mut client = fixture.client();
     client
@@ -186,7 +212,7 @@ fn who_half_closes_still_gets_his_answers() {
 }
 
 #[test]
-fn who_is_gone_before_the_answer_is_no_mistake_and_no_spin() {
+fn a_client_that_is_gone_before_the_answer_is_no_mistake_and_no_spin() {
     let mut fixture = Fixture::new();
     let mut client = fixture.client();
     client.write_all(&request(1)).unwrap();
@@ -255,6 +281,23 @@ fn the_ninth_connection_of_a_user_is_refused() {
     assert_eq!(fixture.serve(), 1);
 }
 
+/// The new connection was accepted before the end of the other one was seen.
+#[test]
+fn a_client_that_closes_its_connection_can_open_another_at_once() {
+    let mut fixture = Fixture::new();
+    let mut clients: Vec<UnixStream> = (0..8).map(|_| fixture.client()).collect();
+    fixture.serve();
+    clients[0].write_all(&request(1)).unwrap();
+    let calls = fixture.turn();
+    let reply = Reply::One(wire::Reply::default());
+    fixture.server.reply(calls[0].id, reply, fixture.now);
+    drop(clients.remove(0));
+    let mut next = fixture.client();
+    next.write_all(&request(2)).unwrap();
+    assert_eq!(fixture.serve(), 1);
+    assert!(read_reply(&mut next).is_some());
+}
+
 #[test]
 fn idle_clients_beyond_the_limit_are_refused_and_the_others_are_served() {
     let mut fixture = Fixture::new();
@@ -302,22 +345,18 @@ fn a_request_may_be_worked_on_for_longer_than_a_client_may_be_silent() {
 }
 
 #[test]
-fn who_does_not_take_his_reply_is_gone_after_2_seconds() {
+fn a_client_that_does_not_take_its_reply_is_closed_after_2_seconds() {
     let mut fixture = Fixture::new();
     let mut stalled = fixture.client();
     let mut other = fixture.client();
-    let more = Request {
-        method: "a.B".to_owned(),
-        more: true,
-        ..Request::default()
-    };
-    stalled.write_all(&more.encode()).unwrap();
+    stalled.write_all(&request(0)).unwrap();
     fixture.turn();
     let calls = fixture.turn();
-    let pages = protocol::pages(peers(20_000), 20_000);
+    let large = "x".repeat(1024 * 1024);
+    let reply = protocol::reply(&json!({ "filling": large }));
     fixture
         .server
-        .reply(calls[0].id, Reply::Pages(pages), fixture.now);
+        .reply(calls[0].id, Reply::One(reply), fixture.now);
     for _ in 0..100 {
         fixture.turn();
     }
@@ -332,64 +371,125 @@ fn who_does_not_take_his_reply_is_gone_after_2_seconds() {
 }
 
 #[test]
-fn a_long_list_comes_in_pages_each_made_when_the_one_before_was_taken() {
+fn a_request_that_is_too_large_is_told_so_before_its_connection_is_closed() {
     let mut fixture = Fixture::new();
-    let mut client = fixture.client();
-    let more = Request {
+    for len in [wire::REQUEST_BYTES_MAX + 1, 2 * wire::REQUEST_BYTES_MAX] {
+        let mut client = fixture.client();
+        let mut request = vec![b'x'; len];
+        request.push(0);
+        client.write_all(&request).unwrap();
+        assert_eq!(fixture.serve(), 0);
+        let reply = read_reply(&mut client).expect("a reply");
+        assert_eq!(reply.error.as_deref(), Some(protocol::REQUEST_TOO_LARGE));
+        assert_eq!(reply.parameters["bytes_max"], 65_536);
+        assert_eq!(read_reply(&mut client), None);
+        assert!(fixture.server.connections.is_empty());
+    }
+}
+
+/// A client's call of `ListPeers`, with `more` or without.
+fn ask_for_peers(fixture: &mut Fixture, client: &mut UnixStream, more: bool) {
+    let request = Request {
         method: "a.B".to_owned(),
-        more: true,
+        more,
         ..Request::default()
     };
-    client.write_all(&more.encode()).unwrap();
-    fixture.turn();
-    let calls = fixture.turn();
-    let reader = std::thread::spawn(move || {
-        let mut count = 0;
-        loop {
-            let reply = read_reply(&mut client).unwrap();
-            count += reply.parameters["peers"].as_array().unwrap().len();
-            if !reply.continues {
-                return count;
-            }
-        }
-    });
-    let pages = protocol::pages(peers(3000), 3000);
+    client.write_all(&request.encode()).unwrap();
+    let mut calls = fixture.turn();
+    calls.extend(fixture.turn());
+    assert_eq!(calls.len(), 1);
     fixture
         .server
-        .reply(calls[0].id, Reply::Pages(pages), fixture.now);
-    while !reader.is_finished() {
-        fixture.turn();
-        for connection in fixture.server.connections.values() {
-            if let State::Writing { message, .. } = &connection.state {
-                assert!(message.len() < 128 * 1024, "one page at a time");
-            }
-        }
-        std::thread::yield_now();
+        .list_peers(&calls[0], PeerQuery::default(), SortKey::Id, None);
+}
+
+impl Fixture {
+    fn search(&mut self) -> Option<Search> {
+        let listeners = Listeners::default();
+        self.server.search(&listeners, 1, self.now)
     }
-    assert_eq!(reader.join().unwrap(), 3000);
+
+    /// The only worker reports what it has found, of 1000 peers.
+    fn report(&mut self, query: u64, ids: std::ops::Range<u64>, is_last: bool) {
+        let peers = peers(ids);
+        let last = peers.last().map(|peer| peer.rank.clone());
+        let more_after = last.filter(|_| !is_last);
+        let listeners = Listeners::default();
+        self.server
+            .handle_peers(query, peers, 1000, more_after, &listeners, self.now);
+    }
 }
 
 #[test]
-fn without_more_a_long_list_is_one_page() {
+fn lists_take_turns_page_by_page_and_one_search_runs_at_a_time() {
+    let mut fixture = Fixture::new();
+    let (mut one, mut two) = (fixture.client(), fixture.client());
+    fixture.serve();
+    ask_for_peers(&mut fixture, &mut one, true);
+    ask_for_peers(&mut fixture, &mut two, false);
+    assert!(fixture.busy(), "a search can begin");
+    assert!(fixture.search().is_some());
+    assert!(fixture.search().is_none(), "one runs at a time");
+    assert!(!fixture.busy() && !fixture.server.is_search_idle());
+    fixture.report(1, 0..256, false);
+    let page = read_reply(&mut one).unwrap();
+    assert!(page.continues && page.parameters["total"] == 1000);
+
+    // The page was taken at once, and the other client comes first nevertheless.
+    assert!(fixture.search().is_some());
+    fixture.report(2, 0..256, false);
+    let page = read_reply(&mut two).unwrap();
+    assert!(!page.continues && page.parameters["total"] == 1000);
+    assert!(fixture.search().is_some());
+    fixture.report(3, 256..300, true);
+    assert!(!read_reply(&mut one).unwrap().continues);
+    assert!(fixture.search().is_none() && fixture.server.is_search_idle());
+    one.write_all(&request(1)).unwrap();
+    assert_eq!(fixture.serve(), 1, "both can ask again");
+}
+
+#[test]
+fn searches_that_have_not_begun_are_left_to_a_successor() {
+    let mut fixture = Fixture::new();
+    let (mut running, mut waiting) = (fixture.client(), fixture.client());
+    fixture.serve();
+    ask_for_peers(&mut fixture, &mut running, true);
+    assert!(fixture.search().is_some());
+    ask_for_peers(&mut fixture, &mut waiting, true);
+    waiting.write_all(b"{\"method\":").unwrap();
+    fixture.serve();
+    fixture.server.hold_searches(true);
+    fixture.report(1, 0..256, false);
+    assert!(fixture.search().is_none() && fixture.server.is_search_idle());
+    assert!(!fixture.busy(), "what is held is not tried again and again");
+
+    let mut descriptors = Vec::new();
+    let control = fixture.server.describe(None, &mut descriptors);
+    let requests: Vec<String> = control
+        .clients
+        .iter()
+        .map(|client| String::from_utf8(client.unread.clone()).unwrap())
+        .collect();
+    assert_eq!(
+        requests,
+        ["{\"method\":\"a.B\",\"parameters\":{},\"more\":true}\0"]
+    );
+    fixture.server.hold_searches(false);
+    assert!(
+        fixture.busy() && fixture.search().is_some(),
+        "it was given up"
+    );
+}
+
+#[test]
+fn nothing_is_searched_for_a_client_that_is_gone() {
     let mut fixture = Fixture::new();
     let mut client = fixture.client();
-    client.write_all(&request(1)).unwrap();
-    fixture.turn();
-    let calls = fixture.turn();
-    let reply = Reply::Pages(protocol::pages(peers(300), 300));
-    fixture.server.reply(calls[0].id, reply, fixture.now);
-    // The page may be more than the client's socket holds at once.
-    let reader = std::thread::spawn(move || read_reply(&mut client).unwrap());
-    while !reader.is_finished() {
-        fixture.turn();
-        std::thread::yield_now();
-    }
-    let reply = reader.join().unwrap();
-    assert_eq!(
-        (reply.continues, &reply.parameters["total"]),
-        (false, &json!(300))
-    );
-    assert_eq!(reply.parameters["peers"].as_array().unwrap().len(), 256);
+    fixture.serve();
+    ask_for_peers(&mut fixture, &mut client, true);
+    let id = *fixture.server.connections.keys().next().unwrap();
+    fixture.server.end(id, &End::Closed);
+    assert!(fixture.search().is_none() && !fixture.busy());
 }
 
 #[test]
@@ -405,7 +505,7 @@ fn spare_descriptors_are_given_up_and_taken_back() {
 }
 
 /// While the descriptor of a connection was free for a moment, a client of a worker could get it;
-/// after four of them nobody got an answer about a daemon without descriptors.
+/// after four of them a daemon without descriptors gave no answer any more.
 #[test]
 fn a_descriptor_that_becomes_a_spare_one_is_never_free() {
     let mut spare = Spare::new();

@@ -6,18 +6,20 @@
 //! reloads, so that whatever has changed meanwhile comes about as it does at any reload: what stays
 //! is not touched, what goes is served to its end, what is wrong is said and changes nothing.
 
+pub(super) mod program;
 pub(super) mod record;
 pub(super) mod upgrade;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 
 use crate::config::{self, Config, Loaded, Source, render};
+use crate::policy::CloseReason;
 use crate::protocol::schema::UpgradeResult;
 use crate::sys::handover as carriers;
 use crate::sys::message::{Source as Peer, UnixName};
@@ -240,16 +242,38 @@ impl Predecessor {
         self.descriptors.get_mut(place)?.take()
     }
 
-    /// Goes on with the control socket, if it is still there. Returns also who waits to hear what
-    /// came of the upgrade.
+    /// The control socket at this path: the predecessor's if it was there, else a new one. Its
+    /// clients come along in both cases; the one that waits for the outcome of the upgrade is
+    /// returned.
+    ///
+    /// # Errors
+    /// [`BindError`]. The predecessor's socket is then still there for another call.
     pub(super) fn control_socket(
         &mut self,
+        path: &Path,
         mode: u32,
         group: Option<u32>,
-    ) -> Option<Result<(Server, Option<ClientId>), BindError>> {
-        let control = self.record.control.take()?;
-        let descriptor = |place| self.descriptor(place);
-        Server::adopt(&control, descriptor, mode, group).transpose()
+    ) -> Result<(Server, Option<ClientId>), BindError> {
+        let Some(control) = self.record.control.as_ref() else {
+            return Ok((Server::bind(path, mode, group)?, None));
+        };
+        let descriptors = &mut self.descriptors;
+        let mut descriptor = |place: usize| descriptors.get_mut(place)?.take();
+        let adopted = if control.path == path {
+            Server::adopt(control, &mut descriptor, mode, group)?
+        } else {
+            None
+        };
+        let mut server = match adopted {
+            Some(server) => server,
+            None => {
+                let mut server = Server::bind(path, mode, group)?;
+                server.replace(control, &mut descriptor);
+                server
+            }
+        };
+        let caller = server.adopt_clients(&control.clients, &mut descriptor);
+        Ok((server, caller))
     }
 
     /// Goes on with everything but the control socket. First with who is there, then with the
@@ -277,6 +301,7 @@ impl Predecessor {
                 && let Some(listener) = described.get_mut(connection.listener)
             {
                 listener.totals.closed += 1;
+                listener.totals.closed_by[CloseReason::Failed as usize] += 1;
             }
         }
         let ids = listeners.restore(&described, &config, retired, workers);

@@ -14,8 +14,8 @@ use crate::protocol::schema::ReloadResult;
 use crate::stats::Totals;
 use crate::worker::transfer::ConnectionState;
 
+use crate::daemon::listeners::bind::Adopted;
 use crate::daemon::privileges::Landlock;
-use crate::daemon::systemd::passed::Adopted;
 
 /// The version that is written, and the only one that is read. Fields may be added with a default;
 /// whatever changes the meaning of one takes a new version.
@@ -69,6 +69,9 @@ pub(in crate::daemon) struct Listener {
     /// Keys that were overridden at run time.
     pub overridden: Vec<String>,
     pub totals: Totals,
+    /// The highest number of connections at one time.
+    #[serde(default)]
+    pub peak: u32,
     pub sockets: Vec<Socket>,
 }
 
@@ -208,6 +211,7 @@ mod tests {
             },
             bytes_received: 1,
             bytes_sent: 0,
+            close_reason: None,
         };
         Record {
             program: "0.1.0".into(),
@@ -257,6 +261,22 @@ mod tests {
         let (read, unsent) = Record::decode(&bytes).unwrap();
         assert_eq!(format!("{read:?}"), format!("{:?}", record()));
         assert_eq!(unsent, b"abc");
+    }
+
+    #[test]
+    fn a_listener_that_an_earlier_program_wrote_is_read_without_its_peak() {
+        let listener = Listener {
+            name: "main".into(),
+            retired: None,
+            overridden: Vec::new(),
+            totals: Totals::default(),
+            peak: 0,
+            sockets: Vec::new(),
+        };
+        let mut written = serde_json::to_value(&listener).unwrap();
+        written.as_object_mut().unwrap().remove("peak").unwrap();
+        let read: Listener = serde_json::from_value(written).unwrap();
+        assert_eq!(format!("{read:?}"), format!("{listener:?}"));
     }
 
     #[test]

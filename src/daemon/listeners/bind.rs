@@ -1,17 +1,16 @@
-//! Sockets for listeners: made and bound, but not yet served.
+//! New sockets for listeners: created, configured and bound, but not yet served.
 //!
-//! Knows how each kind of address is taken without stealing it from anybody, and what to tell the
-//! operator when that fails.
+//! Knows how each kind of address is bound without taking it from another process, and what to tell
+//! the operator when that fails. Which addresses need new sockets is decided in `prepare`.
 
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::sys::stat::{Mode, umask};
+use serde::{Deserialize, Serialize};
 use socket2::Type;
 
 use crate::config::{Address, Listener, Protocol};
@@ -19,10 +18,10 @@ use crate::sys::socket::{self, Binding, Inherited};
 use crate::worker::mailbox::SocketKind;
 
 use crate::daemon::privileges::Landlock;
-use crate::daemon::systemd::passed::Adopted;
+use crate::daemon::socket_file::{self, SocketFile};
 
 /// The buffer of a datagram socket where the configuration says "auto". Over UDP that for receiving:
-/// room for 20,000 small datagrams, since nobody holds a sender back; the kernel's own default has
+/// room for 20,000 small datagrams, since nothing holds a sender back; the kernel's own default has
 /// room for 277. Over Unix that for sending, to which all is charged that clients have not read yet
 /// (unix(7)): the kernel's own default has room for three large answers.
 const DATAGRAM_BUFFER_BYTES: u32 = 8 * 1024 * 1024;
@@ -34,7 +33,7 @@ pub(crate) struct Bound {
     pub address: Address,
     pub kind: SocketKind,
     pub fd: OwnedFd,
-    /// One descriptor for each worker that will serve it.
+    /// One descriptor for each worker that is to serve it.
     pub handles: Vec<(usize, OwnedFd)>,
     /// The socket's file, of a Unix socket that we have bound.
     pub file: Option<SocketFile>,
@@ -44,29 +43,80 @@ pub(crate) struct Bound {
     pub passed: Option<Adopted>,
 }
 
-/// A Unix socket's file: removed in the end, if it is still ours.
-#[derive(Debug)]
-pub(crate) struct SocketFile {
-    path: PathBuf,
-    // Where it was bound, when another socket of ours still has the path.
-    bound_at: Option<PathBuf>,
-    inode: (u64, u64),
+/// What is known of a socket that the service manager has passed.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Adopted {
+    /// It is here for its name, not for its address.
+    pub by_name: bool,
+    /// The backlog that the `.socket` unit has given it; the kernel does not report that of a Unix
+    /// socket.
+    pub backlog: Option<u32>,
 }
 
 /// What has to be known to bind the sockets of a listener.
-pub(crate) struct Site<'a> {
+#[derive(Debug)]
+pub(super) struct Circumstances<'a> {
     pub workers: usize,
-    /// Sockets of ours that are about to be retired and may have an address that is wanted.
-    pub retiring: &'a [BorrowedFd<'a>],
     /// Ports of sockets of ours that were retired by an earlier reload and share their address
     /// until they are closed.
     pub retired_ports: &'a [u16],
-    /// Paths of Unix sockets that are about to be retired.
-    pub retiring_paths: &'a [PathBuf],
     pub landlock: Option<&'a Landlock>,
-    /// Until when an address that somebody has may become free: where the one before us was killed,
-    /// the kernel ends what it was doing for that one (io_uring(7)) in its own time.
+    /// Until when an address that is in use may become free: where our predecessor was killed, the
+    /// kernel ends its operations (io_uring(7)) in its own time.
     pub patience: Option<Instant>,
+}
+
+impl Bound {
+    /// A socket with these workers, bound by this process.
+    fn new(
+        address: Address,
+        listener: &Listener,
+        fd: OwnedFd,
+        servers: Vec<usize>,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            address,
+            kind: kinds(listener.protocol).0,
+            handles: handles(&fd, servers)?,
+            fd,
+            file: None,
+            stored: None,
+            passed: None,
+        })
+    }
+
+    /// The address that the kernel has bound it to; none of a Unix socket.
+    pub(super) fn local(&self) -> Option<SocketAddr> {
+        match self.address {
+            Address::Inet { .. } => socket::local_address(self.fd.as_fd()),
+            Address::Unix(_) => None,
+        }
+    }
+
+    /// The address of a new socket that does not listen yet, though it is one for streams.
+    pub(super) fn waits_at(&self) -> Option<SocketAddr> {
+        let waits = self.kind == SocketKind::Stream && !socket::is_listening(self.fd.as_fd());
+        self.local().filter(|_| waits)
+    }
+
+    /// The backlog that it is to have; none where it keeps the one that it has, which is not known.
+    pub(super) fn backlog(&self, listener: &Listener) -> Option<u32> {
+        match self.passed {
+            Some(adopted) if !listener.backlog_is_set => adopted.backlog,
+            _ => Some(listener.backlog),
+        }
+    }
+
+    /// Listens with the backlog that it is to have. One that was passed listens already.
+    pub(super) fn listen(&self, listener: &Listener) -> io::Result<()> {
+        let has = self.passed.and_then(|adopted| adopted.backlog);
+        match self.backlog(listener) {
+            Some(backlog) if self.kind == SocketKind::Stream && has != Some(backlog) => {
+                socket::listen(self.fd.as_fd(), backlog)
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The options that a listener's sockets hand down.
@@ -81,7 +131,7 @@ pub(crate) fn inherited(listener: &Listener) -> Inherited {
 }
 
 /// How many sockets each address of the listener gets.
-pub(crate) fn sockets_per_address(listener: &Listener, workers: usize) -> usize {
+pub(super) fn sockets_per_address(listener: &Listener, workers: usize) -> usize {
     if listener.protocol.is_unix() {
         1
     } else {
@@ -89,93 +139,9 @@ pub(crate) fn sockets_per_address(listener: &Listener, workers: usize) -> usize 
     }
 }
 
-/// Binds one address of a listener. Streams do not listen yet. Nothing, with a warning, for an
-/// optional address that this kernel does not have.
-pub(crate) fn bind(
-    listener: &Listener,
-    address: &Address,
-    port: Option<u16>,
-    site: &Site<'_>,
-    warnings: &mut Vec<String>,
-) -> Result<Vec<Bound>, String> {
-    let name = &listener.name;
-    let fail = |error: &io::Error| {
-        format!(
-            "listener \"{name}\": bind {address}: {}",
-            explain(error, address, listener, site.landlock)
-        )
-    };
-    match address {
-        Address::Unix(path) => {
-            let bound = bind_path(listener, path, site).map_err(|error| fail(&error))?;
-            Ok(vec![bound])
-        }
-        Address::Inet {
-            address: inet,
-            optional,
-        } => {
-            let mut inet = *inet;
-            if let Some(port) = port.filter(|_| inet.port() == 0) {
-                inet.set_port(port);
-            }
-            match bind_inet(listener, address, inet, site) {
-                Ok(bound) => Ok(bound),
-                Err(error) if *optional && is_missing_family(&error) => {
-                    warnings.push(format!(
-                        "listener \"{name}\": {address} is left out: this host has no IPv6"
-                    ));
-                    Ok(Vec::new())
-                }
-                Err(error) => Err(fail(&error)),
-            }
-        }
-    }
-}
-
-fn bind_inet(
-    listener: &Listener,
-    address: &Address,
-    inet: SocketAddr,
-    site: &Site<'_>,
-) -> io::Result<Vec<Bound>> {
-    let (kind, socket_type) = kinds(listener.protocol);
-    let count = sockets_per_address(listener, site.workers);
-    let options = inherited(listener);
-    let mut inet = inet;
-    let mut sockets: Vec<OwnedFd> = Vec::with_capacity(count);
-    for index in 0..count {
-        let fd = if index == 0 {
-            bind_first(socket_type, inet, site)?
-        } else {
-            bind_beside(socket_type, inet)?
-        };
-        if index == 0 {
-            inet = socket::local_address(fd.as_fd()).unwrap_or(inet);
-            if count > 1 {
-                socket::share_address(fd.as_fd())?;
-            }
-        }
-        socket::set_inherited(fd.as_fd(), &options)?;
-        sockets.push(fd);
-    }
-    let bound = sockets.into_iter().enumerate().map(|(index, fd)| {
-        let handles = handles(&fd, servers(listener, index, count, site.workers))?;
-        Ok(Bound {
-            address: address.clone(),
-            kind,
-            handles,
-            fd,
-            file: None,
-            stored: None,
-            passed: None,
-        })
-    });
-    bound.collect()
-}
-
-/// Who serves one of the sockets of an address. Of streams, each worker serves one, and each is
-/// served: clients go to whoever takes them. Of datagrams, each has one worker: two would answer
-/// those of one sender in another order than they came.
+/// The workers that serve one of the sockets of an address. Of streams, each worker serves one, and
+/// each is served: a client is accepted by any worker of its socket. Of datagrams, each has one
+/// worker: two would answer those of one sender in another order than they came.
 pub(crate) fn servers(
     listener: &Listener,
     index: usize,
@@ -193,7 +159,7 @@ pub(crate) fn servers(
     servers
 }
 
-/// A socket that a predecessor had bound, one of so many of its address.
+/// A socket that a predecessor had bound, one of `count` of its address.
 pub(crate) fn restore(
     listener: &Listener,
     address: Address,
@@ -203,15 +169,8 @@ pub(crate) fn restore(
 ) -> io::Result<Bound> {
     // The service manager makes a socket block again that it passes again.
     socket::adopt(fd.as_fd())?;
-    Ok(Bound {
-        address,
-        kind: kinds(listener.protocol).0,
-        handles: handles(&fd, servers(listener, index, count, workers))?,
-        fd,
-        file: None,
-        stored: None,
-        passed: None,
-    })
+    let servers = servers(listener, index, count, workers);
+    Bound::new(address, listener, fd, servers)
 }
 
 /// A descriptor of the socket for each of these workers.
@@ -225,106 +184,7 @@ pub(crate) fn handles(
         .collect()
 }
 
-/// The first socket of an address is bound alone, so that it is noticed when somebody else has it;
-/// also another echod of the same user, who could otherwise share it unnoticed. If it is we
-/// ourselves who have it, with a socket that is about to go, they share it for the moment.
-fn bind_first(socket_type: Type, inet: SocketAddr, site: &Site<'_>) -> io::Result<OwnedFd> {
-    let alone = patiently(site, || {
-        socket::bind_inet(socket_type, inet, Binding::Exclusive)
-    });
-    match alone {
-        Err(ref error) if error.kind() == io::ErrorKind::AddrInUse => {}
-        other => return other,
-    }
-    let same_port = |fd: &&BorrowedFd<'_>| {
-        socket::local_address(**fd).is_some_and(|local| local.port() == inet.port())
-    };
-    let ours: Vec<_> = site.retiring.iter().filter(same_port).collect();
-    if ours.is_empty() && !site.retired_ports.contains(&inet.port()) {
-        return alone;
-    }
-    for fd in ours {
-        socket::share_address(*fd)?;
-    }
-    bind_beside(socket_type, inet)
-}
-
-/// Tries until an address is free, as long as the site has patience.
-fn patiently<T>(site: &Site<'_>, attempt: impl Fn() -> io::Result<T>) -> io::Result<T> {
-    loop {
-        match attempt() {
-            Err(error)
-                if error.kind() == io::ErrorKind::AddrInUse
-                    && site.patience.is_some_and(|until| Instant::now() < until) =>
-            {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            result => return result,
-        }
-    }
-}
-
-fn bind_beside(socket_type: Type, inet: SocketAddr) -> io::Result<OwnedFd> {
-    socket::bind_inet(socket_type, inet, Binding::Shared)
-}
-
-fn bind_path(listener: &Listener, path: &Path, site: &Site<'_>) -> io::Result<Bound> {
-    let (kind, socket_type) = kinds(listener.protocol);
-    let ours = site.retiring_paths.iter().any(|retiring| retiring == path);
-    let beside = path.with_file_name(format!(
-        "{}~",
-        path.file_name().unwrap_or_default().display()
-    ));
-    let bind_at = if ours { beside.as_path() } else { path };
-    patiently(site, || remove_stale(socket_type, bind_at))?;
-    // No moment in which others than the owner could connect: the mode comes before the listening.
-    let before = umask(Mode::from_bits_truncate(0o177));
-    let fd = socket::bind_unix(socket_type, bind_at);
-    umask(before);
-    let fd = fd?;
-    let metadata = fs::symlink_metadata(bind_at)?;
-    let inode = (metadata.dev(), metadata.ino());
-    let bound_at = ours.then_some(beside.clone());
-    let file = SocketFile {
-        path: path.into(),
-        bound_at,
-        inode,
-    };
-    fs::set_permissions(bind_at, fs::Permissions::from_mode(listener.mode))?;
-    socket::set_inherited(fd.as_fd(), &inherited(listener))?;
-    let handles = handles(&fd, servers(listener, 0, 1, site.workers))?;
-    Ok(Bound {
-        address: Address::Unix(path.into()),
-        kind,
-        fd,
-        handles,
-        file: Some(file),
-        stored: None,
-        passed: None,
-    })
-}
-
-/// Removes the file of a socket that nobody has any more; never one that somebody has, or another
-/// kind of file.
-fn remove_stale(socket_type: Type, path: &Path) -> io::Result<()> {
-    let metadata = match fs::symlink_metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    if !metadata.file_type().is_socket() {
-        return Err(io::Error::new(
-            io::ErrorKind::AlreadyExists,
-            "there is a file that is not a socket",
-        ));
-    }
-    if socket::unix_is_alive(socket_type, path)? {
-        return Err(io::ErrorKind::AddrInUse.into());
-    }
-    fs::remove_file(path)
-}
-
-/// What the workers make of a protocol, and the kernel.
+/// The socket kind of a protocol, for the workers and for the kernel.
 pub(crate) fn kinds(protocol: Protocol) -> (SocketKind, Type) {
     if protocol.is_stream() {
         (SocketKind::Stream, Type::STREAM)
@@ -333,125 +193,173 @@ pub(crate) fn kinds(protocol: Protocol) -> (SocketKind, Type) {
     }
 }
 
-fn is_missing_family(error: &io::Error) -> bool {
+/// Binds all sockets of an IP address and port that no socket in service has. Those of streams do
+/// not listen yet.
+pub(super) fn bind_inet(
+    listener: &Listener,
+    address: &Address,
+    inet: SocketAddr,
+    circumstances: &Circumstances<'_>,
+) -> io::Result<Vec<Bound>> {
+    let (_, socket_type) = kinds(listener.protocol);
+    let (workers, count) = (
+        circumstances.workers,
+        sockets_per_address(listener, circumstances.workers),
+    );
+    // The first one is bound alone, so that it fails when any other process has the address; also
+    // another echod of the same user, which could otherwise share it unnoticed.
+    let alone = patiently(circumstances.patience, is_in_use, || {
+        socket::bind_inet(socket_type, inet, Binding::Exclusive)
+    });
+    let first = match alone {
+        Err(error) if is_in_use(&error) && circumstances.retired_ports.contains(&inet.port()) => {
+            socket::bind_inet(socket_type, inet, Binding::Shared)
+        }
+        alone => alone,
+    }?;
+    socket::set_inherited(first.as_fd(), &inherited(listener))?;
+    if count > 1 {
+        socket::set_shared(first.as_fd(), true)?;
+    }
+    let inet = socket::local_address(first.as_fd()).unwrap_or(inet);
+    let servers = servers(listener, 0, count, workers);
+    let mut bound = vec![Bound::new(address.clone(), listener, first, servers)?];
+    bound.extend(bind_beside(listener, address, inet, 1..count, workers)?);
+    Ok(bound)
+}
+
+/// Binds further sockets to an IP address and port: those with these indexes. The sockets that have
+/// it permit that already.
+pub(super) fn bind_beside(
+    listener: &Listener,
+    address: &Address,
+    inet: SocketAddr,
+    indexes: Range<usize>,
+    workers: usize,
+) -> io::Result<Vec<Bound>> {
+    let (_, socket_type) = kinds(listener.protocol);
+    let count = indexes.end;
+    let bind = |index| {
+        let fd = socket::bind_inet(socket_type, inet, Binding::Shared)?;
+        socket::set_inherited(fd.as_fd(), &inherited(listener))?;
+        let servers = servers(listener, index, count, workers);
+        Bound::new(address.clone(), listener, fd, servers)
+    };
+    indexes.map(bind).collect()
+}
+
+/// Binds the socket of a path. Streams listen, for our own user alone as yet.
+pub(super) fn bind_path(
+    listener: &Listener,
+    path: &Path,
+    circumstances: &Circumstances<'_>,
+) -> Result<Bound, socket_file::Error> {
+    let (_, socket_type) = kinds(listener.protocol);
+    let is_in_use = |error: &socket_file::Error| matches!(error, socket_file::Error::InUse);
+    let (fd, file) = patiently(circumstances.patience, is_in_use, || {
+        socket_file::bind(socket_type, path, listener.backlog)
+    })?;
+    of_path(listener, path, (fd, file), circumstances.workers)
+}
+
+/// The socket of a listener that was bound to a path.
+pub(super) fn of_path(
+    listener: &Listener,
+    path: &Path,
+    (fd, file): (OwnedFd, SocketFile),
+    workers: usize,
+) -> Result<Bound, socket_file::Error> {
+    let servers = servers(listener, 0, 1, workers);
+    let bound = socket::set_inherited(fd.as_fd(), &inherited(listener))
+        .and_then(|()| Bound::new(Address::Unix(path.into()), listener, fd, servers))
+        .map_err(|cause| socket_file::Error::Failed {
+            what: "configure it",
+            cause,
+        })?;
+    Ok(Bound {
+        file: Some(file),
+        ..bound
+    })
+}
+
+/// Tries again as long as the address is in use and there is patience.
+fn patiently<T, E>(
+    patience: Option<Instant>,
+    is_in_use: impl Fn(&E) -> bool,
+    attempt: impl Fn() -> Result<T, E>,
+) -> Result<T, E> {
+    loop {
+        match attempt() {
+            Err(error)
+                if is_in_use(&error) && patience.is_some_and(|until| Instant::now() < until) =>
+            {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            result => return result,
+        }
+    }
+}
+
+pub(super) fn is_in_use(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrInUse
+}
+
+/// Whether this kernel does not have the address family, or not on any interface.
+pub(super) fn is_missing_family(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
     )
 }
 
-/// What went wrong and what to do, for who has to do it.
-fn explain(
-    error: &io::Error,
-    address: &Address,
-    listener: &Listener,
-    landlock: Option<&Landlock>,
-) -> String {
-    let port = match address {
-        Address::Inet { address, .. } => Some(address.port()),
-        Address::Unix(path) => {
-            if let Some(landlock) = landlock
-                && error.raw_os_error() == Some(libc::EACCES)
-                && landlock.forbids(path)
-            {
-                return format!(
-                    "permission denied: as [daemon] user is set, Landlock lets it make files only in the folders \
-                     that had its sockets at the start ({}): use one of them, or restart it",
-                    landlock.places()
-                );
-            }
-            None
-        }
-    };
-    match (error.raw_os_error(), port) {
-        (Some(libc::EADDRINUSE), Some(port)) => {
-            let flag = if listener.protocol == Protocol::Tcp {
+/// What went wrong with an IP address and port, and what to do.
+pub(super) fn explain_inet(error: &io::Error, inet: SocketAddr, protocol: Protocol) -> String {
+    let port = inet.port();
+    match error.raw_os_error() {
+        Some(libc::EADDRINUSE) => {
+            let flag = if protocol == Protocol::Tcp {
                 "-ltnp"
             } else {
                 "-lunp"
             };
             format!("address already in use; ask who has it: ss {flag} 'sport = :{port}'")
         }
-        (Some(libc::EACCES), Some(port)) if port < 1024 => {
+        Some(libc::EACCES) if port < 1024 => {
             "permission denied; ports below 1024 need CAP_NET_BIND_SERVICE".into()
         }
-        (Some(libc::EADDRNOTAVAIL), _) => {
-            "this host does not have that address; see: ip address".into()
-        }
-        (Some(libc::EAFNOSUPPORT), Some(_)) => {
+        Some(libc::EADDRNOTAVAIL) => "this host does not have that address; see: ip address".into(),
+        Some(libc::EAFNOSUPPORT) => {
             "not possible on this host, or forbidden to this service (RestrictAddressFamilies=): \
              let a .socket unit pass the socket, see echod(8)"
                 .into()
-        }
-        (Some(libc::EACCES), None) => {
-            "permission denied; the daemon's user must be able to write to the folder".into()
-        }
-        (Some(libc::ENOENT), None) => {
-            "the folder does not exist; make it, or use RuntimeDirectory= in the unit".into()
-        }
-        (_, None) if error.kind() == io::ErrorKind::AddrInUse => {
-            "a running process serves it: stop that first".into()
         }
         _ => error.to_string(),
     }
 }
 
-impl SocketFile {
-    /// Where it is to be in the end.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Puts the file at its path, atomically in place of the one that is there.
-    pub(crate) fn settle(&mut self) -> io::Result<()> {
-        match self.bound_at.take() {
-            Some(bound_at) => fs::rename(bound_at, &self.path),
-            None => Ok(()),
+/// What went wrong with a path, and what to do.
+pub(super) fn explain_path(
+    error: &socket_file::Error,
+    path: &Path,
+    landlock: Option<&Landlock>,
+) -> String {
+    let socket_file::Error::Failed { cause, .. } = error else {
+        return error.to_string();
+    };
+    match cause.raw_os_error() {
+        Some(libc::EACCES) => match landlock.filter(|landlock| landlock.forbids(path)) {
+            Some(landlock) => format!(
+                "permission denied: as [daemon] user is set, Landlock lets it make files only in the folders \
+                 that had its sockets at the start ({}): use one of them, or restart it",
+                landlock.places()
+            ),
+            None => {
+                "permission denied; the daemon's user must be able to write to the folder".into()
+            }
+        },
+        Some(libc::ENOENT) => {
+            "the folder does not exist; make it, or use RuntimeDirectory= in the unit".into()
         }
-    }
-
-    /// Changes who may connect.
-    pub(crate) fn set_mode(&self, mode: u32) -> io::Result<()> {
-        fs::set_permissions(&self.path, fs::Permissions::from_mode(mode))
-    }
-
-    /// The socket's file that is at this path now.
-    pub(crate) fn at(path: &Path) -> Option<Self> {
-        let metadata = fs::symlink_metadata(path).ok()?;
-        let inode = (metadata.dev(), metadata.ino());
-        metadata
-            .file_type()
-            .is_socket()
-            .then(|| Self::of_predecessor(path.into(), inode))
-    }
-
-    /// The file that a predecessor had bound its socket to.
-    pub(crate) fn of_predecessor(path: PathBuf, inode: (u64, u64)) -> Self {
-        Self {
-            path,
-            bound_at: None,
-            inode,
-        }
-    }
-
-    /// Device and inode.
-    pub(crate) fn inode(&self) -> (u64, u64) {
-        self.inode
-    }
-
-    fn remove_if_ours(&self) {
-        let path = self.bound_at.as_ref().unwrap_or(&self.path);
-        let ours = fs::symlink_metadata(path)
-            .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.inode);
-        if ours {
-            // Somebody may have been faster: then it is gone as well.
-            let _ = fs::remove_file(path);
-        }
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        self.remove_if_ours();
+        _ => cause.to_string(),
     }
 }

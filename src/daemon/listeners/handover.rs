@@ -1,5 +1,7 @@
-//! Listeners on their way to a successor, and back where that fails: their sockets, what they have
-//! counted, and who is connected.
+//! Listeners as a record for a successor, restored from one, and served again where an upgrade fails:
+//! their sockets, counters and connections.
+//!
+//! Knows the record of a listener. Never knows how a record reaches the successor.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -10,9 +12,10 @@ use crate::stats::{Counters, Totals};
 use crate::sys::socket;
 use crate::worker::mailbox::{Command, Gate, ListenerId, SocketId, TransferredConnection};
 
-use super::{Listener, Listeners, Serving, source_ports};
+use super::bind::{self, Bound};
+use super::{Listener, Listeners, Socket, add_to_workers, source_ports};
 use crate::daemon::handover::record;
-use crate::daemon::listeners::bind::{self, Bound, SocketFile};
+use crate::daemon::socket_file::SocketFile;
 use crate::daemon::workers::Workers;
 
 impl Listeners {
@@ -23,17 +26,18 @@ impl Listeners {
         descriptors: &mut Vec<BorrowedFd<'a>>,
         retired_config: impl Fn(&config::Listener) -> String,
     ) -> Vec<record::Listener> {
-        let mut socket = |serving: &'a Serving| {
-            descriptors.push(serving.bound.fd.as_fd());
+        let mut describe_socket = |socket: &'a Socket| {
+            descriptors.push(socket.bound.fd.as_fd());
             record::Socket {
-                id: serving.id.0,
+                id: socket.id.0,
                 descriptor: descriptors.len() - 1,
-                address: serving.bound.address.to_string(),
-                file: serving.bound.file.as_ref().map(SocketFile::inode),
-                stored: serving.bound.stored.clone(),
-                passed: serving.bound.passed,
+                address: socket.bound.address.to_string(),
+                file: socket.bound.file.as_ref().map(SocketFile::identity),
+                stored: socket.bound.stored.clone(),
+                passed: socket.bound.passed,
             }
         };
+        // First those in service, then those that only have connections left.
         let in_service = self.in_service.len();
         let describe = |(place, listener): (usize, &'a Listener)| record::Listener {
             name: listener.config.name.clone(),
@@ -44,7 +48,8 @@ impl Listeners {
                 .map(|key| (*key).into())
                 .collect(),
             totals: listener.totals(),
-            sockets: listener.sockets.iter().map(&mut socket).collect(),
+            peak: listener.gate.peak(),
+            sockets: listener.sockets.iter().map(&mut describe_socket).collect(),
         };
         self.all().enumerate().map(describe).collect()
     }
@@ -65,18 +70,18 @@ impl Listeners {
         self.all().position(|listener| listener.id == id)
     }
 
-    /// What those counted that are no more.
+    /// The sum over listeners that are forgotten.
     pub(in crate::daemon) fn departed(&self) -> Totals {
         self.departed
     }
 
-    /// What those of the predecessor counted that are no more.
+    /// Adds the sum over listeners that the predecessor had forgotten.
     pub(in crate::daemon) fn restore_departed(&mut self, totals: &Totals) {
         self.departed.add(totals);
     }
 
     /// Takes all listeners of a predecessor into service, or those that are still configured:
-    /// everything but their connections, so that who comes next is counted behind those. Returns
+    /// everything but their connections, so that new ones are counted after those. Returns
     /// their ids in the order of the record.
     pub(in crate::daemon) fn restore(
         &mut self,
@@ -103,11 +108,11 @@ impl Listeners {
             let known = config::KEYS.iter().map(|key| key.name);
             let restored = Listener {
                 id: ListenerId(self.next_listener),
-                gate: Arc::new(Gate::new(Permits::new(
-                    config.max_connections,
-                    workers.wakers(),
-                ))),
-                // One worker goes on counting where all of them had stopped.
+                gate: Arc::new(
+                    Gate::new(Permits::new(config.max_connections, workers.wakers()))
+                        .with_peak(listener.peak),
+                ),
+                // One worker continues where the counters of all of them had stopped.
                 counters: (0..workers.count())
                     .map(|worker| match worker {
                         0 => Arc::new(Counters::from_totals(&listener.totals)),
@@ -146,6 +151,7 @@ impl Listeners {
         let config = known.config.clone();
         let mut restored = Vec::new();
         for (place, socket) in listener.sockets.iter().enumerate() {
+            // Which workers serve it follows from its place among those of its address.
             let same =
                 |other: &&record::Socket| other.address == socket.address && other.passed.is_none();
             let index = listener.sockets[..place].iter().filter(same).count();
@@ -201,39 +207,22 @@ impl Listeners {
         );
     }
 
-    /// Gives these workers all sockets again that they have let go of for a successor who did not
-    /// come.
+    /// Has these workers serve all sockets again that they had handed over to a successor which did
+    /// not start.
     pub(in crate::daemon) fn serve_again(&self, meant: &[usize], workers: &Workers) {
         for listener in self.in_service.values() {
-            for Serving {
-                id,
-                workers: serving,
-                bound,
-            } in &listener.sockets
-            {
-                let again = serving
-                    .iter()
-                    .copied()
-                    .filter(|worker| meant.contains(worker));
-                let handles = match bind::handles(&bound.fd, again) {
+            for socket in &listener.sockets {
+                let again = socket.workers.iter().copied();
+                let again = again.filter(|worker| meant.contains(worker));
+                let handles = match bind::handles(&socket.bound.fd, again) {
                     Ok(handles) => handles,
                     Err(error) => {
                         let name = &listener.config.name;
-                        log::error!("listener \"{name}\": {}: {error}", bound.address);
+                        log::error!("listener \"{name}\": {}: {error}", socket.bound.address);
                         continue;
                     }
                 };
-                for (worker, socket) in handles {
-                    workers.command(
-                        worker,
-                        Command::AddSocket {
-                            listener: listener.id,
-                            id: *id,
-                            kind: bound.kind,
-                            socket,
-                        },
-                    );
-                }
+                add_to_workers(listener.id, socket, handles, workers);
             }
         }
     }
@@ -286,7 +275,7 @@ fn address(config: &config::Listener, text: &str, fd: BorrowedFd<'_>) -> Address
 
 fn finish(bound: Bound, socket: &record::Socket) -> Bound {
     let file = match (&bound.address, socket.file) {
-        (Address::Unix(path), Some(inode)) => Some(SocketFile::of_predecessor(path.clone(), inode)),
+        (Address::Unix(path), Some(inode)) => Some(SocketFile::adopt(path.clone(), inode)),
         _ => None,
     };
     Bound {

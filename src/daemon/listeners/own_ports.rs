@@ -18,8 +18,7 @@ use crate::daemon::workers::Workers;
 impl Prepared {
     /// The ports of new UDP sockets.
     pub(super) fn udp_ports(&self) -> impl Iterator<Item = u16> {
-        let bound = self.sockets.values().flatten();
-        bound.filter_map(|bound| udp_port(bound.fd.as_fd()))
+        self.bound().filter_map(|bound| udp_port(bound.fd.as_fd()))
     }
 }
 

@@ -1,8 +1,7 @@
 //! The journal's own protocol (systemd: "Native Journal Protocol"): a datagram of `NAME=value`
 //! lines, so that priorities and fields arrive as such.
 //!
-//! Never blocks: a line that the journal does not take at once is lost. The crates that speak this
-//! protocol wait for it.
+//! Waits while the journal's queue is full.
 
 use std::fmt::Write;
 use std::io;
@@ -14,7 +13,7 @@ use super::line::Line;
 /// Where the journal listens.
 pub(super) const SOCKET: &str = "/run/systemd/journal/socket";
 
-/// A connection to the journal, made anew when the journal's socket was.
+/// A connection to the journal.
 #[derive(Debug)]
 pub(super) struct Journal {
     path: PathBuf,
@@ -26,7 +25,6 @@ impl Journal {
     /// The facility is its number in `syslog(3)`, not shifted.
     pub(super) fn connect(path: &Path, facility: u8) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
-        socket.set_nonblocking(true)?;
         socket.connect(path)?;
         Ok(Self {
             path: path.into(),
@@ -35,18 +33,16 @@ impl Journal {
         })
     }
 
-    pub(super) fn write(&self, line: &Line) {
+    /// # Errors
+    /// When there is no journal.
+    pub(super) fn write(&self, line: &Line) -> io::Result<()> {
         let message = self.message(line);
-        let lost = |error: io::Error| {
-            // Full, or busy: it will not take it a moment later either.
-            error.kind() != io::ErrorKind::WouldBlock
-        };
-        if self.socket.send(message.as_bytes()).is_err_and(lost)
-            && self.socket.connect(&self.path).is_ok()
-        {
-            // Lost, then: the journal is there and does not listen.
-            let _ = self.socket.send(message.as_bytes());
+        if self.socket.send(message.as_bytes()).is_err() {
+            // A journal that was restarted has another socket.
+            self.socket.connect(&self.path)?;
+            self.socket.send(message.as_bytes())?;
         }
+        Ok(())
     }
 
     /// No value of a [`Line`] has a newline, so the form with a length is never needed.
@@ -102,7 +98,7 @@ mod tests {
         let path = folder.path().join("socket");
         let socket = UnixDatagram::bind(&path).unwrap();
         let journal = Journal::connect(&path, 3).unwrap();
-        journal.write(&line("a text\nPRIORITY=7"));
+        journal.write(&line("a text\nPRIORITY=7")).unwrap();
         let expect = expect_test::expect![[r"
             PRIORITY=3
             SYSLOG_FACILITY=3
@@ -124,30 +120,10 @@ mod tests {
         let journal = Journal::connect(&path, 3).unwrap();
         drop(socket);
         std::fs::remove_file(&path).unwrap();
-        journal.write(&line("lost: nobody is there"));
+        assert!(journal.write(&line("lost: there is no journal")).is_err());
         let socket = UnixDatagram::bind(&path).unwrap();
-        journal.write(&line("back again"));
+        journal.write(&line("back again")).unwrap();
         let message = receive(&socket);
         assert!(message.ends_with("\nMESSAGE=back again\n"), "{message}");
-    }
-
-    #[test]
-    fn a_journal_that_does_not_read_blocks_nobody() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("socket");
-        let socket = UnixDatagram::bind(&path).unwrap();
-        let journal = Journal::connect(&path, 3).unwrap();
-        for _ in 0..10_000 {
-            journal.write(&line("nobody reads this"));
-        }
-        // What was taken is whole, and there is room again.
-        socket.set_nonblocking(true).unwrap();
-        let mut taken = 0;
-        while socket.recv(&mut [0; 1024]).is_ok() {
-            taken += 1;
-        }
-        assert!((1..10_000).contains(&taken), "{taken}");
-        journal.write(&line("the next one"));
-        assert!(receive(&socket).ends_with("the next one\n"));
     }
 }

@@ -1,18 +1,19 @@
-//! How much may be said: so many lines of a class in a window of time; the rest is counted.
+//! The limit of repeated lines: how many of one class are written in a window of time. The rest is
+//! suppressed and counted.
 //!
-//! Decides only. Time is an argument, and what is kept of a line is the caller's.
+//! Decides only, over lines of any type. Time is an argument.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// How many lines of a class are told in a window.
+/// How many lines of a class are written in a window.
 const LINES_MAX: u32 = 100;
 
 /// How long a window is; it begins with the first line.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Which lines are of a kind: those of one place in the source, about one listener. So nobody who
-/// floods one listener hides what another has to say.
+/// Lines of one class repeat each other: they are from one place in the source, about one listener.
+/// A flood at one listener does not hide the lines about another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Class {
     pub module: &'static str,
@@ -20,20 +21,22 @@ pub(super) struct Class {
     pub listener: Option<String>,
 }
 
-/// What is to become of a line.
+/// What becomes of a line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict<T> {
-    /// It is told, after what was suppressed before it.
-    Tell(Option<Suppressed<T>>),
-    /// It is counted. The first of a window changes [`Limiter::poll_timeout`].
-    Suppress { first: bool },
+    /// It is written, after the report of those that were suppressed before it.
+    Admit {
+        before: Option<Suppressed<T>>,
+        line: T,
+    },
+    /// It is counted, which may change [`Limiter::poll_timeout`].
+    Suppress,
 }
 
-/// Lines of one class that were not told.
+/// Lines of one class that are not written.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Suppressed<T> {
     pub count: u64,
-    /// What was kept of the first of them.
     pub first: T,
 }
 
@@ -46,8 +49,18 @@ pub(super) struct Limiter<T> {
 #[derive(Debug)]
 struct Window<T> {
     ends: Instant,
-    told: u32,
+    admitted: u32,
     suppressed: Option<Suppressed<T>>,
+}
+
+impl<T> Window<T> {
+    fn new(now: Instant) -> Self {
+        Self {
+            ends: now + WINDOW,
+            admitted: 0,
+            suppressed: None,
+        }
+    }
 }
 
 impl<T> Default for Limiter<T> {
@@ -59,39 +72,33 @@ impl<T> Default for Limiter<T> {
 }
 
 impl<T> Limiter<T> {
-    /// Judges a line; `keep` is asked for what to keep of it if it is the first that is not told.
-    pub(super) fn handle_line(
-        &mut self,
-        now: Instant,
-        class: Class,
-        keep: impl FnOnce() -> T,
-    ) -> Verdict<T> {
-        let new = || Window {
-            ends: now + WINDOW,
-            told: 0,
-            suppressed: None,
-        };
-        let window = self.windows.entry(class).or_insert_with(new);
+    /// Admits a line or suppresses it.
+    pub(super) fn handle_line(&mut self, now: Instant, class: Class, line: T) -> Verdict<T> {
+        let window = self
+            .windows
+            .entry(class)
+            .or_insert_with(|| Window::new(now));
         let mut before = None;
         if now >= window.ends {
-            before = std::mem::replace(window, new()).suppressed;
+            before = std::mem::replace(window, Window::new(now)).suppressed;
         }
-        if window.told < LINES_MAX {
-            window.told += 1;
-            return Verdict::Tell(before);
+        if window.admitted < LINES_MAX {
+            window.admitted += 1;
+            return Verdict::Admit { before, line };
         }
-        let first = window.suppressed.is_none();
-        window
-            .suppressed
-            .get_or_insert_with(|| Suppressed {
-                count: 0,
-                first: keep(),
-            })
-            .count += 1;
-        Verdict::Suppress { first }
+        match &mut window.suppressed {
+            Some(suppressed) => suppressed.count += 1,
+            none => {
+                *none = Some(Suppressed {
+                    count: 1,
+                    first: line,
+                });
+            }
+        }
+        Verdict::Suppress
     }
 
-    /// When to ask [`Self::take_ended`] next.
+    /// When to call [`Self::take_ended`] next.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let counting = |window: &Window<T>| window.suppressed.as_ref().map(|_| window.ends);
         self.windows.values().filter_map(counting).min()
@@ -103,7 +110,7 @@ impl<T> Limiter<T> {
         ended.filter_map(|(_, window)| window.suppressed).collect()
     }
 
-    /// What was suppressed and not told of yet.
+    /// What was suppressed and is not reported yet.
     pub(super) fn take_all(&mut self) -> Vec<Suppressed<T>> {
         let windows = self.windows.values_mut();
         windows
@@ -124,11 +131,11 @@ mod tests {
         }
     }
 
-    /// Lines 1 to `count` of this class at once; how many are told.
+    /// Lines 1 to `count` of this class at once; how many are admitted.
     fn flood(limiter: &mut Limiter<u32>, now: Instant, class: &Class, count: u32) -> usize {
-        let verdicts = (1..=count).map(|n| limiter.handle_line(now, class.clone(), || n));
+        let verdicts = (1..=count).map(|n| limiter.handle_line(now, class.clone(), n));
         verdicts
-            .filter(|verdict| matches!(verdict, Verdict::Tell(_)))
+            .filter(|verdict| matches!(verdict, Verdict::Admit { .. }))
             .count()
     }
 
@@ -139,10 +146,10 @@ mod tests {
         let class = class(1, None);
         assert_eq!(flood(&mut limiter, begin, &class, LINES_MAX), 100);
         assert_eq!(limiter.poll_timeout(), None);
-        let verdict = limiter.handle_line(begin, class.clone(), || 101);
-        assert_eq!(verdict, Verdict::Suppress { first: true });
-        let verdict = limiter.handle_line(begin, class, || 102);
-        assert_eq!(verdict, Verdict::Suppress { first: false });
+        for line in [101, 102] {
+            let verdict = limiter.handle_line(begin, class.clone(), line);
+            assert_eq!(verdict, Verdict::Suppress);
+        }
         let end = begin + WINDOW;
         assert_eq!(limiter.poll_timeout(), Some(end));
         assert_eq!(limiter.take_ended(end - Duration::from_nanos(1)), []);
@@ -156,17 +163,17 @@ mod tests {
     }
 
     #[test]
-    fn the_next_line_after_the_window_tells_what_came_before_it() {
+    fn the_next_line_after_the_window_follows_the_report_of_the_one_before() {
         let begin = Instant::now();
         let mut limiter = Limiter::default();
         let class = class(1, None);
         flood(&mut limiter, begin, &class, 103);
-        let suppressed = Suppressed {
+        let before = Some(Suppressed {
             count: 3,
             first: 101,
-        };
-        let verdict = limiter.handle_line(begin + WINDOW, class.clone(), || 0);
-        assert_eq!(verdict, Verdict::Tell(Some(suppressed)));
+        });
+        let verdict = limiter.handle_line(begin + WINDOW, class.clone(), 0);
+        assert_eq!(verdict, Verdict::Admit { before, line: 0 });
         // It was the first of a new window.
         assert_eq!(limiter.poll_timeout(), None);
         assert_eq!(flood(&mut limiter, begin + WINDOW, &class, 200), 99);
@@ -189,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn at_the_end_all_that_is_suppressed_is_told_once_and_the_limit_stays() {
+    fn at_the_end_all_that_is_suppressed_is_reported_once_and_the_limit_stays() {
         let now = Instant::now();
         let mut limiter = Limiter::default();
         flood(&mut limiter, now, &class(1, None), 150);

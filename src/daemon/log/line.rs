@@ -1,4 +1,4 @@
-//! A line of the log, made safe: the one place where text, whoever it is from, becomes part of it.
+//! A line of the log, made safe: the one place where text of any origin becomes part of it.
 //!
 //! What could end a line, begin another, or show other than it is, is escaped; what is too long is
 //! cut. So no sink has to look at it again.
@@ -8,7 +8,7 @@ use std::fmt::{self, Write};
 use log::kv::{Error, Key, Value, VisitSource, VisitValue};
 use log::{Level, Record};
 
-/// How long a text may be; rsyslog takes as much, unless told otherwise.
+/// How long a text may be; rsyslog takes as much by default.
 const TEXT_BYTES_MAX: usize = 8 * 1024;
 
 /// See the module.
@@ -33,12 +33,33 @@ impl Line {
         }
     }
 
-    /// That so many lines, of which this was the first, were not told.
+    /// The number of lines that were suppressed; this is the first of them.
     pub(super) fn suppressed(self, count: u64) -> Self {
         Self {
             text: format!("{count} suppressed, the first: {}", self.text),
             ..self
         }
+    }
+
+    /// The number of lines that the output did not take.
+    pub(super) fn lost(count: u64) -> Self {
+        let text = match count {
+            1 => "1 line of the log is lost: the output did not take it in time".into(),
+            _ => format!("{count} lines of the log are lost: the output did not take them in time"),
+        };
+        Self {
+            level: Level::Warn,
+            text,
+            fields: Vec::new(),
+            place: None,
+        }
+    }
+
+    /// The memory that it takes, beside a few words of bookkeeping.
+    pub(super) fn bytes(&self) -> usize {
+        let fields = self.fields.iter();
+        let fields: usize = fields.map(|(name, value)| name.len() + value.len()).sum();
+        self.text.len() + fields
     }
 
     /// For people.
@@ -57,7 +78,7 @@ impl Line {
             .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// The file and line of the source that says it.
+    /// The file and line of the source that logs it.
     pub(super) fn place(&self) -> Option<(&'static str, u32)> {
         self.place
     }
@@ -73,7 +94,7 @@ impl Line {
     }
 }
 
-/// Collects key-values: `listener` becomes `ECHOD_LISTENER`. Keys are ours, values anybody's.
+/// Collects key-values: `listener` becomes `ECHOD_LISTENER`. Keys are ours; a value may be from the network.
 #[derive(Default)]
 struct Fields {
     fields: Vec<(String, String)>,

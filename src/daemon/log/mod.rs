@@ -1,78 +1,84 @@
-//! Where log lines go: to the journal with their fields, to syslog, or to standard error.
+//! The log: from a record of the crate `log` to a line in the journal, in syslog or on standard error.
 //!
-//! A line is made safe in [`mod@line`], and [`limiter`] says whether it is one too many. What it is
-//! about is said by key-values (`listener`, `peer`, `reload_id`), which the journal keeps. Never
-//! waits for the journal or for syslog.
+//! A record becomes a [`mod@line`], made safe; [`limiter`] decides whether it is one too many; it waits
+//! in a [`queue`] for [`writer`], a thread of its own that knows the [`output`]. What a line is about
+//! is in key-values (`listener`, `peer`, `reload_id`), which the journal keeps. A thread that logs
+//! never waits for an output: lines that it does not take in time are lost, and counted.
 
 mod journal;
 mod limiter;
 mod line;
+mod output;
+mod queue;
 mod syslog;
+mod writer;
 
-use std::fmt;
-use std::io::{self, IsTerminal, Write};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::io;
+use std::panic::PanicHookInfo;
+use std::sync::mpsc::channel;
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use ::log::{LevelFilter, Log, Metadata, Record};
-use ::syslog::Facility;
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
-use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use crate::config;
+use crate::driver::Waker;
 
-use journal::Journal;
 use limiter::{Class, Limiter, Suppressed, Verdict};
 use line::Line;
-use syslog::Syslog;
+use output::Output;
+pub(super) use output::stderr_is_journal;
+use queue::{Item, Queue};
+use writer::Writer;
 
-/// The only one: what the crate `log` calls, and the main loop.
+/// For how long the end of the process waits for standard error.
+const LAST_WORDS_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// The only one: what the crate `log` calls.
 static LOGGER: OnceLock<Logger> = OnceLock::new();
 
-/// From now on lines go where the configuration says.
+/// From now on lines go where the configuration says. They are written once [`start_writer`] was
+/// called, or at a flush.
 ///
 /// # Errors
 /// A message for the operator: `target = "syslog"` where there is none.
 pub(super) fn start(settings: &config::Log) -> Result<(), String> {
-    let facility: Facility = settings.facility.parse().unwrap_or(Facility::LOG_DAEMON);
-    let mut remark = None;
-    let sink = match choose(settings.target, &Surroundings::look()) {
-        Choice::Journal => match Journal::connect(Path::new(journal::SOCKET), code(facility)) {
-            Ok(journal) => Sink::Journal(journal),
-            Err(error) => {
-                remark = Some(format!(
-                    "log: {}: {error}: lines reach the journal without fields",
-                    journal::SOCKET
-                ));
-                Sink::Stderr { prefixes: true }
-            }
-        },
-        Choice::Syslog => Sink::Syslog(Syslog::connect(Path::new(syslog::SOCKET), facility)?),
-        Choice::Stderr { prefixes } => Sink::Stderr { prefixes },
-    };
-    let logger = Logger::new(sink).map_err(|error| format!("log: timer: {error}"))?;
+    let (output, remark) = Output::open(settings)?;
+    let logger = Logger::new(output).map_err(|error| format!("log: {error}"))?;
     ::log::set_max_level(settings.level);
     // It is set once, here; a second daemon in one process does not exist.
     let _ = ::log::set_logger(LOGGER.get_or_init(|| logger));
+    // The standard hook would write to standard error, and wait for it.
+    std::panic::set_hook(Box::new(log_panic));
     if let Some(remark) = remark {
         ::log::debug!("{remark}");
     }
     Ok(())
 }
 
-/// Readable when it is time for [`tell_suppressed`].
-pub(super) fn timer() -> Option<BorrowedFd<'static>> {
-    LOGGER.get().map(|logger| logger.timer.as_fd())
+/// Starts the thread that writes. It is not started together with the log: privileges are given up
+/// by a thread for itself and for those that it starts later.
+///
+/// # Errors
+/// When there can be no more threads.
+pub(super) fn start_writer() -> io::Result<()> {
+    let Some(logger) = LOGGER.get() else {
+        return Ok(());
+    };
+    let Some(output) = logger.state().output.take() else {
+        return Ok(());
+    };
+    let run = move || logger.run(Writer::new(output));
+    thread::Builder::new().name("log".into()).spawn(run)?;
+    Ok(())
 }
 
-/// Says how many lines were not told in the windows of time that are over.
-pub(super) fn tell_suppressed(now: Instant) {
-    if let Some(logger) = LOGGER.get() {
-        logger.tell_suppressed(now);
-    }
+/// Whether there is a log: the process is, or is to be, a service.
+pub(super) fn is_started() -> bool {
+    LOGGER.get().is_some()
 }
 
 /// Changes how much is logged; returns how much was before.
@@ -82,158 +88,163 @@ pub(super) fn set_level(level: LevelFilter) -> LevelFilter {
     before
 }
 
-/// What decides about `target = "auto"`.
-struct Surroundings {
-    journal: bool,
-    terminal: bool,
-    syslog: bool,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Choice {
-    Journal,
-    Syslog,
-    Stderr { prefixes: bool },
-}
-
-impl Surroundings {
-    fn look() -> Self {
-        Self {
-            journal: stderr_is_journal(),
-            terminal: io::stderr().is_terminal(),
-            syslog: Path::new(syslog::SOCKET).exists(),
-        }
-    }
-}
-
-/// A person who watches standard error gets the lines there, also where syslog is.
-fn choose(target: config::LogTarget, surroundings: &Surroundings) -> Choice {
-    match target {
-        config::LogTarget::Syslog => Choice::Syslog,
-        config::LogTarget::Auto if surroundings.journal => Choice::Journal,
-        config::LogTarget::Auto if surroundings.syslog && !surroundings.terminal => Choice::Syslog,
-        config::LogTarget::Auto | config::LogTarget::Stderr => Choice::Stderr {
-            prefixes: surroundings.journal,
-        },
-    }
-}
-
-/// Whether standard error is the journal's: `$JOURNAL_STREAM` names its device and inode
-/// (`systemd.exec(5)`), which tells also after a redirection.
-pub(super) fn stderr_is_journal() -> bool {
-    let Some(stream) = std::env::var_os("JOURNAL_STREAM") else {
-        return false;
+/// Lets the last words of the process be written to standard error, and returns when they were, or
+/// after a bounded time: where the log has a full pipe, they wait for it too.
+pub(super) fn within_bounds(write: impl FnOnce() + Send + 'static) {
+    let (sender, done) = channel();
+    let write = move || {
+        write();
+        // The other end may have stopped waiting.
+        let _ = sender.send(());
     };
-    let Ok(stderr) = std::fs::metadata("/proc/self/fd/2") else {
-        return false;
-    };
-    stream.to_str() == Some(&format!("{}:{}", stderr.dev(), stderr.ino()))
-}
-
-/// Its number in `syslog(3)`, which the crate has shifted into its place in a priority.
-fn code(facility: Facility) -> u8 {
-    (facility as u8) >> 3
-}
-
-enum Sink {
-    Journal(Journal),
-    Syslog(Syslog),
-    Stderr { prefixes: bool },
-}
-
-impl Sink {
-    fn write(&self, line: &Line) {
-        match self {
-            Self::Journal(journal) => journal.write(line),
-            Self::Syslog(syslog) => syslog.write(line),
-            Self::Stderr { prefixes: true } => {
-                print(format_args!("<{}>{}", line.priority(), line.text()));
-            }
-            Self::Stderr { prefixes: false } => print(format_args!("echod: {}", line.text())),
-        }
+    // Without a thread nothing can be written in a bounded time.
+    if thread::Builder::new().spawn(write).is_ok() {
+        // What is not written by then is lost.
+        let _ = done.recv_timeout(LAST_WORDS_TIME_MAX);
     }
 }
 
-/// A line to standard error, in one write so that the lines of two threads stay apart.
-fn print(line: fmt::Arguments<'_>) {
-    // Where nobody reads standard error there is nowhere left to say so.
-    let _ = io::stderr().write_all(format!("{line}\n").as_bytes());
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let thread = thread::current();
+    let name = thread.name().unwrap_or("without a name");
+    let text = panic.to_string().replace('\n', " ");
+    ::log::error!("thread {name} {text}");
+    // It may end the process.
+    ::log::logger().flush();
 }
 
 struct Logger {
-    sink: Sink,
-    limiter: Mutex<Limiter<Line>>,
-    // Wakes the main loop: workers suppress lines while it sleeps.
-    timer: TimerFd,
+    state: Mutex<State>,
+    /// Wakes the writer, when a line was queued or the time changed at which it is to wake.
+    waker: Waker,
+    /// The writer has finished with an item.
+    written: Condvar,
+}
+
+struct State {
+    limiter: Limiter<Line>,
+    queue: Queue<Line>,
+    /// Until the writer has it.
+    output: Option<Output>,
+}
+
+impl State {
+    /// Queues a line of this class, or suppresses it. A line without a class is not limited.
+    fn handle_line(&mut self, now: Instant, class: Option<Class>, line: Line) {
+        let Some(class) = class else {
+            return self.push(line);
+        };
+        match self.limiter.handle_line(now, class, line) {
+            Verdict::Admit { before, line } => {
+                before.into_iter().for_each(|before| self.report(before));
+                self.push(line);
+            }
+            Verdict::Suppress => {}
+        }
+    }
+
+    fn push(&mut self, line: Line) {
+        let bytes = line.bytes();
+        self.queue.push(line, bytes);
+    }
+
+    fn report(&mut self, suppressed: Suppressed<Line>) {
+        self.push(suppressed.first.suppressed(suppressed.count));
+    }
 }
 
 impl Logger {
-    fn new(sink: Sink) -> io::Result<Self> {
-        let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
+    fn new(output: Output) -> io::Result<Self> {
         Ok(Self {
-            sink,
-            limiter: Mutex::default(),
-            timer: TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?,
+            state: Mutex::new(State {
+                limiter: Limiter::default(),
+                queue: Queue::default(),
+                output: Some(output),
+            }),
+            waker: Waker::new()?,
+            written: Condvar::new(),
         })
     }
 
-    fn limiter(&self) -> MutexGuard<'_, Limiter<Line>> {
-        self.limiter.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether this line is told; counted if not.
-    fn admit(&self, now: Instant, record: &Record<'_>) -> bool {
-        let mut limiter = self.limiter();
-        match limiter.handle_line(now, class(record), || Line::of(record)) {
-            Verdict::Tell(None) => true,
-            Verdict::Tell(Some(before)) => {
-                self.set_timer(&limiter, now);
-                drop(limiter);
-                self.tell(before);
-                true
+    /// The thread that writes.
+    fn run(&self, mut writer: Writer<Output>) {
+        loop {
+            let item = self.next_item();
+            writer.write(item);
+        }
+    }
+
+    /// Waits for the next item. The one before has been written.
+    fn next_item(&self) -> Item<Line> {
+        loop {
+            let now = Instant::now();
+            let mut state = self.state();
+            for suppressed in state.limiter.take_ended(now) {
+                state.report(suppressed);
             }
-            Verdict::Suppress { first } => {
-                if first {
-                    self.set_timer(&limiter, now);
-                }
-                false
+            let item = state.queue.pop(now);
+            let timeout = state.limiter.poll_timeout();
+            drop(state);
+            self.written.notify_all();
+            match item {
+                Some(item) => return item,
+                None => self.wait(timeout),
             }
         }
     }
 
-    fn tell_suppressed(&self, now: Instant) {
-        let mut limiter = self.limiter();
-        let ended = limiter.take_ended(now);
-        if ended.is_empty() {
+    /// Waits until there may be something to write. Only here the writer sleeps without an item.
+    fn wait(&self, until: Option<Instant>) {
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let mut fds = [PollFd::new(self.waker.as_fd(), PollFlags::POLLIN)];
+        // It can fail for want of memory; then the writer looks at once, as if it had been woken.
+        let _ = ppoll(&mut fds, left.map(TimeSpec::from_duration), None);
+        self.waker.drain();
+    }
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= ::log::max_level()
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
             return;
         }
-        self.set_timer(&limiter, now);
-        drop(limiter);
-        for suppressed in ended {
-            self.tell(suppressed);
+        // The text is formatted before the lock is taken: other threads need not wait for that, and
+        // whatever it calls may log itself.
+        let line = Line::of(record);
+        let class = (!is_of_a_reload(record)).then(|| class(record));
+        self.state().handle_line(Instant::now(), class, line);
+        self.waker.wake();
+    }
+
+    /// Waits, for a bounded time, until all lines have been written, and with them how many were
+    /// suppressed.
+    fn flush(&self) {
+        let begun = Instant::now();
+        let mut state = self.state();
+        for suppressed in state.limiter.take_all() {
+            state.report(suppressed);
         }
-    }
-
-    fn tell(&self, suppressed: Suppressed<Line>) {
-        self.sink
-            .write(&suppressed.first.suppressed(suppressed.count));
-    }
-
-    /// The limiter is held meanwhile, so that the timer is set for what it says last.
-    fn set_timer(&self, limiter: &Limiter<Line>, now: Instant) {
-        let set = match limiter.poll_timeout() {
-            None => self.timer.unset(),
-            Some(until) => {
-                // Zero would mean never (timerfd_settime(2)).
-                let left = (until - now).max(Duration::from_nanos(1));
-                self.timer.set(
-                    Expiration::OneShot(TimeSpec::from_duration(left)),
-                    TimerSetTimeFlags::empty(),
-                )
+        drop(state);
+        // A start that has failed has not come to this. Without a thread the lines are lost.
+        let _ = start_writer();
+        self.waker.wake();
+        let mut state = self.state();
+        while let Some(until) = state.queue.flush_deadline(begun) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
             }
-        };
-        // It can't fail; if it did, the next line of the class or the end would tell.
-        debug_assert_eq!(set, Ok(()));
+            let waited = self.written.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 }
 
@@ -246,70 +257,7 @@ fn class(record: &Record<'_>) -> Class {
     }
 }
 
-/// What a reload says is told as a whole: the configuration bounds its length.
+/// The lines of a reload are not limited: the configuration bounds their number.
 fn is_of_a_reload(record: &Record<'_>) -> bool {
     record.key_values().get("reload_id".into()).is_some()
-}
-
-impl Log for Logger {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= ::log::max_level()
-    }
-
-    fn log(&self, record: &Record<'_>) {
-        if self.enabled(record.metadata())
-            && (is_of_a_reload(record) || self.admit(Instant::now(), record))
-        {
-            self.sink.write(&Line::of(record));
-        }
-    }
-
-    /// Nothing that was suppressed is left untold.
-    fn flush(&self) {
-        let mut limiter = self.limiter();
-        let all = limiter.take_all();
-        self.set_timer(&limiter, Instant::now());
-        drop(limiter);
-        for suppressed in all {
-            self.tell(suppressed);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use config::LogTarget;
-
-    use super::*;
-
-    #[test]
-    fn auto_takes_the_journal_then_the_terminal_then_syslog() {
-        let choice = |target, journal, terminal, syslog| {
-            let surroundings = Surroundings {
-                journal,
-                terminal,
-                syslog,
-            };
-            choose(target, &surroundings)
-        };
-        let auto = |journal, terminal, syslog| choice(LogTarget::Auto, journal, terminal, syslog);
-        assert_eq!(auto(true, false, true), Choice::Journal);
-        assert_eq!(auto(false, true, true), Choice::Stderr { prefixes: false });
-        assert_eq!(auto(false, false, true), Choice::Syslog);
-        assert_eq!(
-            auto(false, false, false),
-            Choice::Stderr { prefixes: false }
-        );
-        // Who asks for standard error gets it, with what the journal understands.
-        assert_eq!(
-            choice(LogTarget::Stderr, true, false, true),
-            Choice::Stderr { prefixes: true }
-        );
-    }
-
-    #[test]
-    fn the_facility_of_the_journal_is_that_of_syslog() {
-        assert_eq!(code(Facility::LOG_DAEMON), 3);
-        assert_eq!(code(Facility::LOG_LOCAL3), 19);
-    }
 }

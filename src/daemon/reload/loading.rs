@@ -8,7 +8,6 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 
 use crate::config::{self, Loaded};
 use crate::daemon::origin::{Origin, Texts};
-use crate::daemon::signals;
 use crate::driver::Waker;
 use crate::protocol::schema::Diagnostic;
 
@@ -54,8 +53,6 @@ impl Loading {
                 // Dropped after the sender, so that the outcome is there when the control thread wakes.
                 let _wake = WakeAtEnd(control);
                 let sender = sender;
-                // Signals are for the main thread. It fails only for a mistake in its arguments.
-                let _ = signals::block_all();
                 // The receiver is there until the outcome is.
                 let _ = sender.send(load(&origin, &in_force));
             })?;

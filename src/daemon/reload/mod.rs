@@ -22,9 +22,9 @@ use crate::protocol::schema::{Diagnostic, ReloadOutcome, ReloadResult, Trigger, 
 
 use super::Daemon;
 use super::control::{ClientId, Reply};
+use super::listeners::passed;
 use super::origin::Texts;
 use super::systemd::notify::Manager;
-use super::systemd::passed;
 use history::{log_result, timestamp};
 use loading::{Loading, Outcome};
 use queue::Queue;
@@ -190,16 +190,19 @@ impl Daemon {
         };
         let passed = passed::Sockets::sort(passed, &config);
         let workers = self.workers.count();
-        let prepared = self
+        let errors = |failures| general(failures, "error");
+        let mut prepared = self
             .listeners
-            .prepare(&config, &plan.changes, workers, passed);
-        let mut prepared = prepared.map_err(|failures| general(failures, "error"))?;
-        let warnings = std::mem::take(&mut prepared.warnings);
+            .prepare(&config, &plan.changes, workers, passed)
+            .map_err(errors)?;
+        let mut warnings = std::mem::take(&mut prepared.warnings);
         // Dropped, what is prepared leaves nothing behind.
         if !dry_run {
             let now = Instant::now();
-            self.listeners
-                .commit(prepared, &config, &plan.changes, &self.workers, now);
+            let committed =
+                self.listeners
+                    .commit(prepared, &config, &plan.changes, &self.workers, now);
+            warnings.extend(committed.map_err(errors)?);
             if let Some(overridden) = overridden {
                 self.listeners.mark_overridden(overridden);
             }

@@ -1,11 +1,9 @@
-//! What a service manager is told and what it gives: notifications, the watchdog, the status line,
-//! the store of descriptors, and sockets that it has bound for us.
+//! What a service manager is told and what it gives: notifications, the watchdog, the status line
+//! and the store of descriptors. Sockets that it has bound for us are in [`super::listeners`].
 //!
-//! Knows the protocol of `sd_notify(3)` and `sd_listen_fds(3)`; nothing here is needed where no
-//! manager is.
+//! Knows the protocol of `sd_notify(3)`; nothing here is needed where no manager is.
 
 pub(super) mod notify;
-pub(super) mod passed;
 pub(super) mod status;
 pub(super) mod store;
 pub(super) mod watchdog;

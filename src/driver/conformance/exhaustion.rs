@@ -5,7 +5,7 @@ use super::CLIENT_COUNT;
 use super::driver_test::{Answer, DriverTest, Event, TURN, pattern};
 use super::harness::{Harness, SocketKind};
 use crate::driver::buffers::{BUFFER_BYTES, BUFFER_COUNT};
-use crate::driver::{Closing, Driver, Op};
+use crate::driver::{Closing, Driver, Op, Token};
 
 // 6. Exhausted buffers.
 
@@ -135,14 +135,16 @@ pub(super) fn datagrams_leave_enough_buffers_for_streams<H: Harness>() {
     }
 }
 
-pub(super) fn peers_that_do_not_read_do_not_starve_others<H: Harness>() {
-    let mut test = DriverTest::<H>::new(Answer::Echo);
-    let (_, address) = test.listener(None);
+/// Connects more clients than there are buffers, none of which reads, and has each write until its
+/// connection has unsent bytes and takes no more.
+fn stall_crowd<H: Harness>(
+    test: &mut DriverTest<H>,
+    address: &H::Address,
+) -> Vec<(H::Peer, Token)> {
     let mut clients: Vec<_> = (0..CLIENT_COUNT)
-        .map(|_| test.connection(&address))
+        .map(|_| test.connection(address))
         .collect();
     let bytes = pattern(0, BUFFER_BYTES);
-    // Fill every connection: each has unsent bytes, and takes no more from its peer.
     test.until("no client can write any more", |test| {
         let written: usize = clients
             .iter_mut()
@@ -157,6 +159,13 @@ pub(super) fn peers_that_do_not_read_do_not_starve_others<H: Harness>() {
             })
         }
     });
+    clients
+}
+
+pub(super) fn peers_that_do_not_read_do_not_starve_others<H: Harness>() {
+    let mut test = DriverTest::<H>::new(Answer::Echo);
+    let (_, address) = test.listener(None);
+    let clients = stall_crowd(&mut test, &address);
     // One more connection still finds buffers.
     let (mut peer, connection) = test.connection(&address);
     test.echo(&mut peer, &pattern(0, 200_000));
@@ -220,24 +229,7 @@ pub(super) fn peers_that_do_not_read_leave_buffers_to_datagrams<H: Harness>() {
     let mut test = DriverTest::<H>::new(Answer::Echo);
     let (_, address) = test.listener(None);
     let (_, datagram_address) = test.datagrams(SocketKind::Ipv4).expect("IPv4 is available");
-    let mut clients: Vec<_> = (0..CLIENT_COUNT)
-        .map(|_| test.connection(&address))
-        .collect();
-    let bytes = pattern(0, BUFFER_BYTES);
-    test.until("no client can write any more", |test| {
-        let written: usize = clients
-            .iter_mut()
-            .map(|(peer, _)| test.network.write(peer, &bytes))
-            .sum();
-        written == 0 && {
-            test.until_quiet();
-            clients.iter().all(|(_, connection)| {
-                test.unsent
-                    .get(connection)
-                    .is_some_and(|&unsent| unsent > 0)
-            })
-        }
-    });
+    let _crowd = stall_crowd(&mut test, &address);
     let mut client = test.network.client(&datagram_address);
     test.network
         .send(&mut client, &datagram_address, None, b"hello");

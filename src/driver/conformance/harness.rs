@@ -63,6 +63,8 @@ pub(super) trait Harness: Sized {
     fn write_urgent(&mut self, peer: &mut Self::Peer);
     /// Reads what has arrived; returns how the connection ended once that is reached.
     fn read(&mut self, peer: &mut Self::Peer, max: usize, bytes: &mut Vec<u8>) -> Option<End>;
+    /// Returns once the driver can receive all that the peer has written.
+    fn until_arrived(&mut self, peer: &mut Self::Peer);
     fn half_close(&mut self, peer: &mut Self::Peer);
     fn reset(&mut self, peer: Self::Peer);
 

@@ -9,11 +9,9 @@ use std::path::Path;
 
 use super::driver_test::{Answer, DriverTest, Event, pattern};
 use super::harness::{Harness, SocketKind};
-use super::loopback::{Loopback, SocketDriver, where_uring_is_available};
+use super::loopback::{Loopback, SocketDriver, socket_promises};
 use crate::driver::buffers::{BUFFER_BYTES, BUFFER_COUNT};
-use crate::driver::epoll::Epoll;
 use crate::driver::unsent::RECEIVE_BELOW;
-use crate::driver::uring::Uring;
 use crate::driver::{Buffer, Closing, Driver, Envelope, Op, Source, UnixName};
 
 /// While a connection is paused the driver does not notice that its peer has closed. The send does,
@@ -335,32 +333,7 @@ fn a_connected_socket_sends_leased_buffers<D: SocketDriver>() {
     }
 }
 
-mod epoll {
-    use super::*;
-
-    #[test]
-    fn a_send_on_a_paused_connection_to_a_closed_peer_fails() {
-        super::a_send_on_a_paused_connection_to_a_closed_peer_fails::<Epoll>();
-    }
-
-    #[test]
-    fn a_connected_socket_sends_leased_buffers() {
-        super::a_connected_socket_sends_leased_buffers::<Epoll>();
-    }
-}
-
-mod uring {
-    use super::*;
-
-    #[test]
-    fn a_send_on_a_paused_connection_to_a_closed_peer_fails() {
-        where_uring_is_available(
-            super::a_send_on_a_paused_connection_to_a_closed_peer_fails::<Uring>,
-        );
-    }
-
-    #[test]
-    fn a_connected_socket_sends_leased_buffers() {
-        where_uring_is_available(super::a_connected_socket_sends_leased_buffers::<Uring>);
-    }
-}
+socket_promises![
+    a_send_on_a_paused_connection_to_a_closed_peer_fails,
+    a_connected_socket_sends_leased_buffers,
+];

@@ -43,6 +43,24 @@ pub(super) fn a_draining_listener_accepts_every_queued_client_even_without_permi
     assert!(permits.try_take() && !permits.try_take());
 }
 
+/// Clients connect as fast as they are accepted.
+pub(super) fn a_flood_of_clients_does_not_keep_a_drain_from_ending<H: Harness>() {
+    let mut test = DriverTest::<H>::new(Answer::Discard);
+    let (listener, address) = test.listener(None);
+    test.driver.submit(Op::Close {
+        token: listener,
+        how: Closing::WhenDrained,
+    });
+    let mut peers = vec![];
+    test.until("the listener is closed", |test| {
+        let is_closed = test.events.last() == Some(&Event::Closed(listener));
+        if !is_closed {
+            peers.extend((0..16).map(|_| test.connect(&address)));
+        }
+        is_closed
+    });
+}
+
 // 10. Accepting.
 
 pub(super) fn without_a_permit_a_listener_pauses_and_resumes_when_one_is_returned<H: Harness>() {

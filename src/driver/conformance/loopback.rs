@@ -10,12 +10,13 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg, setsockopt, sockopt};
 use socket2::{Domain, SockRef, Socket, Type};
 
+use super::driver_test::DEADLINE;
 use super::harness::{Harness, SocketKind, inet_address};
 use crate::driver::Driver;
 use crate::driver::buffers::BUFFER_COUNT;
@@ -26,8 +27,9 @@ use crate::driver::uring::Uring;
 use crate::driver::uring::memory::{SMALL_BYTES, SMALL_COUNT};
 use crate::sys::socket::{self, Binding, Inherited};
 
-/// A driver on real sockets.
-pub(super) trait SocketDriver: Driver<Socket = OwnedFd> {
+/// A driver on real sockets, or one in a certain state.
+pub(super) trait SocketDriver {
+    type Driver: Driver<Socket = OwnedFd>;
     /// The name of its module in the list of tests.
     const NAME: &str;
     /// As in [`Harness`].
@@ -36,12 +38,11 @@ pub(super) trait SocketDriver: Driver<Socket = OwnedFd> {
     fn held_excess() -> usize {
         0
     }
-    fn open() -> io::Result<Self>
-    where
-        Self: Sized;
+    fn open() -> io::Result<Self::Driver>;
 }
 
 impl SocketDriver for Epoll {
+    type Driver = Self;
     const NAME: &str = "epoll";
     const BUFFERS: usize = BUFFER_COUNT as usize;
     fn open() -> io::Result<Self> {
@@ -50,22 +51,38 @@ impl SocketDriver for Epoll {
 }
 
 impl SocketDriver for Uring {
+    type Driver = Self;
     const NAME: &str = "uring";
     const BUFFERS: usize = SMALL_COUNT as usize;
     fn held_excess() -> usize {
-        // Before Linux 6.18 one multishot receive may fill every buffer of the ring.
         let release = nix::sys::utsname::uname().expect("uname(2) succeeds");
         let release = release.release().to_string_lossy().into_owned();
         let mut numbers = release.split(|digit: char| !digit.is_ascii_digit());
         let mut number = || numbers.next()?.parse::<u32>().ok();
         if number().zip(number()) < Some((6, 18)) {
-            256 * SMALL_BYTES
+            UringWithoutLimits::held_excess()
         } else {
             0
         }
     }
     fn open() -> io::Result<Self> {
         Self::new()
+    }
+}
+
+/// io_uring as on Linux before 6.18, where a repeated receive has no limit.
+pub(super) enum UringWithoutLimits {}
+
+impl SocketDriver for UringWithoutLimits {
+    type Driver = Uring;
+    const NAME: &str = "uring_without_limits";
+    const BUFFERS: usize = Uring::BUFFERS;
+    fn held_excess() -> usize {
+        // One repeated receive may fill every buffer of the ring.
+        256 * SMALL_BYTES
+    }
+    fn open() -> io::Result<Uring> {
+        Uring::without_receive_limits()
     }
 }
 
@@ -123,7 +140,7 @@ fn send_without_checksums(socket: &OwnedFd) {
 }
 
 impl<D: SocketDriver> Harness for Loopback<D> {
-    type Driver = D;
+    type Driver = D::Driver;
     type Address = Address;
     type Peer = RealPeer;
     type Client = RealClient;
@@ -141,7 +158,7 @@ impl<D: SocketDriver> Harness for Loopback<D> {
         UNSENT_BYTES_MAX as usize + D::held_excess()
     }
 
-    fn new() -> (Self, D) {
+    fn new() -> (Self, D::Driver) {
         // The tests run in parallel and need more descriptors than the default soft limit allows.
         let descriptors =
             getrlimit(Resource::RLIMIT_NOFILE).expect("the descriptor limit can be read");
@@ -161,7 +178,7 @@ impl<D: SocketDriver> Harness for Loopback<D> {
         )
     }
 
-    fn another(&self) -> (Self, D) {
+    fn another(&self) -> (Self, D::Driver) {
         Self::new()
     }
 
@@ -298,6 +315,18 @@ impl<D: SocketDriver> Harness for Loopback<D> {
             if max < usize::MAX {
                 return None;
             }
+        }
+    }
+
+    fn until_arrived(&mut self, peer: &mut RealPeer) {
+        let RealPeer::Tcp(stream) = peer else {
+            return;
+        };
+        // What is acknowledged is in the other side's receive queue.
+        let deadline = Instant::now() + DEADLINE;
+        while socket::details(stream.as_fd()).send_queue != Some(0) {
+            assert!(Instant::now() < deadline, "the bytes never arrive");
+            std::thread::yield_now();
         }
     }
 
@@ -438,3 +467,26 @@ pub(super) fn where_uring_is_available(test: fn()) {
         }
     }
 }
+
+/// Defines one test for each pair of a function that is generic over a [`SocketDriver`], and a driver
+/// on real sockets: for what the simulated network cannot test.
+macro_rules! socket_promises {
+    ($($promise:ident),+ $(,)?) => {
+        mod epoll {
+            $(#[test]
+            fn $promise() {
+                super::$promise::<crate::driver::epoll::Epoll>();
+            })+
+        }
+
+        mod uring {
+            $(#[test]
+            fn $promise() {
+                crate::driver::conformance::loopback::where_uring_is_available(
+                    super::$promise::<crate::driver::uring::Uring>,
+                );
+            })+
+        }
+    };
+}
+pub(super) use socket_promises;

@@ -72,11 +72,15 @@ promises! {
     drivers:
         epoll: crate::driver::conformance::loopback::Loopback<crate::driver::epoll::Epoll>,
         uring: crate::driver::conformance::loopback::Loopback<crate::driver::uring::Uring>,
+        uring_without_limits: crate::driver::conformance::loopback::Loopback<
+            crate::driver::conformance::loopback::UringWithoutLimits,
+        >,
         sim: crate::driver::conformance::simulated::Simulated<false>,
         sim_with_faults: crate::driver::conformance::simulated::Simulated<true>;
     promises: [
         submit_has_no_effect_before_the_next_wait,
         one_accept_and_one_receive_repeat_until_they_are_ended,
+        the_first_bytes_of_several_clients_all_arrive,
         each_send_has_exactly_one_completion,
         all_sends_of_a_failed_connection_complete_with_one_failed,
         a_stalled_send_is_reported_once_and_completes_when_all_bytes_are_sent,
@@ -102,6 +106,8 @@ promises! {
         a_closed_listener_refuses_clients_and_keeps_its_connections,
         a_draining_listener_accepts_every_queued_client_even_without_permits,
         a_draining_datagram_socket_answers_every_queued_datagram,
+        a_flood_of_datagrams_does_not_keep_a_drain_from_ending,
+        a_flood_of_clients_does_not_keep_a_drain_from_ending,
         without_a_permit_a_listener_pauses_and_resumes_when_one_is_returned,
         new_permits_apply_from_the_next_accept,
         without_descriptors_accept_reports_one_error_and_does_not_spin,

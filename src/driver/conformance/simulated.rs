@@ -106,6 +106,11 @@ impl<const FAULTS: bool> Harness for Simulated<FAULTS> {
         self.network.end(*peer)
     }
 
+    fn until_arrived(&mut self, _peer: &mut sim::Peer) {
+        // Nothing is under way for longer.
+        self.network.advance(Faults::rough().delay);
+    }
+
     fn half_close(&mut self, peer: &mut sim::Peer) {
         self.network.half_close(*peer);
     }

@@ -31,6 +31,43 @@ pub(super) fn submit_has_no_effect_before_the_next_wait<H: Harness>() {
 
 // 2. Completions.
 
+/// Their bytes have arrived before the driver first receives, and are more than the small buffers of
+/// a ring hold.
+pub(super) fn the_first_bytes_of_several_clients_all_arrive<H: Harness>() {
+    let mut test = DriverTest::<H>::new(Answer::Discard);
+    let (_, address) = test.listener(None);
+    let mut peers: Vec<_> = (0..50).map(|_| test.connect(&address)).collect();
+    let mut written = vec![];
+    for (number, peer) in peers.iter_mut().enumerate() {
+        let bytes = pattern(number, 60_000);
+        let mut len = 0;
+        // As many as the connection takes while nothing is received.
+        while let some @ 1.. = test.network.write(peer, &bytes[len..]) {
+            len += some;
+        }
+        written.push(len);
+    }
+    test.until("every client is accepted", |test| {
+        test.accepted().len() == peers.len()
+    });
+    let connections = test.accepted();
+    for &connection in &connections {
+        test.driver.submit(Op::Receive { connection });
+    }
+    let total: usize = written.iter().sum();
+    test.until("all bytes are received", |test| {
+        let received = test.events.iter().map(|event| match event {
+            Event::Received(_, bytes) => bytes.len(),
+            _ => 0,
+        });
+        received.sum::<usize>() >= total
+    });
+    for (number, (connection, len)) in connections.into_iter().zip(written).enumerate() {
+        assert!(test.received(connection) == pattern(number, len));
+    }
+    test.assert_all_returned();
+}
+
 pub(super) fn one_accept_and_one_receive_repeat_until_they_are_ended<H: Harness>() {
     let mut test = DriverTest::<H>::new(Answer::Discard);
     let (_, address) = test.listener(None);

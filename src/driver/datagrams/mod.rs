@@ -50,14 +50,14 @@ pub(super) struct Workspace {
     plan: Plan,
 }
 
-/// What is left in a socket after a receive.
+/// What is left in the queue of a socket after datagrams were received or clients accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Remaining {
     /// Nothing: the socket will be readable when there is more.
     Nothing,
     /// More, perhaps; other endpoints have their turn first.
     More,
-    /// More, perhaps, and no buffer is free for it.
+    /// More, perhaps, and no buffer, permit or descriptor is free for it.
     Starved,
 }
 

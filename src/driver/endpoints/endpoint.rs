@@ -82,6 +82,11 @@ impl<R> Endpoint<R> {
                 .is_some_and(|connection| connection.has_unsent() && !connection.is_stalled())
     }
 
+    /// Whether it is a datagram socket with answers that are yet to be sent.
+    pub(super) fn has_unsent_datagrams(&self) -> bool {
+        matches!(&self.kind, Kind::Datagrams(datagrams) if datagrams.has_unsent())
+    }
+
     /// The connection, if it is one.
     pub(in crate::driver) fn connection(&self) -> Option<&Connection> {
         match &self.kind {

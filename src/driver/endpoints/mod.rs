@@ -41,12 +41,23 @@ pub struct Endpoints<R, M> {
     changed: Vec<Token>,
     /// For each need, the endpoints that could not receive for want of it, each once.
     starved: [Vec<Token>; Need::ALL.len()],
-    /// Endpoints that drain and can get on with it.
-    draining: Vec<Token>,
+    /// Endpoints that drain, each once.
+    draining: Vec<Drain>,
     /// Clients between `accept4(2)` and the table. Empty, kept for its memory.
     clients: Vec<Client>,
     /// Bytes received by calls of our own since the driver last set it to zero.
     pub(super) received_bytes: usize,
+}
+
+/// An endpoint whose queue is served before it is closed.
+#[derive(Clone, Copy, Debug)]
+struct Drain {
+    token: Token,
+    /// At most this many clients or messages are left of those that were queued when it began. Others
+    /// may arrive as fast as they are served, and must not keep it from ending.
+    left: u32,
+    /// It waits neither for a buffer, nor for room to send, nor for the next `Accept`.
+    is_ready: bool,
 }
 
 impl<R: Registration, M: Memory> Endpoints<R, M> {
@@ -172,8 +183,16 @@ impl<R: Registration, M: Memory> Endpoints<R, M> {
             && endpoint.wanted
             && !endpoint.starved
             && !endpoint.interest().output;
-        if can_drain && !self.draining.contains(&token) {
-            self.draining.push(token);
+        if can_drain {
+            let known = self.draining.iter_mut().find(|drain| drain.token == token);
+            match known {
+                Some(drain) => drain.is_ready = true,
+                None => self.draining.push(Drain {
+                    token,
+                    left: socket::queued_max(endpoint.fd.as_fd()),
+                    is_ready: true,
+                }),
+            }
         }
     }
 
@@ -202,6 +221,7 @@ impl<R: Registration, M: Memory> Endpoints<R, M> {
             }
             Kind::Datagrams(datagrams) => datagrams.clear(self.memory.large()),
         }
+        self.draining.retain(|drain| drain.token != token);
         done.push(Completion::Closed { token });
     }
 

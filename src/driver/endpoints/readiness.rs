@@ -3,7 +3,7 @@
 
 use std::os::fd::AsFd;
 
-use super::{Endpoints, Kind, Registration};
+use super::{Drain, Endpoints, Kind, Registration};
 use crate::driver::accept::Queued;
 use crate::driver::buffers::{Memory, Need};
 use crate::driver::connection::Reception;
@@ -91,15 +91,15 @@ impl<R: Registration, M: Memory> Endpoints<R, M> {
         Some(reception)
     }
 
-    /// Accepts a burst of clients. Whether there may be more, of a listener that drains.
-    fn accept(&mut self, token: Token, done: &mut Vec<Completion>) -> bool {
+    /// Accepts a burst of clients; says what is left in the queue.
+    fn accept(&mut self, token: Token, done: &mut Vec<Completion>) -> Remaining {
         // The table can't take clients while it lends the listener, so they wait in a list.
         let mut clients = std::mem::take(&mut self.clients);
         let Some(endpoint) = self.table.get_mut(token) else {
-            return false;
+            return Remaining::Nothing;
         };
         let Kind::Listener(listener) = &mut endpoint.kind else {
-            return false;
+            return Remaining::Nothing;
         };
         let drains = endpoint.lifecycle == Lifecycle::Draining;
         let fd = endpoint.fd.as_fd();
@@ -118,20 +118,15 @@ impl<R: Registration, M: Memory> Endpoints<R, M> {
         }
         self.clients = clients;
         match queued {
-            Queued::More => true,
-            Queued::Nothing => {
-                if drains {
-                    self.advance(token, Lifecycle::Closing(Closing::Now));
-                }
-                false
-            }
+            Queued::More => Remaining::More,
+            Queued::Nothing => Remaining::Nothing,
             Queued::Paused(error) => {
                 self.mark_changed(token);
                 done.push(Completion::AcceptPaused {
                     listener: token,
                     error,
                 });
-                false
+                Remaining::Starved
             }
         }
     }
@@ -154,57 +149,58 @@ impl<R: Registration, M: Memory> Endpoints<R, M> {
 
     // --- Queues that are emptied before a close. ---
 
-    /// Whether an endpoint drains and can get on with it, so that the driver must not sleep.
+    /// Whether an endpoint drains and can continue, so that the driver must not sleep.
     pub(in crate::driver) fn is_draining(&self) -> bool {
-        !self.draining.is_empty()
+        self.draining.iter().any(|drain| drain.is_ready)
     }
 
     /// Serves the queues of endpoints that are to be closed, a bounded part of each.
     pub(in crate::driver) fn drain(&mut self, done: &mut Vec<Completion>) {
-        let mut index = 0;
-        while index < self.draining.len() {
-            let token = self.draining[index];
-            let stays = match self.table.get(token) {
-                Some(endpoint) if endpoint.lifecycle == Lifecycle::Draining => {
-                    match endpoint.kind {
-                        Kind::Listener(_) => self.accept(token, done),
-                        Kind::Datagrams(_) => self.drain_datagrams(token, done),
-                        Kind::Connection(_) => false,
-                    }
-                }
-                _ => false,
-            };
-            if stays {
-                index += 1;
-            } else {
-                self.draining.swap_remove(index);
+        for index in 0..self.draining.len() {
+            let drain = self.draining[index];
+            if drain.is_ready {
+                self.draining[index] = self.drain_part(drain, done);
             }
         }
     }
 
-    /// Whether there is more to receive or to answer, and nothing to wait for.
-    fn drain_datagrams(&mut self, token: Token, done: &mut Vec<Completion>) -> bool {
-        if self
-            .get(token)
-            .is_none_or(|endpoint| endpoint.interest().output)
-        {
-            return false;
-        }
-        let before = done.len();
-        let remaining = self.receive_from(token, done);
-        let Some(Kind::Datagrams(datagrams)) = self.get(token).map(|endpoint| &endpoint.kind)
-        else {
-            return false;
+    /// Serves a part of one queue; returns what is left to be done.
+    fn drain_part(&mut self, drain: Drain, done: &mut Vec<Completion>) -> Drain {
+        let Drain { token, left, .. } = drain;
+        let waits = Drain {
+            is_ready: false,
+            ..drain
         };
-        if remaining == Remaining::Starved {
-            return false;
+        let Some(endpoint) = self.table.get(token) else {
+            return waits;
+        };
+        if endpoint.lifecycle != Lifecycle::Draining || endpoint.interest().output {
+            return waits;
         }
+        let has_unsent = endpoint.has_unsent_datagrams();
+        let before = done.len();
+        let remaining = match endpoint.kind {
+            // What arrived since the drain began need not be served.
+            _ if left == 0 => Remaining::Nothing,
+            Kind::Listener(_) => self.accept(token, done),
+            Kind::Datagrams(_) => self.receive_from(token, done),
+            Kind::Connection(_) => Remaining::Nothing,
+        };
+        let is_served = |completion: &&Completion| {
+            matches!(
+                completion,
+                Completion::Accepted { .. } | Completion::Datagrams { .. }
+            )
+        };
+        let served = done[before..].iter().filter(is_served).count() as u32;
         // What this turn received is answered in the next one.
-        let is_empty =
-            remaining == Remaining::Nothing && done.len() == before && !datagrams.has_unsent();
-        if is_empty {
+        if remaining == Remaining::Nothing && served == 0 && !has_unsent {
             self.advance(token, Lifecycle::Closing(Closing::Now));
         }
-        !is_empty
+        Drain {
+            left: left.saturating_sub(served),
+            is_ready: remaining != Remaining::Starved,
+            ..drain
+        }
     }
 }

@@ -30,15 +30,6 @@ use crate::sys::socket;
 /// How many events are taken from the kernel at once.
 const EVENTS_MAX: usize = 256;
 
-/// A `wait` ends after this many completions. Few, so that what was received is sent while it is
-/// still in the cache, and the first peer of a batch need not wait for the last one's bytes:
-/// measured, 16 is 1 to 3 percent cheaper than 64.
-const COMPLETIONS_MAX: usize = 16;
-
-/// A `wait` ends after this many bytes received, so that they are sent while the cache has them,
-/// and the first of those peers can continue while the others have their turn.
-const RECEIVED_BYTES_MAX: usize = 256 * 1024;
-
 /// After a read there may be more, however short it was: an end, an error, urgent data (tcp(7)).
 const WARNINGS: EpollFlags = EpollFlags::EPOLLRDHUP.union(EpollFlags::EPOLLPRI);
 
@@ -172,77 +163,11 @@ impl Backend for Readiness {
     type Registration = Registered;
     type Memory = Buffers;
 
-    fn wait(
-        &mut self,
-        endpoints: &mut Endpoints,
-        until: Option<Instant>,
-        done: &mut Vec<Completion>,
-    ) -> io::Result<bool> {
-        endpoints.resume_starved();
-        self.update_changed(endpoints, done);
-        if endpoints.is_draining() {
-            endpoints.drain(done);
-            self.update_changed(endpoints, done);
-        }
-        if self.ready.is_empty() {
-            // A message was sent at once, and the user has to know. A drain, however, may report
-            // something at every turn, and must not keep other endpoints from theirs.
-            if !done.is_empty() && !endpoints.is_draining() {
-                return Ok(false);
-            }
-            let timeout = self.timeout(!done.is_empty() || endpoints.is_draining(), until)?;
-            self.ready = match self.kernel.wait(&mut self.events, timeout) {
-                Ok(count) => 0..count,
-                Err(Errno::EINTR) => 0..0,
-                Err(errno) => return Err(errno.into()),
-            };
-        }
-        endpoints.received_bytes = 0;
-        let completions_max = done.len() + COMPLETIONS_MAX;
-        while done.len() < completions_max && endpoints.received_bytes < RECEIVED_BYTES_MAX {
-            let Some(index) = self.ready.next() else {
-                break;
-            };
-            self.handle(self.events[index], endpoints, done);
-        }
-        Ok(true)
-    }
-}
+    // Few, so that what was received is sent while it is still in the cache, and the first peer of a
+    // batch need not wait for the last one's bytes: measured, 16 is 1 to 3 percent cheaper than 64.
+    const COMPLETIONS_MAX: usize = 16;
 
-impl Readiness {
-    fn new(waker: Waker) -> io::Result<Self> {
-        let kernel = Kernel::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let alarm = Alarm::new()?;
-        kernel.add(waker.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WAKER))?;
-        kernel.add(alarm.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, ALARM))?;
-        Ok(Self {
-            kernel,
-            waker,
-            alarm,
-            events: vec![EpollEvent::empty(); EVENTS_MAX].into_boxed_slice(),
-            ready: 0..0,
-        })
-    }
-
-    /// How long to sleep: not at all, or until an event, of which the alarm's is one.
-    fn timeout(&mut self, has_work: bool, until: Option<Instant>) -> io::Result<EpollTimeout> {
-        if has_work {
-            return Ok(EpollTimeout::ZERO);
-        }
-        match until {
-            Some(until) if !self.alarm.set(until)? => Ok(EpollTimeout::ZERO),
-            _ => Ok(EpollTimeout::NONE),
-        }
-    }
-
-    fn update_changed(&mut self, endpoints: &mut Endpoints, done: &mut Vec<Completion>) {
-        while let Some(token) = endpoints.next_changed() {
-            self.update(token, endpoints, done);
-        }
-    }
-
-    /// Carries out what was asked of an endpoint, and brings the kernel up to date with it.
-    fn update(&self, token: Token, endpoints: &mut Endpoints, done: &mut Vec<Completion>) {
+    fn update(&mut self, token: Token, endpoints: &mut Endpoints, done: &mut Vec<Completion>) {
         endpoints.carry_out(token, done);
         if endpoints.get(token).is_some_and(Endpoint::may_send) {
             endpoints.flush(token, done);
@@ -270,6 +195,65 @@ impl Readiness {
             Lifecycle::Open | Lifecycle::Draining | Lifecycle::Detached => {}
         }
         self.register(token, endpoints, done);
+    }
+
+    fn fetch(
+        &mut self,
+        endpoints: &mut Endpoints,
+        has_completions: bool,
+        until: Option<Instant>,
+    ) -> io::Result<bool> {
+        if !self.ready.is_empty() {
+            return Ok(true);
+        }
+        // A message was sent at once, and the user has to know. A drain, however, may report
+        // something at every turn, and must not keep other endpoints from theirs.
+        let drains = endpoints.is_draining();
+        if has_completions && !drains {
+            return Ok(false);
+        }
+        let timeout = self.timeout(drains, until)?;
+        self.ready = match self.kernel.wait(&mut self.events, timeout) {
+            Ok(count) => 0..count,
+            Err(Errno::EINTR) => 0..0,
+            Err(errno) => return Err(errno.into()),
+        };
+        Ok(true)
+    }
+
+    fn handle_next(&mut self, endpoints: &mut Endpoints, done: &mut Vec<Completion>) -> bool {
+        let Some(index) = self.ready.next() else {
+            return false;
+        };
+        self.handle(self.events[index], endpoints, done);
+        true
+    }
+}
+
+impl Readiness {
+    fn new(waker: Waker) -> io::Result<Self> {
+        let kernel = Kernel::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let alarm = Alarm::new()?;
+        kernel.add(waker.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, WAKER))?;
+        kernel.add(alarm.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, ALARM))?;
+        Ok(Self {
+            kernel,
+            waker,
+            alarm,
+            events: vec![EpollEvent::empty(); EVENTS_MAX].into_boxed_slice(),
+            ready: 0..0,
+        })
+    }
+
+    /// How long to sleep: not at all, or until an event, of which the alarm's is one.
+    fn timeout(&mut self, has_work: bool, until: Option<Instant>) -> io::Result<EpollTimeout> {
+        if has_work {
+            return Ok(EpollTimeout::ZERO);
+        }
+        match until {
+            Some(until) if !self.alarm.set(until)? => Ok(EpollTimeout::ZERO),
+            _ => Ok(EpollTimeout::NONE),
+        }
     }
 
     /// Tells the kernel what an endpoint waits for, if it does not know yet.

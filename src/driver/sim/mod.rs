@@ -79,8 +79,8 @@ struct Slot {
     close_requested: bool,
     /// That `Close` is `WhenDrained`.
     drain_requested: bool,
-    /// The driver serves the queued clients or datagrams, then closes.
-    draining: bool,
+    /// The driver serves this many queued clients or datagrams, then closes.
+    draining: Option<usize>,
     /// How many sends were submitted whose completion is not yet reported.
     sends: usize,
     /// `Detached` has been reported.
@@ -106,6 +106,16 @@ enum Resource {
     },
 }
 
+impl Resource {
+    /// The listening or datagram socket.
+    fn socket(&self) -> Option<Socket> {
+        match self {
+            Self::Listener { socket, .. } | Self::Datagrams { socket, .. } => Some(*socket),
+            Self::None | Self::Connection(_) => None,
+        }
+    }
+}
+
 impl Slot {
     fn vacant(token: Token) -> Self {
         Self {
@@ -116,13 +126,25 @@ impl Slot {
             active: false,
             close_requested: false,
             drain_requested: false,
-            draining: false,
+            draining: None,
             sends: 0,
             detached: false,
             end_reported_in: None,
             ready: VecDeque::new(),
         }
     }
+
+    /// This many of what was queued when the drain began are served.
+    fn count_drained(&mut self, count: usize) {
+        if let Some(left) = &mut self.draining {
+            *left = left.saturating_sub(count);
+        }
+    }
+}
+
+/// Whether a socket that drains has served what was queued when the drain began.
+fn is_drained<T>(draining: Option<usize>, queue: &VecDeque<T>) -> bool {
+    draining.is_some_and(|left| left == 0 || queue.is_empty())
 }
 
 impl Sim {
@@ -248,7 +270,8 @@ impl Sim {
                 },
                 _,
             ) => {
-                slot.draining = true;
+                let socket = slot.resource.socket();
+                slot.draining = socket.map(|socket| self.world.borrow().queued(socket));
                 slot.active = true;
                 slot.requested = true;
             }
@@ -361,6 +384,9 @@ impl Sim {
             if !self.slots[index].active {
                 return;
             }
+            if self.slots[index].draining == Some(0) {
+                break;
+            }
             let Some(peer) = world.next_in_queue(socket) else {
                 break;
             };
@@ -369,7 +395,7 @@ impl Sim {
                     Some(Some(io::Error::from_raw_os_error(libc::EMFILE)))
                 }
                 // A draining listener accepts its queue with or without permits (promise 9).
-                Some(permits) if draining => {
+                Some(permits) if draining.is_some() => {
                     permits.take_regardless();
                     None
                 }
@@ -384,6 +410,7 @@ impl Sim {
                 return;
             }
             world.pop_queue(socket);
+            self.slots[index].count_drained(1);
             let connection = self.allocate(Resource::Connection(Connection::new(peer)));
             let peer = Some(world.wires[peer.0].address);
             self.slots[index].ready.push_back(Completion::Accepted {
@@ -393,7 +420,7 @@ impl Sim {
                 has_permit: permits.is_some(),
             });
         }
-        if draining && world.sockets[socket.0].queue.is_empty() {
+        if is_drained(self.slots[index].draining, &world.sockets[socket.0].queue) {
             world.close_socket(socket);
             let slot = &mut self.slots[index];
             slot.resource = Resource::None;
@@ -423,11 +450,11 @@ impl Sim {
             return;
         }
         // The sends of a failed connection complete with this one `Failed` (promise 2).
-        if world.reset_is_seen(connection.peer) {
+        if let Some(errno) = world.failure_seen(connection.peer) {
             connection.failed = true;
             connection.drop_outgoing(&mut self.buffers);
             slot.active = false;
-            let error = io::Error::from_raw_os_error(libc::ECONNRESET);
+            let error = io::Error::from_raw_os_error(errno);
             slot.ready.push_back(Completion::Failed {
                 connection: slot.token,
                 error,
@@ -499,10 +526,9 @@ impl Sim {
         let (socket, id) = (slot.token, *id);
         // Nothing is unreported, so datagrams that were received were reported in an earlier wait
         // and the user has had a turn to answer them.
-        if slot.draining
-            && outgoing.is_empty()
+        if outgoing.is_empty()
             && slot.ready.is_empty()
-            && world.sockets[id.0].inbox.is_empty()
+            && is_drained(slot.draining, &world.sockets[id.0].inbox)
         {
             world.close_socket(id);
             slot.resource = Resource::None;
@@ -514,7 +540,11 @@ impl Sim {
         let mut world = shared.borrow_mut();
         let slot = &mut self.slots[index];
         for _ in 0..ROUNDS_PER_TURN {
-            if !slot.active || !world.datagram_is_due(id) || world.delays(|faults| faults.famine) {
+            if !slot.active
+                || slot.draining == Some(0)
+                || !world.datagram_is_due(id)
+                || world.delays(|faults| faults.famine)
+            {
                 return;
             }
             // Some buffers are reserved for streams (promise 6).
@@ -524,7 +554,9 @@ impl Sim {
             let Some((index, memory)) = self.buffers.peek() else {
                 return;
             };
+            let before = world.queued(id);
             let mut batch = world.take_datagrams(id, memory.len());
+            slot.count_drained(before - world.queued(id));
             let size = batch.size;
             batch.bytes.truncate(memory.len());
             memory[..batch.bytes.len()].copy_from_slice(&batch.bytes);

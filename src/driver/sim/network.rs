@@ -162,7 +162,8 @@ pub(super) struct Wire {
 enum Segment {
     Bytes(VecDeque<u8>),
     Fin,
-    Reset,
+    /// The connection is broken, with this error code.
+    Failure(i32),
 }
 
 impl Network {
@@ -302,7 +303,12 @@ impl Network {
     }
 
     pub(crate) fn reset(&self, peer: Peer) {
-        self.0.borrow_mut().reset(peer);
+        self.0.borrow_mut().fail(peer, libc::ECONNRESET);
+    }
+
+    /// The peer no longer answers: the connection times out, and no FIN or RST arrives.
+    pub(crate) fn time_out(&self, peer: Peer) {
+        self.0.borrow_mut().fail(peer, libc::ETIMEDOUT);
     }
 
     /// How many connections the driver has not closed, including those not yet accepted.
@@ -484,6 +490,12 @@ impl World {
         }
     }
 
+    /// How many clients or datagrams are queued on a socket, or on their way there.
+    pub(super) fn queued(&self, socket: Socket) -> usize {
+        let bound = &self.sockets[socket.0];
+        bound.queue.len() + bound.inbox.len()
+    }
+
     pub(super) fn pop_queue(&mut self, socket: Socket) {
         self.sockets[socket.0].queue.pop_front();
     }
@@ -494,35 +506,36 @@ impl World {
         self.wires[peer.0].to_driver.push_back((due, segment));
     }
 
-    fn reset(&mut self, peer: Peer) {
+    fn fail(&mut self, peer: Peer, errno: i32) {
         let wire = &mut self.wires[peer.0];
         wire.end = Some(End::Reset);
         wire.to_peer.clear();
         // The peer takes no bytes that are sent before the reset arrives.
         wire.window = 0;
-        self.schedule(peer, Segment::Reset);
+        self.schedule(peer, Segment::Failure(errno));
     }
 
-    /// Whether the driver sees a reset now. A reset may overtake bytes that arrived before it,
-    /// which are then lost, or not.
-    pub(super) fn reset_is_seen(&mut self, peer: Peer) -> bool {
+    /// The error code with which the driver sees the connection broken, if it does now. A reset may
+    /// overtake bytes that arrived before it, which are then lost, or not.
+    pub(super) fn failure_seen(&mut self, peer: Peer) -> Option<i32> {
         if self.chance(|faults| faults.reset) {
-            self.reset(peer);
+            self.fail(peer, libc::ECONNRESET);
         }
         let now = self.now;
-        let mut due = self.wires[peer.0]
+        let due = self.wires[peer.0]
             .to_driver
             .iter()
             .take_while(|(due, _)| *due <= now);
-        match due.position(|(_, segment)| matches!(segment, Segment::Reset)) {
-            None => false,
-            Some(0) => true,
-            Some(_) => {
-                let overtakes = self.random.unit() < 0.5;
-                self.delayed |= !overtakes;
-                overtakes
-            }
-        }
+        let failure = |segment: &Segment| match segment {
+            Segment::Failure(errno) => Some(*errno),
+            Segment::Bytes(_) | Segment::Fin => None,
+        };
+        let (position, errno) = due
+            .enumerate()
+            .find_map(|(position, (_, segment))| Some((position, failure(segment)?)))?;
+        let overtakes = position == 0 || self.random.unit() < 0.5;
+        self.delayed |= !overtakes;
+        overtakes.then_some(errno)
     }
 
     pub(super) fn bytes_due(&self, peer: Peer) -> usize {
@@ -544,7 +557,7 @@ impl World {
     pub(super) fn send(&mut self, peer: Peer, bytes: &[u8]) -> usize {
         let wire = &self.wires[peer.0];
         if wire.peer_closed {
-            self.reset(peer);
+            self.fail(peer, libc::ECONNRESET);
             self.delayed = true;
             return 0;
         }

@@ -9,7 +9,7 @@
 //! driver.
 //!
 //! An endpoint has at most one request for input and one for output. What they should be follows
-//! from its interest, and [`Completions::update`] brings the two together.
+//! from its interest, and [`Backend::update`] brings the two together.
 //!
 //! Never decides anything about an echo; never blocks except in [`Driver::wait`]. Read on in `ring`
 //! for the ring, and in `memory` for the buffers. What is done when an endpoint is ready is in
@@ -39,13 +39,6 @@ use super::{Completion, Token, Waker};
 use memory::{RingMemory, SMALL_BYTES};
 use requests::{Receiving, Requests, Sending, update_receiving, update_sending};
 use ring::{Request, Ring, read_name};
-
-/// A `wait` ends after this many completions: enough for many messages to share a system call, and
-/// few enough that what was received is sent while it is still in the cache.
-const COMPLETIONS_MAX: usize = 128;
-
-/// A `wait` ends after this many bytes received in large pieces, or relayed.
-const RECEIVED_BYTES_MAX: usize = 256 * 1024;
 
 /// After this many small reads in a row a peer is no longer read in large pieces.
 const LARGE_READS: u8 = 16;
@@ -79,7 +72,18 @@ impl Uring {
     /// When the kernel is too old (6.1 is needed) or does not allow it, or no descriptor or memory
     /// is left.
     pub fn new() -> io::Result<Self> {
-        let ring = Ring::new()?;
+        Self::on(Ring::new()?)
+    }
+
+    /// A driver as on kernels before 6.18, where a repeated receive has no limit.
+    #[cfg(test)]
+    pub(crate) fn without_receive_limits() -> io::Result<Self> {
+        let mut ring = Ring::new()?;
+        ring.ignore_receive_limits();
+        Self::on(ring)
+    }
+
+    fn on(ring: Ring) -> io::Result<Self> {
         let memory = RingMemory::new()?;
         memory.register(&ring.submitter())?;
         let waker = Waker::new()?;
@@ -99,30 +103,63 @@ impl Backend for Completions {
     type Registration = Requests;
     type Memory = RingMemory;
 
-    fn wait(
+    // Enough for many messages to share a system call, and few enough that what was received is sent
+    // while it is still in the cache.
+    const COMPLETIONS_MAX: usize = 128;
+
+    fn update(&mut self, token: Token, endpoints: &mut Endpoints, done: &mut Vec<Completion>) {
+        // No other endpoint has anything to do in this turn.
+        let is_alone = endpoints.changed_count() == 0 && !self.ring.has_requests();
+        endpoints.carry_out(token, done);
+        if is_alone
+            && let Some(endpoint) = endpoints.get(token)
+            && endpoint.registration.sending == Sending::No
+            && endpoint.may_send()
+        {
+            endpoints.flush(token, done);
+        }
+        let Some(endpoint) = endpoints.get_mut(token) else {
+            return;
+        };
+        update_receiving(&mut self.ring, token, endpoint);
+        update_sending(&mut self.ring, token, endpoints);
+
+        let Some(endpoint) = endpoints.get_mut(token) else {
+            return;
+        };
+        let is_idle = endpoint.registration.is_idle();
+        match endpoint.lifecycle {
+            Lifecycle::Closing(how) if is_idle => endpoints.close(token, how, done),
+            // What the requests have brought was delivered by an earlier wait, and its answers are
+            // unsent like the rest.
+            Lifecycle::Detaching if is_idle => {
+                endpoint.lifecycle.advance(Lifecycle::Detached);
+                done.push(Completion::Detached { connection: token });
+            }
+            // The kernel may still read the piece that a request sends.
+            Lifecycle::Failed if endpoint.registration.sending != Sending::Sends => {
+                endpoints.discard(token);
+            }
+            _ => {}
+        }
+    }
+
+    fn fetch(
         &mut self,
         endpoints: &mut Endpoints,
+        has_completions: bool,
         until: Option<Instant>,
-        done: &mut Vec<Completion>,
     ) -> io::Result<bool> {
-        endpoints.resume_starved();
-        let is_alone = endpoints.changed_count() == 1 && !self.ring.has_requests();
-        self.update_changed(endpoints, is_alone, done);
-        if endpoints.is_draining() {
-            endpoints.drain(done);
-            self.update_changed(endpoints, false, done);
-        }
         endpoints.memory.publish();
-        let has_entered = self.enter(!done.is_empty(), endpoints.is_draining(), until)?;
-        endpoints.received_bytes = 0;
-        let completions_max = done.len() + COMPLETIONS_MAX;
-        while done.len() < completions_max && endpoints.received_bytes < RECEIVED_BYTES_MAX {
-            let Some(result) = self.ring.next() else {
-                break;
-            };
-            self.handle(&result, endpoints, done);
-        }
-        Ok(has_entered)
+        self.enter(has_completions, endpoints.is_draining(), until)
+    }
+
+    fn handle_next(&mut self, endpoints: &mut Endpoints, done: &mut Vec<Completion>) -> bool {
+        let Some(result) = self.ring.next() else {
+            return false;
+        };
+        self.handle(&result, endpoints, done);
+        true
     }
 }
 
@@ -161,60 +198,6 @@ impl Completions {
             _ => self.ring.submit_and_wait()?,
         }
         Ok(true)
-    }
-
-    fn update_changed(
-        &mut self,
-        endpoints: &mut Endpoints,
-        is_alone: bool,
-        done: &mut Vec<Completion>,
-    ) {
-        while let Some(token) = endpoints.next_changed() {
-            self.update(token, endpoints, is_alone, done);
-        }
-    }
-
-    /// Carries out what was asked of an endpoint, and sees to it that the kernel has the requests
-    /// that it should have. `is_alone`: no other endpoint has anything to do in this turn.
-    fn update(
-        &mut self,
-        token: Token,
-        endpoints: &mut Endpoints,
-        is_alone: bool,
-        done: &mut Vec<Completion>,
-    ) {
-        endpoints.carry_out(token, done);
-        if is_alone
-            && let Some(endpoint) = endpoints.get(token)
-            && endpoint.registration.sending == Sending::No
-            && endpoint.may_send()
-        {
-            endpoints.flush(token, done);
-        }
-        let Some(endpoint) = endpoints.get_mut(token) else {
-            return;
-        };
-        update_receiving(&mut self.ring, token, endpoint);
-        update_sending(&mut self.ring, token, endpoints);
-
-        let Some(endpoint) = endpoints.get_mut(token) else {
-            return;
-        };
-        let is_idle = endpoint.registration.is_idle();
-        match endpoint.lifecycle {
-            Lifecycle::Closing(how) if is_idle => endpoints.close(token, how, done),
-            // What the requests have brought was delivered by an earlier wait, and its answers are
-            // unsent like the rest.
-            Lifecycle::Detaching if is_idle => {
-                endpoint.lifecycle.advance(Lifecycle::Detached);
-                done.push(Completion::Detached { connection: token });
-            }
-            // The kernel may still read the piece that a request sends.
-            Lifecycle::Failed if endpoint.registration.sending != Sending::Sends => {
-                endpoints.discard(token);
-            }
-            _ => {}
-        }
     }
 
     fn handle(

@@ -126,6 +126,12 @@ impl Ring {
         Ok(())
     }
 
+    /// From now on, no limit is set: so it is where the kernel knows none.
+    #[cfg(test)]
+    pub(super) fn ignore_receive_limits(&mut self) {
+        self.limits_receives = false;
+    }
+
     pub(super) fn submitter(&self) -> io_uring::Submitter<'_> {
         self.uring.submitter()
     }

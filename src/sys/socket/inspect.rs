@@ -44,6 +44,12 @@ pub fn is_listening(fd: BorrowedFd<'_>) -> bool {
     SockRef::from(&fd).is_listener().unwrap_or(false)
 }
 
+/// Whether further sockets of the same user may be bound to its address (`SO_REUSEPORT`).
+#[must_use]
+pub fn is_shared(fd: BorrowedFd<'_>) -> bool {
+    SockRef::from(&fd).reuse_port().unwrap_or(false)
+}
+
 /// Whether clients can reach the socket: it listens, or receives datagrams at an address.
 #[must_use]
 pub fn is_bound(fd: BorrowedFd<'_>) -> bool {

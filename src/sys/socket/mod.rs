@@ -15,16 +15,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::stat::{Mode, fchmod};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 pub(in crate::sys) use address::{decode_inet, encode_inet};
 pub use inspect::{
-    Details, details, is_bound, is_inet, is_listening, is_same, is_unix, kind, local_address,
-    local_path, progress, receive_buffer, take_error,
+    Details, details, is_bound, is_inet, is_listening, is_same, is_shared, is_unix, kind,
+    local_address, local_path, progress, receive_buffer, take_error,
 };
 pub use listening::{
-    Queue, accept, drop_new_connections, drops, is_turned_away, listen, queue, queued_at_path,
-    turn_away_datagrams,
+    Queue, accept, direct_to_all, direct_to_first, drop_new_connections, drop_new_datagrams, drops,
+    drops_all_new, listen, queue, queued_at_paths, queued_max,
 };
 
 /// Whether other sockets may be bound to the same address.
@@ -79,12 +80,15 @@ fn prepare_datagrams(socket: &impl AsFd, address: SocketAddr) -> io::Result<()> 
     Ok(())
 }
 
-/// Creates a nonblocking Unix socket and binds it to a path, which must not exist.
+/// Creates a nonblocking Unix socket and binds it to a path, which must not exist. The file has mode
+/// 0600, less the umask: no other user can connect as long as that is not changed.
 ///
 /// # Errors
 /// As `socket(2)` and `bind(2)`; `InvalidInput` if the path is longer than 107 bytes.
 pub fn bind_unix(kind: Type, path: &Path) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::UNIX, kind.nonblocking().cloexec(), None)?;
+    // The file gets the mode that the socket itself has (`unix_bind_bsd()`, net/unix/af_unix.c).
+    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
     socket.bind(&SockAddr::unix(path)?)?;
     Ok(socket.into())
 }
@@ -122,13 +126,13 @@ pub fn adopt(fd: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// Permits further sockets of the same user to bind the address (`SO_REUSEPORT`), also if this one
-/// is bound already.
+/// Sets whether further sockets of the same user may be bound to the address (`SO_REUSEPORT`), also
+/// if this one is bound already.
 ///
 /// # Errors
 /// As `setsockopt(2)`.
-pub fn share_address(fd: BorrowedFd<'_>) -> io::Result<()> {
-    SockRef::from(&fd).set_reuse_port(true)
+pub fn set_shared(fd: BorrowedFd<'_>, shared: bool) -> io::Result<()> {
+    SockRef::from(&fd).set_reuse_port(shared)
 }
 
 /// Options that connections inherit from the listening socket, so that they cost no system call for

@@ -6,60 +6,15 @@ use super::*;
 use crate::echo::stream::Input;
 
 impl Rig {
-    /// Serves a new socket, which stays open when the worker closes its handle.
-    pub(super) fn serve(
-        &mut self,
-        listener: ListenerId,
-        id: SocketId,
-        kind: SocketKind,
-        address: SocketAddr,
-    ) {
-        let socket = self.network.bind(address);
-        self.network.hold(socket, true);
-        self.sockets.push((listener, id, kind, socket));
-        self.add_socket(self.sockets.len() - 1);
-    }
-
-    pub(super) fn add_socket(&self, index: usize) {
-        let (listener, id, kind, socket) = self.sockets[index];
-        self.command(Command::AddSocket {
-            listener,
-            id,
-            kind,
-            socket,
-        });
-    }
-
-    pub(super) fn serve_again(&self) {
-        (0..self.sockets.len()).for_each(|index| self.add_socket(index));
-    }
-
-    /// Retires a socket: no successor serves it.
-    pub(super) fn retire(&mut self, id: SocketId) {
-        for (.., socket) in self.sockets.extract_if(.., |(_, known, ..)| *known == id) {
-            self.network.hold(socket, false);
-        }
-        self.command(Command::RetireSocket { id });
-    }
-
     /// Replaces the worker, which has handed everything over, by a new one on a driver of its own.
     pub(super) fn replace_worker(&mut self) {
         self.worker.driver.assert_all_returned();
-        let driver = Sim::new(&self.network);
-        self.waker = driver.waker();
-        let (commands, command_receiver) = channel();
-        let (report_sender, reports) = channel();
-        let mailbox = Mailbox {
-            commands: command_receiver,
-            reports: report_sender,
-            control: Waker::new().unwrap(),
-        };
-        self.worker = Worker::new(0, 1, Duration::ZERO, driver, mailbox);
-        (self.commands, self.reports) = (commands, reports);
+        (self.worker, self.commands, self.reports) = worker(Duration::ZERO, &self.network);
+        self.waker = self.worker.driver.waker();
     }
 
     /// Hands everything over to another worker.
-    fn hand_over(&mut self, max_connections: u32, settings: Settings) {
+    pub(super) fn hand_over(&mut self, max_connections: u32, settings: Settings) {
         self.hand_over_changed(max_connections, settings, |_| {});
     }
 
@@ -102,13 +57,6 @@ impl Rig {
         }
         self.serve_again();
         self.run();
-    }
-}
-
-fn with(timeouts: Timeouts) -> Settings {
-    Settings {
-        timeouts,
-        ..settings()
     }
 }
 
@@ -234,4 +182,29 @@ fn a_connection_keeps_the_reply_mode_with_which_it_was_accepted() {
     assert_eq!(rig.exchange(old, b"def"), b"def");
     let new = rig.connect();
     assert_eq!(rig.exchange(new, b"abc"), b"ABC");
+}
+
+#[test]
+fn a_second_request_to_hand_over_continues_the_first_and_loses_nothing() {
+    for seed in 0..10 {
+        let mut rig = Rig::new(seed, Faults::default(), 200, settings());
+        let peers: Vec<RemotePeer> = (0..200).map(|_| rig.connect()).collect();
+        rig.command(Command::HandOver);
+        // Few completions are reported in a turn.
+        while rig.worker.slots.occupied > 150 {
+            rig.turn();
+        }
+        assert!(rig.worker.slots.occupied > 0, "the first is not answered");
+        rig.hand_over(200, settings());
+        for &peer in &peers {
+            rig.network.write(peer, b"hello");
+        }
+        rig.run();
+        for &peer in &peers {
+            assert_eq!(rig.network.read(peer, 10), b"hello", "{seed}");
+            rig.network.half_close(peer);
+        }
+        rig.run();
+        rig.assert_nothing_left(200);
+    }
 }

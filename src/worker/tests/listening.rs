@@ -81,6 +81,78 @@ fn a_client_that_is_accepted_while_when_full_changes_costs_and_returns_one_permi
 }
 
 #[test]
+fn a_socket_that_passes_to_another_listener_brings_its_queue_and_costs_no_permit() {
+    const OTHER: ListenerId = ListenerId(2);
+    for seed in 0..50 {
+        let mut rig = Rig::new(seed, Faults::default(), 1, settings());
+        let (gate, counters) = (Arc::new(Gate::new(Permits::new(2, vec![]))), Arc::default());
+        rig.command(Command::Configure {
+            listener: OTHER,
+            settings: Settings {
+                reply: Reply::Upper,
+                ..settings()
+            },
+            gate: Arc::clone(&gate),
+            counters: Arc::clone(&counters),
+        });
+        // The listener is full, and a second client is in the queue.
+        let first = rig.connect();
+        assert_eq!(rig.exchange(first, b"first"), b"first");
+        let second = (seed % 2 == 0).then(|| rig.connect());
+        // Another one comes in the same turn as the command.
+        let from = "198.51.100.3:5000".parse().unwrap();
+        let third = rig.network.connect(from, server());
+        rig.command(Command::MoveSocket {
+            id: STREAM,
+            listener: OTHER,
+        });
+        rig.run();
+        let moved: Vec<_> = second.into_iter().chain([third]).collect();
+        for peer in &moved {
+            assert_eq!(rig.exchange(*peer, b"moved"), b"MOVED", "seed {seed}");
+        }
+        assert_eq!(rig.exchange(first, b"first"), b"first");
+        assert_eq!(Totals::of([&*counters]).accepted, moved.len() as u64);
+        for peer in moved.into_iter().chain([first]) {
+            rig.network.half_close(peer);
+        }
+        rig.run();
+        rig.assert_nothing_left(1);
+        let free = (0..3).filter(|_| gate.permits.try_take()).count();
+        assert_eq!(free, 2, "every permit was returned once, seed {seed}");
+    }
+}
+
+#[test]
+fn a_client_that_is_accepted_while_its_socket_passes_to_another_listener_costs_one_permit() {
+    const OTHER: ListenerId = ListenerId(2);
+    for seed in 0..50 {
+        let mut rig = Rig::new(seed, Faults::default(), 2, settings());
+        let (gate, counters) = (Arc::new(Gate::new(Permits::new(2, vec![]))), Arc::default());
+        rig.command(Command::Configure {
+            listener: OTHER,
+            settings: settings(),
+            gate: Arc::clone(&gate),
+            counters: Arc::clone(&counters),
+        });
+        rig.run();
+        let from = "198.51.100.3:5000".parse().unwrap();
+        let peer = rig.network.connect(from, server());
+        rig.command(Command::MoveSocket {
+            id: STREAM,
+            listener: OTHER,
+        });
+        rig.run();
+        assert_eq!(rig.exchange(peer, b"x"), b"x");
+        rig.network.half_close(peer);
+        rig.run();
+        rig.assert_nothing_left(2);
+        let free = (0..3).filter(|_| gate.permits.try_take()).count();
+        assert_eq!(free, 2, "every permit was returned once, seed {seed}");
+    }
+}
+
+#[test]
 fn one_source_cannot_take_all_connections() {
     let mut rig = Rig::new(
         1,

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use super::super::mailbox::{SourceEntry, TransferredConnection};
+use super::peers::list;
 use super::*;
 
 /// Peers of streams in one history. Some connect when others have left.
@@ -247,12 +248,16 @@ impl Mixture {
                 self.rig.command(Command::HandOver);
             }
             0..10 => self.configure(self.below(self.services.len())),
-            10..14 => self.rig.command(Command::ListPeers { query: 1 }),
+            10..14 => self.rig.command(list(Order::Idle, None, 100)),
             14..16 if self.conditions.strict && !self.peer_ids.is_empty() => {
                 let id = self.peer_ids[self.below(self.peer_ids.len())];
                 self.rig.command(Command::ClosePeers {
                     query: 2,
-                    ids: Arc::from([id]),
+                    selection: Selection {
+                        id: Some(id),
+                        ..Selection::default()
+                    },
+                    dry_run: false,
                 });
             }
             16 if self.connected > STREAM_PEERS / 2 && !self.services[3].retired => {

@@ -1,5 +1,7 @@
 //! Connections whose bytes the driver relays: whatever holds for others holds for them.
 
+use super::peers::listed;
+use super::streams::talk;
 use super::*;
 
 /// The driver relays whatever it may.
@@ -53,11 +55,17 @@ fn relayed_bytes_are_counted_and_listed() {
     rig.pass(SECOND);
     let totals = rig.totals();
     assert_eq!((totals.bytes_received, totals.bytes_sent), (5, 5));
-    let found = &listed(&mut rig)[0];
+    let found = &listed(&mut rig, Order::Id, 10).0[0];
     assert_eq!((found.bytes_received, found.bytes_sent), (5, 5));
     assert!(found.idle >= SECOND);
-    let ids = Arc::from([found.id]);
-    rig.command(Command::ClosePeers { query: 1, ids });
+    rig.command(Command::ClosePeers {
+        query: 1,
+        selection: Selection {
+            id: Some(found.id),
+            ..Selection::default()
+        },
+        dry_run: false,
+    });
     rig.run();
     assert_eq!(rig.network.end(peer), Some(End::Fin));
     rig.assert_nothing_left(1);

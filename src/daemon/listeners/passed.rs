@@ -1,22 +1,21 @@
-//! Sockets that the service manager has bound and passes (`sd_listen_fds(3)`), and whom each is for.
+//! Sockets that the service manager has bound and passes (`sd_listen_fds(3)`), and which listener
+//! each is for.
 //!
-//! By its name (`FileDescriptorName=`) first: a listener serves all sockets of its own name, where
-//! they are bound is said in the `.socket` unit alone, and the listener binds nothing itself. Every
+//! By its name (`FileDescriptorName=`) first: a listener serves all sockets of its own name, the
+//! `.socket` unit alone defines where they are bound, and the listener binds nothing itself. Every
 //! other socket is for the listener that has its address. What the manager passed it will pass
-//! again, so such a socket is left as it is; only who writes a backlog changes that.
+//! again, so such a socket is left as it is; only a backlog in the configuration changes it.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use serde::{Deserialize, Serialize};
-
 use crate::config::{self, Address, Change, Config, Protocol};
 use crate::sys::process::Passed;
 use crate::sys::socket;
 
-use crate::daemon::listeners::bind::{self, Bound};
-use crate::daemon::systemd::store::Survivors;
+use super::bind::{self, Adopted, Bound};
+use super::survivors::Survivors;
 
 /// Names that begin so are ours: no listener's sockets are called so.
 const OURS: &str = "echod-";
@@ -27,16 +26,6 @@ pub(crate) struct Sockets {
     by_name: BTreeMap<String, Vec<OwnedFd>>,
     survivors: Survivors,
     others: Vec<Passed>,
-}
-
-/// What is known of a socket in service that was passed.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) struct Adopted {
-    /// It is here for its name, not for its address.
-    pub by_name: bool,
-    /// The backlog that the `.socket` unit has given it; the kernel does not tell that of a Unix
-    /// socket.
-    pub backlog: Option<u32>,
 }
 
 impl Sockets {
@@ -126,7 +115,7 @@ impl Sockets {
             .map_err(|error| format!("listener \"{name}\": passed socket {address}: {error}"))
     }
 
-    /// A warning for each socket that nobody has taken.
+    /// A warning for each socket that no listener has taken.
     pub(crate) fn left_over(self) -> impl Iterator<Item = String> {
         self.others.into_iter().map(|passed| {
             format!(
@@ -140,7 +129,7 @@ impl Sockets {
 }
 
 /// What comes of a reload that would bind a listener elsewhere, whose sockets were passed by its
-/// name: they stay, and the operator is told.
+/// name: they stay, and the operator gets a warning.
 ///
 /// # Errors
 /// When they can't serve it any more.
@@ -167,15 +156,6 @@ pub(crate) fn rebind_named(
          and how many: change that, and start both again",
         unused.join(", ")
     ))
-}
-
-/// The backlog that the socket is to have; none where it is to keep the one that it has, and nobody
-/// knows which that is.
-pub(crate) fn backlog(socket: &Bound, listener: &config::Listener) -> Option<u32> {
-    match socket.passed {
-        Some(adopted) if !listener.backlog_is_set => adopted.backlog,
-        _ => Some(listener.backlog),
-    }
 }
 
 fn adopt(
@@ -243,7 +223,7 @@ fn protocol(fd: &OwnedFd) -> Option<Protocol> {
     Protocol::ALL.into_iter().find(of_its_type)
 }
 
-/// Whether it is a door, and not a connection that the manager has accepted.
+/// Whether clients can reach it, as they can't a connection that the manager has accepted.
 fn is_ready(fd: &OwnedFd) -> bool {
     protocol(fd).is_some_and(|protocol| !protocol.is_stream()) || socket::is_listening(fd.as_fd())
 }

@@ -1,0 +1,35 @@
+//! The command line, read by the crate `clap`. Help, versions and mistakes are printed as all else.
+
+#![forbid(unsafe_code)]
+
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::exit::{self, Exit, print_or_end};
+use crate::cli::terminal::{Color, complain};
+
+/// The command line of a program.
+///
+/// # Errors
+/// The exit status where it only asks for help, or is not understood; the help or the error is
+/// printed.
+pub fn parse<C: Parser>() -> Result<C, ExitCode> {
+    C::try_parse().map_err(|error| {
+        let text = |is_terminal| {
+            let text = error.render();
+            if Color::Auto.paint(is_terminal).colored {
+                text.ansi().to_string()
+            } else {
+                text.to_string()
+            }
+        };
+        if error.use_stderr() {
+            complain(&text(io::stderr().is_terminal()));
+            return Exit::Usage.into();
+        }
+        let printed = print_or_end(text(io::stdout().is_terminal()).as_bytes());
+        exit::end(C::command().get_name(), printed)
+    })
+}

@@ -1,0 +1,54 @@
+//! Which peers a command is about.
+
+use std::time::Duration;
+
+use crate::cli::exit::{Exit, Failure};
+use crate::protocol::peers::parse_network;
+use crate::protocol::schema;
+
+use super::args::{KickArgs, PeersArgs};
+
+/// The peers that are to be listed.
+pub(super) fn listed(args: &PeersArgs) -> schema::ListPeers {
+    schema::ListPeers {
+        listener: args.listener.clone(),
+        address: args.address.clone(),
+        older_ms: args.older.map(milliseconds),
+        idle_ms: args.idle.map(milliseconds),
+        sort: args.sort.clone(),
+        limit: args.limit,
+    }
+}
+
+/// The connections that `kick` is to close.
+pub(super) fn closed(args: KickArgs) -> Result<schema::ClosePeers, Failure> {
+    let mut asked = schema::ClosePeers {
+        id: None,
+        listener: args.listener,
+        address: args.address,
+        older_ms: args.older.map(milliseconds),
+        idle_ms: args.idle.map(milliseconds),
+        dry_run: args.dry_run.then_some(true),
+    };
+    let twice = |option| {
+        let message = format!("SELECTOR and {option} mean the same: give one of them");
+        Failure::with(Exit::Usage, message)
+    };
+    if let Some(selector) = args.selector {
+        if let Ok(id) = selector.parse() {
+            asked.id = Some(id);
+        } else if parse_network(&selector).is_some() {
+            if asked.address.replace(selector).is_some() {
+                return Err(twice("--address"));
+            }
+        } else if asked.listener.replace(selector).is_some() {
+            return Err(twice("--listener"));
+        }
+    }
+    Ok(asked)
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    // What is more than Varlink's integers hold is longer than anything has lasted.
+    u64::try_from(time.as_millis()).map_or(i64::MAX as u64, |time| time.min(i64::MAX as u64))
+}

@@ -1,0 +1,153 @@
+//! Calls of the control protocol: answered from the daemon as it is, or carried out.
+//!
+//! Everything that can be wrong with a request was found by `protocol`; here is what the daemon does
+//! about one that is right, and the line of the log that says which caller it was.
+
+use std::time::Instant;
+
+use crate::config::render;
+use crate::protocol::schema;
+use crate::protocol::wire;
+use crate::protocol::{self, Effect, Outcome, View};
+
+use super::Daemon;
+use super::control::{Call, Reply};
+use super::log;
+use super::reload::Request;
+
+impl View for Daemon {
+    fn status(&self) -> schema::Status {
+        let totals = self.listeners.totals();
+        schema::Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            state: self.stage.name().into(),
+            driver: self.workers.driver().name().into(),
+            workers: self.workers.count() as u32,
+            config: self.files.clone(),
+            generation: self.history.generation,
+            last_reload: self.history.last.clone(),
+            listeners: self.listeners.count() as u64,
+            connections: totals.connections(),
+            bytes_received: totals.bytes_received,
+            bytes_sent: totals.bytes_sent,
+        }
+    }
+
+    fn listeners(&self) -> Vec<schema::Listener> {
+        self.listeners.report()
+    }
+
+    fn listener(&self, name: &str) -> Option<schema::Listener> {
+        self.listeners.report_one(name)
+    }
+
+    fn has_backlog(&self, name: &str) -> Option<bool> {
+        self.listeners.has_backlog(name)
+    }
+
+    fn config(&self) -> String {
+        render(&self.config)
+    }
+}
+
+impl Daemon {
+    /// Answers a call, or begins what will be answered later.
+    pub(super) fn handle_call(&mut self, call: &Call, now: Instant) {
+        let reply = match protocol::handle(&call.request, call.caller.role(), self) {
+            Outcome::Reply(reply) => Some(reply),
+            Outcome::Denied => {
+                let caller = call.caller.describe();
+                ::log::warn!("control: {caller} may not call {:?}", call.request.method);
+                Some(protocol::permission_denied())
+            }
+            Outcome::Effect(effect) => {
+                if effect.changes_something() {
+                    let caller = call.caller.describe();
+                    ::log::info!(listener = effect.listener(); "control: {caller} {effect}");
+                }
+                self.carry_out(effect, call, now)
+            }
+        };
+        if let Some((server, reply)) = self.server.as_mut().zip(reply) {
+            server.reply(call.id, Reply::One(reply), now);
+        }
+    }
+
+    /// Does what a call asks for; none if it will be answered later.
+    fn carry_out(&mut self, effect: Effect, call: &Call, now: Instant) -> Option<wire::Reply> {
+        match effect {
+            Effect::ListPeers { query, sort, limit } => {
+                self.server.as_mut()?.list_peers(call, query, sort, limit);
+                None
+            }
+            Effect::ClosePeers { query, dry_run } => {
+                self.server.as_mut()?.close_peers(call, query, dry_run);
+                None
+            }
+            Effect::SetBacklog { listener, backlog } => Some(self.set_backlog(&listener, backlog)),
+            Effect::Reload { dry_run } => {
+                self.request_reload(Request::of_caller(call.id, dry_run));
+                None
+            }
+            Effect::Upgrade => {
+                self.upgrade(Some(call.id), now);
+                None
+            }
+            Effect::HandOver => {
+                self.hand_over_to_process(call.id, now);
+                None
+            }
+            Effect::SetLogLevel { level } => Some(self.set_log_level(level)),
+        }
+    }
+
+    fn set_backlog(&mut self, name: &str, backlog: u32) -> wire::Reply {
+        let (before, after) = match self.listeners.set_backlog(name, backlog) {
+            Ok(changed) => changed,
+            Err(error) => {
+                ::log::error!(listener = name; "listener \"{name}\": backlog {backlog}: {error}");
+                // The reply says that nothing has changed.
+                let present = self.listeners.report_one(name);
+                let present = present.and_then(|listener| listener.backlog);
+                let present = present.unwrap_or_default();
+                (present, present)
+            }
+        };
+        if let Some(listener) = self.config.listeners.get_mut(name) {
+            listener.backlog = after.requested;
+            listener.backlog_is_set = true;
+        }
+        ::log::info!(
+            listener = name;
+            "listener \"{name}\": backlog {} → {}, effective {}",
+            before.requested,
+            after.requested,
+            after.effective
+        );
+        protocol::reply(&schema::SetBacklogReply { before, after })
+    }
+
+    fn set_log_level(&mut self, level: ::log::LevelFilter) -> wire::Reply {
+        let before = log::set_level(level);
+        self.config.log.level = level;
+        self.log_level_overridden = true;
+        let name = |level: ::log::LevelFilter| level.as_str().to_ascii_lowercase();
+        let (before, after) = (name(before), name(level));
+        ::log::info!("log level: {before} → {after}");
+        protocol::reply(&schema::SetLogLevelReply { before, after })
+    }
+
+    /// Lets the workers make the next search among the peers, unless that is for a successor.
+    pub(super) fn search_peers(&mut self, now: Instant) {
+        let held = self.is_settling();
+        let Some(server) = &mut self.server else {
+            return;
+        };
+        server.hold_searches(held);
+        if let Some(search) = server.search(&self.listeners, self.workers.count(), now) {
+            self.workers.command_all(|_| search.command());
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! New control connections: how many there may be, and what happens where no descriptor is left.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{EpollEvent, EpollFlags};
+
+use super::caller::Caller;
+use super::connection::{Connection, End};
+use super::{CONNECTIONS_MAX, ClientId, LISTENING, Server};
+
+/// How long accepting pauses when there is not even a spare descriptor.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections accepted in one turn; the rest waits for the next.
+const ACCEPTS_PER_TURN: usize = 16;
+
+impl Server {
+    /// Accepts the connections that are queued.
+    pub(super) fn accept(&mut self) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            let cause = match self.socket.listener.accept() {
+                Ok((stream, _)) => {
+                    if let Err((stream, end)) = self.admit(stream) {
+                        log::debug!("control connection refused: {end}");
+                        self.spare.close(stream.into());
+                    }
+                    continue;
+                }
+                Err(cause) => cause,
+            };
+            match cause.raw_os_error().map(Errno::from_raw) {
+                Some(Errno::EAGAIN) => return,
+                // The client has given up (accept(2)).
+                Some(Errno::ECONNABORTED | Errno::EINTR | Errno::EPROTO) => {}
+                // The kernel takes a descriptor before it looks at the queue (accept(2)): a spare one
+                // that is given up for an empty queue stays free, and a worker's client gets it.
+                Some(Errno::EMFILE | Errno::ENFILE) if !self.is_connection_queued() => return,
+                Some(Errno::EMFILE | Errno::ENFILE) if self.spare.give_up() => {}
+                _ => {
+                    log::debug!("control socket: accept: {cause}");
+                    self.pause_until = Some(self.now + ACCEPT_PAUSE);
+                    return self.listen_for(EpollFlags::empty());
+                }
+            }
+        }
+    }
+
+    /// Accepts again, after a pause.
+    pub(super) fn end_pause(&mut self) {
+        if self.pause_until.is_some_and(|until| until <= self.now) {
+            self.pause_until = None;
+            self.listen_for(EpollFlags::EPOLLIN);
+        }
+    }
+
+    /// Whether a client waits to be accepted.
+    fn is_connection_queued(&self) -> bool {
+        let mut listener = [PollFd::new(self.socket.listener.as_fd(), PollFlags::POLLIN)];
+        poll(&mut listener, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Adds a connection, or gives it back with the reason.
+    pub(super) fn admit(&mut self, stream: UnixStream) -> Result<ClientId, (UnixStream, End)> {
+        let caller = match self.watch(&stream) {
+            Ok(caller) => caller,
+            Err(end) => return Err((stream, end)),
+        };
+        let id = ClientId(self.last_id);
+        let connection = Connection::new(stream, caller, self.now);
+        self.connections.insert(id, connection);
+        Ok(id)
+    }
+
+    /// Watches a connection as the next one, if there may be one more of its user.
+    fn watch(&mut self, stream: &UnixStream) -> Result<Caller, End> {
+        let caller = Caller::of(stream)?;
+        let of_user = |connection: &&Connection| connection.caller.uid == caller.uid;
+        if self.connections.len() >= CONNECTIONS_MAX {
+            return Err(End::TooMany);
+        }
+        if self.connections.values().filter(of_user).count() >= self.per_user_max {
+            return Err(End::TooManyOfUser(caller.uid));
+        }
+        stream.set_nonblocking(true)?;
+        self.last_id += 1;
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLONESHOT;
+        let event = EpollEvent::new(flags, self.last_id);
+        self.epoll.add(stream, event).map_err(io::Error::from)?;
+        Ok(caller)
+    }
+
+    fn listen_for(&self, flags: EpollFlags) {
+        let mut event = EpollEvent::new(flags, LISTENING);
+        // It was added at the start, and changing it needs no memory.
+        let changed = self.epoll.modify(&self.socket.listener, &mut event);
+        debug_assert_eq!(changed, Ok(()), "the listening socket is watched");
+    }
+}

@@ -1,0 +1,85 @@
+//! The caller at the other end of a control connection: what it may do, and how the log names it.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
+
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::unistd::geteuid;
+
+use crate::protocol::Role;
+
+/// The kernel gives a program's name up to 15 bytes (proc(5), `/proc/PID/comm`).
+const PROGRAM_BYTES_MAX: u64 = 64;
+
+/// The process at the other end (`SO_PEERCRED`), as it was when the connection was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The process; 0 if it is in another PID namespace.
+    pub pid: i32,
+    /// Its user.
+    pub uid: u32,
+}
+
+impl Caller {
+    /// The process that has made this connection.
+    pub(super) fn of(stream: &UnixStream) -> io::Result<Self> {
+        let credentials = getsockopt(stream, sockopt::PeerCredentials)?;
+        Ok(Self {
+            pid: credentials.pid(),
+            uid: credentials.uid(),
+        })
+    }
+
+    /// What it may do: every user that can connect may change listeners and peers, and only those
+    /// that could stop the daemon without asking may change the daemon itself.
+    #[must_use]
+    pub fn role(self) -> Role {
+        if self.uid == 0 || self.uid == geteuid().as_raw() {
+            Role::Admin
+        } else {
+            Role::Operator
+        }
+    }
+
+    /// The subject of a line of the log: `uid 0 (pid 4711, program "echoctl")`.
+    #[must_use]
+    pub fn describe(self) -> String {
+        let Self { uid, pid } = self;
+        match program(pid) {
+            // Any process can choose its name, so it is quoted.
+            Some(program) => format!("uid {uid} (pid {pid}, program {program:?})"),
+            None => format!("uid {uid} (pid {pid})"),
+        }
+    }
+}
+
+/// The name of a process's program; none if the process has ended, or `/proc` hides it.
+fn program(pid: i32) -> Option<String> {
+    let mut name = Vec::new();
+    let file = File::open(format!("/proc/{pid}/comm")).ok()?;
+    file.take(PROGRAM_BYTES_MAX).read_to_end(&mut name).ok()?;
+    Some(
+        String::from_utf8_lossy(&name)
+            .trim_end_matches('\n')
+            .to_owned(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_is_named_with_its_program_where_that_is_known() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let caller = Caller::of(&ours).unwrap();
+        let uid = nix::unistd::getuid();
+        let pid = std::process::id();
+        let comm = std::fs::read_to_string("/proc/self/comm").unwrap();
+        let expected = format!("uid {uid} (pid {pid}, program {:?})", comm.trim_end());
+        assert_eq!(caller.describe(), expected);
+        let foreign = Caller { pid: 0, uid: 5 };
+        assert_eq!(foreign.describe(), "uid 5 (pid 0)");
+    }
+}

@@ -1,0 +1,162 @@
+//! The last step of a reload that can fail: what is bound beside sockets in service, or in their place.
+//!
+//! Changes options of sockets in service and the names of their files, and changes them back where
+//! not all can be bound.
+
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use crate::config::{self, Address, Config};
+use crate::sys::socket;
+use crate::worker::mailbox::SocketId;
+
+use crate::daemon::socket_file;
+
+use super::bind::{self, Bound};
+use super::prepared::{Pending, Planned, Prepared};
+use super::{Listeners, Socket};
+
+impl Listeners {
+    /// Binds what is pending, in place or beside of what is in service. This is the last step that
+    /// can fail.
+    ///
+    /// # Errors
+    /// All that is wrong; everything is then as it was.
+    pub(super) fn bind_pending(
+        &self,
+        prepared: &mut Prepared,
+        new: &Config,
+        workers: usize,
+    ) -> Result<(), Vec<String>> {
+        let mut undo = Undo::default();
+        let mut failures = Vec::new();
+        for (name, planned) in &mut prepared.sockets {
+            let listener = &new.listeners[name];
+            for entry in std::mem::take(planned) {
+                let Planned::Pending(pending) = entry else {
+                    planned.push(entry);
+                    continue;
+                };
+                match self.bind_one_pending(listener, pending, workers, &mut undo) {
+                    Ok(bound) => planned.extend(bound.into_iter().map(Planned::New)),
+                    Err(failure) => failures.push(failure),
+                }
+            }
+        }
+        if failures.is_empty() {
+            return Ok(());
+        }
+        // First the new sockets go, then the old ones are again as they were.
+        prepared.sockets.clear();
+        undo.carry_out();
+        Err(failures)
+    }
+
+    fn bind_one_pending<'a>(
+        &'a self,
+        listener: &config::Listener,
+        pending: Pending,
+        workers: usize,
+        undo: &mut Undo<'a>,
+    ) -> Result<Vec<Bound>, String> {
+        let name = &listener.name;
+        match pending {
+            Pending::Replacing { path, id } => {
+                let bound = self.bind_replacing(listener, &path, id, workers, undo);
+                bound.map(|bound| vec![bound]).map_err(|error| {
+                    let reason = bind::explain_path(&error, &path, self.landlock.as_ref());
+                    format!("listener \"{name}\": bind {}: {reason}", path.display())
+                })
+            }
+            Pending::Beside {
+                address,
+                inet,
+                indexes,
+            } => {
+                let bound = self.bind_beside(listener, &address, (inet, indexes), workers, undo);
+                bound.map_err(|error| {
+                    let reason = bind::explain_inet(&error, inet, listener.protocol);
+                    format!("listener \"{name}\": bind {address}: {reason}")
+                })
+            }
+        }
+    }
+
+    /// Binds a path at which there is a socket of the other kind. No client loses anything while
+    /// the path has no file: those of the one kind can't connect to the other.
+    fn bind_replacing(
+        &self,
+        listener: &config::Listener,
+        path: &Path,
+        id: SocketId,
+        workers: usize,
+        undo: &mut Undo<'_>,
+    ) -> Result<Bound, socket_file::Error> {
+        let (_, socket_type) = bind::kinds(listener.protocol);
+        let old = self.sockets().find(|socket| socket.id == id);
+        if let Some(file) = old.and_then(|old| old.bound.file.as_ref()) {
+            let aside = file.set_aside();
+            undo.asides
+                .push(aside.map_err(|cause| socket_file::Error::Failed {
+                    what: "rename",
+                    cause,
+                })?);
+        }
+        let bound = socket_file::bind(socket_type, path, listener.backlog)?;
+        bind::of_path(listener, path, bound, workers)
+    }
+
+    /// Binds sockets to an address that sockets in service have, or a part of it.
+    fn bind_beside<'a>(
+        &'a self,
+        listener: &config::Listener,
+        address: &Address,
+        (inet, indexes): (SocketAddr, Range<usize>),
+        workers: usize,
+        undo: &mut Undo<'a>,
+    ) -> io::Result<Vec<Bound>> {
+        let (kind, _) = bind::kinds(listener.protocol);
+        for socket in self.sockets() {
+            let fd = socket.bound.fd.as_fd();
+            let local = socket.bound.local();
+            let is_beside =
+                socket.bound.kind == kind && local.is_some_and(|local| local.port() == inet.port());
+            if is_beside && !socket::is_shared(fd) {
+                socket::set_shared(fd, true)?;
+                undo.shared.push(socket);
+            }
+        }
+        let bound = bind::bind_beside(listener, address, inet, indexes, workers)?;
+        // Those that have to wait listen when the retired sockets of this address are closed.
+        if !self.has_to_wait_at(inet) {
+            bound.iter().try_for_each(|bound| bound.listen(listener))?;
+        }
+        Ok(bound)
+    }
+}
+
+/// What was done to sockets in service so that others could be bound.
+#[derive(Default)]
+struct Undo<'a> {
+    shared: Vec<&'a Socket>,
+    asides: Vec<socket_file::Aside>,
+}
+
+impl Undo<'_> {
+    fn carry_out(self) {
+        for socket in self.shared {
+            if let Err(error) = socket::set_shared(socket.bound.fd.as_fd(), false) {
+                log::error!(
+                    "{}: still shares its address: {error}",
+                    socket.bound.address
+                );
+            }
+        }
+        self.asides
+            .into_iter()
+            .for_each(socket_file::Aside::put_back);
+    }
+}

@@ -1,0 +1,172 @@
+//! Reports on the listeners for control clients: addresses, queues and counters.
+//!
+//! Knows how to ask the kernel, and asks once for a whole report; never changes anything.
+
+use std::cell::OnceCell;
+use std::collections::HashMap;
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use crate::config::Address;
+use crate::policy::{CloseReason, Refusal};
+use crate::protocol::schema;
+use crate::sys::socket;
+
+use super::{Listener, Listeners};
+
+impl Listeners {
+    /// All listeners, for people and programs.
+    pub(in crate::daemon) fn report(&self) -> Vec<schema::Listener> {
+        let queues = Queues::default();
+        let all = self.with_state();
+        all.map(|(listener, state)| listener.report(state, &queues))
+            .collect()
+    }
+
+    /// The listener of this name, for people and programs.
+    pub(in crate::daemon) fn report_one(&self, name: &str) -> Option<schema::Listener> {
+        let mut all = self.with_state();
+        let (listener, state) = all.find(|(listener, _)| listener.config.name == name)?;
+        Some(listener.report(state, &Queues::default()))
+    }
+
+    /// Whether the listener of this name has a backlog; none if there is no such listener.
+    pub(in crate::daemon) fn has_backlog(&self, name: &str) -> Option<bool> {
+        let listener = self.all().find(|listener| listener.config.name == name)?;
+        Some(listener.config.protocol.is_stream())
+    }
+
+    fn with_state(&self) -> impl Iterator<Item = (&Listener, schema::ListenerState)> {
+        let in_service = self.in_service.values();
+        let retired = self.retired.iter();
+        in_service
+            .map(|listener| (listener, schema::ListenerState::Listening))
+            .chain(retired.map(|listener| (listener, schema::ListenerState::Retired)))
+    }
+}
+
+/// What the kernel has about the queues of all listening sockets, read when it is first needed and
+/// once for a whole report.
+#[derive(Default)]
+pub(super) struct Queues {
+    limit: OnceCell<u32>,
+    unix: OnceCell<HashMap<PathBuf, u32>>,
+}
+
+impl Queues {
+    fn limit(&self) -> u32 {
+        *self.limit.get_or_init(somaxconn)
+    }
+
+    /// Without `/proc` it is not known. A full queue loses no client: connect(2) waits.
+    fn queued_at(&self, path: &Path) -> u32 {
+        let read = || socket::queued_at_paths().unwrap_or_default();
+        let queued = self.unix.get_or_init(read).get(path);
+        queued.copied().unwrap_or(0)
+    }
+}
+
+impl Listener {
+    pub(super) fn backlog(&self, queues: &Queues) -> Option<schema::Backlog> {
+        if !self.config.protocol.is_stream() {
+            return None;
+        }
+        let limit = queues.limit();
+        let sockets = self.sockets.iter().map(|socket| &socket.bound);
+        let mut known = sockets.map(|socket| socket.backlog(&self.config));
+        // Of a retired listener, what it was to be.
+        let known = known.next_back().unwrap_or(Some(self.config.backlog));
+        let requested = known.unwrap_or(0);
+        let mut sum = schema::Backlog {
+            requested,
+            effective: requested.min(limit),
+            limit,
+            queued: 0,
+            overflows: 0,
+        };
+        for queue in self
+            .sockets
+            .iter()
+            .filter(|socket| socket.bound.waits_at().is_none())
+            .filter_map(|socket| socket::queue(socket.bound.fd.as_fd()))
+        {
+            sum.effective = queue.effective;
+            sum.queued += u64::from(queue.queued);
+            sum.overflows += u64::from(queue.overflows);
+        }
+        for socket in &self.sockets {
+            if let Address::Unix(path) = &socket.bound.address {
+                sum.queued += u64::from(queues.queued_at(path));
+            }
+        }
+        Some(sum)
+    }
+
+    fn report(&self, state: schema::ListenerState, queues: &Queues) -> schema::Listener {
+        let totals = self.totals();
+        // Sockets that share an address have it once.
+        let mut addresses: Vec<String> = Vec::new();
+        for socket in &self.sockets {
+            let local = socket::local_address(socket.bound.fd.as_fd());
+            let address = local.map_or_else(
+                || socket.bound.address.to_string(),
+                |local| local.to_string(),
+            );
+            if !addresses.contains(&address) {
+                addresses.push(address);
+            }
+        }
+        let refused =
+            Refusal::ALL.map(|reason| (reason.name().to_owned(), totals.refused[reason as usize]));
+        let closed = CloseReason::ALL
+            .map(|reason| (reason.name().to_owned(), totals.closed_by[reason as usize]));
+        let is_stream = self.config.protocol.is_stream();
+        schema::Listener {
+            name: self.config.name.clone(),
+            protocol: self.config.protocol.name().into(),
+            addresses,
+            reply: self.config.reply.name().into(),
+            state,
+            sockets: self.sockets.len() as u32,
+            backlog: self.backlog(queues),
+            connections: totals.connections(),
+            max_connections: if is_stream {
+                self.config.max_connections
+            } else {
+                0
+            },
+            peak: self.gate.peak(),
+            accepted: totals.accepted,
+            refused: refused.into_iter().collect(),
+            closed: closed.into_iter().collect(),
+            faults: totals.faults,
+            datagrams_received: totals.datagrams_received,
+            datagrams_sent: totals.datagrams_sent,
+            bytes_received: totals.bytes_received,
+            bytes_sent: totals.bytes_sent,
+            overridden: self.overridden.iter().map(|key| (*key).into()).collect(),
+        }
+    }
+}
+
+/// The kernel's cap on every backlog (`listen(2)`). Under `ProcSubset=pid` the file can't be
+/// read; then a socket that asks for the largest one has the cap.
+fn somaxconn() -> u32 {
+    let text = fs::read_to_string("/proc/sys/net/core/somaxconn");
+    text.ok()
+        .and_then(|text| text.trim().parse().ok())
+        .or_else(probe_somaxconn)
+        .unwrap_or(0)
+}
+
+fn probe_somaxconn() -> Option<u32> {
+    let loopback = ([127, 0, 0, 1], 0).into();
+    let probe =
+        socket::bind_inet(socket2::Type::STREAM, loopback, socket::Binding::Exclusive).ok()?;
+    // So that no client connects to it. A daemon without privileges may not on some kernels, and
+    // then a client that found the port in that moment is reset.
+    let _ = socket::drop_new_connections(probe.as_fd());
+    socket::listen(probe.as_fd(), u32::MAX).ok()?;
+    Some(socket::queue(probe.as_fd())?.effective)
+}

@@ -1,0 +1,198 @@
+//! Where the lines of the log go: which output is chosen, and how a line is written to standard error.
+//!
+//! May wait for an output: only the thread that writes calls it.
+
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use ::syslog::Facility;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::config::{self, LogTarget};
+
+use super::journal::{self, Journal};
+use super::line::Line;
+use super::syslog::{self, Syslog};
+use super::writer::Write;
+
+/// Where lines go.
+pub(super) enum Output {
+    Journal(Journal),
+    Syslog(Syslog),
+    Stderr {
+        /// `<N>`, for the journal, instead of the name of the program.
+        prefixes: bool,
+    },
+}
+
+impl Output {
+    /// What the configuration asks for, and a remark about it for a curious operator.
+    ///
+    /// # Errors
+    /// A message for the operator: `target = "syslog"` where there is none.
+    pub(super) fn open(settings: &config::Log) -> Result<(Self, Option<String>), String> {
+        let facility: Facility = settings.facility.parse().unwrap_or(Facility::LOG_DAEMON);
+        Ok(match choose(settings.target, &Surroundings::look()) {
+            Choice::Journal => match Journal::connect(Path::new(journal::SOCKET), code(facility)) {
+                Ok(journal) => (Self::Journal(journal), None),
+                Err(error) => {
+                    let remark = format!(
+                        "log: {}: {error}: lines reach the journal without fields",
+                        journal::SOCKET
+                    );
+                    (Self::Stderr { prefixes: true }, Some(remark))
+                }
+            },
+            Choice::Syslog => {
+                let syslog = Syslog::connect(Path::new(syslog::SOCKET), facility)?;
+                (Self::Syslog(syslog), None)
+            }
+            Choice::Stderr { prefixes } => (Self::Stderr { prefixes }, None),
+        })
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, line: &Line) -> io::Result<()> {
+        match self {
+            Self::Journal(journal) => journal.write(line),
+            Self::Syslog(syslog) => syslog.write(line),
+            Self::Stderr { prefixes: true } => print(
+                &mut io::stderr(),
+                &format!("<{}>{}\n", line.priority(), line.text()),
+            ),
+            Self::Stderr { prefixes: false } => {
+                print(&mut io::stderr(), &format!("echod: {}\n", line.text()))
+            }
+        }
+    }
+}
+
+/// Writes a line in one piece where the output takes that, so that it stays apart from what other
+/// processes write there.
+fn print(output: &mut (impl io::Write + AsFd), line: &str) -> io::Result<()> {
+    let mut rest = line.as_bytes();
+    while !rest.is_empty() {
+        match output.write(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(len) => rest = &rest[len..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // Another process that has the same pipe or terminal made it non-blocking, for all.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                poll(
+                    &mut [PollFd::new(output.as_fd(), PollFlags::POLLOUT)],
+                    PollTimeout::NONE,
+                )?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// What decides about `target = "auto"`.
+struct Surroundings {
+    journal: bool,
+    terminal: bool,
+    syslog: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Choice {
+    Journal,
+    Syslog,
+    Stderr { prefixes: bool },
+}
+
+impl Surroundings {
+    fn look() -> Self {
+        Self {
+            journal: stderr_is_journal(),
+            terminal: io::stderr().is_terminal(),
+            syslog: Path::new(syslog::SOCKET).exists(),
+        }
+    }
+}
+
+/// A person at the terminal gets the lines there, also where syslog is.
+fn choose(target: LogTarget, surroundings: &Surroundings) -> Choice {
+    match target {
+        LogTarget::Syslog => Choice::Syslog,
+        LogTarget::Auto if surroundings.journal => Choice::Journal,
+        LogTarget::Auto if surroundings.syslog && !surroundings.terminal => Choice::Syslog,
+        LogTarget::Auto | LogTarget::Stderr => Choice::Stderr {
+            prefixes: surroundings.journal,
+        },
+    }
+}
+
+/// Whether standard error is the journal's: `$JOURNAL_STREAM` names its device and inode
+/// (`systemd.exec(5)`), so that a redirection is noticed.
+pub(in crate::daemon) fn stderr_is_journal() -> bool {
+    let Some(stream) = std::env::var_os("JOURNAL_STREAM") else {
+        return false;
+    };
+    let Ok(stderr) = std::fs::metadata("/proc/self/fd/2") else {
+        return false;
+    };
+    stream.to_str() == Some(&format!("{}:{}", stderr.dev(), stderr.ino()))
+}
+
+/// Its number in `syslog(3)`, which the crate has shifted into its place in a priority.
+fn code(facility: Facility) -> u8 {
+    (facility as u8) >> 3
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+    use super::*;
+
+    #[test]
+    fn auto_takes_the_journal_then_the_terminal_then_syslog() {
+        let choice = |target, journal, terminal, syslog| {
+            let surroundings = Surroundings {
+                journal,
+                terminal,
+                syslog,
+            };
+            choose(target, &surroundings)
+        };
+        let auto = |journal, terminal, syslog| choice(LogTarget::Auto, journal, terminal, syslog);
+        assert_eq!(auto(true, false, true), Choice::Journal);
+        assert_eq!(auto(false, true, true), Choice::Stderr { prefixes: false });
+        assert_eq!(auto(false, false, true), Choice::Syslog);
+        assert_eq!(
+            auto(false, false, false),
+            Choice::Stderr { prefixes: false }
+        );
+        // With `target = "stderr"` the journal still finds the priority of each line.
+        assert_eq!(
+            choice(LogTarget::Stderr, true, false, true),
+            Choice::Stderr { prefixes: true }
+        );
+    }
+
+    #[test]
+    fn a_pipe_that_another_process_made_non_blocking_is_waited_for() {
+        use std::io::{Read, Write};
+
+        let (mut reader, mut writer) = io::pipe().unwrap();
+        fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        while writer.write(&[b'x'; 1000]).is_ok() {}
+        let printing = std::thread::spawn(move || print(&mut writer, "the line\n"));
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert!(text.ends_with("xthe line\n"));
+        assert!(printing.join().unwrap().is_ok());
+    }
+
+    #[test]
+    fn the_facility_of_the_journal_is_that_of_syslog() {
+        assert_eq!(code(Facility::LOG_DAEMON), 3);
+        assert_eq!(code(Facility::LOG_LOCAL3), 19);
+    }
+}

@@ -1,0 +1,416 @@
+//! The files of Unix sockets: those of listeners, and that of the control socket.
+//!
+//! A file is created for its owner alone and opened to others once its socket is served. It is never
+//! taken from a process that has it, also not from one that is just starting; its group and mode are
+//! changed through a descriptor, so never through a symbolic link; it is removed only if it is still
+//! the one that was created. Knows nothing of what a socket is for.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag};
+use socket2::Type;
+
+use crate::sys::socket;
+
+/// How long to wait for another process to unlock the folder. A daemon that binds a socket there
+/// holds the lock for a few system calls.
+const LOCK_WAIT: Duration = Duration::from_millis(500);
+
+/// Device and inode: what a file is recognized by, whatever its path.
+pub(crate) type Identity = (u64, u64);
+
+/// The file of a bound Unix socket. Dropping it removes the file, unless another one has taken its
+/// place.
+#[derive(Debug)]
+pub(crate) struct SocketFile {
+    path: PathBuf,
+    identity: Identity,
+}
+
+/// A file that has made room for another one at its path. Dropping it removes the file.
+#[derive(Debug)]
+pub(crate) struct Aside {
+    aside: PathBuf,
+    path: PathBuf,
+}
+
+/// Why a socket could not be bound to a path.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// Another process, or another socket of this one, is bound to the file.
+    #[error("a running process serves it: stop that first")]
+    InUse,
+    /// The file is of another kind, and is not ours to remove.
+    #[error("there is a file that is not a socket")]
+    NotASocket,
+    /// Another process holds a lock on the folder for longer than binding takes.
+    #[error("another process has locked the folder; another echod may be starting there")]
+    Locked,
+    /// A system call failed.
+    #[error("{cause}")]
+    Failed {
+        /// What was attempted.
+        what: &'static str,
+        /// Why it failed.
+        cause: io::Error,
+    },
+}
+
+/// What is at a path where a socket is to be bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Occupant {
+    Nothing,
+    /// A socket that no process has any more.
+    Stale,
+    Live,
+    NotASocket,
+}
+
+fn failed(what: &'static str) -> impl Fn(io::Error) -> Error {
+    move |cause| Error::Failed { what, cause }
+}
+
+/// Binds a socket to a path; one for streams listens at once. Only its owner can connect until
+/// [`SocketFile::set_mode`] permits others.
+///
+/// # Errors
+/// [`Error`]. The path is then as it was, except that a stale socket may be gone.
+pub(crate) fn bind(kind: Type, path: &Path, backlog: u32) -> Result<(OwnedFd, SocketFile), Error> {
+    // Held until the socket listens: before that, connecting to it fails in the same way as
+    // connecting to one that a killed process has left.
+    let _lock = lock_folder(path)?;
+    match occupant(kind, path)? {
+        Occupant::Nothing => {}
+        Occupant::Stale => fs::remove_file(path).map_err(failed("remove the stale socket"))?,
+        Occupant::Live => return Err(Error::InUse),
+        Occupant::NotASocket => return Err(Error::NotASocket),
+    }
+    let fd = socket::bind_unix(kind, path).map_err(|cause| match cause.kind() {
+        // Created in this moment by a process that does not lock.
+        io::ErrorKind::AddrInUse => Error::InUse,
+        _ => failed("bind")(cause),
+    })?;
+    let metadata = fs::symlink_metadata(path).map_err(failed("look at it"))?;
+    let file = SocketFile {
+        path: path.into(),
+        identity: identity_of(&metadata),
+    };
+    if kind == Type::STREAM {
+        socket::listen(fd.as_fd(), backlog).map_err(failed("listen"))?;
+    }
+    Ok((fd, file))
+}
+
+/// Device and inode of what is at this path, which is not followed if it is a symbolic link.
+pub(crate) fn identity(path: &Path) -> Option<Identity> {
+    fs::symlink_metadata(path).ok().as_ref().map(identity_of)
+}
+
+fn identity_of(metadata: &fs::Metadata) -> Identity {
+    (metadata.dev(), metadata.ino())
+}
+
+fn occupant(kind: Type, path: &Path) -> Result<Occupant, Error> {
+    let metadata = match fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Occupant::Nothing),
+        Err(error) => return Err(failed("look at it")(error)),
+    };
+    if !metadata.file_type().is_socket() {
+        return Ok(Occupant::NotASocket);
+    }
+    match socket::unix_is_alive(kind, path) {
+        Ok(true) => Ok(Occupant::Live),
+        Ok(false) => Ok(Occupant::Stale),
+        // Its owner has just removed it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Occupant::Nothing),
+        Err(error) => Err(failed("connect")(error)),
+    }
+}
+
+/// Locks the folder of a path, as every echod does while it binds there (`flock(2)`). None where
+/// that is not possible: the folder may not be read, or its file system has no locks.
+fn lock_folder(path: &Path) -> Result<Option<Flock<File>>, Error> {
+    let folder = folder(path);
+    let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits())
+        .open(folder);
+    // What is wrong with the folder, binding reports.
+    let Ok(mut opened) = opened else {
+        return Ok(None);
+    };
+    let until = Instant::now() + LOCK_WAIT;
+    loop {
+        match Flock::lock(opened, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(Some(lock)),
+            Err((_, Errno::EWOULDBLOCK)) if Instant::now() >= until => return Err(Error::Locked),
+            Err((unlocked, Errno::EWOULDBLOCK)) => opened = unlocked,
+            Err(_) => return Ok(None),
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// The folder that a file is in.
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+impl SocketFile {
+    /// The file that a predecessor had bound a socket to.
+    pub(crate) fn adopt(path: PathBuf, identity: Identity) -> Self {
+        Self { path, identity }
+    }
+
+    /// The socket's file that is at this path now.
+    pub(crate) fn at(path: &Path) -> Option<Self> {
+        let metadata = fs::symlink_metadata(path).ok()?;
+        let is_socket = metadata.file_type().is_socket();
+        is_socket.then(|| Self::adopt(path.into(), identity_of(&metadata)))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Device and inode.
+    pub(crate) fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Whether the path still leads to it.
+    pub(crate) fn is_in_place(&self) -> bool {
+        identity(&self.path) == Some(self.identity)
+    }
+
+    /// The same file by another path, as through a symbolic link to its folder.
+    pub(crate) fn set_path(&mut self, path: PathBuf) {
+        self.path = path;
+    }
+
+    /// Changes its mode: write permission permits to connect (unix(7)).
+    ///
+    /// # Errors
+    /// If another file is at its path by now; others as `chmod(2)`.
+    pub(crate) fn set_mode(&self, mode: u32) -> io::Result<()> {
+        let file = self.open()?;
+        // A descriptor that only names a file can't be given to fchmod(2) (open(2), O_PATH).
+        let name = format!("/proc/self/fd/{}", file.as_raw_fd());
+        fs::set_permissions(name, Permissions::from_mode(mode))
+    }
+
+    /// Changes its group. One that it has anyway is not set again: a service manager's system call
+    /// filter may forbid that, and the service has this group for that very reason.
+    ///
+    /// # Errors
+    /// If another file is at its path by now; others as `chown(2)`.
+    pub(crate) fn set_group(&self, group: u32) -> io::Result<()> {
+        let file = self.open()?;
+        if file.metadata()?.gid() == group {
+            return Ok(());
+        }
+        let at = AtFlags::AT_EMPTY_PATH;
+        Ok(nix::unistd::fchownat(
+            &file,
+            "",
+            None,
+            Some(group.into()),
+            at,
+        )?)
+    }
+
+    /// Opens the file by name only, and checks that it is this one.
+    fn open(&self) -> io::Result<File> {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(flags.bits())
+            .open(&self.path)?;
+        if identity_of(&file.metadata()?) == self.identity {
+            Ok(file)
+        } else {
+            Err(io::Error::other("another file has taken its place"))
+        }
+    }
+
+    /// Makes room for another socket at the path: renames the file within its folder.
+    ///
+    /// # Errors
+    /// As `rename(2)`.
+    pub(crate) fn set_aside(&self) -> io::Result<Aside> {
+        let process = std::process::id();
+        let names = (0..).map(|number| format!(".echod-{process}-{number}"));
+        let mut paths = names.map(|name| folder(&self.path).join(name));
+        // A name that is in use, by whatever, is passed over.
+        let free = paths.find(|path| fs::symlink_metadata(path).is_err());
+        let aside = free.expect("there are numbers without end");
+        fs::rename(&self.path, &aside)?;
+        Ok(Aside {
+            aside,
+            path: self.path.clone(),
+        })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if self.is_in_place() {
+            // If that fails, the next start takes it for stale.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Aside {
+    /// Returns the file to its path, in place of what is there.
+    pub(crate) fn put_back(self) {
+        if let Err(error) = fs::rename(&self.aside, &self.path) {
+            log::error!(
+                "{}: the socket can't be put back: {error}",
+                self.path.display()
+            );
+        }
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        // After it was put back there is none.
+        let _ = fs::remove_file(&self.aside);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+
+    use super::*;
+
+    fn in_folder(check: impl FnOnce(&Path)) {
+        let folder = tempfile::tempdir().unwrap();
+        check(&folder.path().join("s"));
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::symlink_metadata(path).unwrap().mode() & 0o7777
+    }
+
+    #[test]
+    fn a_socket_listens_at_once_and_only_its_owner_can_connect_at_first() {
+        in_folder(|path| {
+            let (_fd, file) = bind(Type::STREAM, path, 1).unwrap();
+            assert_eq!(mode(path), 0o600);
+            UnixStream::connect(path).unwrap();
+            file.set_mode(0o666).unwrap();
+            assert_eq!(mode(path), 0o666);
+        });
+    }
+
+    #[test]
+    fn what_is_at_the_path_decides_whether_it_is_bound() {
+        let check = |put: &dyn Fn(&Path), expected: Result<(), &str>| {
+            in_folder(|path| {
+                put(path);
+                let before = identity(path);
+                let bound = bind(Type::STREAM, path, 1);
+                let found = bound.as_ref().map(|_| ()).map_err(ToString::to_string);
+                assert_eq!(found.as_ref().map(|_| ()).map_err(String::as_str), expected);
+                if expected.is_err() {
+                    assert_eq!(identity(path), before, "it is left alone");
+                }
+            });
+        };
+        let leak = |socket: OwnedFd| std::mem::forget(socket);
+        let in_use = Err("a running process serves it: stop that first");
+        let no_socket = Err("there is a file that is not a socket");
+        check(&|_| {}, Ok(()));
+        check(&|path| drop(UnixListener::bind(path).unwrap()), Ok(()));
+        check(&|path| drop(UnixDatagram::bind(path).unwrap()), Ok(()));
+        check(
+            &|path| leak(UnixListener::bind(path).unwrap().into()),
+            in_use,
+        );
+        check(
+            &|path| leak(UnixDatagram::bind(path).unwrap().into()),
+            in_use,
+        );
+        check(&|path| fs::write(path, "data").unwrap(), no_socket);
+        check(&|path| fs::create_dir(path).unwrap(), no_socket);
+        check(&|path| symlink("nowhere", path).unwrap(), no_socket);
+        check(
+            &|path| {
+                let other = path.with_file_name("other");
+                leak(UnixListener::bind(&other).unwrap().into());
+                symlink("other", path).unwrap();
+            },
+            no_socket,
+        );
+    }
+
+    #[test]
+    fn a_file_that_has_taken_its_place_is_neither_changed_nor_removed() {
+        in_folder(|path| {
+            let (_fd, file) = bind(Type::STREAM, path, 1).unwrap();
+            let target = path.with_file_name("target");
+            fs::write(&target, "data").unwrap();
+            fs::set_permissions(&target, Permissions::from_mode(0o600)).unwrap();
+            fs::remove_file(path).unwrap();
+            symlink(&target, path).unwrap();
+            assert!(!file.is_in_place());
+            assert!(file.set_mode(0o666).is_err());
+            let group = nix::unistd::getegid().as_raw();
+            assert!(file.set_group(group).is_err());
+            drop(file);
+            assert_eq!(mode(&target), 0o600);
+            assert_eq!(fs::read_link(path).unwrap(), target);
+        });
+    }
+
+    #[test]
+    fn a_file_that_was_set_aside_is_put_back_or_removed() {
+        in_folder(|path| {
+            let (_fd, file) = bind(Type::STREAM, path, 1).unwrap();
+            let taken = path.with_file_name(format!(".echod-{}-0", std::process::id()));
+            fs::write(&taken, "of another listener").unwrap();
+            let aside = file.set_aside().unwrap();
+            assert_eq!(identity(path), None);
+            let (_new, other) = bind(Type::DGRAM, path, 0).unwrap();
+            aside.put_back();
+            drop(other);
+            assert!(file.is_in_place());
+            UnixStream::connect(path).unwrap();
+            let aside = file.set_aside().unwrap();
+            let (_new, _other) = bind(Type::DGRAM, path, 0).unwrap();
+            drop(aside);
+            drop(file);
+            let names = fs::read_dir(path.parent().unwrap()).unwrap();
+            let mut names: Vec<_> = names.map(|entry| entry.unwrap().path()).collect();
+            names.sort();
+            assert_eq!(names, [taken, path.to_owned()]);
+        });
+    }
+
+    #[test]
+    fn a_folder_that_is_locked_is_left_alone() {
+        in_folder(|path| {
+            let lock = lock_folder(path).unwrap();
+            assert!(lock.is_some());
+            drop(UnixListener::bind(path).unwrap());
+            assert!(matches!(bind(Type::STREAM, path, 1), Err(Error::Locked)));
+            drop(lock);
+            assert!(bind(Type::STREAM, path, 1).is_ok());
+        });
+    }
+}

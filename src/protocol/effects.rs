@@ -1,0 +1,165 @@
+//! What a request has the daemon do, and how the log says it.
+//!
+//! Knows values that are checked: a listener that is named is there, and has a backlog if one is to be
+//! set. Never carries anything out; `daemon::calls` does.
+
+use std::fmt::{self, Display};
+
+use super::peers::{PeerQuery, SortKey};
+
+/// Something for the daemon to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// List these peers; the answer is a [`super::page`] or several.
+    ListPeers {
+        /// Which.
+        query: PeerQuery,
+        /// In which order.
+        sort: SortKey,
+        /// How many at most.
+        limit: Option<u64>,
+    },
+    /// Close these connections; the answer is a [`super::schema::ClosePeersReply`].
+    ClosePeers {
+        /// Which.
+        query: PeerQuery,
+        /// Only count them.
+        dry_run: bool,
+    },
+    /// Give the listener's sockets this backlog; the answer is a [`super::schema::SetBacklogReply`].
+    SetBacklog {
+        /// The listener's name.
+        listener: String,
+        /// From 1 to `i32::MAX`.
+        backlog: u32,
+    },
+    /// Read the configuration and apply it; the answer is [`super::reloaded`].
+    Reload {
+        /// Only plan.
+        dry_run: bool,
+    },
+    /// Execute the program that is installed now; the answer is [`super::upgraded`] or
+    /// [`super::upgrade_refused`].
+    Upgrade,
+    /// Leave everything to the next process; the answer is a [`super::schema::HandOverReply`] or
+    /// [`super::upgrade_refused`].
+    HandOver,
+    /// Log from this level on; the answer is a [`super::schema::SetLogLevelReply`].
+    SetLogLevel {
+        /// The level.
+        level: log::LevelFilter,
+    },
+}
+
+impl Effect {
+    /// Whether something is different afterwards: the log then says which caller it was.
+    #[must_use]
+    pub fn changes_something(&self) -> bool {
+        match self {
+            Self::ListPeers { .. } => false,
+            Self::ClosePeers { dry_run, .. } | Self::Reload { dry_run } => !dry_run,
+            Self::SetBacklog { .. } | Self::Upgrade | Self::HandOver | Self::SetLogLevel { .. } => {
+                true
+            }
+        }
+    }
+
+    /// The listener that it is about.
+    #[must_use]
+    pub fn listener(&self) -> Option<&str> {
+        match self {
+            Self::ListPeers { query, .. } | Self::ClosePeers { query, .. } => {
+                query.listener.as_deref()
+            }
+            Self::SetBacklog { listener, .. } => Some(listener),
+            Self::Reload { .. } | Self::Upgrade | Self::HandOver | Self::SetLogLevel { .. } => None,
+        }
+    }
+}
+
+/// What the caller does, as the rest of a sentence that begins with the caller.
+impl Display for Effect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = |dry_run, real, tried| if dry_run { tried } else { real };
+        match self {
+            Self::ListPeers { query, .. } => write!(f, "lists the peers{query}"),
+            Self::ClosePeers { query, dry_run } => {
+                let verb = verb(*dry_run, "closes", "counts");
+                write!(f, "{verb} the connections{query}")
+            }
+            Self::SetBacklog { listener, backlog } => {
+                write!(
+                    f,
+                    "sets the backlog of listener \"{listener}\" to {backlog}"
+                )
+            }
+            Self::Reload { dry_run } => {
+                let verb = verb(*dry_run, "reloads", "checks");
+                write!(f, "{verb} the configuration")
+            }
+            Self::Upgrade => f.write_str("upgrades the daemon"),
+            Self::HandOver => f.write_str("leaves everything to the next process"),
+            Self::SetLogLevel { level } => {
+                let level = level.as_str().to_ascii_lowercase();
+                write!(f, "sets the log level to {level}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_says_what_changes_in_a_sentence() {
+        let check = |effect: Effect, expected: Option<&str>| {
+            let said = effect.changes_something().then(|| effect.to_string());
+            assert_eq!(said.as_deref(), expected);
+        };
+        let query = PeerQuery {
+            id: Some(7),
+            listener: Some("main".to_owned()),
+            address: "10.0.0.0/8".parse().ok(),
+            older_ms: Some(90_000),
+            idle_ms: Some(1500),
+        };
+        let close = |query: &PeerQuery, dry_run| Effect::ClosePeers {
+            query: query.clone(),
+            dry_run,
+        };
+        check(
+            close(&query, false),
+            Some(
+                "closes the connections with id 7, of listener \"main\", from 10.0.0.0/8, \
+                 open for at least 1m 30s, idle for at least 1s 500ms",
+            ),
+        );
+        check(close(&query, true), None);
+        let one = PeerQuery {
+            idle_ms: Some(0),
+            ..PeerQuery::default()
+        };
+        check(
+            close(&one, false),
+            Some("closes the connections idle for at least 0s"),
+        );
+        check(
+            Effect::SetBacklog {
+                listener: "main".to_owned(),
+                backlog: 64,
+            },
+            Some("sets the backlog of listener \"main\" to 64"),
+        );
+        let level = log::LevelFilter::Debug;
+        check(
+            Effect::SetLogLevel { level },
+            Some("sets the log level to debug"),
+        );
+        check(
+            Effect::Reload { dry_run: false },
+            Some("reloads the configuration"),
+        );
+        check(Effect::Reload { dry_run: true }, None);
+    }
+}

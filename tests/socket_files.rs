@@ -1,0 +1,140 @@
+//! The files of Unix sockets: never taken from a live process, never changed through a link, made
+//! anew when they are lost.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+
+use nix::fcntl::{Flock, FlockArg};
+use serde_json::json;
+
+use crate::harness::{Daemon, eventually, exchange};
+
+fn unix(name: &str, path: &str, more: &str) -> String {
+    format!("[listener.{name}]\nprotocol = \"unix-stream\"\naddress = \"{path}\"\n{more}\n")
+}
+
+fn mode(path: &Path) -> u32 {
+    let metadata = fs::symlink_metadata(path).expect("it is there");
+    metadata.permissions().mode() & 0o7777
+}
+
+/// Starts echod, which must fail; what it says.
+fn refused(config: &str) -> String {
+    let mut daemon = Daemon::spawn(config, |_| {});
+    assert_eq!(daemon.wait().code(), Some(1), "{}", daemon.log());
+    daemon.log()
+}
+
+#[test]
+fn two_listeners_on_one_file_are_refused_whatever_they_call_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    symlink(".", folder.path().join("here")).expect("a link");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    for protocol in ["unix-stream", "unix-datagram"] {
+        let config = unix("a", &path("s"), "") + &unix("b", &path("here/s"), "");
+        let config = config.replace("unix-stream", protocol);
+        let said = refused(&config);
+        assert!(said.contains("listener \"b\": bind "), "{said}");
+        assert!(said.contains("listener \"a\" has this file"), "{said}");
+        assert!(!folder.path().join("s").exists(), "nothing is left");
+    }
+    // At a reload as well.
+    let daemon = Daemon::start(&unix("a", &path("s"), ""));
+    let both = unix("a", &path("s"), "") + &unix("b", &path("here/s"), "");
+    let result = daemon.reload_with(&both);
+    assert_eq!(result["outcome"], "rejected", "{result}");
+    // But the file can pass from the one to the other.
+    let inode = || fs::metadata(path("s")).expect("it is there").ino();
+    let before = inode();
+    let result = daemon.reload_with(&unix("b", &path("here/s"), ""));
+    assert_eq!(result["outcome"], "applied", "{result}");
+    assert_eq!(inode(), before);
+    let mut client = UnixStream::connect(path("s")).expect("connected");
+    assert_eq!(exchange(&mut client, b"still here"), b"still here");
+}
+
+#[test]
+fn a_path_is_not_taken_while_another_process_is_starting_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("s");
+    // As another daemon between bind(2) and listen(2): a connection is refused there, as at a
+    // socket that a killed process has left.
+    let starting = fs::File::open(folder.path()).expect("a folder");
+    let starting = Flock::lock(starting, FlockArg::LockExclusive).map_err(|(_, errno)| errno);
+    let starting = starting.expect("a lock");
+    drop(UnixListener::bind(&path).expect("bound"));
+    let inode = fs::metadata(&path).expect("it is there").ino();
+    let config = unix("a", &path.display().to_string(), "");
+    let said = refused(&config);
+    assert!(
+        said.contains("another process has locked the folder"),
+        "{said}"
+    );
+    assert_eq!(fs::metadata(&path).expect("it is there").ino(), inode);
+    drop(starting);
+    let daemon = Daemon::start(&config);
+    let mut client = UnixStream::connect(&path).expect("connected");
+    assert_eq!(exchange(&mut client, b"mine now"), b"mine now");
+    drop(daemon);
+}
+
+#[test]
+fn a_lost_file_is_made_anew_by_the_next_reload() {
+    let config = |mode: &str| {
+        let mode = format!("mode = \"{mode}\"");
+        unix("a", "{dir}/s", &mode) + &unix("b", "{dir}/t", "")
+    };
+    let daemon = Daemon::start(&config("0600"));
+    let path = daemon.path("s");
+    let mut before = UnixStream::connect(&path).expect("connected");
+    exchange(&mut before, b"before");
+    for (wanted, outcome) in [("0600", "unchanged"), ("0666", "applied")] {
+        fs::remove_file(&path).expect("removed");
+        let result = daemon.reload_with(&config(wanted));
+        assert_eq!(result["outcome"], outcome, "{result}");
+        let warning = result["warnings"][0]["message"]
+            .as_str()
+            .expect("a warning");
+        assert!(
+            warning.contains("file was gone and is made anew"),
+            "{warning}"
+        );
+        assert_eq!(format!("{:04o}", mode(&path)), wanted);
+        let mut client = UnixStream::connect(&path).expect("connected");
+        assert_eq!(exchange(&mut client, b"again"), b"again");
+    }
+    assert_eq!(exchange(&mut before, b"still"), b"still");
+    let result = daemon.reload();
+    assert_eq!(result["warnings"], json!([]), "{result}");
+}
+
+#[test]
+fn a_mode_is_never_set_through_a_link_and_that_is_a_warning() {
+    let config = |mode: &str| unix("a", "{dir}/s", &format!("mode = \"{mode}\""));
+    let daemon = Daemon::start(&config("0600"));
+    let (path, private) = (daemon.path("s"), daemon.path("private"));
+    fs::write(&private, "secret").expect("written");
+    fs::set_permissions(&private, fs::Permissions::from_mode(0o600)).expect("a mode");
+    fs::remove_file(&path).expect("removed");
+    symlink(&private, &path).expect("a link");
+    let result = daemon.reload_with(&config("0666"));
+    assert_eq!(result["outcome"], "applied", "{result}");
+    let warnings = result["warnings"].to_string();
+    for part in [
+        "there is a file that is not a socket; no client reaches the listener there any more",
+        "mode 0666 is not set: another file has taken its place",
+    ] {
+        assert!(warnings.contains(part), "{part}: {warnings}");
+    }
+    assert_eq!(mode(&private), 0o600);
+    assert_eq!(fs::read(&private).expect("it is there"), b"secret");
+    // Nor is it removed with the listener.
+    let result = daemon.reload_with(&unix("b", "{dir}/t", ""));
+    assert_eq!(result["outcome"], "applied", "{result}");
+    eventually("the listener is gone", || {
+        daemon.ctl(&["listeners", "a"]).status.code() == Some(1)
+    });
+    assert_eq!(fs::read_link(&path).expect("a link"), private);
+}
