@@ -51,7 +51,7 @@ impl Origin {
     /// What the command line says.
     ///
     /// # Errors
-    /// A message for the person who typed it.
+    /// A message that names the argument.
     pub fn of(args: &Args) -> Result<Self, String> {
         if let Some(file) = &args.config {
             return Ok(Self::File(file.clone()));

@@ -13,10 +13,21 @@ use nix::unistd::Pid;
 use serde_json::json;
 
 use super::tcp;
-use crate::harness::{Control, Daemon, exchange};
+use crate::harness::{Control, Daemon, eventually, exchange};
 
 /// A thread that was stopped when it began.
 struct Held(Pid);
+
+/// Waits until the thread stops or ends.
+fn next_stop(thread: Pid) -> WaitStatus {
+    let mut status = WaitStatus::StillAlive;
+    eventually("a thread that is traced stops", || {
+        let flags = WaitPidFlag::__WALL | WaitPidFlag::WNOHANG;
+        status = waitpid(thread, Some(flags)).expect("it is traced");
+        status != WaitStatus::StillAlive
+    });
+    status
+}
 
 impl Held {
     /// Stops the next thread that the daemon starts, which `cause` brings about.
@@ -25,7 +36,7 @@ impl Held {
         ptrace::seize(main, ptrace::Options::PTRACE_O_TRACECLONE).expect("it may be traced");
         cause();
         let thread = loop {
-            match waitpid(main, Some(WaitPidFlag::__WALL)).expect("it runs") {
+            match next_stop(main) {
                 WaitStatus::PtraceEvent(_, _, event)
                     if event == Event::PTRACE_EVENT_CLONE as i32 =>
                 {
@@ -39,14 +50,14 @@ impl Held {
             }
         };
         // It is traced from its first instruction on, and stops there.
-        waitpid(thread, Some(WaitPidFlag::__WALL)).expect("it has stopped");
+        next_stop(thread);
         ptrace::detach(main, None).expect("it was traced");
         Self(thread)
     }
 
     /// Takes note of the end of the thread, which its process can't come to an end without.
     fn wait(&self) {
-        waitpid(self.0, Some(WaitPidFlag::__WALL)).expect("it has ended");
+        next_stop(self.0);
     }
 }
 

@@ -143,7 +143,7 @@ impl Daemon {
         };
         match outcome.and_then(|(texts, loaded)| self.apply(texts, loaded, dry_run, &mut result)) {
             Ok(outcome) => result.outcome = outcome,
-            Err(errors) => result.errors = bounded(errors, 0, "error"),
+            Err(errors) => result.errors = errors,
         }
         // It may be the next one now.
         result.generation = self.history.generation;
@@ -190,12 +190,11 @@ impl Daemon {
         };
         let passed = passed::Sockets::sort(passed, &config);
         let workers = self.workers.count();
-        let general =
-            |texts: Vec<String>| texts.iter().map(Diagnostic::general).collect::<Vec<_>>();
+        let errors = |failures| general(failures, "error");
         let mut prepared = self
             .listeners
             .prepare(&config, &plan.changes, workers, passed)
-            .map_err(general)?;
+            .map_err(errors)?;
         let mut warnings = std::mem::take(&mut prepared.warnings);
         // Dropped, what is prepared leaves nothing behind.
         if !dry_run {
@@ -203,7 +202,7 @@ impl Daemon {
             let committed =
                 self.listeners
                     .commit(prepared, &config, &plan.changes, &self.workers, now);
-            warnings.extend(committed.map_err(general)?);
+            warnings.extend(committed.map_err(errors)?);
             if let Some(overridden) = overridden {
                 self.listeners.mark_overridden(overridden);
             }
@@ -211,8 +210,7 @@ impl Daemon {
             self.put_in_force(config, texts);
             self.history.generation += u64::from(!is_empty);
         }
-        let warnings = general(warnings);
-        result.warnings.extend(bounded(warnings, 0, "warning"));
+        result.warnings.extend(general(warnings, "warning"));
         Ok(if is_empty {
             ReloadOutcome::Unchanged
         } else {
@@ -239,6 +237,12 @@ impl Daemon {
         let running = std::mem::replace(&mut self.config, config);
         self.config.keep_restart_keys_of(&running);
     }
+}
+
+/// What listeners report, which names no place: as many as are shown.
+fn general(messages: Vec<String>, noun: &str) -> Vec<Diagnostic> {
+    let all = messages.into_iter().map(Diagnostic::general);
+    bounded(all.collect(), 0, noun)
 }
 
 fn restart_warnings(plan: &Plan) -> impl Iterator<Item = Diagnostic> {
