@@ -2,13 +2,15 @@
 //!
 //! May wait for an output: only the thread that writes calls it.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write as _};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use ::syslog::Facility;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll, ppoll};
+use nix::sys::time::TimeSpec;
 
 use crate::config::{self, LogTarget};
 
@@ -16,6 +18,12 @@ use super::journal::{self, Journal};
 use super::line::Line;
 use super::syslog::{self, Syslog};
 use super::writer::Write;
+
+/// For how long the end of the process waits for standard error.
+const LAST_WORDS_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// How much a pipe takes without waiting, once it is ready (`pipe(7)`).
+const PIPE_BUF: usize = 4096;
 
 /// Where lines go.
 pub(super) enum Output {
@@ -90,6 +98,22 @@ fn print(output: &mut (impl io::Write + AsFd), line: &str) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Writes the last words of the process to standard error, or as much of them as it takes in a bounded
+/// time.
+pub(in crate::daemon) fn write_last_words(text: &str) {
+    let until = Instant::now() + LAST_WORDS_TIME_MAX;
+    for piece in text.as_bytes().chunks(PIPE_BUF) {
+        let left = until.saturating_duration_since(Instant::now());
+        let stderr = io::stderr();
+        let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+        // A pipe that is ready takes this much at once.
+        let is_ready = ppoll(&mut fds, Some(TimeSpec::from_duration(left)), None);
+        if is_ready != Ok(1) || stderr.lock().write_all(piece).is_err() {
+            return;
+        }
+    }
 }
 
 /// What decides about `target = "auto"`.
@@ -178,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_pipe_that_another_process_made_non_blocking_is_waited_for() {
-        use std::io::{Read, Write};
+        use std::io::{Read, Write as _};
 
         let (mut reader, mut writer) = io::pipe().unwrap();
         fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
