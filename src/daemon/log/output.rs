@@ -2,6 +2,7 @@
 //!
 //! May wait for an output: only the thread that writes calls it.
 
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -15,7 +16,7 @@ use nix::sys::time::TimeSpec;
 use crate::config::{self, LogTarget};
 
 use super::journal::{self, Journal};
-use super::line::Line;
+use super::line::{Line, TEXT_BYTES_MAX};
 use super::syslog::{self, Syslog};
 use super::writer::Write;
 
@@ -32,6 +33,8 @@ pub(super) enum Output {
     Stderr {
         /// `<N>`, for the journal, instead of the name of the program.
         prefixes: bool,
+        /// The last line. It has room for any: where there is no memory left, that is logged.
+        text: String,
     },
 }
 
@@ -50,15 +53,20 @@ impl Output {
                         "log: {}: {error}: lines reach the journal without fields",
                         journal::SOCKET
                     );
-                    (Self::Stderr { prefixes: true }, Some(remark))
+                    (Self::stderr(true), Some(remark))
                 }
             },
             Choice::Syslog => {
                 let syslog = Syslog::connect(Path::new(syslog::SOCKET), facility)?;
                 (Self::Syslog(syslog), None)
             }
-            Choice::Stderr { prefixes } => (Self::Stderr { prefixes }, None),
+            Choice::Stderr { prefixes } => (Self::stderr(prefixes), None),
         })
+    }
+
+    fn stderr(prefixes: bool) -> Self {
+        let text = String::with_capacity(2 * TEXT_BYTES_MAX);
+        Self::Stderr { prefixes, text }
     }
 }
 
@@ -67,12 +75,14 @@ impl Write for Output {
         match self {
             Self::Journal(journal) => journal.write(line),
             Self::Syslog(syslog) => syslog.write(line),
-            Self::Stderr { prefixes: true } => print(
-                &mut io::stderr(),
-                &format!("<{}>{}\n", line.priority(), line.text()),
-            ),
-            Self::Stderr { prefixes: false } => {
-                print(&mut io::stderr(), &format!("echod: {}\n", line.text()))
+            Self::Stderr { prefixes, text } => {
+                text.clear();
+                // A string takes everything.
+                let _ = match prefixes {
+                    true => writeln!(text, "<{}>{}", line.priority(), line.text()),
+                    false => writeln!(text, "echod: {}", line.text()),
+                };
+                print(&mut io::stderr(), text)
             }
         }
     }
