@@ -773,27 +773,27 @@ fn every_exit_status_means_one_thing() {
     let missing = daemon.path("missing.sock").display().to_string();
     check(
         &["--socket", &missing, "status"],
-        3,
+        69,
         "no such file; is echod running?",
     );
     let stale = daemon.path("stale.sock");
     drop(UnixListener::bind(&stale).expect("a socket"));
     check(
         &["--socket", &stale.display().to_string(), "status"],
-        3,
+        69,
         "connection refused",
     );
 
     let wrong = daemon.path("wrong.toml");
     std::fs::write(&wrong, "[listener.main]\nprotocol = \"tpc\"\n").expect("written");
     let wrong = wrong.display().to_string();
-    check(&["check", &wrong], 5, &format!("{wrong}:2:12: "));
+    check(&["check", &wrong], 78, &format!("{wrong}:2:12: "));
     let right = daemon.path("echod.toml").display().to_string();
     assert_eq!(code(&daemon.ctl(&["check", &right])), Some(0));
     daemon.write_config("[listener.main]\nprotocol = \"tpc\"\n");
-    check(&["reload"], 5, "echod.toml:2:12: ");
-    check(&["reload", "--dry-run"], 5, "echod.toml:2:12: ");
-    check(&["reload", "--last"], 5, "echod.toml:2:12: ");
+    check(&["reload"], 78, "echod.toml:2:12: ");
+    check(&["reload", "--dry-run"], 78, "echod.toml:2:12: ");
+    check(&["reload", "--last"], 78, "echod.toml:2:12: ");
 
     // A process that listens and never answers.
     let mute = daemon.path("mute.sock");
@@ -806,7 +806,7 @@ fn every_exit_status_means_one_thing() {
             "50ms",
             "status",
         ],
-        6,
+        75,
         "no answer within 50ms",
     );
 }

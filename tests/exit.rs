@@ -1,7 +1,7 @@
-//! How the programs end: the exit status of each outcome, and outputs that are closed or full.
+//! How the programs end: the exit statuses of echod, and outputs that are closed or full. Those of
+//! echoctl are in `control`.
 
 use std::collections::BTreeSet;
-use std::os::unix::net::UnixListener;
 use std::process::{Command, Output, Stdio};
 
 use echod::cli::exit::{self, Exit};
@@ -47,46 +47,8 @@ fn the_help_has_every_exit_status() {
     }
 }
 
-/// Runs echoctl with this socket; its exit status.
-fn ctl(socket: &std::path::Path, arguments: &[&str]) -> Option<i32> {
-    let mut command = Command::new(ECHOCTL);
-    command.arg("--socket").arg(socket).args(arguments);
-    command.output().expect("echoctl runs").status.code()
-}
-
 fn is(exit: Exit) -> Option<i32> {
     Some(exit as i32)
-}
-
-#[test]
-fn echoctl_ends_as_its_manual_says() {
-    let daemon = Daemon::start(MAIN);
-    let socket = daemon.path("control.sock");
-    assert_eq!(ctl(&socket, &["status"]), is(Exit::Done));
-    assert_eq!(ctl(&socket, &["listeners", "other"]), is(Exit::Failed));
-    assert_eq!(ctl(&socket, &["call", "NoMethod"]), is(Exit::Failed));
-    assert_eq!(ctl(&socket, &["kick"]), is(Exit::Usage));
-    assert_eq!(ctl(&socket, &["call", "GetStatus", "1"]), is(Exit::Usage));
-
-    daemon.write_config("[listener.main]\nprotocol = \"tpc\"\n");
-    for arguments in [
-        &["reload"][..],
-        &["--json", "reload"],
-        &["reload", "--dry-run"],
-    ] {
-        assert_eq!(ctl(&socket, arguments), is(Exit::Configuration));
-    }
-    let config = daemon.path("echod.toml").display().to_string();
-    assert_eq!(ctl(&socket, &["check", &config]), is(Exit::Configuration));
-
-    let missing = daemon.path("missing.sock");
-    assert_eq!(ctl(&missing, &["status"]), is(Exit::NotRunning));
-    let silent = daemon.path("silent.sock");
-    let listener = UnixListener::bind(&silent).expect("a socket");
-    let status = ["status", "--timeout", "1ms"];
-    assert_eq!(ctl(&silent, &status), is(Exit::TimedOut));
-    drop(listener);
-    assert_eq!(ctl(&silent, &status), is(Exit::NotRunning));
 }
 
 #[test]

@@ -89,6 +89,15 @@ impl Failure {
         }
     }
 
+    /// As the program of this name prints it, a line for each message.
+    #[must_use]
+    pub fn text(&self, name: &str) -> String {
+        let lines = self.messages.iter();
+        lines
+            .map(|message| format!("{name}: {message}\n"))
+            .collect()
+    }
+
     /// A configuration that is rejected for these reasons.
     #[must_use]
     pub fn configuration(messages: Vec<String>) -> Self {
@@ -111,20 +120,12 @@ pub fn print_or_end(data: &[u8]) -> Result<(), Failure> {
     }
 }
 
-/// The exit status of a result.
-#[must_use]
-pub fn of(result: &Result<(), Failure>) -> Exit {
-    result
-        .as_ref()
-        .map_or_else(|failure| failure.exit, |()| Exit::Done)
-}
-
 /// Reports what went wrong, if anything, and returns the exit status of the program of this name.
 #[must_use]
 pub fn end(name: &str, result: Result<(), Failure>) -> ExitCode {
-    let exit = of(&result);
-    for message in result.err().iter().flat_map(|failure| &failure.messages) {
-        complain(&format!("{name}: {message}\n"));
-    }
-    exit.into()
+    let Err(failure) = result else {
+        return Exit::Done.into();
+    };
+    complain(&failure.text(name));
+    failure.exit.into()
 }

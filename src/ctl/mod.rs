@@ -178,6 +178,7 @@ impl Session {
             Command::Peers(args) => self.peers(&args),
             Command::Backlog { listener, backlog } => self.backlog(&listener, backlog),
             Command::Kick(args) => self.kick(args),
+            // Nothing is reloaded: the status has the result.
             Command::Reload { last: true, .. } => self.last_reload(),
             Command::Reload { dry_run, .. } => self.reload(dry_run),
             Command::Check { file } => check(file.as_deref()),

@@ -79,11 +79,11 @@ pub fn main() -> ExitCode {
         return exit::end(name, result);
     }
     // A standard error that takes nothing must not keep a service from its end.
-    let exit = exit::of(&result);
-    if result.is_err() {
-        log::within_bounds(move || _ = exit::end(name, result));
-    }
-    exit.into()
+    let Err(failure) = result else {
+        return Exit::Done.into();
+    };
+    log::write_last_words(&failure.text(name));
+    failure.exit.into()
 }
 
 /// A panic ends the program with a status of its own table; where it was is reported by the hook.

@@ -55,6 +55,11 @@ fn failed(error: &io::Error) -> String {
             "workers: no memory for the buffers ({error}): raise LimitAS= or MemoryMax= in the unit, or \
              \"ulimit -v\", or lower [daemon] workers"
         ),
+        // pthread_create(3) does not tell the two apart.
+        Some(libc::EAGAIN) => format!(
+            "workers: no memory for the stack of a thread, or too many threads ({error}): raise LimitAS= \
+             or TasksMax= in the unit, \"ulimit -v\" or \"ulimit -u\", or lower [daemon] workers"
+        ),
         _ => format!("workers: {error}"),
     }
 }

@@ -9,7 +9,7 @@ use log::kv::{Error, Key, Value, VisitSource, VisitValue};
 use log::{Level, Record};
 
 /// How long a text may be; rsyslog takes as much by default.
-const TEXT_BYTES_MAX: usize = 8 * 1024;
+pub(super) const TEXT_BYTES_MAX: usize = 8 * 1024;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,10 +15,9 @@ mod writer;
 
 use std::io;
 use std::panic::PanicHookInfo;
-use std::sync::mpsc::channel;
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ::log::{LevelFilter, Log, Metadata, Record};
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -30,12 +29,12 @@ use crate::driver::Waker;
 use limiter::{Class, Limiter, Suppressed, Verdict};
 use line::Line;
 use output::Output;
-pub(super) use output::stderr_is_journal;
+pub(super) use output::{stderr_is_journal, write_last_words};
 use queue::{Item, Queue};
 use writer::Writer;
 
-/// For how long the end of the process waits for standard error.
-const LAST_WORDS_TIME_MAX: Duration = Duration::from_secs(1);
+/// The stack of the thread that writes: little, where the address space is limited.
+const STACK_BYTES: usize = 256 * 1024;
 
 /// The only one: what the crate `log` calls.
 static LOGGER: OnceLock<Logger> = OnceLock::new();
@@ -72,7 +71,8 @@ pub(super) fn start_writer() -> io::Result<()> {
         return Ok(());
     };
     let run = move || logger.run(Writer::new(output));
-    thread::Builder::new().name("log".into()).spawn(run)?;
+    let thread = thread::Builder::new().name("log".into());
+    thread.stack_size(STACK_BYTES).spawn(run)?;
     Ok(())
 }
 
@@ -86,22 +86,6 @@ pub(super) fn set_level(level: LevelFilter) -> LevelFilter {
     let before = ::log::max_level();
     ::log::set_max_level(level);
     before
-}
-
-/// Lets the last words of the process be written to standard error, and returns when they were, or
-/// after a bounded time: where the log has a full pipe, they wait for it too.
-pub(super) fn within_bounds(write: impl FnOnce() + Send + 'static) {
-    let (sender, done) = channel();
-    let write = move || {
-        write();
-        // The other end may have stopped waiting.
-        let _ = sender.send(());
-    };
-    // Without a thread nothing can be written in a bounded time.
-    if thread::Builder::new().spawn(write).is_ok() {
-        // What is not written by then is lost.
-        let _ = done.recv_timeout(LAST_WORDS_TIME_MAX);
-    }
 }
 
 fn log_panic(panic: &PanicHookInfo<'_>) {

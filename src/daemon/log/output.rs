@@ -2,20 +2,29 @@
 //!
 //! May wait for an output: only the thread that writes calls it.
 
-use std::io::{self, IsTerminal};
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write as _};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use ::syslog::Facility;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll, ppoll};
+use nix::sys::time::TimeSpec;
 
 use crate::config::{self, LogTarget};
 
 use super::journal::{self, Journal};
-use super::line::Line;
+use super::line::{Line, TEXT_BYTES_MAX};
 use super::syslog::{self, Syslog};
 use super::writer::Write;
+
+/// For how long the end of the process waits for standard error.
+const LAST_WORDS_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// How much a pipe takes without waiting, once it is ready (`pipe(7)`).
+const PIPE_BUF: usize = 4096;
 
 /// Where lines go.
 pub(super) enum Output {
@@ -24,6 +33,8 @@ pub(super) enum Output {
     Stderr {
         /// `<N>`, for the journal, instead of the name of the program.
         prefixes: bool,
+        /// The last line. It has room for any: where there is no memory left, that is logged.
+        text: String,
     },
 }
 
@@ -42,15 +53,20 @@ impl Output {
                         "log: {}: {error}: lines reach the journal without fields",
                         journal::SOCKET
                     );
-                    (Self::Stderr { prefixes: true }, Some(remark))
+                    (Self::stderr(true), Some(remark))
                 }
             },
             Choice::Syslog => {
                 let syslog = Syslog::connect(Path::new(syslog::SOCKET), facility)?;
                 (Self::Syslog(syslog), None)
             }
-            Choice::Stderr { prefixes } => (Self::Stderr { prefixes }, None),
+            Choice::Stderr { prefixes } => (Self::stderr(prefixes), None),
         })
+    }
+
+    fn stderr(prefixes: bool) -> Self {
+        let text = String::with_capacity(2 * TEXT_BYTES_MAX);
+        Self::Stderr { prefixes, text }
     }
 }
 
@@ -59,12 +75,14 @@ impl Write for Output {
         match self {
             Self::Journal(journal) => journal.write(line),
             Self::Syslog(syslog) => syslog.write(line),
-            Self::Stderr { prefixes: true } => print(
-                &mut io::stderr(),
-                &format!("<{}>{}\n", line.priority(), line.text()),
-            ),
-            Self::Stderr { prefixes: false } => {
-                print(&mut io::stderr(), &format!("echod: {}\n", line.text()))
+            Self::Stderr { prefixes, text } => {
+                text.clear();
+                // A string takes everything.
+                let _ = match prefixes {
+                    true => writeln!(text, "<{}>{}", line.priority(), line.text()),
+                    false => writeln!(text, "echod: {}", line.text()),
+                };
+                print(&mut io::stderr(), text)
             }
         }
     }
@@ -90,6 +108,22 @@ fn print(output: &mut (impl io::Write + AsFd), line: &str) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Writes the last words of the process to standard error, or as much of them as it takes in a bounded
+/// time.
+pub(in crate::daemon) fn write_last_words(text: &str) {
+    let until = Instant::now() + LAST_WORDS_TIME_MAX;
+    for piece in text.as_bytes().chunks(PIPE_BUF) {
+        let left = until.saturating_duration_since(Instant::now());
+        let stderr = io::stderr();
+        let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+        // A pipe that is ready takes this much at once.
+        let is_ready = ppoll(&mut fds, Some(TimeSpec::from_duration(left)), None);
+        if is_ready != Ok(1) || stderr.lock().write_all(piece).is_err() {
+            return;
+        }
+    }
 }
 
 /// What decides about `target = "auto"`.
@@ -178,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_pipe_that_another_process_made_non_blocking_is_waited_for() {
-        use std::io::{Read, Write};
+        use std::io::{Read, Write as _};
 
         let (mut reader, mut writer) = io::pipe().unwrap();
         fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
