@@ -93,7 +93,9 @@ fn a_signal_reloads_and_the_service_manager_is_told() {
     );
     let ready = daemon.wait_for_notification("READY=1");
     assert!(
-        ready.contains("STATUS=1 listener, 0 connections\n"),
+        ready
+            .lines()
+            .any(|line| line == "STATUS=1 listener, 0 connections"),
         "{ready}"
     );
     let status = daemon.ctl_json(&["status"])["status"].clone();

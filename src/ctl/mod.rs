@@ -58,65 +58,52 @@ impl From<client::Error> for Failure {
 
 /// An error reply in words.
 fn refusal(name: &str, parameters: &Parameters) -> Failure {
+    let exit = match name {
+        protocol::PERMISSION_DENIED => Exit::NotPermitted,
+        protocol::CONFIG_REJECTED => Exit::Configuration,
+        _ => Exit::Failed,
+    };
     let parameter = |key| parameters.get(key).map_or(String::new(), Value::to_string);
+    let named = |key| parameters.get(key).and_then(Value::as_str);
     // The protocol names what is wrong; a person also needs to know what to do about it.
-    let (exit, message) = match name {
-        protocol::PERMISSION_DENIED => (
-            Exit::NotPermitted,
-            format!(
-                "permission denied: you are uid {}; only root and the daemon's own user may change the daemon itself",
-                nix::unistd::geteuid()
-            ),
+    let message = match name {
+        protocol::PERMISSION_DENIED => format!(
+            "permission denied: you are uid {}; only root and the daemon's own user may change the daemon itself",
+            nix::unistd::geteuid()
         ),
-        protocol::LISTENER_NOT_FOUND => (
-            Exit::Failed,
-            format!("listener {}: there is none of this name", parameter("name")),
-        ),
-        protocol::UPGRADE_REFUSED => {
-            let reason = parameters.get("reason").and_then(Value::as_str);
-            (
-                Exit::Failed,
-                format!("no successor: {}", reason.unwrap_or("?")),
-            )
+        protocol::LISTENER_NOT_FOUND => {
+            format!("listener {}: there is none of this name", parameter("name"))
         }
-        protocol::CONFIG_REJECTED => (Exit::Configuration, "configuration rejected".to_owned()),
-        protocol::REQUEST_TOO_LARGE => (
-            Exit::Failed,
-            format!(
-                "the request is too large: echod takes {} bytes at most",
-                parameter("bytes_max")
-            ),
+        protocol::UPGRADE_REFUSED => format!("no successor: {}", named("reason").unwrap_or("?")),
+        protocol::CONFIG_REJECTED => "configuration rejected".to_owned(),
+        protocol::REQUEST_TOO_LARGE => format!(
+            "the request is too large: echod takes {} bytes at most",
+            parameter("bytes_max")
         ),
-        protocol::INVALID_BACKLOG => (
-            Exit::Failed,
-            format!(
-                "backlog {}: not possible: give a number from 1 to 2147483647",
-                parameter("backlog")
-            ),
+        protocol::INVALID_BACKLOG => format!(
+            "backlog {}: not possible: give a number from 1 to 2147483647",
+            parameter("backlog")
         ),
-        protocol::INVALID_PARAMETER => {
-            let key = parameters.get("parameter").and_then(Value::as_str);
-            let message = match key.unwrap_or_default() {
-                "sort" => {
-                    let names = protocol::SortKey::ALL.map(protocol::SortKey::name);
-                    format!("sort: not a key: use one of {}", names.join(", "))
-                }
-                "level" => "level: not one: use off, error, warn, info, debug or trace".to_owned(),
-                "address" => "address: not one: write 192.0.2.1 or 192.0.2.0/24".to_owned(),
-                key => format!("{key}: missing, unknown, or not what it should be"),
-            };
-            (Exit::Failed, message)
+        protocol::INVALID_PARAMETER => invalid_parameter(named("parameter").unwrap_or_default()),
+        protocol::METHOD_NOT_FOUND => {
+            format!("{}: this echod has no such method", parameter("method"))
         }
-        protocol::METHOD_NOT_FOUND => (
-            Exit::Failed,
-            format!("{}: this echod has no such method", parameter("method")),
-        ),
-        _ => {
-            let parameters = Value::Object(parameters.clone());
-            (Exit::Failed, format!("{name} {parameters}"))
-        }
+        _ => format!("{name} {}", Value::Object(parameters.clone())),
     };
     Failure::with(exit, text::escape(&message))
+}
+
+/// What a parameter should be that the daemon did not accept.
+fn invalid_parameter(key: &str) -> String {
+    match key {
+        "sort" => {
+            let names = protocol::SortKey::ALL.map(protocol::SortKey::name);
+            format!("sort: not a key: use one of {}", names.join(", "))
+        }
+        "level" => "level: not one: use off, error, warn, info, debug or trace".to_owned(),
+        "address" => "address: not one: write 192.0.2.1 or 192.0.2.0/24".to_owned(),
+        key => format!("{key}: missing, unknown, or not what it should be"),
+    }
 }
 
 /// The entry point: reads the command line, calls the daemon, prints the answer. `others` are the
