@@ -8,7 +8,6 @@ use std::time::Instant;
 
 use crate::driver::{Closing, Detached, Driver, Op, Token};
 
-use super::gate::Admission;
 use super::ids::ListenerId;
 use super::mailbox::Report;
 use super::sources::SourceEntry;
@@ -75,8 +74,8 @@ impl<D: Driver> Worker<D> {
             socket,
             unsent,
             state: connection.state(now),
+            admission: connection.admission(),
         };
-        connection.release(listener);
         if let Some(handing_over) = &mut self.handing_over {
             handing_over.connections.push(transferred);
         }
@@ -107,13 +106,13 @@ impl<D: Driver> Worker<D> {
         &mut self,
         now: Instant,
         transferred: TransferredConnection<D::Socket>,
-        admission: Admission,
     ) {
         let (index, _) = self
             .listener(transferred.listener)
             .expect("a listener is configured before it gets connections");
         let unsent = transferred.unsent.len() as u32;
-        let mut connection = Connection::resume(now, &transferred.state, unsent, admission);
+        let mut connection =
+            Connection::resume(now, &transferred.state, unsent, transferred.admission);
         let is_shut_down = connection.is_shut_down();
         let token = self
             .driver

@@ -93,11 +93,9 @@ pub enum Command<S> {
     Finish,
     /// Give up all sockets and connections: [`Report::HandedOver`]. The listeners stay configured.
     HandOver,
-    /// Continue a connection that another worker had. It was counted in the listener's gate as
-    /// `admission` says.
+    /// Continue a connection that another worker had.
     TakeOver {
         connection: TransferredConnection<S>,
-        admission: Admission,
     },
     /// Add a source of datagrams that another worker has seen.
     AddSource {

@@ -372,10 +372,7 @@ impl<D: Driver> Worker<D> {
                 .push_back(Search::close(query, selection, dry_run)),
             Command::Finish => self.finish_all(now),
             Command::HandOver => self.hand_over_requested = true,
-            Command::TakeOver {
-                connection,
-                admission,
-            } => self.take_over(now, connection, admission),
+            Command::TakeOver { connection } => self.take_over(now, connection),
             Command::AddSource { listener, source } => self.add_source(listener, source),
             Command::ContinueIdsAfter { last } => self.ids.continue_after(last, self.index),
             Command::Stop => self.stopped = true,

@@ -221,6 +221,11 @@ impl Connection {
         self.release(listener);
     }
 
+    /// How the gate counts it.
+    pub(super) fn admission(&self) -> Admission {
+        self.admission
+    }
+
     /// Returns to the gate what it took when it was admitted.
     pub(super) fn release(self, listener: &Listener) {
         let source = self.peer.map(|peer| peer.ip());

@@ -12,6 +12,7 @@ use crate::echo::stream::Progress;
 use crate::policy::CloseReason;
 use crate::policy::limits::Phase;
 
+use super::gate::Admission;
 use super::ids::ListenerId;
 
 /// A connection that has left one worker and has not reached another. The unsent bytes are sent
@@ -23,6 +24,9 @@ pub struct TransferredConnection<S> {
     pub socket: S,
     pub unsent: Vec<u8>,
     pub state: ConnectionState,
+    /// How the gate of the listener counts it. The gate does so on the way, too: otherwise a worker
+    /// that has not stopped yet could accept a client in its stead.
+    pub admission: Admission,
 }
 
 /// The state of a connection apart from its bytes. Times are in nanoseconds; `active` and

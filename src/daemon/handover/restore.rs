@@ -82,14 +82,20 @@ impl Predecessor {
                 lost += 1;
                 continue;
             };
-            kept += 1;
             connection.state.age += elapsed;
+            let source = connection.state.peer.map(|peer| peer.ip());
+            let Some(admission) = listeners.readmit(listener, source) else {
+                lost += 1;
+                continue;
+            };
             let transferred = TransferredConnection {
                 listener,
                 socket,
                 unsent,
                 state: connection.state,
+                admission,
             };
+            kept += 1;
             listeners.take_over(connection.worker, transferred, workers);
         }
         (kept, lost)

@@ -57,7 +57,7 @@ enum Step {
     /// The workers transfer what they have.
     Transferring {
         program: PathBuf,
-        workers_left: usize,
+        workers: usize,
         // On `clock`.
         stopped: u64,
         transferred: Transferred,
@@ -134,12 +134,7 @@ impl Handover {
         more: Transferred,
     ) -> Result<(), Transferred> {
         match &mut self.step {
-            Step::Transferring {
-                workers_left,
-                transferred,
-                ..
-            } => {
-                *workers_left -= 1;
+            Step::Transferring { transferred, .. } => {
                 transferred.append(more);
                 Ok(())
             }
@@ -170,7 +165,7 @@ impl Handover {
             Step::Settling { program } if facts.is_settled => {
                 self.step = Step::Transferring {
                     program: std::mem::take(program),
-                    workers_left: facts.workers,
+                    workers: facts.workers,
                     stopped: clock(),
                     transferred: Transferred::default(),
                 };
@@ -180,9 +175,12 @@ impl Handover {
             Step::Settling { .. } if is_late => Action::GiveUp(
                 "sockets of an earlier reload are still being served; try again later".into(),
             ),
+            // Each worker counts once: one that answered an earlier request late answers twice.
             Step::Transferring {
-                workers_left: 0, ..
-            } => Action::HandOver,
+                workers,
+                transferred,
+                ..
+            } if transferred.workers.len() == *workers => Action::HandOver,
             Step::Transferring { .. } if is_late => {
                 Action::GiveUp("a worker does not come to rest".into())
             }
@@ -269,6 +267,18 @@ mod tests {
         assert_eq!(outgoing.program, PathBuf::from("/sbin/echod"));
         assert_eq!(outgoing.transferred.workers, [1, 0]);
         assert_eq!(outgoing.transferred.last_peer, 7);
+    }
+
+    #[test]
+    fn a_worker_that_answers_twice_does_not_count_for_another() {
+        let (mut handover, now) = settling();
+        assert_eq!(handover.advance(SETTLED, now), Action::StopWorkers);
+        for _ in 0..2 {
+            assert!(handover.handle_transferred(of_worker(1, 7)).is_ok());
+            assert_eq!(handover.advance(SETTLED, now), Action::Wait);
+        }
+        assert!(handover.handle_transferred(of_worker(0, 5)).is_ok());
+        assert_eq!(handover.advance(SETTLED, now), Action::HandOver);
     }
 
     #[test]

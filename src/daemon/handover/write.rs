@@ -28,6 +28,7 @@ pub(in crate::daemon) struct Transferred {
 
 impl Transferred {
     pub(super) fn append(&mut self, mut more: Self) {
+        more.workers.retain(|worker| !self.workers.contains(worker));
         self.workers.append(&mut more.workers);
         self.connections.append(&mut more.connections);
         self.sources.append(&mut more.sources);

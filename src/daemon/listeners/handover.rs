@@ -3,6 +3,7 @@
 //!
 //! Knows the record of a listener. Never knows how a record reaches the successor.
 
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
@@ -10,7 +11,9 @@ use crate::config::{self, Address, Config};
 use crate::driver::Permits;
 use crate::stats::{Counters, Totals};
 use crate::sys::socket;
-use crate::worker::mailbox::{Command, Gate, ListenerId, SocketId, TransferredConnection};
+use crate::worker::mailbox::{
+    Admission, Command, Gate, ListenerId, SocketId, TransferredConnection,
+};
 
 use super::bind::{self, Bound};
 use super::{Listener, Listeners, Socket, add_to_workers, source_ports};
@@ -181,6 +184,18 @@ impl Listeners {
         }
     }
 
+    /// Counts a connection of a predecessor in the gate of its listener; none if there is no such
+    /// listener.
+    pub(in crate::daemon) fn readmit(
+        &self,
+        id: ListenerId,
+        source: Option<IpAddr>,
+    ) -> Option<Admission> {
+        let listener = self.all().find(|listener| listener.id == id)?;
+        let max_per_source = listener.config.max_per_source;
+        Some(listener.gate.readmit(source, max_per_source))
+    }
+
     /// Hands a connection to a worker.
     pub(in crate::daemon) fn take_over(
         &self,
@@ -188,23 +203,7 @@ impl Listeners {
         connection: TransferredConnection<OwnedFd>,
         workers: &Workers,
     ) {
-        let Some(listener) = self
-            .all()
-            .find(|listener| listener.id == connection.listener)
-        else {
-            return;
-        };
-        let source = connection.state.peer.map(|peer| peer.ip());
-        let admission = listener
-            .gate
-            .readmit(source, listener.config.max_per_source);
-        workers.command(
-            worker % workers.count(),
-            Command::TakeOver {
-                connection,
-                admission,
-            },
-        );
+        workers.command(worker % workers.count(), Command::TakeOver { connection });
     }
 
     /// Has these workers serve all sockets again that they had handed over to a successor which did

@@ -8,7 +8,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::driver::Driver;
 use crate::driver::sim::End;
-use crate::driver::unsent::UNSENT_BYTES_MAX;
+
+/// The most bytes that are held for a peer that does not read (promise 7). A number of its own, so
+/// that a driver with another limit is noticed.
+pub(super) const HELD_BYTES_MAX: usize = 64 * 1024;
 
 /// The address family of a socket, and its options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +46,7 @@ pub(super) trait Harness: Sized {
     }
     /// The most bytes that are held for a peer that does not read.
     fn held_bytes_max() -> usize {
-        UNSENT_BYTES_MAX as usize
+        HELD_BYTES_MAX
     }
     fn new() -> (Self, Self::Driver);
     /// Another driver on the same network.

@@ -17,12 +17,11 @@ use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg, setso
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::driver_test::DEADLINE;
-use super::harness::{Harness, SocketKind, inet_address};
+use super::harness::{HELD_BYTES_MAX, Harness, SocketKind, inet_address};
 use crate::driver::Driver;
 use crate::driver::buffers::BUFFER_COUNT;
 use crate::driver::epoll::Epoll;
 use crate::driver::sim::End;
-use crate::driver::unsent::UNSENT_BYTES_MAX;
 use crate::driver::uring::Uring;
 use crate::driver::uring::memory::{SMALL_BYTES, SMALL_COUNT};
 use crate::sys::socket::{self, Binding, Inherited};
@@ -155,7 +154,7 @@ impl<D: SocketDriver> Harness for Loopback<D> {
     }
 
     fn held_bytes_max() -> usize {
-        UNSENT_BYTES_MAX as usize + D::held_excess()
+        HELD_BYTES_MAX + D::held_excess()
     }
 
     fn new() -> (Self, D::Driver) {

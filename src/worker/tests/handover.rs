@@ -46,11 +46,8 @@ impl Rig {
         for mut connection in connections {
             change(&mut connection);
             let source = connection.state.peer.map(|peer| peer.ip());
-            let admission = self.gate.readmit(source, max_per_source);
-            self.command(Command::TakeOver {
-                connection,
-                admission,
-            });
+            connection.admission = self.gate.readmit(source, max_per_source);
+            self.command(Command::TakeOver { connection });
         }
         for (listener, source) in sources {
             self.command(Command::AddSource { listener, source });

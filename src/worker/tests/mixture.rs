@@ -302,6 +302,11 @@ impl Mixture {
     ) {
         self.handing_over = false;
         self.successors += 1;
+        for connection in &connections {
+            let source = connection.state.peer.map(|peer| peer.ip());
+            let gate = &self.service(connection.listener).gate;
+            gate.release(connection.admission, source);
+        }
         for service in &self.services {
             assert_gate_is_even(&service.gate);
         }
@@ -320,22 +325,23 @@ impl Mixture {
             });
         }
         self.rig.command(Command::ContinueIdsAfter { last });
-        for connection in connections {
-            let of_it = |service: &&Service| service.id == connection.listener;
-            let service = self.services.iter().find(of_it).expect("it is known");
+        for mut connection in connections {
+            let service = self.service(connection.listener);
             let source = connection.state.peer.map(|peer| peer.ip());
-            let admission = service
-                .gate
-                .readmit(source, service.settings.max_per_source);
-            self.rig.command(Command::TakeOver {
-                connection,
-                admission,
-            });
+            let max_per_source = service.settings.max_per_source;
+            connection.admission = service.gate.readmit(source, max_per_source);
+            self.rig.command(Command::TakeOver { connection });
         }
         for (listener, source) in sources {
             self.rig.command(Command::AddSource { listener, source });
         }
         self.rig.serve_again();
+    }
+
+    fn service(&self, id: ListenerId) -> &Service {
+        let mut services = self.services.iter();
+        let service = services.find(|service| service.id == id);
+        service.expect("it is known")
     }
 
     fn act_as_peer(&self, peer: &mut StreamPeer) {
