@@ -3,7 +3,6 @@
 mod check;
 mod fault;
 mod full;
-mod idle;
 mod interop;
 mod load;
 mod mtu;

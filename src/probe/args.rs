@@ -68,7 +68,6 @@ impl Cli {
             Command::Load(args) => &args.url,
             Command::Check(args) => &args.url,
             Command::Mtu(args) => &args.url,
-            Command::Idle(args) => &args.url,
             Command::Ports(args) => &args.url,
         }
     }
@@ -193,17 +192,6 @@ Examples:
     /// Find the largest datagram that passes each way unfragmented
     #[command(after_help = "Example:\n  echoprobe mtu udp://192.0.2.1:7")]
     Mtu(MtuArgs),
-    /// Find out how long a NAT or firewall keeps a flow on which nothing is said
-    #[command(after_help = "\
-A flow is silent for a while and is then spoken on again; if that works, for twice as long. The limit
-is between the longest silence that was survived and the shortest that was not.
-
-Over UDP a NAT that has forgotten a flow makes a new one as soon as we speak: that is not seen.
-
-Examples:
-  echoprobe idle tcp://192.0.2.1:7
-  echoprobe idle tcp://192.0.2.1:7 --from 1m --to 2h --resolution 1m")]
-    Idle(IdleArgs),
     /// Ping from many source ports, to find the one bad path of several
     #[command(after_help = "\
 Routers choose among parallel links by a hash that the source port goes into. If one link is bad, some
@@ -401,25 +389,6 @@ pub struct MtuArgs {
     /// How often to try a size before it is taken for too large
     #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..))]
     pub tries: u32,
-}
-
-/// Of `idle`.
-#[derive(Clone, Debug, Args)]
-pub struct IdleArgs {
-    /// Whom to speak to
-    pub url: Target,
-    /// The first silence
-    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = humantime::parse_duration)]
-    pub from: Duration,
-    /// The longest silence to try
-    #[arg(long, value_name = "TIME", default_value = "2h", value_parser = humantime::parse_duration)]
-    pub to: Duration,
-    /// How exact the limit has to be [default: a tenth of it]
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-    pub resolution: Option<Duration>,
-    /// How long to wait for each answer
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
-    pub timeout: Duration,
 }
 
 /// Of `ports`.

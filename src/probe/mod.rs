@@ -13,7 +13,6 @@
 pub mod args;
 pub mod cause;
 mod check;
-mod idle;
 pub mod interrupt;
 pub mod latency;
 mod ledger;
@@ -76,7 +75,6 @@ fn run(cli: &Cli, console: &Console, interrupt: &Interrupt) -> Result<Verdict, F
         Some(Command::Load(args)) => load::run(args, path, console, interrupt),
         Some(Command::Check(args)) => check::run(args, path, console, interrupt),
         Some(Command::Mtu(args)) => mtu::run(args, path, console, interrupt),
-        Some(Command::Idle(args)) => idle::run(args, path, console, interrupt),
         Some(Command::Ports(args)) => ports::run(args, path, console, interrupt),
     }
 }

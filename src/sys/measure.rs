@@ -103,20 +103,6 @@ fn set(
     Ok(())
 }
 
-/// The number of segments that a TCP connection has received, including those without data, such as
-/// keepalives (`tcpi_segs_in`, at byte 140 of `struct tcp_info`, linux/tcp.h). None if the socket is
-/// not TCP, or the kernel is older than the field.
-#[must_use]
-pub fn segments_received(fd: BorrowedFd<'_>) -> Option<u32> {
-    let mut words = [0u32; 36];
-    let mut len = size_of_val(&words) as libc::socklen_t;
-    let (raw, to) = (fd.as_raw_fd(), words.as_mut_ptr().cast());
-    // SAFETY: the kernel writes at most `len` bytes to a live local of that size.
-    check(unsafe { libc::getsockopt(raw, libc::IPPROTO_TCP, libc::TCP_INFO, to, &raw mut len) })
-        .ok()?;
-    (len as usize == size_of_val(&words)).then_some(words[35])
-}
-
 /// A datagram that was received, and what the kernel knows about it.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
@@ -261,7 +247,7 @@ fn address_behind(detail: &ControlMessage<'_>) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{IoSlice, Read, Write};
+    use std::io::{IoSlice, Read};
     use std::net::UdpSocket;
     use std::os::fd::AsFd;
     use std::os::unix::net::{UnixDatagram, UnixStream};
@@ -346,20 +332,6 @@ mod tests {
                 .raw_os_error(),
             Some(libc::EMSGSIZE)
         );
-    }
-
-    #[test]
-    fn segments_of_a_tcp_connection_are_counted() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
-        let to = listener.local_addr().expect("an address");
-        let mut stream = std::net::TcpStream::connect(to).expect("a connection");
-        let (mut peer, _) = listener.accept().expect("it");
-        let before = segments_received(stream.as_fd()).expect("it is TCP");
-        peer.write_all(b"hello").expect("sent");
-        stream.read_exact(&mut [0; 5]).expect("received");
-        assert!(segments_received(stream.as_fd()) > Some(before));
-        let (other, _) = pair();
-        assert_eq!(segments_received(other.as_fd()), None);
     }
 
     #[test]
