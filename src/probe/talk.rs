@@ -1,143 +1,100 @@
-//! A conversation, line by line, as the tutorial's clients have it: a line goes out without its end,
-//! and what comes back is printed under it.
+//! A conversation, line by line: a line is sent without its end, and what comes back is printed
+//! under it.
 //!
-//! Turns between the service and the user, and waits for neither alone: the end of a connection is
-//! told also while a line is being typed. What an answer is, is decided in [`conversation`].
+//! One loop waits for the input and the service, so that the end of a connection is reported while a
+//! line is typed. An answer on a stream is as many bytes as the line has, a datagram is answered by
+//! one. What they say is not judged.
 
-mod conversation;
-mod editor;
-mod input;
-
-use std::io::{ErrorKind, Read, Write};
-use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::fs::File;
+use std::io::{self, IsTerminal, Read};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags};
 
-use super::args::Path;
-use super::cause::Cause;
-use super::interrupt::{Interrupt, LOOK_INTERVAL};
-use super::news::{self, DATAGRAM_MEMORY, News};
-use super::printable::printable;
+use super::cause::{Cause, Trouble};
+use super::console::{Console, Stop};
+use super::figures;
+use super::interrupt::Interrupt;
+use super::link::{self, DATAGRAM_MEMORY, Flow, News, RETRY_INTERVAL, Stream, is_transient};
+use super::printable::Printable;
 use super::report::Verdict;
-use super::route::{Connection, Flow, RETRY_INTERVAL, Route};
-use super::target::Target;
-use super::{Console, Trouble};
-use crate::cli::exit::Failure;
-use crate::cli::terminal;
-use crate::cli::text::escape;
-use conversation::{Conversation, Heard, Missed};
-use input::{Input, Said};
+use super::route::Route;
 
-/// What ends the conversation.
+/// The line that ends the conversation.
 const QUIT: &[u8] = b"q";
 
-/// How much of a stream is taken at once, and how much of it in one turn.
-const PIECE_BYTES: usize = 64 * 1024;
-const TURN_BYTES_MAX: usize = 16 * PIECE_BYTES;
+/// What stands before each line on a terminal.
+const PROMPT: &str = "> ";
+
+/// A longer line is cut: a stream does not know the difference, and no datagram is larger.
+const LINE_BYTES_MAX: usize = 1 << 20;
+
+/// Whether there is such a conversation.
+pub(super) fn check(console: &Console) -> Result<(), String> {
+    match console.json {
+        true => Err("--json: a conversation has no result: write a command, such as ping".into()),
+        false => Ok(()),
+    }
+}
 
 /// Does what the command line says.
-///
-/// # Errors
-/// When the command line makes no sense for this service, or results can't be printed.
 pub(super) fn run(
-    url: &Target,
+    route: &Route,
     timeout: Duration,
-    path: &Path,
     console: &Console,
     interrupt: &Interrupt,
-) -> Result<Verdict, Failure> {
-    let route = match Route::resolve(url, path) {
-        Ok(route) => route,
-        Err(trouble) => return console.unreached(&trouble),
+) -> Result<Verdict, Stop> {
+    let link = match route.target().is_stream() {
+        true => Link::Stream(route.connect(timeout, interrupt)?),
+        false => Link::Datagrams(route.open()?, None),
     };
-    let link = match Link::open(&route, timeout) {
-        Ok(link) => link,
-        Err(trouble) => return console.unreached(&trouble),
-    };
+    let input = io::stdin().as_fd().try_clone_to_owned();
     let mut talk = Talk {
-        route: &route,
+        route,
         console,
         timeout,
         link,
-        input: Input::open(console)?,
-        conversation: Conversation::new(url.transport(), timeout),
-        phase: Phase::Ready,
-        memory: vec![0; PIECE_BYTES.max(DATAGRAM_MEMORY)],
-        last_words: None,
+        input: input
+            .map_err(|error| Stop::of("standard input", &error))?
+            .into(),
+        has_prompt: console.terminal && io::stdin().is_terminal(),
+        lines: Lines::default(),
+        phase: Phase::Idle,
+        printable: Printable::default(),
+        is_midline: false,
+        is_well: true,
+        is_cut_short: false,
+        has_sent: false,
+        has_received: false,
+        memory: vec![0; DATAGRAM_MEMORY],
     };
-    let began = Instant::now();
-    let went = talk.converse(interrupt);
-    // Whatever has happened, the terminal is left as it was.
-    talk.input.close(interrupt);
-    if let Some(words) = talk.last_words.take() {
-        talk.note(&words)?;
-    }
-    went?;
-    let report = talk.conversation.report(began.elapsed());
-    console.report(&report)?;
-    Ok(talk.conversation.verdict())
+    talk.converse(interrupt)?;
+    Ok(talk.verdict())
 }
 
-/// The way to the service.
+/// The socket, and the datagram for which a queue has had no room yet.
 enum Link {
-    Stream {
-        connection: Connection,
-        /// What of a line is still to be written.
-        unsent: Vec<u8>,
-    },
-    Datagrams {
-        flow: Flow,
-        /// A line for which a queue has had no room yet.
-        unsent: Option<Vec<u8>>,
-    },
-}
-
-impl Link {
-    fn open(route: &Route, timeout: Duration) -> Result<Self, Trouble> {
-        if !route.target().is_stream() {
-            return Ok(Self::Datagrams {
-                flow: route.open()?,
-                unsent: None,
-            });
-        }
-        let connection = route.connect(timeout)?;
-        let nonblocking = connection.socket.set_nonblocking(true);
-        nonblocking.map_err(|error| route.trouble(&error))?;
-        Ok(Self::Stream {
-            connection,
-            unsent: Vec::new(),
-        })
-    }
-
-    fn fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Stream { connection, .. } => connection.socket.as_fd(),
-            Self::Datagrams { flow, .. } => flow.socket.as_fd(),
-        }
-    }
-
-    /// Whether there is something that the peer has not taken yet.
-    fn has_unsent(&self) -> bool {
-        match self {
-            Self::Stream { unsent, .. } => !unsent.is_empty(),
-            Self::Datagrams { unsent, .. } => unsent.is_some(),
-        }
-    }
+    Stream(Stream),
+    Datagrams(Flow, Option<Vec<u8>>),
 }
 
 /// What the conversation is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// For nothing: the next line may be asked for.
-    Ready,
-    /// For a line.
+    /// The next line: the prompt is to be printed.
+    Idle,
+    /// The next line.
     Asked,
-    /// For the rest and the peer's end, so long: there will be no more lines.
-    Leaving(Instant),
-    /// It is over.
+    /// An answer: this many bytes, or one datagram, until then.
+    Waiting {
+        left: usize,
+        until: Instant,
+    },
+    /// The peer's end, until then: there will be no more lines.
+    Leaving {
+        until: Instant,
+    },
     Over,
 }
 
@@ -146,153 +103,166 @@ struct Talk<'a> {
     console: &'a Console,
     timeout: Duration,
     link: Link,
-    input: Input,
-    conversation: Conversation,
+    input: File,
+    has_prompt: bool,
+    lines: Lines,
     phase: Phase,
+    printable: Printable,
+    /// Whether something is printed on the current line.
+    is_midline: bool,
+    /// Whether every line was answered.
+    is_well: bool,
+    /// Whether an answer was waited for when the user ended it.
+    is_cut_short: bool,
+    has_sent: bool,
+    has_received: bool,
     memory: Vec<u8>,
-    /// What is said when the terminal is ours again.
-    last_words: Option<String>,
 }
 
 impl Talk<'_> {
-    fn converse(&mut self, interrupt: &Interrupt) -> Result<(), Failure> {
+    fn converse(&mut self, interrupt: &Interrupt) -> Result<(), Stop> {
         while self.phase != Phase::Over {
             if interrupt.is_requested() {
-                self.conversation.handle_interrupt();
+                self.is_cut_short = matches!(self.phase, Phase::Waiting { .. });
+                self.phase = Phase::Over;
                 break;
             }
             self.handle_time(Instant::now())?;
             self.ask()?;
-            if self.phase == Phase::Asked && self.listen()? {
+            if self.phase == Phase::Asked
+                && let Some(line) = self.lines.next()
+            {
+                self.handle_line(line)?;
                 continue;
             }
-            if self.wait()? || self.link.has_unsent() {
-                self.exchange()?;
+            if self.wait(interrupt)? {
+                self.read_input()?;
             }
+            self.receive()?;
         }
-        self.conversation.handle_end(&Cause::TimedOut);
-        Ok(())
+        self.end_line()
     }
 
-    /// Waits until the service or the user may have something for us; says whether the service has.
-    fn wait(&self) -> Result<bool, Failure> {
-        let writes = matches!(self.link, Link::Stream { .. }) && self.link.has_unsent();
-        let mut wanted = PollFlags::POLLIN;
-        wanted.set(PollFlags::POLLOUT, writes);
-        let mut polled = vec![PollFd::new(self.link.fd(), wanted)];
-        if self.phase == Phase::Asked {
-            polled.push(PollFd::new(self.input.fd(), PollFlags::POLLIN));
-        }
-        // Rounded up, or the last millisecond would be spent in turns.
-        let millis = self.time_left(Instant::now()).as_micros().div_ceil(1000);
-        let timeout = PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX);
-        match poll(&mut polled, timeout) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Err(Failure::new(format!("poll: {}", errno.desc()))),
-        }
-        Ok(polled[0].any() == Some(true))
-    }
-
-    fn time_left(&self, now: Instant) -> Duration {
-        let until = match self.phase {
-            Phase::Leaving(until) => Some(until),
-            _ => self.conversation.poll_timeout(),
-        };
-        let left = until.map(|until| until.saturating_duration_since(now));
-        let look = match &self.link {
-            Link::Datagrams {
-                unsent: Some(_), ..
-            } => RETRY_INTERVAL,
-            _ => LOOK_INTERVAL,
-        };
-        left.unwrap_or(look).min(look)
-    }
-
-    fn handle_time(&mut self, now: Instant) -> Result<(), Failure> {
-        if let Some(missed) = self.conversation.handle_timeout(now) {
-            if let Link::Datagrams { unsent, .. } = &mut self.link {
-                *unsent = None;
-            }
-            self.show_missed(&missed)?;
-        }
-        if let Phase::Leaving(until) = self.phase
-            && until <= now
-            && !self.conversation.is_waiting()
-        {
-            let time = humantime::format_duration(self.timeout);
-            self.note(&format!(
-                "{} has not closed the connection within {time}",
-                self.route.target()
-            ))?;
-            self.phase = Phase::Over;
-        }
-        Ok(())
-    }
-
-    fn ask(&mut self) -> Result<(), Failure> {
-        if self.phase == Phase::Ready && !self.conversation.is_waiting() && !self.link.has_unsent()
-        {
-            self.input.ask()?;
-            self.phase = Phase::Asked;
-        }
-        Ok(())
-    }
-
-    /// Does what the user has said; says whether it was anything.
-    fn listen(&mut self) -> Result<bool, Failure> {
-        let Some(said) = self.input.take()? else {
-            return Ok(false);
-        };
-        self.phase = Phase::Ready;
-        match said {
-            Said::Interrupt => self.phase = Phase::Over,
-            Said::Line(line) if line == QUIT => self.phase = Phase::Over,
-            Said::Line(line) if line.is_empty() && self.route.target().is_stream() => {}
-            Said::Line(line) => self.send(line)?,
-            Said::End => self.leave()?,
-        }
-        Ok(true)
-    }
-
-    /// There will be no more lines. A stream says so, and then waits for the peer's end.
-    fn leave(&mut self) -> Result<(), Failure> {
-        self.phase = Phase::Over;
-        if let Link::Stream { connection, .. } = &self.link {
-            match connection.socket.shutdown(Shutdown::Write) {
-                Ok(()) => self.phase = Phase::Leaving(Instant::now() + self.timeout),
-                Err(error) => self.end(&Cause::of(&error))?,
-            }
-        }
-        Ok(())
-    }
-
-    fn send(&mut self, line: Vec<u8>) -> Result<(), Failure> {
+    /// Waits until the service or the input is ready, or time is up; whether the input is.
+    fn wait(&self, interrupt: &Interrupt) -> Result<bool, Stop> {
         let now = Instant::now();
-        match &mut self.link {
-            Link::Stream { unsent, .. } => {
-                unsent.clone_from(&line);
-                self.conversation.handle_sent(now, line);
-                self.write()
+        let far = now + Duration::from_secs(3600);
+        let (fd, until) = match (&self.link, self.phase) {
+            (Link::Stream(stream), Phase::Waiting { until, .. } | Phase::Leaving { until }) => {
+                (stream.polled(), until)
             }
-            Link::Datagrams { unsent, .. } => {
-                *unsent = Some(line.clone());
-                self.conversation.handle_sent(now, line);
+            (Link::Stream(stream), _) => (stream.polled(), far),
+            (Link::Datagrams(flow, Some(_)), _) => (flow.polled(), now + RETRY_INTERVAL),
+            (Link::Datagrams(flow, None), Phase::Waiting { until, .. }) => (flow.polled(), until),
+            (Link::Datagrams(flow, None), _) => (flow.polled(), far),
+        };
+        let mut polled = vec![fd];
+        if self.phase == Phase::Asked {
+            polled.push(PollFd::new(self.input.as_fd(), PollFlags::POLLIN));
+        }
+        let waited = link::wait(&mut polled, until, interrupt);
+        waited.map_err(|error| Stop::of("poll", &error))?;
+        Ok(polled.get(1).is_some_and(link::is_readable))
+    }
+
+    fn handle_time(&mut self, now: Instant) -> Result<(), Stop> {
+        match self.phase {
+            Phase::Waiting { until, .. } if now >= until => {
+                let time = figures::setting(self.timeout);
+                self.phase = Phase::Idle;
+                self.is_well = false;
+                if let Link::Datagrams(_, unsent) = &mut self.link {
+                    *unsent = None;
+                }
+                self.note(&format!("no answer within {time}"))
+            }
+            Phase::Leaving { until } if now >= until => {
+                let time = figures::setting(self.timeout);
+                let service = self.route.target();
+                self.phase = Phase::Over;
+                self.note(&format!(
+                    "{service} has not closed the connection within {time}"
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks for the next line, once the last one has left.
+    fn ask(&mut self) -> Result<(), Stop> {
+        let has_unsent = match &self.link {
+            Link::Stream(stream) => stream.unsent() > 0,
+            Link::Datagrams(_, unsent) => unsent.is_some(),
+        };
+        if self.phase == Phase::Idle && !has_unsent {
+            self.phase = Phase::Asked;
+            if self.has_prompt {
+                self.end_line()?;
+                self.console.say(PROMPT)?;
+                self.is_midline = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_input(&mut self) -> Result<(), Stop> {
+        match self.input.read(&mut self.memory) {
+            Ok(len) => self.lines.add(&self.memory[..len]),
+            Err(error) if is_transient(&error) => {}
+            Err(error) => return Err(Stop::of("standard input", &error)),
+        }
+        // The user has ended the line; after the end of the input the cursor is still on it.
+        self.is_midline &= self.lines.has_ended;
+        Ok(())
+    }
+
+    fn handle_line(&mut self, line: Line) -> Result<(), Stop> {
+        self.phase = Phase::Idle;
+        match line {
+            Line::Text(line) if line == QUIT => self.phase = Phase::Over,
+            Line::Text(line) if line.is_empty() && self.route.target().is_stream() => {}
+            Line::Text(line) => self.send(line)?,
+            Line::End => match &self.link {
+                Link::Stream(stream) => {
+                    stream.half_close();
+                    let until = Instant::now() + self.timeout;
+                    self.phase = Phase::Leaving { until };
+                }
+                Link::Datagrams(..) => self.phase = Phase::Over,
+            },
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, line: Vec<u8>) -> Result<(), Stop> {
+        self.has_sent = true;
+        let until = Instant::now() + self.timeout;
+        match &mut self.link {
+            Link::Stream(stream) => {
+                let left = line.len();
+                self.phase = Phase::Waiting { left, until };
+                stream.push(&line);
+                Ok(())
+            }
+            Link::Datagrams(_, unsent) => {
+                self.phase = Phase::Waiting { left: 1, until };
+                *unsent = Some(line);
                 self.send_datagram()
             }
         }
     }
 
-    /// Sends the line that is not sent yet, if there is one and the queue has room.
-    fn send_datagram(&mut self) -> Result<(), Failure> {
-        let Link::Datagrams { flow, unsent } = &mut self.link else {
+    /// Sends the datagram that is not sent yet, if the queue has room.
+    fn send_datagram(&mut self) -> Result<(), Stop> {
+        let Link::Datagrams(flow, unsent) = &mut self.link else {
             return Ok(());
         };
         let Some(line) = unsent.take() else {
             return Ok(());
         };
         match flow.send(&line) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+            Ok(true) => Ok(()),
+            Ok(false) => {
                 *unsent = Some(line);
                 Ok(())
             }
@@ -300,217 +270,283 @@ impl Talk<'_> {
         }
     }
 
-    fn write(&mut self) -> Result<(), Failure> {
-        let Link::Stream { connection, unsent } = &mut self.link else {
-            return Ok(());
-        };
-        while !unsent.is_empty() {
-            match (&connection.socket).write(unsent) {
-                Ok(len) => drop(unsent.drain(..len)),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                // What the peer has said before it went can still be read, and why it went.
-                Err(_) => unsent.clear(),
+    /// Takes what the service has sent, and sends what there is room for.
+    fn receive(&mut self) -> Result<(), Stop> {
+        match &mut self.link {
+            Link::Datagrams(..) => {
+                self.send_datagram()?;
+                self.receive_datagrams()
             }
-            self.conversation.handle_progress(Instant::now());
+            Link::Stream(stream) => {
+                // What the peer sent before an error can still be read, and the error itself.
+                if stream.flush().is_err() {
+                    stream.discard();
+                }
+                self.receive_stream()
+            }
+        }
+    }
+
+    fn receive_stream(&mut self) -> Result<(), Stop> {
+        while let Link::Stream(stream) = &self.link {
+            let len = match stream.receive(&mut self.memory) {
+                Ok(None) => return Ok(()),
+                Ok(Some(0)) => return self.end(&Cause::Closed),
+                Ok(Some(len)) => len,
+                Err(error) => return self.end(&Cause::of(&error)),
+            };
+            let bytes = self.memory[..len].to_vec();
+            self.has_received = true;
+            let fresh = Instant::now() + self.timeout;
+            match &mut self.phase {
+                Phase::Waiting { left, until } => {
+                    *until = fresh;
+                    let (answer, rest) = bytes.split_at(len.min(*left));
+                    *left -= answer.len();
+                    let is_whole = *left == 0;
+                    self.print(answer)?;
+                    if is_whole {
+                        self.phase = Phase::Idle;
+                        self.end_line()?;
+                    }
+                    self.print_unasked(rest)?;
+                }
+                Phase::Leaving { until } => {
+                    *until = fresh;
+                    self.print(&bytes)?;
+                }
+                _ => self.print_unasked(&bytes)?,
+            }
         }
         Ok(())
     }
 
-    /// Takes what the service has for us, and gives what it has room for.
-    fn exchange(&mut self) -> Result<(), Failure> {
-        match &self.link {
-            Link::Stream { .. } => {
-                self.write()?;
-                self.read()
-            }
-            Link::Datagrams { .. } => {
-                self.send_datagram()?;
-                self.receive()
-            }
-        }
-    }
-
-    fn read(&mut self) -> Result<(), Failure> {
-        let mut heard = Vec::new();
-        let mut end = None;
-        let mut count = 0;
-        while end.is_none() && count < TURN_BYTES_MAX {
-            let Link::Stream { connection, .. } = &self.link else {
-                break;
-            };
-            match (&connection.socket).read(&mut self.memory) {
-                Ok(0) => end = Some(Cause::Closed),
-                Ok(len) => {
-                    count += len;
-                    let bytes = &self.memory[..len];
-                    heard.extend(self.conversation.handle_received(Instant::now(), bytes));
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => end = Some(Cause::of(&error)),
-            }
-        }
-        if let Phase::Leaving(until) = &mut self.phase
-            && count > 0
-        {
-            *until = Instant::now() + self.timeout;
-        }
-        self.show_all(heard)?;
-        match end {
-            Some(cause) => self.end(&cause),
-            None => Ok(()),
-        }
-    }
-
-    fn receive(&mut self) -> Result<(), Failure> {
-        loop {
-            let Link::Datagrams { flow, .. } = &self.link else {
-                return Ok(());
-            };
-            let news = news::next(flow, &mut self.memory);
-            let news = news.map_err(|error| Failure::new(format!("receiving: {error}")))?;
-            match news {
+    fn receive_datagrams(&mut self) -> Result<(), Stop> {
+        while let Link::Datagrams(flow, _) = &self.link {
+            let news = flow.receive(&mut self.memory);
+            match news.map_err(|error| Stop::of("receiving", &error))? {
                 None => return Ok(()),
-                Some(News::Answer(len)) => {
-                    let bytes = &self.memory[..len.min(self.memory.len())];
-                    let heard = self.conversation.handle_received(Instant::now(), bytes);
-                    self.show_all(heard)?;
+                Some(News::Arrival(arrival)) if flow.is_peer(&arrival.source) => {
+                    self.has_received = true;
+                    let bytes = self.memory[..arrival.len.min(self.memory.len())].to_vec();
+                    if matches!(self.phase, Phase::Waiting { .. }) {
+                        self.phase = Phase::Idle;
+                        self.print(&bytes)?;
+                        // An empty answer is an empty line.
+                        self.is_midline = true;
+                        self.end_line()?;
+                    } else {
+                        self.print_unasked(&bytes)?;
+                    }
                 }
-                Some(News::Stranger(len, source)) => {
-                    self.conversation.handle_stranger();
-                    let whose = escape(&source.to_string());
-                    let service = self.route.address();
+                Some(News::Arrival(arrival)) => {
+                    self.is_well = false;
                     self.note(&format!(
-                        "mismatch: {len} bytes came from {whose}, and not from {service}"
+                        "mismatch: {} bytes came from {}, and not from {}",
+                        arrival.len,
+                        arrival.source,
+                        self.route.address()
                     ))?;
                 }
                 Some(News::Failure(failure)) => {
-                    self.fail(&news::trouble(self.route, &failure))?;
+                    let mut trouble = self.route.trouble(&failure.error);
+                    trouble.cause = Cause::of_failure(&failure);
+                    self.fail(&trouble)?;
                 }
             }
         }
+        Ok(())
     }
 
     /// A datagram was sent in vain.
-    fn fail(&mut self, trouble: &Trouble) -> Result<(), Failure> {
-        self.conversation.handle_failure(trouble.cause.clone());
-        self.note(&escape(&trouble.to_string()))
+    fn fail(&mut self, trouble: &Trouble) -> Result<(), Stop> {
+        self.is_well = false;
+        if matches!(self.phase, Phase::Waiting { .. }) {
+            self.phase = Phase::Idle;
+        }
+        self.note(&trouble.to_string())
     }
 
     /// The connection is over.
-    fn end(&mut self, cause: &Cause) -> Result<(), Failure> {
-        let has_left = match (self.phase, &self.input) {
-            (Phase::Leaving(_), _) => true,
-            // Who types on a terminal sees what was not sent any more.
-            (Phase::Ready | Phase::Asked, Input::Plain(_)) => self.take_unsaid(cause)?,
+    fn end(&mut self, cause: &Cause) -> Result<(), Stop> {
+        let before = std::mem::replace(&mut self.phase, Phase::Over);
+        // A line that is there already cannot be sent any more; on a terminal the user sees that.
+        if before == Phase::Asked && !self.has_prompt {
+            while self.lines.next_is_unknown() && self.has_input()? {
+                self.read_input()?;
+            }
+        }
+        let unsent = match self.lines.next() {
+            Some(Line::Text(line)) => line != QUIT,
+            // The input has ended as well: this end is the answer to that.
+            Some(Line::End) if *cause == Cause::Closed && before == Phase::Asked => return Ok(()),
             _ => false,
         };
-        let is_expected = has_left && self.conversation.is_settled();
-        let missed = self.conversation.handle_end(cause);
+        self.is_well &= !unsent;
         let service = self.route.target();
         let mut words = match cause {
             Cause::Closed | Cause::Reset => format!("connection {cause} by {service}"),
             _ => format!("{service}: {cause}"),
         };
-        if let Some(missed) = missed {
-            let (part, of) = (missed.part.len(), missed.of);
-            words += &format!(": {part} of {of} bytes had come back");
-            self.show_part(&missed.part)?;
-        }
-        if !is_expected || *cause != Cause::Closed {
-            self.last_words = Some(words);
-        }
-        self.phase = Phase::Over;
-        Ok(())
-    }
-
-    /// What is still to be said can't be any more; says whether there was nothing.
-    fn take_unsaid(&mut self, cause: &Cause) -> Result<bool, Failure> {
-        loop {
-            match self.input.take()? {
-                Some(Said::Line(line)) if line.is_empty() => {}
-                Some(Said::Line(line)) if line != QUIT => {
-                    self.conversation.handle_unsent(cause.clone());
-                    return Ok(false);
-                }
-                None => return Ok(false),
-                Some(_) => return Ok(true),
+        match before {
+            Phase::Waiting { left, .. } => {
+                self.is_well = false;
+                words += &format!(": {left} bytes of the answer are missing");
             }
+            Phase::Leaving { .. } if *cause == Cause::Closed => return Ok(()),
+            _ => {}
+        }
+        self.note(&words)
+    }
+
+    fn has_input(&self) -> Result<bool, Stop> {
+        let mut polled = [PollFd::new(self.input.as_fd(), PollFlags::POLLIN)];
+        let none = nix::poll::PollTimeout::ZERO;
+        match nix::poll::poll(&mut polled, none) {
+            Ok(_) => Ok(link::is_readable(&polled[0])),
+            Err(errno) => Err(Stop::of("poll", &errno.into())),
         }
     }
 
-    fn show_missed(&mut self, missed: &Missed) -> Result<(), Failure> {
-        let time = humantime::format_duration(self.timeout);
-        self.show_part(&missed.part)?;
-        match missed.part.len() {
-            0 => self.note(&format!("no answer within {time}")),
-            len => self.note(&format!(
-                "no more within {time}: {len} of {} bytes came back",
-                missed.of
-            )),
-        }
-    }
-
-    fn show_part(&mut self, part: &[u8]) -> Result<(), Failure> {
-        match part {
-            [] => Ok(()),
-            part => self.show(part, ""),
-        }
-    }
-
-    fn show_all(&mut self, heard: Vec<Heard>) -> Result<(), Failure> {
-        for heard in heard {
-            match heard {
-                Heard::Answer(bytes) | Heard::Unasked(bytes) => self.show(&bytes, "")?,
-                Heard::Late(bytes) if self.console.terminal => self.show(&bytes, "(late) ")?,
-                Heard::Late(bytes) => {
-                    self.show(&bytes, "")?;
-                    self.note(&format!("late: {} bytes", bytes.len()))?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Prints what has come on a line of its own.
-    fn show(&mut self, bytes: &[u8], mark: &str) -> Result<(), Failure> {
-        if self.console.json {
+    /// Prints bytes of an answer: on a terminal as text, else as they are.
+    fn print(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+        if bytes.is_empty() {
             return Ok(());
         }
-        if self.console.terminal {
-            let text = printable(bytes.strip_suffix(b"\n").unwrap_or(bytes));
-            return self.print(format!("{mark}{text}\n").as_bytes());
+        self.is_midline = true;
+        match self.console.terminal {
+            true => {
+                let text = self.printable.piece(bytes);
+                self.console.say(&text)
+            }
+            false => self.console.print(bytes),
         }
-        let mut line = bytes.to_vec();
-        if !line.ends_with(b"\n") {
-            line.push(b'\n');
-        }
-        self.print(&line)
     }
 
-    /// Says something that is no answer: among them on a terminal, else on standard error.
-    fn note(&mut self, text: &str) -> Result<(), Failure> {
-        if self.console.terminal && !self.console.json {
-            let text = self.console.paint.yellow(&format!("({text})"));
-            return self.print(format!("{text}\n").as_bytes());
+    /// Prints bytes that no line has asked for, on a line of their own, and the prompt again.
+    fn print_unasked(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+        if bytes.is_empty() {
+            return Ok(());
         }
-        self.console.warn(text);
+        self.end_line()?;
+        self.print(bytes)?;
+        self.end_line()?;
+        if self.phase == Phase::Asked {
+            self.phase = Phase::Idle;
+        }
         Ok(())
     }
 
-    fn print(&mut self, text: &[u8]) -> Result<(), Failure> {
-        if self.input.show_aside(&String::from_utf8_lossy(text)) {
+    fn end_line(&mut self) -> Result<(), Stop> {
+        if !std::mem::take(&mut self.is_midline) {
             return Ok(());
         }
-        match terminal::print(text) {
-            Ok(true) => Ok(()),
-            Ok(false) => {
-                // Whoever was reading has seen enough.
-                self.phase = Phase::Over;
-                Ok(())
-            }
-            Err(error) => Err(Failure::new(format!("standard output: {error}"))),
+        let rest = self.printable.rest();
+        self.console.say(&(rest + "\n"))
+    }
+
+    /// Says something that is no answer: on a terminal in parentheses, else on standard error.
+    fn note(&mut self, text: &str) -> Result<(), Stop> {
+        self.end_line()?;
+        if !self.has_prompt {
+            self.console.warn(text);
+            return Ok(());
         }
+        if self.phase == Phase::Asked {
+            self.phase = Phase::Idle;
+        }
+        let text = crate::cli::text::escape(text);
+        self.console
+            .say(&(self.console.paint.yellow(&format!("({text})")) + "\n"))
+    }
+
+    /// How it went. A datagram service that never answers was not reached.
+    fn verdict(&self) -> Verdict {
+        let is_silent = self.has_sent && !self.has_received;
+        match &self.link {
+            _ if self.is_cut_short => Verdict::Flawed,
+            Link::Datagrams(..) if is_silent && !self.is_well => Verdict::Unreached,
+            _ if self.is_well => Verdict::Good,
+            _ => Verdict::Flawed,
+        }
+    }
+}
+
+/// Bytes of the input that become lines.
+#[derive(Debug, Default)]
+struct Lines {
+    bytes: Vec<u8>,
+    has_ended: bool,
+}
+
+/// A line of the input, without its end.
+#[derive(Debug, PartialEq, Eq)]
+enum Line {
+    Text(Vec<u8>),
+    End,
+}
+
+impl Lines {
+    /// More bytes, or none at the end.
+    fn add(&mut self, bytes: &[u8]) {
+        self.has_ended = bytes.is_empty();
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Whether more bytes are needed to know the next line.
+    fn next_is_unknown(&self) -> bool {
+        let is_short = self.bytes.len() < LINE_BYTES_MAX;
+        is_short && !self.has_ended && !self.bytes.contains(&b'\n')
+    }
+
+    /// The next whole line, or the end; none: more bytes are needed.
+    fn next(&mut self) -> Option<Line> {
+        let within = &self.bytes[..self.bytes.len().min(LINE_BYTES_MAX)];
+        if let Some(end) = within.iter().position(|byte| *byte == b'\n') {
+            let mut line: Vec<u8> = self.bytes.drain(..=end).collect();
+            line.pop();
+            return Some(Line::Text(line));
+        }
+        if within.len() == LINE_BYTES_MAX || (self.has_ended && !within.is_empty()) {
+            let piece = self.bytes.drain(..within.len()).collect();
+            return Some(Line::Text(piece));
+        }
+        self.has_ended.then_some(Line::End)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(text: &[u8]) -> Option<Line> {
+        Some(Line::Text(text.into()))
+    }
+
+    #[test]
+    fn lines_come_whole_however_their_bytes_come() {
+        let mut lines = Lines::default();
+        assert_eq!(lines.next(), None);
+        lines.add(b"one\n\ntw");
+        assert_eq!(lines.next(), line(b"one"));
+        assert_eq!(lines.next(), line(b""));
+        assert_eq!(lines.next(), None);
+        lines.add(b"o\xff\r\nlast");
+        assert_eq!(lines.next(), line(b"two\xff\r"));
+        assert_eq!(lines.next(), None);
+        lines.add(b"");
+        assert_eq!(lines.next(), line(b"last"));
+        assert_eq!(lines.next(), Some(Line::End));
+        assert_eq!(lines.next(), Some(Line::End));
+    }
+
+    #[test]
+    fn a_line_without_end_is_cut_into_pieces() {
+        let mut lines = Lines::default();
+        lines.add(&vec![7; LINE_BYTES_MAX + 3]);
+        lines.add(b"\n");
+        assert_eq!(lines.next(), line(&vec![7; LINE_BYTES_MAX]));
+        assert_eq!(lines.next(), line(&[7; 3]));
+        assert_eq!(lines.next(), None);
     }
 }

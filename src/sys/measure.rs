@@ -21,6 +21,10 @@ use super::socket::{self, decode_inet};
 const IP_RECVFRAGSIZE: libc::c_int = 25;
 const IPV6_RECVFRAGSIZE: libc::c_int = 77;
 
+/// The types of ICMP messages about an expired TTL or hop limit (RFC 792, RFC 4443).
+const ICMP_TIME_EXCEEDED: u8 = 11;
+const ICMPV6_TIME_EXCEEDED: u8 = 3;
+
 /// Whether datagrams that are sent may be fragmented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fragmenting {
@@ -132,6 +136,8 @@ pub struct Failure {
     pub reporter: Option<IpAddr>,
     /// The MTU in bytes that it exceeded, if the reason is EMSGSIZE.
     pub mtu: Option<u32>,
+    /// Its TTL or hop limit was used up on the way (ICMP time exceeded).
+    pub expired: bool,
 }
 
 /// Room for the control messages of one datagram: all that [`ask_for_all`] asks for.
@@ -197,6 +203,7 @@ pub fn receive_failure(fd: BorrowedFd<'_>, memory: &mut [u8]) -> io::Result<Fail
         error: io::Error::other("the kernel gives no reason"),
         reporter: None,
         mtu: None,
+        expired: false,
     };
     for detail in message.control_messages() {
         let ((libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)) =
@@ -212,6 +219,11 @@ pub fn receive_failure(fd: BorrowedFd<'_>, memory: &mut [u8]) -> io::Result<Fail
         if errno == libc::EMSGSIZE {
             failure.mtu = Some(error.ee_info);
         }
+        failure.expired = matches!(
+            (error.ee_origin, error.ee_type),
+            (libc::SO_EE_ORIGIN_ICMP, ICMP_TIME_EXCEEDED)
+                | (libc::SO_EE_ORIGIN_ICMP6, ICMPV6_TIME_EXCEEDED)
+        );
         // The address of the ICMP message's sender follows (SO_EE_OFFENDER, ip(7)).
         if error.ee_origin != libc::SO_EE_ORIGIN_LOCAL {
             failure.reporter = address_behind(&detail);
