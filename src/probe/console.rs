@@ -51,6 +51,13 @@ impl From<Trouble> for Stop {
     }
 }
 
+/// Where nothing more is known, it is a socket that failed.
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::of("socket", &error)
+    }
+}
+
 impl Stop {
     /// An error of a system call, which says what it was called for.
     #[must_use]

@@ -30,6 +30,7 @@ pub mod report;
 pub mod route;
 mod send;
 mod talk;
+mod tally;
 pub mod target;
 
 use std::process::ExitCode;

@@ -48,6 +48,7 @@ impl Route {
             Target::Unix { path, .. } => vec![Address::Unix(path.clone())],
             Target::Inet { host, port, .. } => {
                 let unknown = |hint: String| Trouble::new(target, Cause::NameUnknown).hint(hint);
+                // A name is one of this protocol.
                 let port = match port {
                     Port::Number(port) => *port,
                     Port::Service(name) => service_port(name, target).ok_or_else(|| {
@@ -449,6 +450,7 @@ pub fn check(target: &Target, path: &Path) -> Result<(), String> {
     if path.proxy.is_some() && !target.is_stream() {
         return Err("--proxy: only streams begin with such a header".into());
     }
+    // The source alone chooses the family; an option may contradict it.
     if let Some(address) = path.source.and_then(|source| source.address) {
         let other = if address.is_ipv4() {
             path.ipv6

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::fault::{self, Fate, FaultyServer};
-use super::{LISTENERS, json_of, output_of, probe, probe_json};
+use super::{LISTENERS, json_of, output_of, probe};
 use crate::harness::{Daemon, ECHOPROBE, PATIENCE, eventually, free_port, has_ipv6, text};
 
 /// Each message ends as one of these: they add up.
@@ -65,21 +65,10 @@ fn a_service_that_answers_in_upper_case_is_understood_when_told() {
     let daemon = Daemon::start(&format!("[defaults]\nreply = \"upper\"\n{LISTENERS}"));
     for listener in ["tcp", "udp"] {
         let url = format!("{listener}://{}", daemon.address(listener));
-        let ping = [
-            "ping",
-            &url,
-            "-c",
-            "5",
-            "-i",
-            "1ms",
-            "-s",
-            "500",
-            "--timeout",
-            "10s",
-        ];
-        let (status, report) = probe_json(&[&ping[..], &["--expect", "upper"]].concat());
+        let ping = format!("ping {url} -c 5 -i 1ms -s 500 --timeout 10s");
+        let (status, report) = json_of(&format!("{ping} --expect upper"));
         assert_eq!((status, &report["received"]), (0, &5.into()), "{report}");
-        let (status, report) = probe_json(&ping);
+        let (status, report) = json_of(&ping);
         assert_eq!(status, 1, "{report}");
         assert!(report["corrupt"].as_u64() >= Some(1), "{report}");
     }
@@ -373,21 +362,10 @@ fn what_must_not_be_fragmented_and_does_not_fit_is_too_large() {
     }
     let daemon = Daemon::start("[listener.udp]\nprotocol = \"udp\"\naddress = \"[::1]:0\"\n");
     let url = format!("udp://{}", daemon.address("udp"));
-    let ping = [
-        "ping",
-        &url,
-        "-c",
-        "2",
-        "-i",
-        "1ms",
-        "-s",
-        "65507",
-        "--timeout",
-        "10s",
-    ];
-    let (status, report) = probe_json(&ping);
+    let ping = format!("ping {url} -c 2 -i 1ms -s 65507 --timeout 10s");
+    let (status, report) = json_of(&ping);
     assert_eq!((status, &report["received"]), (0, &2.into()), "{report}");
-    let (status, report) = probe_json(&[&ping[..], &["--dont-fragment"]].concat());
+    let (status, report) = json_of(&format!("{ping} --dont-fragment"));
     assert_eq!(
         (status, &report["errors"]["too large"]),
         (3, &2.into()),

@@ -510,7 +510,7 @@ fn what_happens_to_a_datagram_is_said_with_its_number() {
         ("duplicates", 1),
         ("corrupt", 1),
         ("misaddressed", 1),
-        ("bytes", 25),
+        ("bytes", 30),
     ] {
         assert_eq!(report[key], count, "{key}: {report}");
     }

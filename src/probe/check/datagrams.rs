@@ -204,6 +204,7 @@ fn send_burst(
         for message in &messages {
             client.send(message)?;
         }
+        // A third of the time: there are three attempts.
         let deadline = Instant::now() + service.timeout / TRIES;
         let mut came = Vec::new();
         while came.len() < messages.len()

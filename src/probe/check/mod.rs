@@ -1,6 +1,6 @@
 //! What a service does at the edges.
 //!
-//! [`CHECKS`] is the list; [`streams`] and [`datagrams`] do what it says, by [`connection`] and
+//! [`checks`] is the list; [`streams`] and [`datagrams`] do what it says, by [`connection`] and
 //! [`flow`], the only ones that know a socket. [`finding`] is what a check has found, and [`record`]
 //! keeps and shows it. Why each check matters is in `docs/echo-servers.md`.
 //!
@@ -28,118 +28,102 @@ use super::target::Transport;
 use finding::{Finding, Halt};
 use record::Record;
 
-/// One thing that a service may do right or wrong.
-struct Check {
-    /// Fixed: programs know it.
-    name: &'static str,
-    /// Why it matters, in a few words.
-    hint: &'static str,
-    of: Transport,
-    run: fn(&Service<'_>) -> Finding,
-}
+/// One thing that a service may do right or wrong: its name, which is fixed, for programs know it;
+/// why it matters, in a few words; and how it is found out.
+struct Check(&'static str, &'static str, fn(&Service<'_>) -> Finding);
 
-const fn stream(name: &'static str, hint: &'static str, run: fn(&Service<'_>) -> Finding) -> Check {
-    Check {
-        name,
-        hint,
-        of: Transport::Stream,
-        run,
-    }
-}
-
-const fn datagram(
-    name: &'static str,
-    hint: &'static str,
-    run: fn(&Service<'_>) -> Finding,
-) -> Check {
-    Check {
-        name,
-        hint,
-        of: Transport::Datagram,
-        run,
-    }
-}
-
-/// All of them, cheap ones first. The first of each transport finds out whether anything comes back.
-const CHECKS: &[Check] = &[
-    stream("echo", "nothing else is worth a check", streams::echo),
-    stream("binary", "files hold every byte value", streams::binary),
-    stream("half-close", "clients read to the end", streams::half_close),
-    stream(
+/// The checks of streams, cheap ones first. The first finds out whether anything comes back.
+const STREAM_CHECKS: &[Check] = &[
+    Check("echo", "nothing else is worth a check", streams::echo),
+    Check("binary", "files hold every byte value", streams::binary),
+    Check("half-close", "clients read to the end", streams::half_close),
+    Check(
         "empty-half-close",
         "health checks connect and leave",
         streams::empty_half_close,
     ),
-    stream(
+    Check(
         "split-message",
         "networks deliver in any pieces",
         streams::split_message,
     ),
-    stream(
+    Check(
         "pipelining",
         "clients send without waiting",
         streams::pipelining,
     ),
-    stream(
+    Check(
         "megabyte",
         "unsent bytes are lost at the half-close",
         streams::megabyte,
     ),
-    stream(
+    Check(
         "several-clients",
         "one client keeps out all others",
         streams::several_clients,
     ),
-    stream(
+    Check(
         "slow-reader",
         "one client can fill its memory, or loses data",
         streams::slow_reader,
     ),
-    stream(
+    Check(
         "beside-a-slow-reader",
         "one stalled client stops all others",
         streams::beside_a_slow_reader,
     ),
-    stream("reset", "clients crash", streams::reset),
-    datagram("echo", "nothing else is worth a check", datagrams::echo),
-    datagram("binary", "files hold every byte value", datagrams::binary),
-    datagram(
+    Check("reset", "clients crash", streams::reset),
+];
+
+/// The same of datagrams.
+const DATAGRAM_CHECKS: &[Check] = &[
+    Check("echo", "nothing else is worth a check", datagrams::echo),
+    Check("binary", "files hold every byte value", datagrams::binary),
+    Check(
         "empty-datagram",
         "an empty datagram is a datagram",
         datagrams::empty_datagram,
     ),
-    datagram(
+    Check(
         "sizes",
         "it looks like a fault of the network",
         datagrams::sizes,
     ),
-    datagram(
+    Check(
         "burst",
         "it looks like a loss in the network",
         datagrams::burst,
     ),
-    datagram(
+    Check(
         "order",
         "it looks like reordering in the network",
         datagrams::order,
     ),
-    datagram(
+    Check(
         "reply-address",
         "firewalls and NATs drop such answers",
         datagrams::reply_address,
     ),
-    datagram(
+    Check(
         "several-clients",
         "one client keeps out all others",
         datagrams::several_clients,
     ),
-    datagram("gone-client", "clients vanish", datagrams::gone_client),
-    datagram(
+    Check("gone-client", "clients vanish", datagrams::gone_client),
+    Check(
         "loop-guard",
         "two such services can be made to answer each other for ever",
         datagrams::loop_guard,
     ),
 ];
+
+/// The checks of a transport.
+fn checks(of: Transport) -> &'static [Check] {
+    match of {
+        Transport::Stream => STREAM_CHECKS,
+        Transport::Datagram => DATAGRAM_CHECKS,
+    }
+}
 
 /// The service that is checked, and how.
 struct Service<'a> {
@@ -206,24 +190,23 @@ pub(super) fn run(
         timeout: args.timeout,
         interrupt,
     };
-    let of = args.url.transport();
-    let checks: Vec<&Check> = CHECKS.iter().filter(|check| check.of == of).collect();
-    let width = checks.iter().map(|check| check.name.len()).max();
+    let checks = checks(args.url.transport());
+    let width = checks.iter().map(|check| check.0.len()).max().unwrap_or(0);
     let line = figures::spinner(console);
     let began = Instant::now();
     let mut record = Record::default();
     // Why the rest is not run: the service does not echo, or not any more.
     let mut stopped = None;
-    for (index, check) in checks.iter().enumerate() {
+    for (index, Check(name, hint, find_out)) in checks.iter().enumerate() {
         if stopped.is_some() {
-            let row = record.skip(check.name, check.hint);
-            console.say(&row.lines(width.unwrap_or(0), console.paint))?;
+            let row = record.skip(name, hint);
+            console.say(&row.lines(width, console.paint))?;
             continue;
         }
         let (number, all) = (index + 1, checks.len());
-        line.set_message(format!("{} ({number} of {all})", check.name));
+        line.set_message(format!("{name} ({number} of {all})"));
         line.tick();
-        let finding = match (check.run)(&service) {
+        let finding = match find_out(&service) {
             Err(Halt::Unreached(trouble)) if index == 0 => return Err(trouble.into()),
             Err(Halt::Interrupted) => {
                 record.interrupt();
@@ -232,14 +215,14 @@ pub(super) fn run(
             finding => finding,
         };
         let has_failed = matches!(finding, Err(Halt::Failed { .. } | Halt::Unreached(_)));
-        let row = record.add(check.name, check.hint, finding);
-        let lines = row.lines(width.unwrap_or(0), console.paint);
+        let row = record.add(name, hint, finding);
+        let lines = row.lines(width, console.paint);
         line.suspend(|| console.say(&lines))?;
         match has_failed.then(|| service.is_alive()) {
             None => {}
             Some(_) if index == 0 => stopped = Some(String::new()),
             Some(Ok(())) => {}
-            Some(Err(_)) => stopped = Some(format!("it stopped answering at {}", check.name)),
+            Some(Err(_)) => stopped = Some(format!("it stopped answering at {name}")),
         }
     }
     line.finish_and_clear();
@@ -260,29 +243,15 @@ mod tests {
 
     const PAGE: &str = include_str!("../../../docs/echo-servers.md");
 
-    fn of(transport: Transport) -> impl Iterator<Item = &'static Check> {
-        CHECKS.iter().filter(move |check| check.of == transport)
-    }
-
     #[test]
-    fn every_check_has_a_name_of_its_own_and_a_short_hint() {
-        for transport in [Transport::Stream, Transport::Datagram] {
-            let names: BTreeSet<&str> = of(transport).map(|check| check.name).collect();
-            assert_eq!(names.len(), of(transport).count());
-            assert_eq!(of(transport).next().map(|check| check.name), Some("echo"));
-        }
-        for Check { name, hint, .. } in CHECKS {
-            assert!((10..60).contains(&hint.len()), "{name}: {hint}");
-        }
-    }
-
-    #[test]
-    fn every_check_is_in_the_documentation() {
-        for transport in [Transport::Stream, Transport::Datagram] {
-            for Check { name, .. } in of(transport) {
-                let has_row = PAGE
-                    .lines()
-                    .any(|line| line.starts_with(&format!("| `{name}` | ")));
+    fn every_check_has_a_name_of_its_own_a_short_hint_and_a_row_in_the_documentation() {
+        for all in [STREAM_CHECKS, DATAGRAM_CHECKS] {
+            let names: BTreeSet<&str> = all.iter().map(|check| check.0).collect();
+            assert_eq!((names.len(), all[0].0), (all.len(), "echo"));
+            for Check(name, hint, _) in all {
+                assert!((10..60).contains(&hint.len()), "{name}: {hint}");
+                let head = format!("| `{name}` | ");
+                let has_row = PAGE.lines().any(|line| line.starts_with(&head));
                 assert!(has_row, "docs/echo-servers.md has no row of `{name}`");
             }
         }

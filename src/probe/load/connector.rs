@@ -44,6 +44,7 @@ pub(super) fn open_all(
         }
         Ok(sockets)
     };
+    // The first failure of each thread ends it; one is enough to report.
     let opened: Vec<Result<Vec<OwnedFd>, Trouble>> = thread::scope(|scope| {
         let threads: Vec<_> = (0..CONNECTING_MAX.min(count))
             .map(|_| scope.spawn(work))

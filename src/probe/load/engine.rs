@@ -5,20 +5,17 @@
 //! or logs.
 
 use std::io::{self, ErrorKind};
-use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::connector::Connector;
-use super::schedule::Schedule;
-use super::stream;
+use super::lane::{Kind, Lane};
+use super::schedule::{Schedule, Times};
 use crate::driver::buffers::BUFFER_BYTES;
-use crate::driver::{Buffer, Closing, Completion, Driver, Envelope, Op, Token};
+use crate::driver::{Buffer, Closing, Completion, Driver, Op, Token};
 use crate::probe::cause::{Cause, Causes};
 use crate::probe::interrupt::{Interrupt, LOOK_INTERVAL};
-use crate::probe::ledger::Ledger;
-use crate::probe::payload::Payload;
 
 /// How often lost datagrams are looked for, and replaced in a closed loop.
 const SCAN_INTERVAL: Duration = Duration::from_millis(10);
@@ -29,33 +26,6 @@ const RETRY_INTERVAL: Duration = Duration::from_micros(200);
 /// The most datagrams that are sent with one buffer: the kernel cuts one message into no more.
 const DATAGRAMS_MAX: usize = 64;
 
-/// When what happens.
-#[derive(Clone, Debug)]
-pub(super) struct Times {
-    /// The first message.
-    pub(super) begin: Instant,
-    /// Messages that are due in this time count.
-    pub(super) window: Range<Instant>,
-    /// The last of them can return until here.
-    pub(super) end: Instant,
-}
-
-impl Times {
-    pub(super) fn new(
-        begin: Instant,
-        warm_up: Duration,
-        time: Duration,
-        timeout: Duration,
-    ) -> Self {
-        let start = begin + warm_up;
-        Self {
-            begin,
-            window: start..start + time,
-            end: start + time + timeout,
-        }
-    }
-}
-
 /// What is to be done.
 pub(super) struct Task {
     pub(super) times: Times,
@@ -64,54 +34,6 @@ pub(super) struct Task {
     /// Messages on the way on each lane, without a schedule.
     pub(super) depth: u64,
     pub(super) interrupt: Interrupt,
-}
-
-/// What a lane is, before it has a socket.
-pub(super) enum Kind {
-    Stream(stream::Lane),
-    Flow(Flow),
-}
-
-/// The messages of a flow of datagrams.
-pub(super) struct Flow {
-    payload: Payload,
-    ledger: Ledger,
-    envelope: Box<Envelope>,
-    /// A Unix socket takes one at a time: so it is known which one it does not take.
-    is_single: bool,
-    /// The number of datagrams that are being sent.
-    sending: usize,
-    /// When to try again what found no room.
-    retry: Option<Instant>,
-}
-
-impl Flow {
-    pub(super) fn new(payload: Payload, ledger: Ledger, envelope: Envelope) -> Self {
-        Self {
-            payload,
-            ledger,
-            is_single: crate::driver::ip_of(&envelope.source).is_none(),
-            envelope: Box::new(envelope),
-            sending: 0,
-            retry: None,
-        }
-    }
-}
-
-/// A connection or flow with its driver.
-struct Lane {
-    /// None while it is connected again.
-    token: Option<Token>,
-    kind: Kind,
-}
-
-impl Lane {
-    fn ledger(&mut self) -> &mut Ledger {
-        match &mut self.kind {
-            Kind::Stream(stream) => &mut stream.ledger,
-            Kind::Flow(flow) => &mut flow.ledger,
-        }
-    }
 }
 
 /// See the module.
@@ -302,6 +224,7 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
                 self.driver.submit(Op::Send { connection, buffer });
             }
             Kind::Flow(flow) => {
+                // One buffer at a time: so it is known which datagrams could not be sent.
                 if flow.sending > 0 || flow.ledger.unsent() == 0 {
                     return;
                 }
@@ -419,8 +342,7 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
             Completion::Failed { connection, error } => {
                 self.end(connection, &Cause::of(&error), now);
             }
-            // There is no listener and no relay; a stall ends by itself, and what has woken the
-            // driver is taken after this turn.
+            // No listener, no relay; a stall ends by itself, and connections are taken later.
             Completion::Accepted { .. }
             | Completion::AcceptPaused { .. }
             | Completion::Relayed { .. }

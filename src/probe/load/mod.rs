@@ -9,6 +9,7 @@
 mod connector;
 mod engine;
 mod histogram;
+mod lane;
 mod plot;
 mod reach;
 mod schedule;
@@ -28,19 +29,21 @@ use super::compare::Expect;
 use super::console::{Console, Stop};
 use super::figures;
 use super::interrupt::Interrupt;
-use super::ledger::{Ledger, Tally};
+use super::ledger::Ledger;
 use super::link::Address;
 use super::payload::Payload;
 use super::report::Verdict;
 use super::route::Route;
+use super::tally::Tally;
 use crate::cli::exit::Failure;
 use crate::driver::epoll::Epoll;
 use crate::driver::uring::Uring;
 use crate::driver::{Driver, Envelope, Source, UnixName};
 use crate::sys::process::raise_descriptor_limit;
 use connector::Connector;
-use engine::{Engine, Flow, Kind, Task, Times};
-use schedule::Schedule;
+use engine::{Engine, Task};
+use lane::{Flow, Kind};
+use schedule::{Schedule, Times};
 
 /// Descriptors for everything except the connections.
 const DESCRIPTORS_KEPT: u64 = 64;
@@ -106,6 +109,7 @@ pub(super) fn run(
     if let Some(file) = &args.svg {
         check_writable(file)?;
     }
+    // Datagrams without a service would look like a loss.
     reach::reach(route, args, interrupt)?;
     let sockets = connector::open_all(route, args, console, interrupt)?;
     let measured = match args.driver {
@@ -217,23 +221,7 @@ fn measure<D: Driver<Socket = OwnedFd>>(
         let timeout = args.timeout;
         engine.reconnect_by(|waker| Connector::start(route, timeout, interrupt, waker));
     }
-    let template = "{prefix}: {bar:30} {msg}, {eta} left";
-    let total = times.window.end - times.begin;
-    let bar = figures::bar(console, total.as_millis() as u64, template);
-    bar.set_prefix(show::pace(args));
-    let mut before = (times.begin, 0);
-    let ended = engine.run(|now| {
-        let count = account.tally().whole();
-        let seconds = (now - before.0).as_secs_f64();
-        let rate = (count - before.1) as f64 / seconds.max(1e-9);
-        before = (now, count);
-        bar.set_message(match now < times.window.start {
-            true => "warming up".to_owned(),
-            false => format!("{rate:.0} messages/s"),
-        });
-        bar.set_position((now - times.begin).as_millis() as u64);
-    });
-    drop(bar);
+    let ended = engine.run(progress(args, console, &times, &account));
     let ends = ended.map_err(|error| Stop::of("load", &error))?;
     let is_cut_short = interrupt.is_requested() && Instant::now() < times.window.end;
     let tally = account.into_tally();
@@ -249,6 +237,31 @@ fn measure<D: Driver<Socket = OwnedFd>>(
         driver: name,
         is_cut_short,
     })
+}
+
+/// Shows how it goes.
+fn progress<'a>(
+    args: &LoadArgs,
+    console: &Console,
+    times: &'a Times,
+    account: &'a Ledger,
+) -> impl FnMut(Instant) + use<'a> {
+    let template = "{prefix}: {bar:30} {msg}, {eta} left";
+    let total = times.window.end - times.begin;
+    let bar = figures::bar(console, total.as_millis() as u64, template);
+    bar.set_prefix(show::pace(args));
+    let mut before = (times.begin, 0);
+    move |now| {
+        let count = account.tally().whole();
+        let seconds = (now - before.0).as_secs_f64();
+        let rate = (count - before.1) as f64 / seconds.max(1e-9);
+        before = (now, count);
+        bar.set_message(match now < times.window.start {
+            true => "warming up".to_owned(),
+            false => format!("{rate:.0} messages/s"),
+        });
+        bar.set_position((now - times.begin).as_millis() as u64);
+    }
 }
 
 /// The lane of this number.

@@ -4,7 +4,35 @@
 //! from when it was due: a service that stops for a second is seen to have kept a second's worth of
 //! messages waiting (no coordinated omission).
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
+
+/// When what happens.
+#[derive(Clone, Debug)]
+pub(super) struct Times {
+    /// The first message.
+    pub(super) begin: Instant,
+    /// Messages that are due in this time count.
+    pub(super) window: Range<Instant>,
+    /// The last of them can return until here.
+    pub(super) end: Instant,
+}
+
+impl Times {
+    pub(super) fn new(
+        begin: Instant,
+        warm_up: Duration,
+        time: Duration,
+        timeout: Duration,
+    ) -> Self {
+        let start = begin + warm_up;
+        Self {
+            begin,
+            window: start..start + time,
+            end: start + time + timeout,
+        }
+    }
+}
 
 /// See the module.
 #[derive(Clone, Debug)]

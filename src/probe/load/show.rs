@@ -45,6 +45,7 @@ pub(super) fn heading(args: &LoadArgs, measured: &Measured) -> String {
 #[must_use]
 pub(super) fn summary(args: &LoadArgs, measured: &Measured, paint: Paint, width: usize) -> String {
     let tally = &measured.tally;
+    // The figures come last: they stay on a small screen.
     let mut text = paint.bold(&heading(args, measured)) + "\n\n";
     let histogram = histogram::draw(&tally.latencies, paint, width);
     if !histogram.is_empty() {
@@ -127,7 +128,7 @@ mod tests {
     use super::*;
     use crate::probe::args::{Cli, Command};
     use crate::probe::cause::Cause;
-    use crate::probe::ledger::Tally;
+    use crate::probe::tally::Tally;
 
     fn args(line: &str) -> LoadArgs {
         let cli = Cli::try_parse_from(line.split(' ')).expect("understood");

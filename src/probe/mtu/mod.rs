@@ -69,6 +69,7 @@ pub(super) fn run(
             Ok(()) => prober.why_unreached(route).into(),
         });
     }
+    // What is still on the way has no fate.
     prober.ledger.handle_interrupt();
     let mut report = prober.ledger.tally().report();
     report.duration_ms = Some(milliseconds(began.elapsed()));
@@ -213,6 +214,7 @@ impl Prober<'_> {
             Recognized::Whole(number) | Recognized::Changed(number) => number,
             Recognized::Empty | Recognized::Unknown => return None,
         };
+        // An answer from elsewhere shows that the service is there, and nothing about the way back.
         let from_service = self.flow.is_peer(&arrival.source);
         if !from_service {
             self.elsewhere = Some(arrival.source);
@@ -329,6 +331,7 @@ fn lines(survey: &Survey) -> String {
             at_most,
             limit,
         } = finding;
+        // An open limit has no MTU.
         let mtu = survey.packet(payload);
         let size = match (at_most, limit) {
             (Some(at_most), _) => format!("{payload} to {at_most} bytes"),

@@ -140,7 +140,7 @@ impl PingFlow {
         }
     }
 
-    /// Connects a stream that is not connected; later ones from the port of the first.
+    /// Connects a stream that is not connected.
     pub(super) fn connect(&mut self, interrupt: &Interrupt) {
         let Link::Stream {
             stream, trouble, ..
@@ -155,9 +155,6 @@ impl PingFlow {
             Ok(connected) => {
                 self.connects.record(connected.took);
                 self.port = port_of(&connected.socket);
-                if let Some(port) = self.port {
-                    self.route = self.route.from_port(port);
-                }
                 *stream = Some(connected);
             }
             Err(failed) => *trouble = Some(failed),
@@ -217,6 +214,7 @@ impl PingFlow {
                     Err(error) => return self.end(&Cause::of(&error)),
                 }
             }
+            // Not connected: the message is lost for the reason of that.
             Link::Stream { trouble, .. } => {
                 let trouble = trouble.take().map(|trouble| trouble.cause);
                 trouble.unwrap_or(Cause::Closed)

@@ -18,10 +18,10 @@ use super::console::{Console, Stop};
 use super::figures;
 use super::interrupt::Interrupt;
 use super::latency::{Jitter, Latencies};
-use super::ledger::Tally;
 use super::link;
 use super::report::{Report, Verdict, milliseconds};
 use super::route::Route;
+use super::tally::Tally;
 use crate::cli::text::counted;
 use flow::PingFlow;
 
@@ -138,6 +138,7 @@ fn ping(
                 None => console.say(&show::line(&event, args, console.paint))?,
             }
         }
+        // After the events, so that what has happened is printed.
         let now = Instant::now();
         if interrupt.is_requested() {
             flows.iter_mut().for_each(PingFlow::interrupt);
@@ -148,11 +149,9 @@ fn ping(
         }
         let until = flows.iter_mut().map(|flow| flow.poll_timeout(now)).min();
         let mut polled: Vec<PollFd<'_>> = flows.iter().filter_map(PingFlow::polled).collect();
-        let waited = link::wait(&mut polled, until.unwrap_or(now), interrupt);
-        waited.map_err(|error| Stop::of("poll", &error))?;
+        link::wait(&mut polled, until.unwrap_or(now), interrupt)?;
         for flow in flows.iter_mut() {
-            flow.receive()
-                .map_err(|error| Stop::of("receiving", &error))?;
+            flow.receive()?;
         }
     }
 }

@@ -12,15 +12,11 @@ use crate::probe::cause::Cause;
 use crate::probe::compare::Difference;
 use crate::probe::figures;
 use crate::probe::latency::Latencies;
-use crate::probe::ledger::{Answer, AnswerKind, Tally};
+use crate::probe::ledger::{Answer, AnswerKind};
 use crate::probe::link::Address;
 use crate::probe::route::Route;
+use crate::probe::tally::Tally;
 use crate::probe::target::Target;
-
-/// A port is slower than the others if its median is this many times theirs, and longer by this many
-/// microseconds.
-const SLOW_FACTOR: f64 = 2.0;
-const SLOW_MICROS: f64 = 1000.0;
 
 /// What is sent to which address.
 pub(super) fn heading(route: &Route, address: &Address, args: &PingArgs) -> String {
@@ -39,6 +35,7 @@ pub(super) fn heading(route: &Route, address: &Address, args: &PingArgs) -> Stri
 
 /// An event as a person reads it. Messages are counted from 1.
 pub(super) fn line(event: &Event, args: &PingArgs, paint: Paint) -> String {
+    // What is received in time and in order needs no color; a loss is red.
     let text = match event {
         Event::Answered {
             answer,
@@ -148,7 +145,7 @@ fn account(tally: &Tally) -> String {
     )
 }
 
-/// A row for each flow, and which of them differ from the others.
+/// A row for each flow, and which of them lose.
 pub(super) fn flows(outcomes: &[Outcome], paint: Paint) -> String {
     const RIGHT: Align = Align::Right;
     let mut table = Table::new(&[
@@ -164,6 +161,7 @@ pub(super) fn flows(outcomes: &[Outcome], paint: Paint) -> String {
         ("P99", RIGHT),
         ("MAX", RIGHT),
     ]);
+    // A column without counts is left out.
     for Outcome { port, tally, .. } in outcomes {
         let some = |count: u64| match count {
             0 => String::new(),
@@ -187,42 +185,20 @@ pub(super) fn flows(outcomes: &[Outcome], paint: Paint) -> String {
     table.render(paint) + &remarks(outcomes, paint)
 }
 
-/// The ports that lose, and those that are slower than the others.
+/// The ports that lose.
 fn remarks(outcomes: &[Outcome], paint: Paint) -> String {
-    let mut text = String::new();
-    let losing = ports(outcomes, |tally| tally.lost > 0);
-    match losing.len() {
-        0 => {}
-        all if all == outcomes.len() => {
-            text += &paint.red("all ports lose: it is not one path of several\n");
-        }
-        some => {
-            let all = outcomes.len();
-            text += &paint.red(&format!(
-                "{some} of {all} ports lose: {}\n",
-                losing.join(", ")
-            ));
-        }
+    let losing = outcomes.iter().filter(|outcome| outcome.tally.lost > 0);
+    let losing = losing.filter_map(|outcome| outcome.port);
+    let losing: Vec<String> = losing.map(|port| port.to_string()).collect();
+    let (some, all) = (losing.len(), outcomes.len());
+    match some {
+        0 => String::new(),
+        _ if some == all => paint.red("all ports lose: it is not one path of several\n"),
+        _ => paint.red(&format!(
+            "{some} of {all} ports lose: {}\n",
+            losing.join(", ")
+        )),
     }
-    let median = |tally: &Tally| tally.latencies.spread().map(|spread| spread.p50);
-    let medians = outcomes.iter().filter_map(|outcome| median(&outcome.tally));
-    let mut medians: Vec<f64> = medians.collect();
-    medians.sort_by(f64::total_cmp);
-    let middle = medians.get(medians.len() / 2).copied().unwrap_or(0.0);
-    let limit = (middle * SLOW_FACTOR).max(middle + SLOW_MICROS);
-    let slow = ports(outcomes, |tally| {
-        median(tally).is_some_and(|p50| p50 > limit)
-    });
-    if !slow.is_empty() {
-        text += &paint.yellow(&format!("slower than the others: {}\n", slow.join(", ")));
-    }
-    text
-}
-
-fn ports(outcomes: &[Outcome], which: impl Fn(&Tally) -> bool) -> Vec<String> {
-    let outcomes = outcomes.iter().filter(|outcome| which(&outcome.tally));
-    let ports = outcomes.filter_map(|outcome| outcome.port);
-    ports.map(|port| port.to_string()).collect()
 }
 
 #[cfg(test)]
@@ -258,10 +234,6 @@ mod tests {
         check(
             &[outcome(1, 1, 1), outcome(2, 1, 1)],
             "all ports lose: it is not one path of several\n",
-        );
-        check(
-            &[outcome(1, 0, 5), outcome(2, 0, 5), outcome(3, 0, 40)],
-            "slower than the others: 3\n",
         );
     }
 

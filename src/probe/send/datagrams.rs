@@ -71,6 +71,7 @@ pub(super) fn run(
         memory: vec![0; DATAGRAM_MEMORY],
     };
     sender.send_all(input)?;
+    // The input has not ended.
     let is_cut_short = interrupt.is_requested();
     if is_cut_short {
         sender.ledger.handle_interrupt();
@@ -121,6 +122,7 @@ impl Sender<'_> {
             }
             self.receive()?;
             let now = Instant::now();
+            // A queue may have had no room in all its time.
             let is_over = now >= began + self.timeout && self.ledger.unsent() > 0;
             if self.ledger.handle_timeout(now).is_some()
                 || (is_over && self.ledger.handle_failure(number, &Cause::TimedOut))
@@ -132,8 +134,7 @@ impl Sender<'_> {
                     0 => self.ledger.poll_timeout().unwrap_or(now),
                     _ => now + RETRY_INTERVAL,
                 };
-                let waited = link::wait_for(self.flow.socket.as_fd(), until, self.interrupt);
-                waited.map_err(|error| Stop::of("poll", &error))?;
+                link::wait_for(self.flow.socket.as_fd(), until, self.interrupt)?;
             }
         }
         Ok(())
@@ -142,8 +143,7 @@ impl Sender<'_> {
     /// Takes all that is there.
     fn receive(&mut self) -> Result<(), Stop> {
         loop {
-            let news = self.flow.receive(&mut self.memory);
-            match news.map_err(|error| Stop::of("receiving", &error))? {
+            match self.flow.receive(&mut self.memory)? {
                 None => return Ok(()),
                 Some(News::Arrival(arrival)) => self.take(&arrival)?,
                 Some(News::Failure(failure)) => {

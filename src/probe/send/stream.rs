@@ -130,8 +130,7 @@ impl Transfer {
             if self.wants_input(&stream) {
                 polled.push(PollFd::new(input.as_fd(), PollFlags::POLLIN));
             }
-            let waited = link::wait(&mut polled, until, interrupt);
-            waited.map_err(|error| Stop::of("poll", &error))?;
+            link::wait(&mut polled, until, interrupt)?;
             is_ready = polled.get(1).is_some_and(link::is_readable);
         }
     }

@@ -5,6 +5,8 @@
 //! line is typed. An answer on a stream is as many bytes as the line has, a datagram is answered by
 //! one. What they say is not judged.
 
+mod lines;
+
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::os::fd::AsFd;
@@ -20,15 +22,13 @@ use super::link::{self, DATAGRAM_MEMORY, Flow, News, RETRY_INTERVAL, Stream, is_
 use super::printable::Printable;
 use super::report::Verdict;
 use super::route::Route;
+use lines::{Line, Lines};
 
 /// The line that ends the conversation.
 const QUIT: &[u8] = b"q";
 
 /// What stands before each line on a terminal.
 const PROMPT: &str = "> ";
-
-/// A longer line is cut: a stream does not know the difference, and no datagram is larger.
-const LINE_BYTES_MAX: usize = 1 << 20;
 
 /// Whether there is such a conversation.
 pub(super) fn check(console: &Console) -> Result<(), String> {
@@ -49,6 +49,7 @@ pub(super) fn run(
         true => Link::Stream(route.connect(timeout, interrupt)?),
         false => Link::Datagrams(route.open()?, None),
     };
+    // Without the buffer in front of it, of which poll(2) knows nothing.
     let input = io::stdin().as_fd().try_clone_to_owned();
     let mut talk = Talk {
         route,
@@ -160,8 +161,7 @@ impl Talk<'_> {
         if self.phase == Phase::Asked {
             polled.push(PollFd::new(self.input.as_fd(), PollFlags::POLLIN));
         }
-        let waited = link::wait(&mut polled, until, interrupt);
-        waited.map_err(|error| Stop::of("poll", &error))?;
+        link::wait(&mut polled, until, interrupt)?;
         Ok(polled.get(1).is_some_and(link::is_readable))
     }
 
@@ -196,7 +196,8 @@ impl Talk<'_> {
         };
         if self.phase == Phase::Idle && !has_unsent {
             self.phase = Phase::Asked;
-            if self.has_prompt {
+            // A line that was typed already needs no prompt.
+            if self.has_prompt && !self.has_input()? {
                 self.end_line()?;
                 self.console.say(PROMPT)?;
                 self.is_midline = true;
@@ -300,6 +301,7 @@ impl Talk<'_> {
             let fresh = Instant::now() + self.timeout;
             match &mut self.phase {
                 Phase::Waiting { left, until } => {
+                    // A long answer takes its time, as long as more of it comes.
                     *until = fresh;
                     let (answer, rest) = bytes.split_at(len.min(*left));
                     *left -= answer.len();
@@ -323,8 +325,7 @@ impl Talk<'_> {
 
     fn receive_datagrams(&mut self) -> Result<(), Stop> {
         while let Link::Datagrams(flow, _) = &self.link {
-            let news = flow.receive(&mut self.memory);
-            match news.map_err(|error| Stop::of("receiving", &error))? {
+            match flow.receive(&mut self.memory)? {
                 None => return Ok(()),
                 Some(News::Arrival(arrival)) if flow.is_peer(&arrival.source) => {
                     self.has_received = true;
@@ -401,11 +402,8 @@ impl Talk<'_> {
 
     fn has_input(&self) -> Result<bool, Stop> {
         let mut polled = [PollFd::new(self.input.as_fd(), PollFlags::POLLIN)];
-        let none = nix::poll::PollTimeout::ZERO;
-        match nix::poll::poll(&mut polled, none) {
-            Ok(_) => Ok(link::is_readable(&polled[0])),
-            Err(errno) => Err(Stop::of("poll", &errno.into())),
-        }
+        nix::poll::poll(&mut polled, nix::poll::PollTimeout::ZERO).map_err(io::Error::from)?;
+        Ok(link::is_readable(&polled[0]))
     }
 
     /// Prints bytes of an answer: on a terminal as text, else as they are.
@@ -469,84 +467,5 @@ impl Talk<'_> {
             _ if self.is_well => Verdict::Good,
             _ => Verdict::Flawed,
         }
-    }
-}
-
-/// Bytes of the input that become lines.
-#[derive(Debug, Default)]
-struct Lines {
-    bytes: Vec<u8>,
-    has_ended: bool,
-}
-
-/// A line of the input, without its end.
-#[derive(Debug, PartialEq, Eq)]
-enum Line {
-    Text(Vec<u8>),
-    End,
-}
-
-impl Lines {
-    /// More bytes, or none at the end.
-    fn add(&mut self, bytes: &[u8]) {
-        self.has_ended = bytes.is_empty();
-        self.bytes.extend_from_slice(bytes);
-    }
-
-    /// Whether more bytes are needed to know the next line.
-    fn next_is_unknown(&self) -> bool {
-        let is_short = self.bytes.len() < LINE_BYTES_MAX;
-        is_short && !self.has_ended && !self.bytes.contains(&b'\n')
-    }
-
-    /// The next whole line, or the end; none: more bytes are needed.
-    fn next(&mut self) -> Option<Line> {
-        let within = &self.bytes[..self.bytes.len().min(LINE_BYTES_MAX)];
-        if let Some(end) = within.iter().position(|byte| *byte == b'\n') {
-            let mut line: Vec<u8> = self.bytes.drain(..=end).collect();
-            line.pop();
-            return Some(Line::Text(line));
-        }
-        if within.len() == LINE_BYTES_MAX || (self.has_ended && !within.is_empty()) {
-            let piece = self.bytes.drain(..within.len()).collect();
-            return Some(Line::Text(piece));
-        }
-        self.has_ended.then_some(Line::End)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn line(text: &[u8]) -> Option<Line> {
-        Some(Line::Text(text.into()))
-    }
-
-    #[test]
-    fn lines_come_whole_however_their_bytes_come() {
-        let mut lines = Lines::default();
-        assert_eq!(lines.next(), None);
-        lines.add(b"one\n\ntw");
-        assert_eq!(lines.next(), line(b"one"));
-        assert_eq!(lines.next(), line(b""));
-        assert_eq!(lines.next(), None);
-        lines.add(b"o\xff\r\nlast");
-        assert_eq!(lines.next(), line(b"two\xff\r"));
-        assert_eq!(lines.next(), None);
-        lines.add(b"");
-        assert_eq!(lines.next(), line(b"last"));
-        assert_eq!(lines.next(), Some(Line::End));
-        assert_eq!(lines.next(), Some(Line::End));
-    }
-
-    #[test]
-    fn a_line_without_end_is_cut_into_pieces() {
-        let mut lines = Lines::default();
-        lines.add(&vec![7; LINE_BYTES_MAX + 3]);
-        lines.add(b"\n");
-        assert_eq!(lines.next(), line(&vec![7; LINE_BYTES_MAX]));
-        assert_eq!(lines.next(), line(&[7; 3]));
-        assert_eq!(lines.next(), None);
     }
 }
