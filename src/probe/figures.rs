@@ -1,5 +1,5 @@
-//! Figures as people read them, the same in each line, table and picture: times, shares, the table
-//! of spreads; and progress on standard error.
+//! Figures as people read them, the same in each line and picture: times, shares, spreads; and
+//! progress on standard error.
 //!
 //! Knows numbers and never how they were measured.
 
@@ -9,7 +9,6 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
 
 use super::console::Console;
 use super::latency::Spread;
-use crate::cli::text::{Align, Paint, Table};
 
 /// The interval at which what is shown moves by itself.
 const TICK: Duration = Duration::from_millis(100);
@@ -67,48 +66,20 @@ pub(super) fn counts(counts: &[(u64, &str)]) -> String {
         .collect()
 }
 
-/// Spreads, a row each with its name.
+/// The figures of many times in two lines, each ended; nothing where there are none.
 #[must_use]
-pub(super) fn spreads(rows: &[(&str, Option<Spread>)], paint: Paint) -> String {
-    const RIGHT: Align = Align::Right;
-    let mut table = Table::new(&[
-        ("TIME", Align::Left),
-        ("MIN", RIGHT),
-        ("P50", RIGHT),
-        ("P90", RIGHT),
-        ("P99", RIGHT),
-        ("P99.9", RIGHT),
-        ("MAX", RIGHT),
-        ("MEAN", RIGHT),
-        ("STDDEV", RIGHT),
-    ]);
-    let mut is_empty = true;
-    for (name, spread) in rows {
-        if let Some(spread) = spread {
-            let mut cells = vec![(*name).to_owned()];
-            cells.extend(figures(spread));
-            table.row(cells);
-            is_empty = false;
-        }
-    }
-    if is_empty {
+pub(super) fn spread(name: &str, spread: Option<Spread>) -> String {
+    let Some(spread) = spread else {
         return String::new();
-    }
-    table.render(paint)
-}
-
-fn figures(spread: &Spread) -> [String; 8] {
-    [
-        spread.min,
-        spread.p50,
-        spread.p90,
-        spread.p99,
-        spread.p999,
-        spread.max,
-        spread.mean,
-        spread.stddev,
-    ]
-    .map(time)
+    };
+    let [min, p50, p90, p99] = [spread.min, spread.p50, spread.p90, spread.p99].map(time);
+    let [p999, max] = [spread.p999, spread.max].map(time);
+    let [mean, stddev] = [spread.mean, spread.stddev].map(time);
+    let indent = " ".repeat(name.len() + 2);
+    format!(
+        "{name}: min {min}, p50 {p50}, p90 {p90}, p99 {p99}, p99.9 {p999}, max {max}\n\
+         {indent}mean {mean}, stddev {stddev}\n"
+    )
 }
 
 /// A bar towards this total, drawn by this template of `indicatif`; it is removed when it is
@@ -162,8 +133,8 @@ mod tests {
     }
 
     #[test]
-    fn a_table_has_a_row_for_each_spread() {
-        let spread = Spread {
+    fn a_spread_is_two_lines() {
+        let all = Spread {
             min: 1.0,
             p50: 2.5,
             p90: 30.0,
@@ -173,13 +144,11 @@ mod tests {
             mean: 7.0,
             stddev: 0.0,
         };
-        let paint = Paint { colored: false };
-        let table = spreads(&[("rtt", Some(spread)), ("connect", None)], paint);
-        let words: Vec<&str> = table.split_whitespace().collect();
-        assert_eq!(words[..3], ["TIME", "MIN", "P50"]);
-        let row = ["rtt", "1.00", "µs", "2.50", "µs", "30.0", "µs", "400", "µs"];
-        assert!(words.windows(row.len()).any(|some| some == row), "{table}");
-        assert!(!table.contains("connect"));
-        assert_eq!(spreads(&[("rtt", None)], paint), "");
+        assert_eq!(
+            spread("rtt", Some(all)),
+            "rtt: min 1.00 µs, p50 2.50 µs, p90 30.0 µs, p99 400 µs, p99.9 5.00 ms, max 60.0 ms\n\
+             \x20    mean 7.00 µs, stddev 0 ns\n"
+        );
+        assert_eq!(spread("rtt", None), "");
     }
 }

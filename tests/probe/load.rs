@@ -313,7 +313,7 @@ fn a_picture_is_written_where_that_is_asked() {
     let said = text(&output.stdout);
     assert!(output.status.success(), "{said}{}", text(&output.stderr));
     assert!(
-        said.contains("P99.9") && said.contains("messages/s"),
+        said.contains("p99.9") && said.contains("messages/s"),
         "{said}"
     );
     let picture = std::fs::read_to_string(&svg).expect("a picture");

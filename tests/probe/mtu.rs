@@ -395,8 +395,25 @@ fn a_way_back_that_is_narrower_is_told_from_the_way_there() {
     }
 }
 
-/// The router has a way to the client only for what comes from the server, so that it can't say
-/// what it thinks.
+/// That was reported as "unreachable".
+#[test]
+#[ignore = "needs root and ip: run by .ci/run"]
+fn a_ttl_that_is_used_up_is_reported_with_the_router() {
+    let path = Path::new();
+    let _daemon = path.serve();
+    for (server, router) in [(SERVER_V4, "10.1.0.2"), (SERVER_V6, "fd00:1::2")] {
+        let mut command = path.command(CLIENT, ECHOPROBE);
+        let line = format!("ping udp://{server}:7 -c 1 --ttl 1");
+        let output = run(command.args(line.split(' ')));
+        let said = text(&output.stdout);
+        let words = format!("1: TTL exceeded, reported by {router}\n");
+        assert!(said.contains(&words), "{said}");
+        assert_eq!(output.status.code(), Some(3), "{said}");
+    }
+}
+
+/// The router has a way to the client only for what comes from the server, so that it can't
+/// report anything.
 #[test]
 #[ignore = "needs root and ip: run by .ci/run"]
 fn a_router_that_says_nothing_is_found_by_what_it_fragments() {
@@ -420,5 +437,5 @@ fn a_link_that_drops_answers_leaves_a_doubt() {
     let _daemon = path.serve();
     let (status, json) = path.probe(SERVER_V4);
     assert_eq!((status, &json["back"]["mtu"]), (1, &json!(1404)), "{json}");
-    assert_eq!(json["back"]["known_by"], "unclear");
+    assert_eq!(json["back"]["known_by"], "silence");
 }

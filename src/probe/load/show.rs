@@ -50,7 +50,7 @@ pub(super) fn summary(args: &LoadArgs, measured: &Measured, paint: Paint, width:
     let histogram = histogram::draw(&tally.latencies, paint, width);
     if !histogram.is_empty() {
         text += &(histogram + "\n");
-        text += &figures::spreads(&[("rtt", tally.latencies.spread())], paint);
+        text += &figures::spread("rtt", tally.latencies.spread());
     }
     text += &format!(
         "{} in {}: {} messages/s, {}/s\n",

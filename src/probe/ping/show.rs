@@ -116,8 +116,8 @@ pub(super) fn summary(
         connect = None;
     }
     text.push('\n');
-    let rows = [("rtt", tally.latencies.spread()), ("connect", connect)];
-    text += &figures::spreads(&rows, paint);
+    text += &figures::spread("rtt", tally.latencies.spread());
+    text += &figures::spread("connect", connect);
     if !tally.errors.is_empty() {
         text += &paint.red(&format!("errors: {}", tally.errors));
         text.push('\n');
@@ -254,7 +254,7 @@ mod tests {
             "10 sent, 7 received, 3 lost (30 %), 1 late in 1.00 s, connected in 85.0 µs"
         );
         assert!(
-            lines[3].starts_with("rtt ") && lines[3].contains("2.00 ms"),
+            lines[2].starts_with("rtt: min 2.00 ms, p50 2.00 ms"),
             "{text}"
         );
         assert_eq!(lines[4], "errors: 3 timed out");
