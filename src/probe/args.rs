@@ -1,9 +1,11 @@
 //! The command line of `echoprobe`: what can be typed, and the help that teaches it.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::error::ErrorKind;
 use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use super::compare::Expect;
@@ -41,7 +43,7 @@ const PATH_OPTIONS: &str = "Path options, for every command";
 pub struct Cli {
     /// The service: tcp://HOST:PORT, udp://HOST:PORT, unix://PATH or unixgram://PATH; a conversation
     /// with it, line by line
-    #[arg(required = true, value_parser = parse_url)]
+    #[arg(required = true)]
     pub url: Option<Target>,
     /// How long to wait for each answer
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_time)]
@@ -80,8 +82,33 @@ impl Cli {
 /// Reads the command line; ends the process where it is wrong or asks for help.
 #[must_use]
 pub fn parse() -> Cli {
-    let matches = command().get_matches();
-    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    let words: Vec<OsString> = std::env::args_os().collect();
+    parse_from(&words).unwrap_or_else(|error| error.exit())
+}
+
+fn parse_from(words: &[OsString]) -> Result<Cli, clap::Error> {
+    let parsed = command().try_get_matches_from(words);
+    let parsed = parsed.and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.map_err(|error| {
+        // A misspelled command is taken for a URL, and what follows it for an argument too many.
+        let mut texts = words.iter().skip(1).filter_map(|word| word.to_str());
+        let first = texts.find(|word| !word.starts_with('-'));
+        match first.and_then(misspelled) {
+            Some(name) if error.exit_code() != 0 => {
+                let words = format!("no such command: write {name}");
+                command().error(ErrorKind::InvalidSubcommand, words)
+            }
+            _ => error,
+        }
+    })
+}
+
+/// The command that a word is close to, if it is none itself.
+fn misspelled(word: &str) -> Option<&'static str> {
+    let names = ["send", "ping", "load", "check", "mtu"];
+    let is_close = |name: &&str| (1..=2).contains(&strsim::damerau_levenshtein(name, word));
+    let is_word = word.len() >= 3 && !names.contains(&word);
+    names.into_iter().find(is_close).filter(|_| is_word)
 }
 
 /// The command line, with the path options hidden in the help of each command.
@@ -249,7 +276,6 @@ Path options: echoprobe --help")]
 #[derive(Clone, Debug, Args)]
 pub struct SendArgs {
     /// The service
-    #[arg(value_parser = parse_url)]
     pub url: Target,
     /// What is to come back: echo, upper or any
     #[arg(long, value_name = "WHAT", default_value = "echo", hide_possible_values = true, value_parser = clap::value_parser!(Expect))]
@@ -266,7 +292,6 @@ pub struct SendArgs {
 #[derive(Clone, Debug, Args)]
 pub struct PingArgs {
     /// The service
-    #[arg(value_parser = parse_url)]
     pub url: Target,
     /// The number of messages, of each flow [default: until interrupted]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -295,7 +320,6 @@ pub struct PingArgs {
 #[derive(Clone, Debug, Args)]
 pub struct LoadArgs {
     /// The service
-    #[arg(value_parser = parse_url)]
     pub url: Target,
     /// The number of connections, or flows of datagrams
     #[arg(short, long, value_name = "N", default_value = "10", value_parser = clap::value_parser!(u32).range(1..))]
@@ -346,7 +370,6 @@ pub enum DriverChoice {
 #[derive(Clone, Debug, Args)]
 pub struct CheckArgs {
     /// The service
-    #[arg(value_parser = parse_url)]
     pub url: Target,
     /// How long to wait for what should come
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_time)]
@@ -360,7 +383,6 @@ pub struct CheckArgs {
 #[derive(Clone, Debug, Args)]
 pub struct MtuArgs {
     /// The service, over UDP
-    #[arg(value_parser = parse_url)]
     pub url: Target,
     /// How long to wait for each answer
     #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = parse_time)]
@@ -378,18 +400,6 @@ pub const DATAGRAM_BYTES_MAX_IPV4: usize = 65_507;
 
 /// The largest message, of streams.
 const MESSAGE_BYTES_MAX: usize = 1 << 30;
-
-fn parse_url(text: &str) -> Result<Target, String> {
-    text.parse().map_err(|error| {
-        // A word without a scheme may be a command that is misspelled.
-        let is_close = |name: &&str| strsim::damerau_levenshtein(name, text) <= 2;
-        let names = ["send", "ping", "load", "check", "mtu"];
-        match names.into_iter().find(is_close) {
-            Some(name) => format!("no such command: write {name}"),
-            None => error,
-        }
-    })
-}
 
 /// `250ms`, `1m 30s`; a number alone is seconds.
 fn parse_time(text: &str) -> Result<Duration, String> {
@@ -464,8 +474,8 @@ mod tests {
     use super::*;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
-        let matches = command().try_get_matches_from(line.split_whitespace())?;
-        Cli::from_arg_matches(&matches)
+        let words: Vec<OsString> = line.split_whitespace().map(Into::into).collect();
+        parse_from(&words)
     }
 
     #[test]
@@ -561,10 +571,14 @@ mod tests {
 
     #[test]
     fn a_misspelled_command_is_suggested() {
-        let said = parse_url("pign").expect_err("no URL");
-        assert_eq!(said, "no such command: write ping");
-        let said = parse_url("localhost").expect_err("no URL");
-        assert!(said.starts_with("no URL: write tcp://"), "{said}");
+        for line in ["echoprobe pign udp://a:1 -c 3", "echoprobe lod tcp://a:1"] {
+            let said = parse(line).expect_err("no command").to_string();
+            assert!(said.contains("no such command: write "), "{said}");
+        }
+        let said = parse("echoprobe localhost")
+            .expect_err("no URL")
+            .to_string();
+        assert!(said.contains("no URL: write tcp://"), "{said}");
     }
 
     #[test]

@@ -314,18 +314,18 @@ mod tests {
         transfer
     }
 
-    fn check(sent: &str, came: &str, end: End, verdict: Verdict, words: &[&str]) {
+    fn check(sent: &str, came: &str, end: &End, verdict: Verdict, words: &[&str]) {
         let transfer = transfer(Expect::Echo, sent, came);
-        let complaints = transfer.complaints(&end);
+        let complaints = transfer.complaints(end);
         let said: Vec<&str> = complaints.iter().map(|(_, words)| words.as_str()).collect();
         assert_eq!(said, words);
-        assert_eq!(transfer.verdict(&end), verdict, "{said:?}");
+        assert_eq!(transfer.verdict(end), verdict, "{said:?}");
     }
 
     #[test]
     fn what_is_as_it_should_be_needs_no_words() {
-        check("hello", "hello", End::Whole, Verdict::Good, &[]);
-        check("", "", End::Whole, Verdict::Good, &[]);
+        check("hello", "hello", &End::Whole, Verdict::Good, &[]);
+        check("", "", &End::Whole, Verdict::Good, &[]);
         for came in ["", "anything"] {
             let any = transfer(Expect::Any, "hello", came);
             assert_eq!(any.complaints(&End::Whole), []);
@@ -336,22 +336,28 @@ mod tests {
     #[test]
     fn too_little_and_too_much_are_reported_with_counts() {
         let words = "closed when 4 of 5 bytes had come back: 1 byte too few";
-        check("hello", "hell", End::Whole, Verdict::Flawed, &[words]);
+        check("hello", "hell", &End::Whole, Verdict::Flawed, &[words]);
         let words = "7 bytes came back of 5: 2 too many";
-        check("hello", "hello!!", End::Whole, Verdict::Flawed, &[words]);
+        check("hello", "hello!!", &End::Whole, Verdict::Flawed, &[words]);
         let words = "more than 2 bytes came back that were not sent";
-        check("hello", "hello!!", End::Flooded, Verdict::Flawed, &[words]);
+        check("hello", "hello!!", &End::Flooded, Verdict::Flawed, &[words]);
     }
 
     #[test]
     fn a_difference_is_reported_and_the_count_as_well() {
         let difference = "byte 1 came back as 0x61 'a' instead of 0x65 'e'";
-        check("hello", "hallo", End::Whole, Verdict::Flawed, &[difference]);
+        check(
+            "hello",
+            "hallo",
+            &End::Whole,
+            Verdict::Flawed,
+            &[difference],
+        );
         let few = "closed when 4 of 5 bytes had come back: 1 byte too few";
         check(
             "hello",
             "hall",
-            End::Whole,
+            &End::Whole,
             Verdict::Flawed,
             &[difference, few],
         );
@@ -360,25 +366,25 @@ mod tests {
     #[test]
     fn an_early_end_is_reported_with_how_much_had_come_back() {
         let words = "closed before the end of the input, when 5 of 5 bytes had come back";
-        check("hello", "hello", End::Closed, Verdict::Flawed, &[words]);
+        check("hello", "hello", &End::Closed, Verdict::Flawed, &[words]);
         let words = "reset when 0 of 5 bytes had come back";
         let reset = End::Broken(Cause::Reset);
-        check("hello", "", reset, Verdict::Flawed, &[words]);
+        check("hello", "", &reset, Verdict::Flawed, &[words]);
         let words = "interrupted when 2 of 5 bytes had come back";
-        check("hello", "he", End::Interrupted, Verdict::Flawed, &[words]);
+        check("hello", "he", &End::Interrupted, Verdict::Flawed, &[words]);
     }
 
     #[test]
     fn silence_is_told_from_a_connection_that_stays_open() {
         let silent = End::TimedOut(SECOND);
         let words = "timed out: 2 of 5 bytes had come back, and nothing more within 1s";
-        check("hello", "he", silent.clone(), Verdict::Flawed, &[words]);
+        check("hello", "he", &silent, Verdict::Flawed, &[words]);
         let words = "everything came back, and the connection is open after 1s";
-        check("hello", "hello", silent.clone(), Verdict::Good, &[words]);
+        check("hello", "hello", &silent, Verdict::Good, &[words]);
         let much = "x".repeat(WINDOW_BYTES_MAX);
         let words = "timed out: 0 of 16777216 bytes had come back, and nothing more within 1s; \
                      16.0 MiB are on the way";
-        check(&much, "", silent, Verdict::Flawed, &[words]);
+        check(&much, "", &silent, Verdict::Flawed, &[words]);
     }
 
     #[test]
