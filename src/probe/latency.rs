@@ -93,6 +93,8 @@ impl Latencies {
     #[must_use]
     pub fn quantile(&self, share: f64) -> Duration {
         let value = self.histogram.value_at_quantile(share);
+        // The middle of what the histogram does not distinguish is nearest to the time itself.
+        let value = self.histogram.median_equivalent(value);
         Duration::from_nanos(value).clamp(self.min.min(self.max), self.max)
     }
 
