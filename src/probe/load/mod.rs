@@ -23,6 +23,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path as FilePath;
 use std::time::{Duration, Instant};
 
+use nix::sys::time::TimeValLike;
+use nix::time::{ClockId, clock_gettime};
+
 use super::args::{DATAGRAM_BYTES_MAX, DriverChoice, LoadArgs};
 use super::cause::Causes;
 use super::compare::Expect;
@@ -58,6 +61,8 @@ struct Measured {
     /// How connections have ended in that time.
     ends: Causes,
     driver: &'static str,
+    /// The part of a processor that this client used.
+    busy: f64,
     /// Whether it was ended before its time.
     is_cut_short: bool,
 }
@@ -221,7 +226,10 @@ fn measure<D: Driver<Socket = OwnedFd>>(
         let timeout = args.timeout;
         engine.reconnect_by(|waker| Connector::start(route, timeout, interrupt, waker));
     }
+    let (began, before) = (Instant::now(), processor_time());
     let ended = engine.run(progress(args, console, &times, &account));
+    let used = processor_time().saturating_sub(before);
+    let busy = used.as_secs_f64() / began.elapsed().as_secs_f64().max(1e-9);
     let ends = ended.map_err(|error| Stop::of("load", &error))?;
     let is_cut_short = interrupt.is_requested() && Instant::now() < times.window.end;
     let tally = account.into_tally();
@@ -235,8 +243,16 @@ fn measure<D: Driver<Socket = OwnedFd>>(
         tally,
         ends,
         driver: name,
+        busy,
         is_cut_short,
     })
+}
+
+/// The processor time that this thread has used.
+fn processor_time() -> Duration {
+    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
+    let nanoseconds = time.map_or(0, |time| time.num_nanoseconds());
+    Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(0))
 }
 
 /// Shows how it goes.

@@ -97,6 +97,8 @@ pub(super) struct LoadReport {
     report: Report,
     /// Messages a second that came back.
     throughput: f64,
+    /// The part of a processor that this client used.
+    busy: f64,
     /// Messages whose time is mostly a delay of this client.
     delayed: u64,
     /// How connections have ended.
@@ -114,6 +116,7 @@ pub(super) fn report(args: &LoadArgs, measured: &Measured) -> LoadReport {
             ..measured.tally.report()
         },
         throughput: (measured.throughput() * 10.0).round() / 10.0,
+        busy: (measured.busy * 1000.0).round() / 1000.0,
         delayed: measured.tally.delayed,
         ends: measured.ends.clone(),
     }
