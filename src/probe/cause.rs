@@ -189,12 +189,6 @@ impl Causes {
         self.0.get(cause).copied().unwrap_or(0)
     }
 
-    /// How many there are of all causes.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        self.0.values().sum()
-    }
-
     /// The one that was met most.
     #[must_use]
     pub fn chief(&self) -> Option<&Cause> {
