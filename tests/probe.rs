@@ -1,14 +1,13 @@
-//! `echoprobe` as a process: what it says of services that behave, and of those that don't.
+//! `echoprobe` as a process: what it reports of services that behave, and of those that don't.
 
 mod check;
 mod fault;
+mod flows;
 mod full;
-mod idle;
 mod interop;
 mod load;
 mod mtu;
 mod ping;
-mod ports;
 mod send;
 mod talk;
 mod terminal;
@@ -74,8 +73,18 @@ pub(crate) fn probe_json(arguments: &[&str]) -> (i32, Value) {
     )
 }
 
-/// These arguments, and more time for each answer where they don't say how much: a busy machine is
-/// no finding.
+/// The same of a whole line.
+pub(crate) fn output_of(line: &str) -> Output {
+    probe(&line.split(' ').collect::<Vec<_>>())
+}
+
+/// The same with `--json`.
+pub(crate) fn json_of(line: &str) -> (i32, Value) {
+    probe_json(&line.split(' ').collect::<Vec<_>>())
+}
+
+/// These arguments, with more time for each answer where they have none: a busy machine is no
+/// finding.
 pub(crate) fn patiently(arguments: &[&str]) -> Vec<String> {
     let mut all: Vec<String> = arguments.iter().map(ToString::to_string).collect();
     if !arguments.contains(&"--timeout") {
@@ -95,13 +104,13 @@ pub(crate) fn probe_with(arguments: &[&str], input: &[u8]) -> Output {
         .expect("echoprobe runs");
     let mut stdin = child.stdin.take().expect("a pipe");
     thread::scope(|scope| {
-        // Who does not read all of it says so in its output.
+        // A program that does not read all of it reports so in its output.
         scope.spawn(move || _ = stdin.write_all(input));
         child.wait_with_output().expect("a child of ours")
     })
 }
 
-/// A server that speaks with one client as it is told, and its URL.
+/// A server that serves one client by this function, and its URL.
 pub(crate) fn server(
     speak: impl FnOnce(TcpStream) + Send + 'static,
 ) -> (String, thread::JoinHandle<()>) {

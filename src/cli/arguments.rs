@@ -13,23 +13,27 @@ use crate::cli::terminal::{Color, complain};
 /// The command line of a program.
 ///
 /// # Errors
-/// The exit status where it only asks for help, or is not understood; the help or the error is
-/// printed.
+/// The exit status of [`report`].
 pub fn parse<C: Parser>() -> Result<C, ExitCode> {
-    C::try_parse().map_err(|error| {
-        let text = |is_terminal| {
-            let text = error.render();
-            if Color::Auto.paint(is_terminal).colored {
-                text.ansi().to_string()
-            } else {
-                text.to_string()
-            }
-        };
-        if error.use_stderr() {
-            complain(&text(io::stderr().is_terminal()));
-            return Exit::Usage.into();
+    C::try_parse().map_err(|error| report(&error, C::command().get_name()))
+}
+
+/// Prints the help that the command line of the program of this name asks for, or what is wrong with
+/// it. Returns the exit status.
+#[must_use]
+pub fn report(error: &clap::Error, name: &str) -> ExitCode {
+    let text = |is_terminal| {
+        let text = error.render();
+        if Color::Auto.paint(is_terminal).colored {
+            text.ansi().to_string()
+        } else {
+            text.to_string()
         }
-        let printed = print_or_end(text(io::stdout().is_terminal()).as_bytes());
-        exit::end(C::command().get_name(), printed)
-    })
+    };
+    if error.use_stderr() {
+        complain(&text(io::stderr().is_terminal()));
+        return Exit::Usage.into();
+    }
+    let printed = print_or_end(text(io::stdout().is_terminal()).as_bytes());
+    exit::end(name, printed)
 }

@@ -1,7 +1,7 @@
-//! Why something did not come back, in the few words that help: refused, timed out, reset,
-//! unreachable, name unknown, mismatch.
+//! Why something did not come back, in a few words: refused, timed out, reset, unreachable, name
+//! unknown, mismatch.
 //!
-//! Knows errors of the operating system, and never what was asked of it.
+//! Knows errors of the operating system, and never the call that returned them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,25 +11,31 @@ use nix::errno::Errno;
 use nix::libc;
 use serde::Serialize;
 
+use crate::sys::measure;
+
 /// What went wrong.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cause {
-    /// Somebody is there and says that nobody listens (RST, ICMP port unreachable).
+    /// The host is there, and no service at that port (RST, ICMP port unreachable).
     Refused,
-    /// Nothing came in time.
+    /// Nothing arrived in time.
     TimedOut,
     /// The peer has cut the connection off (RST).
     Reset,
-    /// The peer has closed the connection before all had come back.
+    /// The peer has closed the connection before everything had come back.
     Closed,
-    /// There is no way to there (ICMP unreachable, no route).
+    /// There is no path to the host (ICMP unreachable, no route).
     Unreachable,
+    /// A router has dropped the packet because its TTL or hop limit was used up (ICMP).
+    TtlExceeded,
     /// The name has no address.
     NameUnknown,
     /// What came back is not what was sent, or not from where it was sent to.
     Mismatch,
     /// It is larger than can be sent whole.
     TooLarge,
+    /// The user, or the deadline, has ended it first.
+    Interrupted,
     /// Anything else, in the words of the operating system.
     Other(String),
 }
@@ -49,8 +55,18 @@ impl Cause {
             ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown => {
                 Self::Unreachable
             }
+            ErrorKind::Interrupted => Self::Interrupted,
             _ if error.raw_os_error() == Some(libc::EMSGSIZE) => Self::TooLarge,
             _ => Self::Other(words_of(error)),
+        }
+    }
+
+    /// The cause behind a datagram that was not delivered.
+    #[must_use]
+    pub fn of_failure(failure: &measure::Failure) -> Self {
+        match failure.expired {
+            true => Self::TtlExceeded,
+            false => Self::of(&failure.error),
         }
     }
 
@@ -63,9 +79,11 @@ impl Cause {
             Self::Reset => "reset",
             Self::Closed => "closed",
             Self::Unreachable => "unreachable",
+            Self::TtlExceeded => "TTL exceeded",
             Self::NameUnknown => "name unknown",
             Self::Mismatch => "mismatch",
             Self::TooLarge => "too large",
+            Self::Interrupted => "interrupted",
             Self::Other(words) => words,
         }
     }
@@ -85,24 +103,64 @@ fn words_of(error: &io::Error) -> String {
     }
 }
 
-/// How often each cause was met.
+/// What went wrong, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// The cause, for programs.
+    pub cause: Cause,
+    /// The service: `tcp://127.0.0.1:7`.
+    pub place: String,
+    /// What may help, as far as it is established; empty if nothing is.
+    pub hint: String,
+}
+
+impl Trouble {
+    /// At this place, for this reason.
+    #[must_use]
+    pub fn new(place: impl fmt::Display, cause: Cause) -> Self {
+        Self {
+            cause,
+            place: place.to_string(),
+            hint: String::new(),
+        }
+    }
+
+    /// With what may help.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.place, self.cause)?;
+        if !self.hint.is_empty() {
+            write!(f, "; {}", self.hint)?;
+        }
+        Ok(())
+    }
+}
+
+/// The number of times that each cause was met.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Causes(BTreeMap<Cause, u64>);
 
 impl Causes {
-    /// Once more.
+    /// Adds one.
     pub fn count(&mut self, cause: Cause) {
         self.add(cause, 1);
     }
 
-    /// So many times more.
+    /// Adds several of one cause.
     pub fn add(&mut self, cause: Cause, count: u64) {
         if count > 0 {
             *self.0.entry(cause).or_default() += count;
         }
     }
 
-    /// Once less: it was not that after all.
+    /// Takes one back: it was not that after all.
     pub fn uncount(&mut self, cause: &Cause) {
         if let Some(count) = self.0.get_mut(cause) {
             *count -= 1;
@@ -112,20 +170,20 @@ impl Causes {
         }
     }
 
-    /// Those of somebody else, too.
+    /// Adds others.
     pub fn merge(&mut self, others: &Self) {
         for (cause, count) in &others.0 {
             self.add(cause.clone(), *count);
         }
     }
 
-    /// Whether there was none.
+    /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// How often this one was met.
+    /// The number of times that this one was met.
     #[must_use]
     pub fn of(&self, cause: &Cause) -> u64 {
         self.0.get(cause).copied().unwrap_or(0)

@@ -1,41 +1,59 @@
-//! ^C: asks for the end, and a second one for the end at once.
+//! What ends a command early: ^C, SIGTERM and `--deadline`. A second signal ends the process at once.
 //!
-//! A signal also ends the `poll(2)` that the main thread is in, so that the question is looked at.
+//! Knows a flag and a time; never what they end.
 
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-/// The longest that whoever may be interrupted waits at a time: the signal may come to another
-/// thread, or between the look and the wait.
+/// The longest wait between two looks at the flag. A signal ends the `ppoll(2)` of the main thread,
+/// unless it is delivered to another thread, or between the look and the wait.
 pub const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Whether the user, or whoever started us, has asked for the end.
+/// Whether the command is to end.
 #[derive(Clone, Debug)]
-pub struct Interrupt(Arc<AtomicBool>);
+pub struct Interrupt {
+    asked: Arc<AtomicBool>,
+    deadline: Option<Instant>,
+}
 
 impl Interrupt {
-    /// From now on SIGINT and SIGTERM ask for the end; once that is asked, another one is the end.
+    /// From now on SIGINT and SIGTERM ask for the end, and the deadline does.
     ///
     /// # Errors
     /// As `sigaction(2)`.
-    pub fn new() -> io::Result<Self> {
+    pub fn new(deadline: Option<Duration>) -> io::Result<Self> {
         let asked = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
             // In this order: the first signal finds the flag down and raises it.
             flag::register_conditional_default(signal, Arc::clone(&asked))?;
             flag::register(signal, Arc::clone(&asked))?;
         }
-        Ok(Self(asked))
+        Ok(Self {
+            asked,
+            deadline: deadline.map(|deadline| Instant::now() + deadline),
+        })
     }
 
-    /// Whether the end is asked for.
+    /// Whether the end is asked for, by a signal or the deadline.
     #[must_use]
     pub fn is_requested(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.asked.load(Ordering::Relaxed)
+            || self
+                .deadline
+                .is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
+    /// The longest that a wait which begins now may last.
+    #[must_use]
+    pub fn longest_wait(&self, now: Instant) -> Duration {
+        let left = self
+            .deadline
+            .map(|deadline| deadline.saturating_duration_since(now));
+        left.map_or(LOOK_INTERVAL, |left| left.min(LOOK_INTERVAL))
     }
 }

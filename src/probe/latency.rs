@@ -7,13 +7,13 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// Longer than this is kept as this: nothing that anybody waits for takes an hour.
+/// A longer time is kept as this.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// Three digits of each time are kept.
+/// The digits that are kept of each time.
 const DIGITS: u8 = 3;
 
-/// Times, counted in nanoseconds, three digits of each.
+/// Times, counted in nanoseconds, with three digits of each.
 #[derive(Clone, Debug)]
 pub struct Latencies {
     histogram: Histogram<u64>,
@@ -22,14 +22,14 @@ pub struct Latencies {
     max: Duration,
 }
 
-/// What people want to know of many times; microseconds.
+/// The figures of many times; microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Spread {
     /// The shortest.
     pub min: f64,
     /// The median.
     pub p50: f64,
-    /// So long took 90 of 100 at most.
+    /// 90 of 100 took no longer.
     pub p90: f64,
     /// 99 of 100.
     pub p99: f64,
@@ -56,26 +56,22 @@ impl Default for Latencies {
 }
 
 impl Latencies {
-    /// One more.
+    /// Adds a time.
     pub fn record(&mut self, time: Duration) {
-        self.record_many(time, 1);
-    }
-
-    /// So many more, all alike.
-    pub fn record_many(&mut self, time: Duration, count: u64) {
-        self.histogram.saturating_record_n(nanoseconds(time), count);
+        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1);
+        self.histogram.saturating_record(nanoseconds);
         self.min = self.min.min(time);
         self.max = self.max.max(time);
     }
 
-    /// Those of others, too.
+    /// Adds others.
     pub fn merge(&mut self, others: &Self) {
         self.histogram += &others.histogram;
         self.min = self.min.min(others.min);
         self.max = self.max.max(others.max);
     }
 
-    /// How many there are.
+    /// The number of times.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.histogram.len()
@@ -93,20 +89,22 @@ impl Latencies {
         self.max
     }
 
-    /// So long took this share of them at most: 0.5 is the median.
+    /// The time that this share of them does not exceed: 0.5 is the median.
     #[must_use]
     pub fn quantile(&self, share: f64) -> Duration {
         let value = self.histogram.value_at_quantile(share);
+        // The middle of what the histogram does not distinguish is nearest to the time itself.
+        let value = self.histogram.median_equivalent(value);
         Duration::from_nanos(value).clamp(self.min.min(self.max), self.max)
     }
 
-    /// All of it, for who draws it or writes it down; nanoseconds.
+    /// All of them, to be drawn; nanoseconds.
     #[must_use]
     pub fn histogram(&self) -> &Histogram<u64> {
         &self.histogram
     }
 
-    /// What people want to know; none where there are no times.
+    /// The figures; none where there are no times.
     #[must_use]
     pub fn spread(&self) -> Option<Spread> {
         if self.is_empty() {
@@ -131,12 +129,8 @@ fn microseconds(seconds: f64) -> f64 {
     (seconds * 1e7).round() / 10.0
 }
 
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1)
-}
-
 /// How much times vary from one to the next: the interarrival jitter of RFC 3550, section 6.4.1,
-/// over round trips, for with those no clock of another host is needed.
+/// over round trips, which need no clock of another host.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Jitter {
     before: Option<Duration>,
@@ -145,7 +139,7 @@ pub struct Jitter {
 }
 
 impl Jitter {
-    /// The next one, in the order of arrival.
+    /// Adds the next time, in the order of arrival.
     pub fn record(&mut self, time: Duration) {
         if let Some(before) = self.before.replace(time) {
             let difference = time.abs_diff(before).as_secs_f64();
@@ -154,7 +148,7 @@ impl Jitter {
         }
     }
 
-    /// In microseconds; none where there are not two times.
+    /// In microseconds; none of fewer than two times.
     #[must_use]
     pub fn microseconds(&self) -> Option<f64> {
         (self.count > 0).then(|| microseconds(self.seconds))
@@ -166,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_spread_tells_ends_exactly_and_the_middle_to_three_digits() {
+    fn a_spread_has_exact_ends_and_three_digits_of_the_middle() {
         let mut latencies = Latencies::default();
         assert_eq!(latencies.spread(), None);
         for millis in 1..=1000 {

@@ -1,135 +1,185 @@
-//! The account of every message: what was sent and when, what came back, and so what became of it.
+//! The account of every message of a flow: when it was due and sent, what came back, and so what
+//! became of it.
 //!
-//! Decides, over bytes and made-up time; knows no socket. Each message ends as exactly one of
-//! received, late, corrupt, misaddressed and lost, or is still on the way, so that the numbers add
-//! up to what was sent. Duplicates and reordered ones are counted beside.
+//! Each message ends as exactly one of received, late, lost and corrupt: these add up to what was
+//! sent. Counted beside them are further copies, messages behind a later one, answers from another
+//! address, and bytes that belong to no message.
+//!
+//! Decides, over numbers and times; knows neither bytes nor sockets.
 
+use std::cell::{Ref, RefCell};
 use std::collections::VecDeque;
+use std::ops::Range;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::cause::{Cause, Causes};
-use super::latency::{Jitter, Latencies};
-use super::payload::Payload;
-use super::report::{Report, Verdict};
+use super::cause::Cause;
+use super::payload::Recognized;
+use super::tally::Tally;
 
-/// So many messages are remembered: who comes back later than that is nobody known.
-const REMEMBERED_MAX: usize = 1 << 17;
+/// Messages that are remembered behind one that is missing: an answer to an older one counts as a
+/// further copy.
+const REMEMBERED_MAX: usize = 1 << 16;
+
+/// The delay of our own that is worth a word.
+const DELAY_MIN: Duration = Duration::from_millis(1);
 
 /// The messages of one flow.
 #[derive(Debug)]
 pub(super) struct Ledger {
-    payload: Payload,
     timeout: Duration,
+    /// Only messages that were due in this time are counted; none: all are.
+    window: Option<Range<Instant>>,
     entries: VecDeque<Entry>,
-    /// The number of the first entry.
+    /// The number of the first entry. All before it are settled.
     first: u64,
-    /// All before it are no longer waited for.
+    /// No message before this one is waited for.
     waiting_from: u64,
-    /// The latest that has come back.
+    /// The first message that is due and not yet sent.
+    unsent_from: u64,
+    /// Messages that are due or waited for.
+    outstanding: u64,
+    /// The latest that has returned.
     latest: Option<u64>,
-    tally: Tally,
+    /// Messages that are lost and may still come back, and when the last of them was sent.
+    missing: u64,
+    last_missing: Option<Instant>,
+    /// The flows of a load have one account together.
+    tally: Rc<RefCell<Tally>>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
+    due: Instant,
+    /// The timeout begins here: what was due long ago may have been sent just now.
     sent: Instant,
-    state: State,
+    fate: Fate,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum Fate {
+    /// Not yet sent.
+    Due,
     Waiting,
-    /// Not back in time: lost, unless it still comes.
+    /// Not back in time: lost, unless it still arrives.
     Missing,
+    /// Answered from another address: lost, unless the service answers as well.
+    Elsewhere,
     Settled,
 }
 
-/// What the account says.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Tally {
-    pub(super) sent: u64,
-    pub(super) received: u64,
-    pub(super) late: u64,
-    pub(super) lost: u64,
-    pub(super) corrupt: u64,
-    pub(super) misaddressed: u64,
-    pub(super) duplicates: u64,
-    pub(super) reordered: u64,
-    /// Bytes of those that came back whole, in time or not.
-    pub(super) bytes: u64,
-    pub(super) errors: Causes,
-    /// Of those received, and of those late.
-    pub(super) latencies: Latencies,
-    pub(super) jitter: Jitter,
-}
-
 /// Something that came back.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Answer {
-    /// Which message it is, if that can be told.
+    /// Which message it is, if that is known.
     pub(super) number: Option<u64>,
-    pub(super) kind: Kind,
-    /// Since it was sent.
+    pub(super) kind: AnswerKind,
+    /// The time since the message was due.
     pub(super) rtt: Duration,
     /// It came behind a later one.
     pub(super) reordered: bool,
 }
 
-/// What it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+/// What an answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AnswerKind {
     Received,
     Late,
     /// A further copy.
     Duplicate,
     /// With other bytes, or not as many.
-    Corrupt(Difference),
-    /// From elsewhere.
+    Corrupt,
+    /// Whole, from another address.
     Misaddressed,
-    /// Nothing that we have sent.
+    /// No message of ours.
     Stray,
 }
 
-/// In what it differs from what it should be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Difference {
-    /// It has so many bytes.
-    Size(usize),
-    /// The first wrong byte is at this offset, and so many are wrong.
-    Bytes { first: usize, count: usize },
-}
-
 impl Ledger {
-    pub(super) fn new(payload: Payload, timeout: Duration) -> Self {
+    pub(super) fn new(timeout: Duration, window: Option<Range<Instant>>) -> Self {
         Self {
-            payload,
             timeout,
+            window,
             entries: VecDeque::new(),
             first: 0,
             waiting_from: 0,
+            unsent_from: 0,
+            outstanding: 0,
             latest: None,
-            tally: Tally::default(),
+            missing: 0,
+            last_missing: None,
+            tally: Rc::default(),
         }
     }
 
-    /// A message is about to be sent; returns its number.
+    /// Another flow, with the same account.
+    pub(super) fn beside(&self) -> Self {
+        Self {
+            tally: Rc::clone(&self.tally),
+            ..Self::new(self.timeout, self.window.clone())
+        }
+    }
+
+    /// More messages are due since this time.
+    pub(super) fn handle_due(&mut self, due: Instant, count: u64) {
+        for _ in 0..count {
+            self.entries.push_back(Entry {
+                due,
+                sent: due,
+                fate: Fate::Due,
+            });
+        }
+        self.outstanding += count;
+        if self.counts(due) {
+            self.tally.borrow_mut().sent += count;
+        }
+    }
+
+    /// The next message that is due is being sent; returns its number.
+    ///
+    /// # Panics
+    /// If none is due.
     pub(super) fn handle_sent(&mut self, now: Instant) -> u64 {
-        if self.entries.len() == REMEMBERED_MAX {
-            // It may still be waited for, if very much is sent very fast: then it is lost.
-            self.give_up(self.first, State::Missing, Some(Cause::TimedOut));
-            self.entries.pop_front();
-            self.first += 1;
-            self.waiting_from = self.waiting_from.max(self.first);
-        }
-        let state = State::Waiting;
-        self.entries.push_back(Entry { sent: now, state });
-        self.tally.sent += 1;
-        self.next() - 1
+        let number = self.unsent_from;
+        let entry = self.entry(number).expect("a message is due");
+        (entry.sent, entry.fate) = (now, Fate::Waiting);
+        self.unsent_from += 1;
+        number
     }
 
-    /// The number of the next message.
+    /// The last messages that were sent did not leave: they are due again.
+    pub(super) fn handle_unsent(&mut self, count: u64) {
+        for number in self.unsent_from.saturating_sub(count)..self.unsent_from {
+            let entry = self.entry(number).expect("it was sent just now");
+            if entry.fate == Fate::Waiting {
+                entry.fate = Fate::Due;
+            }
+        }
+        self.unsent_from -= count;
+    }
+
+    /// The number of the next message to be sent: all before it were.
+    pub(super) fn next_sent(&self) -> u64 {
+        self.unsent_from
+    }
+
+    /// Messages that are due and not yet sent.
+    pub(super) fn unsent(&self) -> u64 {
+        self.next() - self.unsent_from
+    }
+
+    /// Messages that are due or waited for.
+    pub(super) fn outstanding(&self) -> u64 {
+        self.outstanding
+    }
+
     fn next(&self) -> u64 {
         self.first + self.entries.len() as u64
+    }
+
+    fn counts(&self, time: Instant) -> bool {
+        let window = self.window.as_ref();
+        window.is_none_or(|window| window.contains(&time))
     }
 
     fn entry(&mut self, number: u64) -> Option<&mut Entry> {
@@ -137,44 +187,71 @@ impl Ledger {
         self.entries.get_mut(index)
     }
 
-    /// No longer waited for: missing after the timeout, settled where it is known why.
-    fn give_up(&mut self, number: u64, state: State, cause: Option<Cause>) -> bool {
+    /// A message was sent in vain, for a reason that is known. Whether that is news.
+    pub(super) fn handle_failure(&mut self, number: u64, cause: &Cause) -> bool {
+        self.lose(number, Fate::Settled, cause)
+    }
+
+    /// What is outstanding will not come back, for this reason; returns how many messages that are.
+    pub(super) fn handle_end(&mut self, cause: &Cause) -> u64 {
+        let before = self.outstanding;
+        for number in self.waiting_from..self.next() {
+            self.lose(number, Fate::Settled, cause);
+        }
+        self.unsent_from = self.next();
+        self.retire();
+        before - self.outstanding
+    }
+
+    /// The command is ended: what is outstanding is neither received nor lost.
+    pub(super) fn handle_interrupt(&mut self) {
+        for number in self.waiting_from..self.next() {
+            let entry = *self.entry(number).expect("it is remembered");
+            if matches!(entry.fate, Fate::Due | Fate::Waiting) && self.counts(entry.due) {
+                let mut tally = self.tally.borrow_mut();
+                tally.sent -= 1;
+                tally.in_flight += u64::from(entry.fate == Fate::Waiting);
+            }
+        }
+        self.entries.clear();
+        self.outstanding = 0;
+    }
+
+    /// Gives up a message that is due or waited for. Whether it was.
+    fn lose(&mut self, number: u64, fate: Fate, cause: &Cause) -> bool {
         let Some(entry) = self.entry(number) else {
             return false;
         };
-        if entry.state != State::Waiting {
+        if !matches!(entry.fate, Fate::Due | Fate::Waiting) {
             return false;
         }
-        entry.state = state;
-        self.tally.lost += 1;
-        if let Some(cause) = cause {
-            self.tally.errors.count(cause);
+        let Entry { due, sent, .. } = *entry;
+        let was_due = entry.fate == Fate::Due;
+        entry.fate = fate;
+        self.outstanding -= 1;
+        if was_due && number == self.unsent_from {
+            self.unsent_from += 1;
+        }
+        if fate == Fate::Missing {
+            self.missing += 1;
+            self.last_missing = Some(sent);
+        }
+        if self.counts(due) {
+            let mut tally = self.tally.borrow_mut();
+            tally.lost += 1;
+            tally.errors.count(cause.clone());
         }
         true
-    }
-
-    /// It was sent in vain. Whether that was news.
-    pub(super) fn handle_failure(&mut self, number: u64, cause: Cause) -> bool {
-        self.give_up(number, State::Settled, Some(cause))
-    }
-
-    /// All that are on the way were sent in vain.
-    pub(super) fn handle_end(&mut self, cause: &Cause) -> u64 {
-        let count = self.tally.lost;
-        for number in self.waiting_from..self.next() {
-            self.give_up(number, State::Settled, Some(cause.clone()));
-        }
-        self.tally.lost - count
     }
 
     /// When the next message will be missing.
     pub(super) fn poll_timeout(&mut self) -> Option<Instant> {
         while let Some(entry) = self.entry(self.waiting_from) {
-            if entry.state == State::Waiting {
-                let sent = entry.sent;
-                return Some(sent + self.timeout);
+            match entry.fate {
+                Fate::Waiting => return Some(entry.sent + self.timeout),
+                Fate::Due => return None,
+                Fate::Missing | Fate::Elsewhere | Fate::Settled => self.waiting_from += 1,
             }
-            self.waiting_from += 1;
         }
         None
     }
@@ -182,228 +259,200 @@ impl Ledger {
     /// The next message that has become missing by now.
     pub(super) fn handle_timeout(&mut self, now: Instant) -> Option<u64> {
         let number = (self.poll_timeout()? <= now).then_some(self.waiting_from)?;
-        self.give_up(number, State::Missing, Some(Cause::TimedOut));
+        self.lose(number, Fate::Missing, &Cause::TimedOut);
+        self.retire();
         Some(number)
     }
 
-    /// Until when a missing one may still come: as long again after the last was sent.
+    /// Until when it is worth waiting for missing messages, so that late ones are not taken for
+    /// lost ones: another timeout. Not where nothing at all has returned.
     pub(super) fn poll_patience(&self) -> Option<Instant> {
-        let is_missing = |entry: &Entry| entry.state == State::Missing;
-        let last = self.entries.iter().rev().find(|entry| is_missing(entry))?;
-        Some(last.sent + self.timeout * 2)
+        let last = self.last_missing.filter(|_| self.missing > 0)?;
+        let has_answers = self.tally.borrow().has_answers();
+        has_answers.then(|| last + self.timeout * 2)
     }
 
-    /// Bytes came, of which this is what there was room for.
+    /// Something came, which is this, and has this length.
     pub(super) fn handle_answer(
         &mut self,
         now: Instant,
-        bytes: &[u8],
+        what: Recognized,
         len: usize,
-        from_peer: bool,
+        from_service: bool,
     ) -> Answer {
-        let claimed = self.claimed(bytes);
-        let whole = claimed.filter(|number| {
-            len == bytes.len() && self.payload.expected(*number).as_slice() == bytes
-        });
-        match whole {
-            Some(number) => self.settle_whole(now, number, from_peer),
-            None if from_peer => self.settle_corrupt(now, bytes, len, claimed),
-            // Neither from whom nor what we have asked for.
-            None => stray(),
-        }
-    }
-
-    /// The message that this may be. Empty ones have no number: it is the one that was sent first.
-    fn claimed(&self, bytes: &[u8]) -> Option<u64> {
-        if self.payload.size() > 0 {
-            return self.payload.claimed(bytes, self.next());
-        }
-        let find = |state| {
-            let mut entries = self.entries.iter().zip(self.first..);
-            entries.find(|(entry, _)| entry.state == state)
+        let (number, is_whole) = match what {
+            Recognized::Whole(number) => (number, true),
+            Recognized::Changed(number) if from_service => (number, false),
+            Recognized::Empty => match self.likely_empty() {
+                Some(number) => (number, true),
+                None => return self.handle_stray(now, from_service),
+            },
+            Recognized::Changed(_) | Recognized::Unknown => {
+                return self.handle_stray(now, from_service);
+            }
         };
-        let waiting = find(State::Waiting).or_else(|| find(State::Missing));
-        let number = waiting.map(|(_, number)| number);
-        number.or_else(|| self.next().checked_sub(1))
-    }
-
-    fn settle_whole(&mut self, now: Instant, number: u64, from_peer: bool) -> Answer {
-        let (latest, timeout) = (self.latest, self.timeout);
         let Some(entry) = self.entry(number) else {
-            return stray();
+            // All that is no longer remembered was settled.
+            return self.handle_copy(number, now, now);
         };
-        let rtt = now.saturating_duration_since(entry.sent);
-        let before = std::mem::replace(&mut entry.state, State::Settled);
-        let answer = |kind, reordered| Answer {
-            number: Some(number),
-            kind,
-            rtt,
-            reordered,
-        };
-        if before == State::Settled {
-            self.tally.duplicates += 1;
-            return answer(Kind::Duplicate, false);
-        }
-        if before == State::Missing {
-            self.found();
-        }
-        if !from_peer {
-            self.tally.misaddressed += 1;
-            self.tally.errors.count(Cause::Mismatch);
-            return answer(Kind::Misaddressed, false);
-        }
-        self.tally.bytes += self.payload.size() as u64;
-        self.tally.latencies.record(rtt);
-        self.tally.jitter.record(rtt);
-        let reordered = latest.is_some_and(|latest| number < latest);
-        self.tally.reordered += u64::from(reordered);
-        self.latest = self.latest.max(Some(number));
-        if rtt > timeout {
-            self.tally.late += 1;
-            answer(Kind::Late, reordered)
-        } else {
-            self.tally.received += 1;
-            answer(Kind::Received, reordered)
+        let Entry { due, fate, .. } = *entry;
+        match fate {
+            Fate::Due => self.handle_stray(now, from_service),
+            Fate::Settled => self.handle_copy(number, due, now),
+            Fate::Elsewhere if !from_service => self.handle_copy(number, due, now),
+            Fate::Waiting | Fate::Missing | Fate::Elsewhere => {
+                let answer = match (from_service, is_whole) {
+                    (false, _) => self.settle_elsewhere(number, now),
+                    (true, true) => self.settle_whole(number, now, len),
+                    (true, false) => self.settle_corrupt(number, now),
+                };
+                self.retire();
+                answer
+            }
         }
     }
 
-    fn settle_corrupt(
-        &mut self,
-        now: Instant,
-        bytes: &[u8],
-        len: usize,
-        claimed: Option<u64>,
-    ) -> Answer {
-        let Some(number) = self.likeliest(bytes, claimed) else {
-            return stray();
-        };
-        let expected = self.payload.expected(number);
-        let kind = Kind::Corrupt(difference(&expected, bytes, len));
-        let entry = self.entry(number).expect("it is one of those remembered");
-        let rtt = now.saturating_duration_since(entry.sent);
-        if std::mem::replace(&mut entry.state, State::Settled) == State::Missing {
-            self.found();
+    /// The message that an empty answer belongs to: the one that was sent first.
+    fn likely_empty(&mut self) -> Option<u64> {
+        if self.poll_timeout().is_some() {
+            return Some(self.waiting_from);
         }
-        self.tally.corrupt += 1;
-        self.tally.errors.count(Cause::Mismatch);
+        let mut entries = self.entries.iter().zip(self.first..);
+        let missing = entries.find(|(entry, _)| entry.fate == Fate::Missing);
+        let last = self.unsent_from.checked_sub(1);
+        missing.map(|(_, number)| number).or(last)
+    }
+
+    fn handle_stray(&mut self, now: Instant, from_service: bool) -> Answer {
+        if self.counts(now) {
+            let mut tally = self.tally.borrow_mut();
+            tally.strays += 1;
+            tally.service_strays += u64::from(from_service);
+            if from_service {
+                tally.errors.count(Cause::Mismatch);
+            }
+        }
         Answer {
-            number: Some(number),
-            kind,
-            rtt,
+            number: None,
+            kind: AnswerKind::Stray,
+            rtt: Duration::ZERO,
             reordered: false,
         }
     }
 
-    /// The message that has the most of these bytes, among those that have not come back: the one
-    /// that they claim to be, unless the number itself is what is wrong.
-    fn likeliest(&self, bytes: &[u8], claimed: Option<u64>) -> Option<u64> {
-        let is_out = |number: u64| {
-            let index = number.checked_sub(self.first)?;
-            let entry = self.entries.get(usize::try_from(index).ok()?)?;
-            (entry.state != State::Settled).then_some(number)
+    fn handle_copy(&mut self, number: u64, due: Instant, now: Instant) -> Answer {
+        self.tally.borrow_mut().duplicates += u64::from(self.counts(due));
+        answer(number, AnswerKind::Duplicate, due, now)
+    }
+
+    /// Takes a message out of those outstanding or missing; returns what was known of it.
+    fn settle(&mut self, number: u64, fate: Fate) -> Entry {
+        let entry = self.entry(number).expect("it is remembered");
+        let before = *entry;
+        entry.fate = fate;
+        let wrong_cause = match before.fate {
+            Fate::Missing => Cause::TimedOut,
+            Fate::Elsewhere => Cause::Mismatch,
+            Fate::Due | Fate::Waiting | Fate::Settled => {
+                self.outstanding -= 1;
+                return before;
+            }
         };
-        let alike = |number: u64| {
-            let expected = self.payload.expected(number);
-            let same = expected.iter().zip(bytes).filter(|(a, b)| a == b);
-            same.count()
-        };
-        let claimed = claimed.and_then(is_out);
-        if let Some(number) = claimed
-            && alike(number) * 2 >= bytes.len()
-        {
-            return Some(number);
+        self.missing -= u64::from(before.fate == Fate::Missing);
+        if self.counts(before.due) {
+            let mut tally = self.tally.borrow_mut();
+            tally.lost -= 1;
+            tally.errors.uncount(&wrong_cause);
         }
-        // The earliest of those that are alike.
-        let out = (self.first..self.next()).filter_map(is_out).rev();
-        out.max_by_key(|number| alike(*number))
+        before
     }
 
-    /// What was missing has come after all.
-    fn found(&mut self) {
-        self.tally.lost -= 1;
-        self.tally.errors.uncount(&Cause::TimedOut);
+    fn settle_elsewhere(&mut self, number: u64, now: Instant) -> Answer {
+        let entry = self.settle(number, Fate::Elsewhere);
+        if self.counts(entry.due) {
+            let mut tally = self.tally.borrow_mut();
+            tally.lost += 1;
+            tally.misaddressed += 1;
+            tally.errors.count(Cause::Mismatch);
+        }
+        answer(number, AnswerKind::Misaddressed, entry.due, now)
     }
 
-    /// How many are on the way.
-    pub(super) fn in_flight(&self) -> u64 {
-        let index = usize::try_from(self.waiting_from - self.first).expect("it is remembered");
-        let waiting = self.entries.iter().skip(index);
-        waiting
-            .filter(|entry| entry.state == State::Waiting)
-            .count() as u64
+    fn settle_corrupt(&mut self, number: u64, now: Instant) -> Answer {
+        let entry = self.settle(number, Fate::Settled);
+        if self.counts(entry.due) {
+            let mut tally = self.tally.borrow_mut();
+            tally.corrupt += 1;
+            tally.errors.count(Cause::Mismatch);
+        }
+        answer(number, AnswerKind::Corrupt, entry.due, now)
     }
 
-    /// The account so far.
-    pub(super) fn tally(&self) -> &Tally {
-        &self.tally
+    fn settle_whole(&mut self, number: u64, now: Instant, len: usize) -> Answer {
+        let entry = self.settle(number, Fate::Settled);
+        // From when it was sent: a delay of our own is part of its time, and not of its timeout.
+        let is_late = now.saturating_duration_since(entry.sent) > self.timeout;
+        let kind = match is_late {
+            true => AnswerKind::Late,
+            false => AnswerKind::Received,
+        };
+        let reordered = self.latest.is_some_and(|latest| number < latest);
+        self.latest = self.latest.max(Some(number));
+        let answer = Answer {
+            reordered,
+            ..answer(number, kind, entry.due, now)
+        };
+        if self.counts(entry.due) {
+            let mut tally = self.tally.borrow_mut();
+            tally.late += u64::from(is_late);
+            tally.received += u64::from(!is_late);
+            tally.reordered += u64::from(reordered);
+            tally.bytes += len as u64;
+            tally.latencies.record(answer.rtt);
+            tally.jitter.record(answer.rtt);
+            tally.last_answer = tally.last_answer.max(Some(now));
+            let delay = entry.sent.saturating_duration_since(entry.due);
+            if delay >= DELAY_MIN && delay * 2 >= answer.rtt {
+                tally.delayed += 1;
+                tally.longest_delay = tally.longest_delay.max(delay);
+            }
+        }
+        answer
+    }
+
+    /// Forgets what is settled, and missing messages behind which too much is remembered.
+    fn retire(&mut self) {
+        while let Some(entry) = self.entries.front() {
+            match entry.fate {
+                Fate::Settled => {}
+                Fate::Missing if self.entries.len() > REMEMBERED_MAX => self.missing -= 1,
+                Fate::Elsewhere if self.entries.len() > REMEMBERED_MAX => {}
+                _ => break,
+            }
+            self.entries.pop_front();
+            self.first += 1;
+        }
+        self.waiting_from = self.waiting_from.max(self.first);
+        self.unsent_from = self.unsent_from.max(self.first);
+    }
+
+    /// The account until now.
+    pub(super) fn tally(&self) -> Ref<'_, Tally> {
+        self.tally.borrow()
+    }
+
+    /// The account at its end.
+    pub(super) fn into_tally(self) -> Tally {
+        self.tally.take()
     }
 }
 
-impl Tally {
-    /// The account of others, too. How times vary from one to the next is not of the sum.
-    pub(super) fn merge(&mut self, others: &Self) {
-        self.sent += others.sent;
-        self.received += others.received;
-        self.late += others.late;
-        self.lost += others.lost;
-        self.corrupt += others.corrupt;
-        self.misaddressed += others.misaddressed;
-        self.duplicates += others.duplicates;
-        self.reordered += others.reordered;
-        self.bytes += others.bytes;
-        self.errors.merge(&others.errors);
-        self.latencies.merge(&others.latencies);
-    }
-
-    /// For programs.
-    pub(super) fn report(&self) -> Report {
-        Report {
-            sent: Some(self.sent),
-            received: Some(self.received),
-            lost: Some(self.lost),
-            late: Some(self.late),
-            duplicates: Some(self.duplicates),
-            reordered: Some(self.reordered),
-            corrupt: Some(self.corrupt),
-            misaddressed: Some(self.misaddressed),
-            bytes: Some(self.bytes),
-            rtt_us: self.latencies.spread(),
-            jitter_us: self.jitter.microseconds(),
-            errors: self.errors.clone(),
-            ..Report::default()
-        }
-    }
-
-    /// Whether all was as it should be.
-    pub(super) fn verdict(&self) -> Verdict {
-        let wrong = self.late + self.corrupt + self.misaddressed;
-        match (self.received, self.lost + wrong) {
-            (0, _) if self.sent > 0 && wrong == 0 => Verdict::Unreached,
-            (_, 0) => Verdict::Good,
-            _ => Verdict::Flawed,
-        }
-    }
-}
-
-fn stray() -> Answer {
+fn answer(number: u64, kind: AnswerKind, due: Instant, now: Instant) -> Answer {
     Answer {
-        number: None,
-        kind: Kind::Stray,
-        rtt: Duration::ZERO,
+        number: Some(number),
+        kind,
+        rtt: now.saturating_duration_since(due),
         reordered: false,
-    }
-}
-
-/// In what bytes differ from those expected; of those that came, so many there was no room for.
-fn difference(expected: &[u8], bytes: &[u8], len: usize) -> Difference {
-    if len != expected.len() {
-        return Difference::Size(len);
-    }
-    let wrong = |(a, b): &(&u8, &u8)| a != b;
-    let pairs = || expected.iter().zip(bytes);
-    Difference::Bytes {
-        first: pairs().position(|pair| wrong(&pair)).unwrap_or(0),
-        count: pairs().filter(wrong).count(),
     }
 }
 

@@ -1,221 +1,89 @@
-//! `echoprobe`: a client for any echo service, ours or not, that tells the truth about it.
+//! `echoprobe`: a client for any echo service, ours or not, that is exact about what it sees.
 //!
-//! What decides, over bytes, numbers and made-up time: [`target`] reads a URL, [`cause`] has the words
-//! for what went wrong, [`latency`] and [`report`] the numbers; [`payload`] and [`mark`] are what
-//! messages hold, made of [`noise`], [`ledger`] is what becomes of each. What speaks to the network: [`route`] resolves,
-//! connects and opens, [`news`] and [`prober`] take what comes, and then there is a file or a folder
-//! for each command, in which the same two halves are apart. [`Console`] is where results go.
+//! What decides, over bytes, numbers and times: [`target`] reads a URL, [`cause`] has the words for
+//! what went wrong; [`payload`] has the bytes that are sent, [`compare`] what differs of those that
+//! come back, [`ledger`] what became of each message; [`latency`], [`report`] and [`figures`] the
+//! numbers. What touches the network: [`route`] resolves and opens, [`link`] sends, waits and
+//! receives, until [`interrupt`] ends it. Above them is a file or a folder for each command, and
+//! [`console`], where results go.
 //!
-//! Never decides anything about a service by who made it; never needs one of ours.
+//! Never decides anything about a service by its maker; never needs one of ours.
 
 #![forbid(unsafe_code)]
 
 pub mod args;
 pub mod cause;
 mod check;
-mod idle;
+pub mod compare;
+pub mod console;
+mod figures;
 pub mod interrupt;
 pub mod latency;
 mod ledger;
+pub mod link;
 mod load;
-mod mark;
 mod mtu;
-mod news;
-mod noise;
-mod pauses;
-mod payload;
+pub mod payload;
 mod ping;
-mod ports;
 mod printable;
-mod prober;
-mod progress;
-mod proxy;
 pub mod report;
 pub mod route;
 mod send;
 mod talk;
+mod tally;
 pub mod target;
 
-use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
-use serde::Serialize;
-
-use crate::cli::arguments;
-use crate::cli::exit::Failure;
-use crate::cli::terminal::{self, complain};
-use crate::cli::text::{self, Paint};
-
+use crate::cli::exit::{self, Exit, Failure};
 use args::{Cli, Command};
-use cause::Cause;
+use console::{Console, Stop};
 use interrupt::Interrupt;
-use report::{Report, Verdict};
+use report::Verdict;
+use route::Route;
 
-/// The entry point: reads the command line, does what it says, tells how it went.
+/// The entry point: reads the command line, carries it out, and ends with its exit status.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli: Cli = match arguments::parse() {
+    let cli: Cli = match args::parse() {
         Ok(cli) => cli,
         Err(status) => return status,
     };
-    let console = Console::new(&cli);
-    let verdict = Interrupt::new()
-        .map_err(|error| Failure::new(format!("signals: {error}")))
+    let console = Console::new(&cli.options);
+    let verdict = Interrupt::new(cli.options.deadline)
+        .map_err(|error| Stop::of("signals", &error))
         .and_then(|interrupt| run(&cli, &console, &interrupt));
+    let verdict = match verdict {
+        Err(Stop::Unreached(trouble)) => console.unreached(&trouble),
+        other => other,
+    };
     match verdict {
         Ok(verdict) => ExitCode::from(verdict as u8),
-        Err(failure) => crate::cli::exit::end("echoprobe", Err(failure)),
+        // A closed output is the end, as with SIGPIPE; there is nothing left to say to its reader.
+        Err(Stop::Unread | Stop::Unreached(_)) => ExitCode::from(Verdict::Flawed as u8),
+        Err(Stop::Failed(failure)) => exit::end("echoprobe", Err(failure)),
     }
 }
 
-fn run(cli: &Cli, console: &Console, interrupt: &Interrupt) -> Result<Verdict, Failure> {
-    let path = &cli.path;
+fn run(cli: &Cli, console: &Console, interrupt: &Interrupt) -> Result<Verdict, Stop> {
     let target = cli.target();
-    route::check(target, path)?;
+    let sensible = route::check(target, &cli.path).and_then(|()| match &cli.command {
+        None => talk::check(console),
+        Some(Command::Send(_)) => Ok(()),
+        Some(Command::Ping(args)) => ping::check(args, &cli.path),
+        Some(Command::Load(args)) => load::check(args),
+        Some(Command::Check(args)) => check::check(args, &cli.path),
+        Some(Command::Mtu(args)) => mtu::check(args),
+    });
+    // A command line that makes no sense is refused before anything is sent.
+    sensible.map_err(|message: String| Failure::with(Exit::Usage, message))?;
+    let route = Route::resolve(target, &cli.path, interrupt)?;
     match &cli.command {
-        None => talk::run(target, cli.timeout, path, console, interrupt),
-        Some(Command::Send(args)) => send::run(args, path, console, interrupt),
-        Some(Command::Ping(args)) => ping::run(args, path, console, interrupt),
-        Some(Command::Load(args)) => load::run(args, path, console, interrupt),
-        Some(Command::Check(args)) => check::run(args, path, console, interrupt),
-        Some(Command::Mtu(args)) => mtu::run(args, path, console, interrupt),
-        Some(Command::Idle(args)) => idle::run(args, path, console, interrupt),
-        Some(Command::Ports(args)) => ports::run(args, path, console, interrupt),
-    }
-}
-
-/// Where results and diagnostics go.
-#[derive(Clone, Copy, Debug)]
-pub struct Console {
-    /// One JSON object instead of text.
-    pub json: bool,
-    /// Of what is printed.
-    pub paint: Paint,
-    /// Of what is said on standard error.
-    pub error_paint: Paint,
-    /// Whether a person looks at standard output.
-    pub terminal: bool,
-    /// Whether a person looks at standard error, where progress is shown.
-    pub progress: bool,
-}
-
-impl Console {
-    fn new(cli: &Cli) -> Self {
-        let terminal = io::stdout().is_terminal();
-        let progress = io::stderr().is_terminal();
-        Self {
-            json: cli.options.json,
-            paint: cli.options.color.paint(terminal),
-            error_paint: cli.options.color.paint(progress),
-            terminal,
-            progress,
-        }
-    }
-
-    /// How wide what is drawn may be.
-    #[must_use]
-    pub fn width(&self) -> usize {
-        const USUAL: usize = 80;
-        const WIDEST: usize = 120;
-        let size = terminal_size::terminal_size().filter(|_| self.terminal);
-        size.map_or(USUAL, |(width, _)| usize::from(width.0).min(WIDEST))
-    }
-
-    /// Prints text for people; nothing where JSON is wanted.
-    ///
-    /// # Errors
-    /// When standard output does not take it.
-    pub fn say(&self, text: &str) -> Result<(), Failure> {
-        if self.json {
-            return Ok(());
-        }
-        self.print(text.as_bytes())
-    }
-
-    /// Prints data. A reader who has seen enough is no failure.
-    ///
-    /// # Errors
-    /// When standard output does not take it.
-    pub fn print(&self, data: &[u8]) -> Result<(), Failure> {
-        match terminal::print(data) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(Failure::new(format!("standard output: {error}"))),
-        }
-    }
-
-    /// Prints the result for programs, where that is wanted.
-    ///
-    /// # Errors
-    /// When standard output does not take it.
-    pub fn report(&self, report: &impl Serialize) -> Result<(), Failure> {
-        if !self.json {
-            return Ok(());
-        }
-        let json = if self.terminal {
-            serde_json::to_string_pretty(report)
-        } else {
-            serde_json::to_string(report)
-        };
-        let json = json.map_err(|error| Failure::new(format!("JSON: {error}")))?;
-        self.print((text::escape_json(&json) + "\n").as_bytes())
-    }
-
-    /// Says what is wrong, or what spoils a result, on standard error.
-    pub fn warn(&self, text: &str) {
-        let line = format!("echoprobe: {text}");
-        complain(&(self.error_paint.yellow(&line) + "\n"));
-    }
-
-    /// Says why nothing was reached, and ends so. The report has the cause, for programs.
-    ///
-    /// # Errors
-    /// When standard output does not take the report.
-    pub fn unreached(&self, trouble: &Trouble) -> Result<Verdict, Failure> {
-        let mut report = Report::default();
-        report.errors.count(trouble.cause.clone());
-        self.report(&report)?;
-        let line = format!("echoprobe: {}", text::escape(&trouble.to_string()));
-        complain(&(self.error_paint.red(&line) + "\n"));
-        Ok(Verdict::Unreached)
-    }
-}
-
-/// What went wrong, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
-    /// The cause, for programs.
-    pub cause: Cause,
-    /// Where it was: `tcp://127.0.0.1:7`.
-    pub place: String,
-    /// What may help, where there is something to say.
-    pub hint: String,
-}
-
-impl Trouble {
-    /// At this place, for this reason.
-    #[must_use]
-    pub fn new(place: impl Into<String>, cause: Cause) -> Self {
-        Self {
-            cause,
-            place: place.into(),
-            hint: String::new(),
-        }
-    }
-
-    /// With what may help.
-    #[must_use]
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = hint.into();
-        self
-    }
-}
-
-impl std::fmt::Display for Trouble {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {}", self.place, self.cause)?;
-        if !self.hint.is_empty() {
-            write!(f, "; {}", self.hint)?;
-        }
-        Ok(())
+        None => talk::run(&route, cli.timeout, console, interrupt),
+        Some(Command::Send(args)) => send::run(&route, args, console, interrupt),
+        Some(Command::Ping(args)) => ping::run(&route, args, console, interrupt),
+        Some(Command::Load(args)) => load::run(&route, args, console, interrupt),
+        Some(Command::Check(args)) => check::run(&route, args, console, interrupt),
+        Some(Command::Mtu(args)) => mtu::run(&route, args, console, interrupt),
     }
 }

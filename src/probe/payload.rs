@@ -1,85 +1,320 @@
-//! What a message holds: its number, and bytes that only it has.
+//! The bytes that are sent, and how an answer is recognized: the one format of all commands.
 //!
-//! Knows bytes; never when anything was sent. The number stands first, in as many digits of base
-//! 128 as the size allows, and with the highest bit set, so that a service which answers in upper
-//! case leaves it alone. What follows is noise that depends on the number and on this run, so that
-//! neither another message nor somebody else's is taken for it.
+//! A message begins with its number, in as many digits of base 128 as its size allows, with the
+//! highest bit of each set, so that a service which answers in upper case leaves them alone. What
+//! follows is a piece of noise whose place depends on the number and on this run: no other message,
+//! and none of another client, is taken for it. A stream under load is that noise alone, for there
+//! the order says which message it is.
+//!
+//! Knows bytes; never when anything was sent.
 
-use super::args::Expect;
-use super::noise::noise;
+use std::hash::{BuildHasher, RandomState};
+use std::ops::Range;
+use std::sync::LazyLock;
 
-/// The messages of one run, all of one size.
+use super::compare::{Difference, Expect, difference, first_difference};
+
+/// The noise repeats after this many bytes: a prime, of which no size of a buffer or message is a
+/// multiple, so that a whole buffer that is lost or doubled is seen.
+const PERIOD: usize = 65_521;
+
+/// The longest piece of noise, in bytes, wherever it begins.
+pub(super) const PIECE_BYTES_MAX: usize = 256 * 1024;
+
+/// Messages whose number is damaged are looked for among this many of the latest.
+const CANDIDATES_MAX: u64 = 1024;
+
+/// The noise of this many bytes tells one message from another beyond doubt.
+const TELLING_BYTES: usize = 4;
+
+/// No more bytes than this are compared to find out which message it is.
+const COMPARED_BYTES: usize = 256;
+
+/// The noise as it is sent, and as a service in upper case answers it.
+static NOISE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let period = noise(PERIOD, 0);
+    let bytes = period.iter().cycle().take(PERIOD + PIECE_BYTES_MAX);
+    bytes.copied().collect()
+});
+static UPPER_NOISE: LazyLock<Vec<u8>> = LazyLock::new(|| NOISE.to_ascii_uppercase());
+
+/// The sizes of messages, in bytes: each from the least to the most is equally frequent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// The smallest.
+    pub least: usize,
+    /// The largest.
+    pub most: usize,
+}
+
+impl Sizes {
+    /// Whether all messages have one size.
+    #[must_use]
+    pub fn is_fixed(self) -> bool {
+        self.least == self.most
+    }
+}
+
+/// The messages of one flow.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Payload {
-    size: usize,
+    sizes: Sizes,
     nonce: u64,
     expect: Expect,
 }
 
+/// What an answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Recognized {
+    /// This message, as it should be.
+    Whole(u64),
+    /// This message with other bytes, or not as many.
+    Changed(u64),
+    /// An empty datagram, where all are empty: it has no number.
+    Empty,
+    /// No message of ours.
+    Unknown,
+}
+
 impl Payload {
-    /// Messages of so many bytes. The nonce is of this run.
-    pub(super) fn new(size: usize, nonce: u64, expect: Expect) -> Self {
+    /// Messages of these sizes; the nonce differs from flow to flow.
+    pub(super) fn new(sizes: Sizes, nonce: u64, expect: Expect) -> Self {
         Self {
-            size,
+            sizes,
             nonce,
             expect,
         }
     }
 
-    /// The size of each.
-    pub(super) fn size(self) -> usize {
-        self.size
+    /// Messages of one size.
+    pub(super) fn fixed(size: usize, nonce: u64, expect: Expect) -> Self {
+        let sizes = Sizes {
+            least: size,
+            most: size,
+        };
+        Self::new(sizes, nonce, expect)
+    }
+
+    /// Whether all messages have one size.
+    pub(super) fn is_fixed(self) -> bool {
+        self.sizes.is_fixed()
+    }
+
+    /// The size of a message.
+    pub(super) fn size(self, number: u64) -> usize {
+        let Sizes { least, most } = self.sizes;
+        if least == most {
+            return least;
+        }
+        let choice = (most - least) as u64 + 1;
+        least + (mix(self.nonce.wrapping_add(number)) % choice) as usize
     }
 
     /// The bytes of a message.
     pub(super) fn bytes(self, number: u64) -> Vec<u8> {
-        let digits = self.digits();
-        let mut bytes = Vec::with_capacity(digits + self.size);
-        let masked = number ^ self.nonce;
-        bytes.extend((0..digits).map(|digit| 0x80 | (masked >> (7 * digit)) as u8));
-        bytes.extend(noise(self.size, self.nonce.wrapping_add(number)));
-        bytes.truncate(self.size);
+        let mut bytes = vec![0; self.size(number)];
+        self.write(number, &mut bytes);
         bytes
+    }
+
+    /// Writes a message, whose size these bytes have.
+    pub(super) fn write(self, number: u64, bytes: &mut [u8]) {
+        self.fill(number, bytes, &NOISE);
     }
 
     /// The bytes that are to come back.
     pub(super) fn expected(self, number: u64) -> Vec<u8> {
-        let mut bytes = self.bytes(number);
-        if self.expect == Expect::Upper {
-            bytes.make_ascii_uppercase();
-        }
+        let mut bytes = vec![0; self.size(number)];
+        self.fill(number, &mut bytes, self.noise());
         bytes
     }
 
-    /// The number that a message claims to have, if so many have been sent: the latest that fits.
-    /// None if it is none of ours, or has no number.
-    pub(super) fn claimed(self, bytes: &[u8], sent: u64) -> Option<u64> {
-        let digits = self.digits();
-        let digits = bytes.get(..digits).filter(|digits| !digits.is_empty())?;
+    fn noise(self) -> &'static [u8] {
+        match self.expect {
+            Expect::Upper => &UPPER_NOISE,
+            Expect::Echo | Expect::Any => &NOISE,
+        }
+    }
+
+    fn fill(self, number: u64, bytes: &mut [u8], noise: &[u8]) {
+        let (digits, mut rest) = bytes.split_at_mut(digits(bytes.len()));
+        self.write_digits(number, digits);
+        let mut position = self.position(number);
+        while !rest.is_empty() {
+            let (piece, more) = rest.split_at_mut(rest.len().min(PIECE_BYTES_MAX));
+            piece.copy_from_slice(&noise[position..][..piece.len()]);
+            position = (position + piece.len()) % PERIOD;
+            rest = more;
+        }
+    }
+
+    fn write_digits(self, number: u64, digits: &mut [u8]) {
+        let masked = number ^ self.nonce;
+        for (index, digit) in digits.iter_mut().enumerate() {
+            *digit = 0x80 | (masked >> (7 * index)) as u8;
+        }
+    }
+
+    /// Where the noise of a message begins.
+    fn position(self, number: u64) -> usize {
+        (mix(self.nonce.wrapping_add(number)) % PERIOD as u64) as usize
+    }
+
+    /// Which message an answer is, of those before `next`. `len` is its true length, which exceeds
+    /// that of the bytes if there was no room for all.
+    pub(super) fn recognize(self, bytes: &[u8], len: usize, next: u64) -> Recognized {
+        if self.sizes.most == 0 {
+            return match len {
+                0 => Recognized::Empty,
+                _ => Recognized::Unknown,
+            };
+        }
+        let claimed = self.claimed(bytes, next);
+        if let Some(number) = claimed {
+            if len == bytes.len() && self.is_whole(number, bytes) {
+                return Recognized::Whole(number);
+            }
+            let (same, of) = self.likeness(number, bytes);
+            if same * 2 >= of {
+                return Recognized::Changed(number);
+            }
+        }
+        // Where the number itself is damaged, the noise behind it tells.
+        let resembles = |number: &u64| {
+            let (same, of) = self.likeness(*number, bytes);
+            same >= TELLING_BYTES && same * 2 >= of
+        };
+        let mut latest = (next.saturating_sub(CANDIDATES_MAX)..next).rev();
+        match latest.find(resembles) {
+            Some(number) => Recognized::Changed(number),
+            None => Recognized::Unknown,
+        }
+    }
+
+    /// The number that a message claims to have, if that many have been sent: the latest that fits.
+    pub(super) fn claimed(self, bytes: &[u8], next: u64) -> Option<u64> {
+        let size = if self.is_fixed() {
+            self.sizes.least
+        } else {
+            bytes.len()
+        };
+        let digits = bytes
+            .get(..digits(size))
+            .filter(|digits| !digits.is_empty())?;
         if digits.iter().any(|digit| digit & 0x80 == 0) {
             return None;
         }
-        let bits = 7 * digits.len();
+        let modulus = 1_u64 << (7 * digits.len());
         let read = digits.iter().rev().fold(0, |number: u64, digit| {
             number << 7 | u64::from(digit & 0x7f)
         });
-        let modulus = 1_u64 << bits;
         let low = (read ^ self.nonce) & (modulus - 1);
-        let last = sent.checked_sub(1)?;
+        let last = next.checked_sub(1)?;
         let behind = last.wrapping_sub(low) & (modulus - 1);
         last.checked_sub(behind)
     }
 
-    /// How many digits there is room for beside the noise.
-    fn digits(self) -> usize {
-        match self.size {
-            0 => 0,
-            1..4 => 1,
-            4..8 => 2,
-            8..16 => 4,
-            _ => 9,
+    fn is_whole(self, number: u64, bytes: &[u8]) -> bool {
+        if bytes.len() != self.size(number) {
+            return false;
         }
+        let (head, mut rest) = bytes.split_at(digits(bytes.len()));
+        let mut own = [0; 9];
+        self.write_digits(number, &mut own[..head.len()]);
+        let mut position = self.position(number);
+        let noise = self.noise();
+        while !rest.is_empty() && head == &own[..head.len()] {
+            let (piece, more) = rest.split_at(rest.len().min(PIECE_BYTES_MAX));
+            if piece != &noise[position..][..piece.len()] {
+                return false;
+            }
+            position = (position + piece.len()) % PERIOD;
+            rest = more;
+        }
+        head == &own[..head.len()]
     }
+
+    /// How many bytes of the noise behind the number are those of this message, and of how many.
+    fn likeness(self, number: u64, bytes: &[u8]) -> (usize, usize) {
+        let digits = digits(self.size(number));
+        let rest = bytes.get(digits..).unwrap_or_default();
+        let rest = &rest[..rest.len().min(COMPARED_BYTES)];
+        let noise = &self.noise()[self.position(number)..][..rest.len()];
+        let same = noise.iter().zip(rest).filter(|(own, came)| own == came);
+        (same.count(), rest.len())
+    }
+
+    /// How an answer differs from the message that it should be.
+    pub(super) fn difference(self, number: u64, bytes: &[u8], len: usize) -> Option<Difference> {
+        difference(&self.expected(number), bytes, len)
+    }
+}
+
+/// The digits of the number that a message of this size has room for beside the noise.
+fn digits(size: usize) -> usize {
+    match size {
+        0 => 0,
+        1..4 => 1,
+        4..8 => 2,
+        8..16 => 4,
+        _ => 9,
+    }
+}
+
+/// The noise from this position on as it is sent: this many bytes, or as many as one piece has.
+pub(super) fn stream_piece(position: u64, len: u64) -> &'static [u8] {
+    let start = (position % PERIOD as u64) as usize;
+    &NOISE[start..][..len.min(PIECE_BYTES_MAX as u64) as usize]
+}
+
+/// The index of the first of these bytes that is not the noise from this position on.
+pub(super) fn stream_difference(position: u64, bytes: &[u8], expect: Expect) -> Option<usize> {
+    let noise: &[u8] = match expect {
+        Expect::Upper => &UPPER_NOISE,
+        Expect::Echo | Expect::Any => &NOISE,
+    };
+    let mut offset = 0;
+    for piece in bytes.chunks(PIECE_BYTES_MAX) {
+        let start = ((position + offset as u64) % PERIOD as u64) as usize;
+        if let Some(at) = first_difference(&noise[start..][..piece.len()], piece) {
+            return Some(offset + at);
+        }
+        offset += piece.len();
+    }
+    None
+}
+
+/// The total size of the messages of a stream.
+pub(super) fn total_size(payload: Payload, numbers: Range<u64>) -> u64 {
+    if payload.is_fixed() {
+        return payload.sizes.least as u64 * (numbers.end - numbers.start);
+    }
+    numbers.map(|number| payload.size(number) as u64).sum()
+}
+
+/// Bytes that look random, others for each seed.
+pub(super) fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(len + 8);
+    let mut state = mix(seed);
+    while bytes.len() < len {
+        state = mix(state);
+        bytes.extend(state.to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// One number from another, as if by chance (splitmix64).
+fn mix(number: u64) -> u64 {
+    let mut mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+/// A number that cannot be guessed, for one flow.
+pub(super) fn nonce() -> u64 {
+    RandomState::new().hash_one(std::process::id())
 }
 
 #[cfg(test)]
@@ -88,17 +323,23 @@ mod tests {
 
     const NONCE: u64 = 0x0123_4567_89ab_cdef;
 
+    fn payload(size: usize) -> Payload {
+        Payload::fixed(size, NONCE, Expect::Echo)
+    }
+
+    fn recognize(payload: Payload, bytes: &[u8], next: u64) -> Recognized {
+        payload.recognize(bytes, bytes.len(), next)
+    }
+
     #[test]
     fn a_message_has_its_size_and_is_like_no_other() {
-        for size in [0, 1, 3, 4, 8, 16, 64, 65_507] {
-            let payload = Payload::new(size, NONCE, Expect::Echo);
+        for size in [0, 1, 3, 4, 8, 16, 64, 65_507, 600_000] {
+            let payload = payload(size);
             assert_eq!(payload.bytes(5).len(), size);
             assert_eq!(payload.bytes(5), payload.bytes(5));
             if size > 0 {
                 assert_ne!(payload.bytes(5), payload.bytes(6), "size {size}");
-            }
-            if size > 1 {
-                let other = Payload::new(size, NONCE + 1, Expect::Echo);
+                let other = Payload::fixed(size, NONCE + 1, Expect::Echo);
                 assert_ne!(payload.bytes(5), other.bytes(5), "size {size}");
             }
         }
@@ -108,12 +349,13 @@ mod tests {
     fn a_number_is_found_again_however_small_the_message() {
         for (size, window) in [(1, 128), (4, 16_384), (8, 1 << 28), (16, 1 << 40)] {
             for expect in [Expect::Echo, Expect::Upper] {
-                let payload = Payload::new(size, NONCE, expect);
+                let payload = Payload::fixed(size, NONCE, expect);
                 for number in [0, 1, 127, 128, 100_000, 1 << 40] {
                     let back = payload.expected(number);
+                    assert_eq!(back, expect.of(&payload.bytes(number)));
                     for later in [0, 1, window - 1] {
-                        let claimed = payload.claimed(&back, number + 1 + later);
-                        assert_eq!(claimed, Some(number), "size {size}, {later} later");
+                        let found = recognize(payload, &back, number + 1 + later);
+                        assert_eq!(found, Recognized::Whole(number), "size {size}");
                     }
                 }
             }
@@ -121,11 +363,83 @@ mod tests {
     }
 
     #[test]
-    fn what_was_never_sent_is_not_claimed() {
-        let payload = Payload::new(16, NONCE, Expect::Echo);
-        assert_eq!(payload.claimed(&payload.bytes(7), 7), None);
-        assert_eq!(payload.claimed(&payload.bytes(0), 0), None);
-        assert_eq!(payload.claimed(b"GET / HTTP/1.1\r\n", 100), None);
-        assert_eq!(payload.claimed(b"", 100), None);
+    fn a_changed_message_is_recognized_whatever_bit_is_changed() {
+        for size in [16, 64, 1400] {
+            let payload = payload(size);
+            for byte in (0..size).step_by(7).chain(0..9) {
+                let mut bytes = payload.bytes(1000);
+                bytes[byte] ^= 1 << (byte % 8);
+                let found = recognize(payload, &bytes, 1500);
+                assert_eq!(found, Recognized::Changed(1000), "size {size}, byte {byte}");
+            }
+            let bytes = payload.bytes(1000);
+            let cut = recognize(payload, &bytes[..size - 1], 1500);
+            assert_eq!(cut, Recognized::Changed(1000));
+            let longer = [&bytes[..], &[7]].concat();
+            assert_eq!(recognize(payload, &longer, 1500), Recognized::Changed(1000));
+            let no_room = payload.recognize(&bytes, size + 1, 1500);
+            assert_eq!(no_room, Recognized::Changed(1000));
+        }
+    }
+
+    #[test]
+    fn other_bytes_are_no_message() {
+        let payload = payload(16);
+        assert_eq!(
+            recognize(payload, &payload.bytes(7), 7),
+            Recognized::Unknown
+        );
+        assert_eq!(
+            recognize(payload, &payload.bytes(0), 0),
+            Recognized::Unknown
+        );
+        let request = b"GET / HTTP/1.1\r\n";
+        assert_eq!(recognize(payload, request, 100), Recognized::Unknown);
+        assert_eq!(recognize(payload, b"", 100), Recognized::Unknown);
+        assert_eq!(recognize(self::payload(0), b"", 1), Recognized::Empty);
+    }
+
+    #[test]
+    fn sizes_are_all_within_their_range_and_the_same_again() {
+        let sizes = Sizes { least: 3, most: 6 };
+        let payload = Payload::new(sizes, 9, Expect::Echo);
+        let some: Vec<usize> = (0..1000).map(|number| payload.size(number)).collect();
+        for size in 3..=6 {
+            let count = some.iter().filter(|other| **other == size).count();
+            assert!((200..300).contains(&count), "{size}: {count} of 1000");
+        }
+        let sum: usize = some[17..20].iter().sum();
+        assert_eq!(total_size(payload, 17..20), sum as u64);
+        for number in 0..100 {
+            let bytes = payload.bytes(number);
+            let found = recognize(payload, &bytes, number + 1);
+            assert_eq!(found, Recognized::Whole(number));
+        }
+    }
+
+    #[test]
+    fn a_piece_of_a_stream_continues_where_the_one_before_it_ends() {
+        let long = [stream_piece(65_000, 10_000), stream_piece(75_000, 30_000)].concat();
+        let at = |position, bytes: &[u8]| stream_difference(position, bytes, Expect::Echo);
+        assert_eq!(at(65_000, &long), None);
+        assert_eq!(at(65_000 + 7 * PERIOD as u64, &long), None);
+        assert!(at(65_001, &long).is_some());
+        let mut changed = long.clone();
+        changed[33_000] ^= 1;
+        assert_eq!(at(65_000, &changed), Some(33_000));
+        let upper = long.to_ascii_uppercase();
+        assert_eq!(stream_difference(65_000, &upper, Expect::Upper), None);
+        assert_eq!(stream_piece(3, u64::MAX).len(), PIECE_BYTES_MAX);
+    }
+
+    #[test]
+    fn every_byte_of_noise_is_as_likely_as_any_other() {
+        let mut counts = [0; 256];
+        for byte in noise(256 * 1000, 1) {
+            counts[usize::from(byte)] += 1;
+        }
+        // Six standard deviations.
+        let is_likely = |count: &i32| (810..=1190).contains(count);
+        assert!(counts.iter().all(is_likely), "{counts:?}");
     }
 }

@@ -1,22 +1,16 @@
-//! Bytes from the network as a terminal may show them: text as text, and all that could steer the
-//! terminal, or is no text, as an escape.
+//! Bytes from the network as a terminal may show them: text as text, and everything that could control
+//! the terminal, or is not text, as an escape.
 //!
 //! Knows bytes and never where they go.
 
 use std::fmt::Write;
 
-use crate::cli::text::{escape, escape_lines};
+use crate::cli::text::escape_lines;
 
-/// All of an answer, on one line.
-#[must_use]
-pub(super) fn printable(bytes: &[u8]) -> String {
-    written_out(bytes, escape)
-}
-
-fn written_out(bytes: &[u8], escape: impl Fn(&str) -> String) -> String {
+fn written_out(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
-        text += &escape(chunk.valid());
+        text += &escape_lines(chunk.valid());
         for byte in chunk.invalid() {
             write!(text, "\\x{byte:02x}").expect("a string takes all");
         }
@@ -24,7 +18,7 @@ fn written_out(bytes: &[u8], escape: impl Fn(&str) -> String) -> String {
     text
 }
 
-/// A stream that comes in pieces, with its lines. A character may begin in one piece and end in the
+/// A stream that arrives in pieces, with its lines. A character may begin in one piece and end in the
 /// next.
 #[derive(Debug, Default)]
 pub(super) struct Printable {
@@ -42,28 +36,18 @@ impl Printable {
             Err(_) => self.begun.len(),
         };
         let whole: Vec<u8> = self.begun.drain(..end).collect();
-        written_out(&whole, escape_lines)
+        written_out(&whole)
     }
 
-    /// What was begun and will not be ended.
+    /// What was begun and is not completed.
     pub(super) fn rest(&mut self) -> String {
-        written_out(&std::mem::take(&mut self.begun), escape_lines)
+        written_out(&std::mem::take(&mut self.begun))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn text_is_text_and_all_else_is_written_out() {
-        assert_eq!(printable("grüße".as_bytes()), "grüße");
-        assert_eq!(
-            printable(b"\x1b[2J a\xff\xe2\x82b\n"),
-            "\\u{1b}[2J a\\xff\\xe2\\x82b\\n"
-        );
-        assert_eq!(printable(b""), "");
-    }
 
     #[test]
     fn a_character_may_come_in_two_pieces_and_a_line_stays_a_line() {
@@ -74,5 +58,9 @@ mod tests {
         assert_eq!(printable.piece(b"\xe2"), "");
         assert_eq!(printable.rest(), "\\xe2");
         assert_eq!(printable.rest(), "");
+        assert_eq!(
+            printable.piece("grüße\x1b[2J".as_bytes()),
+            "grüße\\u{1b}[2J"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! What came of it: numbers for programs, and the exit status that follows from them.
+//! The result: numbers for programs, and the exit status that follows from them.
 //!
 //! The names of the fields are fixed; fields may be added. Knows nothing of how anything was
 //! measured.
@@ -16,40 +16,43 @@ use super::latency::Spread;
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(default)]
 pub struct Report {
-    /// Messages sent; bytes, where `send` has a stream, which has no messages.
+    /// Messages sent whose fate is known; bytes, of a stream that `send` sends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sent: Option<u64>,
-    /// Those of them that came back whole and in time; of a stream, bytes that came back at all.
+    /// Messages that came back whole and in time; of a stream, bytes that came back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub received: Option<u64>,
-    /// Those that did not come back; of a stream, bytes.
+    /// Messages that did not come back; of a stream, bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lost: Option<u64>,
-    /// Those that came back whole, and after the timeout.
+    /// Messages that came back whole, after the timeout.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub late: Option<u64>,
     /// Further copies of what had come back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duplicates: Option<u64>,
-    /// Those that came back behind a later one.
+    /// Messages that came back behind a later one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reordered: Option<u64>,
-    /// Those that came back with other bytes, or not as many.
+    /// Messages that came back with other bytes, or not as many; of a stream, wrong bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub corrupt: Option<u64>,
-    /// Those that came back whole, from another address than they were sent to.
+    /// Of the lost messages: answered from another address than they were sent to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub misaddressed: Option<u64>,
-    /// Of those lost: so many datagrams had come back to this host, and found its buffer full.
+    /// Answers that are no message of ours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strays: Option<u64>,
+    /// Of the lost messages: datagrams that had come back to this host, and found its buffer full.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dropped: Option<u64>,
-    /// Those on the way when it was interrupted: neither lost nor received.
+    /// Messages on the way when the command was ended; `sent` does not include them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub in_flight: Option<u64>,
-    /// Messages that came back whole, of a load.
+    /// Messages that came back whole, in time or late.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages: Option<u64>,
-    /// Bytes that came back as they should.
+    /// The bytes of those.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
     /// How long it took.
@@ -64,9 +67,6 @@ pub struct Report {
     /// How long connecting took.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connect_us: Option<Spread>,
-    /// The longest that this process itself was kept from running, where that was noticed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pause_us: Option<f64>,
     /// What went wrong, and how often.
     pub errors: Causes,
 }
@@ -77,13 +77,13 @@ pub fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// How it ends; the exit status.
+/// How a command ends; the exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Verdict {
     /// All was as it should be.
     Good = Exit::Done as u8,
-    /// Some was lost, late or wrong.
+    /// Something was lost, late or wrong, or the command was ended before its result.
     Flawed = Exit::Failed as u8,
     /// Nothing was reached.
     Unreached = Exit::Unreached as u8,
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_that_do_not_apply_are_not_there() {
+    fn fields_that_do_not_apply_are_left_out() {
         let mut report = Report {
             sent: Some(2),
             lost: Some(1),

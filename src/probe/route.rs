@@ -1,74 +1,33 @@
 //! The way to a service: names become addresses, addresses become sockets that are prepared as the
 //! command line asks.
 //!
-//! Never says what is sent on them.
+//! Never decides what is sent on them.
 
-use std::fmt;
-use std::io::{self, ErrorKind, Write};
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::socket::{setsockopt, sockopt};
-use nix::sys::time::TimeSpec;
-use socket2::{Domain, SockAddr, Socket, Type};
+use proxy_header::{ProxiedAddress, ProxyHeader};
+use socket2::{SockAddr, Socket, Type};
 
-use super::Trouble;
-use super::args::Path;
-use super::cause::Cause;
-use super::proxy;
-use super::target::Target;
-use crate::cli::exit::{Exit, Failure};
-use crate::sys::measure::{self, Arrival, Fragmenting};
-use crate::sys::message::Source;
-use crate::sys::socket::{Inherited, drops, set_inherited};
+use super::args::{Path, ProxyVersion};
+use super::cause::{Cause, Trouble};
+use super::interrupt::{Interrupt, LOOK_INTERVAL};
+use super::link::{self, Address, Flow, RETRY_INTERVAL, Stream};
+use super::target::{Port, Target};
+use crate::sys::measure::{self, Fragmenting};
+use crate::sys::socket::{Inherited, set_inherited};
 
-/// So much may wait to be read, where the kernel allows it: what does not fit is lost, and nobody
-/// but us to blame.
+/// The room for what waits to be read, where the kernel allows it: what does not fit is lost by this
+/// host.
 const RECEIVE_BUFFER_BYTES: u32 = 8 << 20;
-
-/// Where a service is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
-    /// On IP.
-    Inet(SocketAddr),
-    /// At a path; an abstract name begins with `@`.
-    Unix(PathBuf),
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Inet(address) => address.fmt(f),
-            Self::Unix(path) => path.display().fmt(f),
-        }
-    }
-}
-
-impl Address {
-    fn encode(&self) -> io::Result<SockAddr> {
-        match self {
-            Self::Inet(address) => Ok((*address).into()),
-            Self::Unix(path) => {
-                let text = path.to_string_lossy();
-                match text.strip_prefix('@') {
-                    Some(name) => SockAddr::unix(format!("\0{name}")),
-                    None => SockAddr::unix(path),
-                }
-            }
-        }
-    }
-
-    fn domain(&self) -> Domain {
-        match self {
-            Self::Inet(address) => Domain::for_address(*address),
-            Self::Unix(_) => Domain::UNIX,
-        }
-    }
-}
 
 /// The way to a service.
 #[derive(Clone, Debug)]
@@ -78,60 +37,39 @@ pub struct Route {
     path: Path,
 }
 
-/// A connected stream; blocking.
-#[derive(Debug)]
-pub struct Connection {
-    /// Reads and writes, by reference too.
-    pub socket: Socket,
-    /// The other side.
-    pub peer: Address,
-    /// How long connecting took.
-    pub took: Duration,
-}
-
-/// After so long it is tried again to send to a Unix socket whose queue was full: nobody tells when
-/// it has room.
-pub(super) const RETRY_INTERVAL: Duration = Duration::from_millis(1);
-
-/// A socket for datagrams to and from one service; nonblocking. It is not connected, so that
-/// answers from elsewhere are seen, too.
-#[derive(Debug)]
-pub struct Flow {
-    /// The socket.
-    pub socket: Socket,
-    /// The other side.
-    pub peer: Address,
-    encoded: SockAddr,
-}
-
 impl Route {
     /// Finds the addresses of a service. What the command line asks for has to make sense for it:
     /// see [`check`].
     ///
     /// # Errors
-    /// When the name has none that will do.
-    pub fn resolve(target: &Target, path: &Path) -> Result<Self, Trouble> {
+    /// When there is no suitable address, or the command is ended first.
+    pub fn resolve(target: &Target, path: &Path, interrupt: &Interrupt) -> Result<Self, Trouble> {
         let addresses = match target {
             Target::Unix { path, .. } => vec![Address::Unix(path.clone())],
             Target::Inet { host, port, .. } => {
-                let unknown =
-                    |hint: String| Trouble::new(target.to_string(), Cause::NameUnknown).hint(hint);
-                let found = (host.as_str(), *port).to_socket_addrs();
-                let found = found.map_err(|error| unknown(error.to_string()))?;
-                let wanted: Vec<SocketAddr> = found
-                    .filter(|address| {
-                        if address.is_ipv4() {
-                            !path.ipv6
-                        } else {
-                            !path.ipv4
-                        }
-                    })
-                    .collect();
+                let unknown = |hint: String| Trouble::new(target, Cause::NameUnknown).hint(hint);
+                // A name is one of this protocol.
+                let port = match port {
+                    Port::Number(port) => *port,
+                    Port::Service(name) => service_port(name, target).ok_or_else(|| {
+                        unknown(format!("no service {name:?}: write the number of its port"))
+                    })?,
+                };
+                let found = look_up(host, port, interrupt).map_err(|error| match error.kind() {
+                    ErrorKind::Interrupted => Trouble::new(target, Cause::Interrupted),
+                    _ => unknown(error.to_string()),
+                })?;
+                let family = path.family();
+                let suits = |address: &SocketAddr| {
+                    family.is_none_or(|is_ipv4| is_ipv4 == address.is_ipv4())
+                };
+                let wanted = found.into_iter().filter(suits).map(Address::Inet);
+                let wanted: Vec<Address> = wanted.collect();
                 if wanted.is_empty() {
-                    let family = if path.ipv6 { "IPv6" } else { "IPv4" };
+                    let family = if family == Some(true) { "IPv4" } else { "IPv6" };
                     return Err(unknown(format!("it has no {family} address")));
                 }
-                wanted.into_iter().map(Address::Inet).collect()
+                wanted
             }
         };
         Ok(Self {
@@ -141,7 +79,7 @@ impl Route {
         })
     }
 
-    /// The same from another port of ours.
+    /// The same from another port of this host.
     #[must_use]
     pub fn from_port(&self, port: u16) -> Self {
         let mut route = self.clone();
@@ -149,11 +87,18 @@ impl Route {
         route
     }
 
+    /// The port of this host that the command line names, if it does.
+    #[must_use]
+    pub fn source_port(&self) -> Option<u16> {
+        let port = self.path.source.map_or(0, |source| source.port);
+        (port > 0).then_some(port)
+    }
+
     /// The same to another address of the service.
     #[must_use]
-    pub fn to(&self, address: SocketAddr) -> Self {
+    pub fn to(&self, address: Address) -> Self {
         let mut route = self.clone();
-        route.addresses = vec![Address::Inet(address)];
+        route.addresses = vec![address];
         route
     }
 
@@ -169,25 +114,54 @@ impl Route {
         &self.addresses[0]
     }
 
-    /// Something went wrong on this way.
+    /// Something went wrong on the way to the first address.
     #[must_use]
     pub fn trouble(&self, error: &io::Error) -> Trouble {
-        let trouble = Trouble::new(self.place(), Cause::of(error));
-        match error.kind() {
-            ErrorKind::ConnectionRefused => trouble.hint("nobody listens there"),
-            ErrorKind::NotFound => trouble.hint("is the service running?"),
-            ErrorKind::PermissionDenied if self.path.source.is_some_and(|own| own.port < 1024) => {
-                trouble.hint("ports below 1024 need privileges")
-            }
-            ErrorKind::AddrNotAvailable => trouble.hint("--source: no address of this host"),
-            ErrorKind::AddrInUse => trouble.hint("--source: somebody else has that port"),
-            _ => trouble,
+        self.trouble_at(self.address(), error)
+    }
+
+    fn trouble_at(&self, address: &Address, error: &io::Error) -> Trouble {
+        let trouble = Trouble::new(self.place(address), Cause::of(error));
+        match self.hint(error) {
+            Some(hint) => trouble.hint(hint),
+            None => trouble,
         }
     }
 
+    /// What the error establishes, together with what the command line asked for.
+    fn hint(&self, error: &io::Error) -> Option<&'static str> {
+        let source = self.path.source.unwrap_or_default();
+        Some(match error.kind() {
+            ErrorKind::ConnectionRefused if self.target.is_inet() => "no service at that port",
+            ErrorKind::ConnectionRefused => "no process listens at that path",
+            ErrorKind::NotFound => "is the service running?",
+            ErrorKind::PermissionDenied if (1..1024).contains(&source.port) => {
+                "--source: ports below 1024 need privileges"
+            }
+            ErrorKind::AddrNotAvailable if source.address.is_some() && source.port == 0 => {
+                "--source: not an address of this host, or it has no free port left"
+            }
+            ErrorKind::AddrNotAvailable if source.address.is_some() => {
+                "--source: not an address of this host, or the port is in use"
+            }
+            ErrorKind::AddrInUse if source.port != 0 => "--source: that port is in use",
+            // bind(2) and connect(2) name the same cause differently.
+            ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable => {
+                "no local port is free: see net.ipv4.ip_local_port_range"
+            }
+            _ if error.raw_os_error() == Some(Errno::EPROTOTYPE as i32) => {
+                match self.target.is_stream() {
+                    true => "that is a datagram socket: write unixgram://PATH",
+                    false => "that is a stream socket: write unix://PATH",
+                }
+            }
+            _ => return None,
+        })
+    }
+
     /// `tcp://localhost:7`, with the address where that says more.
-    fn place(&self) -> String {
-        match (&self.target, self.address()) {
+    fn place(&self, address: &Address) -> String {
+        match (&self.target, address) {
             (Target::Inet { host, .. }, Address::Inet(address))
                 if host.parse() != Ok(address.ip()) =>
             {
@@ -197,75 +171,89 @@ impl Route {
         }
     }
 
-    /// Connects a stream: to the first address that can be reached. Says its PROXY header, if it is
-    /// to have one.
+    /// Connects a stream to the first address that can be reached, and sends the PROXY header that
+    /// the command line asks for.
     ///
     /// # Errors
-    /// Those of the last address.
-    pub fn connect(&self, timeout: Duration) -> Result<Connection, Trouble> {
+    /// Those of the last address; [`Cause::Interrupted`] if the command is ended first.
+    pub fn connect(&self, timeout: Duration, interrupt: &Interrupt) -> Result<Stream, Trouble> {
         let mut last = None;
         for address in &self.addresses {
-            match self.connect_to(address, timeout) {
-                Ok(connection) => return Ok(connection),
-                Err(error) => last = Some(error),
+            match self.connect_to(address, timeout, interrupt) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => {
+                    let trouble = self.trouble_at(address, &error);
+                    if trouble.cause == Cause::Interrupted {
+                        return Err(trouble);
+                    }
+                    last = Some(trouble);
+                }
             }
         }
-        Err(self.trouble(&last.expect("there is an address")))
+        Err(last.expect("there is an address"))
     }
 
-    fn connect_to(&self, address: &Address, timeout: Duration) -> io::Result<Connection> {
-        let socket = Socket::new(address.domain(), Type::STREAM.cloexec(), None)?;
+    fn connect_to(
+        &self,
+        address: &Address,
+        timeout: Duration,
+        interrupt: &Interrupt,
+    ) -> io::Result<Stream> {
+        let kind = Type::STREAM.nonblocking().cloexec();
+        let socket = Socket::new(address.domain(), kind, None)?;
         self.bind(&socket, address)?;
         self.prepare(&socket, address)?;
+        if self.target.is_inet() {
+            socket.set_tcp_nodelay(true)?;
+        }
         let began = Instant::now();
-        match address {
-            Address::Inet(_) => {
-                socket.set_tcp_nodelay(true)?;
-                socket.connect_timeout(&address.encode()?, timeout)?;
-            }
-            Address::Unix(_) => {
-                // Waits for room in the backlog so long at most (socket(7)).
-                socket.set_write_timeout(Some(timeout))?;
-                socket.connect(&address.encode()?)?;
-                socket.set_write_timeout(None)?;
-            }
-        }
-        let took = began.elapsed();
+        connect(&socket, &address.encode()?, began + timeout, interrupt)?;
+        let mut stream = Stream::new(socket, address.clone(), began.elapsed());
         if let Some(version) = self.path.proxy {
-            (&socket).write_all(&proxy::header(version, self.proxied(&socket)))?;
+            stream.push(&self.proxy_header(version, &stream.socket)?);
+            // A new connection has room for a header.
+            stream.flush()?;
         }
-        let peer = address.clone();
-        Ok(Connection { socket, peer, took })
+        Ok(stream)
     }
 
-    /// Whom a PROXY header names; none on a Unix socket, unless we were told.
-    fn proxied(&self, socket: &Socket) -> Option<(SocketAddr, SocketAddr)> {
+    /// A PROXY header that names this client, or the one of the command line; on a Unix socket,
+    /// which has no such addresses, one that says so.
+    fn proxy_header(&self, version: ProxyVersion, socket: &Socket) -> io::Result<Vec<u8>> {
         let local = || socket.local_addr().ok()?.as_socket();
         let peer = || socket.peer_addr().ok()?.as_socket();
-        Some((
-            self.path.proxy_source.or_else(local)?,
-            self.path.proxy_destination.or_else(peer)?,
-        ))
+        let source = self.path.proxy_source.or_else(local);
+        let destination = self.path.proxy_destination.or_else(peer);
+        let header = match source.zip(destination) {
+            Some((source, destination)) => {
+                let (source, destination) = of_one_family(source, destination);
+                ProxyHeader::with_address(ProxiedAddress::stream(source, destination))
+            }
+            None => ProxyHeader::with_local(),
+        };
+        let mut bytes = Vec::new();
+        let encoded = match version {
+            ProxyVersion::V1 => header.encode_v1(&mut bytes),
+            ProxyVersion::V2 => header.encode_v2(&mut bytes),
+        };
+        match encoded {
+            Ok(_) => Ok(bytes),
+            Err(error) => Err(io::Error::other(error.to_string())),
+        }
     }
 
-    /// Opens a socket for datagrams to the first address, of which the kernel tells all.
+    /// Opens a socket for datagrams to the first address, with all details that the kernel has.
     ///
     /// # Errors
     /// As `socket(2)`, `bind(2)` and `setsockopt(2)`.
     pub fn open(&self) -> Result<Flow, Trouble> {
-        let open = || {
-            let socket = self.datagrams()?;
-            measure::ask_for_all(socket.as_fd())?;
-            Ok(Flow {
-                socket,
-                peer: self.address().clone(),
-                encoded: self.address().encode()?,
-            })
-        };
-        open().map_err(|error: io::Error| self.trouble(&error))
+        let flow = self.datagrams();
+        let flow = flow.and_then(|socket| Flow::new(socket, self.address().clone()));
+        flow.map_err(|error| self.trouble(&error))
     }
 
-    /// Opens a socket for many datagrams, connected, so that answers from elsewhere don't come.
+    /// Opens a socket for many datagrams, connected, so that answers from elsewhere are not
+    /// delivered.
     ///
     /// # Errors
     /// As `socket(2)`, `bind(2)`, `connect(2)` and `setsockopt(2)`.
@@ -298,8 +286,7 @@ impl Route {
         Ok(socket)
     }
 
-    /// Gives the socket an address of ours: the one asked for, or for datagrams any, so that answers
-    /// find us.
+    /// Gives the socket a local address: the one asked for; a datagram socket any, for the answers.
     fn bind(&self, socket: &Socket, address: &Address) -> io::Result<()> {
         let Address::Inet(peer) = address else {
             // The kernel chooses a name (unix(7), autobind).
@@ -326,7 +313,7 @@ impl Route {
         }
     }
 
-    /// Sets what the command line asks for.
+    /// Sets the options that the command line asks for.
     fn prepare(&self, socket: &Socket, address: &Address) -> io::Result<()> {
         let Address::Inet(peer) = address else {
             return Ok(());
@@ -351,119 +338,101 @@ impl Route {
     }
 }
 
-impl Connection {
-    /// For a driver: nonblocking.
-    ///
-    /// # Errors
-    /// As `fcntl(2)`.
-    pub fn into_nonblocking(self) -> io::Result<OwnedFd> {
-        self.socket.set_nonblocking(true)?;
-        Ok(self.socket.into())
+/// The addresses of a name. `getaddrinfo(3)` cannot be interrupted, so a thread calls it, which is
+/// abandoned if the command is ended first.
+fn look_up(host: &str, port: u16, interrupt: &Interrupt) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(address) = host.parse() {
+        return Ok(vec![SocketAddr::new(address, port)]);
+    }
+    let (found, result) = channel();
+    let name = host.to_owned();
+    thread::spawn(move || {
+        let addresses = (name.as_str(), port).to_socket_addrs();
+        let _ = found.send(addresses.map(Iterator::collect));
+    });
+    loop {
+        match result.recv_timeout(interrupt.longest_wait(Instant::now()).min(LOOK_INTERVAL)) {
+            Ok(addresses) => return addresses,
+            Err(RecvTimeoutError::Timeout) if !interrupt.is_requested() => {}
+            Err(_) => return Err(ErrorKind::Interrupted.into()),
+        }
     }
 }
 
-impl Flow {
-    /// Sends a datagram to the service.
-    ///
-    /// # Errors
-    /// `WouldBlock` when a Unix socket's queue is full, which is no loss: it can be sent later. Else
-    /// as `sendto(2)`.
-    pub fn send(&self, bytes: &[u8]) -> io::Result<()> {
-        match self.socket.send_to(bytes, &self.encoded) {
-            // The error is of an earlier one, and is thereby gone (udp(7)).
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-                self.socket.send_to(bytes, &self.encoded).map(drop)
-            }
-            sent => sent.map(drop),
-        }
-    }
+/// The port of a service by its name (services(5)).
+fn service_port(name: &str, target: &Target) -> Option<u16> {
+    let protocol = if target.is_stream() { "tcp" } else { "udp" };
+    let text = fs::read_to_string("/etc/services").unwrap_or_default();
+    let listed = text
+        .lines()
+        .find_map(|line| listed_port(line, name, protocol));
+    // A system without that file knows echo all the same.
+    listed.or_else(|| (name == "echo").then_some(7))
+}
 
-    /// From now on the kernel refuses what the service sends here with an ICMP error, as it would if
-    /// this socket were closed; sending still works.
-    ///
-    /// A connected socket receives from its peer only, and still sends to any address that is named
-    /// (`udp(7)`). It is connected to another port of the same host, so that the local address stays
-    /// the one that leads to the service. A Unix socket has no such state: nothing changes for it.
-    ///
-    /// # Errors
-    /// As `connect(2)`.
-    pub fn refuse_answers(&self) -> io::Result<()> {
-        let Address::Inet(mut other) = self.peer else {
-            return Ok(());
+/// The port of a service, if this is its line: `echo  7/tcp  alias # comment`.
+fn listed_port(line: &str, name: &str, protocol: &str) -> Option<u16> {
+    let mut words = line.split('#').next()?.split_whitespace();
+    let first = words.next()?;
+    let (port, of) = words.next()?.split_once('/')?;
+    let is_it = of == protocol && (first == name || words.any(|alias| alias == name));
+    is_it.then(|| port.parse().ok())?
+}
+
+/// Connects a nonblocking socket, until this time or until the command is ended.
+fn connect(
+    socket: &Socket,
+    address: &SockAddr,
+    until: Instant,
+    interrupt: &Interrupt,
+) -> io::Result<()> {
+    loop {
+        let pause = match socket.connect(address) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.raw_os_error() == Some(Errno::EISCONN as i32) => return Ok(()),
+            // The backlog of a Unix socket is full, and its room is not reported.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Some(RETRY_INTERVAL),
+            Err(error) => match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
+                Errno::EINPROGRESS | Errno::EALREADY => None,
+                _ => return Err(error),
+            },
         };
-        other.set_port(match other.port() {
-            u16::MAX => u16::MAX - 1,
-            port => port + 1,
-        });
-        self.socket.connect(&other.into())
-    }
-
-    /// Takes a datagram that has arrived; none if none has.
-    ///
-    /// # Errors
-    /// As `recvmsg(2)`.
-    pub fn receive(&self, memory: &mut [u8]) -> io::Result<Option<Arrival>> {
-        loop {
-            match measure::receive(self.socket.as_fd(), memory) {
-                Ok(arrival) => return Ok(Some(arrival)),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // What became of one sent is told by `receive_failure`, with more.
-                Err(error) if is_about_one_sent(&error) => {}
-                Err(error) => return Err(error),
+        match pause {
+            Some(pause) => link::wait(&mut [], Instant::now() + pause, interrupt)?,
+            None => {
+                let mut polled = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
+                link::wait(&mut polled, until, interrupt)?;
+                if polled[0].any() == Some(true) {
+                    return socket.take_error()?.map_or(Ok(()), Err);
+                }
             }
         }
-    }
-
-    /// Takes the news of a datagram that was sent in vain; none if there is none.
-    ///
-    /// # Errors
-    /// As `recvmsg(2)`.
-    pub fn receive_failure(&self, memory: &mut [u8]) -> io::Result<Option<measure::Failure>> {
-        // A Unix socket has no such queue, and would hand out a datagram instead.
-        if matches!(self.peer, Address::Unix(_)) {
-            return Ok(None);
+        if interrupt.is_requested() {
+            return Err(ErrorKind::Interrupted.into());
         }
-        match measure::receive_failure(self.socket.as_fd(), memory) {
-            Ok(failure) => Ok(Some(failure)),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// How many datagrams have reached this host and found no room in our receive buffer.
-    #[must_use]
-    pub fn dropped(&self) -> u64 {
-        drops(self.socket.as_fd()).into()
-    }
-
-    /// Whether this sender is the service. The name of a Unix socket is as its owner wrote it, and
-    /// may not be comparable to ours: nobody else knows our name.
-    #[must_use]
-    pub fn is_peer(&self, source: &Source) -> bool {
-        match (&self.peer, source) {
-            (Address::Inet(peer), Source::Inet(source)) => {
-                (peer.ip(), peer.port()) == (source.ip(), source.port())
-            }
-            (Address::Unix(_), Source::Unix(_)) => true,
-            _ => false,
+        if Instant::now() >= until {
+            return Err(ErrorKind::TimedOut.into());
         }
     }
 }
 
-/// Errors that the kernel reports with the next call on the socket, whatever that is (udp(7)).
-fn is_about_one_sent(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable
-    ) || error.raw_os_error() == Some(Errno::EMSGSIZE as i32)
+/// A PROXY header has one family for both addresses: where they differ, IPv4 is mapped into IPv6.
+fn of_one_family(source: SocketAddr, destination: SocketAddr) -> (SocketAddr, SocketAddr) {
+    if source.is_ipv4() == destination.is_ipv4() {
+        return (source, destination);
+    }
+    let mapped = |address: SocketAddr| match address.ip() {
+        IpAddr::V4(ip) => SocketAddr::new(ip.to_ipv6_mapped().into(), address.port()),
+        IpAddr::V6(_) => address,
+    };
+    (mapped(source), mapped(destination))
 }
 
-/// Whether what the command line asks for makes sense for this service.
+/// Whether the path options make sense for this service.
 ///
 /// # Errors
-/// What doesn't.
-pub fn check(target: &Target, path: &Path) -> Result<(), Failure> {
+/// What does not, and what to write.
+pub fn check(target: &Target, path: &Path) -> Result<(), String> {
     let of_ip = [
         (path.ipv4, "--ipv4"),
         (path.ipv6, "--ipv6"),
@@ -474,11 +443,14 @@ pub fn check(target: &Target, path: &Path) -> Result<(), Failure> {
     ];
     let unfit = of_ip.into_iter().find(|(given, _)| *given);
     if let Some((_, option)) = unfit.filter(|_| !target.is_inet()) {
-        return Err(usage(format!("{option}: a Unix socket has no such thing")));
+        return Err(format!(
+            "{option}: only for tcp:// and udp://: leave it out"
+        ));
     }
     if path.proxy.is_some() && !target.is_stream() {
-        return Err(usage("--proxy: only streams begin with such a header"));
+        return Err("--proxy: only streams begin with such a header".into());
     }
+    // The source alone chooses the family; an option may contradict it.
     if let Some(address) = path.source.and_then(|source| source.address) {
         let other = if address.is_ipv4() {
             path.ipv6
@@ -486,58 +458,10 @@ pub fn check(target: &Target, path: &Path) -> Result<(), Failure> {
             path.ipv4
         };
         if other {
-            return Err(usage("--source: an address of the other family"));
+            return Err("--source: an address of the other family".into());
         }
     }
     Ok(())
-}
-
-/// A command line that makes no sense.
-#[must_use]
-pub fn usage(message: impl Into<String>) -> Failure {
-    Failure::with(Exit::Usage, message)
-}
-
-/// What may be done with a socket.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ready {
-    /// It can be read, or has an end or error to be read.
-    pub input: bool,
-    /// It can be written.
-    pub output: bool,
-}
-
-/// Waits until the socket can be read, or written where that is wanted, or until so much time has
-/// passed; a signal ends it, too.
-///
-/// # Errors
-/// As `ppoll(2)`.
-pub fn wait(fd: BorrowedFd<'_>, output: bool, timeout: Duration) -> io::Result<Ready> {
-    let mut wanted = PollFlags::POLLIN;
-    wanted.set(PollFlags::POLLOUT, output);
-    wait_for(fd, wanted, timeout)
-}
-
-/// The same until it can be written, whatever there is to be read.
-///
-/// # Errors
-/// As `ppoll(2)`.
-pub fn wait_for_room(fd: BorrowedFd<'_>, timeout: Duration) -> io::Result<Ready> {
-    wait_for(fd, PollFlags::POLLOUT, timeout)
-}
-
-fn wait_for(fd: BorrowedFd<'_>, wanted: PollFlags, timeout: Duration) -> io::Result<Ready> {
-    let mut polled = [PollFd::new(fd, wanted)];
-    match ppoll(&mut polled, Some(TimeSpec::from_duration(timeout)), None) {
-        Ok(_) => {}
-        Err(Errno::EINTR) => return Ok(Ready::default()),
-        Err(errno) => return Err(errno.into()),
-    }
-    let events = polled[0].revents().unwrap_or(PollFlags::empty());
-    Ok(Ready {
-        input: events.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR),
-        output: events.contains(PollFlags::POLLOUT),
-    })
 }
 
 #[cfg(test)]
@@ -552,16 +476,30 @@ mod tests {
     fn a_client_that_has_left_is_refused_even_if_the_answer_is_quicker_than_its_close() {
         let service = UdpSocket::bind("127.0.0.1:0").expect("a UDP socket");
         setsockopt(&service, sockopt::Ipv4RecvErr, &true).expect("an option");
-        let url = format!("udp://{}", service.local_addr().expect("an address"));
-        let target: Target = url.parse().expect("a target");
-        let route = Route::resolve(&target, &Path::default()).expect("an address");
+        let address = service.local_addr().expect("an address");
+        let route = Route {
+            target: format!("udp://{address}").parse().expect("a target"),
+            addresses: vec![Address::Inet(address)],
+            path: Path::default(),
+        };
         let flow = route.open().expect("a socket");
         flow.refuse_answers().expect("another peer");
-        flow.send(b"hello").expect("sent");
+        assert!(flow.send(b"hello").expect("sent"));
         let (_, from) = service.recv_from(&mut [0; 16]).expect("a datagram");
         service.send_to(b"hello", from).expect("sent");
         let error = service.recv_from(&mut [0; 16]).expect_err("a refusal");
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
         assert!(flow.receive(&mut [0; 16]).expect("no error").is_none());
+    }
+
+    #[test]
+    fn a_service_is_known_by_its_name_and_its_aliases() {
+        let line = "discard\t\t9/tcp\t\tsink null # thrown away";
+        assert_eq!(listed_port(line, "discard", "tcp"), Some(9));
+        assert_eq!(listed_port(line, "null", "tcp"), Some(9));
+        assert_eq!(listed_port(line, "null", "udp"), None);
+        assert_eq!(listed_port(line, "thrown", "tcp"), None);
+        assert_eq!(listed_port("# echo 7/tcp", "echo", "tcp"), None);
+        assert_eq!(listed_port("", "echo", "tcp"), None);
     }
 }

@@ -1,6 +1,6 @@
-//! Whom to speak to, as typed: `tcp://HOST:PORT`, `udp://HOST:PORT`, `unix://PATH`, `unixgram://PATH`.
+//! A service as typed: `tcp://HOST:PORT`, `udp://HOST:PORT`, `unix://PATH`, `unixgram://PATH`.
 //!
-//! Knows the words of a URL and never a name server or a socket.
+//! Knows the words of a URL, and never a name server or a socket.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -11,20 +11,29 @@ use std::str::FromStr;
 pub enum Target {
     /// Over IP.
     Inet {
-        /// With which protocol.
+        /// TCP or UDP.
         transport: Transport,
         /// A name or an address; one of IPv6 without its brackets.
         host: String,
         /// The port.
-        port: u16,
+        port: Port,
     },
     /// On a Unix socket.
     Unix {
-        /// Of which kind.
+        /// The kind of socket.
         transport: Transport,
         /// Its path; an abstract name begins with `@`.
         path: PathBuf,
     },
+}
+
+/// A port as typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// Its number.
+    Number(u16),
+    /// The name of a service, as in services(5).
+    Service(String),
 }
 
 /// A stream of bytes, or datagrams.
@@ -45,7 +54,7 @@ impl Target {
         }
     }
 
-    /// Whether it is one of bytes.
+    /// Whether it is a stream of bytes.
     #[must_use]
     pub fn is_stream(&self) -> bool {
         self.transport() == Transport::Stream
@@ -63,6 +72,15 @@ impl Target {
             (true, Transport::Datagram) => "udp",
             (false, Transport::Stream) => "unix",
             (false, Transport::Datagram) => "unixgram",
+        }
+    }
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(port) => port.fmt(f),
+            Self::Service(name) => name.fmt(f),
         }
     }
 }
@@ -90,12 +108,14 @@ impl FromStr for Target {
         let Some((scheme, rest)) = text.split_once("://") else {
             return Err(format!("no URL: {FORM}"));
         };
-        let (inet, transport) = match scheme {
+        // Schemes are case-insensitive (RFC 3986, section 3.1).
+        let scheme = scheme.to_ascii_lowercase();
+        let (inet, transport) = match scheme.as_str() {
             "tcp" => (true, Transport::Stream),
             "udp" => (true, Transport::Datagram),
             "unix" => (false, Transport::Stream),
             "unixgram" => (false, Transport::Datagram),
-            _ => return Err(format!("{scheme}: not a protocol of ours: {FORM}")),
+            _ => return Err(format!("{scheme}: not a supported protocol: {FORM}")),
         };
         if !inet {
             if rest.is_empty() || rest == "@" {
@@ -104,30 +124,42 @@ impl FromStr for Target {
             let path = rest.into();
             return Ok(Self::Unix { transport, path });
         }
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
-        let (host, port) = match rest.strip_prefix('[') {
-            Some(rest) => rest
-                .split_once(']')
-                .and_then(|(host, port)| Some((host, port.strip_prefix(':')?))),
-            None => rest.rsplit_once(':'),
-        }
-        .ok_or_else(|| format!("the port is missing: write {scheme}://HOST:PORT"))?;
-        if host.is_empty() {
-            return Err(format!("the host is missing: write {scheme}://HOST:PORT"));
-        }
-        if host.contains(':') && !rest.starts_with('[') {
-            return Err(format!(
-                "an IPv6 address stands in brackets: write {scheme}://[{host}]:{port}"
-            ));
-        }
-        match port.parse() {
-            Ok(port) if port > 0 => Ok(Self::Inet {
-                transport,
-                host: host.into(),
-                port,
-            }),
-            _ => Err(format!("port {port:?}: write a number from 1 to 65535")),
-        }
+        let (host, port) = host_and_port(&scheme, rest)?;
+        Ok(Self::Inet {
+            transport,
+            host,
+            port,
+        })
+    }
+}
+
+/// `HOST:PORT`, with an address of IPv6 in brackets.
+fn host_and_port(scheme: &str, rest: &str) -> Result<(String, Port), String> {
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    let parts = match rest.strip_prefix('[') {
+        Some(rest) => rest
+            .split_once(']')
+            .and_then(|(host, port)| Some((host, port.strip_prefix(':')?))),
+        None => rest.rsplit_once(':'),
+    };
+    let Some((host, port)) = parts else {
+        return Err(format!("the port is missing: write {scheme}://HOST:PORT"));
+    };
+    if host.is_empty() {
+        return Err(format!("the host is missing: write {scheme}://HOST:PORT"));
+    }
+    if host.contains(':') && !rest.starts_with('[') {
+        return Err(format!(
+            "an IPv6 address stands in brackets: write {scheme}://[{host}]:{port}"
+        ));
+    }
+    let is_name = port.starts_with(|first: char| first.is_ascii_alphabetic());
+    match port.parse() {
+        Ok(number) if number > 0 => Ok((host.into(), Port::Number(number))),
+        Err(_) if is_name => Ok((host.into(), Port::Service(port.into()))),
+        _ => Err(format!(
+            "port {port:?}: write a number from 1 to 65535, or the name of a service"
+        )),
     }
 }
 
@@ -146,6 +178,7 @@ mod tests {
         for url in [
             "tcp://127.0.0.1:7007",
             "udp://echo.example:7",
+            "udp://echo.example:echo",
             "tcp://[::1]:7",
             "udp://[fe80::1%eth0]:7",
             "unix:///run/echod/echo.sock",
@@ -154,15 +187,15 @@ mod tests {
             check(url, url);
         }
         check("tcp://localhost:7/", "tcp://localhost:7");
+        check("TCP://localhost:7", "tcp://localhost:7");
+        check("UnixGram:///run/Echo", "unixgram:///run/Echo");
     }
 
     #[test]
-    fn what_is_no_url_is_told_what_to_write() {
+    fn a_mistake_is_answered_with_what_to_write() {
         check("localhost:7", &format!("no URL: {FORM}"));
-        check(
-            "http://a:1",
-            &format!("http: not a protocol of ours: {FORM}"),
-        );
+        let words = format!("http: not a supported protocol: {FORM}");
+        check("http://a:1", &words);
         check("tcp://a", "the port is missing: write tcp://HOST:PORT");
         check("tcp://[::1]", "the port is missing: write tcp://HOST:PORT");
         check("udp://:7", "the host is missing: write udp://HOST:PORT");
@@ -170,11 +203,11 @@ mod tests {
             "tcp://::1:7",
             "an IPv6 address stands in brackets: write tcp://[::1]:7",
         );
-        check("tcp://a:0", "port \"0\": write a number from 1 to 65535");
-        check(
-            "tcp://a:65536",
-            "port \"65536\": write a number from 1 to 65535",
-        );
+        for port in ["0", "65536", "7x", ""] {
+            let words =
+                format!("port {port:?}: write a number from 1 to 65535, or the name of a service");
+            check(&format!("tcp://a:{port}"), &words);
+        }
         check("unix://", "the path is missing: write unix://PATH");
     }
 }

@@ -21,6 +21,10 @@ use super::socket::{self, decode_inet};
 const IP_RECVFRAGSIZE: libc::c_int = 25;
 const IPV6_RECVFRAGSIZE: libc::c_int = 77;
 
+/// The types of ICMP messages about an expired TTL or hop limit (RFC 792, RFC 4443).
+const ICMP_TIME_EXCEEDED: u8 = 11;
+const ICMPV6_TIME_EXCEEDED: u8 = 3;
+
 /// Whether datagrams that are sent may be fragmented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fragmenting {
@@ -103,20 +107,6 @@ fn set(
     Ok(())
 }
 
-/// The number of segments that a TCP connection has received, including those without data, such as
-/// keepalives (`tcpi_segs_in`, at byte 140 of `struct tcp_info`, linux/tcp.h). None if the socket is
-/// not TCP, or the kernel is older than the field.
-#[must_use]
-pub fn segments_received(fd: BorrowedFd<'_>) -> Option<u32> {
-    let mut words = [0u32; 36];
-    let mut len = size_of_val(&words) as libc::socklen_t;
-    let (raw, to) = (fd.as_raw_fd(), words.as_mut_ptr().cast());
-    // SAFETY: the kernel writes at most `len` bytes to a live local of that size.
-    check(unsafe { libc::getsockopt(raw, libc::IPPROTO_TCP, libc::TCP_INFO, to, &raw mut len) })
-        .ok()?;
-    (len as usize == size_of_val(&words)).then_some(words[35])
-}
-
 /// A datagram that was received, and what the kernel knows about it.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
@@ -146,6 +136,8 @@ pub struct Failure {
     pub reporter: Option<IpAddr>,
     /// The MTU in bytes that it exceeded, if the reason is EMSGSIZE.
     pub mtu: Option<u32>,
+    /// Its TTL or hop limit was used up on the way (ICMP time exceeded).
+    pub expired: bool,
 }
 
 /// Room for the control messages of one datagram: all that [`ask_for_all`] asks for.
@@ -211,6 +203,7 @@ pub fn receive_failure(fd: BorrowedFd<'_>, memory: &mut [u8]) -> io::Result<Fail
         error: io::Error::other("the kernel gives no reason"),
         reporter: None,
         mtu: None,
+        expired: false,
     };
     for detail in message.control_messages() {
         let ((libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)) =
@@ -226,6 +219,11 @@ pub fn receive_failure(fd: BorrowedFd<'_>, memory: &mut [u8]) -> io::Result<Fail
         if errno == libc::EMSGSIZE {
             failure.mtu = Some(error.ee_info);
         }
+        failure.expired = matches!(
+            (error.ee_origin, error.ee_type),
+            (libc::SO_EE_ORIGIN_ICMP, ICMP_TIME_EXCEEDED)
+                | (libc::SO_EE_ORIGIN_ICMP6, ICMPV6_TIME_EXCEEDED)
+        );
         // The address of the ICMP message's sender follows (SO_EE_OFFENDER, ip(7)).
         if error.ee_origin != libc::SO_EE_ORIGIN_LOCAL {
             failure.reporter = address_behind(&detail);
@@ -261,7 +259,7 @@ fn address_behind(detail: &ControlMessage<'_>) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{IoSlice, Read, Write};
+    use std::io::{IoSlice, Read};
     use std::net::UdpSocket;
     use std::os::fd::AsFd;
     use std::os::unix::net::{UnixDatagram, UnixStream};
@@ -346,20 +344,6 @@ mod tests {
                 .raw_os_error(),
             Some(libc::EMSGSIZE)
         );
-    }
-
-    #[test]
-    fn segments_of_a_tcp_connection_are_counted() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
-        let to = listener.local_addr().expect("an address");
-        let mut stream = std::net::TcpStream::connect(to).expect("a connection");
-        let (mut peer, _) = listener.accept().expect("it");
-        let before = segments_received(stream.as_fd()).expect("it is TCP");
-        peer.write_all(b"hello").expect("sent");
-        stream.read_exact(&mut [0; 5]).expect("received");
-        assert!(segments_received(stream.as_fd()) > Some(before));
-        let (other, _) = pair();
-        assert_eq!(segments_received(other.as_fd()), None);
     }
 
     #[test]

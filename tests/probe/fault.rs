@@ -1,5 +1,5 @@
-//! A server that loses, delays, duplicates, reorders, corrupts and misaddresses by a seeded plan,
-//! and notes what it did: what a client reports has to equal that.
+//! A server that loses, delays, duplicates, reorders, corrupts and misaddresses by a seeded plan: what a
+//! client reports has to equal that.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -21,6 +21,8 @@ pub(crate) enum Fate {
     Swap,
     /// One bit is turned.
     Corrupt,
+    /// One bit is turned, and the result is sent twice.
+    CorruptTwice,
     /// The last byte is cut off.
     Cut,
     /// Answered from another port.
@@ -35,21 +37,23 @@ fn next(state: &mut u64) -> u64 {
     *state
 }
 
-/// The fates of so many datagrams, in the order in which they come.
+/// The fates of this number of datagrams, in the order in which they come.
 pub(crate) fn plan(seed: u64, count: usize) -> Vec<Fate> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut plan: Vec<Fate> = Vec::with_capacity(count);
     while plan.len() < count {
-        // Who is swapped comes behind the next one, which has to be answered at once.
+        // A swapped one comes behind the next, which has to be answered at once.
         let after_swap = plan.last() == Some(&Fate::Swap);
         let is_last = plan.len() + 1 == count;
         plan.push(match next(&mut state) % 100 {
-            _ if after_swap => Fate::Echo,
+            // The last one is answered once and at once, so that no copy comes behind the end.
+            _ if after_swap || is_last => Fate::Echo,
             0..10 => Fate::Lose,
             10..18 => Fate::Delay,
             18..26 => Fate::Duplicate,
-            26..34 if !is_last => Fate::Swap,
-            34..42 => Fate::Corrupt,
+            26..34 => Fate::Swap,
+            34..39 => Fate::Corrupt,
+            39..42 => Fate::CorruptTwice,
             42..46 => Fate::Cut,
             46..50 => Fate::Misaddress,
             _ => Fate::Echo,
@@ -63,7 +67,7 @@ pub(crate) fn count(plan: &[Fate], fate: Fate) -> u64 {
     plan.iter().filter(|other| **other == fate).count() as u64
 }
 
-/// How many answers come behind one to a later datagram, if a delay is longer than all the rest takes.
+/// The answers that come behind one to a later datagram, if a delay is longer than the rest takes.
 pub(crate) fn reordered(plan: &[Fate]) -> u64 {
     let at_once = [Fate::Echo, Fate::Duplicate, Fate::Swap];
     let is_behind = |(index, fate): &(usize, &Fate)| match fate {
@@ -82,14 +86,13 @@ pub(crate) struct FaultyServer {
 }
 
 impl FaultyServer {
-    /// Over UDP: each datagram has the next fate of the plan, and those beyond it are echoed. A
-    /// delay is so long.
+    /// Over UDP: each datagram has the next fate of the plan, and those beyond it are echoed.
     pub(crate) fn udp(plan: Vec<Fate>, delay: Duration) -> Self {
         let mut fates = plan.into_iter();
         Self::serve(move |_| fates.next().unwrap_or(Fate::Echo), delay)
     }
 
-    /// Over UDP: the fate depends on who sends.
+    /// Over UDP: the fate depends on the sender.
     pub(crate) fn by_source(fate: impl Fn(SocketAddr) -> Fate + Send + 'static) -> Self {
         Self::serve(fate, Duration::ZERO)
     }
@@ -139,6 +142,11 @@ impl FaultyServer {
                         bytes[len / 2] ^= 0x10;
                         send(bytes, client);
                     }
+                    Fate::CorruptTwice => {
+                        bytes[len / 2] ^= 0x10;
+                        send(bytes, client);
+                        send(bytes, client);
+                    }
                     Fate::Cut => send(&bytes[..len - 1], client),
                     Fate::Misaddress => _ = elsewhere.send_to(bytes, client),
                 }
@@ -183,7 +191,7 @@ pub(crate) fn tcp(serve: impl Fn(usize, std::net::TcpStream) + Send + 'static) -
     format!("tcp://{address}")
 }
 
-/// Echoes so many bytes, or until the end; says how many it was.
+/// Echoes this number of bytes, or until the end; returns how many it was.
 pub(crate) fn echo(mut stream: &std::net::TcpStream, limit: usize) -> usize {
     let mut memory = [0; 4096];
     let mut count = 0;

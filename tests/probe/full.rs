@@ -1,5 +1,5 @@
-//! A Unix datagram service whose queue is full of what others have sent: who finds it full waits for
-//! room, as long as for an answer.
+//! A Unix datagram service whose queue is full of datagrams of other clients: echoprobe waits for room,
+//! as long as for an answer.
 
 use std::io::{ErrorKind, Write};
 use std::os::unix::net::UnixDatagram;
@@ -13,7 +13,7 @@ use crate::harness::{ECHOPROBE, PATIENCE, eventually, text};
 struct Full {
     folder: tempfile::TempDir,
     socket: UnixDatagram,
-    /// How many datagrams there are that nobody wants an answer to.
+    /// The datagrams of other clients.
     count: usize,
 }
 
@@ -47,7 +47,7 @@ impl Full {
         )
     }
 
-    /// Takes what is there, and answers what comes then, so often.
+    /// Takes what is there, and answers this number of datagrams behind it.
     fn recover(&self, answers: usize) {
         let mut bytes = [0; 1000];
         for _ in 0..self.count {

@@ -12,7 +12,7 @@ use super::probe_with;
 use crate::harness::{Daemon, eventually, free_port, noise, text};
 use crate::interop::{Haproxy, free_address};
 
-/// A program of somebody else. Ended with the test.
+/// A program of another project. Ended with the test.
 struct Service(Child);
 
 impl Service {
@@ -135,7 +135,7 @@ fn the_echo_service_of_xinetd_echoes_what_we_send() {
     assert_echoes(&format!("tcp://127.0.0.1:{port}"), &noise(3_000_000, 23));
 }
 
-/// Whom a server behind haproxy takes for the client is what our header says.
+/// The client that a server behind haproxy sees is the one of our header.
 #[test]
 #[ignore = "needs socat, ncat, xinetd and haproxy: run by .ci/run"]
 fn haproxy_takes_our_proxy_headers() {
@@ -161,12 +161,12 @@ fn haproxy_takes_our_proxy_headers() {
             assert!(output.status.success(), "{options:?}: {said}");
             assert!(output.stdout == much, "{options:?}");
         }
-        // Somebody else is turned away.
+        // Another client is turned away.
         let other = ["--proxy", version, "--proxy-source", "192.0.2.9:258"];
         let output = probe_with(&[&["send", &url][..], &other].concat(), b"hello");
         assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
     }
-    // Without a header nobody is let in.
+    // Without a header no client is accepted.
     let output = probe_with(&["send", &url], b"hello");
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
 }

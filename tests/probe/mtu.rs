@@ -14,10 +14,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use super::{LISTENERS, probe, probe_json};
+use super::{LISTENERS, json_of, output_of, probe, probe_json};
 use crate::harness::{Daemon, ECHOD, ECHOPROBE, eventually, has_ipv6, instead, run, text, udp};
 
-/// A UDP service that answers as it is told to, until an empty datagram comes.
+/// A UDP service that answers by a function, until an empty datagram comes.
 struct Service {
     address: SocketAddr,
     thread: Option<JoinHandle<()>>,
@@ -33,7 +33,7 @@ impl Service {
                 match socket.recv_from(&mut memory) {
                     Ok((0, _)) => return,
                     Ok((len, peer)) => answer(&socket, &memory[..len], peer),
-                    // It is about an answer to somebody who has gone.
+                    // It is about an answer to a client that has closed.
                     Err(_) => {}
                 }
             }
@@ -60,7 +60,7 @@ impl Drop for Service {
 }
 
 fn answer(socket: &UdpSocket, bytes: &[u8], peer: SocketAddr) {
-    // Who has asked may have gone.
+    // The client may have closed.
     let _ = socket.send_to(bytes, peer);
 }
 
@@ -113,7 +113,8 @@ fn a_service_that_cuts_off_is_not_taken_for_a_narrow_path() {
     assert_eq!(status, 0, "{json}");
     assert_eq!(json["there"]["payload"], 65_507);
     assert_eq!(json["back"]["payload"], 2048);
-    assert_eq!(json["back"]["known_by"], "service");
+    assert_eq!(json["back"]["at_least"], true);
+    assert!(json["back"]["known_by"].is_null(), "{json}");
     let output = probe(&["mtu", &service.url()]);
     let said = text(&output.stdout);
     assert!(
@@ -129,11 +130,11 @@ fn what_vanishes_without_a_word_on_either_way_is_told_as_that() {
             answer(socket, bytes, peer);
         }
     });
-    let (status, json) = probe_json(&["mtu", &service.url(), "--timeout", "1s", "--tries", "2"]);
+    let (status, json) = json_of(&format!("mtu {} --timeout 1s --tries 2", service.url()));
     assert_eq!(status, 1, "{json}");
     for way in ["there", "back"] {
         assert_eq!(json[way]["payload"], 65_506, "{json}");
-        assert_eq!(json[way]["known_by"], "unclear");
+        assert_eq!(json[way]["known_by"], "silence");
         assert_eq!(json[way]["at_least"], true);
     }
 }
@@ -143,7 +144,7 @@ fn an_answer_from_elsewhere_is_none_and_is_told() {
     let other = udp("127.0.0.1:0");
     let from = other.local_addr().expect("an address").to_string();
     let service = Service::start(move |_, bytes, peer| answer(&other, bytes, peer));
-    let output = probe(&["mtu", &service.url(), "--timeout", "50ms", "--tries", "1"]);
+    let output = output_of(&format!("mtu {} --timeout 50ms --tries 1", service.url()));
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(
@@ -175,7 +176,7 @@ fn streams_have_no_largest_datagram() {
 }
 
 #[test]
-fn who_interrupts_it_is_told_what_is_known_by_then() {
+fn an_interrupt_ends_it_with_what_is_known_by_then() {
     let (tell, told) = mpsc::channel();
     let service = Service::start(move |socket, bytes, peer| {
         if bytes.len() <= 100 {
@@ -198,7 +199,7 @@ fn who_interrupts_it_is_told_what_is_known_by_then() {
     let json: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(json["there"]["payload"], 32);
     assert_eq!(json["there"]["at_most"], 65_507);
-    assert_eq!(json["there"]["known_by"], "unfinished");
+    assert_eq!(json["there"]["at_least"], true);
 }
 
 /// A client, a router and a server, each in a network namespace of its own, with links of 1500
@@ -221,7 +222,7 @@ impl Path {
         for place in [CLIENT, ROUTER, SERVER] {
             ip(&format!("netns add {}", path.namespace(place)));
             path.ip(place, "link set lo up");
-            // Addresses are good at once, not when nobody has objected for a second.
+            // Addresses are good at once, not after a second without objections.
             path.set(place, "ipv6/conf/all/accept_dad", 0);
             path.set(place, "ipv6/conf/default/accept_dad", 0);
         }
@@ -333,7 +334,7 @@ impl Path {
 impl Drop for Path {
     fn drop(&mut self) {
         for place in [CLIENT, ROUTER, SERVER] {
-            // It may not have come so far.
+            // It may not have reached that.
             let _ = Command::new("ip")
                 .args(["netns", "del", &self.namespace(place)])
                 .stderr(Stdio::null())
@@ -394,8 +395,25 @@ fn a_way_back_that_is_narrower_is_told_from_the_way_there() {
     }
 }
 
-/// The router has a way to the client only for what comes from the server, so that it can't say
-/// what it thinks.
+/// That was reported as "unreachable".
+#[test]
+#[ignore = "needs root and ip: run by .ci/run"]
+fn a_ttl_that_is_used_up_is_reported_with_the_router() {
+    let path = Path::new();
+    let _daemon = path.serve();
+    for (server, router) in [(SERVER_V4, "10.1.0.2"), (SERVER_V6, "fd00:1::2")] {
+        let mut command = path.command(CLIENT, ECHOPROBE);
+        let line = format!("ping udp://{server}:7 -c 1 --ttl 1");
+        let output = run(command.args(line.split(' ')));
+        let said = text(&output.stdout);
+        let words = format!("1: TTL exceeded, reported by {router}\n");
+        assert!(said.contains(&words), "{said}");
+        assert_eq!(output.status.code(), Some(3), "{said}");
+    }
+}
+
+/// The router has a way to the client only for what comes from the server, so that it can't
+/// report anything.
 #[test]
 #[ignore = "needs root and ip: run by .ci/run"]
 fn a_router_that_says_nothing_is_found_by_what_it_fragments() {
@@ -419,5 +437,5 @@ fn a_link_that_drops_answers_leaves_a_doubt() {
     let _daemon = path.serve();
     let (status, json) = path.probe(SERVER_V4);
     assert_eq!((status, &json["back"]["mtu"]), (1, &json!(1404)), "{json}");
-    assert_eq!(json["back"]["known_by"], "unclear");
+    assert_eq!(json["back"]["known_by"], "silence");
 }

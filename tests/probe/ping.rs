@@ -1,4 +1,4 @@
-//! `echoprobe ping`: what becomes of each message is told apart, and the numbers are exact.
+//! `echoprobe ping`: the fates of messages are distinguished, and the numbers are exact.
 
 use std::net::{Shutdown, UdpSocket};
 use std::os::fd::AsFd;
@@ -12,20 +12,14 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::fault::{self, Fate, FaultyServer};
-use super::{LISTENERS, probe, probe_json};
+use super::{LISTENERS, json_of, output_of, probe};
 use crate::harness::{Daemon, ECHOPROBE, PATIENCE, eventually, free_port, has_ipv6, text};
 
-/// What became of all messages: each ends as one of them.
-fn accounted(report: &Value) -> u64 {
-    let ends = [
-        "received",
-        "late",
-        "lost",
-        "corrupt",
-        "misaddressed",
-        "in_flight",
-    ];
-    ends.iter().filter_map(|end| report[end].as_u64()).sum()
+/// Each message ends as one of these: they add up.
+fn assert_adds_up(report: &Value) {
+    let count = |end: &str| report[end].as_u64().expect("a number");
+    let ends = ["received", "late", "lost", "corrupt"].map(count);
+    assert_eq!(ends.iter().sum::<u64>(), count("sent"), "{report}");
 }
 
 #[test]
@@ -41,18 +35,8 @@ fn every_kind_of_service_of_ours_answers_all() {
     ];
     for url in &urls {
         for size in ["1", "64", "3000", "60000"] {
-            let (status, report) = probe_json(&[
-                "ping",
-                url,
-                "-c",
-                "5",
-                "-i",
-                "1ms",
-                "-s",
-                size,
-                "--timeout",
-                "10s",
-            ]);
+            let (status, report) =
+                json_of(&format!("ping {url} -c 5 -i 1ms -s {size} --timeout 10s"));
             assert_eq!(status, 0, "{url} {size}: {report}");
             assert_eq!(
                 (&report["sent"], &report["received"]),
@@ -68,7 +52,7 @@ fn every_kind_of_service_of_ours_answers_all() {
             assert_eq!(report["connect_us"].is_object(), is_stream, "{url}");
         }
     }
-    let (status, report) = probe_json(&["ping", &urls[1], "-c", "5", "-i", "1ms", "-s", "0"]);
+    let (status, report) = json_of(&format!("ping {} -c 5 -i 1ms -s 0", urls[1]));
     assert_eq!(
         (status, &report["received"]),
         (0, &5.into()),
@@ -81,21 +65,10 @@ fn a_service_that_answers_in_upper_case_is_understood_when_told() {
     let daemon = Daemon::start(&format!("[defaults]\nreply = \"upper\"\n{LISTENERS}"));
     for listener in ["tcp", "udp"] {
         let url = format!("{listener}://{}", daemon.address(listener));
-        let ping = [
-            "ping",
-            &url,
-            "-c",
-            "5",
-            "-i",
-            "1ms",
-            "-s",
-            "500",
-            "--timeout",
-            "10s",
-        ];
-        let (status, report) = probe_json(&[&ping[..], &["--expect", "upper"]].concat());
+        let ping = format!("ping {url} -c 5 -i 1ms -s 500 --timeout 10s");
+        let (status, report) = json_of(&format!("{ping} --expect upper"));
         assert_eq!((status, &report["received"]), (0, &5.into()), "{report}");
-        let (status, report) = probe_json(&ping);
+        let (status, report) = json_of(&ping);
         assert_eq!(status, 1, "{report}");
         assert!(report["corrupt"].as_u64() >= Some(1), "{report}");
     }
@@ -115,37 +88,30 @@ fn assert_that_the_report_is_the_plan(seed: u64) {
     const COUNT: usize = 300;
     let plan = fault::plan(seed, COUNT);
     let server = FaultyServer::udp(plan.clone(), Duration::from_millis(2000));
-    let (status, report) = probe_json(&[
-        "ping",
-        &server.url(),
-        "-c",
-        "300",
-        "-i",
-        "3ms",
-        "-s",
-        "64",
-        "--timeout",
-        "1500ms",
-    ]);
+    let line = format!("ping {} -c 300 -i 3ms -s 64 --timeout 1500ms", server.url());
+    let (status, report) = json_of(&line);
     let of = |fate| fault::count(&plan, fate);
+    let corrupt = of(Fate::Corrupt) + of(Fate::Cut) + of(Fate::CorruptTwice);
+    let copies = of(Fate::Duplicate) + of(Fate::CorruptTwice);
     let meant = [
         ("sent", COUNT as u64),
         (
             "received",
             of(Fate::Echo) + of(Fate::Duplicate) + of(Fate::Swap),
         ),
-        ("lost", of(Fate::Lose)),
+        ("lost", of(Fate::Lose) + of(Fate::Misaddress)),
         ("late", of(Fate::Delay)),
-        ("duplicates", of(Fate::Duplicate)),
+        ("duplicates", copies),
         ("reordered", fault::reordered(&plan)),
-        ("corrupt", of(Fate::Corrupt) + of(Fate::Cut)),
+        ("corrupt", corrupt),
         ("misaddressed", of(Fate::Misaddress)),
     ];
     for (field, count) in meant {
         assert!(count > 0, "the plan has everything");
         assert_eq!(report[field], count, "seed {seed}: {field} of {report}");
     }
-    assert_eq!(accounted(&report), COUNT as u64);
+    assert_adds_up(&report);
+    assert_eq!(report["strays"], 0, "{report}");
     assert_eq!(report["errors"]["timed out"], of(Fate::Lose), "{report}");
     assert_eq!(status, 1);
 }
@@ -154,18 +120,10 @@ fn assert_that_the_report_is_the_plan(seed: u64) {
 fn swaps_alone_are_reordered_and_nothing_else() {
     let plan: Vec<Fate> = [Fate::Swap, Fate::Echo, Fate::Echo].repeat(20);
     let server = FaultyServer::udp(plan, Duration::ZERO);
-    let (status, report) = probe_json(&[
-        "ping",
-        &server.url(),
-        "-c",
-        "60",
-        "-i",
-        "2ms",
-        "-s",
-        "16",
-        "--timeout",
-        "10s",
-    ]);
+    let (status, report) = json_of(&format!(
+        "ping {} -c 60 -i 2ms -s 16 --timeout 10s",
+        server.url()
+    ));
     assert_eq!(status, 0, "none is lost, late or wrong: {report}");
     assert_eq!(
         (&report["reordered"], &report["received"]),
@@ -178,7 +136,7 @@ fn with_nobody_there_the_summary_comes_all_the_same() {
     let port = free_port();
     for scheme in ["tcp", "udp"] {
         let url = format!("{scheme}://127.0.0.1:{port}");
-        let output = probe(&["ping", &url, "-c", "3", "-i", "1ms", "--timeout", "10s"]);
+        let output = output_of(&format!("ping {url} -c 3 -i 1ms --timeout 10s"));
         let said = text(&output.stdout);
         assert_eq!(output.status.code(), Some(3), "{said}");
         assert!(
@@ -189,19 +147,48 @@ fn with_nobody_there_the_summary_comes_all_the_same() {
     }
 }
 
+/// A closed output ends it: it continued for ever.
+#[test]
+fn a_closed_output_ends_it() {
+    let server = FaultyServer::by_source(|_| Fate::Echo);
+    let mut child = Command::new(ECHOPROBE)
+        .args(["ping", &server.url(), "-i", "1ms"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("echoprobe runs");
+    drop(child.stdout.take());
+    let mut status = None;
+    eventually("it ends", || {
+        status = child.try_wait().expect("a child of ours");
+        status.is_some()
+    });
+    assert_eq!(status.and_then(|status| status.code()), Some(1));
+}
+
+#[test]
+fn the_address_of_a_name_is_one_of_the_family_of_the_source() {
+    let daemon = Daemon::start(LISTENERS);
+    let port = daemon.address("udp").port();
+    let line = format!("ping UDP://localhost:{port} --source 127.0.0.1 -c 1 --timeout 10s");
+    let output = output_of(&line);
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{said}{}", text(&output.stderr));
+    assert!(said.contains(&format!("(127.0.0.1:{port})")), "{said}");
+}
+
+#[test]
+fn a_socket_of_the_other_kind_is_told_with_its_scheme() {
+    let daemon = Daemon::start(LISTENERS);
+    let path = daemon.path("datagram");
+    let output = output_of(&format!("send unix://{}", path.display()));
+    let said = text(&output.stderr);
+    assert!(said.contains("write unixgram://PATH"), "{said}");
+}
+
 #[test]
 fn silence_is_a_loss_of_all_and_not_a_hang() {
     let server = FaultyServer::udp(vec![Fate::Lose; 5], Duration::ZERO);
-    let (status, report) = probe_json(&[
-        "ping",
-        &server.url(),
-        "-c",
-        "5",
-        "-i",
-        "1ms",
-        "--timeout",
-        "50ms",
-    ]);
+    let (status, report) = json_of(&format!("ping {} -c 5 -i 1ms --timeout 50ms", server.url()));
     assert_eq!((status, &report["lost"]), (3, &5.into()), "{report}");
     assert_eq!(report["errors"]["timed out"], 5);
     assert!(report["rtt_us"].is_null());
@@ -235,22 +222,17 @@ fn an_interrupt_ends_with_the_summary_and_what_is_on_the_way_is_not_lost() {
     let output = child.wait_with_output().expect("a child of ours");
     let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(report["lost"], 0, "{report}");
-    assert_eq!(
-        accounted(&report),
-        report["sent"].as_u64().expect("a number")
-    );
+    assert_eq!(output.status.code(), Some(1), "no result");
+    assert_adds_up(&report);
 }
 
 #[test]
 fn a_deadline_ends_it_whatever_is_still_to_come() {
     let daemon = Daemon::start(LISTENERS);
     let url = format!("udp://{}", daemon.address("udp"));
-    let (status, report) = probe_json(&["ping", &url, "-i", "5ms", "--deadline", "200ms"]);
+    let (status, report) = json_of(&format!("ping {url} -i 5ms --deadline 200ms"));
     assert_eq!(status, 0, "{report}");
-    assert_eq!(
-        accounted(&report),
-        report["sent"].as_u64().expect("a number")
-    );
+    assert_adds_up(&report);
     let duration = report["duration_ms"].as_f64().expect("a number");
     assert!(
         (200.0..PATIENCE.as_secs_f64() * 1e3).contains(&duration),
@@ -268,18 +250,7 @@ fn a_stream_that_ends_is_connected_anew_and_what_was_on_it_is_lost() {
         let _ = std::io::Read::read_exact(&mut &stream, &mut rest);
         let _ = stream.shutdown(Shutdown::Both);
     });
-    let (status, report) = probe_json(&[
-        "ping",
-        &url,
-        "-c",
-        "9",
-        "-i",
-        "20ms",
-        "-s",
-        "64",
-        "--timeout",
-        "10s",
-    ]);
+    let (status, report) = json_of(&format!("ping {url} -c 9 -i 20ms -s 64 --timeout 10s"));
     assert_eq!(status, 1, "{report}");
     assert_eq!(
         (&report["received"], &report["lost"]),
@@ -303,22 +274,11 @@ fn wrong_bytes_of_a_stream_are_corrupt() {
             std::io::Write::write_all(&mut &stream, &message).expect("sent");
         }
     });
-    let output = probe(&[
-        "ping",
-        &url,
-        "-c",
-        "5",
-        "-i",
-        "1ms",
-        "-s",
-        "64",
-        "--timeout",
-        "10s",
-    ]);
+    let output = output_of(&format!("ping {url} -c 5 -i 1ms -s 64 --timeout 10s"));
     let said = text(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(
-        said.contains("3: ") && said.contains("1 byte of 64 wrong, the first at offset 50"),
+        said.contains("3: ") && said.contains("(corrupt: byte 50 came back as "),
         "{said}"
     );
     assert!(
@@ -334,23 +294,9 @@ fn it_goes_where_and_as_it_is_told() {
     let own = free_port();
     let source = format!("127.0.0.5:{own}");
     let url = format!("udp://127.0.0.3:{port}");
-    let output = probe(&[
-        "ping",
-        &url,
-        "-c",
-        "2",
-        "-i",
-        "1ms",
-        "--source",
-        &source,
-        "--ttl",
-        "9",
-        "--dscp",
-        "46",
-        "--dont-fragment",
-        "--timeout",
-        "10s",
-    ]);
+    let output = output_of(&format!(
+        "ping {url} -c 2 -i 1ms --source {source} --ttl 9 --dscp 46 --dont-fragment --timeout 10s"
+    ));
     let said = text(&output.stdout);
     assert!(output.status.success(), "{said}{}", text(&output.stderr));
     assert!(said.contains(&format!("from 127.0.0.3:{port}")), "{said}");
@@ -358,9 +304,9 @@ fn it_goes_where_and_as_it_is_told() {
     assert_eq!(peers["peers"][0]["address"], source, "{peers}");
     if has_ipv6() {
         let url = format!("udp://localhost:{port}");
-        let output = probe(&["ping", "-6", &url, "-c", "1", "--timeout", "10s"]);
+        let output = output_of(&format!("ping -6 {url} -c 1 --timeout 10s"));
         let said = text(&output.stdout) + &text(&output.stderr);
-        // Where localhost has no IPv6 address, that is said.
+        // Where localhost has no IPv6 address, that is reported.
         assert!(
             said.contains("from [::1]:") || said.contains("no IPv6 address"),
             "{said}"
@@ -416,21 +362,10 @@ fn what_must_not_be_fragmented_and_does_not_fit_is_too_large() {
     }
     let daemon = Daemon::start("[listener.udp]\nprotocol = \"udp\"\naddress = \"[::1]:0\"\n");
     let url = format!("udp://{}", daemon.address("udp"));
-    let ping = [
-        "ping",
-        &url,
-        "-c",
-        "2",
-        "-i",
-        "1ms",
-        "-s",
-        "65507",
-        "--timeout",
-        "10s",
-    ];
-    let (status, report) = probe_json(&ping);
+    let ping = format!("ping {url} -c 2 -i 1ms -s 65507 --timeout 10s");
+    let (status, report) = json_of(&ping);
     assert_eq!((status, &report["received"]), (0, &2.into()), "{report}");
-    let (status, report) = probe_json(&[&ping[..], &["--dont-fragment"]].concat());
+    let (status, report) = json_of(&format!("{ping} --dont-fragment"));
     assert_eq!(
         (status, &report["errors"]["too large"]),
         (3, &2.into()),
@@ -439,7 +374,7 @@ fn what_must_not_be_fragmented_and_does_not_fit_is_too_large() {
 }
 
 #[test]
-fn what_makes_no_sense_is_refused_and_told() {
+fn what_makes_no_sense_is_refused_with_what_to_write() {
     let refused = |arguments: &[&str], what: &str| {
         let output = probe(arguments);
         let said = text(&output.stderr);
@@ -448,7 +383,7 @@ fn what_makes_no_sense_is_refused_and_told() {
     };
     refused(
         &["ping", "tcp://127.0.0.1:1", "-s", "0"],
-        "on a stream that is nothing",
+        "an empty message has no bytes on a stream",
     );
     refused(
         &["ping", "udp://127.0.0.1:1", "-s", "65528"],
@@ -456,14 +391,14 @@ fn what_makes_no_sense_is_refused_and_told() {
     );
     refused(
         &["ping", "unix:///x", "--ttl", "3"],
-        "a Unix socket has no such thing",
+        "only for tcp:// and udp://",
     );
     refused(
         &["ping", "udp://127.0.0.1:1", "--proxy", "v1"],
         "only streams",
     );
     refused(&["ping", "127.0.0.1:1"], "write tcp://HOST:PORT");
-    let output = probe(&["ping", "tcp://no-such-host.invalid:7", "-c", "1"]);
+    let output = output_of("ping tcp://no-such-host.invalid:7 -c 1");
     assert_eq!(output.status.code(), Some(3));
     assert!(
         text(&output.stderr).contains("name unknown"),

@@ -1,4 +1,4 @@
-//! A terminal with echoprobe on it, and a person who types and reads.
+//! A terminal with echoprobe on it, a keyboard and a screen.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -17,7 +17,6 @@ use super::patiently;
 use crate::harness::{ECHOPROBE, PATIENCE, eventually};
 
 /// Keys.
-pub(crate) const UP: &str = "\x1b[A";
 pub(crate) const CONTROL_C: &str = "\x03";
 pub(crate) const CONTROL_D: &str = "\x04";
 
@@ -41,7 +40,7 @@ impl Screen {
         let mut output = keyboard.try_clone().expect("a descriptor");
         let shown = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&shown);
-        // It ends when nobody has the other side any more.
+        // It ends when the other side is closed.
         thread::spawn(move || {
             let mut memory = [0; 4096];
             while let Ok(len @ 1..) = output.read(&mut memory) {
@@ -122,12 +121,9 @@ impl Terminal {
         }
     }
 
-    /// Waits for the prompt: the editor is ready for keys.
+    /// Waits for the prompt.
     pub(crate) fn read_to_prompt(&mut self) {
         self.read_to("> ");
-        eventually("the line editor has the terminal", || {
-            self.screen.mode() != self.mode_before
-        });
     }
 
     /// Sends the program a signal.

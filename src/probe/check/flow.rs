@@ -1,43 +1,38 @@
-//! A client of a service of datagrams: asks, and takes the answer, wherever it comes from.
+//! A client of a datagram service: asks, and takes the answer, wherever it comes from.
 //!
 //! Never judges. What may have been lost on the way is sent again; never waits longer for an answer
-//! than it may take.
+//! than the timeout.
 
 use std::collections::VecDeque;
-use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::Service;
-use super::judgement::Stop;
-use super::material::folded;
-use crate::probe::Trouble;
-use crate::probe::args::DATAGRAM_BYTES_MAX;
-use crate::probe::cause::Cause;
-use crate::probe::interrupt::LOOK_INTERVAL;
-use crate::probe::route::{self, Route};
+use super::finding::Halt;
+use crate::probe::cause::{Cause, Trouble};
+use crate::probe::link::{self, DATAGRAM_MEMORY, News};
+use crate::probe::route::Route;
 use crate::sys::message::Source;
 
-/// How often a datagram is sent before it is taken for unanswered.
+/// A datagram is sent this often before it is called unanswered.
 pub(super) const TRIES: u32 = 3;
 
-/// How long to wait when there is no room in the queue of a Unix socket, or when somebody was not
-/// there for a moment.
+/// How long to wait when the queue of a Unix socket has no room, or after a datagram was refused:
+/// the service may be back.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// So many that nobody has asked for are kept.
+/// Of answers that were not asked for, this many are kept.
 const ANSWERS_MAX: usize = 64;
 
-/// A socket, and what has come to it.
+/// A socket, and what has arrived on it.
 pub(super) struct Client<'a> {
     service: &'a Service<'a>,
-    flow: route::Flow,
+    flow: link::Flow,
     answers: VecDeque<Answer>,
-    /// What is due of those that were answered, so that a second answer is not taken for one to the
-    /// next.
+    /// The answers that were taken, so that a copy is not taken for the answer to the next.
     done: Vec<Vec<u8>>,
-    /// What the network has said of what was sent.
-    news: Option<Cause>,
+    /// Why a datagram was not delivered.
+    refusal: Option<Cause>,
 }
 
 /// A datagram that came.
@@ -52,7 +47,7 @@ pub(super) struct Answer {
 /// What came of a question.
 pub(super) enum Asked {
     Answered(Answer),
-    /// Not within the time, or somebody says why.
+    /// Not within the time, or for a reason that is reported.
     Unanswered(Cause),
     /// It is larger than can be sent from here.
     TooLarge,
@@ -70,29 +65,29 @@ impl<'a> Client<'a> {
             flow: route.open()?,
             answers: VecDeque::new(),
             done: Vec::new(),
-            news: None,
+            refusal: None,
         })
     }
 
     /// Receives no answer from here on: as if this client were closed, but it can still send.
-    pub(super) fn leave(&self) -> Result<(), Stop> {
+    pub(super) fn leave(&self) -> Result<(), Halt> {
         let left = self.flow.refuse_answers();
         left.map_err(|error| self.service.route.trouble(&error).into())
     }
 
     /// Sends a datagram, several times where that is needed, and waits for its answer.
-    pub(super) fn ask(&mut self, message: &[u8]) -> Result<Asked, Stop> {
+    pub(super) fn ask(&mut self, message: &[u8]) -> Result<Asked, Halt> {
         match self.send(message) {
-            Ok(()) => self.hear(message),
-            Err(Stop::Unreached(trouble)) if trouble.cause == Cause::TooLarge => {
+            Ok(()) => self.take_answer(message),
+            Err(Halt::Unreached(trouble)) if trouble.cause == Cause::TooLarge => {
                 Ok(Asked::TooLarge)
             }
-            Err(stop) => Err(stop),
+            Err(halt) => Err(halt),
         }
     }
 
     /// Waits for the answer to a datagram that was sent once.
-    pub(super) fn hear(&mut self, message: &[u8]) -> Result<Asked, Stop> {
+    pub(super) fn take_answer(&mut self, message: &[u8]) -> Result<Asked, Halt> {
         let began = Instant::now();
         for attempt in 1..=TRIES {
             if attempt > 1 {
@@ -101,73 +96,67 @@ impl<'a> Client<'a> {
             let deadline = began + self.service.timeout * attempt / TRIES;
             if let Some(mut answer) = self.take_until(deadline)? {
                 answer.attempt = attempt;
-                self.done.push(folded(message, self.service.expect));
+                self.done.push(self.service.expect.of(message));
                 return Ok(Asked::Answered(answer));
             }
         }
-        Ok(Asked::Unanswered(self.why_silent()))
-    }
-
-    /// What the network says of it; otherwise that nothing came in time.
-    pub(super) fn why_silent(&self) -> Cause {
-        self.news.clone().unwrap_or(Cause::TimedOut)
+        let cause = self.refusal.clone().unwrap_or(Cause::TimedOut);
+        Ok(Asked::Unanswered(cause))
     }
 
     /// Sends a datagram; where a queue is full, as soon as it has room.
-    pub(super) fn send(&mut self, message: &[u8]) -> Result<(), Stop> {
+    pub(super) fn send(&mut self, message: &[u8]) -> Result<(), Halt> {
         let deadline = Instant::now() + self.service.timeout;
         loop {
             match self.flow.send(message) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
                 Err(error) => return Err(self.service.route.trouble(&error).into()),
-                Ok(()) => return Ok(()),
             }
             if Instant::now() >= deadline {
                 let seen = "it has no room for another datagram";
-                return Err(Stop::failed(seen, Cause::TimedOut));
+                return Err(Halt::failed(seen, Cause::TimedOut));
             }
-            self.listen(PAUSE)?;
+            self.receive(Instant::now() + PAUSE)?;
         }
     }
 
-    /// The next that comes until then. When somebody says that nobody is there, it is given a moment
-    /// and no more.
-    pub(super) fn take_until(&mut self, mut deadline: Instant) -> Result<Option<Answer>, Stop> {
-        self.news = None;
+    /// The next answer that comes until then. After a refusal the wait is short.
+    pub(super) fn take_until(&mut self, mut deadline: Instant) -> Result<Option<Answer>, Halt> {
+        self.refusal = None;
         loop {
             while let Some(answer) = self.answers.pop_front() {
                 if !self.done.contains(&answer.bytes) {
                     return Ok(Some(answer));
                 }
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if Instant::now() >= deadline {
                 return Ok(None);
             }
-            let had_news = self.news.is_some();
-            self.listen(left)?;
-            if !had_news && self.news.is_some() {
+            let was_refused = self.refusal.is_some();
+            self.receive(deadline)?;
+            if !was_refused && self.refusal.is_some() {
                 deadline = deadline.min(Instant::now() + PAUSE);
             }
         }
     }
 
-    /// Waits so long, or until something has come, and keeps it.
-    fn listen(&mut self, time: Duration) -> Result<(), Stop> {
+    /// Waits until then, or until something has arrived, and keeps it.
+    fn receive(&mut self, until: Instant) -> Result<(), Halt> {
         self.service.look()?;
-        route::wait(self.flow.socket.as_fd(), false, time.min(LOOK_INTERVAL))?;
-        let mut memory = vec![0; DATAGRAM_BYTES_MAX + 1];
-        while let Some(failure) = self.flow.receive_failure(&mut memory)? {
-            self.news = Some(Cause::of(&failure.error));
-        }
+        link::wait_for(self.flow.socket.as_fd(), until, self.service.interrupt)?;
+        let mut memory = vec![0; DATAGRAM_MEMORY];
         while self.answers.len() < ANSWERS_MAX
-            && let Some(arrival) = self.flow.receive(&mut memory)?
+            && let Some(news) = self.flow.receive(&mut memory)?
         {
-            self.answers.push_back(Answer {
-                bytes: memory[..arrival.len.min(memory.len())].to_vec(),
-                source: arrival.source,
-                attempt: 1,
-            });
+            match news {
+                News::Failure(failure) => self.refusal = Some(Cause::of_failure(&failure)),
+                News::Arrival(arrival) => self.answers.push_back(Answer {
+                    bytes: memory[..arrival.len.min(memory.len())].to_vec(),
+                    source: arrival.source,
+                    attempt: 1,
+                }),
+            }
         }
         Ok(())
     }

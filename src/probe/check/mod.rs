@@ -1,179 +1,129 @@
-//! A doctor for echo services: what one does at the edges, and why each matters.
+//! What a service does at the edges.
 //!
-//! [`CHECKS`] is the list; [`streams`] and [`datagrams`] do what it says, by [`connection`] and
-//! [`flow`], the only ones that know a socket. [`judgement`] says what is to be said of what came
-//! back of a [`material`], and [`record`] keeps and shows it.
+//! [`checks`] is the list; [`streams`] and [`datagrams`] do what it says, by [`connection`] and
+//! [`flow`], the only ones that know a socket. [`finding`] is what a check has found, and [`record`]
+//! keeps and shows it. Why each check matters is in `docs/echo-servers.md`.
 //!
-//! Never holds more than a few buffers, whatever a service does, and never leaves one behind that is
-//! worse off than before. If you add a check, also write its row in `docs/echo-servers.md`.
+//! Never holds more than a few buffers, whatever a service does. If you add a check, also write its
+//! row in `docs/echo-servers.md`.
 
 mod connection;
 mod datagrams;
+mod finding;
 mod flow;
-mod judgement;
-mod material;
 mod record;
 mod streams;
 
 use std::time::{Duration, Instant};
 
-use super::args::{CheckArgs, Expect, Path};
+use super::args::{CheckArgs, Path};
+use super::cause::Cause;
+use super::compare::Expect;
+use super::console::{Console, Stop};
+use super::figures;
 use super::interrupt::Interrupt;
 use super::report::Verdict;
-use super::route::{self, Route};
+use super::route::Route;
 use super::target::Transport;
-use super::{Console, progress};
-use crate::cli::exit::Failure;
-use judgement::{Finding, Stop};
+use finding::{Finding, Halt};
 use record::Record;
 
-/// One thing that a service may do right or wrong.
-struct Check {
-    /// Fixed: programs know it.
-    name: &'static str,
-    /// Why it matters to who uses the service.
-    why: &'static str,
-    of: Transport,
-    run: fn(&Service<'_>) -> Finding,
-}
+/// One thing that a service may do right or wrong: its name, which is fixed, for programs know it;
+/// why it matters, in a few words; and how it is found out.
+struct Check(&'static str, &'static str, fn(&Service<'_>) -> Finding);
 
-/// All of them, cheap ones first. The first of each transport finds out whether anybody is there.
-const CHECKS: &[Check] = &[
-    Check {
-        name: "echo",
-        why: "It is what an echo service is for.",
-        of: Transport::Stream,
-        run: streams::echo,
-    },
-    Check {
-        name: "binary",
-        why: "If a byte value is changed or swallowed, so is every file and protocol that has it.",
-        of: Transport::Stream,
-        run: streams::binary,
-    },
-    Check {
-        name: "half-close",
-        why: "Clients end what they send and read to the end; one that is missing keeps them \
-              waiting for ever, and a reset is an error to them.",
-        of: Transport::Stream,
-        run: streams::half_close,
-    },
-    Check {
-        name: "empty-half-close",
-        why: "Health checks connect and leave; if that is not seen, their connections pile up.",
-        of: Transport::Stream,
-        run: streams::empty_half_close,
-    },
-    Check {
-        name: "split-message",
-        why: "Networks deliver a message in any pieces, and each has to come back.",
-        of: Transport::Stream,
-        run: streams::split_message,
-    },
-    Check {
-        name: "pipelining",
-        why: "Clients that do not wait for each answer must get them all, in order.",
-        of: Transport::Stream,
-        run: streams::pipelining,
-    },
-    Check {
-        name: "megabyte",
-        why: "More than all buffers hold is under way at the half-close: what is not flushed then \
-              is lost.",
-        of: Transport::Stream,
-        run: streams::megabyte,
-    },
-    Check {
-        name: "several-clients",
-        why: "Otherwise one client, even one that says nothing, keeps all others out.",
-        of: Transport::Stream,
-        run: streams::several_clients,
-    },
-    Check {
-        name: "slow-reader",
-        why: "A service that reads on for who does not read fills its memory; one that drops what \
-              it can't send loses data.",
-        of: Transport::Stream,
-        run: streams::slow_reader,
-    },
-    Check {
-        name: "beside-a-slow-reader",
-        why: "Otherwise one client with a stalled network stops the service for all.",
-        of: Transport::Stream,
-        run: streams::beside_a_slow_reader,
-    },
-    Check {
-        name: "reset",
-        why: "Clients crash and proxies cut connections off; nobody else may suffer from it.",
-        of: Transport::Stream,
-        run: streams::reset,
-    },
-    Check {
-        name: "echo",
-        why: "It is what an echo service is for.",
-        of: Transport::Datagram,
-        run: datagrams::echo,
-    },
-    Check {
-        name: "binary",
-        why: "If a byte value is changed or swallowed, so is every file and protocol that has it.",
-        of: Transport::Datagram,
-        run: datagrams::binary,
-    },
-    Check {
-        name: "empty-datagram",
-        why: "An empty datagram is a datagram, and the cheapest way to ask whether somebody is \
-              there.",
-        of: Transport::Datagram,
-        run: datagrams::empty_datagram,
-    },
-    Check {
-        name: "sizes",
-        why: "What comes back shorter, or not at all, looks like a fault of the network.",
-        of: Transport::Datagram,
-        run: datagrams::sizes,
-    },
-    Check {
-        name: "burst",
-        why: "Datagrams often come several at once; one that is lost or merged then looks like a \
-              fault of the network.",
-        of: Transport::Datagram,
-        run: datagrams::burst,
-    },
-    Check {
-        name: "order",
-        why: "Who looks for reordering in the network would find that of the service.",
-        of: Transport::Datagram,
-        run: datagrams::order,
-    },
-    Check {
-        name: "reply-address",
-        why: "Firewalls, NATs and connected sockets drop an answer from another address than was \
-              asked: to them the service is dead.",
-        of: Transport::Datagram,
-        run: datagrams::reply_address,
-    },
-    Check {
-        name: "several-clients",
-        why: "Otherwise one client keeps all others out, or gets their answers.",
-        of: Transport::Datagram,
-        run: datagrams::several_clients,
-    },
-    Check {
-        name: "gone-client",
-        why: "What the network says of an answer that found nobody must not end the service for \
-              others.",
-        of: Transport::Datagram,
-        run: datagrams::gone_client,
-    },
-    Check {
-        name: "loop-guard",
-        why: "One forged packet from the port of another echo service, and the two answer each \
-              other for ever (CVE-2024-2169).",
-        of: Transport::Datagram,
-        run: datagrams::loop_guard,
-    },
+/// The checks of streams, cheap ones first. The first finds out whether anything comes back.
+const STREAM_CHECKS: &[Check] = &[
+    Check("echo", "nothing else is worth a check", streams::echo),
+    Check("binary", "files hold every byte value", streams::binary),
+    Check("half-close", "clients read to the end", streams::half_close),
+    Check(
+        "empty-half-close",
+        "health checks connect and leave",
+        streams::empty_half_close,
+    ),
+    Check(
+        "split-message",
+        "networks deliver in any pieces",
+        streams::split_message,
+    ),
+    Check(
+        "pipelining",
+        "clients send without waiting",
+        streams::pipelining,
+    ),
+    Check(
+        "megabyte",
+        "unsent bytes are lost at the half-close",
+        streams::megabyte,
+    ),
+    Check(
+        "several-clients",
+        "one client keeps out all others",
+        streams::several_clients,
+    ),
+    Check(
+        "slow-reader",
+        "one client can fill its memory, or loses data",
+        streams::slow_reader,
+    ),
+    Check(
+        "beside-a-slow-reader",
+        "one stalled client stops all others",
+        streams::beside_a_slow_reader,
+    ),
+    Check("reset", "clients crash", streams::reset),
 ];
+
+/// The same of datagrams.
+const DATAGRAM_CHECKS: &[Check] = &[
+    Check("echo", "nothing else is worth a check", datagrams::echo),
+    Check("binary", "files hold every byte value", datagrams::binary),
+    Check(
+        "empty-datagram",
+        "an empty datagram is a datagram",
+        datagrams::empty_datagram,
+    ),
+    Check(
+        "sizes",
+        "it looks like a fault of the network",
+        datagrams::sizes,
+    ),
+    Check(
+        "burst",
+        "it looks like a loss in the network",
+        datagrams::burst,
+    ),
+    Check(
+        "order",
+        "it looks like reordering in the network",
+        datagrams::order,
+    ),
+    Check(
+        "reply-address",
+        "firewalls and NATs drop such answers",
+        datagrams::reply_address,
+    ),
+    Check(
+        "several-clients",
+        "one client keeps out all others",
+        datagrams::several_clients,
+    ),
+    Check("gone-client", "clients vanish", datagrams::gone_client),
+    Check(
+        "loop-guard",
+        "two such services can be made to answer each other for ever",
+        datagrams::loop_guard,
+    ),
+];
+
+/// The checks of a transport.
+fn checks(of: Transport) -> &'static [Check] {
+    match of {
+        Transport::Stream => STREAM_CHECKS,
+        Transport::Datagram => DATAGRAM_CHECKS,
+    }
+}
 
 /// The service that is checked, and how.
 struct Service<'a> {
@@ -186,81 +136,101 @@ struct Service<'a> {
 }
 
 impl Service<'_> {
-    /// Looks whether the user wants the end.
-    fn look(&self) -> Result<(), Stop> {
+    /// Looks whether the command is to end.
+    fn look(&self) -> Result<(), Halt> {
         match self.interrupt.is_requested() {
-            true => Err(Stop::Interrupted),
+            true => Err(Halt::Interrupted),
             false => Ok(()),
+        }
+    }
+
+    /// Whether it still answers. A check may leave it busy for a moment: once more, then.
+    fn is_alive(&self) -> Result<(), Halt> {
+        let is_alive = match self.route.target().transport() {
+            Transport::Stream => streams::is_alive,
+            Transport::Datagram => datagrams::is_alive,
+        };
+        match is_alive(self) {
+            Err(Halt::Interrupted) => Err(Halt::Interrupted),
+            Err(_) => is_alive(self),
+            Ok(()) => Ok(()),
         }
     }
 }
 
+/// The one finding about a service that answers in upper case, where that was not expected.
+fn answers_in_upper_case() -> Halt {
+    let seen = "it answers in upper case: write --expect upper";
+    Halt::failed(seen, Cause::Mismatch)
+}
+
+/// Whether the command line makes sense.
+pub(super) fn check(args: &CheckArgs, path: &Path) -> Result<(), String> {
+    match () {
+        () if args.expect == Expect::Any => {
+            Err("--expect any: then nothing could be wrong: write echo or upper".into())
+        }
+        () if path.source.is_some_and(|source| source.port != 0) => {
+            Err("--source: several clients can't share a port: write an address alone".into())
+        }
+        () => Ok(()),
+    }
+}
+
 /// Does what the command line says.
-///
-/// # Errors
-/// When the command line makes no sense for this service, or results can't be printed.
 pub(super) fn run(
+    route: &Route,
     args: &CheckArgs,
-    path: &Path,
     console: &Console,
     interrupt: &Interrupt,
-) -> Result<Verdict, Failure> {
-    if args.expect == Expect::Any {
-        return Err(route::usage(
-            "--expect any: then nothing could be wrong: write echo or upper",
-        ));
-    }
-    if path.source.is_some_and(|source| source.port != 0) {
-        return Err(route::usage(
-            "--source: several clients are needed, which can't have one port: leave it out",
-        ));
-    }
-    let route = match Route::resolve(&args.url, path) {
-        Ok(route) => route,
-        Err(trouble) => return console.unreached(&trouble),
-    };
+) -> Result<Verdict, Stop> {
     let service = Service {
-        route,
+        route: route.clone(),
         expect: args.expect,
         timeout: args.timeout,
         interrupt,
     };
-    let of = args.url.transport();
-    let checks: Vec<&Check> = CHECKS.iter().filter(|check| check.of == of).collect();
-    let width = checks
-        .iter()
-        .map(|check| check.name.len())
-        .max()
-        .unwrap_or(0);
-    let line = progress::spinner(console);
+    let checks = checks(args.url.transport());
+    let width = checks.iter().map(|check| check.0.len()).max().unwrap_or(0);
+    let line = figures::spinner(console);
     let began = Instant::now();
     let mut record = Record::default();
-    for (index, check) in checks.iter().enumerate() {
-        line.set_message(format!(
-            "{} ({} of {})",
-            check.name,
-            index + 1,
-            checks.len()
-        ));
+    // Why the rest is not run: the service does not echo, or not any more.
+    let mut stopped = None;
+    for (index, Check(name, hint, find_out)) in checks.iter().enumerate() {
+        if stopped.is_some() {
+            let row = record.skip(name, hint);
+            console.say(&row.lines(width, console.paint))?;
+            continue;
+        }
+        let (number, all) = (index + 1, checks.len());
+        line.set_message(format!("{name} ({number} of {all})"));
         line.tick();
-        match (check.run)(&service) {
-            Err(Stop::Unreached(trouble)) if index == 0 => {
-                line.finish_and_clear();
-                return console.unreached(&trouble);
-            }
-            Err(Stop::Interrupted) => {
+        let finding = match find_out(&service) {
+            Err(Halt::Unreached(trouble)) if index == 0 => return Err(trouble.into()),
+            Err(Halt::Interrupted) => {
                 record.interrupt();
                 break;
             }
-            finding => {
-                let row = record.add(check.name, check.why, finding);
-                line.suspend(|| console.say(&row.lines(width, console.paint)))?;
-            }
+            finding => finding,
+        };
+        let has_failed = matches!(finding, Err(Halt::Failed { .. } | Halt::Unreached(_)));
+        let row = record.add(name, hint, finding);
+        let lines = row.lines(width, console.paint);
+        line.suspend(|| console.say(&lines))?;
+        match has_failed.then(|| service.is_alive()) {
+            None => {}
+            Some(_) if index == 0 => stopped = Some(String::new()),
+            Some(Ok(())) => {}
+            Some(Err(_)) => stopped = Some(format!("it stopped answering at {name}")),
         }
     }
     line.finish_and_clear();
     record.end(began.elapsed());
     console.say(&record.summary(console.paint))?;
+    if let Some(words) = stopped.filter(|words| !words.is_empty()) {
+        console.warn(&format!("{}: {words}", route.target()));
+    }
     console.report(&record)?;
     Ok(record.verdict())
 }
@@ -273,34 +243,17 @@ mod tests {
 
     const PAGE: &str = include_str!("../../../docs/echo-servers.md");
 
-    fn of(transport: Transport) -> impl Iterator<Item = &'static Check> {
-        CHECKS.iter().filter(move |check| check.of == transport)
-    }
-
     #[test]
-    fn every_check_has_a_name_of_its_own_and_one_sentence_that_says_why() {
-        for transport in [Transport::Stream, Transport::Datagram] {
-            let names: BTreeSet<&str> = of(transport).map(|check| check.name).collect();
-            assert_eq!(names.len(), of(transport).count());
-            assert_eq!(of(transport).next().map(|check| check.name), Some("echo"));
-        }
-        for Check { name, why, .. } in CHECKS {
-            let is_sentence = why.ends_with('.') && why.matches(". ").count() == 0;
-            assert!(is_sentence, "{name}: {why}");
-        }
-    }
-
-    #[test]
-    fn every_check_and_why_it_matters_is_in_the_documentation() {
-        for Check { name, why, .. } in CHECKS {
-            let row = PAGE.lines().find(|line| {
-                line.starts_with(&format!("| `{name}` | "))
-                    && line.ends_with(&format!(" | {why} |"))
-            });
-            assert!(
-                row.is_some(),
-                "docs/echo-servers.md: | `{name}` | … | {why} |"
-            );
+    fn every_check_has_a_name_of_its_own_a_short_hint_and_a_row_in_the_documentation() {
+        for all in [STREAM_CHECKS, DATAGRAM_CHECKS] {
+            let names: BTreeSet<&str> = all.iter().map(|check| check.0).collect();
+            assert_eq!((names.len(), all[0].0), (all.len(), "echo"));
+            for Check(name, hint, _) in all {
+                assert!((10..60).contains(&hint.len()), "{name}: {hint}");
+                let head = format!("| `{name}` | ");
+                let has_row = PAGE.lines().any(|line| line.starts_with(&head));
+                assert!(has_row, "docs/echo-servers.md has no row of `{name}`");
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::judgement::{Finding, Stop};
+use super::finding::{Finding, Halt};
 use crate::cli::text::{Paint, counted, escape};
 use crate::probe::cause::Causes;
 use crate::probe::report::{self, milliseconds};
@@ -17,7 +17,8 @@ pub(super) struct Row {
     name: &'static str,
     verdict: Verdict,
     seen: String,
-    why: &'static str,
+    /// Why it matters, in short.
+    hint: &'static str,
 }
 
 /// How a check ended.
@@ -27,27 +28,30 @@ enum Verdict {
     Pass,
     Fail,
     NotApplicable,
+    NotRun,
 }
 
 impl Verdict {
-    /// In a column of four characters.
+    /// In a column of seven characters.
     fn words(self, paint: Paint) -> String {
         match self {
-            Self::Pass => paint.green("pass"),
-            Self::Fail => paint.red("fail"),
-            Self::NotApplicable => paint.yellow("n/a "),
+            Self::Pass => paint.green("pass   "),
+            Self::Fail => paint.red("fail   "),
+            Self::NotApplicable => paint.yellow("n/a    "),
+            Self::NotRun => paint.yellow("not run"),
         }
     }
 }
 
 impl Row {
-    /// For people: a line, and for what has failed another one that says why it matters.
+    /// For people: a line, and for a failed check another one that says why it matters.
     pub(super) fn lines(&self, width: usize, paint: Paint) -> String {
         let verdict = self.verdict.words(paint);
-        let line = format!("{:width$}  {verdict}  {}\n", self.name, escape(&self.seen));
+        let line = format!("{:width$}  {verdict}  {}", self.name, escape(&self.seen));
+        let line = line.trim_end();
         match self.verdict {
-            Verdict::Fail => format!("{line}{:width$}        {}\n", "", self.why),
-            _ => line,
+            Verdict::Fail => format!("{line}\n{:width$}           {}\n", "", self.hint),
+            _ => format!("{line}\n"),
         }
     }
 }
@@ -59,48 +63,66 @@ pub(super) struct Record {
     passed: u64,
     failed: u64,
     not_applicable: u64,
-    /// Whether the user ended it before its end.
+    not_run: u64,
+    /// Whether it was ended before its end.
     #[serde(skip_serializing_if = "is_not")]
     interrupted: bool,
     duration_ms: f64,
     errors: Causes,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
 fn is_not(flag: &bool) -> bool {
     !flag
 }
 
 impl Record {
-    /// One more check has ended so.
-    pub(super) fn add(&mut self, name: &'static str, why: &'static str, finding: Finding) -> &Row {
+    /// A check has ended with this finding; an interrupted one was not run.
+    pub(super) fn add(&mut self, name: &'static str, hint: &'static str, finding: Finding) -> &Row {
         let (verdict, seen, cause) = match finding {
             Ok(seen) => (Verdict::Pass, seen, None),
-            Err(Stop::Failed { seen, cause }) => (Verdict::Fail, seen, cause),
-            Err(Stop::NotApplicable(seen)) => (Verdict::NotApplicable, seen, None),
-            Err(Stop::Unreached(trouble)) => (
+            Err(Halt::Failed { seen, cause }) => (Verdict::Fail, seen, cause),
+            Err(Halt::NotApplicable(seen)) => (Verdict::NotApplicable, seen, None),
+            Err(Halt::Interrupted) => return self.skip(name, hint),
+            Err(Halt::Unreached(trouble)) => (
                 Verdict::Fail,
                 trouble.cause.to_string(),
                 Some(trouble.cause),
             ),
-            Err(Stop::Interrupted) => unreachable!("it has not ended"),
         };
         cause.into_iter().for_each(|cause| self.errors.count(cause));
         *match verdict {
             Verdict::Pass => &mut self.passed,
             Verdict::Fail => &mut self.failed,
             Verdict::NotApplicable => &mut self.not_applicable,
+            Verdict::NotRun => &mut self.not_run,
         } += 1;
+        self.push(name, verdict, seen, hint)
+    }
+
+    /// A check was not run.
+    pub(super) fn skip(&mut self, name: &'static str, hint: &'static str) -> &Row {
+        self.not_run += 1;
+        self.push(name, Verdict::NotRun, String::new(), hint)
+    }
+
+    fn push(
+        &mut self,
+        name: &'static str,
+        verdict: Verdict,
+        seen: String,
+        hint: &'static str,
+    ) -> &Row {
         self.checks.push(Row {
             name,
             verdict,
             seen,
-            why,
+            hint,
         });
         self.checks.last().expect("just added")
     }
 
-    /// The user does not want the rest.
+    /// The user, or the deadline, has ended it.
     pub(super) fn interrupt(&mut self) {
         self.interrupted = true;
     }
@@ -117,8 +139,13 @@ impl Record {
         if self.failed > 0 {
             line += &paint.red(&format!(", {} failed", self.failed));
         }
-        if self.not_applicable > 0 {
-            line += &format!(", {} not applicable", self.not_applicable);
+        for (count, what) in [
+            (self.not_applicable, "not applicable"),
+            (self.not_run, "not run"),
+        ] {
+            if count > 0 {
+                line += &format!(", {count} {what}");
+            }
         }
         if self.interrupted {
             line += "; interrupted";
@@ -128,9 +155,9 @@ impl Record {
 
     /// How it ends.
     pub(super) fn verdict(&self) -> report::Verdict {
-        match self.failed {
-            0 => report::Verdict::Good,
-            _ => report::Verdict::Flawed,
+        match self.failed == 0 && !self.interrupted {
+            true => report::Verdict::Good,
+            false => report::Verdict::Flawed,
         }
     }
 }
@@ -142,11 +169,12 @@ mod tests {
 
     fn record() -> Record {
         let mut record = Record::default();
-        record.add("echo", "It is what it is for.", Ok("5 bytes".into()));
-        let closed = Stop::failed("2 of 5 bytes", Cause::Closed);
-        record.add("half-close", "Clients do it.", Err(closed));
-        let looks = Stop::NotApplicable("it is a Unix socket".into());
-        record.add("loop-guard", "Loops.", Err(looks));
+        record.add("echo", "", Ok("5 bytes".into()));
+        let closed = Halt::failed("2 of 5 bytes", Cause::Closed);
+        record.add("half-close", "clients wait for it", Err(closed));
+        let other = Halt::NotApplicable("it is a Unix socket".into());
+        record.add("loop-guard", "", Err(other));
+        record.skip("reset", "");
         record
     }
 
@@ -154,20 +182,17 @@ mod tests {
     fn people_read_a_line_for_each_and_why_a_failed_one_matters() {
         let paint = Paint { colored: false };
         let record = record();
-        let lines: String = record
-            .checks
-            .iter()
-            .map(|row| row.lines(10, paint))
-            .collect();
+        let lines = record.checks.iter().map(|row| row.lines(10, paint));
         assert_eq!(
-            lines,
-            "echo        pass  5 bytes\n\
-             half-close  fail  2 of 5 bytes\n                  Clients do it.\n\
-             loop-guard  n/a   it is a Unix socket\n"
+            lines.collect::<String>(),
+            "echo        pass     5 bytes\n\
+             half-close  fail     2 of 5 bytes\n                     clients wait for it\n\
+             loop-guard  n/a      it is a Unix socket\n\
+             reset       not run\n"
         );
         assert_eq!(
             record.summary(paint),
-            "3 checks: 1 passed, 1 failed, 1 not applicable\n"
+            "4 checks: 1 passed, 1 failed, 1 not applicable, 1 not run\n"
         );
         assert_eq!(record.verdict(), report::Verdict::Flawed);
     }
@@ -177,31 +202,22 @@ mod tests {
         let mut record = record();
         record.end(Duration::from_millis(3));
         let json = serde_json::to_value(&record).expect("numbers and words");
-        assert_eq!(
-            json,
-            serde_json::json!({
-                "checks": [
-                    {"name": "echo", "verdict": "pass", "seen": "5 bytes",
-                     "why": "It is what it is for."},
-                    {"name": "half-close", "verdict": "fail", "seen": "2 of 5 bytes",
-                     "why": "Clients do it."},
-                    {"name": "loop-guard", "verdict": "not_applicable",
-                     "seen": "it is a Unix socket", "why": "Loops."},
-                ],
-                "passed": 1, "failed": 1, "not_applicable": 1,
-                "duration_ms": 3.0, "errors": {"closed": 1},
-            })
-        );
+        assert_eq!(json["checks"][1]["name"], "half-close");
+        assert_eq!(json["checks"][1]["hint"], "clients wait for it");
+        let verdicts = [0, 1, 2, 3].map(|index: usize| json["checks"][index]["verdict"].clone());
+        assert_eq!(verdicts, ["pass", "fail", "not_applicable", "not_run"]);
+        assert_eq!(json["errors"], serde_json::json!({"closed": 1}));
+        assert_eq!(json["interrupted"], serde_json::Value::Null);
     }
 
     #[test]
-    fn what_was_found_before_an_interruption_stands() {
+    fn what_was_found_before_an_interruption_stands_and_is_no_full_result() {
         let mut record = Record::default();
         record.add("echo", "", Ok("5 bytes".into()));
         record.interrupt();
         let paint = Paint { colored: false };
         assert_eq!(record.summary(paint), "1 check: 1 passed; interrupted\n");
-        assert_eq!(record.verdict(), report::Verdict::Good);
+        assert_eq!(record.verdict(), report::Verdict::Flawed);
         let json = serde_json::to_value(&record).expect("numbers and words");
         assert_eq!(json["interrupted"], true);
     }

@@ -1,50 +1,69 @@
 //! When messages are due: at a rate, whatever the service does (open loop).
 //!
-//! Decides, over made-up time. No message waits for the one before it, and who is late is not
-//! forgiven: the time of each counts from when it was due, so that a service which stops for a
-//! second is seen to have kept a second's worth of messages waiting (no coordinated omission).
+//! Decides, over simulated time. No message waits for the one before it, and the time of each counts
+//! from when it was due: a service that stops for a second is seen to have kept a second's worth of
+//! messages waiting (no coordinated omission).
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
-/// The messages of one thread.
+/// When what happens.
+#[derive(Clone, Debug)]
+pub(super) struct Times {
+    /// The first message.
+    pub(super) begin: Instant,
+    /// Messages that are due in this time count.
+    pub(super) window: Range<Instant>,
+    /// The last of them can return until here.
+    pub(super) end: Instant,
+}
+
+impl Times {
+    pub(super) fn new(
+        begin: Instant,
+        warm_up: Duration,
+        time: Duration,
+        timeout: Duration,
+    ) -> Self {
+        let start = begin + warm_up;
+        Self {
+            begin,
+            window: start..start + time,
+            end: start + time + timeout,
+        }
+    }
+}
+
+/// See the module.
 #[derive(Clone, Debug)]
 pub(super) struct Schedule {
     begin: Instant,
-    // Nanoseconds from one message to the next, of all threads.
+    /// Nanoseconds from one message to the next.
     interval: f64,
-    // The number of the next one, among those of all threads.
+    /// The number of the next message.
     next: u64,
-    threads: u64,
 }
 
 impl Schedule {
-    /// So many messages a second over all threads, of which this one sends its share.
-    #[expect(clippy::cast_precision_loss, reason = "rates are small")]
-    pub(super) fn new(rate: u64, begin: Instant, thread: u64, threads: u64) -> Self {
+    /// Messages at this rate a second, the first at the beginning.
+    pub(super) fn new(rate: u64, begin: Instant) -> Self {
         Self {
             begin,
             interval: 1e9 / rate as f64,
-            next: thread,
-            threads,
+            next: 0,
         }
     }
 
-    /// When the next message is due.
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a nanosecond does not matter, and a run does not last for years"
-    )]
+    /// When the next message is due. A nanosecond more or less does not matter.
     pub(super) fn poll_timeout(&self) -> Instant {
         self.begin + Duration::from_nanos((self.next as f64 * self.interval) as u64)
     }
 
-    /// Takes the next message if it is due by now; says when it was.
+    /// Takes the next message if it is due by now; returns when it was.
     pub(super) fn handle_timeout(&mut self, now: Instant) -> Option<Instant> {
         let due = self.poll_timeout();
         (due <= now).then(|| {
-            self.next += self.threads;
+            self.next += 1;
             due
         })
     }
@@ -55,15 +74,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_threads_together_keep_the_rate_and_no_two_send_at_once() {
+    fn a_rate_is_kept_evenly() {
         let begin = Instant::now();
-        let mut dues: Vec<Instant> = Vec::new();
-        for thread in 0..3 {
-            let mut schedule = Schedule::new(3000, begin, thread, 3);
-            let end = begin + Duration::from_millis(999);
-            dues.extend(std::iter::from_fn(|| schedule.handle_timeout(end)));
-        }
-        dues.sort_unstable();
+        let mut schedule = Schedule::new(3000, begin);
+        let end = begin + Duration::from_millis(999);
+        let dues: Vec<Instant> = std::iter::from_fn(|| schedule.handle_timeout(end)).collect();
         assert_eq!(dues.len(), 2998);
         for pair in dues.windows(2) {
             let gap = (pair[1] - pair[0]).as_nanos();
@@ -72,9 +87,9 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_late_gets_all_that_were_due_with_their_own_times() {
+    fn after_a_delay_all_that_were_due_come_with_their_own_times() {
         let begin = Instant::now();
-        let mut schedule = Schedule::new(100, begin, 0, 1);
+        let mut schedule = Schedule::new(100, begin);
         assert_eq!(schedule.handle_timeout(begin), Some(begin));
         assert_eq!(schedule.handle_timeout(begin), None);
         let later = begin + Duration::from_millis(35);

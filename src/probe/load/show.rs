@@ -1,355 +1,209 @@
-//! What came of a load, for people: figures and a histogram, or, where there were several rates, a
-//! table and a curve.
+//! What was measured: a histogram, percentiles and figures for people, fields for programs.
 //!
-//! Makes text of what was measured, and never prints it.
+//! Makes text, and never prints it.
 
-use super::curve;
-use super::doubts;
-use super::figures;
-use super::header::Header;
+use serde::Serialize;
+
+use super::Measured;
 use super::histogram;
-use super::measured::Measured;
-use crate::cli::text::{self, Align, Paint, Table};
+use crate::cli::text::{self, Paint, counted};
+use crate::probe::args::LoadArgs;
+use crate::probe::cause::Causes;
+use crate::probe::figures;
+use crate::probe::report::{Report, milliseconds};
 
-/// All of it, each line ended.
+/// How messages are sent: `closed loop, depth 4` or `20000/s`.
 #[must_use]
-pub(super) fn summary(header: &Header, all: &[Measured], paint: Paint, width: usize) -> String {
-    let head = format!("{}: {}\n\n", paint.bold(&header.service()), header.way());
-    let body = match all {
-        [] => return head,
-        [one] => single(header, one, paint, width),
-        several => {
-            let curve = curve::draw(several, paint, width);
-            let gap = if curve.is_empty() { "" } else { "\n" };
-            table(several).render(paint) + gap + &curve
-        }
+pub(super) fn pace(args: &LoadArgs) -> String {
+    match args.rate {
+        Some(rate) => format!("open loop, {rate}/s"),
+        None => format!("closed loop, depth {}", args.depth),
+    }
+}
+
+/// What is measured, and how: `tcp://…: 50 connections, closed loop, depth 4, 64 B, io_uring`.
+#[must_use]
+pub(super) fn heading(args: &LoadArgs, measured: &Measured) -> String {
+    let kind = match args.url.is_stream() {
+        true => "connection",
+        false => "flow",
     };
-    head + &body
-}
-
-/// Of one measurement: figures, percentiles, histogram.
-fn single(header: &Header, measured: &Measured, paint: Paint, width: usize) -> String {
-    let mut text = String::new();
-    let mut line = |name: &str, value: &str| text += &format!("{name:<10}  {value}\n");
-    line("answered", &messages(measured));
-    line("throughput", &throughput(measured));
-    for (name, count) in flaws(header, measured) {
-        let value = of_all(count, measured.sent);
-        line(name, &if count > 0 { paint.red(&value) } else { value });
-    }
-    if !measured.errors.is_empty() {
-        line(
-            "errors",
-            &paint.red(&text::escape(&measured.errors.to_string())),
-        );
-    }
-    if measured.latencies.is_empty() {
-        return text;
-    }
-    let percentiles = percentiles(measured).render(paint);
-    let histogram = histogram::draw(&measured.latencies, paint, width);
-    text + &format!("\n{percentiles}\n{histogram}")
-}
-
-/// How many, of which size together, in which time.
-#[must_use]
-pub(super) fn messages(measured: &Measured) -> String {
+    let size = match args.size.is_fixed() {
+        true => text::bytes(args.size.least as u64),
+        false => format!("{} to {} B", args.size.least, args.size.most),
+    };
     format!(
-        "{} in {}, {}",
-        text::counted(measured.messages, "message"),
-        figures::time(measured.duration.as_secs_f64() * 1e6),
-        text::bytes(measured.bytes)
+        "{}: {}, {}, {size}, {}",
+        text::escape(&args.url.to_string()),
+        counted(args.connections.into(), kind),
+        pace(args),
+        measured.driver
     )
 }
 
-/// How many a second, and how many were asked for.
+/// All of it, each line ended; the figures last, so that a small screen shows them.
 #[must_use]
-pub(super) fn throughput(measured: &Measured) -> String {
-    let asked = measured.rate.map(|rate| format!(" of {rate}"));
-    format!(
-        "{}{} messages/s, {}/s",
+pub(super) fn summary(args: &LoadArgs, measured: &Measured, paint: Paint, width: usize) -> String {
+    let tally = &measured.tally;
+    // The figures come last: they stay on a small screen.
+    let mut text = paint.bold(&heading(args, measured)) + "\n\n";
+    let histogram = histogram::draw(&tally.latencies, paint, width);
+    if !histogram.is_empty() {
+        text += &(histogram + "\n");
+        text += &figures::spread("rtt", tally.latencies.spread());
+    }
+    text += &format!(
+        "{} in {}: {} messages/s, {}/s\n",
+        counted(tally.whole(), "message"),
+        figures::duration(measured.duration),
         per_second(measured.throughput()),
-        asked.unwrap_or_default(),
-        text::bytes(bytes_per_second(measured))
-    )
-}
-
-/// What came back otherwise than it should, each kind that there can be.
-#[must_use]
-pub(super) fn flaws(header: &Header, measured: &Measured) -> Vec<(&'static str, u64)> {
-    let mut flaws = vec![("lost", measured.lost)];
-    if !header.target.is_stream() {
-        flaws.push(("late", measured.late));
-        flaws.push(("duplicates", measured.duplicates));
+        text::bytes(measured.bytes_per_second())
+    );
+    let rest = figures::counts(&[
+        (tally.late, "late"),
+        (tally.corrupt, "corrupt"),
+        (tally.in_flight, "on the way"),
+        (tally.duplicates, "duplicates"),
+        (tally.reordered, "reordered"),
+        (tally.strays, "strays"),
+    ]);
+    let lost = figures::share(tally.lost, tally.sent);
+    let line = format!("{} sent, {} lost ({lost}){rest}", tally.sent, tally.lost);
+    let is_flawed = tally.lost + tally.late + tally.corrupt > 0;
+    text += &if is_flawed { paint.red(&line) } else { line };
+    text.push('\n');
+    if !tally.errors.is_empty() {
+        let errors = format!("errors: {}", tally.errors);
+        text += &(paint.red(&text::escape(&errors)) + "\n");
     }
-    flaws.push(("corrupt", measured.corrupt));
-    flaws
-}
-
-fn of_all(count: u64, all: u64) -> String {
-    if count == 0 {
-        return "0".to_owned();
-    }
-    let share = figures::share(count as f64 / all.max(1) as f64);
-    format!("{count} of {all} ({share})")
+    text
 }
 
 /// Whole ones, where there are enough of them.
-fn per_second(throughput: f64) -> String {
-    if throughput > 0.0 && throughput < 100.0 {
-        return format!("{throughput:.1}");
+fn per_second(rate: f64) -> String {
+    match rate {
+        _ if rate > 0.0 && rate < 100.0 => format!("{rate:.1}"),
+        _ => format!("{rate:.0}"),
     }
-    format!("{throughput:.0}")
 }
 
-fn bytes_per_second(measured: &Measured) -> u64 {
-    (measured.bytes as f64 / measured.duration.as_secs_f64().max(1e-9)) as u64
+/// The result for programs. The names of the fields are fixed; fields may be added.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct LoadReport {
+    /// Messages a second that were due; absent: each followed the one before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate: Option<u64>,
+    #[serde(flatten)]
+    report: Report,
+    /// Messages a second that came back.
+    throughput: f64,
+    /// The part of a processor that this client used.
+    busy: f64,
+    /// Messages whose time is mostly a delay of this client.
+    delayed: u64,
+    /// How connections have ended.
+    ends: Causes,
 }
 
-const RIGHT: Align = Align::Right;
-
-fn percentiles(measured: &Measured) -> Table {
-    let mut table = Table::new(&[
-        ("MIN", RIGHT),
-        ("P50", RIGHT),
-        ("P90", RIGHT),
-        ("P99", RIGHT),
-        ("P99.9", RIGHT),
-        ("MAX", RIGHT),
-        ("MEAN", RIGHT),
-        ("STDDEV", RIGHT),
-    ]);
-    if let Some(spread) = measured.latencies.spread() {
-        let times = [
-            spread.min,
-            spread.p50,
-            spread.p90,
-            spread.p99,
-            spread.p999,
-            spread.max,
-            spread.mean,
-            spread.stddev,
-        ];
-        table.row(times.map(figures::time).to_vec());
+/// See [`LoadReport`].
+#[must_use]
+pub(super) fn report(args: &LoadArgs, measured: &Measured) -> LoadReport {
+    LoadReport {
+        rate: args.rate,
+        report: Report {
+            messages: Some(measured.tally.whole()),
+            duration_ms: Some(milliseconds(measured.duration)),
+            ..measured.tally.report()
+        },
+        throughput: (measured.throughput() * 10.0).round() / 10.0,
+        busy: (measured.busy * 1000.0).round() / 1000.0,
+        delayed: measured.tally.delayed,
+        ends: measured.ends.clone(),
     }
-    table
-}
-
-/// A row for each rate.
-fn table(all: &[Measured]) -> Table {
-    let mut table = Table::new(&[
-        ("RATE", RIGHT),
-        ("ACHIEVED", RIGHT),
-        ("BYTES/S", RIGHT),
-        ("P50", RIGHT),
-        ("P90", RIGHT),
-        ("P99", RIGHT),
-        ("P99.9", RIGHT),
-        ("MAX", RIGHT),
-        ("LOST", RIGHT),
-        ("LATE", RIGHT),
-        ("DUPLICATES", RIGHT),
-        ("CORRUPT", RIGHT),
-        ("ERRORS", Align::Left),
-        ("NOTE", Align::Left),
-    ]);
-    for measured in all {
-        table.row(row(measured));
-    }
-    table
-}
-
-fn row(measured: &Measured) -> Vec<String> {
-    let mut cells = vec![
-        measured
-            .rate
-            .map(|rate| rate.to_string())
-            .unwrap_or_default(),
-        per_second(measured.throughput()),
-        text::bytes(bytes_per_second(measured)),
-    ];
-    cells.extend(match measured.latencies.spread() {
-        Some(spread) => {
-            [spread.p50, spread.p90, spread.p99, spread.p999, spread.max].map(figures::time)
-        }
-        None => Default::default(),
-    });
-    let Measured {
-        lost,
-        late,
-        duplicates,
-        corrupt,
-        ..
-    } = *measured;
-    cells.extend([lost, late, duplicates, corrupt].map(some));
-    cells.push(text::escape(&measured.errors.to_string()));
-    let notes: Vec<String> = doubts::of(measured)
-        .into_iter()
-        .map(doubts::Doubt::note)
-        .collect();
-    cells.push(notes.join(", "));
-    cells
-}
-
-/// Nothing where there is none, so that the column is left out.
-fn some(count: u64) -> String {
-    if count == 0 {
-        return String::new();
-    }
-    count.to_string()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::slice;
     use std::time::Duration;
 
-    use expect_test::{Expect, expect};
+    use clap::Parser;
 
-    use super::super::sample;
     use super::*;
+    use crate::probe::args::{Cli, Command};
     use crate::probe::cause::Cause;
+    use crate::probe::tally::Tally;
 
-    fn check(header: &Header, all: &[Measured], expect: &Expect) {
-        expect.assert_eq(&summary(header, all, Paint { colored: false }, 80));
-    }
-
-    #[test]
-    fn one_measurement_is_figures_percentiles_and_a_histogram() {
-        let latencies = sample::latencies(100_000, Duration::from_micros(85), 0.4);
-        check(
-            &sample::header(),
-            &[sample::measured(latencies)],
-            &expect![[r#"
-                tcp://127.0.0.1:7007: 50 connections, closed loop, depth 4, 64 B, 1 thread, io_uring
-
-                answered    100000 messages in 10.0 s, 6.1 MiB
-                throughput  10000 messages/s, 625.0 KiB/s
-                lost        0
-                corrupt     0
-
-                    MIN      P50     P90     P99   P99.9     MAX     MEAN   STDDEV
-                15.2 µs  84.9 µs  142 µs  214 µs  292 µs  591 µs  92.0 µs  38.3 µs
-
-                   FROM  MESSAGES    SHARE
-                14.3 µs         1   <0.1 %  ▏
-                  17 µs         8   <0.1 %  ▏
-                20.3 µs        82    0.1 %  ▎
-                24.2 µs       256    0.3 %  ▋
-                28.9 µs       855    0.9 %  ██▎
-                34.6 µs      2326    2.3 %  ██████▏
-                41.2 µs      5046    5.0 %  █████████████▏
-                49.2 µs      9137    9.1 %  ███████████████████████▉
-                58.8 µs     13831   13.8 %  ████████████████████████████████████▏
-                70.2 µs     17126   17.1 %  ████████████████████████████████████████████▊
-                83.8 µs     17237   17.2 %  █████████████████████████████████████████████  p50
-                 100 µs     14015   14.0 %  ████████████████████████████████████▋
-                 119 µs     10435   10.4 %  ███████████████████████████▎                   p90
-                 143 µs      5474    5.5 %  ██████████████▎
-                 170 µs      2681    2.7 %  ███████
-                 203 µs      1056    1.1 %  ██▊                                            p99
-                 242 µs       324    0.3 %  ▉
-                 289 µs        89    0.1 %  ▎                                              p99.9
-                 346 µs        21   <0.1 %  ▏                                              max
-            "#]],
-        );
-    }
-
-    #[test]
-    fn datagrams_tell_what_became_of_each() {
-        let header = Header {
-            target: "udp://192.0.2.1:7".parse().expect("a URL"),
-            depth: None,
-            ..sample::header()
+    fn args(line: &str) -> LoadArgs {
+        let cli = Cli::try_parse_from(line.split(' ')).expect("understood");
+        let Some(Command::Load(args)) = cli.command else {
+            panic!("a load: {line}");
         };
-        let mut measured = sample::measured(sample::equal(3, Duration::from_micros(85)));
-        measured.rate = Some(1000);
-        measured.sent = 1000;
-        (measured.lost, measured.late, measured.corrupt) = (990, 6, 1);
-        measured.errors.add(Cause::Refused, 2);
-        check(
-            &header,
-            &[measured],
-            &expect![[r#"
-            udp://192.0.2.1:7: 50 flows, open loop, 64 B, 1 thread, io_uring
-
-            answered    3 messages in 10.0 s, 192 B
-            throughput  0.3 of 1000 messages/s, 19 B/s
-            lost        990 of 1000 (99.0 %)
-            late        6 of 1000 (0.6 %)
-            duplicates  0
-            corrupt     1 of 1000 (0.1 %)
-            errors      2 refused
-
-                MIN      P50      P90      P99    P99.9      MAX     MEAN  STDDEV
-            85.0 µs  85.0 µs  85.0 µs  85.0 µs  85.0 µs  85.0 µs  85.0 µs    0 µs
-
-             FROM  MESSAGES    SHARE
-            85 µs         3  100.0 %  ███████████████████████████████  p50 p90 p99 p99.9 max
-        "#]],
-        );
+        args
     }
 
-    #[test]
-    fn several_rates_are_a_table_and_a_curve() {
-        let mut all = sample::curve(4);
-        all[3].lost = 12;
-        all[3].busy = 0.99;
-        let header = Header {
-            depth: None,
-            ..sample::header()
-        };
-        check(
-            &header,
-            &all,
-            &expect![[r#"
-            tcp://127.0.0.1:7007: 50 connections, open loop, 64 B, 1 thread, io_uring
-
-            RATE  ACHIEVED    BYTES/S      P50      P90      P99    P99.9      MAX  LOST  NOTE
-            1000      1000   62.5 KiB  39.9 µs  58.4 µs  79.4 µs   103 µs   127 µs     -  -
-            2000      2000  125.0 KiB  59.7 µs  99.4 µs   150 µs   213 µs   281 µs     -  -
-            4000      4000  250.0 KiB   796 µs  1.50 ms  2.51 ms  3.89 ms  5.51 ms     -  -
-            8000      4000  250.0 KiB  9.94 ms  21.3 ms  39.4 ms  66.7 ms   101 ms    12  can't keep up, client 99 % busy
-
-            RATE           ╷100 µs              ╷1 ms                ╷10 ms
-            1000  █████▓▓▓░░··
-            2000      ██████▓▓▓▓░░░··
-            4000                              ███████▓▓▓▓▓░░░░···
-            8000                                                     ████████▓▓▓▓▓▓░░░░░····
-                  p50 █ to p90  ▓ to p99  ░ to p99.9  · to max
-        "#]],
-        );
-    }
-
-    #[test]
-    fn nothing_at_all_is_told_too() {
-        let nothing = Measured {
-            duration: Duration::from_secs(1),
-            sent: 10,
+    fn measured(micros: impl IntoIterator<Item = u64>) -> Measured {
+        let mut tally = Tally::default();
+        for micros in micros {
+            tally.latencies.record(Duration::from_micros(micros));
+        }
+        tally.received = tally.latencies.len();
+        (tally.sent, tally.bytes) = (tally.received, tally.received * 64);
+        Measured {
+            tally,
+            duration: Duration::from_secs(10),
+            driver: "io_uring",
             ..Measured::default()
-        };
-        check(
-            &sample::header(),
-            slice::from_ref(&nothing),
-            &expect![[r#"
-                tcp://127.0.0.1:7007: 50 connections, closed loop, depth 4, 64 B, 1 thread, io_uring
+        }
+    }
 
-                answered    0 messages in 1.00 s, 0 B
-                throughput  0 messages/s, 0 B/s
-                lost        0
-                corrupt     0
-            "#]],
-        );
-        check(
-            &sample::header(),
-            &[nothing.clone(), nothing],
-            &expect![[r#"
-            tcp://127.0.0.1:7007: 50 connections, closed loop, depth 4, 64 B, 1 thread, io_uring
+    fn check(line: &str, measured: &Measured) -> String {
+        summary(&args(line), measured, Paint { colored: false }, 80)
+    }
 
-            ACHIEVED  BYTES/S
-                   0      0 B
-                   0      0 B
-        "#]],
+    #[test]
+    fn a_measurement_fits_a_small_screen_with_its_figures_last() {
+        let measured = measured((0..100_000).map(|index: u64| 15 + (index * index) % 577));
+        let text = check("echoprobe load tcp://[::1]:7 -c 50 -d 4", &measured);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines[0],
+            "tcp://[::1]:7: 50 connections, closed loop, depth 4, 64 B, io_uring"
         );
+        let last = &lines[lines.len() - 2..];
+        assert_eq!(
+            last,
+            [
+                "100000 messages in 10.0 s: 10000 messages/s, 625.0 KiB/s",
+                "100000 sent, 0 lost (0 %)"
+            ]
+        );
+        assert!(lines.len() <= 22, "{text}");
+        assert!(
+            lines.iter().all(|line| line.chars().count() <= 80),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn what_went_wrong_is_counted() {
+        let mut measured = measured([85; 3]);
+        measured.tally.sent = 1000;
+        (measured.tally.lost, measured.tally.late) = (990, 6);
+        measured.tally.corrupt = 1;
+        measured.tally.errors.add(Cause::Refused, 2);
+        let text = check("echoprobe load udp://192.0.2.1:7 --rate 100", &measured);
+        assert!(text.contains("10 flows, open loop, 100/s, 64 B"), "{text}");
+        let line = "\n1000 sent, 990 lost (99 %), 6 late, 1 corrupt\nerrors: 2 refused\n";
+        assert!(text.ends_with(line), "{text}");
+    }
+
+    #[test]
+    fn a_measurement_without_answers_divides_by_nothing() {
+        let nothing = Measured::default();
+        let text = check("echoprobe load tcp://[::1]:7", &nothing);
+        assert!(text.ends_with("0 sent, 0 lost (0 %)\n"), "{text}");
+        let args = args("echoprobe load tcp://[::1]:7");
+        let json = serde_json::to_string(&report(&args, &nothing)).expect("numbers");
+        assert!(!json.contains("null"), "{json}");
     }
 }

@@ -1,137 +1,126 @@
-//! The account of one stream under load: which bytes may be sent, which have come back, and how
-//! long each message took.
+//! A stream under load: which bytes may be sent, and which messages have returned.
 //!
-//! Decides, over bytes and made-up time; knows no socket. A message is so many bytes: where it ends
-//! nobody but us knows.
+//! A message is a number of bytes of the noise; where it ends is known only here. Decides, over
+//! bytes and times; knows no socket.
 
-use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::pattern::{Lengths, Pattern};
+use crate::probe::cause::Cause;
+use crate::probe::compare::Expect;
+use crate::probe::ledger::Ledger;
+use crate::probe::payload::{self, Payload, Recognized};
 
 /// The most bytes that are sent at once. A driver receives on a connection while no more than this
 /// is unsent on it, so that two peers that both send never wait for each other.
 const SEND_BYTES_MAX: u64 = 32 * 1024;
 
-/// One stream.
+/// See the module.
 #[derive(Debug)]
-pub(super) struct Stream {
-    pattern: Pattern,
-    lengths: Lengths,
-    // Where in the pattern it begins: elsewhere than others, so that bytes of theirs are wrong.
+pub(super) struct Lane {
+    payload: Payload,
+    expect: Expect,
+    pub(super) ledger: Ledger,
+    /// Where in the noise it begins: elsewhere than others, so that bytes of theirs are wrong.
     base: u64,
-    // Bytes of all messages that were due.
+    /// Bytes of all messages that were due on this connection.
     due: u64,
-    // How many these are.
-    begun: u64,
-    // Bytes that were given out to be sent, and whether the last of them are still being sent.
+    /// Bytes that were given out to be sent, and whether the last of them are still being sent.
     given: u64,
-    sending: bool,
+    is_sending: bool,
     received: u64,
-    // How many messages have come back whole, and with which byte the next one will have.
+    /// Messages that were due, and that have returned, and the byte with which the next one will.
+    begun: u64,
     ended: u64,
     ends_at: u64,
-    // When those on the way were due, and how many at that time.
-    stamps: VecDeque<(Instant, u64)>,
 }
 
 /// What came back is not what was sent.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Wrong;
 
-/// Messages that have come back whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Answered {
-    /// When they were due, all at once.
-    pub(super) due: Instant,
-    pub(super) count: u64,
-    /// Of all of them.
-    pub(super) bytes: u64,
-}
-
-impl Stream {
+impl Lane {
     /// The stream of this number.
-    pub(super) fn new(number: u64, lengths: Lengths) -> Self {
+    pub(super) fn new(number: u64, payload: Payload, expect: Expect, ledger: Ledger) -> Self {
         Self {
-            pattern: Pattern::get(),
-            lengths,
+            payload,
+            expect,
+            ledger,
             base: number * 7919,
             due: 0,
-            begun: 0,
             given: 0,
-            sending: false,
+            is_sending: false,
             received: 0,
+            begun: 0,
             ended: 0,
-            ends_at: lengths.of(0),
-            stamps: VecDeque::new(),
+            ends_at: payload.size(0) as u64,
         }
     }
 
-    /// So many more messages are due.
-    pub(super) fn handle_due(&mut self, when: Instant, count: u64) {
-        self.due += self.lengths.sum(self.begun..self.begun + count);
+    /// More messages are due since then.
+    pub(super) fn handle_due(&mut self, due: Instant, now: Instant, count: u64) {
+        self.due += payload::total_size(self.payload, self.begun..self.begun + count);
         self.begun += count;
-        match self.stamps.back_mut() {
-            Some((due, others)) if *due == when => *others += count,
-            _ => self.stamps.push_back((when, count)),
+        self.ledger.handle_due(due, count);
+        for _ in 0..count {
+            self.ledger.handle_sent(now);
         }
     }
 
     /// The bytes to be sent next, if there are any and none are being sent.
     pub(super) fn next_send(&self) -> Option<&'static [u8]> {
-        if self.sending || self.given == self.due {
+        if self.is_sending || self.given == self.due {
             return None;
         }
         let len = (self.due - self.given).min(SEND_BYTES_MAX);
-        Some(self.pattern.piece(self.base + self.given, len))
+        Some(payload::stream_piece(self.base + self.given, len))
     }
 
     /// The first `len` of these bytes are being sent.
     pub(super) fn handle_given(&mut self, len: usize) {
         self.given += len as u64;
-        self.sending = true;
+        self.is_sending = true;
     }
 
     /// The bytes given out are with the kernel.
     pub(super) fn handle_sent(&mut self) {
-        self.sending = false;
+        self.is_sending = false;
     }
 
-    /// Bytes have come back: tells which messages are now whole.
-    pub(super) fn handle_received(
-        &mut self,
-        bytes: &[u8],
-        mut answered: impl FnMut(Answered),
-    ) -> Result<(), Wrong> {
-        let received = self.received + bytes.len() as u64;
-        if received > self.given || !self.pattern.is_at(self.base + self.received, bytes) {
-            return Err(Wrong);
+    /// Bytes have returned. At the first wrong one the stream is of no more use.
+    pub(super) fn handle_received(&mut self, now: Instant, bytes: &[u8]) -> Result<(), Wrong> {
+        let known = (self.given - self.received).min(bytes.len() as u64) as usize;
+        let position = self.base + self.received;
+        let wrong = payload::stream_difference(position, &bytes[..known], self.expect);
+        let right = wrong.unwrap_or(known);
+        self.received += right as u64;
+        while self.ends_at <= self.received && self.ended < self.begun {
+            let size = self.payload.size(self.ended);
+            let message = Recognized::Whole(self.ended);
+            self.ledger.handle_answer(now, message, size, true);
+            self.ended += 1;
+            self.ends_at += self.payload.size(self.ended) as u64;
         }
-        self.received = received;
-        while self.ends_at <= received
-            && let Some((due, waiting)) = self.stamps.front_mut()
-        {
-            let due = *due;
-            let (mut count, mut bytes) = (0, 0);
-            while self.ends_at <= received && count < *waiting {
-                count += 1;
-                bytes += self.lengths.of(self.ended);
-                self.ended += 1;
-                self.ends_at += self.lengths.of(self.ended);
-            }
-            *waiting -= count;
-            if *waiting == 0 {
-                self.stamps.pop_front();
-            }
-            answered(Answered { due, count, bytes });
+        if right == bytes.len() {
+            return Ok(());
         }
-        Ok(())
+        let what = match self.ended < self.begun {
+            true => Recognized::Changed(self.ended),
+            false => Recognized::Unknown,
+        };
+        self.ledger.handle_answer(now, what, 0, true);
+        Err(Wrong)
     }
 
-    /// Whatever is on the way does not come any more: tells when how many of them were due.
-    pub(super) fn give_up(&mut self, mut lost: impl FnMut(Instant, u64)) {
-        let stamps = self.stamps.drain(..);
-        stamps.for_each(|(due, count)| lost(due, count));
+    /// The connection has ended: what is outstanding is lost. Returns how many messages that are.
+    pub(super) fn handle_end(&mut self, cause: &Cause) -> u64 {
+        let lost = self.ledger.handle_end(cause);
+        // The next connection begins with the next message, and the noise where it is.
+        self.base += self.due;
+        (self.due, self.given, self.received) = (0, 0, 0);
+        self.is_sending = false;
+        self.ended = self.begun;
+        self.ends_at = self.payload.size(self.ended) as u64;
+        lost
     }
 }
 
@@ -140,118 +129,121 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::probe::args::Sizes;
+    use crate::probe::payload::Sizes;
 
-    fn stream(least: usize, most: usize) -> Stream {
-        Stream::new(3, Lengths::new(Sizes { least, most }, 1))
+    fn lane(least: usize, most: usize) -> Lane {
+        let payload = Payload::new(Sizes { least, most }, 1, Expect::Echo);
+        let ledger = Ledger::new(Duration::from_secs(1), None);
+        Lane::new(3, payload, Expect::Echo, ledger)
+    }
+
+    fn due(lane: &mut Lane, count: u64) {
+        let now = Instant::now();
+        lane.handle_due(now, now, count);
     }
 
     /// Sends what is to be sent next.
-    fn send(stream: &mut Stream) -> Option<&'static [u8]> {
-        let bytes = stream.next_send()?;
-        stream.handle_given(bytes.len());
+    fn send(lane: &mut Lane) -> Option<&'static [u8]> {
+        let bytes = lane.next_send()?;
+        lane.handle_given(bytes.len());
         Some(bytes)
     }
 
-    fn receive(stream: &mut Stream, bytes: &[u8]) -> Result<Vec<u64>, Wrong> {
-        let mut told = Vec::new();
-        stream.handle_received(bytes, |answered| told.push(answered.bytes))?;
-        Ok(told)
+    fn receive(lane: &mut Lane, bytes: &[u8]) -> Result<u64, Wrong> {
+        let before = lane.ledger.tally().received;
+        lane.handle_received(Instant::now(), bytes)?;
+        Ok(lane.ledger.tally().received - before)
     }
 
     #[test]
     fn a_message_is_answered_when_its_last_byte_has_come_however_it_comes() {
-        let begin = Instant::now();
-        let mut stream = stream(10, 10);
-        assert_eq!(send(&mut stream), None);
-        for millis in 0..3 {
-            stream.handle_due(begin + Duration::from_millis(millis), 1);
-        }
-        let bytes = send(&mut stream).expect("three messages");
+        let mut lane = lane(10, 10);
+        assert_eq!(send(&mut lane), None);
+        due(&mut lane, 3);
+        let bytes = send(&mut lane).expect("three messages");
         assert_eq!(bytes.len(), 30);
-        assert_eq!(send(&mut stream), None, "one piece at a time");
-        stream.handle_due(begin, 1);
-        assert_eq!(receive(&mut stream, &bytes[..9]), Ok(vec![]));
-        assert_eq!(receive(&mut stream, &bytes[9..25]), Ok(vec![10, 10]));
-        assert_eq!(stream.stamps.len(), 2);
-        stream.handle_sent();
-        let more = send(&mut stream).expect("the fourth");
-        // Whoever is fast echoes before it is said that all was sent.
+        assert_eq!(send(&mut lane), None, "one piece at a time");
+        due(&mut lane, 1);
+        assert_eq!(receive(&mut lane, &bytes[..9]), Ok(0));
+        assert_eq!(receive(&mut lane, &bytes[9..25]), Ok(2));
+        lane.handle_sent();
+        let more = send(&mut lane).expect("the fourth");
+        // A fast service echoes before the sending is reported as done.
         let all = [&bytes[25..], more].concat();
-        assert_eq!(receive(&mut stream, &all), Ok(vec![10, 10]));
-        assert_eq!(stream.stamps.len(), 0);
+        assert_eq!(receive(&mut lane, &all), Ok(2));
+        assert_eq!(lane.ledger.outstanding(), 0);
+        assert_eq!(lane.ledger.tally().bytes, 40);
     }
 
     #[test]
     fn a_message_that_is_longer_than_a_piece_is_sent_in_several() {
-        let mut stream = stream(1_000_000, 1_000_000);
-        stream.handle_due(Instant::now(), 1);
-        let mut answered = 0;
-        let mut pieces = 0;
-        while let Some(bytes) = send(&mut stream) {
-            stream.handle_sent();
+        let mut lane = lane(1_000_000, 1_000_000);
+        due(&mut lane, 1);
+        let (mut answered, mut pieces) = (0, 0);
+        while let Some(bytes) = send(&mut lane) {
+            lane.handle_sent();
             pieces += 1;
-            answered += receive(&mut stream, bytes).expect("right").len();
+            answered += receive(&mut lane, bytes).expect("right");
         }
-        assert_eq!(
-            (pieces, answered),
-            (1_000_000_u64.div_ceil(SEND_BYTES_MAX), 1)
-        );
+        let meant = (1_000_000_u64.div_ceil(SEND_BYTES_MAX), 1);
+        assert_eq!((pieces, answered), meant);
     }
 
     #[test]
     fn messages_of_many_sizes_are_each_recognized() {
-        let mut stream = stream(1, 2000);
-        let lengths = stream.lengths;
-        let begin = Instant::now();
-        for millis in 0..50 {
-            stream.handle_due(begin + Duration::from_millis(millis), 1);
-        }
+        let mut lane = lane(1, 2000);
+        due(&mut lane, 50);
         let mut bytes = vec![];
-        while let Some(piece) = send(&mut stream) {
+        while let Some(piece) = send(&mut lane) {
             bytes.extend(piece);
-            stream.handle_sent();
+            lane.handle_sent();
         }
-        let sizes: Vec<u64> = (0..50).map(|number| lengths.of(number)).collect();
-        let parts = bytes
-            .chunks(777)
-            .flat_map(|part| receive(&mut stream, part).expect("right"));
-        assert_eq!(parts.collect::<Vec<_>>(), sizes);
+        let parts = bytes.chunks(777);
+        let all: u64 = parts
+            .map(|part| receive(&mut lane, part).expect("right"))
+            .sum();
+        assert_eq!((all, lane.ledger.tally().bytes), (50, bytes.len() as u64));
     }
 
     #[test]
-    fn messages_that_were_due_at_once_are_told_together() {
-        let begin = Instant::now();
-        let later = begin + Duration::from_millis(1);
-        let mut stream = stream(10, 10);
-        stream.handle_due(begin, 3);
-        stream.handle_due(later, 2);
-        let bytes = send(&mut stream).expect("five messages");
-        let mut told = Vec::new();
-        for part in [&bytes[..25], &bytes[25..]] {
-            let tell =
-                |answered: Answered| told.push((answered.due, answered.count, answered.bytes));
-            stream.handle_received(part, tell).expect("right");
-        }
-        assert_eq!(told, [(begin, 2, 20), (begin, 1, 10), (later, 2, 20)]);
+    fn the_message_with_the_wrong_byte_is_corrupt_and_those_behind_it_are_lost() {
+        let mut lane = lane(10, 10);
+        due(&mut lane, 5);
+        let mut bytes = send(&mut lane).expect("five messages").to_vec();
+        bytes[24] ^= 1;
+        assert_eq!(receive(&mut lane, &bytes), Err(Wrong));
+        assert_eq!(lane.handle_end(&Cause::Mismatch), 2);
+        let tally = lane.ledger.tally();
+        let counts = (tally.sent, tally.received, tally.corrupt, tally.lost);
+        assert_eq!(counts, (5, 2, 1, 2));
     }
 
     #[test]
-    fn other_bytes_or_more_of_them_are_wrong() {
-        let sent = |stream: &mut Stream| {
-            stream.handle_due(Instant::now(), 1);
-            send(stream).expect("a message").to_vec()
-        };
-        let mut one = stream(10, 10);
-        let mut bytes = sent(&mut one);
-        bytes[4] ^= 1;
-        assert_eq!(receive(&mut one, &bytes), Err(Wrong));
-        let mut two = stream(10, 10);
-        let bytes = sent(&mut two);
-        assert_eq!(receive(&mut two, &bytes), Ok(vec![10]));
-        assert_eq!(receive(&mut two, &[0]), Err(Wrong), "never sent");
-        let mut other = Stream::new(4, two.lengths);
-        sent(&mut other);
-        assert_eq!(receive(&mut other, &bytes), Err(Wrong), "somebody else's");
+    fn more_bytes_than_were_sent_are_wrong() {
+        let mut lane = lane(10, 10);
+        due(&mut lane, 1);
+        let bytes = send(&mut lane).expect("a message");
+        assert_eq!(receive(&mut lane, bytes), Ok(1));
+        assert_eq!(receive(&mut lane, &[0]), Err(Wrong), "never sent");
+        assert_eq!(lane.ledger.tally().service_strays, 1);
+        let mut other = self::lane(10, 10);
+        other.base = 4 * 7919;
+        due(&mut other, 1);
+        send(&mut other);
+        assert_eq!(receive(&mut other, bytes), Err(Wrong), "of another stream");
+    }
+
+    #[test]
+    fn the_next_connection_begins_with_the_next_message() {
+        let mut lane = lane(10, 10);
+        due(&mut lane, 3);
+        let bytes = send(&mut lane).expect("three messages");
+        assert_eq!(receive(&mut lane, &bytes[..15]), Ok(1));
+        assert_eq!(lane.handle_end(&Cause::Closed), 2);
+        due(&mut lane, 1);
+        let bytes = send(&mut lane).expect("the fourth");
+        assert_eq!(receive(&mut lane, bytes), Ok(1));
+        let tally = lane.ledger.tally();
+        assert_eq!((tally.sent, tally.received, tally.lost), (4, 2, 2));
     }
 }

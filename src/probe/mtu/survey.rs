@@ -1,25 +1,24 @@
-//! The survey of a path in both directions: which datagram to send next, what its fate says of the
-//! way there and of the way back, and how sure that is.
+//! The survey of a path in both directions: which datagram to send next, and what its fate says of
+//! the way there and of the way back. One bisection each way.
 //!
-//! An answer proves that its datagram has arrived, and says itself how it came back. Silence says
-//! nothing of where it was lost: so what is not answered whole is sent once more in pieces.
+//! An answer proves that its datagram has arrived, and shows itself how it came back. Silence does
+//! not tell where a datagram was lost: so the way back is searched with datagrams that may be
+//! fragmented.
 //!
 //! Knows sizes and fates; no socket, no clock.
 
 use std::net::IpAddr;
 
-use super::search::Search;
-
-/// What reaches every service that is there at all: IPv4 takes 68 bytes anywhere (RFC 791).
+/// A size that every service can receive: IPv4 passes 68 bytes anywhere (RFC 791).
 pub(super) const SMALL_BYTES: usize = 32;
 
-/// The largest length that an IP header can say.
+/// The largest length that an IP header can express.
 const LENGTH_MAX: usize = 65_535;
 
-/// UDP's own.
+/// UDP's own header.
 const UDP_HEADER_BYTES: usize = 8;
 
-/// The family of IP that a path is of: what it puts before each payload.
+/// The family of IP of a path: what it puts before each payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Family {
     V4,
@@ -28,7 +27,7 @@ pub(super) enum Family {
 
 impl Family {
     /// IP's header and UDP's.
-    pub(super) fn header_bytes(self) -> usize {
+    fn header_bytes(self) -> usize {
         match self {
             Self::V4 => 20 + UDP_HEADER_BYTES,
             Self::V6 => 40 + UDP_HEADER_BYTES,
@@ -36,7 +35,7 @@ impl Family {
     }
 
     /// The largest payload there is. IPv6 does not count its own header.
-    pub(super) fn payload_bytes_max(self) -> usize {
+    fn payload_bytes_max(self) -> usize {
         match self {
             Self::V4 => LENGTH_MAX - self.header_bytes(),
             Self::V6 => LENGTH_MAX - UDP_HEADER_BYTES,
@@ -47,18 +46,19 @@ impl Family {
 /// A datagram to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Probe {
-    /// How many bytes it has.
+    /// Its size in bytes.
     pub(super) size: usize,
-    /// Whether it may go in pieces.
+    /// Whether it may be fragmented.
     pub(super) in_pieces: bool,
 }
 
 /// What became of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// So many bytes came back, whole or in fragments, the largest of which was a packet of so many.
+    /// This many bytes came back, whole or in fragments, the largest of which was a packet of this
+    /// size.
     Answered { len: usize, fragment: Option<u32> },
-    /// Somebody says that it is too large: a router, or our own interface, which is nobody else.
+    /// It is reported as too large: by a router, or by this host, which has no reporter.
     TooLarge {
         mtu: Option<u32>,
         reporter: Option<IpAddr>,
@@ -67,40 +67,17 @@ pub(super) enum Fate {
     Silence,
 }
 
-/// Why more than was found does not pass, or is not known to.
+/// Why more does not pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum KnownBy {
-    /// Our own interface takes no more.
+pub(super) enum Limit {
+    /// The interface of this host takes no more.
     Interface,
-    /// A router says so.
-    Icmp(IpAddr),
+    /// A router reports so.
+    Router(IpAddr),
     /// Larger answers come in fragments.
     Fragments,
-    /// Larger ones vanish.
+    /// Larger ones get no answer.
     Silence,
-    /// There is nothing larger: it is at least so much.
-    Maximum,
-    /// The service cuts off what is longer: it is at least so much.
-    Service,
-    /// Larger ones vanish, and perhaps not on this way: it is at least so much.
-    Unclear,
-    /// The search was not over: it is at least so much.
-    Unfinished,
-}
-
-impl KnownBy {
-    /// Whether more may pass.
-    pub(super) fn is_at_least(self) -> bool {
-        match self {
-            Self::Interface | Self::Icmp(_) | Self::Fragments | Self::Silence => false,
-            Self::Maximum | Self::Service | Self::Unclear | Self::Unfinished => true,
-        }
-    }
-
-    /// Whether something keeps us from knowing more.
-    pub(super) fn is_doubtful(self) -> bool {
-        matches!(self, Self::Unclear | Self::Unfinished)
-    }
 }
 
 /// What is known of one direction.
@@ -108,24 +85,82 @@ impl KnownBy {
 pub(super) struct Finding {
     /// The largest payload that passed whole.
     pub(super) payload: usize,
-    /// The largest that may, where that is still open.
+    /// The largest that may, where the search is not over.
     pub(super) at_most: Option<usize>,
-    /// Why not more.
-    pub(super) known_by: KnownBy,
+    /// Why not more; none: nothing larger was there to be tried.
+    pub(super) limit: Option<Limit>,
 }
 
-/// What is being looked for.
+/// The search in one direction.
+#[derive(Clone, Copy, Debug)]
+struct Search {
+    /// The largest that passes.
+    passes: usize,
+    /// The least that does not, and why.
+    fails: usize,
+    limit: Option<Limit>,
+    /// Whether the largest is still to be tried: nothing is in the way of it on most paths.
+    tries_largest: bool,
+}
+
+impl Search {
+    fn new(most: usize) -> Self {
+        Self {
+            passes: SMALL_BYTES,
+            fails: most + 1,
+            limit: None,
+            tries_largest: true,
+        }
+    }
+
+    /// The size to try next; none: the limit is known.
+    fn next(&self) -> Option<usize> {
+        let (low, high) = (self.passes + 1, self.fails - 1);
+        (low <= high).then(|| match self.tries_largest {
+            true => high,
+            false => low + (high - low) / 2,
+        })
+    }
+
+    /// This size passes; an earlier failure of it was a loss.
+    fn pass(&mut self, size: usize) {
+        self.passes = self.passes.max(size);
+        self.fails = self.fails.max(self.passes + 1);
+    }
+
+    /// This size does not pass.
+    fn fail(&mut self, size: usize, limit: Option<Limit>) {
+        if size > self.passes && size < self.fails {
+            self.fails = size;
+            self.limit = limit;
+            self.tries_largest = false;
+        }
+    }
+
+    /// No more than this can be tried.
+    fn bound(&mut self, most: usize, limit: Option<Limit>) {
+        self.fail(most.max(self.passes) + 1, limit);
+        self.tries_largest = true;
+    }
+
+    fn finding(&self) -> Finding {
+        let open = self.next().map(|_| self.fails - 1);
+        Finding {
+            payload: self.passes,
+            at_most: open,
+            limit: self.limit,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
+enum Stage {
     /// Whether anything comes back.
     Reach,
     /// What passes on the way there, by datagrams that must not be fragmented.
     There,
-    /// Whether the least that was lost is answered when it may be fragmented.
-    Doubt,
     /// What passes on the way back.
     Back,
-    /// Nothing more: all that can be known is.
     Over,
 }
 
@@ -136,67 +171,48 @@ pub(super) struct Survey {
     tries: u32,
     tries_left: u32,
     stage: Stage,
-    reached: bool,
+    is_reached: bool,
+    /// The service answers less than was sent.
+    is_cut_off: bool,
     there: Search,
     back: Search,
-    /// Why the least that fails does; and what our own interface or the service say of the most.
-    there_by: KnownBy,
-    back_by: KnownBy,
-    back_most_by: KnownBy,
-    /// The narrowest that a router has told, as a payload.
+    /// The last payload that a router has reported as its largest.
     told: Option<(usize, IpAddr)>,
-    /// Fragments of ours have arrived.
-    pieces_arrive: bool,
 }
 
 impl Survey {
-    /// Of a path of this family; what is not answered is tried so many times in all.
+    /// Of a path of this family; a size without an answer is tried this number of times.
     pub(super) fn new(family: Family, tries: u32) -> Self {
-        let search = Search::new(SMALL_BYTES, family.payload_bytes_max());
+        let search = Search::new(family.payload_bytes_max());
         Self {
             family,
             tries,
             tries_left: tries,
             stage: Stage::Reach,
-            reached: false,
-            there: search.clone(),
+            is_reached: false,
+            is_cut_off: false,
+            there: search,
             back: search,
-            there_by: KnownBy::Maximum,
-            back_by: KnownBy::Maximum,
-            back_most_by: KnownBy::Maximum,
             told: None,
-            pieces_arrive: false,
         }
-    }
-
-    /// The family of the path.
-    pub(super) fn family(&self) -> Family {
-        self.family
-    }
-
-    /// What is being looked for.
-    pub(super) fn stage(&self) -> Stage {
-        self.stage
-    }
-
-    /// Which try of the next probe it is, of how many.
-    pub(super) fn attempt(&self) -> (u32, u32) {
-        (self.tries - self.tries_left + 1, self.tries)
-    }
-
-    /// Between which sizes the limit of the direction in question is.
-    pub(super) fn open(&self) -> Option<(usize, usize)> {
-        let (low, high) = match self.stage {
-            Stage::There => self.there.open()?,
-            Stage::Back => self.back.open()?,
-            Stage::Reach | Stage::Doubt | Stage::Over => return None,
-        };
-        Some((low - 1, high))
     }
 
     /// Whether anything came back.
     pub(super) fn is_reached(&self) -> bool {
-        self.reached
+        self.is_reached
+    }
+
+    /// Whether the service answers less than was sent.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.is_cut_off
+    }
+
+    /// Whether it is unknown which way loses larger ones: nothing above the same size is answered,
+    /// fragmented or not.
+    pub(super) fn is_doubtful(&self) -> bool {
+        let (there, back) = (self.there(), self.back());
+        let is_silent = |finding: Finding| finding.limit == Some(Limit::Silence);
+        is_silent(there) && is_silent(back) && there.payload == back.payload
     }
 
     /// What to send next; none: it is over.
@@ -204,17 +220,16 @@ impl Survey {
         let (size, in_pieces) = match self.stage {
             Stage::Reach => (SMALL_BYTES, false),
             Stage::There => (self.there.next()?, false),
-            Stage::Doubt => (self.there.fails()?, true),
             Stage::Back => {
                 let size = self.back.next()?;
-                (size, size > self.there.passes())
+                (size, size > self.there.passes)
             }
             Stage::Over => return None,
         };
         Some(Probe { size, in_pieces })
     }
 
-    /// This is what became of what was to be sent next.
+    /// This became of the datagram that was to be sent next.
     pub(super) fn handle_fate(&mut self, fate: Fate) {
         let Some(probe) = self.next() else {
             return;
@@ -236,49 +251,45 @@ impl Survey {
     }
 
     fn handle_answer(&mut self, probe: Probe, len: usize, fragment: Option<u32>) {
-        self.reached = true;
+        self.is_reached = true;
         if !probe.in_pieces {
-            self.there.passed(probe.size);
-        } else if probe.size > self.there.passes() {
-            self.pieces_arrive = true;
+            self.there.pass(probe.size);
         }
         let len = len.min(probe.size);
         match fragment {
-            None => self.back.passed(len),
-            Some(packet) => {
-                let told = self.payload(packet);
-                self.fail_back(len, Some(told), KnownBy::Fragments);
-            }
+            None => self.back.pass(len),
+            Some(_) => self.back.fail(len, Some(Limit::Fragments)),
         }
         if len < probe.size {
-            self.back.limit(len);
-            self.back_most_by = KnownBy::Service;
+            self.is_cut_off = true;
+            self.back.bound(len, self.back.limit);
         }
     }
 
-    /// Somebody has refused it. Whether that makes sense: who would have let it pass by their own
-    /// words has not refused this one.
+    /// It is reported as too large. Whether that makes sense: a router that would pass it by its own
+    /// report has not refused this one.
     fn handle_refusal(&mut self, probe: Probe, mtu: Option<u32>, by: Option<IpAddr>) -> bool {
-        let told = mtu.filter(|mtu| *mtu > 0).map(|mtu| self.payload(mtu));
-        let makes_sense = told.is_none_or(|told| told < probe.size);
-        if self.stage != Stage::There || !makes_sense {
+        let told = mtu.filter(|mtu| *mtu > 0);
+        let told = told.map(|mtu| (mtu as usize).saturating_sub(self.family.header_bytes()));
+        if self.stage != Stage::There || told.is_some_and(|told| told >= probe.size) {
             return false;
         }
-        self.there.failed(probe.size, told);
-        self.there_by = by.map_or(KnownBy::Interface, KnownBy::Icmp);
-        match (told, by) {
-            (Some(told), Some(by)) => self.told = Some((told, by)),
-            (Some(told), None) if self.back.fails().is_none() => {
-                // Nor does it take more when it comes to us.
-                self.back.limit(told);
-                self.back_most_by = KnownBy::Interface;
+        match (by, told) {
+            (Some(router), _) => {
+                self.there.fail(probe.size, Some(Limit::Router(router)));
+                self.told = told.map(|told| (told, router)).or(self.told);
             }
-            _ => {}
+            // This host knows its interface, which takes no more on the way back, either.
+            (None, Some(told)) => {
+                self.there.bound(told, Some(Limit::Interface));
+                self.back.bound(told, Some(Limit::Interface));
+            }
+            (None, None) => self.there.fail(probe.size, Some(Limit::Interface)),
         }
         true
     }
 
-    /// It is lost. Whether it was so often that it is taken for too large.
+    /// It is lost. Whether it was as often as to be taken for too large.
     fn handle_silence(&mut self, probe: Probe) -> bool {
         self.tries_left -= 1;
         if self.tries_left > 0 {
@@ -286,56 +297,25 @@ impl Survey {
         }
         match self.stage {
             Stage::Reach => self.stage = Stage::Over,
-            Stage::There => {
-                self.there.failed(probe.size, None);
-                self.there_by = KnownBy::Silence;
-            }
-            // It may be there or back.
-            Stage::Doubt => {
-                self.there_by = KnownBy::Unclear;
-                self.fail_back(probe.size, None, KnownBy::Unclear);
-            }
-            Stage::Back if self.pieces_arrive || !probe.in_pieces => {
-                self.fail_back(probe.size, None, KnownBy::Silence);
-            }
-            // If no piece arrives, the next size that has to go in pieces shows it.
-            Stage::Back => {
-                let least = self.there.passes() + 1;
-                self.fail_back(probe.size, Some(least), KnownBy::Unclear);
-            }
+            Stage::There => self.there.fail(probe.size, Some(Limit::Silence)),
+            Stage::Back => self.back.fail(probe.size, Some(Limit::Silence)),
             Stage::Over => {}
         }
         true
     }
 
-    fn fail_back(&mut self, size: usize, told: Option<usize>, by: KnownBy) {
-        // One that had come whole before: the path has changed, or there are two.
-        if self.back.is_news(size) {
-            self.back.failed(size, told);
-            self.back_by = by;
-        }
-    }
-
-    /// Goes on to what is to be looked for next.
+    /// Continues with the next stage where this one is over.
     fn advance(&mut self) {
-        if self.stage == Stage::Reach && self.reached {
+        if self.stage == Stage::Reach && self.is_reached {
             self.stage = Stage::There;
         }
         if self.stage == Stage::There && self.there.next().is_none() {
-            // What a router has said, and what was found without a word, are one.
-            if let Some((told, by)) = self.told
-                && told == self.there.passes()
+            // A router that reports not every time has the same limit.
+            if let Some((told, router)) = self.told
+                && told == self.there.passes
             {
-                self.there_by = KnownBy::Icmp(by);
+                self.there.limit = Some(Limit::Router(router));
             }
-            // An answer that is too large would have come in fragments, if smaller ones do.
-            let answers_in_fragments =
-                self.back.fails().is_some() && self.back_by == KnownBy::Fragments;
-            self.stage = match self.there_by {
-                KnownBy::Silence if !answers_in_fragments => Stage::Doubt,
-                _ => Stage::Back,
-            };
-        } else if self.stage == Stage::Doubt {
             self.stage = Stage::Back;
         }
         if self.stage == Stage::Back && self.back.next().is_none() {
@@ -345,39 +325,33 @@ impl Survey {
 
     /// What is known of the way there.
     pub(super) fn there(&self) -> Finding {
-        let known_by = match self.stage {
-            Stage::Reach | Stage::There | Stage::Doubt => KnownBy::Unfinished,
-            Stage::Back | Stage::Over => self.there_by,
-        };
-        finding(&self.there, known_by)
+        self.there.finding()
     }
 
     /// What is known of the way back.
     pub(super) fn back(&self) -> Finding {
-        let known_by = match self.back.fails() {
-            _ if self.back.open().is_some() => KnownBy::Unfinished,
-            Some(_) => self.back_by,
-            None => self.back_most_by,
-        };
-        finding(&self.back, known_by)
+        self.back.finding()
     }
 
-    /// The largest IP packet with this payload.
+    /// The IP packet with this payload.
     pub(super) fn packet(&self, payload: usize) -> usize {
         payload + self.family.header_bytes()
     }
 
-    /// The largest payload in such a packet.
-    fn payload(&self, packet: u32) -> usize {
-        (packet as usize).saturating_sub(self.family.header_bytes())
-    }
-}
-
-fn finding(search: &Search, known_by: KnownBy) -> Finding {
-    Finding {
-        payload: search.passes(),
-        at_most: search.open().map(|(_, high)| high),
-        known_by,
+    /// What is being done.
+    pub(super) fn progress(&self) -> String {
+        let (what, search) = match self.stage {
+            Stage::Reach => return "does anything come back?".into(),
+            Stage::There => ("there", &self.there),
+            Stage::Back | Stage::Over => ("back", &self.back),
+        };
+        let (low, high) = (search.passes, search.fails - 1);
+        let size = self.next().map_or(0, |probe| probe.size);
+        let attempt = self.tries - self.tries_left + 1;
+        format!(
+            "{what}: {low} to {high} bytes; trying {size} ({attempt} of {})",
+            self.tries
+        )
     }
 }
 
@@ -387,28 +361,28 @@ mod tests {
 
     const ROUTER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
-    /// A made-up network; sizes are of IP packets.
+    /// A simulated network; sizes are of IP packets.
     #[derive(Clone, Copy, Debug)]
     struct Network {
         family: Family,
         own: usize,
         there: usize,
         back: usize,
-        /// What the router says that it lets pass; none: it says nothing.
+        /// What the router reports that it passes; none: it reports nothing.
         tells: Option<u32>,
-        /// It lets pieces pass.
+        /// It passes fragments.
         passes_pieces: bool,
-        /// Whether answers that are too large go in pieces, else they are lost.
+        /// Whether answers that are too large are fragmented, else they are lost.
         answers_in_pieces: bool,
-        /// What the service does to payloads that are longer.
+        /// The service cuts payloads to this size, or ignores those that are larger than this.
         cuts_off: usize,
         ignores: usize,
-        /// So many of a hundred are lost, by this seed.
+        /// This number of a hundred are lost, by this seed.
         loss: u64,
         seed: u64,
     }
 
-    /// As wide as can be.
+    /// As wide as possible.
     const WIDE: Network = Network {
         family: Family::V4,
         own: usize::MAX,
@@ -438,49 +412,37 @@ mod tests {
         fn fate(&mut self, probe: Probe) -> Fate {
             let header = self.family.header_bytes();
             let packet = probe.size + header;
+            let too_large = |mtu: usize, reporter| Fate::TooLarge {
+                mtu: Some(mtu as u32),
+                reporter,
+            };
             if !probe.in_pieces && packet > self.own {
-                return Fate::TooLarge {
-                    mtu: Some(self.own as u32),
-                    reporter: None,
-                };
+                return too_large(self.own, None);
             }
             if self.is_lost() {
                 return Fate::Silence;
             }
             if !probe.in_pieces && packet > self.there {
                 return match self.tells {
-                    Some(mtu) => Fate::TooLarge {
-                        mtu: Some(mtu),
-                        reporter: Some(ROUTER),
-                    },
+                    Some(mtu) => too_large(mtu as usize, Some(ROUTER)),
                     None => Fate::Silence,
                 };
             }
             let goes_in_pieces = packet > self.own.min(self.there);
-            if goes_in_pieces && !self.passes_pieces || probe.size > self.ignores || self.is_lost()
-            {
+            let is_dropped = goes_in_pieces && !self.passes_pieces;
+            if is_dropped || probe.size > self.ignores || self.is_lost() {
                 return Fate::Silence;
             }
             let len = probe.size.min(self.cuts_off);
-            if len + header <= self.back {
-                return Fate::Answered {
-                    len,
-                    fragment: None,
-                };
-            }
-            if !self.answers_in_pieces {
+            let is_whole = len + header <= self.back;
+            if !is_whole && !self.answers_in_pieces {
                 return Fate::Silence;
             }
-            // A fragment's payload is a multiple of 8 (RFC 791).
-            let ip_header = header - UDP_HEADER_BYTES;
-            let fragment = (self.back - ip_header) / 8 * 8 + ip_header;
-            Fate::Answered {
-                len,
-                fragment: Some(fragment as u32),
-            }
+            let fragment = (!is_whole).then_some(self.back as u32);
+            Fate::Answered { len, fragment }
         }
 
-        /// Surveys it; returns the survey and how many datagrams it took.
+        /// Surveys it; returns the survey and the number of datagrams that took.
         fn survey(mut self, tries: u32) -> (Survey, u32) {
             let mut survey = Survey::new(self.family, tries);
             let mut count = 0;
@@ -492,128 +454,92 @@ mod tests {
             (survey, count)
         }
 
-        /// The payload that such a packet has.
-        fn payload(&self, packet: usize) -> usize {
-            let most = self.family.payload_bytes_max();
-            packet.saturating_sub(self.family.header_bytes()).min(most)
-        }
-
-        fn check(self, there: (usize, KnownBy), back: (usize, KnownBy), count_max: u32) {
+        fn check(self, there: (usize, Option<Limit>), back: (usize, Option<Limit>)) {
             let (survey, count) = self.survey(3);
-            let finding = |(payload, known_by)| Finding {
+            let finding = |(payload, limit)| Finding {
                 payload,
                 at_most: None,
-                known_by,
+                limit,
             };
             assert_eq!(survey.there(), finding(there), "there: {self:?}");
             assert_eq!(survey.back(), finding(back), "back: {self:?}");
-            assert!(count <= count_max, "{count} datagrams: {self:?}");
+            assert!(count <= 100, "{count} datagrams: {self:?}");
         }
     }
 
+    const INTERFACE: Option<Limit> = Some(Limit::Interface);
+    const BY_ROUTER: Option<Limit> = Some(Limit::Router(ROUTER));
+    const FRAGMENTS: Option<Limit> = Some(Limit::Fragments);
+    const SILENCE: Option<Limit> = Some(Limit::Silence);
+
     #[test]
     fn nothing_is_narrower_than_the_largest_datagram_on_loopback() {
-        let most = (65_507, KnownBy::Maximum);
-        WIDE.check(most, most, 2);
+        WIDE.check((65_507, None), (65_507, None));
         let loopback = Network {
             family: Family::V6,
             own: 65_536,
             ..WIDE
         };
-        let most = (65_488, KnownBy::Interface);
-        loopback.check(most, most, 4);
+        loopback.check((65_488, INTERFACE), (65_488, INTERFACE));
+        assert!(loopback.survey(3).1 <= 4, "the interface is known at once");
     }
 
     #[test]
-    fn our_own_interface_is_known_at_once() {
-        let most = (1472, KnownBy::Interface);
-        ETHERNET.check(most, most, 4);
-    }
-
-    #[test]
-    fn a_router_that_says_so_is_heard() {
-        let narrow = Network {
+    fn each_way_has_its_own_limit_and_reason() {
+        ETHERNET.check((1472, INTERFACE), (1472, INTERFACE));
+        let router = Network {
             there: 1400,
             back: 1400,
             tells: Some(1400),
             ..ETHERNET
         };
-        narrow.check((1372, KnownBy::Icmp(ROUTER)), (1372, KnownBy::Fragments), 8);
-    }
-
-    #[test]
-    fn the_way_back_may_be_narrower_or_wider() {
-        let narrow_back = Network {
+        router.check((1372, BY_ROUTER), (1372, FRAGMENTS));
+        let back = Network {
             back: 1300,
             ..ETHERNET
         };
-        narrow_back.check((1472, KnownBy::Interface), (1272, KnownBy::Fragments), 8);
-        let narrow_there = Network {
+        back.check((1472, INTERFACE), (1272, FRAGMENTS));
+        let there = Network {
             there: 1300,
             tells: Some(1300),
             ..ETHERNET
         };
-        narrow_there.check((1272, KnownBy::Icmp(ROUTER)), (1472, KnownBy::Interface), 6);
+        there.check((1272, BY_ROUTER), (1472, INTERFACE));
     }
 
     #[test]
-    fn a_black_hole_is_placed_by_what_passes_in_pieces() {
-        let hole_there = Network {
+    fn a_black_hole_is_placed_by_what_passes_in_fragments() {
+        let hole = Network {
             there: 1300,
             ..ETHERNET
         };
-        let found = (1272, KnownBy::Silence);
-        hole_there.check(found, (1472, KnownBy::Interface), 35);
-        let both = Network {
-            back: 1400,
-            ..hole_there
-        };
-        both.check(found, (1372, KnownBy::Fragments), 45);
-        let both = Network {
+        hole.check((1272, SILENCE), (1472, INTERFACE));
+        let both = Network { back: 1400, ..hole };
+        both.check((1272, SILENCE), (1372, FRAGMENTS));
+        let silent = Network {
             answers_in_pieces: false,
             ..both
         };
-        both.check(found, (1372, KnownBy::Silence), 60);
+        silent.check((1272, SILENCE), (1372, SILENCE));
+        assert!(!silent.survey(3).0.is_doubtful());
     }
 
     #[test]
-    fn answers_in_fragments_are_not_what_is_lost() {
-        let both = Network {
-            there: 1404,
-            back: 1400,
-            passes_pieces: false,
-            ..ETHERNET
-        };
-        both.check((1376, KnownBy::Silence), (1372, KnownBy::Fragments), 40);
-    }
-
-    #[test]
-    fn what_nobody_can_tell_is_not_told() {
-        let unclear = (1272, KnownBy::Unclear);
-        let hole_back = Network {
+    fn where_either_way_may_be_narrower_that_is_doubtful() {
+        let back = Network {
             back: 1300,
             answers_in_pieces: false,
             ..ETHERNET
         };
-        hole_back.check(unclear, unclear, 40);
-        let hole_there_and_no_pieces = Network {
+        let no_pieces = Network {
             there: 1300,
             passes_pieces: false,
             ..ETHERNET
         };
-        hole_there_and_no_pieces.check(unclear, unclear, 40);
-        let service = Network {
-            ignores: 2048,
-            ..WIDE
-        };
-        let unclear = (2048, KnownBy::Unclear);
-        service.check(unclear, unclear, 60);
-        let told_and_no_pieces = Network {
-            tells: Some(1300),
-            ..hole_there_and_no_pieces
-        };
-        let back = (1272, KnownBy::Unclear);
-        told_and_no_pieces.check((1272, KnownBy::Icmp(ROUTER)), back, 12);
+        for network in [back, no_pieces] {
+            network.check((1272, SILENCE), (1272, SILENCE));
+            assert!(network.survey(3).0.is_doubtful());
+        }
     }
 
     #[test]
@@ -622,18 +548,19 @@ mod tests {
             cuts_off: 2048,
             ..WIDE
         };
-        service.check((65_507, KnownBy::Maximum), (2048, KnownBy::Service), 2);
+        service.check((65_507, None), (2048, None));
+        assert!(service.survey(3).0.is_cut_off());
         let and_narrow = Network {
             back: 1300,
             ..service
         };
-        and_narrow.check((65_507, KnownBy::Maximum), (1272, KnownBy::Fragments), 12);
+        and_narrow.check((65_507, None), (1272, FRAGMENTS));
     }
 
     #[test]
-    fn a_service_that_is_not_there_is_tried_as_often_as_was_said() {
+    fn a_silent_service_is_tried_as_often_as_was_asked_for() {
         let (survey, count) = Network { ignores: 0, ..WIDE }.survey(3);
-        assert!(!survey.is_reached() && survey.stage() == Stage::Over);
+        assert!(!survey.is_reached() && survey.next().is_none());
         assert_eq!(count, 3);
     }
 
@@ -642,11 +569,13 @@ mod tests {
         let widths = [
             68, 576, 1280, 1281, 1287, 1400, 1499, 1500, 1501, 9000, 65_535,
         ];
-        let pairs = widths
-            .iter()
-            .flat_map(|there| widths.map(|back| (*there, back)));
-        for (there, back) in pairs {
-            for tells in [None, Some(there as u32)] {
+        let payload = |packet: usize| packet - Family::V4.header_bytes();
+        for there in widths {
+            for (back, tells) in widths
+                .map(|back| (back, None))
+                .into_iter()
+                .chain(widths.map(|back| (back, Some(there as u32))))
+            {
                 let network = Network {
                     there,
                     back,
@@ -654,21 +583,16 @@ mod tests {
                     ..WIDE
                 };
                 let (survey, count) = network.survey(2);
-                assert_eq!(
-                    survey.there().payload,
-                    network.payload(there),
-                    "{network:?}"
-                );
-                assert_eq!(survey.back().payload, network.payload(back), "{network:?}");
-                assert!(!survey.there().known_by.is_doubtful(), "{network:?}");
-                assert!(!survey.back().known_by.is_doubtful(), "{network:?}");
+                assert_eq!(survey.there().payload, payload(there), "{network:?}");
+                assert_eq!(survey.back().payload, payload(back), "{network:?}");
+                assert!(!survey.is_doubtful(), "{network:?}");
                 assert!(count <= 80, "{count}: {network:?}");
             }
         }
     }
 
     #[test]
-    fn a_router_that_lies_is_not_believed() {
+    fn a_false_report_of_a_router_changes_nothing() {
         for tells in [1, 68, 1299, 1301, 1400, 1472, 1499, 1500, 9000, u32::MAX] {
             let liar = Network {
                 there: 1300,
@@ -678,19 +602,12 @@ mod tests {
             let (survey, count) = liar.survey(2);
             assert_eq!(survey.there().payload, 1272, "{tells}");
             assert_eq!(survey.back().payload, 1472, "{tells}");
-            assert!(count <= 40, "{count}: {tells}");
+            assert!(count <= 50, "{count}: {tells}");
         }
-        let silent_about_it = Network {
-            there: 1300,
-            tells: Some(0),
-            ..ETHERNET
-        };
-        let found = (1272, KnownBy::Icmp(ROUTER));
-        silent_about_it.check(found, (1472, KnownBy::Interface), 20);
     }
 
     #[test]
-    fn on_a_path_that_loses_it_is_a_matter_of_tries() {
+    fn on_a_path_that_loses_more_tries_find_the_limit() {
         for seed in 1..500 {
             let lossy = Network {
                 there: 1400,
@@ -707,20 +624,16 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_interrupted_knows_the_bounds() {
+    fn an_interrupted_survey_knows_the_bounds() {
         let mut survey = Survey::new(Family::V4, 1);
         survey.handle_fate(Fate::Answered {
             len: SMALL_BYTES,
             fragment: None,
         });
         survey.handle_fate(Fate::Silence);
-        assert_eq!(survey.open(), Some((SMALL_BYTES, 65_506)));
-        let unfinished = |at_most| Finding {
-            payload: SMALL_BYTES,
-            at_most: Some(at_most),
-            known_by: KnownBy::Unfinished,
-        };
-        assert_eq!(survey.there(), unfinished(65_506));
-        assert_eq!(survey.back(), unfinished(65_507));
+        assert_eq!(survey.there().at_most, Some(65_506));
+        assert_eq!(survey.back().at_most, Some(65_507));
+        let progress = "there: 32 to 65506 bytes; trying 32769 (1 of 1)";
+        assert_eq!(survey.progress(), progress);
     }
 }

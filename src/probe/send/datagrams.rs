@@ -1,183 +1,239 @@
-//! Standard input in datagrams and back, each when the one before has come back or is lost. None is
-//! sent twice: what was lost is to be seen.
+//! Standard input in datagrams and back, each when the one before has returned or is lost. None is
+//! sent twice: a loss is to be seen.
+//!
+//! [`Sent`] recognizes the answers, the ledger accounts for them; the loop reads, sends and waits.
 
+use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, ErrorKind, Read};
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::ledger::Ledger;
-use super::output::{Output, own_descriptor};
-use crate::cli::exit::Failure;
-use crate::cli::text::escape;
-use crate::probe::Trouble;
+use super::output::Output;
 use crate::probe::args::SendArgs;
-use crate::probe::cause::Cause;
-use crate::probe::interrupt::{Interrupt, LOOK_INTERVAL};
-use crate::probe::news::{self, DATAGRAM_MEMORY, News};
-use crate::probe::route::{self, Flow, RETRY_INTERVAL, Route};
+use crate::probe::cause::{Cause, Trouble};
+use crate::probe::compare::{Expect, difference};
+use crate::probe::console::Stop;
+use crate::probe::figures;
+use crate::probe::interrupt::Interrupt;
+use crate::probe::ledger::{AnswerKind, Ledger};
+use crate::probe::link::{self, DATAGRAM_MEMORY, Flow, News, RETRY_INTERVAL, is_transient};
+use crate::probe::payload::Recognized;
+use crate::probe::report::{Report, Verdict, milliseconds};
+use crate::probe::route::Route;
+use crate::sys::measure::{Arrival, Failure};
 
-/// A datagram that has not come back after so long is lost.
+/// A datagram that has not come back after this time is lost.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What ended it.
-pub(super) enum End {
-    /// The input, or the user, or whoever was reading what came back.
-    Done,
-    /// Nothing at all comes back.
-    Unreached(Trouble),
+/// The last datagrams, which are remembered to know them when they come late or twice.
+const REMEMBERED: usize = 16;
+
+/// The last datagrams, as they are to come back.
+#[derive(Debug, Default)]
+struct Sent {
+    expected: VecDeque<Vec<u8>>,
+    /// The number of the first of them.
+    first: u64,
 }
 
-/// Sends all of the standard input, and takes what comes back.
-pub(super) struct Sender<'a> {
-    pub(super) route: &'a Route,
-    pub(super) flow: &'a Flow,
-    pub(super) args: &'a SendArgs,
-    pub(super) output: &'a mut Output,
-    pub(super) interrupt: &'a Interrupt,
-    pub(super) ledger: Ledger,
+/// See the module.
+struct Sender<'a> {
+    route: &'a Route,
+    flow: Flow,
+    args: &'a SendArgs,
+    timeout: Duration,
+    output: Output,
+    interrupt: &'a Interrupt,
+    sent: Sent,
+    ledger: Ledger,
+    memory: Vec<u8>,
+}
+
+pub(super) fn run(
+    route: &Route,
+    args: &SendArgs,
+    input: &File,
+    output: Output,
+    interrupt: &Interrupt,
+) -> Result<Verdict, Stop> {
+    let timeout = args.timeout.unwrap_or(TIMEOUT);
+    let began = Instant::now();
+    let mut sender = Sender {
+        route,
+        flow: route.open()?,
+        args,
+        timeout,
+        output,
+        interrupt,
+        sent: Sent::default(),
+        ledger: Ledger::new(timeout, None),
+        memory: vec![0; DATAGRAM_MEMORY],
+    };
+    sender.send_all(input)?;
+    // The input has not ended.
+    let is_cut_short = interrupt.is_requested();
+    if is_cut_short {
+        sender.ledger.handle_interrupt();
+        sender.output.warn(&format!("{}: interrupted", args.url));
+    }
+    let tally = sender.ledger.into_tally();
+    sender.output.close(&Report {
+        duration_ms: Some(milliseconds(began.elapsed())),
+        ..tally.report()
+    })?;
+    Ok(match is_cut_short {
+        true => Verdict::Flawed,
+        false => tally.verdict(),
+    })
 }
 
 impl Sender<'_> {
-    pub(super) fn send_all(&mut self) -> Result<End, Failure> {
-        let stdin = own_descriptor(io::stdin(), "standard input")?;
+    fn send_all(&mut self, input: &File) -> Result<(), Stop> {
         let mut piece = vec![0; self.args.size];
-        let mut memory = vec![0; DATAGRAM_MEMORY];
-        let mut is_last = false;
-        while !is_last {
-            let Some(len) = fill(&stdin, &mut piece, self.interrupt)? else {
-                break;
-            };
-            is_last = len < piece.len();
-            // Without any input, it is an empty one.
-            if len == 0 && self.ledger.sent() > 0 {
-                break;
+        loop {
+            let len = fill(input, &mut piece, self.interrupt)?;
+            let is_last = len < piece.len();
+            // Empty input is an empty datagram.
+            let is_empty = len == 0 && self.ledger.next_sent() > 0;
+            if is_empty || self.interrupt.is_requested() {
+                return Ok(());
             }
-            self.ledger.handle_sent(&piece[..len]);
-            match self.exchange(&piece[..len], &mut memory)? {
-                Went::On => {}
-                Went::Unread => return Ok(End::Done),
-                Went::Vain(trouble) => return Ok(End::Unreached(trouble)),
-            }
-            if self.interrupt.is_requested() {
-                break;
+            self.exchange(&piece[..len])?;
+            if is_last || self.interrupt.is_requested() {
+                return Ok(());
             }
         }
-        if self.ledger.is_in_vain() {
-            return Ok(End::Unreached(self.silence()));
-        }
-        Ok(End::Done)
     }
 
     /// Sends one, and waits until it is back or lost.
-    fn exchange(&mut self, piece: &[u8], memory: &mut [u8]) -> Result<Went, Failure> {
-        let timeout = self.args.timeout.unwrap_or(TIMEOUT);
-        let sent = Instant::now();
-        let mut is_sent = false;
-        while self.ledger.is_waiting() {
-            if self.interrupt.is_requested() {
-                self.ledger.handle_interrupt();
-                break;
-            }
-            if !is_sent {
+    fn exchange(&mut self, piece: &[u8]) -> Result<(), Stop> {
+        let began = Instant::now();
+        let number = self.sent.push(self.args.expect.of(piece));
+        self.ledger.handle_due(began, 1);
+        while self.ledger.outstanding() > 0 && !self.interrupt.is_requested() {
+            if self.ledger.unsent() > 0 {
+                self.ledger.handle_sent(Instant::now());
                 match self.flow.send(piece) {
-                    Ok(()) => is_sent = true,
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                    Err(error) => return Ok(self.fail(self.route.trouble(&error))),
+                    Ok(true) => {}
+                    Ok(false) => self.ledger.handle_unsent(1),
+                    Err(error) => return self.fail(number, self.route.trouble(&error)),
                 }
             }
-            let went = self.take_all(memory, sent)?;
-            if !matches!(went, Went::On) || !self.ledger.is_waiting() {
-                return Ok(went);
+            self.receive()?;
+            let now = Instant::now();
+            // A queue may have had no room in all its time.
+            let is_over = now >= began + self.timeout && self.ledger.unsent() > 0;
+            if self.ledger.handle_timeout(now).is_some()
+                || (is_over && self.ledger.handle_failure(number, &Cause::TimedOut))
+            {
+                return self.lose(number);
             }
-            let left = timeout.saturating_sub(sent.elapsed());
-            if left.is_zero() {
-                return Ok(self.lose(timeout));
+            if self.ledger.outstanding() > 0 {
+                let until = match self.ledger.unsent() {
+                    0 => self.ledger.poll_timeout().unwrap_or(now),
+                    _ => now + RETRY_INTERVAL,
+                };
+                link::wait_for(self.flow.socket.as_fd(), until, self.interrupt)?;
             }
-            let at_once = if is_sent {
-                LOOK_INTERVAL
-            } else {
-                RETRY_INTERVAL
-            };
-            let waited = route::wait(self.flow.socket.as_fd(), false, left.min(at_once));
-            waited.map_err(|error| Failure::new(format!("poll: {error}")))?;
         }
-        Ok(Went::On)
+        Ok(())
     }
 
     /// Takes all that is there.
-    fn take_all(&mut self, memory: &mut [u8], sent: Instant) -> Result<Went, Failure> {
+    fn receive(&mut self) -> Result<(), Stop> {
         loop {
-            let news = news::next(self.flow, memory);
-            let news = news.map_err(|error| Failure::new(format!("receiving: {error}")))?;
-            let went = match news {
-                None => return Ok(Went::On),
-                Some(News::Answer(len)) => {
-                    let bytes = &memory[..len.min(memory.len())];
-                    self.take(bytes, len, sent.elapsed())?
+            match self.flow.receive(&mut self.memory)? {
+                None => return Ok(()),
+                Some(News::Arrival(arrival)) => self.take(&arrival)?,
+                Some(News::Failure(failure)) => {
+                    let number = self.ledger.next_sent().saturating_sub(1);
+                    self.fail(number, self.why(&failure))?;
                 }
-                Some(News::Stranger(len, source)) => {
-                    self.ledger
-                        .handle_stranger(&memory[..len.min(memory.len())], len);
-                    let (number, whose) = (self.ledger.sent(), escape(&source.to_string()));
-                    let service = self.route.address();
-                    self.warn(&format!(
-                        "datagram {number}: mismatch: {len} bytes came from {whose}, and not from {service}"
-                    ));
-                    Went::On
-                }
-                Some(News::Failure(failure)) => self.fail(news::trouble(self.route, &failure)),
-            };
-            if !matches!(went, Went::On) {
-                return Ok(went);
             }
         }
     }
 
-    fn take(&mut self, bytes: &[u8], len: usize, after: Duration) -> Result<Went, Failure> {
-        let was_waiting = self.ledger.is_waiting();
-        if let Some(words) = self.ledger.handle_received(bytes, len, after) {
-            self.warn(&words);
+    fn take(&mut self, arrival: &Arrival) -> Result<(), Stop> {
+        let bytes = self.memory[..arrival.len.min(self.memory.len())].to_vec();
+        let from_service = self.flow.is_peer(&arrival.source);
+        let is_waiting = self.ledger.outstanding() > 0;
+        let what = self
+            .sent
+            .recognize(&bytes, arrival.len, is_waiting, self.args.expect);
+        let now = Instant::now() - arrival.age.unwrap_or_default();
+        let answer = self
+            .ledger
+            .handle_answer(now, what, arrival.len, from_service);
+        let number = answer.number.map_or(0, |number| number + 1);
+        match answer.kind {
+            AnswerKind::Received => {}
+            AnswerKind::Late => self.warn(&format!("datagram {number}: came back late")),
+            AnswerKind::Duplicate => self.warn(&format!("datagram {number}: came back once more")),
+            AnswerKind::Corrupt => {
+                let expected = self.sent.get(number - 1).unwrap_or_default();
+                let words = difference(expected, &bytes, arrival.len);
+                let words = words.map_or(String::new(), |found| found.to_string());
+                self.warn(&format!("datagram {number}: {words}"));
+            }
+            AnswerKind::Misaddressed => self.warn(&format!(
+                "datagram {number}: came back from {} instead of {}",
+                arrival.source, self.flow.peer
+            )),
+            AnswerKind::Stray => self.warn(&format!(
+                "{} bytes came from {} that were not sent",
+                arrival.len, arrival.source
+            )),
         }
-        self.output.show_progress(self.ledger.bytes());
-        // What comes late or twice would be in the way of the others.
-        if was_waiting && !self.ledger.is_waiting() && !self.output.print(bytes)? {
-            return Ok(Went::Unread);
+        // A late one, or a copy, would be in the way of the others.
+        if matches!(answer.kind, AnswerKind::Received | AnswerKind::Corrupt) {
+            self.output.print(&bytes)?;
         }
-        Ok(Went::On)
+        self.output.show_progress(self.ledger.tally().bytes);
+        Ok(())
     }
 
-    /// One was sent in vain, and it is known why.
-    fn fail(&mut self, mut trouble: Trouble) -> Went {
-        self.ledger.handle_loss(trouble.cause.clone());
-        if self.ledger.is_in_vain() {
-            return Went::Vain(trouble);
+    /// Why one was not delivered, with the reporter, if that is not the service itself.
+    fn why(&self, failure: &Failure) -> Trouble {
+        let mut trouble = self.route.trouble(&failure.error);
+        trouble.cause = Cause::of_failure(failure);
+        let is_service = |reporter| match self.route.address() {
+            link::Address::Inet(service) => service.ip() == reporter,
+            link::Address::Unix(_) => false,
+        };
+        match failure.reporter.filter(|reporter| !is_service(*reporter)) {
+            Some(reporter) => trouble.hint(format!("reported by {reporter}")),
+            None => trouble,
         }
-        trouble.place += &format!(": datagram {}", self.ledger.sent());
-        self.output.warn(&escape(&trouble.to_string()));
-        Went::On
     }
 
-    /// One has not come back in time.
-    fn lose(&mut self, timeout: Duration) -> Went {
-        self.ledger.handle_loss(Cause::TimedOut);
-        let (number, time) = (self.ledger.sent(), humantime::format_duration(timeout));
+    /// One was sent in vain, for a reason that is known.
+    fn fail(&mut self, number: u64, mut trouble: Trouble) -> Result<(), Stop> {
+        if !self.ledger.handle_failure(number, &trouble.cause) {
+            return Ok(());
+        }
+        if !self.ledger.tally().has_answers() {
+            return Err(trouble.into());
+        }
+        trouble.place += &format!(": datagram {}", number + 1);
+        self.output.warn(&trouble.to_string());
+        Ok(())
+    }
+
+    /// One has not come back in time. If it is the first, no service is there.
+    fn lose(&mut self, number: u64) -> Result<(), Stop> {
+        let time = figures::setting(self.timeout);
+        if !self.ledger.tally().has_answers() {
+            let trouble = Trouble::new(self.route.target(), Cause::TimedOut);
+            return Err(trouble
+                .hint(format!("nothing came back within {time}"))
+                .into());
+        }
         self.warn(&format!(
-            "datagram {number}: lost: nothing came within {time}"
+            "datagram {}: lost: nothing came back within {time}",
+            number + 1
         ));
-        match self.ledger.is_hopeless() {
-            true => Went::Vain(self.silence()),
-            false => Went::On,
-        }
-    }
-
-    /// Nothing at all has come back.
-    fn silence(&self) -> Trouble {
-        let causes = self.ledger.causes();
-        let cause = causes.chief().cloned().unwrap_or(Cause::TimedOut);
-        let sent = crate::cli::text::counted(self.ledger.sent(), "datagram");
-        Trouble::new(self.route.target().to_string(), cause)
-            .hint(format!("of {sent} none came back"))
+        Ok(())
     }
 
     fn warn(&self, text: &str) {
@@ -186,38 +242,104 @@ impl Sender<'_> {
     }
 }
 
-/// How it went with one.
-enum Went {
-    On,
-    /// Whoever was reading what comes back has seen enough.
-    Unread,
-    /// There is nobody.
-    Vain(Trouble),
+impl Sent {
+    /// Remembers a datagram; returns its number.
+    fn push(&mut self, expected: Vec<u8>) -> u64 {
+        if self.expected.len() == REMEMBERED {
+            self.expected.pop_front();
+            self.first += 1;
+        }
+        self.expected.push_back(expected);
+        self.first + self.expected.len() as u64 - 1
+    }
+
+    fn get(&self, number: u64) -> Option<&[u8]> {
+        let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        self.expected.get(index).map(Vec::as_slice)
+    }
+
+    /// Which datagram an answer is. The input has no numbers: the last that is the same, else the
+    /// last that resembles it, else the one that is waited for.
+    fn recognize(&self, bytes: &[u8], len: usize, is_waiting: bool, expect: Expect) -> Recognized {
+        let last = self.first + self.expected.len() as u64 - 1;
+        if expect == Expect::Any && is_waiting {
+            return Recognized::Whole(last);
+        }
+        let find = |is_it: &dyn Fn(&Vec<u8>) -> bool| {
+            let index = self.expected.iter().rposition(is_it);
+            index.map(|index| self.first + index as u64)
+        };
+        if let Some(number) = find(&|expected| len == bytes.len() && expected == bytes) {
+            return Recognized::Whole(number);
+        }
+        let resembles = |expected: &Vec<u8>| {
+            let pairs = expected.iter().zip(bytes);
+            pairs.filter(|(own, came)| own == came).count() * 2 > bytes.len()
+        };
+        match find(&resembles).or(is_waiting.then_some(last)) {
+            Some(number) => Recognized::Changed(number),
+            None => Recognized::Unknown,
+        }
+    }
 }
 
-/// Fills a piece from the input, to its end; none: the user has ended it.
-fn fill(
-    mut input: &File,
-    piece: &mut [u8],
-    interrupt: &Interrupt,
-) -> Result<Option<usize>, Failure> {
-    let trouble = |error| Failure::new(format!("standard input: {error}"));
+/// Fills a piece from the input, unless that ends or the command does.
+fn fill(mut input: &File, piece: &mut [u8], interrupt: &Interrupt) -> Result<usize, Stop> {
+    let failed = |error| Stop::of("standard input", &error);
     let mut len = 0;
-    while len < piece.len() {
-        if interrupt.is_requested() {
-            return Ok(None);
-        }
+    while len < piece.len() && !interrupt.is_requested() {
         // A read is not ended by a signal.
-        let ready = route::wait(input.as_fd(), false, LOOK_INTERVAL).map_err(trouble)?;
-        if !ready.input {
+        let far = Instant::now() + Duration::from_secs(3600);
+        if !link::wait_for(input.as_fd(), far, interrupt).map_err(failed)? {
             continue;
         }
         match input.read(&mut piece[len..]) {
             Ok(0) => break,
             Ok(more) => len += more,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(trouble(error)),
+            Err(error) if is_transient(&error) => {}
+            Err(error) => return Err(failed(error)),
         }
     }
-    Ok(Some(len))
+    Ok(len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(texts: &[&str]) -> Sent {
+        let mut sent = Sent::default();
+        for text in texts {
+            sent.push(text.as_bytes().to_vec());
+        }
+        sent
+    }
+
+    #[test]
+    fn an_answer_is_recognized_among_the_last_datagrams() {
+        let all = sent(&["first", "second", "third"]);
+        let check = |text: &str, is_waiting, meant| {
+            let found = all.recognize(text.as_bytes(), text.len(), is_waiting, Expect::Echo);
+            assert_eq!(found, meant, "{text}");
+        };
+        check("third", true, Recognized::Whole(2));
+        check("first", true, Recognized::Whole(0));
+        check("sEcond", true, Recognized::Changed(1));
+        check("THIRD", true, Recognized::Changed(2));
+        check("THIRD", false, Recognized::Unknown);
+        check("", false, Recognized::Unknown);
+        let any = all.recognize(b"what", 4, true, Expect::Any);
+        assert_eq!(any, Recognized::Whole(2));
+    }
+
+    #[test]
+    fn only_the_last_datagrams_are_remembered() {
+        let texts: Vec<String> = (0..100).map(|number| format!("text {number}")).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let all = sent(&texts);
+        assert_eq!(all.expected.len(), REMEMBERED);
+        assert_eq!((all.get(99), all.get(0)), (Some(&b"text 99"[..]), None));
+        let found = all.recognize(b"text 90", 7, false, Expect::Echo);
+        assert_eq!(found, Recognized::Whole(90));
+    }
 }

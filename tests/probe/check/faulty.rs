@@ -125,7 +125,7 @@ impl Datagrams {
         })
     }
 
-    /// Asks the kernel to be told of answers that found nobody, and takes that for its own end.
+    /// Asks the kernel to report answers that were refused, and takes a report for its own end.
     pub(super) fn dying_of_refusals() -> Self {
         let mut is_prepared = false;
         Self::start("127.0.0.1:0", move |socket, (bytes, from)| {
@@ -157,7 +157,7 @@ fn receive(socket: &UdpSocket, time: Duration) -> std::io::Result<Option<Message
     }
 }
 
-/// Whoever it is for may be gone.
+/// The client may have closed.
 fn answer_to(socket: &UdpSocket, bytes: &[u8], to: SocketAddr) {
     let _ = socket.send_to(bytes, to);
 }

@@ -1,0 +1,90 @@
+//! What a check has found: what was seen, or why the check ended there.
+//!
+//! Knows words and causes, and never a socket.
+
+use std::io;
+use std::time::Duration;
+
+use crate::cli::text::counted;
+use crate::probe::cause::{Cause, Trouble};
+use crate::probe::figures;
+
+/// What was seen where everything is as it should be, or why the check ended before.
+pub(super) type Finding = Result<String, Halt>;
+
+/// Why a check ends before its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Halt {
+    /// The service has failed it.
+    Failed {
+        /// What was seen instead.
+        seen: String,
+        /// The same for programs, where there is a word for it.
+        cause: Option<Cause>,
+    },
+    /// It says nothing about this service, or cannot be made from here.
+    NotApplicable(String),
+    /// The service was not reached, or not any more.
+    Unreached(Trouble),
+    /// The user or the deadline has ended it.
+    Interrupted,
+}
+
+impl Halt {
+    /// The service has failed.
+    pub(super) fn failed(seen: impl Into<String>, cause: Cause) -> Self {
+        Self::Failed {
+            seen: seen.into(),
+            cause: Some(cause),
+        }
+    }
+
+    /// The service does what it must not.
+    pub(super) fn wrong(seen: impl Into<String>) -> Self {
+        Self::Failed {
+            seen: seen.into(),
+            cause: None,
+        }
+    }
+
+    /// The same about one client among others, or about one part.
+    pub(super) fn of(self, part: &str) -> Self {
+        match self {
+            Self::Failed { seen, cause } => Self::Failed {
+                seen: format!("{part}: {seen}"),
+                cause,
+            },
+            Self::Unreached(trouble) => {
+                Self::failed(format!("{part}: {}", trouble.cause), trouble.cause)
+            }
+            other => other,
+        }
+    }
+}
+
+impl From<Trouble> for Halt {
+    fn from(trouble: Trouble) -> Self {
+        match trouble.cause {
+            Cause::Interrupted => Self::Interrupted,
+            _ => Self::Unreached(trouble),
+        }
+    }
+}
+
+/// A socket fails only because of its other end.
+impl From<io::Error> for Halt {
+    fn from(error: io::Error) -> Self {
+        let cause = Cause::of(&error);
+        Self::failed(cause.to_string(), cause)
+    }
+}
+
+/// `nothing within 2s`
+pub(super) fn silence(time: Duration) -> String {
+    format!("nothing within {}", figures::setting(time))
+}
+
+/// `1 byte`, `2 bytes`
+pub(super) fn bytes(count: usize) -> String {
+    counted(count as u64, "byte")
+}

@@ -1,0 +1,154 @@
+//! Where results, warnings and progress go: text for people, one JSON object for programs.
+//!
+//! Knows standard output and standard error; never what they show.
+
+use std::io::{self, IsTerminal};
+
+use serde::Serialize;
+
+use super::args::Options;
+use super::cause::{Cause, Trouble};
+use super::report::{Report, Verdict};
+use crate::cli::exit::Failure;
+use crate::cli::terminal::{self, complain};
+use crate::cli::text::{self, Paint};
+
+/// See the module.
+#[derive(Clone, Copy, Debug)]
+pub struct Console {
+    /// One JSON object instead of text.
+    pub json: bool,
+    /// The colors of standard output.
+    pub paint: Paint,
+    /// The colors of standard error.
+    pub error_paint: Paint,
+    /// Whether standard output is a terminal.
+    pub terminal: bool,
+    /// Whether standard error is a terminal, on which progress is shown.
+    pub progress: bool,
+}
+
+/// What ends a command before its result.
+#[derive(Debug)]
+pub enum Stop {
+    /// A failure with its message.
+    Failed(Failure),
+    /// The reader of standard output has closed it.
+    Unread,
+    /// The service was not reached, or not any more.
+    Unreached(Trouble),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<Trouble> for Stop {
+    fn from(trouble: Trouble) -> Self {
+        Self::Unreached(trouble)
+    }
+}
+
+/// Where nothing more is known, it is a socket that failed.
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::of("socket", &error)
+    }
+}
+
+impl Stop {
+    /// An error of a system call, which says what it was called for.
+    #[must_use]
+    pub fn of(what: &str, error: &io::Error) -> Self {
+        Self::Failed(Failure::new(format!("{what}: {error}")))
+    }
+}
+
+impl Console {
+    /// As the command line asks.
+    #[must_use]
+    pub fn new(options: &Options) -> Self {
+        let terminal = io::stdout().is_terminal();
+        let progress = io::stderr().is_terminal();
+        Self {
+            json: options.json,
+            paint: options.color.paint(terminal),
+            error_paint: options.color.paint(progress),
+            terminal,
+            progress,
+        }
+    }
+
+    /// The width of a picture made of characters.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        const USUAL: usize = 80;
+        const WIDEST: usize = 120;
+        let size = terminal_size::terminal_size().filter(|_| self.terminal);
+        size.map_or(USUAL, |(width, _)| usize::from(width.0).min(WIDEST))
+    }
+
+    /// Prints text for people; nothing where JSON is asked for.
+    ///
+    /// # Errors
+    /// When standard output is closed or cannot be written.
+    pub fn say(&self, text: &str) -> Result<(), Stop> {
+        if self.json {
+            return Ok(());
+        }
+        self.print(text.as_bytes())
+    }
+
+    /// Prints data.
+    ///
+    /// # Errors
+    /// When standard output is closed or cannot be written.
+    pub fn print(&self, data: &[u8]) -> Result<(), Stop> {
+        match terminal::print(data) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Stop::Unread),
+            Err(error) => Err(Stop::of("standard output", &error)),
+        }
+    }
+
+    /// Prints the result for programs, where that is asked for.
+    ///
+    /// # Errors
+    /// When standard output is closed or cannot be written.
+    pub fn report(&self, report: &impl Serialize) -> Result<(), Stop> {
+        if !self.json {
+            return Ok(());
+        }
+        let json = if self.terminal {
+            serde_json::to_string_pretty(report)
+        } else {
+            serde_json::to_string(report)
+        };
+        let json = json.map_err(|error| Failure::new(format!("JSON: {error}")))?;
+        self.print((text::escape_json(&json) + "\n").as_bytes())
+    }
+
+    /// Reports a fault, or what spoils a result, on standard error.
+    pub fn warn(&self, text: &str) {
+        let line = format!("echoprobe: {}", text::escape(text));
+        complain(&(self.error_paint.yellow(&line) + "\n"));
+    }
+
+    /// Ends a command that has not reached the service: says why, and reports the cause.
+    ///
+    /// # Errors
+    /// When standard output is closed or cannot be written.
+    pub fn unreached(&self, trouble: &Trouble) -> Result<Verdict, Stop> {
+        let mut report = Report::default();
+        report.errors.count(trouble.cause.clone());
+        self.report(&report)?;
+        let line = format!("echoprobe: {}", text::escape(&trouble.to_string()));
+        complain(&(self.error_paint.red(&line) + "\n"));
+        Ok(match trouble.cause {
+            Cause::Interrupted => Verdict::Flawed,
+            _ => Verdict::Unreached,
+        })
+    }
+}

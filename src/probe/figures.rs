@@ -1,0 +1,154 @@
+//! Figures as people read them, the same in each line and picture: times, shares, spreads; and
+//! progress on standard error.
+//!
+//! Knows numbers and never how they were measured.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressFinish, ProgressStyle};
+
+use super::console::Console;
+use super::latency::Spread;
+
+/// The interval at which what is shown moves by itself.
+const TICK: Duration = Duration::from_millis(100);
+
+/// A time in microseconds, with three digits: `41.2 µs`, `1.25 ms`.
+#[must_use]
+pub(super) fn time(micros: f64) -> String {
+    match micros {
+        _ if micros < 0.9995 => format!("{} ns", three_digits(micros * 1e3)),
+        _ if micros < 999.5 => format!("{} µs", three_digits(micros)),
+        _ if micros < 999_500.0 => format!("{} ms", three_digits(micros / 1e3)),
+        _ => format!("{} s", three_digits(micros / 1e6)),
+    }
+}
+
+/// The same of a duration.
+#[must_use]
+pub(super) fn duration(time: Duration) -> String {
+    self::time(time.as_secs_f64() * 1e6)
+}
+
+fn three_digits(value: f64) -> String {
+    match value {
+        _ if value == 0.0 => "0".to_owned(),
+        _ if value < 9.995 => format!("{value:.2}"),
+        _ if value < 99.95 => format!("{value:.1}"),
+        _ => format!("{value:.0}"),
+    }
+}
+
+/// A setting as it was typed: `1s`, `250ms`.
+#[must_use]
+pub(super) fn setting(time: Duration) -> String {
+    humantime::format_duration(time).to_string()
+}
+
+/// A part of all, in percent; one that exists is never shown as none.
+#[must_use]
+pub(super) fn share(part: u64, all: u64) -> String {
+    let percent = 100.0 * part as f64 / all.max(1) as f64;
+    match percent {
+        _ if part > 0 && percent < 0.1 => "<0.1 %".to_owned(),
+        _ => {
+            let digits = format!("{percent:.1}");
+            format!("{} %", digits.trim_end_matches('0').trim_end_matches('.'))
+        }
+    }
+}
+
+/// Counts with their names: `, 2 late, 1 corrupt`; what there is none of is left out.
+#[must_use]
+pub(super) fn counts(counts: &[(u64, &str)]) -> String {
+    let some = counts.iter().filter(|(count, _)| *count > 0);
+    some.map(|(count, what)| format!(", {count} {what}"))
+        .collect()
+}
+
+/// The figures of many times in two lines, each ended; nothing where there are none.
+#[must_use]
+pub(super) fn spread(name: &str, spread: Option<Spread>) -> String {
+    let Some(spread) = spread else {
+        return String::new();
+    };
+    let [min, p50, p90, p99] = [spread.min, spread.p50, spread.p90, spread.p99].map(time);
+    let [p999, max] = [spread.p999, spread.max].map(time);
+    let [mean, stddev] = [spread.mean, spread.stddev].map(time);
+    let indent = " ".repeat(name.len() + 2);
+    format!(
+        "{name}: min {min}, p50 {p50}, p90 {p90}, p99 {p99}, p99.9 {p999}, max {max}\n\
+         {indent}mean {mean}, stddev {stddev}\n"
+    )
+}
+
+/// A bar towards this total, drawn by this template of `indicatif`; it is removed when it is
+/// dropped.
+pub(super) fn bar(console: &Console, total: u64, template: &str) -> ProgressBar {
+    let bar = progress(console, ProgressBar::new(total));
+    let style = ProgressStyle::with_template(template).expect("the template is valid");
+    bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ "));
+    bar
+}
+
+/// A sign of life beside a text that changes, where the end is not known.
+pub(super) fn spinner(console: &Console) -> ProgressBar {
+    let spinner = progress(console, ProgressBar::new_spinner());
+    let style = ProgressStyle::with_template("{spinner} {msg}").expect("the template is valid");
+    spinner.set_style(style);
+    spinner
+}
+
+fn progress(console: &Console, bar: ProgressBar) -> ProgressBar {
+    if console.progress {
+        bar.enable_steady_tick(TICK);
+    } else {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    bar.with_finish(ProgressFinish::AndClear)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_three_digits_and_a_unit() {
+        let shown = [0.0, 0.85, 1.0, 41.23, 999.6, 1254.0, 60e6].map(time);
+        assert_eq!(
+            shown,
+            [
+                "0 ns", "850 ns", "1.00 µs", "41.2 µs", "1.00 ms", "1.25 ms", "60.0 s"
+            ]
+        );
+    }
+
+    #[test]
+    fn shares_never_hide_what_is_there() {
+        let shown = [(0, 9), (1, 3_000_000), (1, 8), (9, 9), (0, 0)];
+        let shown = shown.map(|(part, all)| share(part, all));
+        assert_eq!(shown, ["0 %", "<0.1 %", "12.5 %", "100 %", "0 %"]);
+        let all = [(2, "late"), (0, "lost"), (1, "corrupt")];
+        assert_eq!(counts(&all), ", 2 late, 1 corrupt");
+    }
+
+    #[test]
+    fn a_spread_is_two_lines() {
+        let all = Spread {
+            min: 1.0,
+            p50: 2.5,
+            p90: 30.0,
+            p99: 400.0,
+            p999: 5000.0,
+            max: 60_000.0,
+            mean: 7.0,
+            stddev: 0.0,
+        };
+        assert_eq!(
+            spread("rtt", Some(all)),
+            "rtt: min 1.00 µs, p50 2.50 µs, p90 30.0 µs, p99 400 µs, p99.9 5.00 ms, max 60.0 ms\n\
+             \x20    mean 7.00 µs, stddev 0 ns\n"
+        );
+        assert_eq!(spread("rtt", None), "");
+    }
+}

@@ -1,0 +1,58 @@
+//! The lanes of a load: its connections, or flows of datagrams.
+//!
+//! Knows what is on the way on each; never when to send.
+
+use std::time::Instant;
+
+use super::stream;
+use crate::driver::{Envelope, Token};
+use crate::probe::ledger::Ledger;
+use crate::probe::payload::Payload;
+
+/// What a lane is, before it has a socket.
+pub(super) enum Kind {
+    Stream(stream::Lane),
+    Flow(Flow),
+}
+
+/// The messages of a flow of datagrams.
+pub(super) struct Flow {
+    pub(super) payload: Payload,
+    pub(super) ledger: Ledger,
+    pub(super) envelope: Box<Envelope>,
+    /// A Unix socket takes one at a time: so it is known which one it does not take.
+    pub(super) is_single: bool,
+    /// The number of datagrams that are being sent.
+    pub(super) sending: usize,
+    /// When to try again what found no room.
+    pub(super) retry: Option<Instant>,
+}
+
+impl Flow {
+    pub(super) fn new(payload: Payload, ledger: Ledger, envelope: Envelope) -> Self {
+        Self {
+            payload,
+            ledger,
+            is_single: crate::driver::ip_of(&envelope.source).is_none(),
+            envelope: Box::new(envelope),
+            sending: 0,
+            retry: None,
+        }
+    }
+}
+
+/// A connection or flow with its driver.
+pub(super) struct Lane {
+    /// None while it is connected again.
+    pub(super) token: Option<Token>,
+    pub(super) kind: Kind,
+}
+
+impl Lane {
+    pub(super) fn ledger(&mut self) -> &mut Ledger {
+        match &mut self.kind {
+            Kind::Stream(stream) => &mut stream.ledger,
+            Kind::Flow(flow) => &mut flow.ledger,
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! The words of ping: a line for each event, a table of flows, a summary.
+//!
+//! Makes text, and never prints it.
+
+use std::time::Duration;
+
+use super::Outcome;
+use super::flow::Event;
+use crate::cli::text::{Align, Paint, Table, counted};
+use crate::probe::args::PingArgs;
+use crate::probe::cause::Cause;
+use crate::probe::compare::Difference;
+use crate::probe::figures;
+use crate::probe::latency::Latencies;
+use crate::probe::ledger::{Answer, AnswerKind};
+use crate::probe::link::Address;
+use crate::probe::route::Route;
+use crate::probe::tally::Tally;
+use crate::probe::target::Target;
+
+/// What is sent to which address.
+pub(super) fn heading(route: &Route, address: &Address, args: &PingArgs) -> String {
+    let from = match args.flows {
+        1 => String::new(),
+        flows => format!(" from {flows} ports"),
+    };
+    format!(
+        "{} ({address}): {} every {}{from}, late after {}\n",
+        route.target(),
+        counted(args.size as u64, "byte"),
+        figures::setting(args.interval),
+        figures::setting(args.timeout)
+    )
+}
+
+/// An event as a person reads it. Messages are counted from 1.
+pub(super) fn line(event: &Event, args: &PingArgs, paint: Paint) -> String {
+    // What is received in time and in order needs no color; a loss is red.
+    let text = match event {
+        Event::Answered {
+            answer,
+            difference,
+            source,
+            ttl,
+        } => {
+            let from = source.map_or(String::new(), |source| format!(" from {source}"));
+            let ttl = ttl.map_or(String::new(), |ttl| format!(", ttl {ttl}"));
+            let text = format!("{}{from}{ttl}", answered(answer, *difference));
+            let is_well = answer.kind == AnswerKind::Received && !answer.reordered;
+            return if is_well { text } else { paint.yellow(&text) } + "\n";
+        }
+        Event::Missing(number) => {
+            let time = figures::setting(args.timeout);
+            format!("{}: no answer within {time}", number + 1)
+        }
+        Event::Failed {
+            number,
+            cause,
+            reporter,
+        } => {
+            let by = reporter.map_or(String::new(), |reporter| {
+                format!(", reported by {reporter}")
+            });
+            format!("{}: {cause}{by}", number + 1)
+        }
+        Event::Ended { cause, count } => {
+            let words = match cause {
+                Cause::Closed => "the service has closed the connection",
+                Cause::Reset => "the service has reset the connection",
+                Cause::Mismatch => "other bytes than were sent: connecting again",
+                cause => cause.words(),
+            };
+            format!("{words}: {} lost", counted(*count, "message"))
+        }
+    };
+    paint.red(&text) + "\n"
+}
+
+fn answered(answer: &Answer, difference: Option<Difference>) -> String {
+    let Some(number) = answer.number else {
+        return "bytes that were never sent".into();
+    };
+    let what = match answer.kind {
+        AnswerKind::Received | AnswerKind::Stray => String::new(),
+        AnswerKind::Late => " (late)".into(),
+        AnswerKind::Duplicate => " (duplicate)".into(),
+        AnswerKind::Misaddressed => " (from another address than it was sent to)".into(),
+        AnswerKind::Corrupt => {
+            let words = difference.map_or(String::new(), |found| format!(": {found}"));
+            format!(" (corrupt{words})")
+        }
+    };
+    let reordered = if answer.reordered { " (reordered)" } else { "" };
+    let time = figures::duration(answer.rtt);
+    format!("{}: {time}{what}{reordered}", number + 1)
+}
+
+/// All in all.
+pub(super) fn summary(
+    target: &Target,
+    tally: &Tally,
+    connects: &Latencies,
+    took: Duration,
+    paint: Paint,
+) -> String {
+    let mut text = format!("--- {}\n", paint.bold(&target.to_string()));
+    text += &format!("{} in {}", account(tally), figures::duration(took));
+    if let Some(jitter) = tally.jitter.microseconds() {
+        text += &format!(", jitter {}", figures::time(jitter));
+    }
+    // Eight figures of a single time would all be the same.
+    let mut connect = connects.spread();
+    if connects.len() == 1 {
+        let time = figures::duration(connects.max());
+        text += &format!(", connected in {time}");
+        connect = None;
+    }
+    text.push('\n');
+    text += &figures::spread("rtt", tally.latencies.spread());
+    text += &figures::spread("connect", connect);
+    if !tally.errors.is_empty() {
+        text += &paint.red(&format!("errors: {}", tally.errors));
+        text.push('\n');
+    }
+    text
+}
+
+/// `10 sent, 9 received, 1 lost (10 %)`; what else there was none of is left out.
+fn account(tally: &Tally) -> String {
+    let rest = figures::counts(&[
+        (tally.late, "late"),
+        (tally.corrupt, "corrupt"),
+        (tally.misaddressed, "misaddressed"),
+        (tally.in_flight, "on the way"),
+        (tally.duplicates, "duplicates"),
+        (tally.reordered, "reordered"),
+        (tally.strays, "strays"),
+    ]);
+    format!(
+        "{} sent, {} received, {} lost ({}){rest}",
+        tally.sent,
+        tally.received,
+        tally.lost,
+        figures::share(tally.lost, tally.sent)
+    )
+}
+
+/// A row for each flow, and which of them lose.
+pub(super) fn flows(outcomes: &[Outcome], paint: Paint) -> String {
+    const RIGHT: Align = Align::Right;
+    let mut table = Table::new(&[
+        ("PORT", RIGHT),
+        ("SENT", RIGHT),
+        ("RECEIVED", RIGHT),
+        ("LOST", RIGHT),
+        ("LOSS", RIGHT),
+        ("LATE", RIGHT),
+        ("CORRUPT", RIGHT),
+        ("MIN", RIGHT),
+        ("P50", RIGHT),
+        ("P99", RIGHT),
+        ("MAX", RIGHT),
+    ]);
+    // A column without counts is left out.
+    for Outcome { port, tally, .. } in outcomes {
+        let some = |count: u64| match count {
+            0 => String::new(),
+            count => count.to_string(),
+        };
+        let mut cells = vec![
+            port.map_or("-".into(), |port| port.to_string()),
+            tally.sent.to_string(),
+            tally.received.to_string(),
+            tally.lost.to_string(),
+            figures::share(tally.lost, tally.sent),
+            some(tally.late),
+            some(tally.corrupt),
+        ];
+        cells.extend(match tally.latencies.spread() {
+            Some(spread) => [spread.min, spread.p50, spread.p99, spread.max].map(figures::time),
+            None => Default::default(),
+        });
+        table.row(cells);
+    }
+    table.render(paint) + &remarks(outcomes, paint)
+}
+
+/// The ports that lose.
+fn remarks(outcomes: &[Outcome], paint: Paint) -> String {
+    let losing = outcomes.iter().filter(|outcome| outcome.tally.lost > 0);
+    let losing = losing.filter_map(|outcome| outcome.port);
+    let losing: Vec<String> = losing.map(|port| port.to_string()).collect();
+    let (some, all) = (losing.len(), outcomes.len());
+    match some {
+        0 => String::new(),
+        _ if some == all => paint.red("all ports lose: it is not one path of several\n"),
+        _ => paint.red(&format!(
+            "{some} of {all} ports lose: {}\n",
+            losing.join(", ")
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(port: u16, lost: u64, millis: u64) -> Outcome {
+        let mut tally = Tally {
+            sent: 10,
+            received: 10 - lost,
+            lost,
+            ..Tally::default()
+        };
+        tally.latencies.record(Duration::from_millis(millis));
+        Outcome {
+            port: Some(port),
+            tally,
+            connects: Latencies::default(),
+            dropped: 0,
+        }
+    }
+
+    fn check(outcomes: &[Outcome], meant: &str) {
+        assert_eq!(remarks(outcomes, Paint { colored: false }), meant);
+    }
+
+    #[test]
+    fn the_ports_of_a_bad_path_are_named() {
+        check(
+            &[outcome(1, 0, 1), outcome(2, 3, 1), outcome(3, 0, 1)],
+            "1 of 3 ports lose: 2\n",
+        );
+        check(
+            &[outcome(1, 1, 1), outcome(2, 1, 1)],
+            "all ports lose: it is not one path of several\n",
+        );
+    }
+
+    #[test]
+    fn a_summary_has_what_there_was_and_one_figure_of_one_time() {
+        let mut connects = Latencies::default();
+        connects.record(Duration::from_micros(85));
+        let mut tally = outcome(1, 3, 2).tally;
+        tally.late = 1;
+        tally.errors.add(Cause::TimedOut, 3);
+        let target = "tcp://[::1]:7".parse().expect("a URL");
+        let paint = Paint { colored: false };
+        let text = summary(&target, &tally, &connects, Duration::from_secs(1), paint);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "--- tcp://[::1]:7");
+        assert_eq!(
+            lines[1],
+            "10 sent, 7 received, 3 lost (30 %), 1 late in 1.00 s, connected in 85.0 µs"
+        );
+        assert!(
+            lines[2].starts_with("rtt: min 2.00 ms, p50 2.00 ms"),
+            "{text}"
+        );
+        assert_eq!(lines[4], "errors: 3 timed out");
+    }
+}

@@ -1,0 +1,93 @@
+//! `echoprobe ping --flows`: the source ports that a bad path carries are found, and no others.
+
+use serde_json::Value;
+
+use super::fault::{Fate, FaultyServer};
+use super::{LISTENERS, json_of, output_of};
+use crate::harness::{Daemon, free_port, text};
+
+fn ports_of(report: &Value) -> Vec<(u64, u64)> {
+    let rows = report["flows"].as_array().expect("a list").iter();
+    let number = |row: &Value, field: &str| row[field].as_u64().expect("a number");
+    rows.map(|row| (number(row, "source_port"), number(row, "lost")))
+        .collect()
+}
+
+#[test]
+fn a_service_of_ours_answers_every_port() {
+    let daemon = Daemon::start(LISTENERS);
+    for listener in ["tcp", "udp"] {
+        let url = format!("{listener}://{}", daemon.address(listener));
+        let line = format!("ping {url} --flows 8 -c 5 -i 2ms --timeout 10s");
+        let (status, report) = json_of(&line);
+        assert_eq!(status, 0, "{report}");
+        let counts = (&report["sent"], &report["received"]);
+        assert_eq!(counts, (&40.into(), &40.into()));
+        let mut ports = ports_of(&report);
+        ports.sort_unstable();
+        ports.dedup();
+        assert_eq!(ports.len(), 8, "each port once: {report}");
+    }
+}
+
+/// A path that loses everything carries every third port.
+#[test]
+fn the_ports_that_lose_are_named() {
+    let is_bad = |port: u64| port.is_multiple_of(3);
+    let server = FaultyServer::by_source(move |source| match is_bad(source.port().into()) {
+        true => Fate::Lose,
+        false => Fate::Echo,
+    });
+    let url = server.url();
+    let line = format!("ping {url} --flows 40 -c 3 -i 2ms --timeout 1s");
+    let (status, report) = json_of(&line);
+    assert_eq!(status, 1, "{report}");
+    let ports = ports_of(&report);
+    for (port, lost) in &ports {
+        let meant = if is_bad(*port) { 3 } else { 0 };
+        assert_eq!(*lost, meant, "{port}: {report}");
+    }
+    let bad = ports.iter().filter(|(port, _)| is_bad(*port)).count();
+    assert_eq!(report["lost"], 3 * bad);
+    let said = text(&output_of(&line).stdout);
+    let mut lines = said.lines();
+    let named = lines.find_map(|line| line.split_once(" of 40 ports lose: "));
+    let (count, listed) = named.expect("they are named");
+    let listed = listed.split(", ").map(|port| port.parse().expect("a port"));
+    let listed: Vec<u64> = listed.collect();
+    assert_eq!(listed.len().to_string(), count);
+    assert!(listed.into_iter().all(is_bad), "{said}");
+}
+
+#[test]
+fn the_ports_begin_with_the_one_of_the_source() {
+    let daemon = Daemon::start(LISTENERS);
+    let first = free_port();
+    for listener in ["tcp", "udp"] {
+        let url = format!("{listener}://{}", daemon.address(listener));
+        let line = format!("ping {url} --source :{first} -c 2 -i 1ms --timeout 10s");
+        let (status, report) = json_of(&line);
+        assert_eq!((status, &report["received"]), (0, &2.into()), "{report}");
+        let peers = daemon.ctl_json(&["peers", "--listener", listener]);
+        let own = format!("127.0.0.1:{first}");
+        let is_own = |peer: &Value| peer["address"] == own.as_str();
+        let peers = peers["peers"].as_array().expect("a list");
+        assert!(listener == "tcp" || peers.iter().any(is_own), "{peers:?}");
+    }
+}
+
+#[test]
+fn ports_that_do_not_exist_are_refused() {
+    for (line, what) in [
+        ("ping unix:///x --flows 2", "a Unix socket has no ports"),
+        (
+            "ping udp://127.0.0.1:1 --flows 9 --source :65530",
+            "not all below 65536",
+        ),
+    ] {
+        let output = output_of(line);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(what), "{said}");
+    }
+}
