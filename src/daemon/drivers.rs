@@ -25,11 +25,13 @@ const RELEASE_FIRST: (u32, u32) = (5, 1);
 /// # Errors
 /// Why there would be none.
 pub(super) fn foresee(choice: DriverChoice) -> Result<(Kind, Option<String>), String> {
+    if choice == DriverChoice::Epoll {
+        return Ok((Kind::Epoll, None));
+    }
     match (choice, Uring::new()) {
-        (DriverChoice::Epoll, _) => Ok((Kind::Epoll, None)),
         (_, Ok(_)) => Ok((Kind::IoUring, None)),
         (DriverChoice::Auto, Err(error)) => Ok((Kind::Epoll, Some(replaced(&error)))),
-        (DriverChoice::IoUring, Err(error)) => Err(refused(&error)),
+        (_, Err(error)) => Err(refused(&error)),
     }
 }
 

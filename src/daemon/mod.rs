@@ -327,7 +327,9 @@ impl Daemon {
                 Some(now + DRAIN_LOOK)
             }
         };
-        let control = self.server.as_ref().and_then(Server::poll_timeout);
+        // While the workers are stopped no request is read, and none may keep this from sleeping.
+        let server = self.server.as_ref().filter(|_| !self.is_resting());
+        let control = server.and_then(Server::poll_timeout);
         let sweep = self.listeners.next_sweep(now);
         let handover = self.next_handover_step(now);
         let until = [stage, control, sweep, handover, self.next_word()]
@@ -346,7 +348,7 @@ impl Daemon {
             PollFd::new(self.workers.control().as_fd(), PollFlags::POLLIN),
         ];
         fds.extend(
-            self.server
+            server
                 .iter()
                 .map(|server| PollFd::new(server.as_fd(), PollFlags::POLLIN)),
         );

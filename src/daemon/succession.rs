@@ -114,9 +114,7 @@ impl Daemon {
     /// Takes the next step of a handover, if there is one.
     pub(super) fn go_on_handing_over(&mut self, now: Instant) {
         let facts = Facts {
-            is_settled: self.listeners.all_retired()
-                && self.server.as_ref().is_none_or(Server::is_search_idle)
-                && !self.reloads.is_loading(),
+            unsettled: self.unsettled(),
             workers: self.workers.count(),
         };
         let Some(handover) = &mut self.handover else {
@@ -124,9 +122,27 @@ impl Daemon {
         };
         match handover.advance(facts, now) {
             Action::Wait => {}
-            Action::StopWorkers => self.workers.command_all(|_| Command::HandOver),
+            Action::StopWorkers => {
+                self.refuse_waiting_reloads();
+                // What a slow output takes is not added to the time that the workers are stopped.
+                log::logger().flush();
+                self.workers.command_all(|_| Command::HandOver);
+            }
             Action::HandOver => self.hand_over(now),
             Action::GiveUp(reason) => self.give_up(&reason, now),
+        }
+    }
+
+    /// What has to end before the workers may stop.
+    fn unsettled(&self) -> Option<&'static str> {
+        if !self.listeners.all_retired() {
+            Some("sockets of an earlier reload are still being served")
+        } else if !self.server.as_ref().is_none_or(Server::is_search_idle) {
+            Some("a list of peers is being read")
+        } else if self.reloads.is_loading() {
+            Some("a configuration is being loaded")
+        } else {
+            None
         }
     }
 

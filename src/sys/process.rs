@@ -31,6 +31,16 @@ pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
+/// Returns memory that was freed to the kernel, which the C library otherwise keeps for later
+/// (`malloc_trim(3)`).
+pub fn return_free_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes a number, and touches only memory that is free.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Raises the soft limit of open descriptors to the hard limit, which is returned.
 ///
 /// # Errors

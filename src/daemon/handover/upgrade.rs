@@ -67,8 +67,8 @@ enum Step {
 /// What the rest of the daemon is doing.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::daemon) struct Facts {
-    /// No socket is retiring, no search among the peers runs, and no configuration is being loaded.
-    pub is_settled: bool,
+    /// What has to end before the workers may stop, as a clause; none if nothing has to.
+    pub unsettled: Option<&'static str>,
     /// The number of workers.
     pub workers: usize,
 }
@@ -162,7 +162,7 @@ impl Handover {
                 }
                 Err(TryRecvError::Empty) => Action::Wait,
             },
-            Step::Settling { program } if facts.is_settled => {
+            Step::Settling { program } if facts.unsettled.is_none() => {
                 self.step = Step::Transferring {
                     program: std::mem::take(program),
                     workers: facts.workers,
@@ -172,9 +172,10 @@ impl Handover {
                 self.until = now + SETTLE_TIME_MAX;
                 Action::StopWorkers
             }
-            Step::Settling { .. } if is_late => Action::GiveUp(
-                "sockets of an earlier reload are still being served; try again later".into(),
-            ),
+            Step::Settling { .. } if is_late => {
+                let unsettled = facts.unsettled.unwrap_or_default();
+                Action::GiveUp(format!("{unsettled}; try again later"))
+            }
             // Each worker counts once: one that answered an earlier request late answers twice.
             Step::Transferring {
                 workers,
@@ -213,11 +214,11 @@ mod tests {
     use super::*;
 
     const BUSY: Facts = Facts {
-        is_settled: false,
+        unsettled: Some("a list of peers is being read"),
         workers: 2,
     };
     const SETTLED: Facts = Facts {
-        is_settled: true,
+        unsettled: None,
         workers: 2,
     };
 
@@ -301,7 +302,7 @@ mod tests {
         let (mut handover, now) = settling();
         let late = now + SETTLE_TIME_MAX;
         let said = reason(handover.advance(BUSY, late));
-        assert!(said.starts_with("sockets of an earlier reload"), "{said}");
+        assert_eq!(said, "a list of peers is being read; try again later");
         let (mut handover, now) = settling();
         // Settled in the last moment: the workers have a limit of their own.
         assert_eq!(handover.advance(SETTLED, late), Action::StopWorkers);

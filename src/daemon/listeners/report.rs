@@ -31,9 +31,9 @@ impl Listeners {
         Some(listener.report(state, &Queues::default()))
     }
 
-    /// Whether the listener of this name has a backlog; none if there is no such listener.
+    /// Whether the listener of this name has a backlog; none if there is no such listener in service.
     pub(in crate::daemon) fn has_backlog(&self, name: &str) -> Option<bool> {
-        let listener = self.all().find(|listener| listener.config.name == name)?;
+        let listener = self.in_service.get(name)?;
         Some(listener.config.protocol.is_stream())
     }
 

@@ -10,6 +10,7 @@ use crate::config::{self, Loaded};
 use crate::daemon::origin::{Origin, Texts};
 use crate::driver::Waker;
 use crate::protocol::schema::Diagnostic;
+use crate::sys::process;
 
 /// The texts and what they mean, or all that is wrong.
 pub(in crate::daemon) type Outcome = Result<(Texts, Loaded), Vec<Diagnostic>>;
@@ -53,8 +54,11 @@ impl Loading {
                 // Dropped after the sender, so that the outcome is there when the control thread wakes.
                 let _wake = WakeAtEnd(control);
                 let sender = sender;
+                let outcome = load(&origin, &in_force);
+                // A wrong file of 1 MiB takes a hundred times that while it is judged.
+                process::return_free_memory();
                 // The receiver is there until the outcome is.
-                let _ = sender.send(load(&origin, &in_force));
+                let _ = sender.send(outcome);
             })?;
         Ok(Self(outcome))
     }

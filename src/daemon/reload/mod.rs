@@ -110,6 +110,19 @@ impl Daemon {
         }
     }
 
+    /// Answers the callers whose reload has not begun when the workers stop: their connections may
+    /// not continue in a successor. It reads the configuration anyway, so a signal is not lost.
+    pub(super) fn refuse_waiting_reloads(&mut self) {
+        while let Some(request) = self.reloads.queue.next() {
+            if request.caller.is_some() {
+                let message = "an upgrade is under way, and the new program reads the configuration: \
+                               reload again for its result";
+                let refused = Err(vec![Diagnostic::general(message)]);
+                self.finish_reload(request, Instant::now(), refused);
+            }
+        }
+    }
+
     /// A successor's first look at the configuration, before it serves clients.
     pub(super) fn reload_at_start(&mut self) {
         let begun = Instant::now();
