@@ -1,13 +1,14 @@
 //! New control connections: how many there may be, and what happens where no descriptor is left.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
+use nix::sys::socket::{MsgFlags, recv};
 
 use super::caller::Caller;
 use super::connection::{Connection, End};
@@ -79,12 +80,11 @@ impl Server {
     /// Watches a connection as the next one, if there may be one more of its user.
     fn watch(&mut self, stream: &UnixStream) -> Result<Caller, End> {
         let caller = Caller::of(stream)?;
-        let of_user = |connection: &&Connection| connection.caller.uid == caller.uid;
-        if self.connections.len() >= CONNECTIONS_MAX {
-            return Err(End::TooMany);
-        }
-        if self.connections.values().filter(of_user).count() >= self.per_user_max {
-            return Err(End::TooManyOfUser(caller.uid));
+        if self.check_room(&caller).is_err() {
+            // A client that closes a connection and opens another may be accepted in the turn before
+            // the one that reports the end of the first.
+            self.end_closed();
+            self.check_room(&caller)?;
         }
         stream.set_nonblocking(true)?;
         self.last_id += 1;
@@ -92,6 +92,29 @@ impl Server {
         let event = EpollEvent::new(flags, self.last_id);
         self.epoll.add(stream, event).map_err(io::Error::from)?;
         Ok(caller)
+    }
+
+    fn check_room(&self, caller: &Caller) -> Result<(), End> {
+        let of_user = |connection: &&Connection| connection.caller.uid == caller.uid;
+        if self.connections.len() >= CONNECTIONS_MAX {
+            return Err(End::TooMany);
+        }
+        if self.connections.values().filter(of_user).count() >= self.per_user_max {
+            return Err(End::TooManyOfUser(caller.uid));
+        }
+        Ok(())
+    }
+
+    /// Ends connections that their clients have closed, and on which no request is left.
+    fn end_closed(&mut self) {
+        let closed = self.connections.iter().filter(|(_, connection)| {
+            let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+            connection.is_waiting() && recv(connection.stream.as_raw_fd(), &mut [0], flags) == Ok(0)
+        });
+        let closed: Vec<ClientId> = closed.map(|(id, _)| *id).collect();
+        for id in closed {
+            self.end(id, &End::Closed);
+        }
     }
 
     fn listen_for(&self, flags: EpollFlags) {

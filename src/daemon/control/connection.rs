@@ -94,6 +94,11 @@ pub(super) enum Then {
 }
 
 impl Connection {
+    /// Whether its next request is awaited.
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(self.state, State::Waiting { .. })
+    }
+
     pub(super) fn new(stream: UnixStream, caller: Caller, now: Instant) -> Self {
         Self {
             stream,

@@ -298,6 +298,22 @@ fn a_client_that_closes_its_connection_can_open_another_at_once() {
     assert!(read_reply(&mut next).is_some());
 }
 
+/// All were accepted in one turn, whose events were of the time before the others were closed.
+#[test]
+fn clients_that_close_their_connections_can_open_as_many_at_once() {
+    let mut fixture = Fixture::new();
+    let clients: Vec<UnixStream> = (0..8).map(|_| fixture.client()).collect();
+    fixture.serve();
+    drop(clients);
+    let mut next: Vec<UnixStream> = (0..8).map(|_| fixture.client()).collect();
+    fixture.server.accept();
+    for client in &mut next {
+        client.write_all(&request(1)).unwrap();
+    }
+    fixture.serve();
+    assert!(next.iter_mut().all(|client| read_reply(client).is_some()));
+}
+
 #[test]
 fn idle_clients_beyond_the_limit_are_refused_and_the_others_are_served() {
     let mut fixture = Fixture::new();
