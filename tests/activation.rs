@@ -160,7 +160,7 @@ fn a_passed_socket_that_no_listener_has_is_said() {
         refused
             .as_mut()
             .map_or(true, |peer| peer.read(&mut [0; 1]).is_err()),
-        "nobody serves it"
+        "no process serves it"
     );
 }
 

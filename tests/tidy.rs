@@ -405,7 +405,7 @@ fn what_the_readme_claims_of_speed_was_measured() {
 }
 
 #[test]
-fn no_file_names_a_path_of_somebodys_own_machine() {
+fn no_file_names_a_path_of_a_developers_machine() {
     // In two halves, or this file would be the first to be found.
     let paths = [
         ("/wo", "rk/"),

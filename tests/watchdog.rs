@@ -86,7 +86,7 @@ fn one_worker_that_hangs_is_a_dead_service() {
 }
 
 #[test]
-fn who_is_not_watched_feeds_no_watchdog() {
+fn a_daemon_without_a_watchdog_sends_no_keep_alives() {
     let mut daemon = Daemon::start_with(TCP, |command| {
         command
             .env("WATCHDOG_USEC", "1000")

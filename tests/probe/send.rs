@@ -321,7 +321,7 @@ fn programs_get_one_object() {
 }
 
 #[test]
-fn whoever_reads_it_may_have_seen_enough() {
+fn a_reader_of_its_output_may_have_seen_enough() {
     let daemon = start();
     for (listener, sizes) in [("tcp", 300 << 20), ("udp", 3 << 20)] {
         let mut child = start_with_pipes(&["send", &url(&daemon, listener)]);

@@ -70,7 +70,7 @@ fn an_empty_line_is_an_empty_datagram_and_on_a_stream_nothing() {
 }
 
 #[test]
-fn a_line_may_be_larger_than_what_anybody_holds() {
+fn a_line_may_be_larger_than_all_buffers() {
     let daemon = start();
     let line = crate::harness::noise(3_000_000, 5)
         .iter()

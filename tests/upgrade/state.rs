@@ -145,7 +145,7 @@ fn is_let_in(daemon: &Daemon, listener: &str) -> Option<TcpStream> {
 }
 
 #[test]
-fn who_was_there_before_still_counts_at_the_gate() {
+fn connections_from_before_still_count_at_the_gate() {
     let config = r#"
 [listener.full]
 protocol = "tcp"
@@ -180,12 +180,12 @@ max-per-source = 2
         drop(inside);
         eventually("all have gone", || daemon.connections(listener) == 0);
         let all: Vec<_> = (0..max).map(|_| is_let_in(&daemon, listener)).collect();
-        assert!(all.iter().all(Option::is_some), "every place has come back");
+        assert!(all.iter().all(Option::is_some), "every place is free again");
     }
 }
 
 #[test]
-fn who_waits_in_the_queue_of_a_full_listener_is_let_in_when_one_leaves_after_the_upgrade() {
+fn a_client_queued_at_a_full_listener_is_accepted_when_one_leaves_after_the_upgrade() {
     let daemon = Daemon::start(
         "[listener.main]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\nmax-connections = 1\n",
     );
@@ -203,7 +203,7 @@ fn who_waits_in_the_queue_of_a_full_listener_is_let_in_when_one_leaves_after_the
 }
 
 #[test]
-fn an_upgrade_gives_nobody_more_time() {
+fn an_upgrade_gives_no_connection_more_time() {
     let daemon = Daemon::start(
         "[listener.main]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\nidle-timeout = \"4s\"\n",
     );

@@ -276,10 +276,10 @@ impl Crowd {
     }
 
     /// Waits until each of them has said something since.
-    pub(super) fn wait_for_everybody(&self) {
+    pub(super) fn wait_for_all(&self) {
         for talking in &self.talkers {
             let before = talking.said.load(Ordering::Relaxed);
-            crate::harness::eventually(&format!("a {} goes on", talking.kind), || {
+            crate::harness::eventually(&format!("a {} continues", talking.kind), || {
                 assert!(
                     !talking.thread.is_finished(),
                     "a {} is cut off",
