@@ -475,7 +475,7 @@ fn a_backlog_is_raised_and_lowered_and_no_queued_client_is_lost() {
 }
 
 #[test]
-fn a_backlog_above_the_kernels_limit_is_said_to_be_capped() {
+fn a_backlog_above_the_kernels_limit_is_reported_as_capped() {
     let limit: u64 = std::fs::read_to_string("/proc/sys/net/core/somaxconn")
         .expect("the kernel's limit")
         .trim()

@@ -124,7 +124,7 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
-fn during_the_shutdown_delay_everything_is_served_on() {
+fn during_the_shutdown_delay_everything_is_still_served() {
     let mut daemon = Daemon::start(&format!(
         "[daemon]\nshutdown-delay = \"1h\"\n{}[listener.datagrams]\nprotocol = \"udp\"\naddress = \"127.0.0.1:0\"\n",
         tcp("")

@@ -19,7 +19,7 @@ fn tcp(keys: &str) -> String {
     )
 }
 
-/// A client that has said hello and does not know whether it is served.
+/// A client that has sent a message and does not know whether it is served.
 struct Client {
     stream: TcpStream,
     answered: bool,
@@ -71,8 +71,8 @@ fn try_from(local: &str, server: SocketAddr) -> std::io::Result<TcpStream> {
     Ok(socket.into())
 }
 
-/// The listener is full, or does not like us: it tells us so with a reset, which comes so soon
-/// that it may be seen while still connecting.
+/// The listener is full, or denies the address: it resets the connection, which may be noticed
+/// while still connecting.
 fn assert_reset(local: &str, server: SocketAddr) {
     let end = try_from(local, server).and_then(|mut stream| stream.read(&mut [0]));
     assert_eq!(
@@ -204,7 +204,7 @@ fn a_datagram_from_a_denied_source_is_counted_and_not_answered() {
 }
 
 #[test]
-fn out_of_descriptors_it_rests_answers_operators_and_serves_the_others_later() {
+fn out_of_descriptors_it_pauses_answers_operators_and_serves_the_others_later() {
     let daemon = Daemon::start_with(&tcp(""), |command| {
         after_shell_line(command, "ulimit -n 64");
     });
@@ -219,7 +219,7 @@ fn out_of_descriptors_it_rests_answers_operators_and_serves_the_others_later() {
     // It does not spin: what it uses of a processor is far below what there is.
     let (before, begun) = (daemon.processor_time(), Instant::now());
     while begun.elapsed() < Duration::from_secs(2) {
-        // Operators are answered all the while, and those inside are served.
+        // Operators are answered all the while, and connected clients are served.
         let status = daemon.ctl_json(&["status"]);
         let connections = status["status"]["connections"].as_u64().expect("a number");
         assert!(connections < 64);

@@ -5,8 +5,8 @@
 
 #[path = "reload/files.rs"]
 mod files;
-#[path = "reload/meanwhile.rs"]
-mod meanwhile;
+#[path = "reload/while_loading.rs"]
+mod while_loading;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -58,7 +58,7 @@ fn refuses(address: SocketAddr) -> bool {
     }
 }
 
-/// Whether a client is let in only to be reset, which it may learn of before `connect` returns.
+/// Whether a client is accepted only to be reset, which it may notice before `connect` returns.
 fn is_reset(address: SocketAddr) -> bool {
     let end = TcpStream::connect_timeout(&address, PATIENCE).and_then(|mut stream| {
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -203,7 +203,7 @@ fn every_live_key_takes_effect_without_a_new_socket() {
     });
     update("max-connections = 2", &["max-connections"]);
     let mut answer = [0; 6];
-    second.read_exact(&mut answer).expect("let in");
+    second.read_exact(&mut answer).expect("accepted");
     update("max-connections = 2\nwhen-full = \"reset\"", &["when-full"]);
     assert!(is_reset(address));
     assert_eq!(daemon.listener("main")["refused"]["full"], 1);

@@ -97,7 +97,7 @@ fn names_in(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn all_mistakes_are_told_at_once_each_with_its_place() {
+fn all_mistakes_are_reported_at_once_each_with_its_place() {
     let config = r#"[daemon]
 workers = 0
 

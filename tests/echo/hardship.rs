@@ -66,8 +66,8 @@ fn peers_that_do_not_read_are_bounded_delay_no_others_and_lose_nothing() {
                 exchange(&mut witness, &noise(5000, round)),
                 noise(5000, round)
             );
-            let mut newcomer = connect(&address);
-            assert_eq!(exchange(&mut newcomer, b"new"), b"new");
+            let mut new_client = connect(&address);
+            assert_eq!(exchange(&mut new_client, b"new"), b"new");
             stuff(&peers, &mut sent, &bytes);
         }
         assert!(
@@ -82,7 +82,7 @@ fn peers_that_do_not_read_are_bounded_delay_no_others_and_lose_nothing() {
         );
 
         let allowed = descriptors + PEERS + POOLED_DESCRIPTORS;
-        // The newcomers may be counted still.
+        // The new clients may be counted still.
         eventually("descriptors are bounded", || {
             daemon.descriptors() <= allowed
         });

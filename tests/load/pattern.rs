@@ -184,7 +184,7 @@ fn a_pattern_is_the_same_in_whatever_pieces_it_is_made() {
 }
 
 #[test]
-fn wrong_bytes_are_told_from_right_ones_and_it_is_said_whose_they_are() {
+fn wrong_bytes_are_found_and_reported_with_their_connection() {
     let check = |got: &[u8], upper: bool| compare(7, 1000, upper, got, &mut Vec::new());
     let right = bytes_of(7, 1000, 100);
     assert_eq!(check(&right, false), Ok(()));

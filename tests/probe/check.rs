@@ -406,7 +406,7 @@ fn people_read_lines_and_why_what_has_failed_matters() {
 }
 
 #[test]
-fn an_interruption_ends_it_with_what_was_found_so_far() {
+fn an_interruption_ends_it_with_what_was_found_until_then() {
     let server = Streams::answering_one_client();
     let mut child = Command::new(ECHOPROBE)
         .args(["check", &server.url(), "--timeout", "60s"])

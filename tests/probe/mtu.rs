@@ -155,12 +155,12 @@ fn an_answer_from_elsewhere_is_none_and_is_reported() {
 
 #[test]
 fn where_no_service_answers_nothing_is_reached() {
-    let nobody = udp("127.0.0.1:0");
-    let url = format!("udp://{}", nobody.local_addr().expect("an address"));
+    let absent = udp("127.0.0.1:0");
+    let url = format!("udp://{}", absent.local_addr().expect("an address"));
     let mute = ["mtu", &url, "--timeout", "20ms", "--tries", "2"];
     let (status, json) = probe_json(&mute);
     assert_eq!((status, &json["errors"]), (3, &json!({"timed out": 1})));
-    drop(nobody);
+    drop(absent);
     let (status, json) = probe_json(&["mtu", &url]);
     assert_eq!((status, &json["errors"]), (3, &json!({"refused": 1})));
 }
@@ -368,7 +368,7 @@ fn our_own_interface_is_the_limit_of_a_path_that_is_as_wide() {
 
 #[test]
 #[ignore = "needs root and ip: run by .ci/run"]
-fn a_router_before_a_narrow_link_is_heard() {
+fn a_report_of_a_router_before_a_narrow_link_is_used() {
     let path = Path::new();
     path.ip(ROUTER, "link set r1 mtu 1400");
     path.ip(SERVER, "link set s0 mtu 1400");

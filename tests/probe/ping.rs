@@ -61,7 +61,7 @@ fn every_kind_of_service_of_ours_answers_all() {
 }
 
 #[test]
-fn a_service_that_answers_in_upper_case_is_understood_when_told() {
+fn a_service_that_answers_in_upper_case_passes_when_that_is_expected() {
     let daemon = Daemon::start(&format!("[defaults]\nreply = \"upper\"\n{LISTENERS}"));
     for listener in ["tcp", "udp"] {
         let url = format!("{listener}://{}", daemon.address(listener));
@@ -76,7 +76,7 @@ fn a_service_that_answers_in_upper_case_is_understood_when_told() {
 
 /// The report equals what the server did, whatever that was.
 #[test]
-fn losses_delays_copies_swaps_and_changes_are_told_apart_exactly() {
+fn losses_delays_copies_swaps_and_changes_are_distinguished_exactly() {
     std::thread::scope(|scope| {
         for seed in 1..=4 {
             scope.spawn(move || assert_that_the_report_is_the_plan(seed));
@@ -316,7 +316,7 @@ fn it_sends_to_and_from_the_addresses_of_its_options() {
 
 /// What the command line asks for is what arrives.
 #[test]
-fn packets_are_marked_as_they_are_told() {
+fn packets_are_marked_as_the_options_say() {
     for own in ["127.0.0.1:0", "[::1]:0"] {
         if own.starts_with('[') && !has_ipv6() {
             continue;

@@ -142,12 +142,12 @@ fn starts_all_the_same(carrier: OwnedFd, variable: &str) {
 }
 
 #[test]
-fn a_legacy_with_nothing_in_it_is_said_and_the_start_is_a_normal_one() {
+fn a_legacy_with_nothing_in_it_is_logged_and_the_start_is_a_normal_one() {
     starts_all_the_same(carrier(&[] as &[OwnedFd]), "3");
 }
 
 #[test]
-fn a_legacy_that_is_no_legacy_is_said_and_the_start_is_a_normal_one() {
+fn a_legacy_that_is_no_legacy_is_logged_and_the_start_is_a_normal_one() {
     let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
     for variable in [
         "3",

@@ -72,7 +72,7 @@ fn a_program_that_does_not_know_this_record_is_never_executed() {
 }
 
 #[test]
-fn a_program_that_is_gone_is_said_to_be() {
+fn a_program_that_is_gone_is_reported_as_gone() {
     refused_with(
         |daemon| std::fs::remove_file(daemon.path("echod")).unwrap(),
         "No such file or directory",
@@ -80,7 +80,7 @@ fn a_program_that_is_gone_is_said_to_be() {
 }
 
 #[test]
-fn a_program_that_talks_a_lot_is_heard_to_its_end() {
+fn the_output_of_a_program_that_prints_a_lot_is_read_to_its_end() {
     refused_with(
         |daemon| {
             replace_by_script(daemon, "yes echod: no | head -n 100000 >&2; exit 1");
