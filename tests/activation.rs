@@ -143,7 +143,7 @@ fn the_port_of_a_passed_udp_socket_is_refused_as_a_source() {
 }
 
 #[test]
-fn a_passed_socket_that_no_listener_has_is_said() {
+fn a_passed_socket_that_no_listener_has_is_logged() {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     let config = "[listener.main]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\n";
@@ -160,7 +160,7 @@ fn a_passed_socket_that_no_listener_has_is_said() {
         refused
             .as_mut()
             .map_or(true, |peer| peer.read(&mut [0; 1]).is_err()),
-        "nobody serves it"
+        "no process serves it"
     );
 }
 

@@ -122,7 +122,7 @@ where
         driver.submit(Op::SendTo { socket, buffer });
         let (mut sent, mut datagrams_sent) = (0, 0);
         while sent < SENDS * BUFFER_BYTES || datagrams_sent < 10 {
-            driver.wait(None, &mut done).expect("it goes on");
+            driver.wait(None, &mut done).expect("it continues");
             for completion in done.drain(..) {
                 match completion {
                     Completion::Sent { len, .. } => sent += len as usize,
@@ -268,7 +268,7 @@ impl Service {
         self.waker.wake();
         self.allocations
             .recv_timeout(PATIENCE)
-            .expect("the worker goes on turning")
+            .expect("the worker keeps turning")
     }
 
     fn totals(&self) -> Totals {

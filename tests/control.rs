@@ -430,7 +430,7 @@ fn more_peers_than_fit_into_a_page_are_all_listed() {
 }
 
 #[test]
-fn a_backlog_is_raised_and_lowered_and_nobody_in_the_queue_is_lost() {
+fn a_backlog_is_raised_and_lowered_and_no_queued_client_is_lost() {
     let daemon = Daemon::start(ONE_AT_A_TIME);
     let address = daemon.address("main");
     let mut first = connect(address);
@@ -475,7 +475,7 @@ fn a_backlog_is_raised_and_lowered_and_nobody_in_the_queue_is_lost() {
 }
 
 #[test]
-fn a_backlog_above_the_kernels_limit_is_said_to_be_capped() {
+fn a_backlog_above_the_kernels_limit_is_reported_as_capped() {
     let limit: u64 = std::fs::read_to_string("/proc/sys/net/core/somaxconn")
         .expect("the kernel's limit")
         .trim()
@@ -535,7 +535,7 @@ fn clients_that_find_the_queue_full_are_counted() {
 }
 
 #[test]
-fn a_kick_closes_those_who_were_meant_and_no_others() {
+fn a_kick_closes_the_selected_connections_and_no_others() {
     let daemon = Daemon::start(ALL_KINDS);
     let address = daemon.address("main");
     let mut peers: Vec<TcpStream> = (1..=4u8)
@@ -809,7 +809,7 @@ fn every_exit_status_means_one_thing() {
 }
 
 #[test]
-fn who_may_not_connect_is_told_so() {
+fn a_user_that_may_not_connect_gets_the_reason() {
     let daemon = Daemon::start(&format!("[control]\nmode = \"0600\"\n{ALL_KINDS}"));
     let socket = daemon.path("control.sock");
     let mode = |path| {
@@ -872,7 +872,7 @@ fn a_control_client_that_misbehaves_harms_only_itself() {
     let daemon = Daemon::start(ALL_KINDS);
     let mut peer = daemon.connect("main");
     let mut all_is_well = || {
-        assert_eq!(exchange(&mut peer, b"echo goes on"), b"echo goes on");
+        assert_eq!(exchange(&mut peer, b"echo continues"), b"echo continues");
         assert_eq!(daemon.ctl_json(&["status"])["status"]["state"], "serving");
     };
     let memory = resident_kilobytes(daemon.pid());

@@ -1,4 +1,4 @@
-//! Which driver the workers get, and what is said where it is not the one that could be had.
+//! Which driver the workers get, and what is logged where the better one is unavailable.
 
 use std::collections::BTreeMap;
 use std::process::{Command, Output};
@@ -58,7 +58,7 @@ fn where_a_call_fails<T: Send>(
     std::thread::scope(|scope| {
         // A filter holds for the thread that takes it on and for what that starts, for good.
         let thread = scope.spawn(|| {
-            seccompiler::apply_filter(&program).expect("anybody may do with less");
+            seccompiler::apply_filter(&program).expect("any process may restrict itself");
             run()
         });
         thread.join().expect("it has ended well")
@@ -166,7 +166,7 @@ fn where_io_uring_is_refused_but_asked_for_the_start_ends_with_cause_and_cure() 
 }
 
 #[test]
-fn where_io_uring_is_refused_nothing_else_matters_to_who_asks_for_epoll() {
+fn where_io_uring_is_refused_a_daemon_on_epoll_logs_nothing_of_it() {
     let (daemon, checked) = where_io_uring_fails(Errno::EPERM, || {
         (Daemon::start(&config("epoll")), check("epoll"))
     });

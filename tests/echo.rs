@@ -105,8 +105,8 @@ fn stuff(sockets: &[Socket], sent: &mut [usize], bytes: &[u8]) {
             }
             socket.set_nonblocking(false).expect("an option");
         }
-        // Nobody takes more for this long: they stall, or the machine is busy. The tests hold in
-        // either case, but say less in the second one.
+        // No socket takes more bytes for this long: they stall, or the machine is busy. The tests
+        // hold in either case, but prove less in the second one.
         let open = sockets.iter().zip(&*sent);
         let mut fds: Vec<_> = open
             .filter(|(_, sent)| **sent < bytes.len())

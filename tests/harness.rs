@@ -134,7 +134,7 @@ impl Daemon {
         }
     }
 
-    /// What it has logged so far, to the last line.
+    /// What it has logged until now, to the last line.
     pub(crate) fn log(&self) -> String {
         eventually("the log is written", || self.log_is_written());
         self.log_file()
@@ -406,12 +406,13 @@ impl Daemon {
         Control::connect(&self.path("control.sock"))
     }
 
-    /// Reads what the service manager was told so far, so that its queue, which is short, has room.
+    /// Reads the notifications that were sent until now, so that their queue, which is short, has
+    /// room.
     pub(crate) fn forget_notifications(&self) {
         self.take_notifications();
     }
 
-    /// What the service manager was told so far, all messages in one text.
+    /// The notifications that were sent until now, all in one text.
     pub(crate) fn take_notifications(&self) -> String {
         use nix::sys::socket::{MsgFlags, recv};
         use std::os::fd::AsRawFd;
@@ -500,8 +501,8 @@ impl Control {
     }
 }
 
-/// A port that nobody has, of TCP and UDP, on any address. It is not one of those that the kernel
-/// gives to clients, so that nobody gets it meanwhile but who asks for it by number.
+/// A port that is free for TCP and UDP on every address. It is not one of those that the kernel
+/// gives to clients, so that only a process that asks for its number can bind it before the caller.
 pub(crate) fn free_port() -> u16 {
     use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
     use std::sync::atomic::{AtomicU16, Ordering};
@@ -516,13 +517,13 @@ pub(crate) fn free_port() -> u16 {
         let any_v6 = (Ipv6Addr::UNSPECIFIED, port);
         let free = |free: std::io::Result<()>| match free {
             Ok(()) => true,
-            // A host without IPv6 has nobody there.
+            // On a host without IPv6 no other process can have it.
             Err(error) => error.kind() != std::io::ErrorKind::AddrInUse,
         };
-        if free(TcpListener::bind(any).map(let_go))
-            && free(UdpSocket::bind(any).map(let_go))
-            && free(TcpListener::bind(any_v6).map(let_go))
-            && free(UdpSocket::bind(any_v6).map(let_go))
+        if free(TcpListener::bind(any).map(close_socket))
+            && free(UdpSocket::bind(any).map(close_socket))
+            && free(TcpListener::bind(any_v6).map(close_socket))
+            && free(UdpSocket::bind(any_v6).map(close_socket))
         {
             return port;
         }
@@ -531,7 +532,7 @@ pub(crate) fn free_port() -> u16 {
 
 /// Closes a TCP or UDP socket, and returns when its address is free. A program that another test
 /// starts in this moment has a copy of it, between its fork and its exec.
-pub(crate) fn let_go(socket: impl Into<OwnedFd>) {
+pub(crate) fn close_socket(socket: impl Into<OwnedFd>) {
     let socket = socket.into();
     let link = std::fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd()));
     let link = link.expect("an open descriptor").display().to_string();
@@ -555,9 +556,9 @@ pub(crate) fn after_shell_line(command: &mut Command, line: &str) {
     *command = instead(command, "sh", arguments);
 }
 
-/// Puts a copy of a program where anybody may run it. The copying is another program's work: a
+/// Puts a copy of a program where any user may run it. The copying is another program's work: a
 /// file that this process writes is open for writing in each program that another test starts in
-/// that moment, until its exec, and nobody can run it ("text file busy").
+/// that moment, until its exec, and can't be run ("text file busy").
 pub(crate) fn install(program: &str, to: &Path) {
     let output = run(Command::new("install")
         .args(["-m", "0755", program])
@@ -589,7 +590,7 @@ pub(crate) fn run(command: &mut Command) -> Output {
     child.wait_with_output().expect("a child of ours")
 }
 
-/// So many bytes that look random, others for each seed.
+/// `len` bytes that look random, others for each seed.
 pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
     // xorshift64*
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
@@ -632,7 +633,7 @@ pub(crate) fn allow_many_descriptors() -> u64 {
 /// A program that another test was starting had a copy of the socket, so that the address was in
 /// use still after all that the test itself held was closed.
 #[test]
-fn an_address_is_free_when_its_socket_is_let_go() {
+fn an_address_is_free_when_its_socket_is_closed() {
     let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
     let address = socket.local_addr().expect("an address");
     let copy = socket.try_clone().expect("a copy");
@@ -644,7 +645,7 @@ fn an_address_is_free_when_its_socket_is_let_go() {
         });
         drop(copy);
     });
-    let_go(socket);
-    std::net::TcpListener::bind(address).expect("nobody has it");
+    close_socket(socket);
+    std::net::TcpListener::bind(address).expect("no other process has it");
     starting.join().expect("it did not panic");
 }

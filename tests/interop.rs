@@ -25,7 +25,7 @@ fn pipe<A: AsRef<OsStr>>(program: &str, arguments: &[A], input: &[u8]) -> Output
         .expect("timeout(1) runs");
     let mut stdin = child.stdin.take().expect("a pipe");
     std::thread::scope(|scope| {
-        // Who does not read all of it says so in its output.
+        // A program that does not read all of it prints less than is expected.
         scope.spawn(move || _ = stdin.write_all(input));
         child.wait_with_output().expect("a child of ours")
     })
@@ -81,7 +81,7 @@ fn netcat_talks_over_tcp_udp_and_unix() {
     let much = noise(1_000_000, 1);
     assert_prints("nc", &["-N", "127.0.0.1", &tcp], &much, &much);
     assert_prints("nc", &["-N", "-U", &path(&daemon, "stream")], &much, &much);
-    // Over UDP nobody says when it is over: -w ends it a second after the answer.
+    // UDP has no end of a stream: -w ends it a second after the answer.
     let udp = port(&daemon, "udp");
     assert_prints(
         "nc",
@@ -165,8 +165,8 @@ fn curl_talks_to_it_as_to_a_telnet_server() {
 #[test]
 #[ignore = "needs nc, ncat, socat, haproxy and sockperf: run by .ci/run"]
 fn sockperf_measures_throughput_against_a_listener_that_discards() {
-    // Not ping-pong: it takes its own bytes, unchanged, for somebody else's (it wants one bit of
-    // each message cleared by its server).
+    // Not ping-pong: it takes its own bytes, unchanged, for those of another program (its
+    // server would clear one bit of each message).
     let daemon = Daemon::start(&format!("[defaults]\nreply = \"discard\"\n{LISTENERS}"));
     for (listener, option) in [("tcp", Some("--tcp")), ("udp", None)] {
         let port = port(&daemon, listener);
@@ -244,7 +244,7 @@ impl Haproxy {
         answer
     }
 
-    /// What its health check of this server has come to, e.g. `L4OK`.
+    /// The result of its health check of this server, e.g. `L4OK`.
     fn check_status(&self, backend: &str, server: &str) -> String {
         let table = self.ask("show stat");
         let mut lines = table.lines();
@@ -332,7 +332,7 @@ fn haproxy_finds_it_healthy_until_it_stops() {
     let before = daemon.listener("tcp")["accepted"]
         .as_u64()
         .expect("a number");
-    eventually("they go on", || {
+    eventually("they continue", || {
         daemon.listener("tcp")["accepted"]
             .as_u64()
             .expect("a number")
@@ -341,7 +341,7 @@ fn haproxy_finds_it_healthy_until_it_stops() {
     let mut client: TcpStream = connect(front);
     assert_eq!(exchange(&mut client, b"through"), b"through");
     drop(client);
-    // Checks leave nobody behind, and nothing in the log.
+    // Checks leave no connection open, and nothing in the log.
     daemon.signal(nix::sys::signal::Signal::SIGTERM);
     assert!(daemon.wait().success());
     eventually("both checks fail", || {

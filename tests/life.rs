@@ -28,7 +28,7 @@ fn read_to_fin(stream: &mut impl Read) -> Vec<u8> {
 }
 
 #[test]
-fn who_waits_in_the_queue_is_served_before_the_end() {
+fn queued_clients_are_served_before_the_end() {
     let mut daemon = Daemon::start(&format!(
         "[daemon]\ndrain-timeout = \"20s\"\n{}",
         tcp("max-connections = 1\nsockets = 1")
@@ -50,7 +50,7 @@ fn who_waits_in_the_queue_is_served_before_the_end() {
     assert_eq!(exchange(&mut inside, b"still inside"), b"still inside");
     assert_eq!(daemon.ctl_json(&["status"])["status"]["state"], "draining");
     // No new connection is accepted.
-    let refused = TcpStream::connect_timeout(&address, PATIENCE).expect_err("nobody listens");
+    let refused = TcpStream::connect_timeout(&address, PATIENCE).expect_err("nothing listens");
     assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
     // It is too late for a reload.
     assert_eq!(daemon.ctl(&["reload"]).status.code(), Some(78));
@@ -65,7 +65,7 @@ fn who_waits_in_the_queue_is_served_before_the_end() {
 }
 
 #[test]
-fn who_does_not_finish_in_time_gets_a_fin_and_no_reset() {
+fn a_peer_that_does_not_finish_in_time_gets_a_fin_and_no_reset() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut daemon = Daemon::start(&format!(
             "[daemon]\ndrain-timeout = \"300ms\"\n{}[listener.local]\nprotocol = \"unix-stream\"\naddress = \"{{dir}}/local.sock\"\n",
@@ -124,7 +124,7 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
-fn during_the_shutdown_delay_everything_is_served_on() {
+fn during_the_shutdown_delay_everything_is_still_served() {
     let mut daemon = Daemon::start(&format!(
         "[daemon]\nshutdown-delay = \"1h\"\n{}[listener.datagrams]\nprotocol = \"udp\"\naddress = \"127.0.0.1:0\"\n",
         tcp("")

@@ -1,4 +1,4 @@
-//! How many may come, and who: what happens to those who may not.
+//! How many clients may connect, and from where: what happens to those that may not.
 
 mod closing;
 mod loops;
@@ -19,7 +19,7 @@ fn tcp(keys: &str) -> String {
     )
 }
 
-/// A client that has said hello and does not know whether it is served.
+/// A client that has sent a message and does not know whether it is served.
 struct Client {
     stream: TcpStream,
     answered: bool,
@@ -36,7 +36,7 @@ impl Client {
         }
     }
 
-    /// Whether its answer has come.
+    /// Whether its answer has arrived.
     fn is_served(&mut self) -> bool {
         let mut answer = [0; 10];
         match self.stream.read(&mut answer) {
@@ -71,8 +71,8 @@ fn try_from(local: &str, server: SocketAddr) -> std::io::Result<TcpStream> {
     Ok(socket.into())
 }
 
-/// The listener is full, or does not like us: it tells us so with a reset, which comes so soon
-/// that it may be seen while still connecting.
+/// The listener is full, or denies the address: it resets the connection, which may be noticed
+/// while still connecting.
 fn assert_reset(local: &str, server: SocketAddr) {
     let end = try_from(local, server).and_then(|mut stream| stream.read(&mut [0]));
     assert_eq!(
@@ -82,14 +82,14 @@ fn assert_reset(local: &str, server: SocketAddr) {
 }
 
 #[test]
-fn exactly_so_many_are_served_and_the_next_one_when_one_leaves() {
+fn exactly_the_maximum_is_served_and_the_next_one_when_one_leaves() {
     for sockets in ["\"auto\"", "1", "2"] {
         let daemon = Daemon::start(&tcp(&format!("max-connections = 5\nsockets = {sockets}")));
         let server = daemon.address("tcp");
         let mut waiting: Vec<Client> = (0..12).map(|_| Client::new(server)).collect();
         let mut served = Vec::new();
         for gone in 0..=7 {
-            // Somebody of those who wait gets the place: which one, the kernel decides.
+            // One of the waiting clients gets the place: which one, the kernel decides.
             eventually("the free places are taken", || {
                 count_served(&mut waiting) + served.len() == 5
             });
@@ -104,13 +104,13 @@ fn exactly_so_many_are_served_and_the_next_one_when_one_leaves() {
         }
         assert_eq!(daemon.refused("tcp", "full"), 0);
         drop(served);
-        eventually("nobody is left", || daemon.connections("tcp") == 0);
+        eventually("no connection is left", || daemon.connections("tcp") == 0);
         assert_eq!(daemon.listener("tcp")["accepted"], 12);
     }
 }
 
 #[test]
-fn a_full_listener_may_reset_who_comes_and_counts_it() {
+fn a_full_listener_may_reset_new_connections_and_counts_them() {
     for sockets in ["\"auto\"", "1"] {
         let daemon = Daemon::start(&tcp(&format!(
             "max-connections = 3\nwhen-full = \"reset\"\nsockets = {sockets}"
@@ -136,7 +136,7 @@ fn a_full_listener_may_reset_who_comes_and_counts_it() {
 }
 
 #[test]
-fn a_source_gets_so_many_connections_and_others_get_theirs() {
+fn a_source_gets_its_maximum_of_connections_and_others_get_theirs() {
     let daemon = Daemon::start(&tcp("max-per-source = 2"));
     let server = daemon.address("tcp");
     let mut first: Vec<TcpStream> = (0..2).map(|_| connect_from("127.0.0.1", server)).collect();
@@ -204,7 +204,7 @@ fn a_datagram_from_a_denied_source_is_counted_and_not_answered() {
 }
 
 #[test]
-fn out_of_descriptors_it_rests_answers_operators_and_serves_the_others_later() {
+fn out_of_descriptors_it_pauses_answers_operators_and_serves_the_others_later() {
     let daemon = Daemon::start_with(&tcp(""), |command| {
         after_shell_line(command, "ulimit -n 64");
     });
@@ -219,7 +219,7 @@ fn out_of_descriptors_it_rests_answers_operators_and_serves_the_others_later() {
     // It does not spin: what it uses of a processor is far below what there is.
     let (before, begun) = (daemon.processor_time(), Instant::now());
     while begun.elapsed() < Duration::from_secs(2) {
-        // Operators are answered all the while, and those inside are served.
+        // Operators are answered all the while, and connected clients are served.
         let status = daemon.ctl_json(&["status"]);
         let connections = status["status"]["connections"].as_u64().expect("a number");
         assert!(connections < 64);
@@ -232,21 +232,21 @@ fn out_of_descriptors_it_rests_answers_operators_and_serves_the_others_later() {
         begun.elapsed()
     );
     let inside = clients.iter_mut().find(|client| client.answered);
-    let inside = &mut inside.expect("somebody is served").stream;
+    let inside = &mut inside.expect("a client is served").stream;
     inside.set_nonblocking(false).expect("an option");
     assert_eq!(exchange(inside, b"still here"), b"still here");
     inside.set_nonblocking(true).expect("an option");
 
-    // As those inside leave, those who wait come in, until everybody has been served.
+    // As served clients leave, waiting ones are accepted, until all have been served.
     let mut done = 0;
-    eventually("everybody is served", || {
+    eventually("all clients are served", || {
         count_served(&mut clients);
         let before = clients.len();
         clients.retain(|client| !client.answered);
         done += before - clients.len();
         done == 100
     });
-    eventually("nobody is left", || daemon.connections("tcp") == 0);
+    eventually("no connection is left", || daemon.connections("tcp") == 0);
     assert_eq!(daemon.listener("tcp")["accepted"], 100);
 }
 

@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{User, geteuid};
 
 use crate::harness::{
-    Daemon, ECHOCTL, ECHOD, after_shell_line, connect, exchange, free_port, install, let_go,
+    Daemon, ECHOCTL, ECHOD, after_shell_line, close_socket, connect, exchange, free_port, install,
     not_tested, run, text,
 };
 
@@ -30,7 +30,9 @@ fn is_root() -> bool {
 }
 
 fn nobody() -> User {
-    User::from_name(USER).expect("users").expect("nobody is")
+    User::from_name(USER)
+        .expect("users")
+        .expect("there is the user nobody")
 }
 
 /// A folder of that user's, with a configuration for one more listener.
@@ -95,7 +97,11 @@ fn low_ports() -> impl Iterator<Item = u16> {
     let first = (std::process::id() % 300) as u16;
     (0..300)
         .map(move |at| 700 + (first + at) % 300)
-        .filter(|&port| TcpListener::bind(("127.0.0.1", port)).map(let_go).is_ok())
+        .filter(|&port| {
+            TcpListener::bind(("127.0.0.1", port))
+                .map(close_socket)
+                .is_ok()
+        })
 }
 
 /// A field of every thread's status, without doubles.
@@ -164,7 +170,7 @@ fn io_uring_is_there_for_the_user_too() {
 }
 
 #[test]
-fn who_stays_root_is_told_that_there_is_another_way() {
+fn a_daemon_that_stays_root_logs_that_there_is_another_way() {
     if !is_root() {
         return;
     }
@@ -194,7 +200,7 @@ fn ports_below_1024_are_bound_at_the_start_and_by_a_reload() {
 }
 
 #[test]
-fn the_sockets_are_the_users_who_makes_others_beside_them_and_removes_them_at_the_end() {
+fn the_user_owns_the_socket_files_adds_others_and_removes_them_at_the_end() {
     if !is_root() {
         return;
     }
@@ -306,7 +312,7 @@ fn a_socket_outside_of_the_folders_of_the_start_is_not_made_though_the_user_may(
 
 /// Landlock has 16 layers at most, and capabilities are lost with a careless exec.
 #[test]
-fn who_has_become_the_user_is_upgraded_as_often_as_one_likes() {
+fn a_daemon_that_has_become_the_user_is_upgraded_several_times() {
     if !is_root() {
         return;
     }
@@ -376,7 +382,7 @@ fn a_reload_with_another_user_says_that_this_takes_a_restart() {
 
 /// Members of the group steer listeners and look; the daemon itself is root's and its own user's.
 #[test]
-fn who_may_connect_may_look_and_steer_but_not_change_the_daemon() {
+fn a_user_that_may_connect_may_look_and_steer_but_not_change_the_daemon() {
     if !is_root() {
         return;
     }
@@ -451,7 +457,7 @@ fn a_user_or_group_that_does_not_exist_ends_the_start_with_78_and_nothing_bound(
 }
 
 #[test]
-fn only_root_becomes_somebody_else_and_who_is_the_user_already_serves() {
+fn only_root_becomes_another_user_and_the_user_itself_needs_no_root() {
     if !is_root() {
         return;
     }

@@ -1,12 +1,12 @@
 //! One configuration becomes another under clients that must not notice.
 //!
 //! Listeners have ports found free just before, so that they can be handed around; the proof under
-//! churn ([`a_hundred_reloads_under_churn_lose_nobody_and_nothing`]) counts and prints.
+//! churn ([`a_hundred_reloads_under_churn_lose_no_client_and_no_byte`]) counts and prints.
 
 #[path = "reload/files.rs"]
 mod files;
-#[path = "reload/meanwhile.rs"]
-mod meanwhile;
+#[path = "reload/while_loading.rs"]
+mod while_loading;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -19,7 +19,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Daemon, PATIENCE, connect, eventually, exchange, free_port, let_go, text, udp,
+    Daemon, PATIENCE, close_socket, connect, eventually, exchange, free_port, text, udp,
 };
 
 /// A listener's table.
@@ -58,7 +58,7 @@ fn refuses(address: SocketAddr) -> bool {
     }
 }
 
-/// Whether a client is let in only to be reset, which it may learn of before `connect` returns.
+/// Whether a client is accepted only to be reset, which it may notice before `connect` returns.
 fn is_reset(address: SocketAddr) -> bool {
     let end = TcpStream::connect_timeout(&address, PATIENCE).and_then(|mut stream| {
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -78,7 +78,7 @@ fn still_echoes(peers: &mut [TcpStream], message: &[u8]) {
 }
 
 #[test]
-fn a_signal_reloads_and_the_service_manager_is_told() {
+fn a_signal_reloads_and_the_service_manager_is_notified() {
     let port = free_port();
     let mut daemon = Daemon::start(&tcp("main", &local(port), ""));
     daemon.write_config(&tcp("main", &local(port), "backlog = 7"));
@@ -203,7 +203,7 @@ fn every_live_key_takes_effect_without_a_new_socket() {
     });
     update("max-connections = 2", &["max-connections"]);
     let mut answer = [0; 6];
-    second.read_exact(&mut answer).expect("let in");
+    second.read_exact(&mut answer).expect("accepted");
     update("max-connections = 2\nwhen-full = \"reset\"", &["when-full"]);
     assert!(is_reset(address));
     assert_eq!(daemon.listener("main")["refused"]["full"], 1);
@@ -554,7 +554,7 @@ fn a_datagram_that_arrives_while_its_address_changes_hands_is_answered() {
         {
             let before = answered.load(Relaxed);
             assert_applied(&daemon.reload_with(&config(address, sockets)));
-            eventually("somebody is answered", || answered.load(Relaxed) > before);
+            eventually("a client is answered", || answered.load(Relaxed) > before);
         }
         drop(ends);
     });
@@ -680,7 +680,7 @@ fn a_reload_that_can_not_bind_one_address_binds_none() {
     let [kept, grown, fresh] = [(); 3].map(|()| free_port());
     // Not one that a client anywhere could get while it is free for a moment.
     let taken = free_port();
-    let somebody = TcpListener::bind(at(taken)).expect("a listener of somebody else");
+    let other_process = TcpListener::bind(at(taken)).expect("a listener of another process");
     let before = [
         tcp("grown", &local(grown), "sockets = 1"),
         tcp("kept", &local(kept), "backlog = 10"),
@@ -730,7 +730,7 @@ fn a_reload_that_can_not_bind_one_address_binds_none() {
     still_echoes(&mut [kept, grown].map(|port| connect(at(port))), b"new");
 
     // A port that another process had first must not be shared either.
-    let_go(somebody);
+    close_socket(other_process);
     let shared = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
     let shared = shared.expect("a socket");
     shared.set_reuse_port(true).expect("set");
@@ -977,7 +977,7 @@ fn clients_in_the_queue_of_a_removed_listener_are_served() {
     for client in &mut local {
         served(client);
     }
-    still_echoes(&mut queued, b"and goes on");
+    still_echoes(&mut queued, b"and continues");
     assert_eq!(exchange(&mut inside, b"inside"), b"inside");
     assert!(refuses(at(gone)));
     println!("50 TCP and 10 Unix clients in the queues of removed listeners, each served");
@@ -1053,7 +1053,7 @@ fn tally_end(exchanged: std::io::Result<()>, tally: &Tally) {
 }
 
 #[test]
-fn a_hundred_reloads_under_churn_lose_nobody_and_nothing() {
+fn a_hundred_reloads_under_churn_lose_no_client_and_no_byte() {
     const RELOADS: u64 = 100;
     const REBOUND: usize = 1;
     let [kept, rebound, always, sometimes, changed, passing] = [(); 6].map(|()| free_port());
@@ -1211,7 +1211,7 @@ fn a_hundred_reloads_under_churn_lose_nobody_and_nothing() {
 }
 
 #[test]
-fn removing_a_listener_under_connect_churn_resets_nobody() {
+fn removing_a_listener_under_connect_churn_resets_no_client() {
     const REMOVALS: u64 = 25;
     let [kept, gone] = [(); 2].map(|()| free_port());
     let kept = tcp("kept", &local(kept), "");

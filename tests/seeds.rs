@@ -85,10 +85,10 @@ fn one_client_at_a_time_is_served_in_the_order_in_which_they_came() {
         let waiting = 5 - number;
         let mut served = clients.remove(0);
         let mut answer = [0; 10];
-        served.read_exact(&mut answer).expect("its turn has come");
+        served.read_exact(&mut answer).expect("it is its turn");
         assert_eq!(answer, [number; 10]);
         assert_eq!(exchange(&mut served, b"and more"), b"and more");
-        // `echoctl listeners` shows who is served and who waits.
+        // `echoctl listeners` shows the clients that are served and those that wait.
         let listener = daemon.listener("one-at-a-time");
         assert_eq!(listener["connections"], 1);
         assert_eq!(listener["accepted"], number + 1);
@@ -99,7 +99,7 @@ fn one_client_at_a_time_is_served_in_the_order_in_which_they_came() {
         served.shutdown(Shutdown::Write).expect("half-closed");
         assert_eq!(read_to_end(&mut served), b"");
     }
-    eventually("nobody is left", || {
+    eventually("no connection is left", || {
         daemon.connections("one-at-a-time") == 0
     });
 }

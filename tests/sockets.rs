@@ -191,7 +191,7 @@ fn can_be_shared(kind: Type, address: SocketAddr) -> bool {
 #[test]
 fn a_rejected_reload_leaves_options_files_and_queues_as_they_were() {
     let [stream, datagram, taken] = [(); 3].map(|()| free_port());
-    let _somebody = TcpListener::bind(at(taken)).expect("a listener of another process");
+    let _other_process = TcpListener::bind(at(taken)).expect("a listener of another process");
     let full = "sockets = 1\nmax-connections = 1";
     let before = [
         tcp("a", &at(stream).to_string(), full),
@@ -261,7 +261,7 @@ fn a_rejected_reload_leaves_options_files_and_queues_as_they_were() {
     assert_eq!(
         now.len(),
         with_socket.len() + 1,
-        "but for the one elsewhere: {now:?}"
+        "except the one elsewhere: {now:?}"
     );
     assert!(!can_be_shared(Type::STREAM, at(stream)));
     let mut local = UnixStream::connect(daemon.path("s")).expect("it is a stream as before");
@@ -279,7 +279,7 @@ fn a_rejected_reload_loses_no_datagram() {
     const SOURCES: usize = 16;
     const ROUNDS: usize = 20;
     let [port, taken] = [(); 2].map(|()| free_port());
-    let _somebody = TcpListener::bind(at(taken)).expect("a listener of another process");
+    let _other_process = TcpListener::bind(at(taken)).expect("a listener of another process");
     let config = |sockets: usize| {
         table(
             "main",
@@ -289,7 +289,7 @@ fn a_rejected_reload_loses_no_datagram() {
         )
     };
     let daemon = Daemon::start(&config(1));
-    // So many others that the failure comes long after the new sockets would have been bound.
+    // Enough others that the failure comes long after the new sockets would have been bound.
     let others = (0..150).map(|number| tcp(&format!("n{number}"), "127.0.0.1:0", ""));
     let others: String = others.collect();
     let refused = tcp("z", &at(taken).to_string(), "");

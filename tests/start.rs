@@ -97,7 +97,7 @@ fn names_in(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn all_mistakes_are_told_at_once_each_with_its_place() {
+fn all_mistakes_are_reported_at_once_each_with_its_place() {
     let config = r#"[daemon]
 workers = 0
 
@@ -134,7 +134,7 @@ idle-timeout = "soon"
 }
 
 #[test]
-fn what_is_not_toml_at_all_is_told_with_its_place() {
+fn what_is_not_toml_at_all_is_reported_with_its_place() {
     let said = failure(&echod("[listener.main\n", &["--check"]), 78);
     assert!(said.contains("echod.toml:1:"), "{said}");
 }
@@ -190,7 +190,7 @@ fn drop_ins_beside_the_file_are_read_in_the_order_of_their_names() {
 }
 
 #[test]
-fn an_address_in_use_is_told_with_its_listener_and_how_to_find_who_has_it() {
+fn an_address_in_use_is_reported_with_its_listener_and_how_to_find_the_process() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address");
     let said = failure(&echod(&tcp(&address.to_string()), &[]), 1);
@@ -215,7 +215,7 @@ fn an_address_in_use_is_told_with_its_listener_and_how_to_find_who_has_it() {
 }
 
 #[test]
-fn everything_that_cannot_be_bound_is_told_at_once_and_nothing_stays_bound() {
+fn everything_that_cannot_be_bound_is_reported_at_once_and_nothing_stays_bound() {
     let taken: Vec<TcpListener> = (0..2)
         .map(|_| TcpListener::bind("127.0.0.1:0").expect("a port"))
         .collect();
@@ -259,7 +259,7 @@ fn a_second_echod_on_the_same_port_says_so_and_leaves_the_first_alone() {
 }
 
 /// Runs the program as an ordinary user, also if we are root.
-fn as_nobody_special(command: &mut Command) {
+fn as_ordinary_user(command: &mut Command) {
     const NOBODY: u32 = 65_534;
     if nix::unistd::geteuid().is_root() {
         command.uid(NOBODY).gid(NOBODY);
@@ -267,9 +267,9 @@ fn as_nobody_special(command: &mut Command) {
 }
 
 #[test]
-fn a_port_or_a_folder_that_is_not_permitted_is_told_with_what_to_do() {
+fn a_port_or_a_folder_that_is_not_permitted_is_reported_with_what_to_do() {
     let mut version = Command::new(ECHOD);
-    as_nobody_special(version.arg("--version"));
+    as_ordinary_user(version.arg("--version"));
     if let Err(error) = version.output() {
         not_tested(format_args!(
             "an ordinary user may not run {ECHOD}: {error}"
@@ -289,7 +289,7 @@ fn a_port_or_a_folder_that_is_not_permitted_is_told_with_what_to_do() {
             fs::Permissions::from_mode(0o644),
         )
         .expect("a mode");
-        as_nobody_special(&mut command);
+        as_ordinary_user(&mut command);
         let said = failure(&run(&mut command), 1);
         for part in parts {
             assert!(said.contains(part), "{part} is missing: {said}");
@@ -321,10 +321,10 @@ fn a_port_or_a_folder_that_is_not_permitted_is_told_with_what_to_do() {
 }
 
 #[test]
-fn a_receive_buffer_that_the_kernel_caps_is_told_once() {
+fn a_receive_buffer_that_the_kernel_caps_is_reported_once() {
     let limit = fs::read_to_string("/proc/sys/net/core/rmem_max").expect("a limit");
     let mut version = Command::new(ECHOD);
-    as_nobody_special(version.arg("--version"));
+    as_ordinary_user(version.arg("--version"));
     if limit.trim().parse::<u32>().expect("a number") >= 1 << 20 << 9 || version.output().is_err() {
         not_tested("this user may allocate as much as there is");
         return;
@@ -338,7 +338,7 @@ fn a_receive_buffer_that_the_kernel_caps_is_told_once() {
         for path in [folder, &config, &folder.join("notify")] {
             fs::set_permissions(path, fs::Permissions::from_mode(0o777)).expect("a mode");
         }
-        as_nobody_special(command);
+        as_ordinary_user(command);
     });
     let told = format!(
         "listener \"main\": receive-buffer 536870912 is capped to {} by net.core.rmem_max",
@@ -351,7 +351,7 @@ fn a_receive_buffer_that_the_kernel_caps_is_told_once() {
 }
 
 #[test]
-fn a_folder_that_does_not_exist_is_told_with_what_to_do() {
+fn a_folder_that_does_not_exist_is_reported_with_what_to_do() {
     let config = "[listener.main]\nprotocol = \"unix-stream\"\naddress = \"{dir}/no/stream\"\n";
     let said = failure(&echod(config, &[]), 1);
     assert!(
@@ -361,7 +361,7 @@ fn a_folder_that_does_not_exist_is_told_with_what_to_do() {
 }
 
 #[test]
-fn an_address_of_another_host_is_told() {
+fn an_address_of_another_host_is_reported() {
     // TEST-NET-1 (RFC 5737): no host has it.
     let said = failure(&echod(&tcp("192.0.2.1:0"), &[]), 1);
     assert!(
@@ -425,7 +425,7 @@ fn a_url_that_is_none_is_a_usage_error() {
 }
 
 #[test]
-fn an_address_that_is_none_is_told_with_its_url() {
+fn an_address_that_is_none_is_reported_with_its_url() {
     for url in [
         "tcp://",
         "tcp://127.0.0.1",
@@ -511,7 +511,7 @@ fn unix_sockets_have_the_mode_of_the_configuration_and_are_removed_at_the_end() 
 }
 
 #[test]
-fn a_socket_file_that_nobody_serves_any_more_is_replaced() {
+fn a_socket_file_that_no_process_serves_any_more_is_replaced() {
     let daemon = Daemon::start_with(UNIX, |command| {
         let config = command.get_args().nth(1).expect("--config FILE");
         let folder = Path::new(config).parent().expect("a folder").to_owned();
@@ -529,7 +529,7 @@ fn a_socket_file_that_nobody_serves_any_more_is_replaced() {
 }
 
 #[test]
-fn a_socket_that_somebody_serves_is_never_stolen() {
+fn a_socket_that_another_process_serves_is_never_stolen() {
     let folder = tempfile::tempdir().expect("a folder");
     let stream = UnixListener::bind(folder.path().join("stream")).expect("a socket");
     let said = failure(&echod_in(folder.path(), UNIX, &[]), 1);
@@ -577,7 +577,7 @@ fn a_file_that_is_not_a_socket_is_never_removed() {
 }
 
 #[test]
-fn a_socket_that_was_replaced_meanwhile_is_not_removed_at_the_end() {
+fn a_socket_file_that_was_replaced_is_not_removed_at_the_end() {
     let mut daemon = Daemon::start(UNIX);
     fs::remove_file(daemon.path("stream")).expect("it is there");
     let _other = UnixListener::bind(daemon.path("stream")).expect("a socket");

@@ -229,7 +229,7 @@ fn the_table_of_directions_is_that_of_the_sources_and_has_no_circle() {
 }
 
 #[test]
-fn unsafe_is_in_its_two_rooms_and_forbidden_in_all_others() {
+fn unsafe_is_in_two_modules_and_forbidden_in_all_others() {
     let mut wrong = Vec::new();
     for file in rust_files("src").into_iter().chain(rust_files("tests")) {
         let module = module_of(&file.name);
@@ -276,7 +276,7 @@ fn no_source_is_longer_than_one_thing() {
 
 /// A standard stream that is closed would make them panic.
 #[test]
-fn everything_that_the_programs_print_passes_through_one_room() {
+fn everything_that_the_programs_print_passes_through_one_module() {
     // What is compiled into tests may print as it likes.
     let is_test = |name: &str| {
         let mut parts = name.trim_end_matches(".rs").split('/');
@@ -405,7 +405,7 @@ fn what_the_readme_claims_of_speed_was_measured() {
 }
 
 #[test]
-fn no_file_names_a_path_of_somebodys_own_machine() {
+fn no_file_names_a_path_of_a_developers_machine() {
     // In two halves, or this file would be the first to be found.
     let paths = [
         ("/wo", "rk/"),

@@ -112,7 +112,7 @@ fn replace_by_script(daemon: &Daemon, script: &str) -> PathBuf {
 }
 
 #[test]
-fn an_upgrade_keeps_the_process_and_everybody_in_it() {
+fn an_upgrade_keeps_the_process_and_every_connection() {
     let mut daemon = Daemon::start(CONFIG);
     let pid = daemon.pid();
     let mut tcp: Vec<TcpStream> = (0..20).map(|_| daemon.connect("main")).collect();
@@ -147,19 +147,19 @@ fn an_upgrade_keeps_the_process_and_everybody_in_it() {
 }
 
 #[test]
-fn nobody_who_talks_all_the_time_notices_twenty_upgrades() {
+fn no_client_that_talks_all_the_time_notices_twenty_upgrades() {
     let daemon = Daemon::start(CONFIG);
     let mut crowd = Crowd::new();
     crowd.all(&daemon);
     for round in 0..20 {
-        crowd.wait_for_everybody();
+        crowd.wait_for_all();
         if round % 2 == 0 {
             upgrade(&daemon);
         } else {
             upgrade_by_signal(&daemon);
         }
     }
-    crowd.wait_for_everybody();
+    crowd.wait_for_all();
     assert!(crowd.end() > 0);
     assert_eq!(upgrades(&daemon), 20);
     let log = daemon.log();
@@ -207,7 +207,7 @@ fn read_to_end(stream: &mut impl Read) -> Vec<u8> {
 }
 
 #[test]
-fn who_does_not_read_gets_all_that_he_is_owed_after_the_upgrade() {
+fn a_client_that_does_not_read_gets_all_unsent_bytes_after_the_upgrade() {
     let daemon = Daemon::start(
         r#"
 [listener.main]
@@ -262,7 +262,7 @@ reply = "discard"
 }
 
 #[test]
-fn a_one_shot_listener_answers_nobody_twice_because_of_an_upgrade() {
+fn a_one_shot_listener_answers_no_client_twice_because_of_an_upgrade() {
     let daemon = Daemon::start(
         "[listener.main]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\none-shot = true\n",
     );
@@ -300,7 +300,7 @@ fn a_storm_of_signals_ends_nothing() {
     let daemon = Daemon::start(CONFIG);
     let mut crowd = Crowd::new();
     crowd.some(&daemon);
-    crowd.wait_for_everybody();
+    crowd.wait_for_all();
     for _ in 0..500 {
         daemon.signal(Signal::SIGHUP);
         std::thread::sleep(std::time::Duration::from_millis(1));
@@ -309,7 +309,7 @@ fn a_storm_of_signals_ends_nothing() {
         daemon.forget_notifications();
     }
     eventually("there was an upgrade", || upgrades(&daemon) > 0);
-    crowd.wait_for_everybody();
+    crowd.wait_for_all();
     crowd.end();
     assert!(!daemon.log().contains("could not be kept"));
 }
@@ -343,7 +343,7 @@ fn a_second_upgrade_is_refused_while_one_is_on_its_way() {
 }
 
 #[test]
-fn a_daemon_that_is_told_to_stop_during_an_upgrade_stops() {
+fn a_daemon_that_gets_a_stop_signal_during_an_upgrade_stops() {
     let mut daemon = start_copy(CONFIG);
     let mut peer = daemon.connect("main");
     assert_eq!(exchange(&mut peer, b"x"), b"x");
@@ -391,7 +391,7 @@ fn an_upgrade_right_after_a_reload_that_retired_sockets_waits_for_them() {
 }
 
 #[test]
-fn who_has_sent_half_a_request_sends_the_rest_to_the_successor() {
+fn a_client_with_half_a_request_sends_the_rest_to_the_successor() {
     let daemon = Daemon::start(CONFIG);
     let mut half = daemon.control();
     let mut idle = daemon.control();

@@ -47,7 +47,7 @@ impl Drop for Stopped {
 }
 
 #[test]
-fn the_watchdog_is_fed_again_and_again() {
+fn keep_alives_are_sent_to_the_watchdog_again_and_again() {
     let mut daemon = start_watched(Duration::from_millis(400));
     for _ in 0..5 {
         daemon.wait_for_notification("WATCHDOG=1");
@@ -86,7 +86,7 @@ fn one_worker_that_hangs_is_a_dead_service() {
 }
 
 #[test]
-fn who_is_not_watched_feeds_no_watchdog() {
+fn a_daemon_without_a_watchdog_sends_no_keep_alives() {
     let mut daemon = Daemon::start_with(TCP, |command| {
         command
             .env("WATCHDOG_USEC", "1000")
@@ -140,9 +140,9 @@ fn while_it_stops_it_asks_for_a_little_time_again_and_again() {
     let mut peer = daemon.connect("main");
     assert_eq!(exchange(&mut peer, b"hello"), b"hello");
     daemon.signal(Signal::SIGTERM);
-    seconds_told(&mut daemon, "stopping: 1 connection, serving on for ", " s");
+    seconds_in_status(&mut daemon, "stopping: 1 connection, serving on for ", " s");
     let told: Vec<u64> = (0..3)
-        .map(|_| seconds_told(&mut daemon, "draining: 1 connection, at most ", " s left"))
+        .map(|_| seconds_in_status(&mut daemon, "draining: 1 connection, at most ", " s left"))
         .collect();
     assert!(told[0] <= 300, "{told:?}");
     assert!(
@@ -154,7 +154,7 @@ fn while_it_stops_it_asks_for_a_little_time_again_and_again() {
 }
 
 /// Waits for a status of this kind that comes with a request for more time; the seconds in it.
-fn seconds_told(daemon: &mut Daemon, before: &str, after: &str) -> u64 {
+fn seconds_in_status(daemon: &mut Daemon, before: &str, after: &str) -> u64 {
     let number = |line: &str| {
         let number = line.strip_prefix("STATUS=")?.strip_prefix(before)?;
         number.strip_suffix(after)?.parse().ok()

@@ -69,9 +69,10 @@ const INTERFACE_NOT_FOUND: &str = "org.varlink.service.InterfaceNotFound";
 pub enum Role {
     /// Every user that can connect: may look.
     Reader,
-    /// May change listeners and peers (`[control] operators`).
+    /// May change listeners and peers: every user that can connect, until `[control] operators` is
+    /// built.
     Operator,
-    /// May change the daemon (`[control] admins`).
+    /// May change the daemon: root and the daemon's own user, until `[control] admins` is built.
     Admin,
 }
 

@@ -342,7 +342,7 @@ fn large_answers_to_a_unix_client_that_reads_a_little_later_are_not_lost() {
     for round in 0..COUNT {
         client.send(&noise(60_000, round as u64));
     }
-    eventually("all have come", || {
+    eventually("all have arrived", || {
         daemon.listener("unix")["datagrams_received"] == COUNT
     });
     for round in 0..COUNT {
@@ -351,7 +351,7 @@ fn large_answers_to_a_unix_client_that_reads_a_little_later_are_not_lost() {
 }
 
 #[test]
-fn a_unix_client_that_does_not_read_hurts_nobody() {
+fn a_unix_client_that_does_not_read_does_not_delay_others() {
     let daemon = Daemon::start(DATAGRAMS);
     let deaf = UnixDatagram::bind(daemon.path("deaf")).expect("a socket");
     deaf.set_write_timeout(Some(PATIENCE)).expect("a timeout");
@@ -370,7 +370,7 @@ fn a_unix_client_that_does_not_read_hurts_nobody() {
     deaf.set_nonblocking(true).expect("an option");
     let mut answer = [0; 10];
     let mut heard = Vec::new();
-    eventually("all that is counted as sent has come", || {
+    eventually("all that is counted as sent has arrived", || {
         while let Ok(len) = deaf.recv(&mut answer) {
             heard.push(u16::from_be_bytes(
                 answer[..len].try_into().expect("2 bytes"),
@@ -406,7 +406,7 @@ fn a_unix_datagram_larger_than_can_be_answered_whole_is_counted_and_dropped() {
 }
 
 #[test]
-fn datagrams_to_a_client_that_has_gone_disturb_nobody() {
+fn datagrams_to_a_client_that_has_gone_do_not_disturb_others() {
     let daemon = Daemon::start(DATAGRAMS);
     for client in Client::all(&daemon) {
         for round in 0..100 {
@@ -441,7 +441,7 @@ fn upper_and_discard_hold_for_datagrams_too() {
     for client in Client::all(&discard) {
         client.send(b"");
         client.send(b"nothing");
-        eventually("both have come", || {
+        eventually("both have arrived", || {
             discard.listener(client.name())["datagrams_received"] == 2
         });
         assert_eq!(discard.listener(client.name())["datagrams_sent"], 0);

@@ -1,4 +1,5 @@
-//! What peers do to a connection that they should not, and that it costs nobody else anything.
+//! What peers do to a connection that they should not, and that no other peer
+//! notices.
 
 use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::net::Shutdown;
@@ -23,8 +24,8 @@ const SMALL_BUFFERS: &str = "receive-buffer = \"64KiB\"\nsend-buffer = \"64KiB\"
 /// More than all buffers between a peer and itself can hold.
 const TOO_MUCH: usize = 8_000_000;
 
-/// What the daemon may take for itself while nobody reads: all buffers of its workers, and for
-/// each of so many peers what is held for one, twice.
+/// What the daemon may allocate while no peer reads: all buffers of its workers, and for each of
+/// `peers` twice the bytes that are held for one.
 fn memory_allowed_kib(workers: u64, peers: u64) -> u64 {
     workers * 16 * 1024 + peers * 2 * 64 + 4 * 1024
 }
@@ -36,7 +37,7 @@ const PEERS: usize = 300;
 const POOLED_DESCRIPTORS: usize = 2 * 2 * 64;
 
 #[test]
-fn peers_that_do_not_read_are_bounded_hurt_nobody_and_lose_nothing() {
+fn peers_that_do_not_read_are_bounded_delay_no_others_and_lose_nothing() {
     allow_many_descriptors();
     let bytes = noise(TOO_MUCH, 9);
     for kind in KINDS {
@@ -65,8 +66,8 @@ fn peers_that_do_not_read_are_bounded_hurt_nobody_and_lose_nothing() {
                 exchange(&mut witness, &noise(5000, round)),
                 noise(5000, round)
             );
-            let mut newcomer = connect(&address);
-            assert_eq!(exchange(&mut newcomer, b"new"), b"new");
+            let mut new_client = connect(&address);
+            assert_eq!(exchange(&mut new_client, b"new"), b"new");
             stuff(&peers, &mut sent, &bytes);
         }
         assert!(
@@ -81,7 +82,7 @@ fn peers_that_do_not_read_are_bounded_hurt_nobody_and_lose_nothing() {
         );
 
         let allowed = descriptors + PEERS + POOLED_DESCRIPTORS;
-        // The newcomers may be counted still.
+        // The new clients may be counted still.
         eventually("descriptors are bounded", || {
             daemon.descriptors() <= allowed
         });
@@ -94,7 +95,7 @@ fn peers_that_do_not_read_are_bounded_hurt_nobody_and_lose_nothing() {
             assert!(answer == bytes[*from..*sent], "{kind}: other bytes");
         }
         drop(witness);
-        eventually("nobody is left", || daemon.connections(kind) == 0);
+        eventually("no connection is left", || daemon.connections(kind) == 0);
     }
 }
 
@@ -122,7 +123,7 @@ fn a_peer_that_reads_nothing_for_too_long_is_reset() {
         let error = peer.take_error().expect("a socket's error");
         let kind_of_error = error.map(|error| error.kind());
         assert_eq!(kind_of_error, Some(ErrorKind::ConnectionReset), "{kind}");
-        // Who owes nobody a read may be silent for as long.
+        // A peer that has read everything may be silent for as long.
         assert_eq!(exchange(&mut patient, b"here"), b"here", "{kind}");
     }
 }
@@ -202,7 +203,7 @@ fn an_idle_connection_is_closed_with_a_fin() {
         assert_eq!(read_to_end(&silent), b"", "{kind}");
         assert_eq!(read_to_end(&once), b"", "{kind}");
         drop((silent, once));
-        eventually("nobody is left", || daemon.connections(kind) == 0);
+        eventually("no connection is left", || daemon.connections(kind) == 0);
     }
 }
 
@@ -244,8 +245,8 @@ fn a_connection_in_full_flood_that_has_lasted_long_enough_gets_a_fin_and_no_rese
         let answer = std::thread::scope(|scope| {
             scope.spawn(|| {
                 let mut writer = &socket;
-                // Until the other side has said its last word, which it must be able to say
-                // although there is always something unread before it.
+                // Until the daemon's FIN has arrived, which it must be able to send although
+                // there is always something unread before it.
                 while !ended.load(Ordering::Relaxed) {
                     writer.write_all(&bytes).expect("sent");
                 }

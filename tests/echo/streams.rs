@@ -65,7 +65,7 @@ fn messages_sent_without_waiting_for_answers_are_answered_in_order() {
 }
 
 #[test]
-fn who_half_closes_gets_all_that_is_owed_and_then_the_end() {
+fn a_peer_that_half_closes_gets_all_unsent_bytes_and_then_the_end() {
     let daemon = Daemon::start(STREAMS);
     for kind in KINDS {
         let address = address_of(&daemon, kind);
@@ -76,7 +76,7 @@ fn who_half_closes_gets_all_that_is_owed_and_then_the_end() {
             socket.shutdown(Shutdown::Write).expect("half-closed");
             assert!(read_to_end(&socket) == message, "{kind}: {size} bytes");
         }
-        eventually("nobody is left", || daemon.connections(kind) == 0);
+        eventually("no connection is left", || daemon.connections(kind) == 0);
     }
 }
 
@@ -96,7 +96,7 @@ fn one_shot_answers_the_first_read_and_ends_with_a_fin_although_more_comes() {
             assert!(message.starts_with(&answer), "{kind}: other bytes");
             assert!(answer.len() < message.len(), "{kind}: only the first read");
         }
-        eventually("nobody is left", || daemon.connections(kind) == 0);
+        eventually("no connection is left", || daemon.connections(kind) == 0);
     }
 }
 
@@ -142,7 +142,7 @@ fn an_urgent_byte_disturbs_nothing() {
     socket.send_out_of_band(b"!").expect("sent");
     socket.write_all(b"after").expect("sent");
     socket.shutdown(Shutdown::Write).expect("half-closed");
-    // Urgent data are not part of the stream, and whether they are sent back is nobody's promise.
+    // Urgent data are not part of the stream, and echod does not promise to send them back.
     let answer = String::from_utf8(read_to_end(&socket)).expect("text");
     assert_eq!(answer.replace('!', ""), "beforeafter");
 }
@@ -183,7 +183,7 @@ fn counters_tell_what_came_and_went() {
         for round in 1..=10 {
             talk(&connect(&address), &noise(1000 * round, 0));
         }
-        eventually("nobody is left", || daemon.connections(kind) == 0);
+        eventually("no connection is left", || daemon.connections(kind) == 0);
         let listener = daemon.listener(kind);
         assert_eq!(listener["accepted"], 10, "{kind}");
         assert_eq!(listener["bytes_received"], 55_000, "{kind}");

@@ -116,7 +116,7 @@ impl Server {
         let patience = Duration::from_millis(200);
         client.set_read_timeout(Some(patience)).expect("a timeout");
         eventually("it answers", || {
-            // Refused while nobody is there.
+            // Refused until the server has bound its socket.
             client.send(b"?").is_ok() && client.recv(&mut [0; 10]).is_ok()
         });
     }

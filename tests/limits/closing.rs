@@ -46,7 +46,7 @@ fn talking(daemon: &Daemon, listener: &str) -> TcpStream {
 }
 
 #[test]
-fn each_end_of_a_connection_is_counted_by_its_reason_and_told_in_the_log() {
+fn each_end_of_a_connection_is_counted_by_its_reason_and_logged() {
     let daemon = Daemon::start(LISTENERS);
     let [mut finishes, resets, kicked] = [(); 3].map(|()| talking(&daemon, "main"));
     let names = [&finishes, &resets, &kicked].map(|peer| peer.local_addr().expect("bound"));

@@ -11,10 +11,10 @@ use socket2::{SockAddr, Socket};
 use super::pattern::{self, Random};
 use crate::harness::Daemon;
 
-/// For how long nobody may get on. Longer than the kernel ever waits before it tries again (120 s,
-/// `TCP_RTO_MAX`): where small socket buffers are full on both sides it drops segments, and tries them
-/// again after 0.2, 0.4, 0.8 ... seconds (`backoff` in ss(8)); whoever was deaf for a minute may have to
-/// wait for a minute, though everybody reads by then.
+/// The longest time without progress. Longer than the kernel ever waits before it tries again
+/// (120 s, `TCP_RTO_MAX`): where small socket buffers are full on both sides it drops segments, and
+/// tries them again after 0.2, 0.4, 0.8 ... seconds (`backoff` in ss(8)); a peer that did not read
+/// for a minute may have to wait for a minute, though all peers read by then.
 const BACK_OFF: Duration = Duration::from_secs(150);
 
 /// The largest message.
@@ -23,7 +23,7 @@ const MESSAGE_MAX: u64 = 300_000;
 /// Where a driver may change the way in which it moves bytes, so that sizes around are worth more.
 const BORDERS: [u64; 6] = [4096, 8192, 16_384, 32_768, 65_536, 131_072];
 
-/// One peer reads or writes so often before it is the next one's turn.
+/// The reads or writes of one peer before it is the next one's turn.
 const BURST: usize = 4;
 
 /// A listener as its clients know it.
@@ -60,7 +60,7 @@ pub(super) enum Answer {
 /// What a peer is going to do.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
-    /// It sends so many bytes.
+    /// The number of bytes that it sends.
     pub(super) total: u64,
     /// How large its messages are.
     pub(super) sizes: Sizes,
@@ -170,7 +170,7 @@ impl Talker {
     }
 
     fn may_begin(&self) -> bool {
-        // Who does not read can't know what is unanswered.
+        // A peer that does not read can't know what is unanswered.
         let unanswered = self.sent - self.received.min(self.sent);
         self.sent < self.plan.total && (self.plan.deaf || unanswered <= self.plan.ahead)
     }
@@ -219,8 +219,8 @@ pub(super) struct Crowd {
 }
 
 impl Crowd {
-    /// Nobody yet. Streams are numbered from `first_stream` on: no two crowds of one test may have
-    /// the same, or a byte of one would be right for the other.
+    /// An empty crowd. Streams are numbered from `first_stream` on: no two crowds of one test may
+    /// have the same, or a byte of one would be right for the other.
     pub(super) fn new(seed: u64, services: &[Service], first_stream: u32) -> Self {
         Self {
             seed,
@@ -246,18 +246,18 @@ impl Crowd {
         self.count
     }
 
-    /// What the peers of each service have done so far.
+    /// What the peers of each service have done until now.
     pub(super) fn tallies(&self) -> &[Tally] {
         &self.tallies
     }
 
-    /// Somebody more, for a service.
+    /// Connects another peer to a service.
     pub(super) fn add(&mut self, service: usize, mut plan: Plan) {
         if matches!(
             self.services[service].answer,
             Answer::Nothing | Answer::First
         ) {
-            // It would wait forever for answers before it goes on.
+            // Otherwise it would wait forever for answers before it sends more.
             plan.ahead = u64::MAX;
         }
         let socket = super::connect_with(&self.services[service].address, |socket| {
@@ -293,11 +293,11 @@ impl Crowd {
         self.progressed = Instant::now();
     }
 
-    /// Lets everybody go on as far as they can; waits at most so long for anybody who can. Says
-    /// whether anybody could.
+    /// Lets each peer continue as far as it can; waits until one can, for `wait` at most. Returns
+    /// whether one could.
     ///
     /// # Panics
-    /// When a wrong byte comes, or nobody gets on for too long.
+    /// When a wrong byte arrives, or no peer makes progress for too long.
     pub(super) fn turn(&mut self, wait: Duration) -> bool {
         self.turn += 1;
         self.end_silences();
@@ -334,21 +334,21 @@ impl Crowd {
         }
         assert!(
             self.progressed.elapsed() < BACK_OFF,
-            "seed {}: nobody gets on: {:?}",
+            "seed {}: no peer makes progress: {:?}",
             self.seed,
             self.talkers.iter().flatten().collect::<Vec<_>>()
         );
         progress
     }
 
-    /// Turns until everybody has done all that they were going to do.
+    /// Turns until each peer has done all of its plan.
     pub(super) fn finish(&mut self) {
         while self.count > 0 {
             self.turn(Duration::from_millis(100));
         }
     }
 
-    /// Turns until nobody gets on any more for a while.
+    /// Turns until no peer makes progress for a while.
     pub(super) fn stall(&mut self) {
         while self.turn(Duration::from_millis(100)) {}
     }
@@ -358,7 +358,7 @@ impl Crowd {
         self.kill_one_in(1, service);
     }
 
-    /// The same for one in so many of them.
+    /// The same for one in `count` of them.
     pub(super) fn kill_one_in(&mut self, count: u64, service: usize) {
         for index in 0..self.talkers.len() {
             let found = self.talkers[index].as_ref();
@@ -368,7 +368,7 @@ impl Crowd {
         }
     }
 
-    /// From now on those who are left read, and end as they should.
+    /// From now on the remaining peers read, and end as they should.
     pub(super) fn come_to_an_end(&mut self) {
         for index in 0..self.talkers.len() {
             if let Some(talker) = &mut self.talkers[index] {
@@ -488,7 +488,7 @@ impl Crowd {
         let talker = self.talkers[index].as_mut().expect("it is there");
         let mut turn = Turn::Nothing;
         for _ in 0..BURST {
-            // Who reads in small pieces leaves the daemon's sends to stall at odd places.
+            // Small reads make the daemon's sends stall at odd places.
             let most = match self.random.below(4) {
                 0 => 1 + self.random.below(1000),
                 _ => self.incoming.len() as u64,
@@ -555,7 +555,7 @@ pub(super) fn wait_until_all_are_gone(daemon: &Daemon, listener: &str) {
     }
 }
 
-/// The daemon's FIN has come: it must have been time for it.
+/// The daemon's FIN has arrived: it must have been time for it.
 fn assert_ended(seed: u64, service: &Service, talker: &Talker) {
     let right = match service.answer {
         Answer::Echo | Answer::Upper => talker.half_closed && talker.received == talker.sent,

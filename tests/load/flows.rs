@@ -22,7 +22,8 @@ const DATAGRAM_MAX: usize = 65_507;
 /// Of this size are all but a few.
 const USUAL_MAX: usize = 1472;
 
-/// Each flow has so many under way at most. A Unix socket's queue holds ten or so of all clients.
+/// The most datagrams that a flow has under way. A Unix socket's queue holds about ten of all
+/// clients.
 const DEPTH: usize = 8;
 
 struct Flow {
@@ -50,7 +51,7 @@ pub(super) struct Flows {
 }
 
 impl Flows {
-    /// So many flows to an address, numbered from `first_stream` on. Unix clients get names of
+    /// `count` flows to an address, numbered from `first_stream` on. Unix clients get names of
     /// their own in `folder`.
     pub(super) fn new(
         name: &'static str,
@@ -94,7 +95,7 @@ impl Flows {
         self.flows.iter().map(|flow| flow.waiting.len()).sum()
     }
 
-    /// Sends some, if so said, and takes what has come; waits a moment for it.
+    /// Sends some, if asked to, and takes what has arrived; waits a moment for it.
     ///
     /// # Panics
     /// When an answer is wrong, out of order, or never comes.

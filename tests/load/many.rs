@@ -11,7 +11,7 @@ use crate::harness::{Daemon, allow_many_descriptors, eventually, not_tested};
 
 const WORKERS: usize = 2;
 
-/// Descriptors that a daemon of so many workers may keep for later: pipes, two for each.
+/// Descriptors that a daemon of `WORKERS` may keep for later: pipes, two for each.
 const POOLED_DESCRIPTORS: usize = WORKERS * 2 * 64;
 
 #[test]
@@ -46,7 +46,7 @@ fn killed_clients_leave_nothing_to_those_on_their_slots() {
                     crowd.turn(std::time::Duration::ZERO);
                 }
             }
-            // Those who are left get all that they are owed, beside the newcomers.
+            // The remaining clients get all of their bytes, beside the new ones.
             crowd.kill_one_in(1 + round % 2, 0);
             crowd.come_to_an_end();
             for _ in 0..200 {
@@ -72,7 +72,7 @@ fn killed_clients_leave_nothing_to_those_on_their_slots() {
     }
 }
 
-/// A connection that is held, and how far it has come.
+/// A connection that is held, and its progress.
 struct Held {
     socket: Socket,
     stream: u32,

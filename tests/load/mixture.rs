@@ -69,7 +69,7 @@ const LIMITS: [&str; 2] = [
     "write-stall-timeout = \"10m\"\nidle-timeout = \"5m\"\nbacklog = 512",
 ];
 
-/// The streams. Nobody who comes to `rough` ends as a peer should.
+/// The streams. No peer of `rough` ends as a peer should.
 const STREAMS: [(&str, Answer); 6] = [
     ("echo", Answer::Echo),
     ("upper", Answer::Upper),
@@ -80,7 +80,7 @@ const STREAMS: [(&str, Answer); 6] = [
 ];
 const ROUGH: usize = 5;
 
-/// So many peers of streams are there at a time, for each of two threads.
+/// The number of peers of streams at a time, for each of two threads.
 const CROWD: usize = 100;
 
 fn duration() -> Duration {
@@ -89,7 +89,7 @@ fn duration() -> Duration {
     Duration::from_secs(seconds.unwrap_or(3))
 }
 
-/// Somebody new for one of the streams.
+/// Connects another peer to one of the streams.
 fn add(crowd: &mut Crowd) {
     let service = crowd.random.below(STREAMS.len() as u64) as usize;
     let mut plan = Plan::random(&mut crowd.random);
@@ -100,7 +100,7 @@ fn add(crowd: &mut Crowd) {
             .one_of(&[Ending::Reset, Ending::Close, Ending::Stay]);
     }
     if STREAMS[service].1 == Answer::First {
-        // Who lingers to send more has little time for it.
+        // A peer that lingers to send more has little time for it.
         plan = Plan {
             total: plan.total % 50_000,
             sizes: Sizes::Small,
@@ -206,10 +206,10 @@ fn a_mixture_of_everything() {
         assert_eq!(counted.connected, tally.connected, "seed {seed}: {name}");
         assert!(
             tally.connected > 0 && tally.sent > 0,
-            "seed {seed}: {name}: nobody came"
+            "seed {seed}: {name}: no peer connected"
         );
         if name == "rough" {
-            // Nobody knows what was under way.
+            // What was under way is unknown.
             assert!(
                 counted.sent <= counted.received && counted.received <= tally.sent,
                 "seed {seed}: {counted:?}, {tally:?}"

@@ -6,7 +6,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-/// Streams have numbers of so many bits; the rest of a word is its place.
+/// The bits of a stream's number; the rest of a word is its place.
 const STREAM_BITS: u32 = 24;
 
 /// A word is believed to be a place in a stream if that is below this. It is far more than any test
@@ -96,7 +96,7 @@ pub(super) fn compare(
     let whose = match recognize(&got[at..]) {
         Some((whose, place)) if whose == stream => format!("its own from offset {place}"),
         Some((whose, place)) => format!("those of connection {whose}, offset {place}"),
-        None => "nobody's".into(),
+        None => "of no connection".into(),
     };
     Err(format!(
         "connection {stream}, offset {}: expected {}, got {}, which are {whose}",
@@ -150,7 +150,7 @@ impl Random {
         self.next() % bound
     }
 
-    /// One chance out of so many.
+    /// True in one of `count` calls.
     pub(super) fn one_in(&mut self, count: u64) -> bool {
         self.below(count) == 0
     }
@@ -184,7 +184,7 @@ fn a_pattern_is_the_same_in_whatever_pieces_it_is_made() {
 }
 
 #[test]
-fn wrong_bytes_are_told_from_right_ones_and_it_is_said_whose_they_are() {
+fn wrong_bytes_are_found_and_reported_with_their_connection() {
     let check = |got: &[u8], upper: bool| compare(7, 1000, upper, got, &mut Vec::new());
     let right = bytes_of(7, 1000, 100);
     assert_eq!(check(&right, false), Ok(()));
@@ -199,7 +199,7 @@ fn wrong_bytes_are_told_from_right_ones_and_it_is_said_whose_they_are() {
     foreign[50..].copy_from_slice(&bytes_of(99, 12_345, 50));
     ends_with(&foreign, "those of connection 99, offset 12345");
     ends_with(&bytes_of(7, 2003, 100), "its own from offset 2003");
-    ends_with(&[0xaa; 100], "nobody's");
+    ends_with(&[0xaa; 100], "of no connection");
     for bit in 0..800 {
         let mut flipped = right.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);

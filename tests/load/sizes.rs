@@ -24,7 +24,7 @@ fn telling_sizes() -> Vec<usize> {
 /// One connection, and what it has sent and got back.
 struct Line {
     socket: Socket,
-    who: String,
+    line_name: String,
     stream: u32,
     upper: bool,
     sent: u64,
@@ -37,11 +37,11 @@ struct Line {
 }
 
 impl Line {
-    fn new(socket: Socket, who: String, stream: u32, upper: bool) -> Self {
+    fn new(socket: Socket, line_name: String, stream: u32, upper: bool) -> Self {
         socket.set_nonblocking(true).expect("an option");
         Self {
             socket,
-            who,
+            line_name,
             stream,
             upper,
             sent: 0,
@@ -53,7 +53,7 @@ impl Line {
         }
     }
 
-    /// Sends a message of this size and goes on until no more than so much is unanswered.
+    /// Sends a message of this size and receives until no more than `unanswered` bytes are missing.
     fn send(&mut self, size: usize, unanswered: u64) {
         pattern::fill(self.stream, self.sent, &mut self.outgoing[..size]);
         self.begun = self.sent;
@@ -80,7 +80,7 @@ impl Line {
                 assert!(
                     ready > 0,
                     "{}: size {size}: {received} of {sent} bytes came",
-                    self.who
+                    self.line_name
                 );
             }
         }
@@ -93,10 +93,10 @@ impl Line {
         call: impl FnOnce(&mut Self) -> std::io::Result<usize>,
     ) -> usize {
         match call(self) {
-            Ok(0) => panic!("{}: the end, too early", self.who),
+            Ok(0) => panic!("{}: the end, too early", self.line_name),
             Ok(len) => len,
             Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
-            Err(error) => panic!("{}: {what}: {error}", self.who),
+            Err(error) => panic!("{}: {what}: {error}", self.line_name),
         }
     }
 
@@ -119,17 +119,17 @@ impl Line {
             )
         };
         if let Err(wrong) = right {
-            panic!("{}: size {size}: {wrong}", self.who);
+            panic!("{}: size {size}: {wrong}", self.line_name);
         }
         self.received += len as u64;
         assert!(
             self.received <= self.sent,
             "{}: size {size}: more comes than was sent",
-            self.who
+            self.line_name
         );
     }
 
-    /// Says that this was all; exactly that must have come, and then the end.
+    /// Half-closes; exactly the bytes that were sent must have arrived, and then the end.
     fn end(mut self) {
         self.send(1, 0);
         self.socket.shutdown(Shutdown::Write).expect("half-closed");
@@ -138,7 +138,7 @@ impl Line {
             super::read_to_end(&self.socket),
             b"",
             "{}: nothing more",
-            self.who
+            self.line_name
         );
     }
 }
@@ -164,10 +164,10 @@ fn every_size_comes_back_exact_across_the_border_of_bulk() {
         }
         std::thread::scope(|scope| {
             for (number, (kind, sizes, unanswered)) in lines.into_iter().enumerate() {
-                let who = format!("seed {seed}: {kind}, {reply}, line {number}");
+                let line_name = format!("seed {seed}: {kind}, {reply}, line {number}");
                 let socket = connect(&address_of(&daemon, kind));
                 scope.spawn(move || {
-                    let mut line = Line::new(socket, who, number as u32, reply == "upper");
+                    let mut line = Line::new(socket, line_name, number as u32, reply == "upper");
                     for size in sizes {
                         line.send(size, unanswered);
                     }
@@ -187,7 +187,7 @@ fn each_of_200_000_sizes_comes_back_exact() {
     std::thread::scope(|scope| {
         for number in 0..LINES {
             let kind = KINDS[number % KINDS.len()];
-            let who = format!("seed {seed}: {kind}, line {number}");
+            let line_name = format!("seed {seed}: {kind}, line {number}");
             let socket = connect(&address_of(&daemon, kind));
             // Two of the lines in the order of sizes, two in disorder; together they have them all.
             let mut sizes: Vec<usize> = (1 + number..=LARGEST).step_by(LINES).collect();
@@ -195,7 +195,7 @@ fn each_of_200_000_sizes_comes_back_exact() {
                 Random::new(seed + number as u64).shuffle(&mut sizes);
             }
             scope.spawn(move || {
-                let mut line = Line::new(socket, who, number as u32, false);
+                let mut line = Line::new(socket, line_name, number as u32, false);
                 for size in sizes {
                     line.send(size, 0);
                 }

@@ -305,7 +305,7 @@ fn one_that_answers_once_and_closes_fails_what_takes_longer_and_hangs_nowhere() 
 }
 
 #[test]
-fn one_that_answers_only_at_the_end_is_told_from_one_that_never_does() {
+fn one_that_answers_only_at_the_end_differs_from_one_that_never_does() {
     let server = Streams::answering_at_the_end();
     let (status, json) = json_of(&format!("check {} --timeout 400ms", server.url()));
     assert_eq!(status, 1, "{json:#}");
@@ -337,7 +337,7 @@ fn where_nothing_comes_back_there_is_nothing_to_check() {
 }
 
 #[test]
-fn where_nobody_is_there_is_nothing_to_check() {
+fn without_a_service_there_is_nothing_to_check() {
     let port = crate::harness::free_port();
     for (url, line) in [
         (
@@ -365,7 +365,7 @@ fn where_nobody_is_there_is_nothing_to_check() {
 }
 
 #[test]
-fn what_can_not_be_checked_so_is_told_what_to_do() {
+fn what_can_not_be_checked_is_reported_with_what_to_do() {
     for (option, value, words) in [
         ("--expect", "any", "write echo or upper"),
         ("--source", ":5000", "write an address alone"),
@@ -406,7 +406,7 @@ fn people_read_lines_and_why_what_has_failed_matters() {
 }
 
 #[test]
-fn an_interruption_ends_it_with_what_was_found_so_far() {
+fn an_interruption_ends_it_with_what_was_found_until_then() {
     let server = Streams::answering_one_client();
     let mut child = Command::new(ECHOPROBE)
         .args(["check", &server.url(), "--timeout", "60s"])

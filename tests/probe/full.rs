@@ -74,7 +74,7 @@ fn waits(child: &Child) -> bool {
 
 /// `ping` and the conversation said "timed out" at once.
 #[test]
-fn who_finds_the_queue_of_a_service_full_waits_for_room() {
+fn a_client_that_finds_the_queue_of_a_service_full_waits_for_room() {
     for (command, answers) in [
         (&["ping", "-c", "2", "-i", "1ms"][..], 2),
         (&["send"], 1),

@@ -124,7 +124,7 @@ fn a_service_that_cuts_off_is_not_taken_for_a_narrow_path() {
 }
 
 #[test]
-fn what_vanishes_without_a_word_on_either_way_is_told_as_that() {
+fn what_vanishes_silently_on_either_way_is_reported_as_that() {
     let service = Service::start(|socket, bytes, peer| {
         if bytes.len() <= 65_506 {
             answer(socket, bytes, peer);
@@ -140,7 +140,7 @@ fn what_vanishes_without_a_word_on_either_way_is_told_as_that() {
 }
 
 #[test]
-fn an_answer_from_elsewhere_is_none_and_is_told() {
+fn an_answer_from_elsewhere_is_none_and_is_reported() {
     let other = udp("127.0.0.1:0");
     let from = other.local_addr().expect("an address").to_string();
     let service = Service::start(move |_, bytes, peer| answer(&other, bytes, peer));
@@ -154,13 +154,13 @@ fn an_answer_from_elsewhere_is_none_and_is_told() {
 }
 
 #[test]
-fn where_nobody_answers_nothing_is_reached() {
-    let nobody = udp("127.0.0.1:0");
-    let url = format!("udp://{}", nobody.local_addr().expect("an address"));
+fn where_no_service_answers_nothing_is_reached() {
+    let absent = udp("127.0.0.1:0");
+    let url = format!("udp://{}", absent.local_addr().expect("an address"));
     let mute = ["mtu", &url, "--timeout", "20ms", "--tries", "2"];
     let (status, json) = probe_json(&mute);
     assert_eq!((status, &json["errors"]), (3, &json!({"timed out": 1})));
-    drop(nobody);
+    drop(absent);
     let (status, json) = probe_json(&["mtu", &url]);
     assert_eq!((status, &json["errors"]), (3, &json!({"refused": 1})));
 }
@@ -368,7 +368,7 @@ fn our_own_interface_is_the_limit_of_a_path_that_is_as_wide() {
 
 #[test]
 #[ignore = "needs root and ip: run by .ci/run"]
-fn a_router_before_a_narrow_link_is_heard() {
+fn a_report_of_a_router_before_a_narrow_link_is_used() {
     let path = Path::new();
     path.ip(ROUTER, "link set r1 mtu 1400");
     path.ip(SERVER, "link set s0 mtu 1400");
@@ -382,7 +382,7 @@ fn a_router_before_a_narrow_link_is_heard() {
 
 #[test]
 #[ignore = "needs root and ip: run by .ci/run"]
-fn a_way_back_that_is_narrower_is_told_from_the_way_there() {
+fn a_narrower_way_back_is_distinguished_from_the_way_there() {
     let path = Path::new();
     path.ip(SERVER, "route replace default via 10.2.0.2 mtu lock 1300");
     path.ip(

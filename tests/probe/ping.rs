@@ -61,7 +61,7 @@ fn every_kind_of_service_of_ours_answers_all() {
 }
 
 #[test]
-fn a_service_that_answers_in_upper_case_is_understood_when_told() {
+fn a_service_that_answers_in_upper_case_passes_when_that_is_expected() {
     let daemon = Daemon::start(&format!("[defaults]\nreply = \"upper\"\n{LISTENERS}"));
     for listener in ["tcp", "udp"] {
         let url = format!("{listener}://{}", daemon.address(listener));
@@ -76,7 +76,7 @@ fn a_service_that_answers_in_upper_case_is_understood_when_told() {
 
 /// The report equals what the server did, whatever that was.
 #[test]
-fn losses_delays_copies_swaps_and_changes_are_told_apart_exactly() {
+fn losses_delays_copies_swaps_and_changes_are_distinguished_exactly() {
     std::thread::scope(|scope| {
         for seed in 1..=4 {
             scope.spawn(move || assert_that_the_report_is_the_plan(seed));
@@ -132,7 +132,7 @@ fn swaps_alone_are_reordered_and_nothing_else() {
 }
 
 #[test]
-fn with_nobody_there_the_summary_comes_all_the_same() {
+fn without_a_service_there_is_a_summary_all_the_same() {
     let port = free_port();
     for scheme in ["tcp", "udp"] {
         let url = format!("{scheme}://127.0.0.1:{port}");
@@ -177,7 +177,7 @@ fn the_address_of_a_name_is_one_of_the_family_of_the_source() {
 }
 
 #[test]
-fn a_socket_of_the_other_kind_is_told_with_its_scheme() {
+fn a_socket_of_the_other_kind_is_reported_with_its_scheme() {
     let daemon = Daemon::start(LISTENERS);
     let path = daemon.path("datagram");
     let output = output_of(&format!("send unix://{}", path.display()));
@@ -288,7 +288,7 @@ fn wrong_bytes_of_a_stream_are_corrupt() {
 }
 
 #[test]
-fn it_goes_where_and_as_it_is_told() {
+fn it_sends_to_and_from_the_addresses_of_its_options() {
     let daemon = Daemon::start(&LISTENERS.replace("\"127.0.0.1:0\"", "\"*:0\""));
     let port = daemon.address("udp").port();
     let own = free_port();
@@ -316,7 +316,7 @@ fn it_goes_where_and_as_it_is_told() {
 
 /// What the command line asks for is what arrives.
 #[test]
-fn packets_are_marked_as_they_are_told() {
+fn packets_are_marked_as_the_options_say() {
     for own in ["127.0.0.1:0", "[::1]:0"] {
         if own.starts_with('[') && !has_ipv6() {
             continue;

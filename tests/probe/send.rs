@@ -203,7 +203,7 @@ fn a_server_that_closes_early_is_not_waited_for() {
 }
 
 #[test]
-fn a_reset_is_said_with_how_much_had_come_back() {
+fn a_reset_is_reported_with_the_bytes_that_had_come_back() {
     let (url, server) = server(|stream| {
         let mut line = [0; 1000];
         (&stream).read_exact(&mut line).expect("sent");
@@ -256,7 +256,7 @@ fn silence_ends_it_after_the_timeout() {
 }
 
 #[test]
-fn a_connection_that_stays_open_is_said_but_all_has_come_back() {
+fn a_connection_that_stays_open_is_reported_beside_the_complete_answer() {
     let (over, is_over) = std::sync::mpsc::channel::<()>();
     let (url, server) = server(move |stream| {
         echo(&stream, |_, _| {});
@@ -321,7 +321,7 @@ fn programs_get_one_object() {
 }
 
 #[test]
-fn whoever_reads_it_may_have_seen_enough() {
+fn a_reader_of_its_output_may_have_seen_enough() {
     let daemon = start();
     for (listener, sizes) in [("tcp", 300 << 20), ("udp", 3 << 20)] {
         let mut child = start_with_pipes(&["send", &url(&daemon, listener)]);
@@ -457,7 +457,7 @@ fn flawed(
 }
 
 #[test]
-fn what_happens_to_a_datagram_is_said_with_its_number() {
+fn what_happens_to_a_datagram_is_reported_with_its_number() {
     let elsewhere = udp("127.0.0.1:0");
     let other = elsewhere.local_addr().expect("an address");
     let mut kept = Vec::new();

@@ -70,7 +70,7 @@ fn an_empty_line_is_an_empty_datagram_and_on_a_stream_nothing() {
 }
 
 #[test]
-fn a_line_may_be_larger_than_what_anybody_holds() {
+fn a_line_may_be_larger_than_all_buffers() {
     let daemon = start();
     let line = crate::harness::noise(3_000_000, 5)
         .iter()
@@ -89,7 +89,7 @@ fn a_line_may_be_larger_than_what_anybody_holds() {
 }
 
 #[test]
-fn what_is_not_answered_in_time_is_said() {
+fn what_is_not_answered_in_time_is_reported() {
     let daemon = start();
     let (printed, said, status) = talk(
         &[&url(&daemon, "silent"), "--timeout", "50ms"],
@@ -129,7 +129,7 @@ fn the_end_of_the_connection_ends_it_while_the_input_stays_open() {
 }
 
 #[test]
-fn a_reset_is_said_and_is_a_failure_where_something_was_not_answered() {
+fn a_reset_is_reported_and_is_a_failure_where_something_was_not_answered() {
     let (url, server) = server(|mut stream| {
         let line = read(&stream, 5);
         stream.write_all(&line[..2]).expect("answered");
@@ -284,7 +284,7 @@ fn lines_that_are_pasted_are_answered_one_by_one() {
 }
 
 #[test]
-fn the_end_of_the_connection_is_said_at_the_prompt_and_leaves_the_terminal_as_it_was() {
+fn the_end_of_the_connection_is_reported_at_the_prompt_and_leaves_the_terminal_as_it_was() {
     let (close, closing) = std::sync::mpsc::channel();
     let (url, server) = server(move |mut stream| {
         stream.write_all(&read(&stream, 5)).expect("answered");
@@ -402,7 +402,7 @@ fn a_signal_at_the_prompt_leaves_the_terminal_as_it_was() {
 }
 
 #[test]
-fn a_refusal_is_said_at_once_and_the_service_may_come_later() {
+fn a_refusal_is_reported_at_once_and_the_service_may_start_later() {
     let address = udp("127.0.0.1:0").local_addr().expect("an address");
     let url = format!("udp://{address}");
     let mut terminal = Terminal::start(&[&url, "--timeout", "1h"]);

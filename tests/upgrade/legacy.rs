@@ -56,7 +56,7 @@ fn local(socket: &OwnedFd) -> std::net::SocketAddr {
 }
 
 #[test]
-fn when_the_record_can_not_be_read_who_is_queued_is_served_all_the_same() {
+fn when_the_record_can_not_be_read_queued_clients_are_served_all_the_same() {
     let any = "127.0.0.1:0".parse().unwrap();
     let first = shared(socket2::Type::STREAM, any);
     let tcp = local(&first);
@@ -111,7 +111,7 @@ fn when_the_record_can_not_be_read_who_is_queued_is_served_all_the_same() {
     assert_eq!(client.recv(&mut [0; 10]).unwrap(), 5);
     assert!(
         std::io::Read::read(&mut lost, &mut [0; 1]).map_or(true, |len| len == 0),
-        "who can't be gone on with is let go"
+        "what can't be continued is closed"
     );
     let mut peers: Vec<TcpStream> = (0..20).map(|_| connect(tcp)).collect();
     for peer in &mut peers {
@@ -142,12 +142,12 @@ fn starts_all_the_same(carrier: OwnedFd, variable: &str) {
 }
 
 #[test]
-fn a_legacy_with_nothing_in_it_is_said_and_the_start_is_a_normal_one() {
+fn a_legacy_with_nothing_in_it_is_logged_and_the_start_is_a_normal_one() {
     starts_all_the_same(carrier(&[] as &[OwnedFd]), "3");
 }
 
 #[test]
-fn a_legacy_that_is_no_legacy_is_said_and_the_start_is_a_normal_one() {
+fn a_legacy_that_is_no_legacy_is_logged_and_the_start_is_a_normal_one() {
     let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
     for variable in [
         "3",

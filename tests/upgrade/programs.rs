@@ -13,14 +13,14 @@ fn refused_with(replace: impl FnOnce(&Daemon), reason: &str) {
     let daemon = start_copy(CONFIG);
     let mut crowd = Crowd::new();
     crowd.some(&daemon);
-    crowd.wait_for_everybody();
+    crowd.wait_for_all();
     let before = daemon.descriptors();
     replace(&daemon);
     let said = refusal(&daemon);
     assert!(said.contains(reason), "{said}");
     assert!(said.starts_with("echoctl: no "), "{said}");
     assert!(daemon.log().contains(reason), "{}", daemon.log());
-    crowd.wait_for_everybody();
+    crowd.wait_for_all();
     assert_eq!(upgrades(&daemon), 0);
     // Connections that come and go make it a few more or less.
     let after = daemon.descriptors();
@@ -28,7 +28,7 @@ fn refused_with(replace: impl FnOnce(&Daemon), reason: &str) {
 
     replace_by_script(&daemon, "exec {echod} \"$@\"");
     upgrade(&daemon);
-    crowd.wait_for_everybody();
+    crowd.wait_for_all();
     crowd.end();
 }
 
@@ -72,7 +72,7 @@ fn a_program_that_does_not_know_this_record_is_never_executed() {
 }
 
 #[test]
-fn a_program_that_is_gone_is_said_to_be() {
+fn a_program_that_is_gone_is_reported_as_gone() {
     refused_with(
         |daemon| std::fs::remove_file(daemon.path("echod")).unwrap(),
         "No such file or directory",
@@ -80,7 +80,7 @@ fn a_program_that_is_gone_is_said_to_be() {
 }
 
 #[test]
-fn a_program_that_talks_a_lot_is_heard_to_its_end() {
+fn the_output_of_a_program_that_prints_a_lot_is_read_to_its_end() {
     refused_with(
         |daemon| {
             replace_by_script(daemon, "yes echod: no | head -n 100000 >&2; exit 1");
@@ -91,7 +91,7 @@ fn a_program_that_talks_a_lot_is_heard_to_its_end() {
 
 #[test]
 #[ignore = "takes as long as a new program may take: ten seconds"]
-fn a_program_that_does_not_answer_is_waited_for_so_long() {
+fn a_program_that_does_not_answer_is_given_up_after_ten_seconds() {
     refused_with(
         |daemon| {
             replace_by_script(daemon, "exec sleep 1000");
@@ -101,7 +101,7 @@ fn a_program_that_does_not_answer_is_waited_for_so_long() {
 }
 
 #[test]
-fn when_the_program_vanishes_after_its_yes_everybody_goes_on() {
+fn when_the_program_vanishes_after_its_yes_every_client_is_still_served() {
     refused_with(
         |daemon| {
             replace_by_script(

@@ -39,7 +39,7 @@ fn a_program_that_is_asked_has_no_signal_blocked() {
 }
 
 #[test]
-fn a_reload_that_is_asked_for_while_the_workers_are_stopped_comes_about() {
+fn a_reload_that_is_requested_while_the_workers_are_stopped_takes_place() {
     use std::io::Write;
 
     let daemon = Daemon::start(&format!("[daemon]\nworkers = 2\n{CONFIG}"));
@@ -61,7 +61,7 @@ fn a_reload_that_is_asked_for_while_the_workers_are_stopped_comes_about() {
     drop(stopped);
     // Whether there is an upgrade depends on how long this took.
     control.reply().expect("an answer");
-    eventually("somebody reloads", || {
+    eventually("one of them reloads", || {
         daemon.ctl_json(&["status"])["status"]["last_reload"]["trigger"] == "signal"
     });
     assert_eq!(exchange(&mut peer, b"y"), b"y");

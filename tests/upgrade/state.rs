@@ -46,7 +46,7 @@ fn peers(daemon: &Daemon) -> Vec<(u64, String, u64, u64, u64)> {
 }
 
 #[test]
-fn counters_numbers_and_ages_go_on() {
+fn counters_numbers_and_ages_continue() {
     let daemon = Daemon::start(CONFIG);
     let mut stay: Vec<TcpStream> = (0..5).map(|_| daemon.connect("main")).collect();
     for (index, peer) in stay.iter_mut().enumerate() {
@@ -135,8 +135,8 @@ fn what_was_set_at_run_time_stays_set() {
     assert_eq!(level["before"], "info");
 }
 
-/// Whether the service lets us in.
-fn is_let_in(daemon: &Daemon, listener: &str) -> Option<TcpStream> {
+/// A connection that the service has accepted, or none.
+fn accepted_by(daemon: &Daemon, listener: &str) -> Option<TcpStream> {
     // It may be reset before it is reported as connected.
     let mut stream = TcpStream::connect(daemon.address(listener)).ok()?;
     let answered =
@@ -145,7 +145,7 @@ fn is_let_in(daemon: &Daemon, listener: &str) -> Option<TcpStream> {
 }
 
 #[test]
-fn who_was_there_before_still_counts_at_the_gate() {
+fn connections_from_before_still_count_at_the_gate() {
     let config = r#"
 [listener.full]
 protocol = "tcp"
@@ -161,31 +161,40 @@ max-per-source = 2
     let daemon = Daemon::start(config);
     for (listener, max) in [("full", 3), ("source", 2)] {
         let mut inside: Vec<TcpStream> = (0..max)
-            .map(|_| is_let_in(&daemon, listener).expect("there is room"))
+            .map(|_| accepted_by(&daemon, listener).expect("there is room"))
             .collect();
         for _ in 0..2 {
-            assert!(is_let_in(&daemon, listener).is_none(), "{listener} is full");
+            assert!(
+                accepted_by(&daemon, listener).is_none(),
+                "{listener} is full"
+            );
             upgrade(&daemon);
         }
-        assert!(is_let_in(&daemon, listener).is_none(), "{listener} is full");
+        assert!(
+            accepted_by(&daemon, listener).is_none(),
+            "{listener} is full"
+        );
         drop(inside.pop());
         eventually("there is room again", || {
-            match is_let_in(&daemon, listener) {
+            match accepted_by(&daemon, listener) {
                 Some(stream) => inside.push(stream),
                 None => return false,
             }
             true
         });
-        assert!(is_let_in(&daemon, listener).is_none(), "{listener} is full");
+        assert!(
+            accepted_by(&daemon, listener).is_none(),
+            "{listener} is full"
+        );
         drop(inside);
         eventually("all have gone", || daemon.connections(listener) == 0);
-        let all: Vec<_> = (0..max).map(|_| is_let_in(&daemon, listener)).collect();
-        assert!(all.iter().all(Option::is_some), "every place has come back");
+        let all: Vec<_> = (0..max).map(|_| accepted_by(&daemon, listener)).collect();
+        assert!(all.iter().all(Option::is_some), "every place is free again");
     }
 }
 
 #[test]
-fn who_waits_in_the_queue_of_a_full_listener_is_let_in_when_one_leaves_after_the_upgrade() {
+fn a_client_queued_at_a_full_listener_is_accepted_when_one_leaves_after_the_upgrade() {
     let daemon = Daemon::start(
         "[listener.main]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\nmax-connections = 1\n",
     );
@@ -203,7 +212,7 @@ fn who_waits_in_the_queue_of_a_full_listener_is_let_in_when_one_leaves_after_the
 }
 
 #[test]
-fn an_upgrade_gives_nobody_more_time() {
+fn an_upgrade_gives_no_connection_more_time() {
     let daemon = Daemon::start(
         "[listener.main]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\nidle-timeout = \"4s\"\n",
     );
@@ -237,7 +246,7 @@ fn a_connection_keeps_the_reply_that_it_was_opened_with() {
 }
 
 #[test]
-fn what_has_changed_on_disk_comes_about_as_at_a_reload() {
+fn what_has_changed_on_disk_is_applied_as_at_a_reload() {
     let (old_port, new_port) = (free_port(), free_port());
     let config = |driver: &str, workers: u32, rest: &str| {
         let workers = format!("[daemon]\nworkers = {workers}\ndriver = \"{driver}\"\n");

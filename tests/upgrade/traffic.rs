@@ -49,7 +49,7 @@ pub(super) fn unix_stream(path: &Path) -> UnixStream {
     stream
 }
 
-/// One of them: what it is, how much it has said, and the thread.
+/// One of them: what it is, how many messages it has sent, and the thread.
 struct Talking {
     kind: &'static str,
     said: Arc<AtomicU64>,
@@ -222,7 +222,7 @@ impl Crowd {
         );
     }
 
-    /// They come, say one thing, and go.
+    /// Each connects, sends one message and disconnects.
     pub(super) fn visitors<S: Talker>(&mut self, come: impl Fn() -> S + Send + 'static) {
         let mut round = self.talkers.len() as u64;
         self.talk("visitor", move || {
@@ -275,11 +275,11 @@ impl Crowd {
         self.visitors(move || unix_stream(&stream));
     }
 
-    /// Waits until each of them has said something since.
-    pub(super) fn wait_for_everybody(&self) {
+    /// Waits until each of them has sent something since.
+    pub(super) fn wait_for_all(&self) {
         for talking in &self.talkers {
             let before = talking.said.load(Ordering::Relaxed);
-            crate::harness::eventually(&format!("a {} goes on", talking.kind), || {
+            crate::harness::eventually(&format!("a {} continues", talking.kind), || {
                 assert!(
                     !talking.thread.is_finished(),
                     "a {} is cut off",
