@@ -32,6 +32,8 @@ pub(crate) type Identity = (u64, u64);
 pub(crate) struct SocketFile {
     path: PathBuf,
     identity: Identity,
+    /// Dropping it leaves the file alone.
+    stays: bool,
 }
 
 /// A file that has made room for another one at its path. Dropping it removes the file.
@@ -121,6 +123,7 @@ pub(crate) fn bind(
     let file = SocketFile {
         path: path.into(),
         identity: identity_of(&metadata),
+        stays: false,
     };
     if kind == Type::STREAM {
         socket::listen(fd.as_fd(), backlog).map_err(failed("listen"))?;
@@ -223,14 +226,27 @@ fn folder(path: &Path) -> &Path {
 impl SocketFile {
     /// The file that a predecessor had bound a socket to.
     pub(crate) fn adopt(path: PathBuf, identity: Identity) -> Self {
-        Self { path, identity }
+        Self {
+            path,
+            identity,
+            stays: false,
+        }
     }
 
-    /// The socket's file that is at this path now.
+    /// The socket's file that is at this path now. It stays when this is dropped, until
+    /// [`Self::remove_when_dropped`].
     pub(crate) fn at(path: &Path) -> Option<Self> {
         let metadata = fs::symlink_metadata(path).ok()?;
-        let is_socket = metadata.file_type().is_socket();
-        is_socket.then(|| Self::adopt(path.into(), identity_of(&metadata)))
+        metadata.file_type().is_socket().then(|| Self {
+            path: path.into(),
+            identity: identity_of(&metadata),
+            stays: true,
+        })
+    }
+
+    /// From now on the file is one of ours.
+    pub(crate) fn remove_when_dropped(&mut self) {
+        self.stays = false;
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -318,7 +334,7 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.is_in_place() {
+        if !self.stays && self.is_in_place() {
             // If that fails, the next start takes it for stale.
             let _ = fs::remove_file(&self.path);
         }
@@ -506,6 +522,19 @@ mod tests {
             drop(starting);
             super::bind(Type::STREAM, path, 1, &wait).unwrap();
             drop(locked);
+        });
+    }
+
+    #[test]
+    fn a_file_that_was_found_stays_until_it_is_one_of_ours() {
+        in_folder(|path| {
+            drop(UnixListener::bind(path).unwrap());
+            drop(SocketFile::at(path).unwrap());
+            assert!(path.exists());
+            let mut file = SocketFile::at(path).unwrap();
+            file.remove_when_dropped();
+            drop(file);
+            assert!(!path.exists());
         });
     }
 }

@@ -108,7 +108,7 @@ impl Bound {
         }
     }
 
-    /// Listens with the backlog that it is to have. One that was passed listens already.
+    /// Listens with the backlog that it is to have, unless it does already.
     pub(super) fn listen(&self, listener: &Listener) -> io::Result<()> {
         let has = self.passed.and_then(|adopted| adopted.backlog);
         match self.backlog(listener) {

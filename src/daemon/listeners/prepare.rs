@@ -430,7 +430,9 @@ impl<'a> Preparation<'a> {
             for (name, planned) in &self.prepared.sockets {
                 let listener = &new.listeners[name];
                 for planned in planned {
+                    // A passed one listens: its backlog is set at the commit.
                     if let Planned::New(bound) = planned
+                        && bound.passed.is_none()
                         && let Err(error) = bound.listen(listener)
                     {
                         self.failures.push(format!(
