@@ -8,6 +8,7 @@ use std::path::Path;
 
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::json;
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::harness::{Daemon, eventually, exchange};
 
@@ -18,6 +19,13 @@ fn unix(name: &str, path: &str, more: &str) -> String {
 fn mode(path: &Path) -> u32 {
     let metadata = fs::symlink_metadata(path).expect("it is there");
     metadata.permissions().mode() & 0o7777
+}
+
+/// The lock that each echod holds while it binds in the folder, held by this process.
+fn locked(folder: &Path) -> Flock<fs::File> {
+    let folder = fs::File::open(folder).expect("a folder");
+    let locked = Flock::lock(folder, FlockArg::LockExclusive).map_err(|(_, errno)| errno);
+    locked.expect("a lock")
 }
 
 /// Starts echod, which must fail; what it says.
@@ -59,25 +67,52 @@ fn two_listeners_on_one_file_are_refused_whatever_they_call_it() {
 fn a_path_is_not_taken_while_another_process_is_starting_there() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("s");
-    // As another daemon between bind(2) and listen(2): a connection is refused there, as at a
-    // socket that a killed process has left.
-    let starting = fs::File::open(folder.path()).expect("a folder");
-    let starting = Flock::lock(starting, FlockArg::LockExclusive).map_err(|(_, errno)| errno);
-    let starting = starting.expect("a lock");
-    drop(UnixListener::bind(&path).expect("bound"));
+    // As another daemon between bind(2) and listen(2), for longer than the second one waits: a
+    // connection is refused there, as at a socket that a killed process has left.
+    let locked = locked(folder.path());
+    let starting = Socket::new(Domain::UNIX, Type::STREAM, None).expect("a socket");
+    let address = SockAddr::unix(&path).expect("an address");
+    starting.bind(&address).expect("bound");
     let inode = fs::metadata(&path).expect("it is there").ino();
     let config = unix("a", &path.display().to_string(), "");
     let said = refused(&config);
-    assert!(
-        said.contains("another process has locked the folder"),
-        "{said}"
-    );
+    assert!(said.contains("a running process serves it"), "{said}");
     assert_eq!(fs::metadata(&path).expect("it is there").ino(), inode);
-    drop(starting);
+    drop((starting, locked));
     let daemon = Daemon::start(&config);
     let mut client = UnixStream::connect(&path).expect("connected");
     assert_eq!(exchange(&mut client, b"mine now"), b"mine now");
     drop(daemon);
+}
+
+#[test]
+fn a_lock_that_any_user_can_take_prevents_neither_a_start_nor_a_reload() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |number| folder.path().join(format!("s{number}"));
+    // Left by a killed daemon.
+    drop(UnixListener::bind(path(0)).expect("bound"));
+    let _locked = locked(folder.path());
+    let some = |count: usize| {
+        let one = |number| {
+            unix(
+                &format!("l{number}"),
+                &path(number).display().to_string(),
+                "",
+            )
+        };
+        (0..count).map(one).collect::<String>()
+    };
+    let daemon = Daemon::start(&some(2));
+    let result = daemon.reload_with(&some(6));
+    assert_eq!(result["outcome"], "applied", "{result}");
+    for number in 0..6 {
+        let mut client = UnixStream::connect(path(number)).expect("connected");
+        assert_eq!(exchange(&mut client, b"hello"), b"hello");
+    }
+    // One wait for all paths of the start, and one for all of the reload.
+    let log = daemon.log();
+    let warnings = log.matches("another process keeps the folder locked");
+    assert_eq!(warnings.count(), 2, "{log}");
 }
 
 #[test]

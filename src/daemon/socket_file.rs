@@ -5,6 +5,7 @@
 //! changed through a descriptor, so never through a symbolic link; it is removed only if it is still
 //! the one that was created. Knows nothing of what a socket is for.
 
+use std::cell::Cell;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -18,8 +19,8 @@ use socket2::Type;
 
 use crate::sys::socket;
 
-/// How long to wait for another process to unlock the folder. A daemon that binds a socket there
-/// holds the lock for a few system calls.
+/// How long to wait for other processes to unlock folders. A daemon that binds a socket there holds
+/// the lock for a few system calls.
 const LOCK_WAIT: Duration = Duration::from_millis(500);
 
 /// Device and inode: what a file is recognized by, whatever its path.
@@ -31,6 +32,8 @@ pub(crate) type Identity = (u64, u64);
 pub(crate) struct SocketFile {
     path: PathBuf,
     identity: Identity,
+    /// Dropping it leaves the file alone.
+    stays: bool,
 }
 
 /// A file that has made room for another one at its path. Dropping it removes the file.
@@ -49,9 +52,6 @@ pub(crate) enum Error {
     /// The file is of another kind, and is not ours to remove.
     #[error("there is a file that is not a socket")]
     NotASocket,
-    /// Another process holds a lock on the folder for longer than binding takes.
-    #[error("another process has locked the folder; another echod may be starting there")]
-    Locked,
     /// A system call failed.
     #[error("{cause}")]
     Failed {
@@ -72,6 +72,22 @@ enum Occupant {
     NotASocket,
 }
 
+/// How long several sockets may wait for the locks of their folders, all together: with permission to
+/// read a folder, any process can lock it for any time.
+#[derive(Debug, Default)]
+pub(crate) struct LockWait(Cell<Waited>);
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Waited {
+    /// Every folder was free.
+    #[default]
+    NotYet,
+    /// Until then.
+    Until(Instant),
+    /// For all of the time; the warning is logged.
+    Enough,
+}
+
 fn failed(what: &'static str) -> impl Fn(io::Error) -> Error {
     move |cause| Error::Failed { what, cause }
 }
@@ -81,12 +97,19 @@ fn failed(what: &'static str) -> impl Fn(io::Error) -> Error {
 ///
 /// # Errors
 /// [`Error`]. The path is then as it was, except that a stale socket may be gone.
-pub(crate) fn bind(kind: Type, path: &Path, backlog: u32) -> Result<(OwnedFd, SocketFile), Error> {
+pub(crate) fn bind(
+    kind: Type,
+    path: &Path,
+    backlog: u32,
+    wait: &LockWait,
+) -> Result<(OwnedFd, SocketFile), Error> {
     // Held until the socket listens: before that, connecting to it fails in the same way as
     // connecting to one that a killed process has left.
-    let _lock = lock_folder(path)?;
+    let lock = wait.lock_folder(path);
     match occupant(kind, path)? {
         Occupant::Nothing => {}
+        // Without the lock it may be one that another daemon has bound in this moment.
+        Occupant::Stale if lock.is_none() && has_socket(path) => return Err(Error::InUse),
         Occupant::Stale => fs::remove_file(path).map_err(failed("remove the stale socket"))?,
         Occupant::Live => return Err(Error::InUse),
         Occupant::NotASocket => return Err(Error::NotASocket),
@@ -100,6 +123,7 @@ pub(crate) fn bind(kind: Type, path: &Path, backlog: u32) -> Result<(OwnedFd, So
     let file = SocketFile {
         path: path.into(),
         identity: identity_of(&metadata),
+        stays: false,
     };
     if kind == Type::STREAM {
         socket::listen(fd.as_fd(), backlog).map_err(failed("listen"))?;
@@ -134,28 +158,60 @@ fn occupant(kind: Type, path: &Path) -> Result<Occupant, Error> {
     }
 }
 
-/// Locks the folder of a path, as every echod does while it binds there (`flock(2)`). None where
-/// that is not possible: the folder may not be read, or its file system has no locks.
-fn lock_folder(path: &Path) -> Result<Option<Flock<File>>, Error> {
-    let folder = folder(path);
-    let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let opened = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.bits())
-        .open(folder);
-    // What is wrong with the folder, binding reports.
-    let Ok(mut opened) = opened else {
-        return Ok(None);
+/// Whether a socket of any process is bound to the file, also one that does not listen yet, as far
+/// as the kernel lists it: it does not list those of other network namespaces.
+fn has_socket(path: &Path) -> bool {
+    let Some(file) = identity(path) else {
+        return false;
     };
-    let until = Instant::now() + LOCK_WAIT;
-    loop {
-        match Flock::lock(opened, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => return Ok(Some(lock)),
-            Err((_, Errno::EWOULDBLOCK)) if Instant::now() >= until => return Err(Error::Locked),
-            Err((unlocked, Errno::EWOULDBLOCK)) => opened = unlocked,
-            Err(_) => return Ok(None),
+    let listed = socket::bound_paths().unwrap_or_default();
+    // By whatever path it was bound, which may lead through a symbolic link to the folder.
+    let mut namesakes = listed
+        .iter()
+        .filter(|bound| bound.file_name() == path.file_name());
+    namesakes.any(|bound| identity(bound) == Some(file))
+}
+
+impl LockWait {
+    /// Locks the folder of a path, as every echod does while it binds there (`flock(2)`). None where
+    /// that is not possible: the folder may not be read, its file system has no locks, or another
+    /// process keeps it locked. That must not end a start, and so the lock is no condition.
+    fn lock_folder(&self, path: &Path) -> Option<Flock<File>> {
+        let folder = folder(path);
+        let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let mut opened = OpenOptions::new()
+            .read(true)
+            .custom_flags(flags.bits())
+            .open(folder)
+            // What is wrong with the folder, binding reports.
+            .ok()?;
+        loop {
+            match Flock::lock(opened, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => return Some(lock),
+                Err((unlocked, Errno::EWOULDBLOCK)) if self.may_wait(folder) => opened = unlocked,
+                Err(_) => return None,
+            }
+            std::thread::sleep(Duration::from_millis(2));
         }
-        std::thread::sleep(Duration::from_millis(2));
+    }
+
+    /// Whether to try again to lock this folder. When the time is over, that is reported once.
+    fn may_wait(&self, folder: &Path) -> bool {
+        let now = Instant::now();
+        let waited = match self.0.get() {
+            Waited::NotYet => Waited::Until(now + LOCK_WAIT),
+            Waited::Until(until) if now >= until => {
+                log::warn!(
+                    "{}: another process keeps the folder locked: sockets are bound there without \
+                     the lock; see which: lslocks",
+                    folder.display()
+                );
+                Waited::Enough
+            }
+            waited => waited,
+        };
+        self.0.set(waited);
+        matches!(waited, Waited::Until(_))
     }
 }
 
@@ -170,14 +226,27 @@ fn folder(path: &Path) -> &Path {
 impl SocketFile {
     /// The file that a predecessor had bound a socket to.
     pub(crate) fn adopt(path: PathBuf, identity: Identity) -> Self {
-        Self { path, identity }
+        Self {
+            path,
+            identity,
+            stays: false,
+        }
     }
 
-    /// The socket's file that is at this path now.
+    /// The socket's file that is at this path now. It stays when this is dropped, until
+    /// [`Self::remove_when_dropped`].
     pub(crate) fn at(path: &Path) -> Option<Self> {
         let metadata = fs::symlink_metadata(path).ok()?;
-        let is_socket = metadata.file_type().is_socket();
-        is_socket.then(|| Self::adopt(path.into(), identity_of(&metadata)))
+        metadata.file_type().is_socket().then(|| Self {
+            path: path.into(),
+            identity: identity_of(&metadata),
+            stays: true,
+        })
+    }
+
+    /// From now on the file is one of ours.
+    pub(crate) fn remove_when_dropped(&mut self) {
+        self.stays = false;
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -265,7 +334,7 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.is_in_place() {
+        if !self.stays && self.is_in_place() {
             // If that fails, the next start takes it for stale.
             let _ = fs::remove_file(&self.path);
         }
@@ -301,6 +370,10 @@ mod tests {
     fn in_folder(check: impl FnOnce(&Path)) {
         let folder = tempfile::tempdir().unwrap();
         check(&folder.path().join("s"));
+    }
+
+    fn bind(kind: Type, path: &Path, backlog: u32) -> Result<(OwnedFd, SocketFile), Error> {
+        super::bind(kind, path, backlog, &LockWait::default())
     }
 
     fn mode(path: &Path) -> u32 {
@@ -403,14 +476,65 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_locked_is_left_alone() {
+    fn a_folder_that_is_locked_by_another_process_ends_neither_the_first_bind_nor_the_next() {
         in_folder(|path| {
-            let lock = lock_folder(path).unwrap();
-            assert!(lock.is_some());
+            let folder = File::open(path.parent().unwrap()).unwrap();
+            let locked = Flock::lock(folder, FlockArg::LockExclusiveNonblock);
+            let locked = locked.map_err(|(_, errno)| errno).unwrap();
             drop(UnixListener::bind(path).unwrap());
-            assert!(matches!(bind(Type::STREAM, path, 1), Err(Error::Locked)));
-            drop(lock);
-            assert!(bind(Type::STREAM, path, 1).is_ok());
+            let wait = LockWait::default();
+            let first = super::bind(Type::STREAM, path, 1, &wait).unwrap();
+            assert!(matches!(wait.0.get(), Waited::Enough));
+            let more = path.with_file_name("more");
+            super::bind(Type::STREAM, &more, 1, &wait).unwrap();
+            drop((first, locked));
+            assert!(wait.lock_folder(path).is_some());
+        });
+    }
+
+    #[test]
+    fn the_waits_of_all_paths_end_at_one_time() {
+        let wait = LockWait::default();
+        let folder = Path::new("/");
+        assert!(wait.may_wait(folder));
+        let Waited::Until(first) = wait.0.get() else {
+            panic!("it has a deadline");
+        };
+        assert!(first <= Instant::now() + LOCK_WAIT);
+        wait.0.set(Waited::Until(Instant::now()));
+        assert!(!wait.may_wait(folder) && !wait.may_wait(folder));
+    }
+
+    #[test]
+    fn a_socket_that_does_not_listen_yet_keeps_its_path_also_where_the_folder_is_locked() {
+        in_folder(|path| {
+            let link = path.with_file_name("link");
+            symlink(".", &link).unwrap();
+            let starting = socket::bind_unix(Type::STREAM, &link.join("s")).unwrap();
+            let before = identity(path);
+            let wait = LockWait(Cell::new(Waited::Enough));
+            let folder = File::open(path.parent().unwrap()).unwrap();
+            let locked = Flock::lock(folder, FlockArg::LockExclusiveNonblock);
+            let locked = locked.map_err(|(_, errno)| errno).unwrap();
+            let refused = super::bind(Type::STREAM, path, 1, &wait);
+            assert!(matches!(refused, Err(Error::InUse)));
+            assert_eq!(identity(path), before);
+            drop(starting);
+            super::bind(Type::STREAM, path, 1, &wait).unwrap();
+            drop(locked);
+        });
+    }
+
+    #[test]
+    fn a_file_that_was_found_stays_until_it_is_one_of_ours() {
+        in_folder(|path| {
+            drop(UnixListener::bind(path).unwrap());
+            drop(SocketFile::at(path).unwrap());
+            assert!(path.exists());
+            let mut file = SocketFile::at(path).unwrap();
+            file.remove_when_dropped();
+            drop(file);
+            assert!(!path.exists());
         });
     }
 }

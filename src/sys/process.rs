@@ -96,6 +96,19 @@ pub struct Passed {
     pub fd: OwnedFd,
 }
 
+impl Passed {
+    /// The same socket by another descriptor.
+    ///
+    /// # Errors
+    /// As `fcntl(2)` (`F_DUPFD_CLOEXEC`).
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            name: self.name.clone(),
+            fd: self.fd.try_clone()?,
+        })
+    }
+}
+
 /// Takes the descriptors that the service manager has passed (`sd_listen_fds_with_names(3)`). To be
 /// called once, before any other descriptor is opened.
 ///

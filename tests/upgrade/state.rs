@@ -1,14 +1,57 @@
 //! What the successor knows: counters, names, times, limits, and the configuration, old and new.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 use serde_json::{Value, json};
 
 use crate::harness::{Daemon, connect, eventually, exchange, free_port, text, udp};
 
-use super::{CONFIG, refusal, upgrade, upgrades};
+use super::{CONFIG, refusal, replace_by_script, upgrade, upgrades, use_copy};
+
+/// A socket that the service manager passes to the next process is served by its first good
+/// configuration, whatever was rejected before.
+#[test]
+fn a_rejected_reload_keeps_what_the_service_manager_has_passed() {
+    let passed = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let tcp = |name: &str, socket: &TcpListener| {
+        let address = socket.local_addr().unwrap();
+        format!("[listener.{name}]\nprotocol = \"tcp\"\naddress = \"{address}\"\n")
+    };
+    let good = format!("{CONFIG}{}", tcp("late", &passed));
+    let bad = format!("{good}{}", tcp("impossible", &taken));
+    let stdin: OwnedFd = passed.try_clone().unwrap().into();
+    let daemon = Daemon::start_with(CONFIG, |command| {
+        use_copy(command);
+        command.stdin(stdin);
+    });
+    // The successor, and no program that is only asked something, gets the socket.
+    replace_by_script(
+        &daemon,
+        "[ -z \"$ECHOD_HANDOVER\" ] || { export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=any; exec 3<&0; }\n\
+         exec {echod} \"$@\"",
+    );
+    let mut waits = connect(passed.local_addr().unwrap());
+    daemon.write_config(&bad);
+    upgrade(&daemon);
+    for _ in 0..2 {
+        let result = daemon.reload();
+        assert_eq!(result["outcome"], "rejected", "{result}");
+        let errors = result["errors"].to_string();
+        assert!(
+            errors.contains("impossible") && !errors.contains("late"),
+            "{errors}"
+        );
+    }
+    daemon.write_config(&good);
+    daemon.ctl_text(&["reload", "--dry-run"]);
+    let result = daemon.reload();
+    assert_eq!(result["outcome"], "applied", "{result}");
+    assert_eq!(exchange(&mut waits, b"patience"), b"patience");
+}
 
 /// What of a listener may not change.
 fn counters(daemon: &Daemon) -> Value {
@@ -388,7 +431,7 @@ fn a_successor_that_this_machine_refuses_what_is_configured_serves_all_the_same(
     let config = "[daemon]\ndriver = \"epoll\"\n".to_owned() + CONFIG;
     let daemon = crate::drivers::where_io_uring_fails(Errno::EPERM, || {
         Daemon::start_with(&config, |command| {
-            super::use_copy(command);
+            use_copy(command);
         })
     });
     let mut peer = daemon.connect("main");
@@ -396,7 +439,7 @@ fn a_successor_that_this_machine_refuses_what_is_configured_serves_all_the_same(
     let changed = config.replace("epoll", "io_uring") + "[control]\ngroup = \"no-such-group\"\n";
     daemon.write_config(&changed);
     let script = "case \"$*\" in *--check*) exit 0;; esac\nexec {echod} \"$@\"";
-    super::replace_by_script(&daemon, script);
+    replace_by_script(&daemon, script);
     upgrade(&daemon);
     let log = daemon.log();
     assert!(log.contains("[daemon] driver \"io_uring\": "), "{log}");

@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use socket2::Type;
 
 use crate::daemon::privileges::Made;
-use crate::daemon::socket_file::{self, Identity, SocketFile};
+use crate::daemon::socket_file::{self, Identity, LockWait, SocketFile};
 
 /// Connections that wait to be accepted. The main loop takes them within milliseconds.
 const BACKLOG: u32 = 64;
@@ -31,9 +31,6 @@ pub enum BindError {
     /// A process is bound to it.
     #[error("{}: already running: a daemon listens there; stop it, or use another --socket", .0.display())]
     AlreadyRunning(PathBuf),
-    /// Another process has the folder locked, as a daemon does while it binds there.
-    #[error("{}: another process has locked the directory; another daemon may be starting there", .0.display())]
-    Locked(PathBuf),
     /// Another kind of file has this name, and it is not ours to remove.
     #[error("{}: not a socket: remove the file, or use another --socket", .0.display())]
     NotASocket(PathBuf),
@@ -68,7 +65,6 @@ impl BindError {
         match error {
             socket_file::Error::InUse => Self::AlreadyRunning(path.to_owned()),
             socket_file::Error::NotASocket => Self::NotASocket(path.to_owned()),
-            socket_file::Error::Locked => Self::Locked(path.to_owned()),
             socket_file::Error::Failed { what, cause } => Self::failed(path, what, errno(&cause)),
         }
     }
@@ -102,7 +98,7 @@ impl Socket {
             return Err(BindError::TooLong(path.to_owned()));
         }
         let made_directory = make_directory(path, group)?;
-        let (listener, file) = socket_file::bind(Type::STREAM, path, BACKLOG)
+        let (listener, file) = socket_file::bind(Type::STREAM, path, BACKLOG, &LockWait::default())
             .map_err(|error| BindError::of_file(path, error))?;
         let socket = Self {
             listener: listener.into(),

@@ -18,7 +18,7 @@ use crate::sys::socket::{self, Binding, Inherited};
 use crate::worker::mailbox::SocketKind;
 
 use crate::daemon::privileges::Landlock;
-use crate::daemon::socket_file::{self, SocketFile};
+use crate::daemon::socket_file::{self, LockWait, SocketFile};
 
 /// The buffer of a datagram socket where the configuration says "auto". Over UDP that for receiving:
 /// room for 20,000 small datagrams, since nothing holds a sender back; the kernel's own default has
@@ -64,6 +64,7 @@ pub(super) struct Circumstances<'a> {
     /// Until when an address that is in use may become free: where our predecessor was killed, the
     /// kernel ends its operations (io_uring(7)) in its own time.
     pub patience: Option<Instant>,
+    pub lock_wait: LockWait,
 }
 
 impl Bound {
@@ -107,7 +108,7 @@ impl Bound {
         }
     }
 
-    /// Listens with the backlog that it is to have. One that was passed listens already.
+    /// Listens with the backlog that it is to have, unless it does already.
     pub(super) fn listen(&self, listener: &Listener) -> io::Result<()> {
         let has = self.passed.and_then(|adopted| adopted.backlog);
         match self.backlog(listener) {
@@ -257,7 +258,12 @@ pub(super) fn bind_path(
     let (_, socket_type) = kinds(listener.protocol);
     let is_in_use = |error: &socket_file::Error| matches!(error, socket_file::Error::InUse);
     let (fd, file) = patiently(circumstances.patience, is_in_use, || {
-        socket_file::bind(socket_type, path, listener.backlog)
+        socket_file::bind(
+            socket_type,
+            path,
+            listener.backlog,
+            &circumstances.lock_wait,
+        )
     })?;
     of_path(listener, path, (fd, file), circumstances.workers)
 }

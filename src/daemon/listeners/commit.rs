@@ -138,7 +138,8 @@ impl Listeners {
         warnings: &mut Vec<String>,
     ) {
         match planned {
-            Planned::New(bound) => {
+            Planned::New(mut bound) => {
+                take_charge(&mut bound, listener, warnings);
                 let id = SocketId(self.next_socket);
                 self.next_socket += 1;
                 set_mode(&bound, listener, warnings);
@@ -267,6 +268,22 @@ fn set_options(
     }
     if old.is_none_or(|old| old.mode != new.mode) {
         set_mode(socket, new, warnings);
+    }
+}
+
+/// Changes what a rejected reload must leave as it was: the file of a predecessor's socket, and the
+/// backlog of a passed one.
+fn take_charge(new: &mut Bound, listener: &config::Listener, warnings: &mut Vec<String>) {
+    if let Some(file) = &mut new.file {
+        file.remove_when_dropped();
+    }
+    if new.passed.is_some()
+        && let Err(error) = new.listen(listener)
+    {
+        let (name, address) = (&listener.name, &new.address);
+        warnings.push(format!(
+            "listener \"{name}\": {address}: backlog is not set: {error}"
+        ));
     }
 }
 

@@ -31,7 +31,10 @@ impl Listeners {
         new: &Config,
         workers: usize,
     ) -> Result<(), Vec<String>> {
-        let mut undo = Undo::default();
+        let mut undo = Undo {
+            lock_wait: std::mem::take(&mut prepared.lock_wait),
+            ..Undo::default()
+        };
         let mut failures = Vec::new();
         for (name, planned) in &mut prepared.sockets {
             let listener = &new.listeners[name];
@@ -105,7 +108,7 @@ impl Listeners {
                     cause,
                 })?);
         }
-        let bound = socket_file::bind(socket_type, path, listener.backlog)?;
+        let bound = socket_file::bind(socket_type, path, listener.backlog, &undo.lock_wait)?;
         bind::of_path(listener, path, bound, workers)
     }
 
@@ -143,6 +146,7 @@ impl Listeners {
 struct Undo<'a> {
     shared: Vec<&'a Socket>,
     asides: Vec<socket_file::Aside>,
+    lock_wait: socket_file::LockWait,
 }
 
 impl Undo<'_> {

@@ -44,6 +44,7 @@ impl Listeners {
                 retired_ports: &retired_ports,
                 landlock: self.landlock.as_ref(),
                 patience: self.in_service.is_empty().then(|| Instant::now() + DYING),
+                lock_wait: socket_file::LockWait::default(),
             },
             passed,
             prepared: Prepared::default(),
@@ -424,11 +425,14 @@ impl<'a> Preparation<'a> {
     /// Listens on all new sockets, once all are bound.
     fn finish(mut self, new: &Config) -> Result<Prepared, Vec<String>> {
         self.prepared.warnings.extend(self.passed.left_over());
+        self.prepared.lock_wait = self.circumstances.lock_wait;
         if self.failures.is_empty() {
             for (name, planned) in &self.prepared.sockets {
                 let listener = &new.listeners[name];
                 for planned in planned {
+                    // A passed one listens: its backlog is set at the commit.
                     if let Planned::New(bound) = planned
+                        && bound.passed.is_none()
                         && let Err(error) = bound.listen(listener)
                     {
                         self.failures.push(format!(

@@ -13,6 +13,7 @@ use crate::config::Address;
 use crate::worker::mailbox::SocketId;
 
 use crate::daemon::privileges::Made;
+use crate::daemon::socket_file::LockWait;
 
 use super::bind::Bound;
 
@@ -22,6 +23,8 @@ pub(in crate::daemon) struct Prepared {
     /// The sockets that each of these listeners is to have. All others keep what they have.
     pub(super) sockets: BTreeMap<String, Vec<Planned>>,
     pub warnings: Vec<String>,
+    /// For what is bound at the commit: it has no time of its own to wait.
+    pub(super) lock_wait: LockWait,
 }
 
 /// A socket that a listener is to have.

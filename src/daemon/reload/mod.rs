@@ -14,11 +14,13 @@ mod history;
 mod loading;
 mod queue;
 
+use std::io;
 use std::time::Instant;
 
 use crate::config::{Config, Loaded, Mood, Plan, plan};
 use crate::protocol;
 use crate::protocol::schema::{Diagnostic, ReloadOutcome, ReloadResult, Trigger, bounded};
+use crate::sys::process::Passed;
 
 use super::Daemon;
 use super::control::{ClientId, Reply};
@@ -195,13 +197,7 @@ impl Daemon {
         result.warnings.extend(restart_warnings(&plan));
         result.changes.clone_from(&plan.changes);
 
-        // A successor has them for its first good configuration.
-        let passed = if dry_run {
-            Vec::new()
-        } else {
-            std::mem::take(&mut self.passed)
-        };
-        let passed = passed::Sockets::sort(passed, &config);
+        let passed = passed::Sockets::sort(self.duplicate_passed()?, &config);
         let workers = self.workers.count();
         let errors = |failures| general(failures, "error");
         let mut prepared = self
@@ -216,6 +212,7 @@ impl Daemon {
                 self.listeners
                     .commit(prepared, &config, &plan.changes, &self.workers, now);
             warnings.extend(committed.map_err(errors)?);
+            self.passed.clear();
             if let Some(overridden) = overridden {
                 self.listeners.mark_overridden(overridden);
             }
@@ -228,6 +225,16 @@ impl Daemon {
             ReloadOutcome::Unchanged
         } else {
             ReloadOutcome::Applied
+        })
+    }
+
+    /// What the service manager has passed to a successor, for its first good configuration. One that
+    /// is rejected, or a dry run, drops only duplicates: nothing else can be bound to these addresses.
+    fn duplicate_passed(&self) -> Result<Vec<Passed>, Vec<Diagnostic>> {
+        let duplicates: io::Result<_> = self.passed.iter().map(Passed::try_clone).collect();
+        duplicates.map_err(|error| {
+            let message = format!("sockets of the service manager: {error}");
+            vec![Diagnostic::general(message)]
         })
     }
 

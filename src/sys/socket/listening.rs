@@ -87,22 +87,38 @@ pub fn queue(fd: BorrowedFd<'_>) -> Option<Queue> {
 /// # Errors
 /// If `/proc` cannot be read.
 pub fn queued_at_paths() -> io::Result<HashMap<PathBuf, u32>> {
-    let table = std::fs::read("/proc/self/net/unix")?;
     let mut queued = HashMap::new();
-    for path in table.split(|&byte| byte == b'\n').filter_map(waiting_at) {
-        *queued.entry(OsStr::from_bytes(path).into()).or_default() += 1;
+    for path in unix_paths(|state| state == b"02")? {
+        *queued.entry(path).or_default() += 1;
     }
     Ok(queued)
 }
 
-/// The path at which the socket of this line of the table waits to be accepted, if it does.
-fn waiting_at(line: &[u8]) -> Option<&[u8]> {
+/// The paths of Unix sockets in this network namespace that are bound and not connected, as they were
+/// bound: those that listen, those that do not yet, and those of datagrams. An accepted connection,
+/// which has the path of the socket that it came from, is in another state.
+///
+/// # Errors
+/// If `/proc` cannot be read.
+pub fn bound_paths() -> io::Result<Vec<PathBuf>> {
+    unix_paths(|state| state == b"01")
+}
+
+fn unix_paths(is_wanted: impl Fn(&[u8]) -> bool) -> io::Result<Vec<PathBuf>> {
+    let table = std::fs::read("/proc/self/net/unix")?;
+    let lines = table.split(|&byte| byte == b'\n');
+    let paths = lines.filter_map(|line| path_in_state(line, &is_wanted));
+    Ok(paths.map(|path| OsStr::from_bytes(path).into()).collect())
+}
+
+/// The path of the socket in this line of the table, if it has one and its state is wanted.
+fn path_in_state(line: &[u8], is_wanted: impl Fn(&[u8]) -> bool) -> Option<&[u8]> {
     // Num RefCount Protocol Flags Type St Inode Path
     let mut rest = line;
     for column in 0..7 {
         let start = rest.iter().position(|&byte| byte != b' ')?;
         let end = start + rest[start..].iter().position(|&byte| byte == b' ')?;
-        if column == 5 && &rest[start..end] != b"02" {
+        if column == 5 && !is_wanted(&rest[start..end]) {
             return None;
         }
         rest = &rest[end..];
@@ -299,7 +315,8 @@ mod tests {
     #[test]
     fn a_line_of_the_table_is_a_connection_in_a_queue_or_not() {
         let check = |line: &str, expected: Option<&str>| {
-            assert_eq!(waiting_at(line.as_bytes()), expected.map(str::as_bytes));
+            let found = path_in_state(line.as_bytes(), |state| state == b"02");
+            assert_eq!(found, expected.map(str::as_bytes));
         };
         check(
             "0000000000000000: 00000002 00000000 00000000 0001 02 123456 /run/a b.sock",

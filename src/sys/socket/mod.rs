@@ -24,8 +24,8 @@ pub use inspect::{
     local_address, local_path, progress, receive_buffer, take_error,
 };
 pub use listening::{
-    Queue, accept, direct_to_all, direct_to_first, drop_new_connections, drop_new_datagrams, drops,
-    drops_all_new, listen, queue, queued_at_paths, queued_max,
+    Queue, accept, bound_paths, direct_to_all, direct_to_first, drop_new_connections,
+    drop_new_datagrams, drops, drops_all_new, listen, queue, queued_at_paths, queued_max,
 };
 
 /// Whether other sockets may be bound to the same address.
