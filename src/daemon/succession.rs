@@ -223,11 +223,11 @@ impl Daemon {
     /// Has the service manager store everything for the next process.
     fn leave_to_manager(&self, carriers: Vec<OwnedFd>) -> io::Result<()> {
         let Some(manager) = &self.manager else {
-            return Ok(());
+            return Err(io::Error::other("no service manager can be notified"));
         };
-        manager.keep(STORED, carriers);
         // It ignores messages of a process that has ended.
-        manager.wait_until_read().inspect_err(|_| {
+        let kept = manager.keep_and_wait(STORED, carriers);
+        kept.inspect_err(|_| {
             // It must not be passed to a later process after this one has continued.
             manager.let_go(STORED);
         })

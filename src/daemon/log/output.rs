@@ -3,6 +3,7 @@
 //! May wait for an output: only the thread that writes calls it.
 
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::{self, IsTerminal, Write as _};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -33,6 +34,9 @@ pub(super) enum Output {
     Stderr {
         /// `<N>`, for the journal, instead of the name of the program.
         prefixes: bool,
+        /// A descriptor of our own, written without the lock of [`io::stderr`]: the last words of the
+        /// process must not wait for a line that is stuck.
+        file: File,
         /// The last line. It has room for any: where there is no memory left, that is logged.
         text: String,
     },
@@ -42,7 +46,7 @@ impl Output {
     /// What the configuration asks for, and a remark about it for a curious operator.
     ///
     /// # Errors
-    /// A message for the operator: `target = "syslog"` where there is none.
+    /// A message for the operator: `target = "syslog"` where there is none, or no descriptor is left.
     pub(super) fn open(settings: &config::Log) -> Result<(Self, Option<String>), String> {
         let facility: Facility = settings.facility.parse().unwrap_or(Facility::LOG_DAEMON);
         Ok(match choose(settings.target, &Surroundings::look()) {
@@ -53,20 +57,25 @@ impl Output {
                         "log: {}: {error}: lines reach the journal without fields",
                         journal::SOCKET
                     );
-                    (Self::stderr(true), Some(remark))
+                    (Self::stderr(true)?, Some(remark))
                 }
             },
             Choice::Syslog => {
                 let syslog = Syslog::connect(Path::new(syslog::SOCKET), facility)?;
                 (Self::Syslog(syslog), None)
             }
-            Choice::Stderr { prefixes } => (Self::stderr(prefixes), None),
+            Choice::Stderr { prefixes } => (Self::stderr(prefixes)?, None),
         })
     }
 
-    fn stderr(prefixes: bool) -> Self {
-        let text = String::with_capacity(2 * TEXT_BYTES_MAX);
-        Self::Stderr { prefixes, text }
+    fn stderr(prefixes: bool) -> Result<Self, String> {
+        let own = io::stderr().as_fd().try_clone_to_owned();
+        let file = own.map_err(|error| format!("log: standard error: {error}"))?;
+        Ok(Self::Stderr {
+            prefixes,
+            file: file.into(),
+            text: String::with_capacity(2 * TEXT_BYTES_MAX),
+        })
     }
 }
 
@@ -75,14 +84,18 @@ impl Write for Output {
         match self {
             Self::Journal(journal) => journal.write(line),
             Self::Syslog(syslog) => syslog.write(line),
-            Self::Stderr { prefixes, text } => {
+            Self::Stderr {
+                prefixes,
+                file,
+                text,
+            } => {
                 text.clear();
                 // A string takes everything.
                 let _ = match prefixes {
                     true => writeln!(text, "<{}>{}", line.priority(), line.text()),
                     false => writeln!(text, "echod: {}", line.text()),
                 };
-                print(&mut io::stderr(), text)
+                print(file, text)
             }
         }
     }
@@ -222,6 +235,24 @@ mod tests {
         reader.read_to_string(&mut text).unwrap();
         assert!(text.ends_with("xthe line\n"));
         assert!(printing.join().unwrap().is_ok());
+    }
+
+    /// The end of the process waited for a line that was stuck in write(2).
+    #[test]
+    fn a_line_is_written_without_the_lock_of_standard_error() {
+        let lock = io::stderr().lock();
+        let (written, result) = std::sync::mpsc::channel();
+        let writing = std::thread::spawn(move || {
+            let record = log::Record::builder()
+                .args(format_args!("a line of a test"))
+                .build();
+            let mut output = Output::stderr(false).expect("a descriptor");
+            let _ = written.send(output.write(&Line::of(&record)));
+        });
+        let result = result.recv_timeout(Duration::from_secs(20));
+        drop(lock);
+        writing.join().unwrap();
+        assert!(result.is_ok_and(|result| result.is_ok()));
     }
 
     #[test]

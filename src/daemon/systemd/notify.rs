@@ -1,18 +1,22 @@
 //! Notifications to the service manager (`sd_notify(3)`). Without one, nothing is sent.
 //!
 //! They are sent by a thread of their own: a manager that does not read its queue, which is short,
-//! must not stop the control plane. Whatever fails here is a warning, and the service continues.
+//! must not stop the control plane. Whatever fails here is a warning, and the service continues; the
+//! caller that stores descriptors also gets the result.
 
 use std::ffi::OsStr;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixDatagram;
-use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
+use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
+use nix::sys::time::TimeSpec;
 use sd_notify::NotifyState;
 
 /// The environment variable with the manager's address.
@@ -22,8 +26,8 @@ const VARIABLE: &str = "NOTIFY_SOCKET";
 /// that they are dropped.
 const QUEUE_MESSAGES_MAX: usize = 16 * 1024;
 
-/// How long the manager may take to read everything that was sent, in milliseconds.
-const READ_TIME_MAX: u16 = 5_000;
+/// How long the manager may take to read everything that was sent.
+const READ_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// How long the end waits for the last message to be sent.
 const LAST_MESSAGE_TIME_MAX: Duration = Duration::from_secs(1);
@@ -40,6 +44,30 @@ pub(crate) struct Manager {
 struct Message {
     text: String,
     descriptors: Vec<OwnedFd>,
+    receipt: Option<Receipt>,
+}
+
+/// Where the result of sending a message is reported, exactly once, also when it is dropped.
+#[derive(Debug)]
+struct Receipt {
+    name: String,
+    results: Sender<SendResult>,
+}
+
+/// Whether the message that stores descriptors under this name was sent.
+#[derive(Debug)]
+pub(crate) struct SendResult {
+    pub name: String,
+    pub result: io::Result<()>,
+}
+
+impl Message {
+    fn report(self, result: io::Result<()>) {
+        if let Some(Receipt { name, results }) = self.receipt {
+            // The caller may have stopped waiting.
+            let _ = results.send(SendResult { name, result });
+        }
+    }
 }
 
 /// Where messages go.
@@ -74,7 +102,8 @@ impl Destination {
     fn send_all(&self, messages: impl IntoIterator<Item = Message>) {
         let mut is_working = true;
         for message in messages {
-            match self.send(&message) {
+            let result = self.send(&message);
+            match &result {
                 Ok(()) => is_working = true,
                 Err(error) if is_working => {
                     log::warn!("the service manager can't be notified: {VARIABLE}: {error}");
@@ -82,6 +111,7 @@ impl Destination {
                 }
                 Err(error) => log::debug!("{VARIABLE}: {error}"),
             }
+            message.report(result);
         }
     }
 }
@@ -112,12 +142,19 @@ impl Manager {
         started.inspect_err(warn).ok()
     }
 
+    /// The one at this address.
+    #[cfg(test)]
+    pub(crate) fn at(address: &std::path::Path) -> Self {
+        let destination = Destination::named(address.as_os_str()).expect("an address");
+        Self::start(destination).expect("a thread")
+    }
+
     fn start(destination: Destination) -> io::Result<Self> {
         let (messages, receiver) = sync_channel::<Message>(QUEUE_MESSAGES_MAX);
         let (all_sent, done) = channel();
         let send = move || {
             destination.send_all(receiver);
-            drop::<std::sync::mpsc::Sender<()>>(all_sent);
+            drop::<Sender<()>>(all_sent);
         };
         std::thread::Builder::new()
             .name("notify".into())
@@ -177,34 +214,36 @@ impl Manager {
     }
 
     /// Stores these descriptors for the successor, under this name, and does not poll them: the
-    /// other end of a carrier is closed, and a datagram socket has an error now and then.
-    pub(crate) fn keep(&self, name: &str, descriptors: Vec<OwnedFd>) {
+    /// other end of a carrier is closed, and a datagram socket has an error now and then. Whether
+    /// the message was sent is reported to `results`.
+    pub(crate) fn keep(&self, name: &str, descriptors: Vec<OwnedFd>, results: &Sender<SendResult>) {
         let text = format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0");
-        self.send_with(text, descriptors);
+        self.send_with_receipt(name, text, descriptors, results);
     }
 
-    /// Removes what is stored under this name.
-    pub(crate) fn let_go(&self, name: &str) {
-        self.send_with(format!("FDSTOREREMOVE=1\nFDNAME={name}"), Vec::new());
+    /// Removes what is stored under this name. False if the request was dropped.
+    pub(crate) fn let_go(&self, name: &str) -> bool {
+        self.send_with(format!("FDSTOREREMOVE=1\nFDNAME={name}"), Vec::new())
     }
 
-    /// Waits until the manager has read everything that was sent, for a few seconds at most
-    /// (`sd_notify_barrier(3)`).
+    /// Stores these descriptors and waits until the manager has read everything that was sent, for
+    /// a few seconds at most (`sd_notify_barrier(3)`).
     ///
     /// # Errors
-    /// When it has not, or no descriptor is left.
-    pub(crate) fn wait_until_read(&self) -> io::Result<()> {
-        let (ours, managers) = nix::unistd::pipe()?;
-        self.send_with("BARRIER=1".into(), vec![managers]);
-        // It closes its end when it comes to it.
-        let mut closed = [PollFd::new(ours.as_fd(), PollFlags::empty())];
-        match poll(&mut closed, PollTimeout::from(READ_TIME_MAX))? {
-            0 => Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "the service manager does not read its messages",
-            )),
-            _ => Ok(()),
+    /// When a message was not sent, the manager has not read them in time, or no descriptor is left.
+    pub(crate) fn keep_and_wait(&self, name: &str, descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        let until = Instant::now() + READ_TIME_MAX;
+        let (ours, managers) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        let (sender, results) = channel();
+        self.keep(name, descriptors, &sender);
+        self.send_with_receipt(name, "BARRIER=1".into(), vec![managers], &sender);
+        // The pipe of a message that is not sent is closed as well: only after both results its end
+        // means that the manager has read them.
+        for _ in 0..2 {
+            let left = until.saturating_duration_since(Instant::now());
+            results.recv_timeout(left).map_err(|_| unread())?.result?;
         }
+        wait_until_closed(&ours, until)
     }
 
     /// Waits a moment until everything has been sent. The last call.
@@ -219,10 +258,61 @@ impl Manager {
         self.send_with(lines.join("\n"), Vec::new());
     }
 
-    fn send_with(&self, text: String, descriptors: Vec<OwnedFd>) {
-        let message = Message { text, descriptors };
-        if self.messages.try_send(message).is_err() {
-            log::warn!("the service manager does not read its messages: one is lost");
+    /// False if the message was dropped.
+    fn send_with(&self, text: String, descriptors: Vec<OwnedFd>) -> bool {
+        self.queue(Message {
+            text,
+            descriptors,
+            receipt: None,
+        })
+    }
+
+    fn send_with_receipt(
+        &self,
+        name: &str,
+        text: String,
+        descriptors: Vec<OwnedFd>,
+        results: &Sender<SendResult>,
+    ) {
+        self.queue(Message {
+            text,
+            descriptors,
+            receipt: Some(Receipt {
+                name: name.to_owned(),
+                results: results.clone(),
+            }),
+        });
+    }
+
+    fn queue(&self, message: Message) -> bool {
+        let Err(TrySendError::Full(message) | TrySendError::Disconnected(message)) =
+            self.messages.try_send(message)
+        else {
+            return true;
+        };
+        log::warn!("the service manager does not read its messages: one is lost");
+        message.report(Err(unread()));
+        false
+    }
+}
+
+fn unread() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::TimedOut,
+        "the service manager does not read its messages",
+    )
+}
+
+/// Waits until the other end of a pipe is closed.
+fn wait_until_closed(pipe: &OwnedFd, until: Instant) -> io::Result<()> {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let mut closed = [PollFd::new(pipe.as_fd(), PollFlags::empty())];
+        match ppoll(&mut closed, Some(TimeSpec::from_duration(left)), None) {
+            Ok(0) => return Err(unread()),
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
 }
@@ -242,5 +332,46 @@ mod tests {
             assert!(address(other).is_err(), "{other:?}");
         }
         assert!(address(&format!("/{}", "x".repeat(120))).is_err());
+    }
+
+    /// The process ended, and all connections with it, although the manager stored nothing.
+    #[test]
+    fn descriptors_are_not_kept_by_a_manager_that_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        drop(UnixDatagram::bind(&path).unwrap());
+        let error = Manager::at(&path).keep_and_wait("state", vec![]);
+        let error = error.expect_err("the socket is closed");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn descriptors_are_not_kept_when_the_queue_is_full() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let _unread = UnixDatagram::bind(&path).unwrap();
+        let manager = Manager::at(&path);
+        while manager.let_go("other") {}
+        assert!(manager.keep_and_wait("state", vec![]).is_err());
+    }
+
+    #[test]
+    fn descriptors_are_kept_once_the_manager_has_read_the_barrier() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        // Without room for them in its message the descriptor of the barrier is closed.
+        let reading = std::thread::spawn(move || {
+            let mut message = [0; 100];
+            [(); 2].map(|()| {
+                let len = socket.recv(&mut message).expect("a message");
+                String::from_utf8_lossy(&message[..len]).into_owned()
+            })
+        });
+        Manager::at(&path).keep_and_wait("state", vec![]).unwrap();
+        assert_eq!(
+            reading.join().unwrap(),
+            ["FDSTORE=1\nFDNAME=state\nFDPOLL=0", "BARRIER=1"]
+        );
     }
 }
