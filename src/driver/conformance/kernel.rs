@@ -109,6 +109,11 @@ fn a_flood_on_draining_sockets_does_not_delay_other_connections<D: SocketDriver>
 
 /// Also of a driver that has requests which it has not yet submitted.
 fn a_driver_dropped_between_waits_keeps_no_address<D: SocketDriver>() {
+    // Elsewhere a test beside this one may get the port as soon as it is free.
+    if !has_own_network(D::NAME, "a_driver_dropped_between_waits_keeps_no_address") {
+        return;
+    }
+    ip("link set lo up");
     for _ in 0..30 {
         let mut test = DriverTest::<Loopback<D>>::new(Answer::Echo);
         let (_, address) = test.listener(None);
@@ -138,6 +143,10 @@ const OWN_NETWORK: &str = "ECHOD_CONFORMANCE_NETWORK";
 fn has_own_network(driver: &str, promise: &str) -> bool {
     if std::env::var_os(OWN_NETWORK).is_some() {
         return true;
+    }
+    if Command::new("ip").arg("-V").output().is_err() {
+        eprintln!("NOT TESTED: this machine has no ip(8)");
+        return false;
     }
     // Without privileges, a network namespace needs a user namespace around it.
     let namespaces: &[&str] = if Uid::effective().is_root() {
@@ -171,6 +180,15 @@ fn has_own_network(driver: &str, promise: &str) -> bool {
         Err(error) => eprintln!("NOT TESTED: unshare(1): {error}"),
     }
     false
+}
+
+/// Changes the network namespace by ip(8).
+fn ip(command: &str) {
+    let status = Command::new("ip").args(command.split(' ')).status();
+    assert!(
+        status.is_ok_and(|status| status.success()),
+        "ip {command} failed"
+    );
 }
 
 /// A client at this address with `UDP_GRO`: replies that were sent as one message are received as
@@ -219,16 +237,8 @@ fn a_small_path_mtu_does_not_affect_other_peers<D: SocketDriver>() {
     }
     // The kernel segments a message only if each datagram fits the path MTU (udp(7)). The route to
     // 127.0.0.9 has a smaller one than 1300 bytes need: replies there are sent one by one.
-    for command in [
-        "link set lo up",
-        "route replace local 127.0.0.9/32 dev lo table local mtu lock 1280",
-    ] {
-        let status = Command::new("ip").args(command.split(' ')).status();
-        assert!(
-            status.is_ok_and(|status| status.success()),
-            "ip {command} failed"
-        );
-    }
+    ip("link set lo up");
+    ip("route replace local 127.0.0.9/32 dev lo table local mtu lock 1280");
     let mut test = DriverTest::<Loopback<D>>::new(Answer::Echo);
     let (_, address) = test.datagrams(SocketKind::Ipv4).expect("IPv4 is available");
     let address = Loopback::<D>::inet(&address).expect("an IP address");
