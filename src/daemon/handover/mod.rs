@@ -3,7 +3,7 @@
 //!
 //! A record in memory describes the service ([`record`]); with every descriptor it travels in
 //! carriers, sockets whose queues hold descriptors ([`crate::sys::handover`]). One side writes
-//! ([`write`]), the other finds ([`predecessor`]) and continues ([`restore`]). The successor begins
+//! ([`mod@write`]), the other finds ([`predecessor`]) and continues ([`restore`]). The successor begins
 //! with the configuration that was in force and then reloads: sockets that stay are not touched,
 //! those that go are emptied first, and what is wrong is logged and changes nothing. [`upgrade`]
 //! decides when, [`program`] finds and executes. Nothing here knows the daemon as a whole.
