@@ -37,7 +37,7 @@ impl Listeners {
         let retired_ports = self.retired_ports();
         let mut preparation = Preparation {
             listeners: self,
-            available: self.available(new, changes),
+            available: self.available(changes),
             taken: BTreeSet::new(),
             circumstances: Circumstances {
                 workers,
@@ -66,9 +66,9 @@ impl Listeners {
     }
 
     /// The sockets of listeners that are removed or bound anew, each with the name of its listener,
-    /// in the order in which they were bound. Those that a `.socket` unit has defined by name stay
-    /// what they are.
-    fn available(&self, new: &Config, changes: &[Change]) -> Vec<(&str, &Socket)> {
+    /// in the order in which they were bound. Those that a `.socket` unit has defined by name are of
+    /// no other listener: the next process gets them by that name again.
+    fn available(&self, changes: &[Change]) -> Vec<(&str, &Socket)> {
         let changed = changes
             .iter()
             .filter(|change| matches!(change.action, Action::Rebind | Action::Remove));
@@ -76,11 +76,8 @@ impl Listeners {
         let old = names.filter_map(|name| self.in_service.get(name));
         let sockets = old.flat_map(|old| {
             let name = old.config.name.as_str();
-            let stays = new.listeners.contains_key(name);
-            let sockets = old.sockets.iter();
-            sockets
-                .filter(move |socket| !(stays && socket.is_by_name()))
-                .map(move |socket| (name, socket))
+            let sockets = old.sockets.iter().filter(|socket| !socket.is_by_name());
+            sockets.map(move |socket| (name, socket))
         });
         let mut available: Vec<_> = sockets.collect();
         available.sort_by_key(|(_, socket)| socket.id);
