@@ -59,7 +59,7 @@ fn access_lookup(bencher: Bencher<'_, '_>, networks: u32) {
         IpNet::new(address.into(), 24).expect("24 is a prefix length")
     };
     let access = Access {
-        allow: vec![],
+        allow: [].into(),
         deny: (0..networks).map(network).collect(),
     };
     let source = IpAddr::from(Ipv4Addr::new(192, 0, 2, 1));
