@@ -17,6 +17,7 @@ mod log;
 mod packaging;
 mod privileges;
 mod probe;
+mod readme;
 mod reload;
 mod seeds;
 mod smoke;

@@ -1,0 +1,174 @@
+//! The README as a newcomer follows it: each command that it shows with its output is run, in that
+//! order, and says what the README says.
+//!
+//! What differs from run to run and from machine to machine is masked: numbers with and without a
+//! unit, times, the driver. In the README a line `…` stands for any number of lines, and a line that
+//! begins with `> ` is typed.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::harness::{ECHOD, not_tested, repository, run, text};
+
+/// A command of the README with what it prints there.
+struct Sample {
+    command: String,
+    typed: String,
+    output: Vec<String>,
+}
+
+/// All commands in blocks of the language `console`.
+fn samples(readme: &str) -> Vec<Sample> {
+    let mut samples: Vec<Sample> = Vec::new();
+    let mut is_console = false;
+    for line in readme.lines() {
+        if line.starts_with("```") {
+            is_console = line == "```console";
+        } else if !is_console {
+        } else if let Some(command) = line.strip_prefix("$ ") {
+            samples.push(Sample {
+                command: command.into(),
+                typed: String::new(),
+                output: Vec::new(),
+            });
+        } else {
+            let sample = samples.last_mut().expect("a block begins with a command");
+            match line.strip_prefix("> ") {
+                Some(typed) => writeln!(sample.typed, "{typed}").expect("memory"),
+                None => sample.output.push(line.into()),
+            }
+        }
+    }
+    samples
+}
+
+/// A shell script that runs them: what the one with this index prints goes to the file `INDEX`.
+fn script(samples: &[Sample], folder: &Path) -> String {
+    let programs = Path::new(ECHOD).parent().expect("a folder");
+    let mut script = format!(
+        "set -eu
+ip link set lo up
+echo 4096 > /proc/sys/net/core/somaxconn
+mount -t tmpfs tmpfs /run
+if [ -e /etc/echod ]; then mount -t tmpfs tmpfs /etc/echod; fi
+cd {folder}
+unset RUNTIME_DIRECTORY ECHOCTL_SOCKET
+PATH={programs}:$PATH
+ready() {{ until grep -q 'is ready' \"$1\"; do kill -0 $!; sleep 0.01; done; }}
+trap 'kill $(jobs -p); wait' EXIT
+echod > first 2>&1 & ready first
+",
+        folder = folder.display(),
+        programs = programs.display(),
+    );
+    for (index, sample) in samples.iter().enumerate() {
+        fs::write(folder.join(format!("{index}.typed")), &sample.typed).expect("a file");
+        let line = match sample.command.strip_suffix('&') {
+            Some(command) => format!("{command} > {index} 2>&1 & ready {index}"),
+            None => format!(
+                "{{ {}; }} < {index}.typed > {index} 2>&1 || true",
+                sample.command
+            ),
+        };
+        writeln!(script, "{line}").expect("memory");
+    }
+    script
+}
+
+/// A line without what differs from run to run.
+fn mask(line: &str) -> String {
+    const UNITS: [&str; 9] = ["ns", "µs", "ms", "s", "m", "B", "KiB", "MiB", "MiB/s"];
+    const BARS: [char; 8] = ['█', '▉', '▊', '▋', '▌', '▍', '▎', '▏'];
+    // Behind a bar of a histogram are the percentiles that happen to be in this row.
+    let line = line.split(BARS).next().unwrap_or_default();
+    let mut masked: Vec<&str> = Vec::new();
+    for word in line.split_whitespace() {
+        let bare = word.trim_matches(|sign: char| "(<),;:%".contains(sign));
+        let number = bare.trim_end_matches(|sign: char| !sign.is_ascii_digit());
+        let unit = &bare[number.len()..];
+        let is_number = number.parse::<f64>().is_ok() && (unit.is_empty() || UNITS.contains(&unit));
+        let is_time = bare.ends_with('Z') && bare.starts_with(|sign: char| sign.is_ascii_digit());
+        match word {
+            _ if is_number || is_time => masked.push("#"),
+            _ if masked.last() == Some(&"#") && UNITS.contains(&bare) => {}
+            "io_uring" | "epoll" => masked.push("DRIVER"),
+            _ => masked.push(word),
+        }
+    }
+    masked.join(" ")
+}
+
+/// Whether the lines are those that are shown, where `…` stands for any number of them.
+fn is_as_shown(shown: &[String], lines: &[String]) -> bool {
+    match shown.split_first() {
+        None => lines.is_empty(),
+        Some((first, rest)) if first == "…" => {
+            (0..=lines.len()).any(|skipped| is_as_shown(rest, &lines[skipped..]))
+        }
+        Some((first, rest)) => lines
+            .split_first()
+            .is_some_and(|(line, others)| line == first && is_as_shown(rest, others)),
+    }
+}
+
+#[test]
+fn the_commands_of_the_readme_print_what_it_shows() {
+    let can_isolate = Command::new("unshare")
+        .args(["--net", "--mount", "ip", "link", "set", "lo", "up"])
+        .output();
+    if !can_isolate.is_ok_and(|output| output.status.success()) {
+        return not_tested("port 7007 in a network of its own needs root, unshare and ip");
+    }
+    let readme = fs::read_to_string(repository("README.md")).expect("it is there");
+    let samples = samples(&readme);
+    assert!(samples.len() > 8, "{} commands", samples.len());
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = run(Command::new("unshare").args([
+        "--net",
+        "--mount",
+        "bash",
+        "-c",
+        &script(&samples, folder.path()),
+    ]));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let mut wrong = String::new();
+    for (index, sample) in samples.iter().enumerate() {
+        let printed = fs::read_to_string(folder.path().join(index.to_string())).expect("a file");
+        let mut shown: Vec<String> = sample.output.iter().map(|line| mask(line)).collect();
+        if sample.command.ends_with('&') {
+            // A daemon's first lines depend on the user, and it logs what follows.
+            shown.insert(0, "…".into());
+            shown.push("…".into());
+        }
+        let lines: Vec<String> = printed.lines().map(mask).collect();
+        if !is_as_shown(&shown, &lines) {
+            let Sample {
+                command, output, ..
+            } = sample;
+            let shown = output.join("\n");
+            writeln!(wrong, "$ {command}\nshown:\n{shown}\nprinted:\n{printed}").expect("memory");
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+#[test]
+fn only_what_differs_from_run_to_run_is_masked() {
+    let same = |one, other| assert_eq!(mask(one), mask(other));
+    same("up 1s", "up 996ms");
+    same(
+        "in 3.26 ms, at start, at 2026-11-27T14:43:54.239Z",
+        "in 900 µs, at start, at 2030-01-01T00:00:00.000Z",
+    );
+    same("driver io_uring", "driver epoll");
+    same(" 26.3 µs  38757  41.3 %  ███▌  p50", " 30 µs  7  <0.1 %  ▏");
+    let differ = |one, other| assert_ne!(mask(one), mask(other));
+    differ("tcp on 127.0.0.1:7007", "tcp on 127.0.0.1:7008");
+    differ("applied, generation 2", "rejected, generation 2");
+    let lines = |text: &str| text.lines().map(String::from).collect::<Vec<_>>();
+    assert!(is_as_shown(&lines("a\n…\nd"), &lines("a\nb\nc\nd")));
+    assert!(!is_as_shown(&lines("a\n…\nd"), &lines("a\nb\nc")));
+    assert!(!is_as_shown(&lines("a"), &lines("a\nb")));
+}
