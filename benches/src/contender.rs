@@ -1,4 +1,4 @@
-//! Who is compared, by names that documents and scripts rely on.
+//! The servers that are compared, by names that documents and scripts rely on.
 
 use std::path::{Path, PathBuf};
 

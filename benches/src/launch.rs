@@ -37,7 +37,7 @@ pub(crate) fn main(cpu: usize, command: &[OsString]) -> Result<()> {
     // value counts against other sessions; where it may not be changed, we do without.
     setsid()?;
     _ = fs::write("/proc/self/autogroup", NICE);
-    // nice(1) warns and goes on where it may not.
+    // nice(1) warns and continues where it may not.
     let error = Command::new("nice").args(["-n", NICE]).args(command).exec();
     Err(error).context("nice")
 }

@@ -1,6 +1,6 @@
 //! echod-bench: measures echod against its peers, and writes what it finds.
 //!
-//! The modules in reading order: what is measured ([`scenario`]), who is compared ([`contender`]),
+//! The modules in reading order: what is measured ([`scenario`]), which servers are compared ([`contender`]),
 //! how ([`measure`]), with what ([`load`]), and what is made of it ([`report`], [`svg`]). [`client`] measures echoprobe. It is one
 //! program: it starts itself for each peer and each sample.
 

@@ -51,7 +51,7 @@ fn stream_message_upper(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// Who may come, with lists of so many networks.
+/// Which peers may connect, with lists of this many networks.
 #[divan::bench(args = [0, 10, 100, 1000])]
 fn access_lookup(bencher: Bencher<'_, '_>, networks: u32) {
     let network = |number: u32| {
@@ -106,7 +106,7 @@ fn timers_fire_nothing(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| timers.fire(black_box(start), &mut due));
 }
 
-/// The source of a datagram found again, among so many.
+/// The source of a datagram found again, among this many.
 #[divan::bench(args = [1, 64, 1000])]
 fn source_found(bencher: Bencher<'_, '_>, sources: u16) {
     let now = Instant::now();

@@ -59,7 +59,7 @@ fn tasks(pid: i32) -> impl Iterator<Item = std::path::PathBuf> {
         .filter_map(|entry| Some(entry.ok()?.path()))
 }
 
-/// Nothing of a process that is no more.
+/// Nothing of a process that no longer exists.
 fn time_on_cpu(pid: i32) -> Duration {
     let clock = clock_getcpuclockid(Pid::from_raw(pid));
     let time = clock.and_then(|clock| clock.now());

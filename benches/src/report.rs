@@ -165,7 +165,7 @@ pub(crate) fn page(plan: &Plan, outcomes: &[Outcome], facts: &[(String, String)]
         ratio(outcome.figure(entry, Metric::Throughput))
     });
     text += "\n## Latency\n\n\
-        From the moment a message is sent until the last byte of its echo has come, p50 / p99 in µs: \
+        From the moment a message is sent until the last byte of its echo has arrived, p50 / p99 in µs: \
         medians of the samples.\n\
         In all scenarios but the quiet ones it is the queue that is measured.\n\n";
     text += &table(&timed, &servers, |_, entry| latency(entry));
@@ -202,7 +202,7 @@ fn opening(plan: &Plan, facts: &[(String, String)]) -> String {
         ![Ratios to tokio](performance.svg)\n\n\
         ## How it was measured\n\n\
         All servers run on this one machine, over loopback, each pinned to one CPU, the client to another.\n\
-        The client is a closed loop: it sends a message when an echo has come, and compares every byte; \
+        The client is a closed loop: it sends a message when an echo has arrived, and compares every byte; \
         one wrong byte would have ended the run.\n\
         Small messages over TCP it receives and sends through io_uring, so that it keeps ahead of the servers.\n\
         In each of {} rounds every server was loaded for {} ms, in an order that rotates; \

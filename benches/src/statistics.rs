@@ -1,6 +1,6 @@
 //! The median of some values, and how far they spread.
 
-/// What is said of a number of values.
+/// What is reported of a number of values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Figure {
     pub(crate) median: f64,

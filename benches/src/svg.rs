@@ -28,7 +28,7 @@ const PANEL_GAP: f64 = 24.0;
 /// Above the panels.
 const HEAD_HEIGHT: f64 = 64.0;
 
-/// The scale of a panel reaches at least so far, for tokio's line to be well inside.
+/// The scale of a panel reaches at least this far, for tokio's line to be well inside.
 const SCALE_MIN: f64 = 1.25;
 
 const STYLE: &str = "\

@@ -67,7 +67,7 @@ impl Strace {
 
 impl Drop for Strace {
     fn drop(&mut self) {
-        // It lets go of the server when it ends; after `stop` it has ended already.
+        // It detaches from the server when it ends; after `stop` it has ended already.
         _ = self.0.kill();
         _ = self.0.wait();
     }

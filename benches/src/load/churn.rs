@@ -15,10 +15,10 @@ use socket2::{Domain, Socket, Type};
 use super::pattern::Pattern;
 use super::{Request, Run, Sample, TICK};
 
-/// So many source addresses, from 127.0.0.2 on.
+/// The number of source addresses, from 127.0.0.2 on.
 const SOURCES: u64 = 250;
 
-/// When so many connections have failed, it is no measurement any more.
+/// When more connections than this have failed, it is no longer a measurement.
 const ERRORS_MAX: u64 = 1000;
 
 struct Client {

@@ -13,7 +13,7 @@ use crate::process;
 /// How long one echo may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// So many messages the first connection exchanges.
+/// The number of messages that the first connection exchanges.
 const WARM_UP: usize = 5000;
 
 /// Each connection exchanges one message, so that it is known to be served and has had whatever a

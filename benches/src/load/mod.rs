@@ -1,6 +1,6 @@
 //! The load generator: a process that gives one server one kind of work and checks every byte.
 //!
-//! Closed loop: a message is sent when an echo has come. It is started for each sample, takes its
+//! Closed loop: a message is sent when an echo has arrived. It is started for each sample, takes its
 //! [`Request`] as JSON, and prints its [`Sample`] as JSON. The engines are in `ring`, `tcp`,
 //! `churn`, `udp` and `idle`; `stream` checks what comes on a connection. Here is what all share:
 //! when to measure, and what to count.
@@ -26,7 +26,7 @@ use crate::process;
 /// How long a client waits before it gives a datagram up, and sees that time is over.
 const TICK: Duration = Duration::from_millis(20);
 
-/// The longest latency that is told apart, in nanoseconds.
+/// The longest latency that is recorded, in nanoseconds.
 const LATENCY_MAX_NS: u64 = 60_000_000_000;
 
 /// A kind of work.
@@ -64,7 +64,7 @@ impl Load {
     }
 }
 
-/// What to do, to whom, and for how long.
+/// What to do, to which server, and for how long.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Request {
     pub(crate) load: Load,
@@ -78,7 +78,7 @@ pub(crate) struct Request {
 /// What was seen.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Sample {
-    /// Measured for so long.
+    /// How long it is measured.
     pub(crate) time: Duration,
     /// Echoes that came whole.
     pub(crate) messages: u64,
@@ -119,7 +119,7 @@ pub(crate) fn main(request: &str) -> Result<()> {
     let sample = match request.load {
         Load::Tcp { bytes, depth, .. } => match Uring::new() {
             Ok(driver) if bytes * depth <= ring::BYTES_MAX => ring::run(&request, driver)?,
-            // So much is under way that the client has time, or this machine has no io_uring.
+            // The client has time because much is under way, or this machine has no io_uring.
             _ => tcp::run(&request)?,
         },
         Load::Churn { clients, bytes } => churn::run(&request, clients, bytes)?,
@@ -156,7 +156,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// An echo has come, whole and right.
+    /// An echo has arrived, whole and right.
     fn message(&mut self, bytes: usize, latency: Duration) {
         self.sample.messages += 1;
         self.sample.bytes += bytes as u64;

@@ -1,7 +1,7 @@
 //! The bytes that every client sends: a block that looks random, repeated with a prime period.
 //!
 //! Each connection starts at another place of it, so that bytes which are lost, repeated, moved or
-//! somebody else's differ from what is expected.
+//! those of another one differ from what is expected.
 
 /// Prime, so that no multiple of it is the size of a buffer.
 const PERIOD: usize = 65_521;
@@ -26,7 +26,7 @@ impl Pattern {
         Self(block.iter().copied().cycle().take(PERIOD + PIECE).collect())
     }
 
-    /// The bytes from a place on: so many, but at most a piece.
+    /// `len` bytes from a place on, but at most a piece.
     pub(crate) fn at(&self, place: u64, len: usize) -> &[u8] {
         let start = (place % PERIOD as u64) as usize;
         &self.0[start..][..len.min(PIECE)]

@@ -1,7 +1,7 @@
 //! Connections that stay, over io_uring, with the daemon's own driver: for messages so small that
 //! any other client would be the bottleneck.
 //!
-//! What has come is checked and its buffer sent again with the bytes that follow: as many bytes are
+//! What has arrived is checked and its buffer sent again with the bytes that follow: as many bytes are
 //! under way as at the start, whatever pieces they come in.
 
 use std::io::Write;

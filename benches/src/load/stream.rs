@@ -18,7 +18,7 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// Nothing is sent yet; so many messages are about to be.
+    /// Nothing is sent yet; this many messages are about to be.
     pub(super) fn new(connection: usize, message_bytes: usize, depth: usize) -> Self {
         Self {
             start: pattern::start_of(connection),
@@ -39,12 +39,12 @@ impl Stream {
         pattern.at(self.start + self.sent, len)
     }
 
-    /// So many of them are sent.
+    /// This many of them are sent.
     pub(super) fn handle_sent(&mut self, len: usize) {
         self.sent += len as u64;
     }
 
-    /// Checks what has come; says how many messages it completed, each of which stands for one that
+    /// Checks what has arrived; says how many messages it completed, each of which stands for one that
     /// is sent now.
     pub(super) fn handle_received(
         &mut self,

@@ -1,4 +1,4 @@
-//! Connections that stay: so many messages under way on each.
+//! Connections that stay, with a number of messages under way on each.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -91,7 +91,7 @@ impl Connection {
         })
     }
 
-    /// Takes what has come and checks it; each whole message allows another one.
+    /// Takes what has arrived and checks it; each whole message allows another one.
     fn receive(
         &mut self,
         buffer: &mut [u8],

@@ -1,7 +1,7 @@
-//! Datagrams from many sockets: so many under way on each, one by one or in batches.
+//! Datagrams from many sockets, a number of them under way on each, one by one or in batches.
 //!
-//! A datagram carries its number, so that one which is lost or late is told from a wrong one. A
-//! flow that hears nothing for a while gives up what is under way as lost.
+//! A datagram carries its number, so that one which is lost or late is distinguished from a wrong
+//! one. A flow that hears nothing for a while gives up what is under way as lost.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::UdpSocket;
@@ -23,7 +23,7 @@ use super::{Load, Request, Run, Sample, TICK};
 /// Enough for everything that can be under way.
 const SOCKET_BUFFER_BYTES: usize = 8 << 20;
 
-/// A flow that hears nothing for so long has lost what is under way.
+/// A flow that receives nothing for this long has lost what is under way.
 const LOST_AFTER: Duration = Duration::from_millis(100);
 
 /// Where a datagram's number ends.
@@ -40,7 +40,7 @@ struct Flow {
     next: u64,
     under_way: usize,
     heard: Instant,
-    // By number, in a ring: which datagram, and when it was sent; none when its echo has come.
+    // By number, in a ring: which datagram, and when it was sent; none when its echo has arrived.
     sent: Vec<Option<(u64, Instant)>>,
 }
 
@@ -223,7 +223,7 @@ impl Wire {
         Ok(())
     }
 
-    /// Takes and checks what has come; what is left wakes us again.
+    /// Takes and checks what has arrived; what is left wakes us again.
     fn receive(&mut self, flow: &mut Flow, pattern: &Pattern, run: &mut Run<'_>) -> Result<()> {
         let fd = flow.socket.as_raw_fd();
         if self.batches {

@@ -15,7 +15,7 @@ const LISTENER: u64 = u64::MAX;
 
 struct Connection {
     stream: TcpStream,
-    // What its peer has not taken yet; it is not read meanwhile.
+    // What its peer has not taken yet; it is not read until then.
     owed: Vec<u8>,
 }
 
@@ -30,7 +30,7 @@ pub(super) fn serve(address: SocketAddr) -> Result<()> {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
         let count = match epoll.wait(&mut events, EpollTimeout::NONE) {
-            // Somebody has begun to trace it.
+            // A tracer was attached.
             Err(Errno::EINTR) => continue,
             count => count?,
         };

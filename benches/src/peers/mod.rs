@@ -1,7 +1,7 @@
 //! The peers: echo servers as one writes them from the front page of each library, and what threads
 //! and `epoll(7)` do by themselves.
 //!
-//! Each serves TCP, those that say so UDP too, on one address, on one thread (but for the one that
+//! Each serves TCP, those that say so UDP too, on one address, on one thread (except the one that
 //! is about threads), with a buffer of the same size and without delay for small answers.
 
 mod compio;
