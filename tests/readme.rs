@@ -79,7 +79,9 @@ echod > first 2>&1 & ready first
 
 /// A line without what differs from run to run.
 fn mask(line: &str) -> String {
-    const UNITS: [&str; 9] = ["ns", "µs", "ms", "s", "m", "B", "KiB", "MiB", "MiB/s"];
+    const UNITS: [&str; 11] = [
+        "ns", "µs", "ms", "s", "B", "KiB", "MiB", "GiB", "KiB/s", "MiB/s", "GiB/s",
+    ];
     const BARS: [char; 8] = ['█', '▉', '▊', '▋', '▌', '▍', '▎', '▏'];
     // Behind a bar of a histogram are the percentiles that happen to be in this row.
     let line = line.split(BARS).next().unwrap_or_default();

@@ -6,5 +6,6 @@
 
 pub mod arguments;
 pub mod exit;
+pub mod table;
 pub mod terminal;
 pub mod text;

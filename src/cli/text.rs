@@ -1,4 +1,4 @@
-//! How values become text: units, tables, colors, and characters that must not reach a terminal.
+//! How values become text: units, colors, and characters that must not reach a terminal.
 //!
 //! Knows strings and numbers only.
 
@@ -8,7 +8,6 @@ use std::fmt::Write;
 
 use anstyle::{AnsiColor, Style};
 use bytesize::ByteSize;
-use comfy_table::{CellAlignment, presets};
 
 /// Text from the daemon or the network, so that it cannot steer a terminal: what is no printable
 /// character is written as an escape.
@@ -166,76 +165,6 @@ pub fn counted(count: u64, one: &str) -> String {
     }
 }
 
-/// A table of aligned columns. A column without any content is left out.
-#[derive(Debug)]
-pub struct Table {
-    columns: Vec<(&'static str, Align)>,
-    rows: Vec<Vec<String>>,
-}
-
-/// On which side the cells of a column are aligned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Align {
-    /// Names.
-    Left,
-    /// Numbers.
-    Right,
-}
-
-impl Table {
-    /// With these headers.
-    #[must_use]
-    pub fn new(columns: &[(&'static str, Align)]) -> Self {
-        Self {
-            columns: columns.to_vec(),
-            rows: Vec::new(),
-        }
-    }
-
-    /// Adds a row: a cell for each column.
-    pub fn row(&mut self, cells: Vec<String>) {
-        debug_assert_eq!(cells.len(), self.columns.len(), "a cell for each column");
-        self.rows.push(cells);
-    }
-
-    /// The table as text, nothing cut off, each line ended.
-    #[must_use]
-    pub fn render(self, paint: Paint) -> String {
-        let has_content = |column: usize| {
-            self.rows.is_empty() || self.rows.iter().any(|row| !row[column].is_empty())
-        };
-        let is_shown: Vec<bool> = (0..self.columns.len()).map(has_content).collect();
-        let shown = || is_shown.iter().copied();
-        let mut table = comfy_table::Table::new();
-        table.load_style(presets::NOTHING);
-        let headers = self.columns.iter().zip(shown()).filter(|(_, shown)| *shown);
-        table.set_header(headers.map(|((name, _), _)| *name));
-        for row in self.rows {
-            let cells = row.into_iter().zip(shown()).filter(|(_, shown)| *shown);
-            // A gap would shift the columns for a program that splits the line.
-            table.add_row(cells.map(|(cell, _)| match cell.is_empty() {
-                true => "-".to_owned(),
-                false => cell,
-            }));
-        }
-        let aligns = self.columns.iter().zip(shown()).filter(|(_, shown)| *shown);
-        for (column, ((_, align), _)) in table.column_iter_mut().zip(aligns) {
-            column.set_padding((0, 2));
-            if *align == Align::Right {
-                column.set_cell_alignment(CellAlignment::Right);
-            }
-        }
-        let mut lines = table.lines();
-        let header = lines.next().unwrap_or_default();
-        let mut text = paint.bold(header.trim_end()) + "\n";
-        for line in lines {
-            text += line.trim_end();
-            text.push('\n');
-        }
-        text
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -298,19 +227,5 @@ mod tests {
             [85, 1250, 2_100_000].map(microseconds),
             ["85 µs", "1.25 ms", "2.10 s"]
         );
-    }
-
-    #[test]
-    fn columns_are_aligned_and_empty_ones_left_out() {
-        let columns = [
-            ("NAME", Align::Left),
-            ("VIA", Align::Left),
-            ("N", Align::Right),
-        ];
-        let mut table = Table::new(&columns);
-        table.row(vec!["a".to_owned(), String::new(), "1".to_owned()]);
-        table.row(vec!["grüße".to_owned(), String::new(), "1000".to_owned()]);
-        let text = table.render(Paint { colored: false });
-        assert_eq!(text, "NAME      N\na         1\ngrüße  1000\n");
     }
 }

@@ -45,6 +45,9 @@ pub struct Options {
     /// Print the reply as it came, JSON
     #[arg(long, global = true)]
     pub json: bool,
+    /// Show every column of a table, however wide it gets
+    #[arg(long, global = true)]
+    pub wide: bool,
     /// Use colors: auto (not with NO_COLOR), always or never
     #[arg(
         long,
@@ -80,10 +83,16 @@ pub enum Command {
     #[command(after_help = "Example:\n  echoctl status")]
     Status,
     /// The listeners, or all about one
-    #[command(after_help = "Example:\n  echoctl listeners main")]
+    #[command(after_help = "Examples:
+  echoctl listeners
+  echoctl listeners main                  all about one
+  echoctl listeners --watch               with bytes per second")]
     Listeners {
         /// The listener to show in full
         name: Option<String>,
+        /// Whether to show them again and again
+        #[command(flatten)]
+        watch: WatchArgs,
     },
     /// The peers of the daemon
     #[command(after_help = "Examples:
@@ -204,9 +213,29 @@ pub struct PeersArgs {
     /// How many to list
     #[arg(long, value_name = "N")]
     pub limit: Option<u64>,
-    /// List them again every second
+    /// Whether to list them again and again.
+    #[command(flatten)]
+    pub watch: WatchArgs,
+}
+
+/// Of the commands that can show their list again and again.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct WatchArgs {
+    /// Show them again and again, with bytes per second; ^C ends it
     #[arg(long)]
     pub watch: bool,
+    /// How often
+    #[arg(long, value_name = "TIME", value_parser = parse_interval, default_value = "1s", requires = "watch")]
+    pub interval: Duration,
+}
+
+/// A daemon that is asked without a pause would have nothing else to do.
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if interval < Duration::from_millis(100) {
+        return Err("too short: 100ms at least".into());
+    }
+    Ok(interval)
 }
 
 /// Of `echoctl kick`.

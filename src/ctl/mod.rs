@@ -2,7 +2,7 @@
 //!
 //! Knows which command is which call, and what to print of the answer. Never decides anything
 //! about the service: whatever the daemon refuses, it refuses for every client. Read on in
-//! [`args`] for the command line, `location` for the socket, `selection` for the peers, [`client`] for a call and [`show`] for
+//! [`args`] for the command line, `location` for the socket, `selection` for the peers, [`client`] for a call, [`refusal`] for its errors, and [`show`] and [`lists`] for
 //! tables; `check` runs echod, `systemd` asks what is about to happen to a unit.
 
 #![forbid(unsafe_code)]
@@ -10,22 +10,26 @@
 pub mod args;
 mod check;
 pub mod client;
+pub mod lists;
 mod location;
+mod refusal;
 mod selection;
 pub mod show;
 mod systemd;
+pub mod watch;
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::CommandFactory;
 use clap_complete::Shell;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use terminal_size::{Height, Width, terminal_size};
 
 use crate::cli::arguments;
 use crate::cli::exit::{self, Exit, Failure, print_or_end};
@@ -34,77 +38,13 @@ use crate::cli::text::{self, Paint};
 use crate::protocol::wire::Parameters;
 use crate::protocol::{self, schema};
 
-use args::{Cli, Command, ConfigCommand, KickArgs, PeersArgs};
+use args::{Cli, Command, ConfigCommand, KickArgs, PeersArgs, WatchArgs};
 use check::check;
 use client::Client;
+use lists::Screen;
 use location::socket_path;
-
-/// How often `peers --watch` looks.
-const WATCH_INTERVAL: Duration = Duration::from_secs(1);
-
-impl From<client::Error> for Failure {
-    fn from(error: client::Error) -> Self {
-        use client::Error;
-        let exit = match &error {
-            Error::NotRunning { .. } => Exit::NotRunning,
-            Error::NotPermitted { .. } => Exit::NotPermitted,
-            Error::TimedOut { .. } => Exit::TimedOut,
-            Error::Broken { .. } => Exit::Failed,
-            Error::Refused { name, parameters } => return refusal(name, parameters),
-        };
-        Self::with(exit, text::escape(&error.to_string()))
-    }
-}
-
-/// An error reply in words.
-fn refusal(name: &str, parameters: &Parameters) -> Failure {
-    let exit = match name {
-        protocol::PERMISSION_DENIED => Exit::NotPermitted,
-        protocol::CONFIG_REJECTED => Exit::Configuration,
-        _ => Exit::Failed,
-    };
-    let parameter = |key| parameters.get(key).map_or(String::new(), Value::to_string);
-    let named = |key| parameters.get(key).and_then(Value::as_str);
-    // The protocol names what is wrong; a person also needs to know what to do about it.
-    let message = match name {
-        protocol::PERMISSION_DENIED => format!(
-            "permission denied: you are uid {}; only root and the daemon's own user may change the daemon itself",
-            nix::unistd::geteuid()
-        ),
-        protocol::LISTENER_NOT_FOUND => {
-            format!("listener {}: there is none of this name", parameter("name"))
-        }
-        protocol::UPGRADE_REFUSED => format!("no successor: {}", named("reason").unwrap_or("?")),
-        protocol::CONFIG_REJECTED => "configuration rejected".to_owned(),
-        protocol::REQUEST_TOO_LARGE => format!(
-            "the request is too large: echod takes {} bytes at most",
-            parameter("bytes_max")
-        ),
-        protocol::INVALID_BACKLOG => format!(
-            "backlog {}: not possible: give a number from 1 to 2147483647",
-            parameter("backlog")
-        ),
-        protocol::INVALID_PARAMETER => invalid_parameter(named("parameter").unwrap_or_default()),
-        protocol::METHOD_NOT_FOUND => {
-            format!("{}: this echod has no such method", parameter("method"))
-        }
-        _ => format!("{name} {}", Value::Object(parameters.clone())),
-    };
-    Failure::with(exit, text::escape(&message))
-}
-
-/// What a parameter should be that the daemon did not accept.
-fn invalid_parameter(key: &str) -> String {
-    match key {
-        "sort" => {
-            let names = protocol::SortKey::ALL.map(protocol::SortKey::name);
-            format!("sort: not a key: use one of {}", names.join(", "))
-        }
-        "level" => "level: not one: use off, error, warn, info, debug or trace".to_owned(),
-        "address" => "address: not one: write 192.0.2.1 or 192.0.2.0/24".to_owned(),
-        key => format!("{key}: missing, unknown, or not what it should be"),
-    }
-}
+use refusal::{is_parameter, no_backlog, refusal};
+use watch::Rates;
 
 /// The entry point: reads the command line, calls the daemon, prints the answer. `others` are the
 /// command lines of the programs beside this one, for their completions.
@@ -124,6 +64,8 @@ struct Session {
     timeout: Duration,
     json: bool,
     terminal: bool,
+    /// Show every column of a table.
+    wide: bool,
     /// Of what is printed.
     paint: Paint,
     /// Of errors.
@@ -147,6 +89,7 @@ impl Session {
             timeout: cli.patience(),
             json: options.json,
             terminal,
+            wide: options.wide,
             paint: options.color.paint(terminal),
             error_paint: options.color.paint(io::stderr().is_terminal()),
             others,
@@ -161,7 +104,7 @@ impl Session {
                     show::status(&reply.status, self.paint)
                 })
             }
-            Command::Listeners { name } => self.listeners(name),
+            Command::Listeners { name, watch } => self.listeners(name, watch),
             Command::Peers(args) => self.peers(&args),
             Command::Backlog { listener, backlog } => self.backlog(&listener, backlog),
             Command::Kick(args) => self.kick(args),
@@ -220,32 +163,75 @@ impl Session {
         print_or_end(&script)
     }
 
-    fn listeners(&self, name: Option<String>) -> Result<(), Failure> {
+    fn listeners(&self, name: Option<String>, watch: WatchArgs) -> Result<(), Failure> {
         let single = name.is_some();
-        let reply = self.call("ListListeners", &schema::ListListeners { name })?;
-        self.answer(reply, |reply: schema::ListListenersReply| {
-            match reply.listeners.as_slice() {
-                [listener] if single => show::listener(listener, self.paint),
-                listeners => show::listeners(listeners, self.paint),
-            }
+        let asked = schema::ListListeners { name };
+        self.list(watch, |rates| {
+            let reply = self.call("ListListeners", &asked)?;
+            self.shown(reply, |reply: schema::ListListenersReply| {
+                let counts = reply.listeners.iter().map(|listener| {
+                    let counts = [listener.bytes_received, listener.bytes_sent];
+                    (listener.name.clone(), counts)
+                });
+                rates.update(Instant::now(), counts);
+                match reply.listeners.as_slice() {
+                    [listener] if single => show::listener(listener, self.paint),
+                    listeners => lists::listeners(listeners, rates_of(rates, watch), self.screen()),
+                }
+            })
         })
     }
 
     fn peers(&self, args: &PeersArgs) -> Result<(), Failure> {
         let asked = selection::listed(args);
-        loop {
+        self.list(args.watch, |rates| {
             let reply = self.all_pages("ListPeers", &asked)?;
-            if args.watch && self.terminal && !self.json {
-                // Home, and clear what is below.
-                print_or_end(b"\x1b[H\x1b[J")?;
+            self.shown(reply, |reply: schema::ListPeersReply| {
+                let counts = reply.peers.iter().map(|peer| {
+                    let counts = [peer.bytes_received, peer.bytes_sent];
+                    (peer.id.to_string(), counts)
+                });
+                rates.update(Instant::now(), counts);
+                let rates = rates_of(rates, args.watch);
+                lists::peers(&reply.peers, reply.total, rates, self.screen())
+            })
+        })
+    }
+
+    /// Prints a list once, or again and again in the same place.
+    fn list(
+        &self,
+        watch: WatchArgs,
+        mut look: impl FnMut(&mut Rates) -> Result<String, Failure>,
+    ) -> Result<(), Failure> {
+        let mut rates = Rates::default();
+        let mut is_first = true;
+        loop {
+            let text = look(&mut rates)?;
+            let height = terminal_size().map(|(_, Height(height))| usize::from(height));
+            match height.filter(|_| watch.watch && self.terminal && !self.json) {
+                Some(height) => {
+                    // What is on the screen before scrolls away and is not drawn over.
+                    let clear = if is_first { "\x1b[2J" } else { "" };
+                    let text = clear.to_owned() + &watch::redraw(&text, height);
+                    print_or_end(text.as_bytes())?;
+                }
+                None => print_or_end(text.as_bytes())?,
             }
-            self.answer(reply, |reply: schema::ListPeersReply| {
-                show::peers(&reply.peers, reply.total, self.paint)
-            })?;
-            if !args.watch {
+            if !watch.watch {
                 return Ok(());
             }
-            thread::sleep(WATCH_INTERVAL);
+            is_first = false;
+            thread::sleep(watch.interval);
+        }
+    }
+
+    /// How wide and in which colors tables are.
+    fn screen(&self) -> Screen {
+        let width = terminal_size().map(|(Width(width), _)| usize::from(width));
+        Screen {
+            paint: self.paint,
+            width: width.filter(|_| self.terminal && !self.wide),
         }
     }
 
@@ -431,21 +417,39 @@ impl Session {
         reply: Parameters,
         show: impl FnOnce(T) -> String,
     ) -> Result<(), Failure> {
+        print_or_end(self.shown(reply, show)?.as_bytes())
+    }
+
+    /// A reply as text: as it came, or as people read it.
+    fn shown<T: DeserializeOwned>(
+        &self,
+        reply: Parameters,
+        show: impl FnOnce(T) -> String,
+    ) -> Result<String, Failure> {
         if self.json {
-            return self.print_json(reply);
+            return Ok(self.json_text(reply));
         }
-        print_or_end(show(decode(reply)?).as_bytes())
+        Ok(show(decode(reply)?))
     }
 
     fn print_json(&self, reply: Parameters) -> Result<(), Failure> {
+        print_or_end(self.json_text(reply).as_bytes())
+    }
+
+    fn json_text(&self, reply: Parameters) -> String {
         let value = Value::Object(reply);
         let json = if self.terminal {
             format!("{value:#}")
         } else {
             value.to_string()
         };
-        print_or_end((text::escape_json(&json) + "\n").as_bytes())
+        text::escape_json(&json) + "\n"
     }
+}
+
+/// The rates, where a list is watched; once there are none.
+fn rates_of(rates: &Rates, watch: WatchArgs) -> Option<&Rates> {
+    watch.watch.then_some(rates)
 }
 
 fn decode<T: DeserializeOwned>(reply: Parameters) -> Result<T, Failure> {
@@ -462,16 +466,6 @@ fn full_name(method: &str) -> String {
     } else {
         format!("{}.{method}", protocol::INTERFACE)
     }
-}
-
-/// Whether this is the parameter that an error complains about.
-fn is_parameter(parameters: &Parameters, name: &str) -> bool {
-    parameters.get("parameter").and_then(Value::as_str) == Some(name)
-}
-
-fn no_backlog(listener: &str) -> Failure {
-    let message = format!("listener {listener:?}: datagrams have no backlog");
-    Failure::new(text::escape(&message))
 }
 
 #[cfg(test)]

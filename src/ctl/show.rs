@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::cli::text::{Align, Paint, Table, age, bytes, counted, escape, microseconds};
+use crate::cli::table::{Column, Table};
+use crate::cli::text::{Paint, age, bytes, counted, escape, microseconds};
 use crate::protocol::schema::{
     Backlog, ChangeAction, ClosePeersReply, Diagnostic, HandOverReply, Listener, ListenerState,
-    Peer, ReloadOutcome, ReloadResult, SetBacklogReply, SetLogLevelReply, Status, UpgradeResult,
+    ReloadOutcome, ReloadResult, SetBacklogReply, SetLogLevelReply, Status, UpgradeResult,
 };
 
 /// The daemon as a whole, on one screen.
@@ -57,66 +58,8 @@ fn field(name: &str, value: &str) -> String {
     format!("  {name:<15}{value}\n")
 }
 
-fn joined(texts: &[String]) -> String {
+pub(super) fn joined(texts: &[String]) -> String {
     escape(&texts.join(", "))
-}
-
-/// All listeners.
-#[must_use]
-pub fn listeners(listeners: &[Listener], paint: Paint) -> String {
-    let mut table = Table::new(&[
-        ("NAME", Align::Left),
-        ("PROTOCOL", Align::Left),
-        ("ADDRESSES", Align::Left),
-        ("REPLY", Align::Left),
-        ("STATE", Align::Left),
-        ("SOCKETS", Align::Right),
-        ("BACKLOG", Align::Right),
-        ("QUEUED", Align::Right),
-        ("CONNECTIONS", Align::Right),
-        ("ACCEPTED", Align::Right),
-        ("REFUSED", Align::Right),
-        ("RECEIVED", Align::Right),
-        ("SENT", Align::Right),
-    ]);
-    for listener in listeners {
-        // Datagrams have none.
-        let of_backlog = |value: fn(&Backlog) -> String| {
-            let backlog = listener.backlog.as_ref();
-            backlog.map_or(String::new(), value)
-        };
-        table.row(vec![
-            escape(&listener.name),
-            escape(&listener.protocol),
-            joined(&listener.addresses),
-            escape(&listener.reply),
-            listener.state.name().to_owned(),
-            listener.sockets.to_string(),
-            of_backlog(|backlog| match backlog.effective {
-                0 => "?".into(),
-                effective => effective.to_string(),
-            }),
-            of_backlog(|backlog| backlog.queued.to_string()),
-            listener.connections.to_string(),
-            listener.accepted.to_string(),
-            refused(listener).to_string(),
-            bytes(listener.bytes_received),
-            bytes(listener.bytes_sent),
-        ]);
-    }
-    let sum = |value: fn(&Listener) -> u64| listeners.iter().map(value).sum::<u64>();
-    let totals = format!(
-        "{}, {}, {} received, {} sent\n",
-        counted(listeners.len() as u64, "listener"),
-        counted(sum(|listener| listener.connections), "connection"),
-        bytes(sum(|listener| listener.bytes_received)),
-        bytes(sum(|listener| listener.bytes_sent)),
-    );
-    table.render(paint) + &totals
-}
-
-fn refused(listener: &Listener) -> u64 {
-    listener.refused.values().sum()
 }
 
 /// All about one listener.
@@ -188,59 +131,6 @@ fn by_reason(counts: &BTreeMap<String, u64>) -> String {
         return "0".to_owned();
     }
     format!("{}: {}", counts.values().sum::<u64>(), reasons.join(", "))
-}
-
-/// A list of peers; `total` counts those too that are not listed.
-#[must_use]
-pub fn peers(peers: &[Peer], total: u64, paint: Paint) -> String {
-    let mut table = Table::new(&[
-        ("ID", Align::Right),
-        ("LISTENER", Align::Left),
-        ("PROTOCOL", Align::Left),
-        ("ADDRESS", Align::Left),
-        ("LOCAL", Align::Left),
-        ("VIA", Align::Left),
-        ("AGE", Align::Right),
-        ("IDLE", Align::Right),
-        ("RECEIVED", Align::Right),
-        ("SENT", Align::Right),
-        ("RTT", Align::Right),
-        ("RETRANSMITS", Align::Right),
-        ("QUEUED", Align::Right),
-        ("PID", Align::Right),
-        ("UID", Align::Right),
-    ]);
-    let number = |value: Option<u64>| value.map_or(String::new(), |value| value.to_string());
-    for peer in peers {
-        table.row(vec![
-            peer.id.to_string(),
-            escape(&peer.listener),
-            escape(&peer.protocol),
-            escape(&peer.address),
-            escape(&peer.local_address),
-            escape(peer.via.as_deref().unwrap_or_default()),
-            age(peer.age_ms),
-            age(peer.idle_ms),
-            bytes(peer.bytes_received),
-            bytes(peer.bytes_sent),
-            peer.rtt_us.map_or(String::new(), microseconds),
-            number(peer.retransmits),
-            peer.send_queue.map_or(String::new(), bytes),
-            number(peer.pid.map(u64::from)),
-            number(peer.uid.map(u64::from)),
-        ]);
-    }
-    // The total includes peers beyond --limit.
-    let listed = peers.len() as u64;
-    let totals = if listed == total {
-        counted(total, "peer")
-    } else {
-        format!("{listed} of {}", counted(total, "peer"))
-    };
-    if peers.is_empty() {
-        return totals + "\n";
-    }
-    table.render(paint) + &totals + "\n"
 }
 
 /// The backlog of a listener.
@@ -383,10 +273,10 @@ fn details(result: &ReloadResult, paint: Paint) -> String {
     // Listeners that stay as they are would hide those that change.
     let kept = result.changes.len() - changes.len();
     let mut table = Table::new(&[
-        ("ACTION", Align::Left),
-        ("LISTENER", Align::Left),
-        ("CONNECTIONS", Align::Right),
-        ("CHANGE", Align::Left),
+        Column::names("ACTION", 0),
+        Column::names("LISTENER", 0),
+        Column::numbers("CONNECTIONS", 1),
+        Column::names("CHANGE", 0),
     ]);
     for change in &changes {
         table.row(vec![
@@ -397,7 +287,8 @@ fn details(result: &ReloadResult, paint: Paint) -> String {
         ]);
     }
     if !changes.is_empty() {
-        text += &table.render(paint);
+        // Whole also where the terminal folds it: what changes must not be cut off.
+        text += &table.render(paint, None).text;
     }
     if !result.changes.is_empty() {
         text += &format!(

@@ -4,8 +4,15 @@ use expect_test::{Expect, expect};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::ctl::lists::{Screen, listeners, peers};
+use crate::ctl::watch::Rates;
+use crate::protocol::schema::Peer;
 
 const PLAIN: Paint = Paint { colored: false };
+const WHOLE: Screen = Screen {
+    paint: PLAIN,
+    width: None,
+};
 const COLORED: Paint = Paint { colored: true };
 
 fn parse<T: serde::de::DeserializeOwned>(value: Value) -> T {
@@ -119,11 +126,68 @@ fn status_shows_a_rejected_reload_in_red() {
 #[test]
 fn listeners_are_a_table() {
     check(
-        listeners(&two_listeners(), PLAIN),
+        listeners(&two_listeners(), None, WHOLE),
         expect![[r#"
-            NAME   PROTOCOL  ADDRESSES          REPLY  STATE      SOCKETS  BACKLOG  QUEUED  CONNECTIONS  ACCEPTED  REFUSED  RECEIVED     SENT
-            main   tcp       0.0.0.0:7, [::]:7  echo   listening        8     4096       2          812      4711       12   1.2 GiB  1.2 GiB
-            dgram  udp       0.0.0.0:7          upper  paused           4        -       -            0         0        0      90 B     80 B
+            NAME   PROTOCOL  ADDRESSES          REPLY  STATE      SOCKETS  BACKLOG  QUEUED  CONNECTIONS  ACCEPTED  DATAGRAMS  REFUSED  RECEIVED     SENT
+            main   tcp       0.0.0.0:7, [::]:7  echo   listening        8     4096       2          812      4711          -       12   1.2 GiB  1.2 GiB
+            dgram  udp       0.0.0.0:7          upper  paused           4        -       -            -         -          9        0      90 B     80 B
+            2 listeners, 812 connections, 1.2 GiB received, 1.2 GiB sent
+        "#]],
+    );
+}
+
+/// 80 columns, as terminals have them by default.
+const NARROW: Screen = Screen {
+    paint: PLAIN,
+    width: Some(80),
+};
+
+#[test]
+fn on_a_narrow_terminal_less_important_columns_are_left_out() {
+    check(
+        listeners(&two_listeners(), None, NARROW),
+        expect![[r#"
+            NAME   PROTOCOL  ADDRESSES          STATE      QUEUED  CONNECTIONS  REFUSED
+            main   tcp       0.0.0.0:7, [::]:7  listening       2          812       12
+            dgram  udp       0.0.0.0:7          paused          -            -        0
+            (7 more columns: --wide)
+            2 listeners, 812 connections, 1.2 GiB received, 1.2 GiB sent
+        "#]],
+    );
+}
+
+/// One that refuses clients looked like any other.
+#[test]
+fn a_full_listener_says_so_and_a_retired_one_is_counted_apart() {
+    let mut full = two_listeners();
+    full[0].connections = 10_000;
+    full[1].state = ListenerState::Retired;
+    check(
+        listeners(&full, None, NARROW),
+        expect![[r#"
+            NAME   PROTOCOL  ADDRESSES          STATE      QUEUED       CONNECTIONS  REFUSED
+            main   tcp       0.0.0.0:7, [::]:7  listening       2  10000/10000 full       12
+            dgram  udp       0.0.0.0:7          retired         -                 -        0
+            (7 more columns: --wide)
+            1 listener, 1 retired, 10000 connections, 1.2 GiB received, 1.2 GiB sent
+        "#]],
+    );
+}
+
+#[test]
+fn a_watched_list_has_rates() {
+    let start = std::time::Instant::now();
+    let mut rates = Rates::default();
+    rates.update(start, [("main".to_owned(), [0, 0])]);
+    let later = start + std::time::Duration::from_secs(1);
+    rates.update(later, [("main".to_owned(), [2048, 1024])]);
+    check(
+        listeners(&two_listeners(), Some(&rates), NARROW),
+        expect![[r#"
+            NAME   ADDRESSES          STATE      QUEUED  CONNECTIONS     IN/S    OUT/S
+            main   0.0.0.0:7, [::]:7  listening       2          812  2.0 KiB  1.0 KiB
+            dgram  0.0.0.0:7          paused          -            -        -        -
+            (9 more columns: --wide)
             2 listeners, 812 connections, 1.2 GiB received, 1.2 GiB sent
         "#]],
     );
@@ -205,24 +269,24 @@ fn peers_are_a_table_without_empty_columns() {
          "bytes_received": 0, "bytes_sent": 0, "pid": 99, "uid": 1000},
     ]));
     check(
-        peers(&listed, 2, PLAIN),
+        peers(&listed, 2, None, WHOLE),
         expect![[r#"
-              ID  LISTENER        PROTOCOL     ADDRESS          LOCAL              AGE  IDLE  RECEIVED     SENT    RTT  RETRANSMITS  QUEUED  PID   UID
+              ID  LISTENER        PROTOCOL     ADDRESS          LOCAL              AGE  IDLE  RECEIVED     SENT    RTT  RETRANSMITS  UNSENT  PID   UID
                7  main            tcp          192.0.2.1:50000  192.0.2.9:7     5m 12s  20ms      90 B  1.5 KiB  85 µs            0     0 B    -     -
             4711  local\u{1b}[2J  unix-stream  -                /run/echo.sock      5s    4s       0 B      0 B      -            -       -   99  1000
             2 peers
         "#]],
     );
     check(
-        peers(&listed[..1], 812, PLAIN),
+        peers(&listed[..1], 812, None, WHOLE),
         expect![[r#"
-            ID  LISTENER  PROTOCOL  ADDRESS          LOCAL           AGE  IDLE  RECEIVED     SENT    RTT  RETRANSMITS  QUEUED
+            ID  LISTENER  PROTOCOL  ADDRESS          LOCAL           AGE  IDLE  RECEIVED     SENT    RTT  RETRANSMITS  UNSENT
              7  main      tcp       192.0.2.1:50000  192.0.2.9:7  5m 12s  20ms      90 B  1.5 KiB  85 µs            0     0 B
             1 of 812 peers
         "#]],
     );
     check(
-        peers(&[], 0, PLAIN),
+        peers(&[], 0, None, WHOLE),
         expect![[r#"
         0 peers
     "#]],

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::Outcome;
 use super::flow::Event;
-use crate::cli::text::{Align, Paint, Table, counted};
+use crate::cli::table::{Column, Table};
+use crate::cli::text::{Paint, counted};
 use crate::probe::args::PingArgs;
 use crate::probe::cause::Cause;
 use crate::probe::compare::Difference;
@@ -147,20 +148,10 @@ fn account(tally: &Tally) -> String {
 
 /// A row for each flow, and which of them lose.
 pub(super) fn flows(outcomes: &[Outcome], paint: Paint) -> String {
-    const RIGHT: Align = Align::Right;
-    let mut table = Table::new(&[
-        ("PORT", RIGHT),
-        ("SENT", RIGHT),
-        ("RECEIVED", RIGHT),
-        ("LOST", RIGHT),
-        ("LOSS", RIGHT),
-        ("LATE", RIGHT),
-        ("CORRUPT", RIGHT),
-        ("MIN", RIGHT),
-        ("P50", RIGHT),
-        ("P99", RIGHT),
-        ("MAX", RIGHT),
-    ]);
+    let headers = [
+        "PORT", "SENT", "RECEIVED", "LOST", "LOSS", "LATE", "CORRUPT", "MIN", "P50", "P99", "MAX",
+    ];
+    let mut table = Table::new(&headers.map(|header| Column::numbers(header, 0)));
     // A column without counts is left out.
     for Outcome { port, tally, .. } in outcomes {
         let some = |count: u64| match count {
@@ -182,7 +173,7 @@ pub(super) fn flows(outcomes: &[Outcome], paint: Paint) -> String {
         });
         table.row(cells);
     }
-    table.render(paint) + &remarks(outcomes, paint)
+    table.render(paint, None).text + &remarks(outcomes, paint)
 }
 
 /// The ports that lose.
