@@ -28,10 +28,10 @@ fn locked(folder: &Path) -> Flock<fs::File> {
     locked.expect("a lock")
 }
 
-/// Starts echod, which must fail; what it says.
-fn refused(config: &str) -> String {
+/// Starts echod, which must fail with this status; what it says.
+fn refused(config: &str, status: i32) -> String {
     let mut daemon = Daemon::spawn(config, |_| {});
-    assert_eq!(daemon.wait().code(), Some(1), "{}", daemon.log());
+    assert_eq!(daemon.wait().code(), Some(status), "{}", daemon.log());
     daemon.log()
 }
 
@@ -43,7 +43,7 @@ fn two_listeners_on_one_file_are_refused_whatever_they_call_it() {
     for protocol in ["unix-stream", "unix-datagram"] {
         let config = unix("a", &path("s"), "") + &unix("b", &path("here/s"), "");
         let config = config.replace("unix-stream", protocol);
-        let said = refused(&config);
+        let said = refused(&config, 78);
         assert!(said.contains("listener \"b\": bind "), "{said}");
         assert!(said.contains("listener \"a\" has this file"), "{said}");
         assert!(!folder.path().join("s").exists(), "nothing is left");
@@ -51,8 +51,18 @@ fn two_listeners_on_one_file_are_refused_whatever_they_call_it() {
     // At a reload as well.
     let daemon = Daemon::start(&unix("a", &path("s"), ""));
     let both = unix("a", &path("s"), "") + &unix("b", &path("here/s"), "");
-    let result = daemon.reload_with(&both);
-    assert_eq!(result["outcome"], "rejected", "{result}");
+    let with_control = unix("a", &path("s"), "") + &unix("c", "{dir}/../{name}/control.sock", "");
+    let name = daemon.folder.path().file_name().expect("a name").display();
+    let with_control = with_control.replace("{name}", &name.to_string());
+    for (config, owner) in [
+        (both, "listener \"a\""),
+        (with_control, "the control socket"),
+    ] {
+        let result = daemon.reload_with(&config);
+        assert_eq!(result["outcome"], "rejected", "{result}");
+        let error = result["errors"][0]["message"].as_str().expect("an error");
+        assert!(error.contains(&format!("{owner} has this file")), "{error}");
+    }
     // But the file can pass from the one to the other.
     let inode = || fs::metadata(path("s")).expect("it is there").ino();
     let before = inode();
@@ -75,7 +85,7 @@ fn a_path_is_not_taken_while_another_process_is_starting_there() {
     starting.bind(&address).expect("bound");
     let inode = fs::metadata(&path).expect("it is there").ino();
     let config = unix("a", &path.display().to_string(), "");
-    let said = refused(&config);
+    let said = refused(&config, 1);
     assert!(said.contains("a running process serves it"), "{said}");
     assert_eq!(fs::metadata(&path).expect("it is there").ino(), inode);
     drop((starting, locked));

@@ -4,13 +4,14 @@
 //! and for reports of the workers, and never for any one of them alone. Never touches a message.
 //! Read on in `start` and `stop` for both ends of it, in [`reload`] for how one configuration becomes
 //! another, in `upgrade` and `handover` for how a successor goes on, in `listeners` for what is
-//! bound, in `workers` for the pool, in `privileges` for who serves, in [`control`] for the socket
+//! bound, in `workers` for the pool, in `check` for what no start would succeed with, in `privileges` for who serves, in [`control`] for the socket
 //! that `echoctl` speaks to, in `calls` for what is asked there.
 
 #![forbid(unsafe_code)]
 
 pub mod args;
 mod calls;
+mod check;
 pub mod control;
 mod drivers;
 mod handover;
@@ -29,6 +30,7 @@ mod workers;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -37,8 +39,7 @@ use nix::sys::signal::SigSet;
 
 use crate::cli::arguments;
 use crate::cli::exit::{self, Exit, Failure, print_or_end};
-use crate::cli::terminal::complain;
-use crate::config::{self, Config, Loaded, render};
+use crate::config::{self, Config, render};
 use crate::sys::process::{self, Passed};
 use crate::worker::mailbox::Report;
 
@@ -49,7 +50,7 @@ use handover::program::CommandLine;
 use handover::upgrade::Handover;
 use handover::write::Transferred;
 use listeners::Listeners;
-use origin::{Origin, Texts};
+use origin::Origin;
 use reload::{History, Reloads, Request};
 use signals::{Signal, Signals};
 use start::Start;
@@ -96,7 +97,7 @@ fn caught(run: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
 
 fn run(args: &Args) -> Result<(), Failure> {
     let begun = Instant::now();
-    if let Some(version) = args.can_take_over {
+    if let (Some(version), false) = (args.can_take_over, args.check) {
         return can_take_over(version);
     }
     let mut passed = process::take_passed_sockets()
@@ -123,7 +124,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         return print_or_end(render(&loaded.config).as_bytes());
     }
     if args.check {
-        return check_only(&texts, &loaded);
+        return check::check_only(args, &origin, &texts, &loaded);
     }
     match log::start(&loaded.config.log) {
         Err(error) if matches!(inherited, Inherited::State(_)) => {
@@ -160,7 +161,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// `--can-take-over`: what a running daemon asks the program that is to be its successor.
+/// `--can-take-over` alone: what a running daemon asks the program that is to be its successor.
 fn can_take_over(version: u32) -> Result<(), Failure> {
     if version == handover::record::VERSION {
         return print_or_end(format!("{}\n", handover::record::YES).as_bytes());
@@ -172,48 +173,13 @@ fn can_take_over(version: u32) -> Result<(), Failure> {
     )))
 }
 
-/// `--check`: the errors in the text have ended it already; the rest is what a start as root would
-/// refuse on this machine, without binding anything.
-fn check_only(texts: &Texts, loaded: &Loaded) -> Result<(), Failure> {
-    let warn = |warning: &dyn std::fmt::Display| complain(&format!("echod: warning: {warning}\n"));
-    loaded.warnings.iter().for_each(|warning| warn(warning));
-    let names: Vec<&str> = texts
-        .sources
-        .iter()
-        .map(|source| source.name.as_str())
-        .collect();
-    let config = &loaded.config;
-    let driver = drivers::foresee(config.daemon.driver);
-    let refusals = [
-        privileges::check(&config.daemon).err(),
-        privileges::control_group(&config.control).err(),
-        driver.as_ref().err().cloned(),
-    ];
-    let (driver, remark) = match driver {
-        Ok(driver) if refusals.iter().all(Option::is_none) => driver,
-        _ => {
-            return Err(Failure {
-                exit: Exit::Configuration,
-                messages: refusals.into_iter().flatten().collect(),
-            });
-        }
-    };
-    if let Some(remark) = remark {
-        warn(&remark);
-    }
-    let fine = format!(
-        "{}: fine; {} listener(s), driver {driver}\n",
-        names.join(", "),
-        config.listeners.len()
-    );
-    print_or_end(fine.as_bytes())
-}
-
 /// The running service, as the control plane knows it.
 #[derive(Debug)]
 struct Daemon {
     command_line: CommandLine,
     origin: Origin,
+    // `--socket`.
+    socket: Option<PathBuf>,
     // The names of the texts in force.
     files: Vec<String>,
     // What is in force, with what was overridden at run time.

@@ -6,7 +6,6 @@
 //! predecessor did: what it can't do is an error in the log, and every connection is served.
 
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::time::Instant;
 
 use nix::unistd::geteuid;
@@ -18,7 +17,8 @@ use crate::protocol::schema::{self, UpgradeResult};
 use crate::sys::process::Passed;
 
 use super::args::Args;
-use super::control::{ClientId, Reply, Server};
+use super::check;
+use super::control::{ClientId, Place, Reply, Server};
 use super::handover::STORED;
 use super::handover::predecessor::{Inherited, Predecessor};
 use super::handover::program::CommandLine;
@@ -107,6 +107,7 @@ impl Start<'_> {
         let mut daemon = Daemon {
             command_line,
             origin: self.origin,
+            socket: self.args.socket.clone(),
             files: names.collect(),
             config: self.loaded.config,
             log_level_overridden: false,
@@ -154,14 +155,14 @@ impl Start<'_> {
         }
     }
 
+    fn control_place(&self) -> Option<Place> {
+        let option = self.args.socket.as_deref();
+        Place::find(option, &self.loaded.config.control, geteuid().is_root())
+    }
+
     fn worker_count(&self) -> usize {
         let configured = self.loaded.config.daemon.workers;
         configured.map_or_else(available_cpus, usize::from)
-    }
-
-    /// Whether a configuration file was read.
-    fn has_file(&self) -> bool {
-        !self.texts.built_in && !matches!(self.origin, Origin::Arguments(_))
     }
 }
 
@@ -170,7 +171,13 @@ impl Foundation {
     fn bind(start: &mut Start<'_>, workers: usize) -> Result<Self, Failure> {
         let config = &start.loaded.config;
         let identity = privileges::find(&config.daemon)?;
-        let (server, _) = open_control_socket(start, None)?;
+        let place = start.control_place();
+        let control = place.as_ref().map(|place| place.path.as_path());
+        let shared = check::shared_files(config, control);
+        if !shared.is_empty() {
+            return Err(check::refused(shared));
+        }
+        let (server, _) = open_control_socket(start, place, None)?;
         let first = First::bind(config, workers, std::mem::take(&mut start.passed))?;
         Ok(Self {
             identity,
@@ -187,7 +194,17 @@ impl Foundation {
             log_all(&failure);
             None
         });
-        let (server, caller) = match open_control_socket(start, Some(&mut predecessor)) {
+        // The default depends on the user: a predecessor may have been started by another one.
+        let place = start.control_place().filter(|place| !place.is_default);
+        let before = || {
+            let path = predecessor.control_path()?;
+            Some(Place {
+                path,
+                is_default: true,
+            })
+        };
+        let place = place.or_else(before).or_else(|| start.control_place());
+        let (server, caller) = match open_control_socket(start, place, Some(&mut predecessor)) {
             Ok(opened) => opened,
             Err(failure) => {
                 log_all(&failure);
@@ -406,58 +423,34 @@ fn available_cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// The control socket. A daemon that was started for a moment, without a file, does without one
-/// where the default path is unavailable; one with a configuration does not.
+/// The control socket; none where it is not needed and its place is unavailable or unknown.
 fn open_control_socket(
     start: &Start<'_>,
+    place: Option<Place>,
     predecessor: Option<&mut Predecessor>,
 ) -> Result<(Option<Server>, Option<ClientId>), Failure> {
     let config = &start.loaded.config;
     let group = privileges::control_group(&config.control)
         .map_err(|message| Failure::with(Exit::Configuration, message))?
         .map(|group| group.as_raw());
-    let asked = start
-        .args
-        .socket
-        .clone()
-        .or_else(|| config.control.socket.clone());
-    let is_default = asked.is_none();
-    // The default depends on the user: a predecessor may have been started by another one.
-    let asked = asked.or_else(|| predecessor.as_ref()?.control_path());
-    let Some(path) = asked.or_else(default_control_socket) else {
+    let Some(place) = place else {
         log::warn!(
             "no control socket: neither --socket nor $XDG_RUNTIME_DIR says where; echoctl can't reach this daemon"
         );
         return Ok((None, None));
     };
-    let mode = config.control.mode;
+    let (path, mode) = (&place.path, config.control.mode);
     let opened = match predecessor {
-        Some(predecessor) => predecessor.control_socket(&path, mode, group),
-        None => Server::bind(&path, mode, group).map(|server| (server, None)),
+        Some(predecessor) => predecessor.control_socket(path, mode, group),
+        None => Server::bind(path, mode, group).map(|server| (server, None)),
     };
-    match opened {
+    let is_needed = place.is_needed(start.origin.has_file(&start.texts));
+    match opened.map_err(|error| check::no_control_socket(&error)) {
         Ok((server, caller)) => Ok((Some(server), caller)),
-        Err(error) if is_default && !start.has_file() => {
-            log::warn!("no control socket: {error}");
+        Err(message) if is_needed => Err(Failure::new(message)),
+        Err(message) => {
+            log::warn!("no {message}");
             Ok((None, None))
         }
-        Err(error) => Err(Failure::new(format!("control socket: {error}"))),
     }
-}
-
-fn default_control_socket() -> Option<PathBuf> {
-    let folder = |variable| {
-        let value = std::env::var(variable)
-            .ok()
-            .filter(|value| !value.is_empty())?;
-        // Where several are configured, systemd separates them by colons.
-        Some(PathBuf::from(value.split(':').next()?))
-    };
-    let runtime = folder("RUNTIME_DIRECTORY").map(|folder| folder.join("control.sock"));
-    runtime.or_else(|| {
-        if geteuid().is_root() {
-            return Some("/run/echod/control.sock".into());
-        }
-        Some(folder("XDG_RUNTIME_DIR")?.join("echod/control.sock"))
-    })
 }

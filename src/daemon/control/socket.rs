@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use socket2::Type;
 
+use crate::config::{self, PATH_BYTES_MAX};
 use crate::daemon::privileges::Made;
 use crate::daemon::socket_file::{self, Identity, LockWait, SocketFile};
 
@@ -21,9 +22,6 @@ const BACKLOG: u32 = 64;
 
 /// The mode of the directory, when it has to be made.
 const DIRECTORY_MODE: u32 = 0o750;
-
-/// The longest path that a Unix socket can have, in bytes (unix(7)).
-const PATH_BYTES_MAX: usize = 107;
 
 /// Why there is no control socket: where, what, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +79,72 @@ fn hint(cause: Errno) -> &'static str {
     }
 }
 
+/// Where the control socket is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The path.
+    pub path: PathBuf,
+    /// It is the default, since neither the command line nor the configuration says one.
+    pub is_default: bool,
+}
+
+impl Place {
+    /// The path of the option `--socket`, else of the configuration, else the default for root or
+    /// another user; none if that is not known.
+    pub fn find(option: Option<&Path>, config: &config::Control, as_root: bool) -> Option<Self> {
+        let asked = option.or(config.socket.as_deref());
+        let is_default = asked.is_none();
+        let path = asked
+            .map(Path::to_owned)
+            .or_else(|| default_path(as_root))?;
+        Some(Self { path, is_default })
+    }
+
+    /// Finds out why root could not bind the socket, whatever processes do. Touches nothing.
+    ///
+    /// # Errors
+    /// [`BindError`], as of a start.
+    pub fn check(&self) -> Result<(), BindError> {
+        let path = &self.path;
+        must_fit(path)?;
+        match missing_directory(path) {
+            Some(link) if link.is_symlink() => Err(cannot_make(link, &Errno::EEXIST.into())),
+            Some(directory) => {
+                socket_file::check_folder(directory).map_err(|cause| cannot_make(directory, &cause))
+            }
+            None => socket_file::check(path).map_err(|error| BindError::of_file(path, error)),
+        }
+    }
+
+    /// Whether there is no start without it: a daemon that was started for a moment, without a
+    /// configuration file, does without one where the default path is unavailable.
+    pub fn is_needed(&self, has_file: bool) -> bool {
+        has_file || !self.is_default
+    }
+
+    /// The directory that is made together with the socket, if it is missing.
+    pub fn missing_directory(&self) -> Option<&Path> {
+        missing_directory(&self.path)
+    }
+}
+
+fn default_path(as_root: bool) -> Option<PathBuf> {
+    let folder = |variable| {
+        let value = std::env::var(variable)
+            .ok()
+            .filter(|value| !value.is_empty())?;
+        // Where several are configured, systemd separates them by colons.
+        Some(PathBuf::from(value.split(':').next()?))
+    };
+    let runtime = folder("RUNTIME_DIRECTORY").map(|folder| folder.join("control.sock"));
+    runtime.or_else(|| {
+        if as_root {
+            return Some("/run/echod/control.sock".into());
+        }
+        Some(folder("XDG_RUNTIME_DIR")?.join("echod/control.sock"))
+    })
+}
+
 /// The listening socket, and its file.
 #[derive(Debug)]
 pub(super) struct Socket {
@@ -94,9 +158,7 @@ pub(super) struct Socket {
 
 impl Socket {
     pub(super) fn bind(path: &Path, mode: u32, group: Option<u32>) -> Result<Self, BindError> {
-        if path.as_os_str().len() > PATH_BYTES_MAX {
-            return Err(BindError::TooLong(path.to_owned()));
-        }
+        must_fit(path)?;
         let made_directory = make_directory(path, group)?;
         let (listener, file) = socket_file::bind(Type::STREAM, path, BACKLOG, &LockWait::default())
             .map_err(|error| BindError::of_file(path, error))?;
@@ -160,18 +222,32 @@ impl Socket {
     }
 }
 
-/// Makes the directory if it alone is missing; whether it was.
-fn make_directory(path: &Path, group: Option<u32>) -> Result<bool, BindError> {
-    let Some(directory) = path.parent().filter(|name| !name.as_os_str().is_empty()) else {
-        return Ok(false);
-    };
-    if directory.exists() {
-        return Ok(false);
+fn must_fit(path: &Path) -> Result<(), BindError> {
+    if path.as_os_str().len() > PATH_BYTES_MAX {
+        return Err(BindError::TooLong(path.to_owned()));
     }
-    let failed = |cause: &std::io::Error| match errno(cause) {
+    Ok(())
+}
+
+/// The directory of the socket, where there is none.
+fn missing_directory(path: &Path) -> Option<&Path> {
+    let directory = path.parent().filter(|name| !name.as_os_str().is_empty())?;
+    (!directory.exists()).then_some(directory)
+}
+
+fn cannot_make(directory: &Path, cause: &std::io::Error) -> BindError {
+    match errno(cause) {
         Errno::ENOENT => BindError::NoDirectory(directory.to_owned()),
         cause => BindError::failed(directory, "make the directory", cause),
+    }
+}
+
+/// Makes the directory if it alone is missing; whether it was.
+fn make_directory(path: &Path, group: Option<u32>) -> Result<bool, BindError> {
+    let Some(directory) = missing_directory(path) else {
+        return Ok(false);
     };
+    let failed = |cause: &std::io::Error| cannot_make(directory, cause);
     let made = DirBuilder::new().mode(DIRECTORY_MODE).create(directory);
     made.map_err(|cause| failed(&cause))?;
     if group.is_some() {

@@ -70,16 +70,16 @@ impl CommandLine {
             .canonicalize()
             .map_err(|error| format!("{} can't take over: {error}", path.display()))?;
         let path = path.display();
-        let version = record::VERSION.to_string();
+        let question = ["--can-take-over".into(), record::VERSION.to_string().into()];
         let answer = self
-            .run(&file, &["--can-take-over".into(), version.into()])
+            .run(&file, &question)
             .map_err(|error| format!("{path} can't take over: {error}"))?;
         // There are programs that succeed whatever their arguments are.
         if answer.trim_end() != record::YES {
             return Err(format!("{path} can't take over: it is not echod"));
         }
         if check {
-            let check = [self.arguments.as_slice(), &["--check".into()]].concat();
+            let check = [self.arguments.as_slice(), &["--check".into()], &question].concat();
             self.run(&file, &check)
                 .map_err(|error| format!("{path} --check: {error}"))?;
         }
