@@ -251,15 +251,15 @@ impl Foundation {
     fn start_workers(&self, count: usize, config: &config::Daemon) -> Result<Workers, Failure> {
         let started = Workers::start(count, config);
         match (&self.listeners, started) {
-            (Beginning::Successor(_), Err(message)) => {
-                log::error!("{message}");
+            (Beginning::Successor(_), Err(failure)) => {
+                log_all(&failure);
                 let any = config::Daemon {
                     driver: DriverChoice::Auto,
                     ..config.clone()
                 };
-                Workers::start(count, &any).map_err(Failure::new)
+                Workers::start(count, &any)
             }
-            (_, started) => started.map_err(Failure::new),
+            (_, started) => started,
         }
     }
 }
