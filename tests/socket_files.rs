@@ -156,6 +156,63 @@ fn a_lost_file_is_made_anew_by_the_next_reload() {
 }
 
 #[test]
+fn a_lost_control_socket_is_made_anew_by_the_next_reload() {
+    let mut daemon = Daemon::start(&format!(
+        "[control]\nmode = \"0606\"\n{}",
+        unix("a", "{dir}/s", "")
+    ));
+    let path = daemon.path("control.sock");
+    let mut client = daemon.control();
+    let mut reload = |dry_run: bool| {
+        daemon.forget_notifications();
+        let reply = client.ask("Reload", &json!({ "dry_run": dry_run }));
+        let result = reply.expect("a reply")["parameters"]["result"].clone();
+        assert_eq!(result["outcome"], "unchanged", "{result}");
+        let warnings = result["warnings"].as_array().expect("a list").iter();
+        let warnings = warnings.map(|warning| warning["message"].as_str().expect("a text"));
+        warnings.collect::<Vec<_>>().join("; ")
+    };
+    let socket = format!("control socket: {}: ", path.display());
+    fs::remove_file(&path).expect("removed");
+    let gone = format!("{socket}the socket's file was gone and ");
+    assert_eq!(reload(true), format!("{gone}would be made anew"));
+    assert!(!path.exists());
+    assert_eq!(reload(false), format!("{gone}is made anew"));
+    assert_eq!(mode(&path), 0o606);
+    assert_eq!(daemon.ctl_json(&["status"])["status"]["state"], "serving");
+    assert_eq!(reload(false), "");
+
+    // What has taken its place is left alone.
+    fs::remove_file(&path).expect("removed");
+    fs::write(&path, "data").expect("written");
+    let unreachable = "; echoctl can't reach this daemon any more";
+    for dry_run in [true, false] {
+        let said = reload(dry_run);
+        assert!(
+            said.contains("not a socket") && said.ends_with(unreachable),
+            "{said}"
+        );
+    }
+    assert_eq!(fs::read(&path).expect("it is there"), b"data");
+    fs::remove_file(&path).expect("removed");
+    let other = UnixListener::bind(&path).expect("bound");
+    for dry_run in [true, false] {
+        let said = reload(dry_run);
+        assert!(
+            said.contains("already running") && said.ends_with(unreachable),
+            "{said}"
+        );
+    }
+    drop(other);
+    // It leaves a stale socket, which is no other process's.
+    assert_eq!(reload(false), format!("{gone}is made anew"));
+    assert_eq!(daemon.ctl_json(&["status"])["status"]["state"], "serving");
+    daemon.signal(nix::sys::signal::Signal::SIGTERM);
+    assert!(daemon.wait().success());
+    assert!(!path.exists(), "it is one of ours");
+}
+
+#[test]
 fn a_mode_is_never_set_through_a_link_and_that_is_a_warning() {
     let config = |mode: &str| unix("a", "{dir}/s", &format!("mode = \"{mode}\""));
     let daemon = Daemon::start(&config("0600"));

@@ -147,6 +147,17 @@ pub(crate) fn check(path: &Path) -> Result<(), Error> {
     }
 }
 
+/// Finds out whether a process has the socket at this path, by connecting to it.
+///
+/// # Errors
+/// [`Error::InUse`] if one has.
+pub(crate) fn check_unused(kind: Type, path: &Path) -> Result<(), Error> {
+    match occupant(kind, path)? {
+        Occupant::Live => Err(Error::InUse),
+        Occupant::Nothing | Occupant::Stale => Ok(()),
+    }
+}
+
 /// Finds out why root could create nothing at this path, where nothing is.
 ///
 /// # Errors

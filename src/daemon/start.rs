@@ -204,7 +204,7 @@ impl Foundation {
             })
         };
         let place = place.or_else(before).or_else(|| start.control_place());
-        let (server, caller) = match open_control_socket(start, place, Some(&mut predecessor)) {
+        let (mut server, caller) = match open_control_socket(start, place, Some(&mut predecessor)) {
             Ok(opened) => opened,
             Err(failure) => {
                 log_all(&failure);
@@ -216,6 +216,11 @@ impl Foundation {
                 opened.map_or((None, None), |(server, caller)| (Some(server), caller))
             }
         };
+        // As root it may be possible still.
+        let lost = server
+            .iter_mut()
+            .flat_map(|server| server.restore_file(false));
+        lost.for_each(|warning| log::warn!("{warning}"));
         Ok(Self {
             identity,
             server,

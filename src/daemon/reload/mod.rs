@@ -227,6 +227,9 @@ impl Daemon {
             self.put_in_force(config, texts);
             self.history.generation += u64::from(!is_empty);
         }
+        if let Some(server) = &mut self.server {
+            warnings.extend(server.restore_file(dry_run));
+        }
         result.warnings.extend(general(warnings, "warning"));
         Ok(if is_empty {
             ReloadOutcome::Unchanged
