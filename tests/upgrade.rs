@@ -294,7 +294,9 @@ fn a_successor_that_finds_no_system_log_serves_and_says_so_elsewhere() {
     let mut peer = daemon.connect("main");
     daemon.write_config(&format!("[log]\ntarget = \"syslog\"\n{CONFIG}"));
     replace_by_script(&daemon, UNCHECKED);
-    upgrade(&daemon);
+    let result = daemon.ctl_json(&["upgrade"])["result"].clone();
+    let warnings = result["warnings"].to_string();
+    assert!(warnings.contains("is a system log running?"), "{result}");
     assert_eq!(exchange(&mut peer, b"still here"), b"still here");
     let log = daemon.log();
     assert!(log.contains("is a system log running?"), "{log}");

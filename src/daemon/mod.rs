@@ -126,6 +126,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     if args.check {
         return check::check_only(args, &origin, &texts, &loaded);
     }
+    let mut warnings = Vec::new();
     match log::start(&loaded.config.log) {
         Err(error) if matches!(inherited, Inherited::State(_)) => {
             // Who is connected does not suffer for this either.
@@ -134,7 +135,7 @@ fn run(args: &Args) -> Result<(), Failure> {
                 ..loaded.config.log.clone()
             };
             log::start(&stderr).map_err(Failure::new)?;
-            ::log::error!("{error}; meanwhile it goes to standard error");
+            warnings.push(format!("{error}; meanwhile it goes to standard error"));
         }
         started => started.map_err(Failure::new)?,
     }
@@ -148,6 +149,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         loaded,
         passed,
         inherited,
+        warnings,
         begun,
     };
     let mut daemon = start.run()?;

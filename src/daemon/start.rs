@@ -42,6 +42,8 @@ pub(super) struct Start<'a> {
     pub loaded: Loaded,
     pub passed: Vec<Passed>,
     pub inherited: Inherited,
+    /// What a successor does not do as configured, so far.
+    pub warnings: Vec<String>,
     pub begun: Instant,
 }
 
@@ -51,6 +53,8 @@ struct Foundation {
     server: Option<Server>,
     // The client that waits for the outcome of an upgrade.
     caller: Option<ClientId>,
+    // What a successor does not do as configured.
+    warnings: Vec<String>,
     listeners: Beginning,
 }
 
@@ -83,9 +87,9 @@ impl Start<'_> {
         let mut store = Store::default();
         store.know(survivors::stored_names(&self.passed));
         store.know(predecessor.iter().flat_map(|before| before.stored()));
-        let foundation = match predecessor {
+        let mut foundation = match predecessor {
             None => Foundation::bind(&mut self, count)?,
-            Some(predecessor) => Foundation::take_over(&self, predecessor)?,
+            Some(predecessor) => Foundation::take_over(&self, predecessor),
         };
         // From here on there are threads: what this one gives up, they don't have either.
         let landlock = foundation.drop_privileges(&self)?;
@@ -130,8 +134,18 @@ impl Start<'_> {
             manager,
         };
         daemon.listeners.landlock = landlock;
-        let (listeners, caller) = (foundation.listeners, foundation.caller);
-        daemon.serve_listeners(listeners, self.loaded.warnings, self.begun, caller)?;
+        let result = match foundation.listeners {
+            Beginning::Fresh(first) => {
+                daemon.begin(first, self.loaded.warnings, self.begun)?;
+                None
+            }
+            Beginning::Successor(predecessor) => {
+                Some(daemon.succeed(*predecessor, foundation.warnings))
+            }
+        };
+        daemon.announce();
+        daemon.tell_ready(Instant::now());
+        daemon.answer(foundation.caller, result);
         Ok(daemon)
     }
 
@@ -183,15 +197,17 @@ impl Foundation {
             identity,
             server,
             caller: None,
+            warnings: Vec::new(),
             listeners: Beginning::Fresh(first),
         })
     }
 
     /// Of a successor. A configuration that this machine refuses is no reason to close connections.
-    fn take_over(start: &Start<'_>, mut predecessor: Box<Predecessor>) -> Result<Self, Failure> {
+    fn take_over(start: &Start<'_>, mut predecessor: Box<Predecessor>) -> Self {
         let config = &start.loaded.config;
+        let mut warnings = start.warnings.clone();
         let identity = privileges::find(&config.daemon).unwrap_or_else(|failure| {
-            log_all(&failure);
+            warnings.extend(failure.messages);
             None
         });
         // The default depends on the user: a predecessor may have been started by another one.
@@ -207,7 +223,7 @@ impl Foundation {
         let (mut server, caller) = match open_control_socket(start, place, Some(&mut predecessor)) {
             Ok(opened) => opened,
             Err(failure) => {
-                log_all(&failure);
+                warnings.extend(failure.messages);
                 // Where it was before, with the group that it has.
                 let opened = predecessor.control_path().and_then(|path| {
                     let mode = config.control.mode;
@@ -217,16 +233,15 @@ impl Foundation {
             }
         };
         // As root it may be possible still.
-        let lost = server
-            .iter_mut()
-            .flat_map(|server| server.restore_file(false));
-        lost.for_each(|warning| log::warn!("{warning}"));
-        Ok(Self {
+        let lost = server.iter_mut();
+        warnings.extend(lost.flat_map(|server| server.restore_file(false)));
+        Self {
             identity,
             server,
             caller,
+            warnings,
             listeners: Beginning::Successor(predecessor),
-        })
+        }
     }
 
     /// The files of all sockets.
@@ -253,11 +268,11 @@ impl Foundation {
     }
 
     /// Starts the workers; those of a successor on any driver rather than none.
-    fn start_workers(&self, count: usize, config: &config::Daemon) -> Result<Workers, Failure> {
+    fn start_workers(&mut self, count: usize, config: &config::Daemon) -> Result<Workers, Failure> {
         let started = Workers::start(count, config);
         match (&self.listeners, started) {
             (Beginning::Successor(_), Err(failure)) => {
-                log_all(&failure);
+                self.warnings.extend(failure.messages);
                 let any = config::Daemon {
                     driver: DriverChoice::Auto,
                     ..config.clone()
@@ -293,28 +308,6 @@ impl First {
 }
 
 impl Daemon {
-    /// Serves the listeners, and reports that the service is ready: to the log, the service manager
-    /// and the caller of an upgrade.
-    fn serve_listeners(
-        &mut self,
-        listeners: Beginning,
-        warnings: Vec<schema::Diagnostic>,
-        begun: Instant,
-        caller: Option<ClientId>,
-    ) -> Result<(), Failure> {
-        let result = match listeners {
-            Beginning::Fresh(first) => {
-                self.begin(first, warnings, begun)?;
-                None
-            }
-            Beginning::Successor(predecessor) => Some(self.succeed(*predecessor)),
-        };
-        self.announce();
-        self.tell_ready(Instant::now());
-        self.answer(caller, result);
-        Ok(())
-    }
-
     /// Serves what was bound.
     fn begin(
         &mut self,
@@ -349,12 +342,12 @@ impl Daemon {
     }
 
     /// Continues where a predecessor stopped: with its configuration, and then with the present one.
-    fn succeed(&mut self, predecessor: Predecessor) -> UpgradeResult {
+    fn succeed(&mut self, predecessor: Predecessor, mut warnings: Vec<String>) -> UpgradeResult {
         let record = predecessor.record();
         self.history = History::resume(record.last_reload.clone(), record.generation);
         self.started = predecessor.started(Instant::now());
         self.log_level_overridden = record.log_level_overridden;
-        let (config, result) = predecessor.restore(&mut self.listeners, &self.workers);
+        let (config, mut result) = predecessor.restore(&mut self.listeners, &self.workers);
         self.config.listeners = config.listeners;
         if self.log_level_overridden {
             self.config.log.level = config.log.level;
@@ -366,9 +359,11 @@ impl Daemon {
         // Finds the warnings of the configuration, too.
         self.reload_at_start();
         self.update_store();
-        if let Some(warning) = self.busy_poll_warning() {
-            log::warn!("{warning}");
-        }
+        warnings.extend(self.busy_poll_warning());
+        warnings.iter().for_each(|warning| log::warn!("{warning}"));
+        let mut warnings: Vec<_> = warnings.iter().map(schema::Diagnostic::general).collect();
+        warnings.extend(self.history.remarks());
+        result.warnings = schema::bounded(warnings, 0, "warning");
         result
     }
 
@@ -414,12 +409,6 @@ impl Daemon {
             env!("CARGO_PKG_VERSION"),
             self.workers.driver()
         );
-    }
-}
-
-fn log_all(failure: &Failure) {
-    for message in &failure.messages {
-        log::error!("{message}");
     }
 }
 

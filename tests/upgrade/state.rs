@@ -433,6 +433,31 @@ fn what_this_machine_refuses_to_the_successor_refuses_the_upgrade() {
     assert_eq!(exchange(&mut daemon.connect("main"), b"z"), b"z");
 }
 
+#[test]
+fn the_caller_of_an_upgrade_learns_that_the_new_configuration_is_not_in_force() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let daemon = Daemon::start(CONFIG);
+    daemon.write_config(&format!(
+        "{CONFIG}[listener.late]\nprotocol = \"tcp\"\naddress = \"{address}\"\n"
+    ));
+    let result = daemon.ctl_json(&["upgrade"])["result"].clone();
+    let warning = |index: usize| {
+        result["warnings"][index]["message"]
+            .as_str()
+            .unwrap_or_default()
+    };
+    assert_eq!(
+        warning(0),
+        "reload 2 rejected with 1 error; still running generation 1"
+    );
+    assert!(warning(1).contains("address already in use"), "{result}");
+    assert_eq!(result["warnings"].as_array().unwrap().len(), 2, "{result}");
+    daemon.write_config(CONFIG);
+    let result = daemon.ctl_json(&["upgrade"])["result"].clone();
+    assert_eq!(result["warnings"], json!([]));
+}
+
 /// Its successor has the sockets already.
 #[test]
 fn an_upgrade_is_not_refused_for_a_listener_that_could_not_be_bound_again() {
@@ -466,10 +491,12 @@ fn a_successor_that_this_machine_refuses_what_is_configured_serves_all_the_same(
     let changed = config.replace("epoll", "io_uring") + "[control]\ngroup = \"no-such-group\"\n";
     daemon.write_config(&changed);
     replace_by_script(&daemon, UNCHECKED);
-    upgrade(&daemon);
-    let log = daemon.log();
-    assert!(log.contains("[daemon] driver \"io_uring\": "), "{log}");
-    assert!(log.contains("there is no such group"), "{log}");
+    let result = daemon.ctl_json(&["upgrade"])["result"].clone();
+    let (log, warnings) = (daemon.log(), result["warnings"].to_string());
+    for said in [&log, &warnings.replace("\\\"", "\"")] {
+        assert!(said.contains("[daemon] driver \"io_uring\": "), "{said}");
+        assert!(said.contains("there is no such group"), "{said}");
+    }
     assert_eq!(exchange(&mut peer, b"y"), b"y");
     assert_eq!(exchange(&mut daemon.connect("main"), b"z"), b"z");
 }
