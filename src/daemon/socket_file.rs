@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag};
-use nix::unistd::{AccessFlags, access};
+use nix::unistd::{self, AccessFlags, Gid, Uid, access};
 use socket2::Type;
 
 use crate::sys::socket;
@@ -267,6 +267,28 @@ impl LockWait {
     }
 }
 
+/// Opens a file of any kind by name only, and not through a symbolic link, so that what is found out
+/// about it and what is changed is about the same file.
+///
+/// # Errors
+/// As `open(2)`.
+pub(crate) fn open_by_name(path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits())
+        .open(path)
+}
+
+/// Changes the owner and the group of such a file; none stays.
+///
+/// # Errors
+/// As `chown(2)`.
+pub(crate) fn change_owner(file: &File, user: Option<Uid>, group: Option<Gid>) -> io::Result<()> {
+    let at = AtFlags::AT_EMPTY_PATH;
+    Ok(unistd::fchownat(file, "", user, group, at)?)
+}
+
 /// The folder that a file is in.
 fn folder(path: &Path) -> &Path {
     match path.parent() {
@@ -341,23 +363,12 @@ impl SocketFile {
         if file.metadata()?.gid() == group {
             return Ok(());
         }
-        let at = AtFlags::AT_EMPTY_PATH;
-        Ok(nix::unistd::fchownat(
-            &file,
-            "",
-            None,
-            Some(group.into()),
-            at,
-        )?)
+        change_owner(&file, None, Some(group.into()))
     }
 
     /// Opens the file by name only, and checks that it is this one.
     fn open(&self) -> io::Result<File> {
-        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(flags.bits())
-            .open(&self.path)?;
+        let file = open_by_name(&self.path)?;
         if identity_of(&file.metadata()?) == self.identity {
             Ok(file)
         } else {
