@@ -165,9 +165,12 @@ impl Program {
             Self::Path(path) => Ok(path.clone()),
             Self::Name(name) => {
                 let folders = std::env::var_os("PATH").unwrap_or_default();
-                search(name, &folders, is_executable)
-                    .and_then(|path| std::path::absolute(path).ok())
-                    .ok_or_else(|| format!("{}: not found in $PATH", name.display()))
+                let found = |is_program: fn(&Path) -> bool| search(name, &folders, is_program);
+                let path = found(is_executable).and_then(|path| std::path::absolute(path).ok());
+                path.ok_or_else(|| match found(Path::is_file) {
+                    Some(path) => format!("{}: not executable", path.display()),
+                    None => format!("{}: not found in $PATH", name.display()),
+                })
             }
         }
     }
