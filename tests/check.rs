@@ -277,6 +277,21 @@ fn a_reload_warns_of_what_only_the_next_start_refuses() {
         "{said}"
     );
     assert!(said.contains(refused), "{said}");
+    let result = daemon.reload_with(
+        &(unix("a", "{dir}/s") + TCP + "[control]\nsocket = \"{dir}/../{name}/s\"\n").replace(
+            "{name}",
+            &daemon
+                .folder
+                .path()
+                .file_name()
+                .expect("a name")
+                .display()
+                .to_string(),
+        ),
+    );
+    let said = warnings(&result);
+    let shared = format!("the control socket has this file, by the same or another path{refused}");
+    assert!(said.contains(&shared), "{said}");
     // What a start takes is not warned of, nor what has not changed.
     let result = daemon.reload_with(&format!("{control}group = \"root\"\n{TCP}"));
     assert_eq!(warnings(&result).matches(refused).count(), 0, "{result}");

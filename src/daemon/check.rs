@@ -1,8 +1,8 @@
 //! What a start refuses on this machine, found without binding anything: for `--check`, and for a
 //! reload, which warns of what only the next start refuses.
 //!
-//! Judges for root, whatever processes serve now: who starts it, and what runs then, is not known. Why
-//! a thing is refused is known where it is done; here the reasons are collected.
+//! Judges for root, and whatever processes serve now: the user of the start, and what runs then, are
+//! not known. Why a thing is refused is known where it is done; here the reasons are collected.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -186,7 +186,9 @@ impl InForce {
         }
         if has(Section::Control, "socket") {
             let place = Place::find(self.socket.as_deref(), &new.control, true);
-            let checked = place.map_or(Ok(()), |place| place.check());
+            let path = place.as_ref().map(|place| place.path.as_path());
+            refusals.extend(shared_files(new, path));
+            let checked = place.as_ref().map_or(Ok(()), Place::check);
             refusals.extend(checked.err().as_ref().map(no_control_socket));
         }
         let warnings = refusals.into_iter();

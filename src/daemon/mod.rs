@@ -3,9 +3,9 @@
 //! One thread, the main one, and one loop: [`Daemon::turn`] waits for signals, for control clients
 //! and for reports of the workers, and never for any one of them alone. Never touches a message.
 //! Read on in `start` and `stop` for both ends of it, in [`reload`] for how one configuration becomes
-//! another, in `upgrade` and `handover` for how a successor goes on, in `listeners` for what is
-//! bound, in `workers` for the pool, in `check` for what no start would succeed with, in `privileges` for who serves, in [`control`] for the socket
-//! that `echoctl` speaks to, in `calls` for what is asked there.
+//! another, in `check` for what a start refuses, in `upgrade` and `handover` for how a successor goes
+//! on, in `listeners` for what is bound, in `workers` for the pool, in `privileges` for the user, in
+//! [`control`] for the socket that `echoctl` speaks to, in `calls` for what is asked there.
 
 #![forbid(unsafe_code)]
 
@@ -70,7 +70,7 @@ pub fn main() -> ExitCode {
     };
     let result = caught(|| run(&args));
     ::log::logger().flush();
-    // The journal has to be told that this is an error; it takes the prefix away.
+    // The journal learns from the prefix, which it takes away, that this is an error.
     let name = if log::stderr_is_journal() {
         "<3>echod"
     } else {
@@ -113,7 +113,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     };
     let (texts, loaded) = reload::load(&origin, in_force)
         .or_else(|errors| match &inherited {
-            // It is said as soon as there is a log; who is connected does not suffer for it.
+            // It is logged as soon as there is a log; connections do not suffer for it.
             Inherited::State(predecessor) => predecessor.loaded().ok_or(errors),
             _ => Err(errors),
         })
@@ -129,7 +129,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     let mut warnings = Vec::new();
     match log::start(&loaded.config.log) {
         Err(error) if matches!(inherited, Inherited::State(_)) => {
-            // Who is connected does not suffer for this either.
+            // Connections do not suffer for this either.
             let stderr = config::Log {
                 target: config::LogTarget::Stderr,
                 ..loaded.config.log.clone()
@@ -202,14 +202,14 @@ struct Daemon {
     passed: Vec<Passed>,
     // None where there is no place for it.
     server: Option<Server>,
-    // None where nobody has started us who wants to know.
+    // None where no service manager has started us.
     manager: Option<Manager>,
     status: Status,
     // None where no manager waits for it.
     watchdog: Option<Watchdog>,
 }
 
-/// How far the service has come in its life.
+/// The stage of its life that the service has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Serving,
@@ -217,7 +217,7 @@ enum Stage {
     Leaving {
         until: Instant,
     },
-    /// Nobody new comes in; those there are go on (`drain-timeout`).
+    /// No new connection is accepted; the others continue (`drain-timeout`).
     Draining {
         until: Instant,
     },
@@ -225,7 +225,7 @@ enum Stage {
     Finishing {
         until: Instant,
     },
-    /// The connections are over; the datagrams that have come are answered.
+    /// The connections are closed; the datagrams that have arrived are answered.
     Emptying {
         until: Instant,
     },

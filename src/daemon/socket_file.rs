@@ -506,7 +506,7 @@ mod tests {
             symlink(&target, path).unwrap();
             assert!(!file.is_in_place());
             assert!(file.set_mode(0o666).is_err());
-            let group = nix::unistd::getegid().as_raw();
+            let group = unistd::getegid().as_raw();
             assert!(file.set_group(group).is_err());
             drop(file);
             assert_eq!(mode(&target), 0o600);

@@ -42,7 +42,7 @@ pub(super) struct Start<'a> {
     pub loaded: Loaded,
     pub passed: Vec<Passed>,
     pub inherited: Inherited,
-    /// What a successor does not do as configured, so far.
+    /// What a successor does not do as configured, as far as that is known before the start.
     pub warnings: Vec<String>,
     pub begun: Instant,
 }

@@ -157,7 +157,7 @@ pub(super) struct Socket {
     is_adopted: bool,
 }
 
-/// Who may connect.
+/// Which users may connect.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Permissions {
     pub(super) mode: u32,
