@@ -148,7 +148,8 @@ fn where_io_uring_is_refused_but_asked_for_the_start_ends_with_cause_and_cure() 
             let daemon = Daemon::spawn(&config("io_uring"), |_| {});
             (daemon, check("io_uring"))
         });
-        assert_eq!(daemon.wait().code(), Some(1));
+        // So that the service manager does not try again.
+        assert_eq!(daemon.wait().code(), Some(78));
         let log = daemon.log();
         // The same is known before it is started.
         assert_eq!(checked.status.code(), Some(78));
@@ -163,6 +164,16 @@ fn where_io_uring_is_refused_but_asked_for_the_start_ends_with_cause_and_cure() 
         );
         assert_eq!(log.lines().count(), 1, "{log}");
     }
+}
+
+/// There may be memory a moment later.
+#[test]
+fn a_start_without_memory_for_io_uring_is_worth_another_try() {
+    let mut daemon =
+        where_io_uring_fails(Errno::ENOMEM, || Daemon::spawn(&config("io_uring"), |_| {}));
+    assert_eq!(daemon.wait().code(), Some(1));
+    let log = daemon.log();
+    assert!(log.contains("no memory for the rings and buffers"), "{log}");
 }
 
 #[test]

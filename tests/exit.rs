@@ -137,7 +137,7 @@ fn a_closed_output_is_a_quiet_end_and_a_full_one_a_failure() {
         let stderr = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {stderr}");
         assert!(stderr.contains(": standard output: "), "{stderr}");
-        assert!(stderr.lines().count() <= 2, "{stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
     }
 }
 

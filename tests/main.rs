@@ -4,6 +4,7 @@
 //! and never sleeps for luck.
 
 mod activation;
+mod check;
 mod control;
 mod drivers;
 mod echo;

@@ -28,10 +28,10 @@ fn locked(folder: &Path) -> Flock<fs::File> {
     locked.expect("a lock")
 }
 
-/// Starts echod, which must fail; what it says.
-fn refused(config: &str) -> String {
+/// Starts echod, which must fail with this status; what it says.
+fn refused(config: &str, status: i32) -> String {
     let mut daemon = Daemon::spawn(config, |_| {});
-    assert_eq!(daemon.wait().code(), Some(1), "{}", daemon.log());
+    assert_eq!(daemon.wait().code(), Some(status), "{}", daemon.log());
     daemon.log()
 }
 
@@ -43,7 +43,7 @@ fn two_listeners_on_one_file_are_refused_whatever_they_call_it() {
     for protocol in ["unix-stream", "unix-datagram"] {
         let config = unix("a", &path("s"), "") + &unix("b", &path("here/s"), "");
         let config = config.replace("unix-stream", protocol);
-        let said = refused(&config);
+        let said = refused(&config, 78);
         assert!(said.contains("listener \"b\": bind "), "{said}");
         assert!(said.contains("listener \"a\" has this file"), "{said}");
         assert!(!folder.path().join("s").exists(), "nothing is left");
@@ -51,8 +51,18 @@ fn two_listeners_on_one_file_are_refused_whatever_they_call_it() {
     // At a reload as well.
     let daemon = Daemon::start(&unix("a", &path("s"), ""));
     let both = unix("a", &path("s"), "") + &unix("b", &path("here/s"), "");
-    let result = daemon.reload_with(&both);
-    assert_eq!(result["outcome"], "rejected", "{result}");
+    let with_control = unix("a", &path("s"), "") + &unix("c", "{dir}/../{name}/control.sock", "");
+    let name = daemon.folder.path().file_name().expect("a name").display();
+    let with_control = with_control.replace("{name}", &name.to_string());
+    for (config, owner) in [
+        (both, "listener \"a\""),
+        (with_control, "the control socket"),
+    ] {
+        let result = daemon.reload_with(&config);
+        assert_eq!(result["outcome"], "rejected", "{result}");
+        let error = result["errors"][0]["message"].as_str().expect("an error");
+        assert!(error.contains(&format!("{owner} has this file")), "{error}");
+    }
     // But the file can pass from the one to the other.
     let inode = || fs::metadata(path("s")).expect("it is there").ino();
     let before = inode();
@@ -75,7 +85,7 @@ fn a_path_is_not_taken_while_another_process_is_starting_there() {
     starting.bind(&address).expect("bound");
     let inode = fs::metadata(&path).expect("it is there").ino();
     let config = unix("a", &path.display().to_string(), "");
-    let said = refused(&config);
+    let said = refused(&config, 1);
     assert!(said.contains("a running process serves it"), "{said}");
     assert_eq!(fs::metadata(&path).expect("it is there").ino(), inode);
     drop((starting, locked));
@@ -146,7 +156,64 @@ fn a_lost_file_is_made_anew_by_the_next_reload() {
 }
 
 #[test]
-fn a_mode_is_never_set_through_a_link_and_that_is_a_warning() {
+fn a_lost_control_socket_is_made_anew_by_the_next_reload() {
+    let mut daemon = Daemon::start(&format!(
+        "[control]\nmode = \"0606\"\n{}",
+        unix("a", "{dir}/s", "")
+    ));
+    let path = daemon.path("control.sock");
+    let mut client = daemon.control();
+    let mut reload = |dry_run: bool| {
+        daemon.forget_notifications();
+        let reply = client.ask("Reload", &json!({ "dry_run": dry_run }));
+        let result = reply.expect("a reply")["parameters"]["result"].clone();
+        assert_eq!(result["outcome"], "unchanged", "{result}");
+        let warnings = result["warnings"].as_array().expect("a list").iter();
+        let warnings = warnings.map(|warning| warning["message"].as_str().expect("a text"));
+        warnings.collect::<Vec<_>>().join("; ")
+    };
+    let socket = format!("control socket: {}: ", path.display());
+    fs::remove_file(&path).expect("removed");
+    let gone = format!("{socket}the socket's file was gone and ");
+    assert_eq!(reload(true), format!("{gone}would be made anew"));
+    assert!(!path.exists());
+    assert_eq!(reload(false), format!("{gone}is made anew"));
+    assert_eq!(mode(&path), 0o606);
+    assert_eq!(daemon.ctl_json(&["status"])["status"]["state"], "serving");
+    assert_eq!(reload(false), "");
+
+    // What has taken its place is left alone.
+    fs::remove_file(&path).expect("removed");
+    fs::write(&path, "data").expect("written");
+    let unreachable = "; echoctl can't reach this daemon any more";
+    for dry_run in [true, false] {
+        let said = reload(dry_run);
+        assert!(
+            said.contains("not a socket") && said.ends_with(unreachable),
+            "{said}"
+        );
+    }
+    assert_eq!(fs::read(&path).expect("it is there"), b"data");
+    fs::remove_file(&path).expect("removed");
+    let other = UnixListener::bind(&path).expect("bound");
+    for dry_run in [true, false] {
+        let said = reload(dry_run);
+        assert!(
+            said.contains("already running") && said.ends_with(unreachable),
+            "{said}"
+        );
+    }
+    drop(other);
+    // It leaves a stale socket, which is no other process's.
+    assert_eq!(reload(false), format!("{gone}is made anew"));
+    assert_eq!(daemon.ctl_json(&["status"])["status"]["state"], "serving");
+    daemon.signal(nix::sys::signal::Signal::SIGTERM);
+    assert!(daemon.wait().success());
+    assert!(!path.exists(), "it is one of ours");
+}
+
+#[test]
+fn a_mode_is_never_set_through_a_link_and_that_is_one_warning() {
     let config = |mode: &str| unix("a", "{dir}/s", &format!("mode = \"{mode}\""));
     let daemon = Daemon::start(&config("0600"));
     let (path, private) = (daemon.path("s"), daemon.path("private"));
@@ -156,13 +223,11 @@ fn a_mode_is_never_set_through_a_link_and_that_is_a_warning() {
     symlink(&private, &path).expect("a link");
     let result = daemon.reload_with(&config("0666"));
     assert_eq!(result["outcome"], "applied", "{result}");
-    let warnings = result["warnings"].to_string();
-    for part in [
-        "there is a file that is not a socket; no client reaches the listener there any more",
-        "mode 0666 is not set: another file has taken its place",
-    ] {
-        assert!(warnings.contains(part), "{part}: {warnings}");
-    }
+    let warning =
+        "there is a file that is not a socket; no client reaches the listener there any more";
+    let warnings = result["warnings"].as_array().expect("a list");
+    assert_eq!(warnings.len(), 1, "{result}");
+    assert!(warnings[0].to_string().contains(warning), "{result}");
     assert_eq!(mode(&private), 0o600);
     assert_eq!(fs::read(&private).expect("it is there"), b"secret");
     // Nor is it removed with the listener.

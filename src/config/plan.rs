@@ -94,8 +94,7 @@ pub fn plan(old: &Config, new: &Config, connections: &BTreeMap<String, u64>, moo
     }
     let differences = daemon_differences(old, new);
     if !differences.is_empty() {
-        let keys = differences.iter().map(|difference| difference.key);
-        plan.restart = keys.filter(|key| key.effect == Effect::Restart).collect();
+        plan.restart = restart_keys(old, new);
         plan.changes.push(Change {
             listener: None,
             action: Action::Update,
@@ -105,6 +104,15 @@ pub fn plan(old: &Config, new: &Config, connections: &BTreeMap<String, u64>, moo
         });
     }
     plan
+}
+
+/// The keys of the daemon that differ and take effect at the next start.
+#[must_use]
+pub fn restart_keys(old: &Config, new: &Config) -> Vec<&'static Key> {
+    let keys = daemon_differences(old, new).into_iter();
+    keys.map(|difference| difference.key)
+        .filter(|key| key.effect == Effect::Restart)
+        .collect()
 }
 
 /// One key that differs.

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::cli::exit::{Exit, Failure};
+use crate::cli::exit::{self, Exit, Failure};
 
 /// Runs `echod --check`: the one beside us, else the one in PATH.
 pub(super) fn check(file: Option<&Path>) -> Result<(), Failure> {
@@ -21,13 +21,12 @@ pub(super) fn check(file: Option<&Path>) -> Result<(), Failure> {
     let status = command
         .status()
         .map_err(|cause| Failure::new(format!("{}: {cause}", program.display())))?;
-    match status.code() {
-        Some(0) => Ok(()),
-        // The reasons have been printed.
-        Some(code) if code == Exit::Configuration as i32 => {
-            Err(Failure::quiet(Exit::Configuration))
-        }
-        _ => Err(Failure::new(format!(
+    let mut exits = exit::ECHOD.iter();
+    match exits.find(|exit| status.code() == Some(**exit as i32)) {
+        Some(Exit::Done) => Ok(()),
+        // It has printed the reasons.
+        Some(exit) => Err(Failure::quiet(*exit)),
+        None => Err(Failure::new(format!(
             "{} --check: {status}",
             program.display()
         ))),

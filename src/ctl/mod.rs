@@ -121,7 +121,7 @@ impl Session {
             Command::Upgrade => {
                 let reply = self.call("Upgrade", &schema::Nothing {})?;
                 self.answer(reply, |reply: schema::UpgradeReply| {
-                    show::upgraded(&reply.result)
+                    show::upgraded(&reply.result, self.paint)
                 })
             }
             Command::HandOver { if_restarting } => self.hand_over(if_restarting.as_deref()),

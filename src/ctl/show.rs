@@ -211,7 +211,7 @@ pub fn log_level(reply: &SetLogLevelReply) -> String {
 
 /// What came of an upgrade.
 #[must_use]
-pub fn upgraded(result: &UpgradeResult) -> String {
+pub fn upgraded(result: &UpgradeResult, paint: Paint) -> String {
     let UpgradeResult {
         listeners,
         connections,
@@ -229,7 +229,7 @@ pub fn upgraded(result: &UpgradeResult) -> String {
     if *lost > 0 {
         text += &format!("{lost} connection(s) could not be kept: see the log\n");
     }
-    text
+    text + &warnings(&result.warnings, paint)
 }
 
 /// What waits for the next process.
@@ -259,13 +259,18 @@ pub fn reload_plan(result: &ReloadResult, paint: Paint) -> String {
     format!("{heading}{outcome}\n{}", details(result, paint))
 }
 
+/// A line for each.
+fn warnings(warnings: &[Diagnostic], paint: Paint) -> String {
+    let line = |warning: &Diagnostic| {
+        let line = format!("warning: {}", escape(&warning.to_string()));
+        format!("{}\n", paint.yellow(&line))
+    };
+    warnings.iter().map(line).collect()
+}
+
 /// Warnings, and the changes as a table.
 fn details(result: &ReloadResult, paint: Paint) -> String {
-    let mut text = String::new();
-    for warning in &result.warnings {
-        let line = format!("warning: {}", escape(&warning.to_string()));
-        text += &format!("{}\n", paint.yellow(&line));
-    }
+    let mut text = warnings(&result.warnings, paint);
     let changes = result.changes.iter();
     let changes: Vec<_> = changes
         .filter(|change| change.action != ChangeAction::Keep)

@@ -38,8 +38,8 @@ pub struct Args {
     pub reply: Option<String>,
 
     /// Whether this program can take over from another one that writes records of this version: 0, or
-    /// 1; what a running echod asks its successor
-    #[arg(long, value_name = "VERSION", hide = true, exclusive = true)]
+    /// 1; what a running echod asks its successor. With --check it is for a successor
+    #[arg(long, value_name = "VERSION", hide = true)]
     pub can_take_over: Option<u32>,
 }
 

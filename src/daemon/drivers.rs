@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use nix::sys::utsname::uname;
 
+use crate::cli::exit::{Exit, Failure};
 use crate::config::DriverChoice;
 use crate::driver::uring::Uring;
 
@@ -31,14 +32,23 @@ pub(super) fn foresee(choice: DriverChoice) -> Result<(Kind, Option<String>), St
     match (choice, Uring::new()) {
         (_, Ok(_)) => Ok((Kind::IoUring, None)),
         (DriverChoice::Auto, Err(error)) => Ok((Kind::Epoll, Some(replaced(&error)))),
-        (_, Err(error)) => Err(refused(&error)),
+        (_, Err(error)) => Err(refusal(&error)),
     }
 }
 
-/// io_uring was asked for and is unavailable.
-pub(super) fn refused(error: &io::Error) -> String {
+fn refusal(error: &io::Error) -> String {
     let reason = explain(error, &Facts::gather());
     format!("[daemon] driver \"io_uring\": {reason}; driver = \"auto\" does without")
+}
+
+/// io_uring was asked for and is unavailable. A start that is tried again finds it as it is now,
+/// except where something was used up.
+pub(super) fn refused(error: &io::Error) -> Failure {
+    let exit = match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE) => Exit::Failed,
+        _ => Exit::Configuration,
+    };
+    Failure::with(exit, refusal(error))
 }
 
 /// io_uring would have been better and is unavailable.

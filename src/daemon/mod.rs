@@ -3,14 +3,15 @@
 //! One thread, the main one, and one loop: [`Daemon::turn`] waits for signals, for control clients
 //! and for reports of the workers, and never for any one of them alone. Never touches a message.
 //! Read on in `start` and `stop` for both ends of it, in [`reload`] for how one configuration becomes
-//! another, in `upgrade` and `handover` for how a successor goes on, in `listeners` for what is
-//! bound, in `workers` for the pool, in `privileges` for who serves, in [`control`] for the socket
-//! that `echoctl` speaks to, in `calls` for what is asked there.
+//! another, in `check` for what a start refuses, in `upgrade` and `handover` for how a successor goes
+//! on, in `listeners` for what is bound, in `workers` for the pool, in `privileges` for the user, in
+//! [`control`] for the socket that `echoctl` speaks to, in `calls` for what is asked there.
 
 #![forbid(unsafe_code)]
 
 pub mod args;
 mod calls;
+mod check;
 pub mod control;
 mod drivers;
 mod handover;
@@ -29,6 +30,7 @@ mod workers;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -37,8 +39,7 @@ use nix::sys::signal::SigSet;
 
 use crate::cli::arguments;
 use crate::cli::exit::{self, Exit, Failure, print_or_end};
-use crate::cli::terminal::complain;
-use crate::config::{self, Config, Loaded, render};
+use crate::config::{self, Config, render};
 use crate::sys::process::{self, Passed};
 use crate::worker::mailbox::Report;
 
@@ -49,7 +50,7 @@ use handover::program::CommandLine;
 use handover::upgrade::Handover;
 use handover::write::Transferred;
 use listeners::Listeners;
-use origin::{Origin, Texts};
+use origin::Origin;
 use reload::{History, Reloads, Request};
 use signals::{Signal, Signals};
 use start::Start;
@@ -69,7 +70,7 @@ pub fn main() -> ExitCode {
     };
     let result = caught(|| run(&args));
     ::log::logger().flush();
-    // The journal has to be told that this is an error; it takes the prefix away.
+    // The journal learns from the prefix, which it takes away, that this is an error.
     let name = if log::stderr_is_journal() {
         "<3>echod"
     } else {
@@ -96,7 +97,7 @@ fn caught(run: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
 
 fn run(args: &Args) -> Result<(), Failure> {
     let begun = Instant::now();
-    if let Some(version) = args.can_take_over {
+    if let (Some(version), false) = (args.can_take_over, args.check) {
         return can_take_over(version);
     }
     let mut passed = process::take_passed_sockets()
@@ -112,7 +113,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     };
     let (texts, loaded) = reload::load(&origin, in_force)
         .or_else(|errors| match &inherited {
-            // It is said as soon as there is a log; who is connected does not suffer for it.
+            // It is logged as soon as there is a log; connections do not suffer for it.
             Inherited::State(predecessor) => predecessor.loaded().ok_or(errors),
             _ => Err(errors),
         })
@@ -123,17 +124,18 @@ fn run(args: &Args) -> Result<(), Failure> {
         return print_or_end(render(&loaded.config).as_bytes());
     }
     if args.check {
-        return check_only(&texts, &loaded);
+        return check::check_only(args, &origin, &texts, &loaded);
     }
+    let mut warnings = Vec::new();
     match log::start(&loaded.config.log) {
         Err(error) if matches!(inherited, Inherited::State(_)) => {
-            // Who is connected does not suffer for this either.
+            // Connections do not suffer for this either.
             let stderr = config::Log {
                 target: config::LogTarget::Stderr,
                 ..loaded.config.log.clone()
             };
             log::start(&stderr).map_err(Failure::new)?;
-            ::log::error!("{error}; meanwhile it goes to standard error");
+            warnings.push(format!("{error}; meanwhile it goes to standard error"));
         }
         started => started.map_err(Failure::new)?,
     }
@@ -147,6 +149,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         loaded,
         passed,
         inherited,
+        warnings,
         begun,
     };
     let mut daemon = start.run()?;
@@ -160,7 +163,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// `--can-take-over`: what a running daemon asks the program that is to be its successor.
+/// `--can-take-over` alone: what a running daemon asks the program that is to be its successor.
 fn can_take_over(version: u32) -> Result<(), Failure> {
     if version == handover::record::VERSION {
         return print_or_end(format!("{}\n", handover::record::YES).as_bytes());
@@ -172,48 +175,13 @@ fn can_take_over(version: u32) -> Result<(), Failure> {
     )))
 }
 
-/// `--check`: the errors in the text have ended it already; the rest is what a start as root would
-/// refuse on this machine, without binding anything.
-fn check_only(texts: &Texts, loaded: &Loaded) -> Result<(), Failure> {
-    let warn = |warning: &dyn std::fmt::Display| complain(&format!("echod: warning: {warning}\n"));
-    loaded.warnings.iter().for_each(|warning| warn(warning));
-    let names: Vec<&str> = texts
-        .sources
-        .iter()
-        .map(|source| source.name.as_str())
-        .collect();
-    let config = &loaded.config;
-    let driver = drivers::foresee(config.daemon.driver);
-    let refusals = [
-        privileges::check(&config.daemon).err(),
-        privileges::control_group(&config.control).err(),
-        driver.as_ref().err().cloned(),
-    ];
-    let (driver, remark) = match driver {
-        Ok(driver) if refusals.iter().all(Option::is_none) => driver,
-        _ => {
-            return Err(Failure {
-                exit: Exit::Configuration,
-                messages: refusals.into_iter().flatten().collect(),
-            });
-        }
-    };
-    if let Some(remark) = remark {
-        warn(&remark);
-    }
-    let fine = format!(
-        "{}: fine; {} listener(s), driver {driver}\n",
-        names.join(", "),
-        config.listeners.len()
-    );
-    print_or_end(fine.as_bytes())
-}
-
 /// The running service, as the control plane knows it.
 #[derive(Debug)]
 struct Daemon {
     command_line: CommandLine,
     origin: Origin,
+    // `--socket`.
+    socket: Option<PathBuf>,
     // The names of the texts in force.
     files: Vec<String>,
     // What is in force, with what was overridden at run time.
@@ -234,14 +202,14 @@ struct Daemon {
     passed: Vec<Passed>,
     // None where there is no place for it.
     server: Option<Server>,
-    // None where nobody has started us who wants to know.
+    // None where no service manager has started us.
     manager: Option<Manager>,
     status: Status,
     // None where no manager waits for it.
     watchdog: Option<Watchdog>,
 }
 
-/// How far the service has come in its life.
+/// The stage of its life that the service has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Serving,
@@ -249,7 +217,7 @@ enum Stage {
     Leaving {
         until: Instant,
     },
-    /// Nobody new comes in; those there are go on (`drain-timeout`).
+    /// No new connection is accepted; the others continue (`drain-timeout`).
     Draining {
         until: Instant,
     },
@@ -257,7 +225,7 @@ enum Stage {
     Finishing {
         until: Instant,
     },
-    /// The connections are over; the datagrams that have come are answered.
+    /// The connections are closed; the datagrams that have arrived are answered.
     Emptying {
         until: Instant,
     },

@@ -84,6 +84,11 @@ impl Origin {
         Ok(Self::Arguments(sources))
     }
 
+    /// Whether a configuration file was read.
+    pub(super) fn has_file(&self, texts: &Texts) -> bool {
+        !texts.built_in && !matches!(self, Self::Arguments(_))
+    }
+
     /// Where a reload will look for it, and where what was read really is.
     pub(super) fn folders(&self, texts: &Texts) -> Vec<PathBuf> {
         let file = match self {

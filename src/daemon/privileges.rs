@@ -6,9 +6,9 @@
 //! before the first thread. [`choose`], [`rules`] and [`describe`] decide without a system call;
 //! the others do it. Privileges never come back.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use caps::{CapSet, Capability, CapsHashSet};
@@ -17,13 +17,14 @@ use landlock::{
     RulesetCreatedAttr, RulesetError, RulesetStatus, make_bitflags, path_beneath_rules,
 };
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag};
 use nix::sys::prctl;
 use nix::unistd::{self, Gid, Group, Uid, User};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::exit::{Exit, Failure};
 use crate::config;
+
+use super::socket_file;
 
 /// What is kept: a reload may name a port below 1024, and so may the successor after an upgrade.
 const KEPT: Capability = Capability::CAP_NET_BIND_SERVICE;
@@ -205,10 +206,7 @@ pub(super) fn drop_to(
 
 fn give(made: &Made, identity: &Identity) -> io::Result<()> {
     // Not by its name: where others may write too, that may be another file's by now.
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags((OFlag::O_PATH | OFlag::O_NOFOLLOW).bits())
-        .open(&made.path)?;
+    let file = socket_file::open_by_name(&made.path)?;
     let metadata = file.metadata()?;
     let kind = metadata.file_type();
     let is_kind = if made.is_folder {
@@ -226,8 +224,7 @@ fn give(made: &Made, identity: &Identity) -> io::Result<()> {
     }
     let is_ours = metadata.gid() == unistd::getegid().as_raw();
     let group = (is_ours && !made.keeps_group).then_some(identity.gid);
-    let at = AtFlags::AT_EMPTY_PATH;
-    Ok(unistd::fchownat(&file, "", Some(identity.uid), group, at)?)
+    socket_file::change_owner(&file, Some(identity.uid), group)
 }
 
 fn become_user(identity: &Identity) -> Result<(), String> {

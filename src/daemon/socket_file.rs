@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag};
+use nix::unistd::{self, AccessFlags, Gid, Uid, access};
 use socket2::Type;
 
 use crate::sys::socket;
@@ -62,14 +63,13 @@ pub(crate) enum Error {
     },
 }
 
-/// What is at a path where a socket is to be bound.
+/// What is at a path where a socket can be bound, or could without its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Occupant {
     Nothing,
     /// A socket that no process has any more.
     Stale,
     Live,
-    NotASocket,
 }
 
 /// How long several sockets may wait for the locks of their folders, all together: with permission to
@@ -112,7 +112,6 @@ pub(crate) fn bind(
         Occupant::Stale if lock.is_none() && has_socket(path) => return Err(Error::InUse),
         Occupant::Stale => fs::remove_file(path).map_err(failed("remove the stale socket"))?,
         Occupant::Live => return Err(Error::InUse),
-        Occupant::NotASocket => return Err(Error::NotASocket),
     }
     let fd = socket::bind_unix(kind, path).map_err(|cause| match cause.kind() {
         // Created in this moment by a process that does not lock.
@@ -131,6 +130,54 @@ pub(crate) fn bind(
     Ok((fd, file))
 }
 
+/// Finds out why [`bind`] would fail on this path whatever processes do, for root: without touching
+/// anything, so that a socket that is there is no reason, whether it is in use or not.
+///
+/// # Errors
+/// [`Error`], as [`bind`].
+pub(crate) fn check(path: &Path) -> Result<(), Error> {
+    match existing(path) {
+        Ok(true) => Ok(()),
+        Ok(false) => check_folder(path).map_err(failed("bind")),
+        // It is known when the process starts that is to bind it.
+        Err(Error::Failed { cause, .. }) if cause.kind() == io::ErrorKind::PermissionDenied => {
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Finds out whether a process has the socket at this path, by connecting to it.
+///
+/// # Errors
+/// [`Error::InUse`] if one has.
+pub(crate) fn check_unused(kind: Type, path: &Path) -> Result<(), Error> {
+    match occupant(kind, path)? {
+        Occupant::Live => Err(Error::InUse),
+        Occupant::Nothing | Occupant::Stale => Ok(()),
+    }
+}
+
+/// Finds out why root could create nothing at this path, where nothing is.
+///
+/// # Errors
+/// As creating it.
+pub(crate) fn check_folder(path: &Path) -> io::Result<()> {
+    // With the dot it is an error if it is not a folder.
+    match access(&folder(path).join("."), AccessFlags::W_OK) {
+        Ok(()) | Err(Errno::EACCES) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Where a path leads, so that two paths of one file are the same. A file that is a symbolic link is
+/// not followed, since no socket is bound there.
+pub(crate) fn real(path: &Path) -> PathBuf {
+    let folder = fs::canonicalize(folder(path));
+    let real = folder.ok().zip(path.file_name());
+    real.map_or_else(|| path.into(), |(folder, name)| folder.join(name))
+}
+
 /// Device and inode of what is at this path, which is not followed if it is a symbolic link.
 pub(crate) fn identity(path: &Path) -> Option<Identity> {
     fs::symlink_metadata(path).ok().as_ref().map(identity_of)
@@ -140,14 +187,19 @@ fn identity_of(metadata: &fs::Metadata) -> Identity {
     (metadata.dev(), metadata.ino())
 }
 
+/// Whether there is a socket at this path, or nothing.
+fn existing(path: &Path) -> Result<bool, Error> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.file_type().is_socket() => Ok(true),
+        Ok(_) => Err(Error::NotASocket),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(failed("look at it")(error)),
+    }
+}
+
 fn occupant(kind: Type, path: &Path) -> Result<Occupant, Error> {
-    let metadata = match fs::symlink_metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Occupant::Nothing),
-        Err(error) => return Err(failed("look at it")(error)),
-    };
-    if !metadata.file_type().is_socket() {
-        return Ok(Occupant::NotASocket);
+    if !existing(path)? {
+        return Ok(Occupant::Nothing);
     }
     match socket::unix_is_alive(kind, path) {
         Ok(true) => Ok(Occupant::Live),
@@ -213,6 +265,28 @@ impl LockWait {
         self.0.set(waited);
         matches!(waited, Waited::Until(_))
     }
+}
+
+/// Opens a file of any kind by name only, and not through a symbolic link, so that what is found out
+/// about it and what is changed is about the same file.
+///
+/// # Errors
+/// As `open(2)`.
+pub(crate) fn open_by_name(path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits())
+        .open(path)
+}
+
+/// Changes the owner and the group of such a file; none stays.
+///
+/// # Errors
+/// As `chown(2)`.
+pub(crate) fn change_owner(file: &File, user: Option<Uid>, group: Option<Gid>) -> io::Result<()> {
+    let at = AtFlags::AT_EMPTY_PATH;
+    Ok(unistd::fchownat(file, "", user, group, at)?)
 }
 
 /// The folder that a file is in.
@@ -289,23 +363,12 @@ impl SocketFile {
         if file.metadata()?.gid() == group {
             return Ok(());
         }
-        let at = AtFlags::AT_EMPTY_PATH;
-        Ok(nix::unistd::fchownat(
-            &file,
-            "",
-            None,
-            Some(group.into()),
-            at,
-        )?)
+        change_owner(&file, None, Some(group.into()))
     }
 
     /// Opens the file by name only, and checks that it is this one.
     fn open(&self) -> io::Result<File> {
-        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(flags.bits())
-            .open(&self.path)?;
+        let file = open_by_name(&self.path)?;
         if identity_of(&file.metadata()?) == self.identity {
             Ok(file)
         } else {
@@ -443,7 +506,7 @@ mod tests {
             symlink(&target, path).unwrap();
             assert!(!file.is_in_place());
             assert!(file.set_mode(0o666).is_err());
-            let group = nix::unistd::getegid().as_raw();
+            let group = unistd::getegid().as_raw();
             assert!(file.set_group(group).is_err());
             drop(file);
             assert_eq!(mode(&target), 0o600);

@@ -6,7 +6,6 @@
 //! predecessor did: what it can't do is an error in the log, and every connection is served.
 
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::time::Instant;
 
 use nix::unistd::geteuid;
@@ -18,7 +17,8 @@ use crate::protocol::schema::{self, UpgradeResult};
 use crate::sys::process::Passed;
 
 use super::args::Args;
-use super::control::{ClientId, Reply, Server};
+use super::check;
+use super::control::{ClientId, Place, Reply, Server};
 use super::handover::STORED;
 use super::handover::predecessor::{Inherited, Predecessor};
 use super::handover::program::CommandLine;
@@ -42,6 +42,8 @@ pub(super) struct Start<'a> {
     pub loaded: Loaded,
     pub passed: Vec<Passed>,
     pub inherited: Inherited,
+    /// What a successor does not do as configured, as far as that is known before the start.
+    pub warnings: Vec<String>,
     pub begun: Instant,
 }
 
@@ -51,6 +53,8 @@ struct Foundation {
     server: Option<Server>,
     // The client that waits for the outcome of an upgrade.
     caller: Option<ClientId>,
+    // What a successor does not do as configured.
+    warnings: Vec<String>,
     listeners: Beginning,
 }
 
@@ -83,9 +87,9 @@ impl Start<'_> {
         let mut store = Store::default();
         store.know(survivors::stored_names(&self.passed));
         store.know(predecessor.iter().flat_map(|before| before.stored()));
-        let foundation = match predecessor {
+        let mut foundation = match predecessor {
             None => Foundation::bind(&mut self, count)?,
-            Some(predecessor) => Foundation::take_over(&self, predecessor)?,
+            Some(predecessor) => Foundation::take_over(&self, predecessor),
         };
         // From here on there are threads: what this one gives up, they don't have either.
         let landlock = foundation.drop_privileges(&self)?;
@@ -107,6 +111,7 @@ impl Start<'_> {
         let mut daemon = Daemon {
             command_line,
             origin: self.origin,
+            socket: self.args.socket.clone(),
             files: names.collect(),
             config: self.loaded.config,
             log_level_overridden: false,
@@ -129,8 +134,18 @@ impl Start<'_> {
             manager,
         };
         daemon.listeners.landlock = landlock;
-        let (listeners, caller) = (foundation.listeners, foundation.caller);
-        daemon.serve_listeners(listeners, self.loaded.warnings, self.begun, caller)?;
+        let result = match foundation.listeners {
+            Beginning::Fresh(first) => {
+                daemon.begin(first, self.loaded.warnings, self.begun)?;
+                None
+            }
+            Beginning::Successor(predecessor) => {
+                Some(daemon.succeed(*predecessor, foundation.warnings))
+            }
+        };
+        daemon.announce();
+        daemon.tell_ready(Instant::now());
+        daemon.answer(foundation.caller, result);
         Ok(daemon)
     }
 
@@ -154,14 +169,14 @@ impl Start<'_> {
         }
     }
 
+    fn control_place(&self) -> Option<Place> {
+        let option = self.args.socket.as_deref();
+        Place::find(option, &self.loaded.config.control, geteuid().is_root())
+    }
+
     fn worker_count(&self) -> usize {
         let configured = self.loaded.config.daemon.workers;
         configured.map_or_else(available_cpus, usize::from)
-    }
-
-    /// Whether a configuration file was read.
-    fn has_file(&self) -> bool {
-        !self.texts.built_in && !matches!(self.origin, Origin::Arguments(_))
     }
 }
 
@@ -170,27 +185,45 @@ impl Foundation {
     fn bind(start: &mut Start<'_>, workers: usize) -> Result<Self, Failure> {
         let config = &start.loaded.config;
         let identity = privileges::find(&config.daemon)?;
-        let (server, _) = open_control_socket(start, None)?;
+        let place = start.control_place();
+        let control = place.as_ref().map(|place| place.path.as_path());
+        let shared = check::shared_files(config, control);
+        if !shared.is_empty() {
+            return Err(check::refused(shared));
+        }
+        let (server, _) = open_control_socket(start, place, None)?;
         let first = First::bind(config, workers, std::mem::take(&mut start.passed))?;
         Ok(Self {
             identity,
             server,
             caller: None,
+            warnings: Vec::new(),
             listeners: Beginning::Fresh(first),
         })
     }
 
     /// Of a successor. A configuration that this machine refuses is no reason to close connections.
-    fn take_over(start: &Start<'_>, mut predecessor: Box<Predecessor>) -> Result<Self, Failure> {
+    fn take_over(start: &Start<'_>, mut predecessor: Box<Predecessor>) -> Self {
         let config = &start.loaded.config;
+        let mut warnings = start.warnings.clone();
         let identity = privileges::find(&config.daemon).unwrap_or_else(|failure| {
-            log_all(&failure);
+            warnings.extend(failure.messages);
             None
         });
-        let (server, caller) = match open_control_socket(start, Some(&mut predecessor)) {
+        // The default depends on the user: a predecessor may have been started by another one.
+        let place = start.control_place().filter(|place| !place.is_default);
+        let before = || {
+            let path = predecessor.control_path()?;
+            Some(Place {
+                path,
+                is_default: true,
+            })
+        };
+        let place = place.or_else(before).or_else(|| start.control_place());
+        let (mut server, caller) = match open_control_socket(start, place, Some(&mut predecessor)) {
             Ok(opened) => opened,
             Err(failure) => {
-                log_all(&failure);
+                warnings.extend(failure.messages);
                 // Where it was before, with the group that it has.
                 let opened = predecessor.control_path().and_then(|path| {
                     let mode = config.control.mode;
@@ -199,12 +232,16 @@ impl Foundation {
                 opened.map_or((None, None), |(server, caller)| (Some(server), caller))
             }
         };
-        Ok(Self {
+        // As root it may be possible still.
+        let lost = server.iter_mut();
+        warnings.extend(lost.flat_map(|server| server.restore_file(false)));
+        Self {
             identity,
             server,
             caller,
+            warnings,
             listeners: Beginning::Successor(predecessor),
-        })
+        }
     }
 
     /// The files of all sockets.
@@ -231,18 +268,18 @@ impl Foundation {
     }
 
     /// Starts the workers; those of a successor on any driver rather than none.
-    fn start_workers(&self, count: usize, config: &config::Daemon) -> Result<Workers, Failure> {
+    fn start_workers(&mut self, count: usize, config: &config::Daemon) -> Result<Workers, Failure> {
         let started = Workers::start(count, config);
         match (&self.listeners, started) {
-            (Beginning::Successor(_), Err(message)) => {
-                log::error!("{message}");
+            (Beginning::Successor(_), Err(failure)) => {
+                self.warnings.extend(failure.messages);
                 let any = config::Daemon {
                     driver: DriverChoice::Auto,
                     ..config.clone()
                 };
-                Workers::start(count, &any).map_err(Failure::new)
+                Workers::start(count, &any)
             }
-            (_, started) => started.map_err(Failure::new),
+            (_, started) => started,
         }
     }
 }
@@ -271,28 +308,6 @@ impl First {
 }
 
 impl Daemon {
-    /// Serves the listeners, and reports that the service is ready: to the log, the service manager
-    /// and the caller of an upgrade.
-    fn serve_listeners(
-        &mut self,
-        listeners: Beginning,
-        warnings: Vec<schema::Diagnostic>,
-        begun: Instant,
-        caller: Option<ClientId>,
-    ) -> Result<(), Failure> {
-        let result = match listeners {
-            Beginning::Fresh(first) => {
-                self.begin(first, warnings, begun)?;
-                None
-            }
-            Beginning::Successor(predecessor) => Some(self.succeed(*predecessor)),
-        };
-        self.announce();
-        self.tell_ready(Instant::now());
-        self.answer(caller, result);
-        Ok(())
-    }
-
     /// Serves what was bound.
     fn begin(
         &mut self,
@@ -327,12 +342,12 @@ impl Daemon {
     }
 
     /// Continues where a predecessor stopped: with its configuration, and then with the present one.
-    fn succeed(&mut self, predecessor: Predecessor) -> UpgradeResult {
+    fn succeed(&mut self, predecessor: Predecessor, mut warnings: Vec<String>) -> UpgradeResult {
         let record = predecessor.record();
         self.history = History::resume(record.last_reload.clone(), record.generation);
         self.started = predecessor.started(Instant::now());
         self.log_level_overridden = record.log_level_overridden;
-        let (config, result) = predecessor.restore(&mut self.listeners, &self.workers);
+        let (config, mut result) = predecessor.restore(&mut self.listeners, &self.workers);
         self.config.listeners = config.listeners;
         if self.log_level_overridden {
             self.config.log.level = config.log.level;
@@ -344,9 +359,11 @@ impl Daemon {
         // Finds the warnings of the configuration, too.
         self.reload_at_start();
         self.update_store();
-        if let Some(warning) = self.busy_poll_warning() {
-            log::warn!("{warning}");
-        }
+        warnings.extend(self.busy_poll_warning());
+        warnings.iter().for_each(|warning| log::warn!("{warning}"));
+        let mut warnings: Vec<_> = warnings.iter().map(schema::Diagnostic::general).collect();
+        warnings.extend(self.history.remarks());
+        result.warnings = schema::bounded(warnings, 0, "warning");
         result
     }
 
@@ -395,69 +412,39 @@ impl Daemon {
     }
 }
 
-fn log_all(failure: &Failure) {
-    for message in &failure.messages {
-        log::error!("{message}");
-    }
-}
-
 /// As many workers as there are processors for this process, by affinity and cgroup quota.
 fn available_cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// The control socket. A daemon that was started for a moment, without a file, does without one
-/// where the default path is unavailable; one with a configuration does not.
+/// The control socket; none where it is not needed and its place is unavailable or unknown.
 fn open_control_socket(
     start: &Start<'_>,
+    place: Option<Place>,
     predecessor: Option<&mut Predecessor>,
 ) -> Result<(Option<Server>, Option<ClientId>), Failure> {
     let config = &start.loaded.config;
     let group = privileges::control_group(&config.control)
         .map_err(|message| Failure::with(Exit::Configuration, message))?
         .map(|group| group.as_raw());
-    let asked = start
-        .args
-        .socket
-        .clone()
-        .or_else(|| config.control.socket.clone());
-    let is_default = asked.is_none();
-    // The default depends on the user: a predecessor may have been started by another one.
-    let asked = asked.or_else(|| predecessor.as_ref()?.control_path());
-    let Some(path) = asked.or_else(default_control_socket) else {
+    let Some(place) = place else {
         log::warn!(
             "no control socket: neither --socket nor $XDG_RUNTIME_DIR says where; echoctl can't reach this daemon"
         );
         return Ok((None, None));
     };
-    let mode = config.control.mode;
+    let (path, mode) = (&place.path, config.control.mode);
     let opened = match predecessor {
-        Some(predecessor) => predecessor.control_socket(&path, mode, group),
-        None => Server::bind(&path, mode, group).map(|server| (server, None)),
+        Some(predecessor) => predecessor.control_socket(path, mode, group),
+        None => Server::bind(path, mode, group).map(|server| (server, None)),
     };
-    match opened {
+    let is_needed = place.is_needed(start.origin.has_file(&start.texts));
+    match opened.map_err(|error| check::no_control_socket(&error)) {
         Ok((server, caller)) => Ok((Some(server), caller)),
-        Err(error) if is_default && !start.has_file() => {
-            log::warn!("no control socket: {error}");
+        Err(message) if is_needed => Err(Failure::new(message)),
+        Err(message) => {
+            log::warn!("no {message}");
             Ok((None, None))
         }
-        Err(error) => Err(Failure::new(format!("control socket: {error}"))),
     }
-}
-
-fn default_control_socket() -> Option<PathBuf> {
-    let folder = |variable| {
-        let value = std::env::var(variable)
-            .ok()
-            .filter(|value| !value.is_empty())?;
-        // Where several are configured, systemd separates them by colons.
-        Some(PathBuf::from(value.split(':').next()?))
-    };
-    let runtime = folder("RUNTIME_DIRECTORY").map(|folder| folder.join("control.sock"));
-    runtime.or_else(|| {
-        if geteuid().is_root() {
-            return Some("/run/echod/control.sock".into());
-        }
-        Some(folder("XDG_RUNTIME_DIR")?.join("echod/control.sock"))
-    })
 }

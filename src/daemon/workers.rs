@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::cli::exit::Exit;
+use crate::cli::exit::{Exit, Failure};
 use crate::config::{self, DriverChoice};
 use crate::driver::epoll::Epoll;
 use crate::driver::uring::Uring;
@@ -47,8 +47,8 @@ enum StartError {
 }
 
 /// Why there are no workers, and what to do about it.
-fn failed(error: &io::Error) -> String {
-    match error.raw_os_error() {
+fn failed(error: &io::Error) -> Failure {
+    Failure::new(match error.raw_os_error() {
         // Memory is mapped, and of it only what is used counts; but a limit of the address space
         // counts all of it.
         Some(libc::ENOMEM) => format!(
@@ -61,7 +61,7 @@ fn failed(error: &io::Error) -> String {
              or TasksMax= in the unit, \"ulimit -v\" or \"ulimit -u\", or lower [daemon] workers"
         ),
         _ => format!("workers: {error}"),
-    }
+    })
 }
 
 /// Starts the thread of a worker, and waits until it has a driver.
@@ -85,7 +85,7 @@ impl Workers {
     ///
     /// # Errors
     /// What is wrong, and what to do about it.
-    pub(super) fn start(count: usize, config: &config::Daemon) -> Result<Self, String> {
+    pub(super) fn start(count: usize, config: &config::Daemon) -> Result<Self, Failure> {
         let busy_poll = config.busy_poll.unwrap_or_default();
         if config.driver != DriverChoice::Epoll {
             match Self::start_on(Kind::IoUring, count, busy_poll, Uring::new) {

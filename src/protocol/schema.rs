@@ -216,6 +216,8 @@ pub struct UpgradeResult {
     pub connections: u64,
     pub lost: u64,
     pub pause_us: u64,
+    #[serde(default)]
+    pub warnings: Vec<Diagnostic>,
 }
 
 /// Something to say about the configuration, and where.

@@ -101,6 +101,7 @@ fn samples() -> Vec<(&'static str, Value)> {
         connections: 1,
         lost: 1,
         pause_us: 1,
+        warnings: vec![diagnostic.clone()],
     };
     let result = ReloadResult {
         id: 1,

@@ -200,7 +200,36 @@ fn a_control_socket_whose_file_was_removed_is_made_again_and_the_caller_is_answe
     let mut caller = daemon.control();
     std::fs::remove_file(daemon.path("control.sock")).unwrap();
     let reply = caller.ask("Upgrade", &json!({})).expect("an answer");
-    assert_eq!(reply["parameters"]["result"]["listeners"], 4, "{reply}");
+    let result = &reply["parameters"]["result"];
+    assert_eq!(result["listeners"], 4, "{reply}");
+    let warning = format!(
+        "control socket: {}: the socket's file was gone and is made anew",
+        daemon.path("control.sock").display()
+    );
+    assert_eq!(
+        result["warnings"],
+        json!([{ "file": "", "message": warning }])
+    );
+    assert!(text(&daemon.ctl(&["status"]).stdout).contains("serving"));
+}
+
+/// The successor had no control socket at all then, and its caller no answer.
+#[test]
+fn a_successor_whose_control_socket_another_process_has_taken_answers_its_clients() {
+    let daemon = Daemon::start(super::CONFIG);
+    let path = daemon.path("control.sock");
+    let mut caller = daemon.control();
+    std::fs::remove_file(&path).unwrap();
+    let other = UnixListener::bind(&path).unwrap();
+    let reply = caller.ask("Upgrade", &json!({})).expect("an answer");
+    let warnings = reply["parameters"]["result"]["warnings"].to_string();
+    assert!(warnings.contains("already running"), "{reply}");
+    assert!(daemon.log().contains("already running"), "{}", daemon.log());
+    drop(other);
+    // When the path is free again, the next reload takes it.
+    let reply = caller.ask("Reload", &json!({})).expect("an answer");
+    let warnings = reply["parameters"]["result"]["warnings"].to_string();
+    assert!(warnings.contains("is made anew"), "{reply}");
     assert!(text(&daemon.ctl(&["status"]).stdout).contains("serving"));
 }
 
@@ -247,11 +276,16 @@ fn a_control_socket_that_can_not_be_moved_stays() {
         super::CONFIG
     );
     daemon.write_config(&moved);
-    upgrade(&daemon);
+    let result = daemon.ctl_json(&["upgrade"])["result"].clone();
+    let warnings = result["warnings"].as_array().expect("a list");
+    assert_eq!(warnings.len(), 1, "{result}");
+    let warning = warnings[0]["message"].as_str().expect("a text");
     assert!(
-        daemon.log().contains("no such directory"),
-        "{}",
-        daemon.log()
+        warning.starts_with("control socket: ") && warning.contains("no such directory"),
+        "{warning}"
     );
+    assert!(daemon.log().contains(warning), "{}", daemon.log());
+    let said = daemon.ctl_text(&["upgrade"]);
+    assert!(said.contains(&format!("warning: {warning}\n")), "{said}");
     assert!(text(&daemon.ctl(&["status"]).stdout).contains("serving"));
 }

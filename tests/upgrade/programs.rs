@@ -154,6 +154,16 @@ fn an_upgrade_executes_the_release_that_a_link_leads_to_now() {
 }
 
 #[test]
+fn a_program_that_may_not_be_executed_is_not_reported_as_missing() {
+    let daemon = start_release("{dir}/current", "echod");
+    let path = daemon.path("current/echod");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let said = refusal(&daemon);
+    let words = format!("{}: not executable", path.display());
+    assert!(said.contains(&words), "{said}");
+}
+
+#[test]
 fn a_name_that_is_in_no_folder_of_the_path_any_more_is_named() {
     let daemon = start_release("{dir}/current", "echod");
     std::fs::remove_file(daemon.path("current")).unwrap();

@@ -7,9 +7,9 @@ use std::os::fd::OwnedFd;
 use nix::errno::Errno;
 use serde_json::{Value, json};
 
-use crate::harness::{Daemon, connect, eventually, exchange, free_port, text, udp};
+use crate::harness::{Daemon, connect, eventually, exchange, folder_of, free_port, text, udp};
 
-use super::{CONFIG, refusal, replace_by_script, upgrade, upgrades, use_copy};
+use super::{CONFIG, UNCHECKED, refusal, replace_by_script, upgrade, upgrades, use_copy};
 
 /// A socket that the service manager passes to the next process is served by its first good
 /// configuration, whatever was rejected before.
@@ -416,13 +416,65 @@ fn what_this_machine_refuses_to_the_successor_refuses_the_upgrade() {
     let daemon = crate::drivers::where_io_uring_fails(Errno::EPERM, || Daemon::start(&config));
     let mut peer = daemon.connect("main");
     assert_eq!(exchange(&mut peer, b"x"), b"x");
-    let changed = config.replace("epoll", "io_uring") + "[control]\ngroup = \"no-such-group\"\n";
+    let mut changed =
+        config.replace("epoll", "io_uring") + "[control]\ngroup = \"no-such-group\"\n";
+    if !std::path::Path::new("/dev/log").exists() {
+        changed += "[log]\ntarget = \"syslog\"\n";
+    }
     daemon.write_config(&changed);
     let said = refusal(&daemon);
+    assert!(
+        !changed.contains("syslog") || said.contains("log: /dev/log: "),
+        "{said}"
+    );
     assert!(said.contains("[daemon] driver \"io_uring\": "), "{said}");
     assert!(said.contains("there is no such group"), "{said}");
     assert_eq!(exchange(&mut peer, b"y"), b"y");
     assert_eq!(exchange(&mut daemon.connect("main"), b"z"), b"z");
+}
+
+#[test]
+fn the_caller_of_an_upgrade_learns_that_the_new_configuration_is_not_in_force() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let daemon = Daemon::start(CONFIG);
+    daemon.write_config(&format!(
+        "{CONFIG}[listener.late]\nprotocol = \"tcp\"\naddress = \"{address}\"\n"
+    ));
+    let result = daemon.ctl_json(&["upgrade"])["result"].clone();
+    let warning = |index: usize| {
+        result["warnings"][index]["message"]
+            .as_str()
+            .unwrap_or_default()
+    };
+    assert_eq!(
+        warning(0),
+        "reload 2 rejected with 1 error; still running generation 1"
+    );
+    assert!(warning(1).contains("address already in use"), "{result}");
+    assert_eq!(result["warnings"].as_array().unwrap().len(), 2, "{result}");
+    daemon.write_config(CONFIG);
+    let result = daemon.ctl_json(&["upgrade"])["result"].clone();
+    assert_eq!(result["warnings"], json!([]));
+}
+
+/// Its successor has the sockets already.
+#[test]
+fn an_upgrade_is_not_refused_for_a_listener_that_could_not_be_bound_again() {
+    let unix = "[listener.unix]\nprotocol = \"unix-stream\"\naddress = \"{dir}/below/s\"\n";
+    let daemon = Daemon::start_with(&format!("{CONFIG}{unix}"), |command| {
+        std::fs::create_dir(folder_of(command).join("below")).unwrap();
+    });
+    let path = daemon.path("below/s");
+    let mut peer = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    assert_eq!(exchange(&mut peer, b"x"), b"x");
+    std::fs::remove_dir_all(daemon.path("below")).unwrap();
+    upgrade(&daemon);
+    assert_eq!(exchange(&mut peer, b"y"), b"y");
+    std::fs::create_dir(daemon.path("below")).unwrap();
+    daemon.reload();
+    let mut peer = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    assert_eq!(exchange(&mut peer, b"z"), b"z");
 }
 
 /// As after a restart by a service manager, which does not ask first.
@@ -438,12 +490,13 @@ fn a_successor_that_this_machine_refuses_what_is_configured_serves_all_the_same(
     assert_eq!(exchange(&mut peer, b"x"), b"x");
     let changed = config.replace("epoll", "io_uring") + "[control]\ngroup = \"no-such-group\"\n";
     daemon.write_config(&changed);
-    let script = "case \"$*\" in *--check*) exit 0;; esac\nexec {echod} \"$@\"";
-    replace_by_script(&daemon, script);
-    upgrade(&daemon);
-    let log = daemon.log();
-    assert!(log.contains("[daemon] driver \"io_uring\": "), "{log}");
-    assert!(log.contains("there is no such group"), "{log}");
+    replace_by_script(&daemon, UNCHECKED);
+    let result = daemon.ctl_json(&["upgrade"])["result"].clone();
+    let (log, warnings) = (daemon.log(), result["warnings"].to_string());
+    for said in [&log, &warnings.replace("\\\"", "\"")] {
+        assert!(said.contains("[daemon] driver \"io_uring\": "), "{said}");
+        assert!(said.contains("there is no such group"), "{said}");
+    }
     assert_eq!(exchange(&mut peer, b"y"), b"y");
     assert_eq!(exchange(&mut daemon.connect("main"), b"z"), b"z");
 }

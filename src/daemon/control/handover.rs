@@ -4,7 +4,9 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use super::{BindError, ClientId, Connection, Server, Socket, State};
+use nix::sys::epoll::{EpollEvent, EpollFlags};
+
+use super::{BindError, ClientId, Connection, LISTENING, Permissions, Server, Socket, State};
 use crate::daemon::handover::record;
 use crate::protocol::wire::{Frames, REQUEST_BYTES_MAX};
 
@@ -48,7 +50,7 @@ impl Server {
         }
     }
 
-    /// Continues with the socket of a predecessor; none if its file is no longer at its path.
+    /// Continues with the socket of a predecessor, also if its file is gone; none if there is none.
     ///
     /// # Errors
     ///
@@ -60,11 +62,14 @@ impl Server {
         group: Option<u32>,
     ) -> Result<Option<Self>, BindError> {
         let listener = descriptor(control.descriptor);
-        let adopt = |listener| Socket::adopt(listener, &control.path, control.file);
-        let Some(socket) = listener.and_then(adopt) else {
+        let Some((listener, file)) = listener.zip(control.file) else {
             return Ok(None);
         };
-        if let Err(error) = socket.open_up(mode, group) {
+        let permissions = Permissions { mode, group };
+        let socket = Socket::adopt(listener, &control.path, file, permissions);
+        if socket.is_in_place()
+            && let Err(error) = socket.open_up()
+        {
             // Clients that could connect before still can.
             log::error!("control socket: {error}");
         }
@@ -113,14 +118,55 @@ impl Server {
         mut descriptor: impl FnMut(usize) -> Option<OwnedFd>,
     ) {
         let listener = descriptor(control.descriptor);
-        let adopt = |listener| Socket::adopt(listener, &control.path, control.file);
-        let Some(replaced) = listener.and_then(adopt) else {
-            // The file is gone, or another daemon's.
-            return;
+        if let Some((listener, file)) = listener.zip(control.file) {
+            // Its permissions do not matter any more.
+            let permissions = self.socket.permissions();
+            let replaced = Socket::adopt(listener, &control.path, file, permissions);
+            self.admit_queued(&replaced);
+        }
+    }
+
+    /// Makes the socket's file anew if it is gone, so that clients find it again; or, in a dry run,
+    /// finds out whether that would be possible. Returns what there is to say about it.
+    pub(in crate::daemon) fn restore_file(&mut self, dry_run: bool) -> Vec<String> {
+        if self.socket.is_in_place() {
+            return Vec::new();
+        }
+        let path = self.path().to_owned();
+        let lost = |error: &BindError| {
+            format!("control socket: {error}; echoctl can't reach this daemon any more")
         };
-        while let Ok((stream, _)) = replaced.listener.accept() {
+        let gone = format!(
+            "control socket: {}: the socket's file was gone and",
+            path.display()
+        );
+        if dry_run {
+            let checked = self.socket.check_again();
+            let checked = checked.map(|()| format!("{gone} would be made anew"));
+            return vec![checked.unwrap_or_else(|error| lost(&error))];
+        }
+        let replaced = self.socket.bind_again().and_then(|(socket, closed)| {
+            let event = EpollEvent::new(EpollFlags::EPOLLIN, LISTENING);
+            let added = self.epoll.add(&socket.listener, event);
+            added.map_err(|cause| BindError::failed(&path, "epoll", cause))?;
+            Ok((std::mem::replace(&mut self.socket, socket), closed))
+        });
+        match replaced {
+            Err(error) => vec![lost(&error)],
+            Ok((old, closed)) => {
+                self.admit_queued(&old);
+                let closed = closed.map(|error| format!("control socket: {error}"));
+                let anew = format!("{gone} is made anew");
+                std::iter::once(anew).chain(closed).collect()
+            }
+        }
+    }
+
+    /// Clients that are queued at a socket that goes become clients of this server.
+    fn admit_queued(&mut self, old: &Socket) {
+        while let Ok((stream, _)) = old.listener.accept() {
             if let Err((_, end)) = self.admit(stream) {
-                log::debug!("control connection of the predecessor: {end}");
+                log::debug!("control connection of a socket that was replaced: {end}");
             }
         }
     }

@@ -45,8 +45,8 @@ use connection::{Connection, End, Next, State};
 use listing::Listing;
 pub(super) use searches::Search;
 use searches::{Searches, Task, selection};
-pub use socket::BindError;
-use socket::Socket;
+pub use socket::{BindError, Place};
+use socket::{Permissions, Socket};
 use spare::Spare;
 
 /// Connections at one time. People and monitoring need a handful; the rest bounds what all of
@@ -109,7 +109,7 @@ impl Server {
     ///
     /// [`BindError`], which says what to do about it; nothing is left behind.
     pub fn bind(path: &Path, mode: u32, group: Option<u32>) -> Result<Self, BindError> {
-        Self::new(Socket::bind(path, mode, group)?)
+        Self::new(Socket::bind(path, Permissions { mode, group })?)
     }
 
     fn new(socket: Socket) -> Result<Self, BindError> {
@@ -129,6 +129,11 @@ impl Server {
             per_user_max: CONNECTIONS_PER_USER_MAX,
             now: Instant::now(),
         })
+    }
+
+    /// Where the socket is.
+    pub(super) fn path(&self) -> &Path {
+        self.socket.place().0
     }
 
     /// The files that were made for it.

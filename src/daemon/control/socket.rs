@@ -4,7 +4,7 @@
 //! How its file is created and removed is in [`crate::daemon::socket_file`]. Knows nothing of
 //! connections.
 
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs::{self, DirBuilder};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, lchown};
 use std::os::unix::net::UnixListener;
@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use socket2::Type;
 
+use crate::config::{self, PATH_BYTES_MAX};
 use crate::daemon::privileges::Made;
 use crate::daemon::socket_file::{self, Identity, LockWait, SocketFile};
 
@@ -21,9 +22,6 @@ const BACKLOG: u32 = 64;
 
 /// The mode of the directory, when it has to be made.
 const DIRECTORY_MODE: u32 = 0o750;
-
-/// The longest path that a Unix socket can have, in bytes (unix(7)).
-const PATH_BYTES_MAX: usize = 107;
 
 /// Why there is no control socket: where, what, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +79,72 @@ fn hint(cause: Errno) -> &'static str {
     }
 }
 
+/// Where the control socket is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The path.
+    pub path: PathBuf,
+    /// It is the default, since neither the command line nor the configuration says one.
+    pub is_default: bool,
+}
+
+impl Place {
+    /// The path of the option `--socket`, else of the configuration, else the default for root or
+    /// another user; none if that is not known.
+    pub fn find(option: Option<&Path>, config: &config::Control, as_root: bool) -> Option<Self> {
+        let asked = option.or(config.socket.as_deref());
+        let is_default = asked.is_none();
+        let path = asked
+            .map(Path::to_owned)
+            .or_else(|| default_path(as_root))?;
+        Some(Self { path, is_default })
+    }
+
+    /// Finds out why root could not bind the socket, whatever processes do. Touches nothing.
+    ///
+    /// # Errors
+    /// [`BindError`], as of a start.
+    pub fn check(&self) -> Result<(), BindError> {
+        let path = &self.path;
+        must_fit(path)?;
+        match missing_directory(path) {
+            Some(link) if link.is_symlink() => Err(cannot_make(link, &Errno::EEXIST.into())),
+            Some(directory) => {
+                socket_file::check_folder(directory).map_err(|cause| cannot_make(directory, &cause))
+            }
+            None => socket_file::check(path).map_err(|error| BindError::of_file(path, error)),
+        }
+    }
+
+    /// Whether there is no start without it: a daemon that was started for a moment, without a
+    /// configuration file, does without one where the default path is unavailable.
+    pub fn is_needed(&self, has_file: bool) -> bool {
+        has_file || !self.is_default
+    }
+
+    /// The directory that is made together with the socket, if it is missing.
+    pub fn missing_directory(&self) -> Option<&Path> {
+        missing_directory(&self.path)
+    }
+}
+
+fn default_path(as_root: bool) -> Option<PathBuf> {
+    let folder = |variable| {
+        let value = std::env::var(variable)
+            .ok()
+            .filter(|value| !value.is_empty())?;
+        // Where several are configured, systemd separates them by colons.
+        Some(PathBuf::from(value.split(':').next()?))
+    };
+    let runtime = folder("RUNTIME_DIRECTORY").map(|folder| folder.join("control.sock"));
+    runtime.or_else(|| {
+        if as_root {
+            return Some("/run/echod/control.sock".into());
+        }
+        Some(folder("XDG_RUNTIME_DIR")?.join("echod/control.sock"))
+    })
+}
+
 /// The listening socket, and its file.
 #[derive(Debug)]
 pub(super) struct Socket {
@@ -88,41 +152,84 @@ pub(super) struct Socket {
     file: SocketFile,
     /// The directory was made for it, too.
     made_directory: bool,
-    /// It has the group that was configured.
-    has_group: bool,
+    permissions: Permissions,
+    /// A predecessor had bound it.
+    is_adopted: bool,
+}
+
+/// Which users may connect.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Permissions {
+    pub(super) mode: u32,
+    /// None where that is the group of the process.
+    pub(super) group: Option<u32>,
 }
 
 impl Socket {
-    pub(super) fn bind(path: &Path, mode: u32, group: Option<u32>) -> Result<Self, BindError> {
-        if path.as_os_str().len() > PATH_BYTES_MAX {
-            return Err(BindError::TooLong(path.to_owned()));
-        }
-        let made_directory = make_directory(path, group)?;
-        let (listener, file) = socket_file::bind(Type::STREAM, path, BACKLOG, &LockWait::default())
-            .map_err(|error| BindError::of_file(path, error))?;
-        let socket = Self {
-            listener: listener.into(),
-            file,
-            made_directory,
-            has_group: group.is_some(),
-        };
-        socket.open_up(mode, group)?;
+    pub(super) fn bind(path: &Path, permissions: Permissions) -> Result<Self, BindError> {
+        let socket = Self::bind_private(path, permissions)?;
+        socket.open_up()?;
         Ok(socket)
     }
 
-    /// The socket that a predecessor had made, if its file is still at this path.
+    /// Only its owner can connect before [`Self::open_up`].
+    fn bind_private(path: &Path, permissions: Permissions) -> Result<Self, BindError> {
+        must_fit(path)?;
+        let made_directory = make_directory(path, permissions.group)?;
+        let (listener, file) = socket_file::bind(Type::STREAM, path, BACKLOG, &LockWait::default())
+            .map_err(|error| BindError::of_file(path, error))?;
+        Ok(Self {
+            listener: listener.into(),
+            file,
+            made_directory,
+            permissions,
+            is_adopted: false,
+        })
+    }
+
+    /// The socket that a predecessor had made with this file at this path.
     pub(super) fn adopt(
         listener: OwnedFd,
         path: &Path,
-        identity: Option<Identity>,
-    ) -> Option<Self> {
-        let identity = identity.filter(|known| socket_file::identity(path) == Some(*known))?;
-        Some(Self {
+        identity: Identity,
+        permissions: Permissions,
+    ) -> Self {
+        Self {
             listener: listener.into(),
             file: SocketFile::adopt(path.to_owned(), identity),
-            has_group: true,
             made_directory: false,
-        })
+            permissions,
+            is_adopted: true,
+        }
+    }
+
+    /// Another socket in the place of this one, if its file is gone, with what can't be done for
+    /// others to connect to it.
+    pub(super) fn bind_again(&self) -> Result<(Self, Option<BindError>), BindError> {
+        let socket = Self::bind_private(self.file.path(), self.permissions)?;
+        let closed = socket.open_up().err();
+        Ok((socket, closed))
+    }
+
+    pub(super) fn permissions(&self) -> Permissions {
+        self.permissions
+    }
+
+    /// Finds out why [`Self::bind_again`] would fail.
+    pub(super) fn check_again(&self) -> Result<(), BindError> {
+        let path = self.file.path();
+        Place {
+            path: path.to_owned(),
+            is_default: false,
+        }
+        .check()?;
+        socket_file::check_unused(Type::STREAM, path)
+            .map_err(|error| BindError::of_file(path, error))
+    }
+
+    /// Whether its file is at its path.
+    pub(super) fn is_in_place(&self) -> bool {
+        self.file.is_in_place()
     }
 
     /// Where it is, and device and inode of its file.
@@ -132,10 +239,13 @@ impl Socket {
 
     /// The file, and the directory if that was missing.
     pub(super) fn made(&self) -> Vec<Made> {
+        if !self.is_in_place() {
+            return Vec::new();
+        }
         let made = |path: &Path, is_folder| Made {
             path: path.to_owned(),
             is_folder,
-            keeps_group: self.has_group,
+            keeps_group: self.is_adopted || self.permissions.group.is_some(),
         };
         let directory = self.file.path().parent();
         let directory = directory.filter(|_| self.made_directory);
@@ -147,7 +257,8 @@ impl Socket {
     }
 
     /// Permits others to connect: first its group is set, then what the group may do.
-    pub(super) fn open_up(&self, mode: u32, group: Option<u32>) -> Result<(), BindError> {
+    pub(super) fn open_up(&self) -> Result<(), BindError> {
+        let Permissions { mode, group } = self.permissions;
         let failed = |what| {
             move |cause: std::io::Error| BindError::failed(self.file.path(), what, errno(&cause))
         };
@@ -160,18 +271,32 @@ impl Socket {
     }
 }
 
-/// Makes the directory if it alone is missing; whether it was.
-fn make_directory(path: &Path, group: Option<u32>) -> Result<bool, BindError> {
-    let Some(directory) = path.parent().filter(|name| !name.as_os_str().is_empty()) else {
-        return Ok(false);
-    };
-    if directory.exists() {
-        return Ok(false);
+fn must_fit(path: &Path) -> Result<(), BindError> {
+    if path.as_os_str().len() > PATH_BYTES_MAX {
+        return Err(BindError::TooLong(path.to_owned()));
     }
-    let failed = |cause: &std::io::Error| match errno(cause) {
+    Ok(())
+}
+
+/// The directory of the socket, where there is none.
+fn missing_directory(path: &Path) -> Option<&Path> {
+    let directory = path.parent().filter(|name| !name.as_os_str().is_empty())?;
+    (!directory.exists()).then_some(directory)
+}
+
+fn cannot_make(directory: &Path, cause: &std::io::Error) -> BindError {
+    match errno(cause) {
         Errno::ENOENT => BindError::NoDirectory(directory.to_owned()),
         cause => BindError::failed(directory, "make the directory", cause),
+    }
+}
+
+/// Makes the directory if it alone is missing; whether it was.
+fn make_directory(path: &Path, group: Option<u32>) -> Result<bool, BindError> {
+    let Some(directory) = missing_directory(path) else {
+        return Ok(false);
     };
+    let failed = |cause: &std::io::Error| cannot_make(directory, cause);
     let made = DirBuilder::new().mode(DIRECTORY_MODE).create(directory);
     made.map_err(|cause| failed(&cause))?;
     if group.is_some() {
@@ -179,7 +304,7 @@ fn make_directory(path: &Path, group: Option<u32>) -> Result<bool, BindError> {
         lchown(directory, None, group).map_err(|cause| failed(&cause))?;
     }
     // The umask may have taken something away.
-    let permissions = Permissions::from_mode(DIRECTORY_MODE);
+    let permissions = fs::Permissions::from_mode(DIRECTORY_MODE);
     fs::set_permissions(directory, permissions).map_err(|cause| failed(&cause))?;
     Ok(true)
 }
@@ -196,6 +321,10 @@ mod tests {
 
     use super::*;
 
+    fn bind(path: &Path, mode: u32, group: Option<u32>) -> Result<Socket, BindError> {
+        Socket::bind(path, Permissions { mode, group })
+    }
+
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().mode() & 0o7777
     }
@@ -205,7 +334,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("echod/control.sock");
         let gid = nix::unistd::getegid().as_raw();
-        let _socket = Socket::bind(&path, 0o660, Some(gid)).unwrap();
+        let _socket = bind(&path, 0o660, Some(gid)).unwrap();
         assert_eq!(mode(&path), 0o660);
         assert_eq!(mode(path.parent().unwrap()), 0o750);
     }
@@ -214,7 +343,7 @@ mod tests {
     fn a_directory_without_a_parent_is_not_made() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a/b/control.sock");
-        let error = Socket::bind(&path, 0o660, None).unwrap_err();
+        let error = bind(&path, 0o660, None).unwrap_err();
         assert!(matches!(error, BindError::NoDirectory(_)), "{error}");
         assert!(!directory.path().join("a").exists());
     }
@@ -223,7 +352,7 @@ mod tests {
     fn the_file_is_removed_at_the_end() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("control.sock");
-        drop(Socket::bind(&path, 0o600, None).unwrap());
+        drop(bind(&path, 0o600, None).unwrap());
         assert!(!path.exists());
     }
 
@@ -231,9 +360,9 @@ mod tests {
     fn the_file_of_another_daemon_is_left_alone_at_the_end() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("control.sock");
-        let ours = Socket::bind(&path, 0o600, None).unwrap();
+        let ours = bind(&path, 0o600, None).unwrap();
         fs::rename(&path, directory.path().join("kept.sock")).unwrap();
-        let theirs = Socket::bind(&path, 0o600, None).unwrap();
+        let theirs = bind(&path, 0o600, None).unwrap();
         drop(ours);
         assert!(path.exists());
         drop(theirs);
@@ -246,7 +375,7 @@ mod tests {
         let path = directory.path().join("control.sock");
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists(), "std leaves the file behind");
-        let _socket = Socket::bind(&path, 0o600, None).unwrap();
+        let _socket = bind(&path, 0o600, None).unwrap();
         assert!(UnixStream::connect(&path).is_ok());
     }
 
@@ -254,12 +383,12 @@ mod tests {
     fn a_running_daemon_keeps_its_socket() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("control.sock");
-        let _running = Socket::bind(&path, 0o600, None).unwrap();
-        let error = Socket::bind(&path, 0o600, None).unwrap_err();
+        let _running = bind(&path, 0o600, None).unwrap();
+        let error = bind(&path, 0o600, None).unwrap_err();
         assert!(matches!(error, BindError::AlreadyRunning(_)), "{error}");
         let datagrams = directory.path().join("log");
         let _other = UnixDatagram::bind(&datagrams).unwrap();
-        let error = Socket::bind(&datagrams, 0o600, None).unwrap_err();
+        let error = bind(&datagrams, 0o600, None).unwrap_err();
         assert!(matches!(error, BindError::AlreadyRunning(_)), "{error}");
         assert!(datagrams.exists());
     }
@@ -269,11 +398,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("precious");
         fs::write(&path, "data").unwrap();
-        let error = Socket::bind(&path, 0o600, None).unwrap_err();
+        let error = bind(&path, 0o600, None).unwrap_err();
         assert!(matches!(error, BindError::NotASocket(_)), "{error}");
         let dangling = directory.path().join("link");
         std::os::unix::fs::symlink("nowhere", &dangling).unwrap();
-        let error = Socket::bind(&dangling, 0o600, None).unwrap_err();
+        let error = bind(&dangling, 0o600, None).unwrap_err();
         assert!(matches!(error, BindError::NotASocket(_)), "{error}");
         assert_eq!(fs::read(&path).unwrap(), b"data");
     }
@@ -281,7 +410,7 @@ mod tests {
     #[test]
     fn a_path_that_is_too_long_is_said_to_be() {
         let path = PathBuf::from(format!("/tmp/{}", "x".repeat(120)));
-        let error = Socket::bind(&path, 0o600, None).unwrap_err().to_string();
+        let error = bind(&path, 0o600, None).unwrap_err().to_string();
         assert!(error.ends_with("at most 107"), "{error}");
     }
 }

@@ -70,16 +70,16 @@ impl CommandLine {
             .canonicalize()
             .map_err(|error| format!("{} can't take over: {error}", path.display()))?;
         let path = path.display();
-        let version = record::VERSION.to_string();
+        let question = ["--can-take-over".into(), record::VERSION.to_string().into()];
         let answer = self
-            .run(&file, &["--can-take-over".into(), version.into()])
+            .run(&file, &question)
             .map_err(|error| format!("{path} can't take over: {error}"))?;
         // There are programs that succeed whatever their arguments are.
         if answer.trim_end() != record::YES {
             return Err(format!("{path} can't take over: it is not echod"));
         }
         if check {
-            let check = [self.arguments.as_slice(), &["--check".into()]].concat();
+            let check = [self.arguments.as_slice(), &["--check".into()], &question].concat();
             self.run(&file, &check)
                 .map_err(|error| format!("{path} --check: {error}"))?;
         }
@@ -165,9 +165,12 @@ impl Program {
             Self::Path(path) => Ok(path.clone()),
             Self::Name(name) => {
                 let folders = std::env::var_os("PATH").unwrap_or_default();
-                search(name, &folders, is_executable)
-                    .and_then(|path| std::path::absolute(path).ok())
-                    .ok_or_else(|| format!("{}: not found in $PATH", name.display()))
+                let found = |is_program: fn(&Path) -> bool| search(name, &folders, is_program);
+                let path = found(is_executable).and_then(|path| std::path::absolute(path).ok());
+                path.ok_or_else(|| match found(Path::is_file) {
+                    Some(path) => format!("{}: not executable", path.display()),
+                    None => format!("{}: not found in $PATH", name.display()),
+                })
             }
         }
     }

@@ -167,6 +167,7 @@ impl Predecessor {
             connections,
             lost,
             pause_us: pause.as_micros() as u64,
+            warnings: Vec::new(),
         }
     }
 

@@ -318,8 +318,71 @@ pub(super) fn is_missing_family(error: &io::Error) -> bool {
     )
 }
 
-/// What went wrong with an IP address and port, and what to do.
-pub(super) fn explain_inet(error: &io::Error, inet: SocketAddr, protocol: Protocol) -> String {
+/// Finds out why root could not bind this address on this machine, whatever processes do, and with a
+/// missing folder that is about to be made. Opens no socket at the address and touches no file. Returns
+/// a warning where the address would be left out.
+///
+/// # Errors
+/// What is wrong, as of a start.
+pub(crate) fn check(
+    listener: &Listener,
+    address: &Address,
+    made: Option<&Path>,
+) -> Result<Option<String>, String> {
+    match address {
+        Address::Unix(path) => match socket_file::check(path) {
+            Err(error) if path.parent() != made => Err(refused_path(listener, path, &error, None)),
+            _ => Ok(None),
+        },
+        Address::Inet {
+            address: inet,
+            optional,
+        } => {
+            let mut any_port = *inet;
+            any_port.set_port(0);
+            let (_, socket_type) = kinds(listener.protocol);
+            match socket::bind_inet(socket_type, any_port, Binding::Exclusive) {
+                Ok(_) => Ok(None),
+                // No port is free in this moment, which has nothing to do with the address.
+                Err(error) if is_in_use(&error) => Ok(None),
+                Err(error) if *optional && is_missing_family(&error) => {
+                    Ok(Some(left_out(listener, address)))
+                }
+                Err(error) => Err(refused_inet(listener, address, *inet, &error)),
+            }
+        }
+    }
+}
+
+/// That the IPv6 half of an address is not bound.
+pub(super) fn left_out(listener: &Listener, address: &Address) -> String {
+    let name = &listener.name;
+    format!("listener \"{name}\": {address} is left out: this host has no IPv6")
+}
+
+/// Why an IP address and port can't be bound, and what to do.
+pub(super) fn refused_inet(
+    listener: &Listener,
+    address: &Address,
+    inet: SocketAddr,
+    error: &io::Error,
+) -> String {
+    let (name, reason) = (&listener.name, explain_inet(error, inet, listener.protocol));
+    format!("listener \"{name}\": bind {address}: {reason}")
+}
+
+/// Why a path can't be bound, and what to do.
+pub(super) fn refused_path(
+    listener: &Listener,
+    path: &Path,
+    error: &socket_file::Error,
+    landlock: Option<&Landlock>,
+) -> String {
+    let (name, reason) = (&listener.name, explain_path(error, path, landlock));
+    format!("listener \"{name}\": bind {}: {reason}", path.display())
+}
+
+fn explain_inet(error: &io::Error, inet: SocketAddr, protocol: Protocol) -> String {
     let port = inet.port();
     match error.raw_os_error() {
         Some(libc::EADDRINUSE) => {
@@ -343,12 +406,7 @@ pub(super) fn explain_inet(error: &io::Error, inet: SocketAddr, protocol: Protoc
     }
 }
 
-/// What went wrong with a path, and what to do.
-pub(super) fn explain_path(
-    error: &socket_file::Error,
-    path: &Path,
-    landlock: Option<&Landlock>,
-) -> String {
+fn explain_path(error: &socket_file::Error, path: &Path, landlock: Option<&Landlock>) -> String {
     let socket_file::Error::Failed { cause, .. } = error else {
         return error.to_string();
     };

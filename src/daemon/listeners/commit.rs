@@ -287,9 +287,10 @@ fn take_charge(new: &mut Bound, listener: &config::Listener, warnings: &mut Vec<
     }
 }
 
-/// Permits others to connect to a Unix socket, as configured.
+/// Permits others to connect to a Unix socket, as configured. That its file is gone was reported when
+/// it was not made anew.
 fn set_mode(socket: &Bound, listener: &config::Listener, warnings: &mut Vec<String>) {
-    if let Some(file) = &socket.file
+    if let Some(file) = socket.file.as_ref().filter(|file| file.is_in_place())
         && let Err(error) = file.set_mode(listener.mode)
     {
         let (name, address, mode) = (&listener.name, &socket.address, listener.mode);

@@ -65,13 +65,11 @@ impl Listeners {
         workers: usize,
         undo: &mut Undo<'a>,
     ) -> Result<Vec<Bound>, String> {
-        let name = &listener.name;
         match pending {
             Pending::Replacing { path, id } => {
                 let bound = self.bind_replacing(listener, &path, id, workers, undo);
                 bound.map(|bound| vec![bound]).map_err(|error| {
-                    let reason = bind::explain_path(&error, &path, self.landlock.as_ref());
-                    format!("listener \"{name}\": bind {}: {reason}", path.display())
+                    bind::refused_path(listener, &path, &error, self.landlock.as_ref())
                 })
             }
             Pending::Beside {
@@ -80,10 +78,7 @@ impl Listeners {
                 indexes,
             } => {
                 let bound = self.bind_beside(listener, &address, (inet, indexes), workers, undo);
-                bound.map_err(|error| {
-                    let reason = bind::explain_inet(&error, inet, listener.protocol);
-                    format!("listener \"{name}\": bind {address}: {reason}")
-                })
+                bound.map_err(|error| bind::refused_inet(listener, &address, inet, &error))
             }
         }
     }

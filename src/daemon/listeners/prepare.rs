@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::config::{self, Action, Address, Change, Config};
 use crate::worker::mailbox::{SocketId, SocketKind};
 
-use crate::daemon::socket_file::{self, Identity};
+use crate::daemon::socket_file;
 
 use super::bind::{self, Bound, Circumstances};
 use super::prepared::{Kept, Pending, Planned, Prepared};
@@ -193,17 +193,12 @@ impl<'a> Preparation<'a> {
                 })])
             }
             Err(error) if optional && bind::is_missing_family(&error) => {
-                self.prepared.warnings.push(format!(
-                    "listener \"{}\": {address} is left out: this host has no IPv6",
-                    listener.name
-                ));
+                self.prepared
+                    .warnings
+                    .push(bind::left_out(listener, address));
                 Ok(Vec::new())
             }
-            Err(error) => Err(format!(
-                "listener \"{}\": bind {address}: {}",
-                listener.name,
-                bind::explain_inet(&error, inet, listener.protocol)
-            )),
+            Err(error) => Err(bind::refused_inet(listener, address, inet, &error)),
         }
     }
 
@@ -278,12 +273,6 @@ impl<'a> Preparation<'a> {
                 id: socket.id,
             })]);
         }
-        if let Some(owner) = found.and_then(|found| self.owner(found)) {
-            return Err(format!(
-                "listener \"{}\": bind {address}: listener \"{owner}\" has this file, by the same or another path",
-                listener.name
-            ));
-        }
         let passed = self.take_passed(listener, address)?;
         if !passed.is_empty() {
             return Ok(passed);
@@ -293,34 +282,9 @@ impl<'a> Preparation<'a> {
     }
 
     fn bind_path(&self, listener: &config::Listener, path: &Path) -> Result<Bound, String> {
-        bind::bind_path(listener, path, &self.circumstances).map_err(|error| {
-            format!(
-                "listener \"{}\": bind {}: {}",
-                listener.name,
-                path.display(),
-                bind::explain_path(&error, path, self.circumstances.landlock)
-            )
-        })
-    }
-
-    /// The listener that has this file: one in service, or one that is about to be.
-    fn owner(&self, file: Identity) -> Option<String> {
-        let is_it = |bound: &Bound| {
-            let found = bound.file.as_ref().map(socket_file::SocketFile::identity);
-            found == Some(file)
-        };
-        let in_service = self.listeners.in_service.iter();
-        let mut in_service = in_service.map(|(name, listener)| {
-            let sockets = listener.sockets.iter();
-            (name, sockets.map(|socket| &socket.bound).any(is_it))
-        });
-        let mut prepared = self.prepared.sockets.iter().map(|(name, planned)| {
-            let is_one = |planned: &Planned| matches!(planned, Planned::New(bound) if is_it(bound));
-            (name, planned.iter().any(is_one))
-        });
-        let found = in_service.find(|(_, has_it)| *has_it);
-        let found = found.or_else(|| prepared.find(|(_, has_it)| *has_it));
-        found.map(|(name, _)| name.clone())
+        let landlock = self.circumstances.landlock;
+        bind::bind_path(listener, path, &self.circumstances)
+            .map_err(|error| bind::refused_path(listener, path, &error, landlock))
     }
 
     /// Takes at most `count` of the available sockets that match.

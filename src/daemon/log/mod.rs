@@ -58,6 +58,14 @@ pub(super) fn start(settings: &config::Log) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether [`start`] would succeed.
+///
+/// # Errors
+/// As [`start`].
+pub(super) fn check(settings: &config::Log) -> Result<(), String> {
+    Output::open(settings).map(drop)
+}
+
 /// Starts the thread that writes. It is not started together with the log: privileges are given up
 /// by a thread for itself and for those that it starts later.
 ///

@@ -30,6 +30,15 @@ impl History {
         Self { last, generation }
     }
 
+    /// What there is to say about the last reload, if it was not simply applied.
+    pub(in crate::daemon) fn remarks(&self) -> Vec<Diagnostic> {
+        let is_rejected = self.last.outcome == ReloadOutcome::Rejected;
+        let rejection = is_rejected.then(|| Diagnostic::general(rejection(&self.last)));
+        let rejection = rejection.into_iter();
+        let errors = rejection.chain(self.last.errors.iter().cloned());
+        errors.chain(self.last.warnings.iter().cloned()).collect()
+    }
+
     /// The start counts as the first, with [`START_ID`].
     pub(in crate::daemon) fn start(
         warnings: Vec<Diagnostic>,
@@ -55,6 +64,13 @@ impl History {
     }
 }
 
+/// That a configuration is not in force.
+fn rejection(result: &ReloadResult) -> String {
+    let ReloadResult { id, generation, .. } = result;
+    let errors = result.error_count();
+    format!("reload {id} rejected with {errors}; still running generation {generation}")
+}
+
 /// One line for each error and warning, and one for the whole.
 pub(super) fn log_result(result: &ReloadResult) {
     let ReloadResult { id, generation, .. } = result;
@@ -73,11 +89,7 @@ pub(super) fn log_result(result: &ReloadResult) {
     }
     // Each error has a line of its own already, which tools can find by its listener.
     match result.outcome {
-        ReloadOutcome::Rejected => log::error!(
-            reload_id = id;
-            "reload {id} rejected with {}; still running generation {generation}",
-            result.error_count()
-        ),
+        ReloadOutcome::Rejected => log::error!(reload_id = id; "{}", rejection(result)),
         ReloadOutcome::Unchanged => {
             log::info!(
                 reload_id = id;

@@ -7,6 +7,7 @@ use std::io;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 
 use crate::config::{self, Loaded};
+use crate::daemon::check::InForce;
 use crate::daemon::origin::{Origin, Texts};
 use crate::driver::Waker;
 use crate::protocol::schema::Diagnostic;
@@ -43,9 +44,15 @@ impl Drop for WakeAtEnd {
 }
 
 impl Loading {
-    /// Begins; `control` is woken at the end.
-    pub(super) fn start(origin: &Origin, in_force: &[String], control: Waker) -> io::Result<Self> {
-        let (origin, in_force) = (origin.clone(), in_force.to_vec());
+    /// Begins; `files` has the names of the texts in force. What is loaded is compared with what is
+    /// in force, for warnings of the next start. `control` is woken at the end.
+    pub(super) fn start(
+        origin: &Origin,
+        files: &[String],
+        in_force: InForce,
+        control: Waker,
+    ) -> io::Result<Self> {
+        let (origin, files) = (origin.clone(), files.to_vec());
         let (sender, outcome) = channel();
         std::thread::Builder::new()
             .name("reload".into())
@@ -54,7 +61,12 @@ impl Loading {
                 // Dropped after the sender, so that the outcome is there when the control thread wakes.
                 let _wake = WakeAtEnd(control);
                 let sender = sender;
-                let outcome = load(&origin, &in_force);
+                let mut outcome = load(&origin, &files);
+                if let Ok((_, loaded)) = &mut outcome {
+                    // Looking up a group may take long as well.
+                    let warnings = in_force.warnings(&loaded.config);
+                    loaded.warnings.extend(warnings);
+                }
                 // A wrong file of 1 MiB takes a hundred times that while it is judged.
                 process::return_free_memory();
                 // The receiver is there until the outcome is.
@@ -78,7 +90,7 @@ impl Loading {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Source;
+    use crate::config::{Config, Source};
 
     fn load_beside(text: String) -> Vec<Diagnostic> {
         let source = Source {
@@ -87,7 +99,8 @@ mod tests {
         };
         let origin = Origin::Arguments(vec![source]);
         let control = Waker::new().unwrap();
-        let loading = Loading::start(&origin, &[], control).unwrap();
+        let in_force = InForce::new(&Config::embedded(), None);
+        let loading = Loading::start(&origin, &[], in_force, control).unwrap();
         loading.0.recv().unwrap().unwrap_err()
     }
 

@@ -23,7 +23,8 @@ use crate::protocol::schema::{Diagnostic, ReloadOutcome, ReloadResult, Trigger, 
 use crate::sys::process::Passed;
 
 use super::Daemon;
-use super::control::{ClientId, Reply};
+use super::check::{self, InForce};
+use super::control::{ClientId, Reply, Server};
 use super::listeners::passed;
 use super::origin::Texts;
 use super::systemd::notify::Manager;
@@ -97,7 +98,8 @@ impl Daemon {
             self.tell_manager(Manager::reloading);
         }
         let control = self.workers.control().clone();
-        match Loading::start(&self.origin, &self.files, control) {
+        let in_force = InForce::new(&self.config, self.socket.as_deref());
+        match Loading::start(&self.origin, &self.files, in_force, control) {
             Ok(loading) => {
                 self.reloads.current = Some(Current {
                     request,
@@ -197,6 +199,11 @@ impl Daemon {
         result.warnings.extend(restart_warnings(&plan));
         result.changes.clone_from(&plan.changes);
 
+        let control = self.server.as_ref().map(Server::path);
+        let shared = check::shared_files(&config, control);
+        if !shared.is_empty() {
+            return Err(general(shared, "error"));
+        }
         let passed = passed::Sockets::sort(self.duplicate_passed()?, &config);
         let workers = self.workers.count();
         let errors = |failures| general(failures, "error");
@@ -219,6 +226,9 @@ impl Daemon {
             self.log_level_overridden &= succeeds;
             self.put_in_force(config, texts);
             self.history.generation += u64::from(!is_empty);
+        }
+        if let Some(server) = &mut self.server {
+            warnings.extend(server.restore_file(dry_run));
         }
         result.warnings.extend(general(warnings, "warning"));
         Ok(if is_empty {
@@ -260,7 +270,7 @@ impl Daemon {
 }
 
 /// What listeners report, which names no place: as many as are shown.
-fn general(messages: Vec<String>, noun: &str) -> Vec<Diagnostic> {
+pub(super) fn general(messages: Vec<String>, noun: &str) -> Vec<Diagnostic> {
     let all = messages.into_iter().map(Diagnostic::general);
     bounded(all.collect(), 0, noun)
 }

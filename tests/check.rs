@@ -1,0 +1,327 @@
+//! What a start refuses, known before: by `--check`, and by a reload that the next start would not
+//! survive.
+
+use std::fs;
+use std::net::{TcpListener, UdpSocket};
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::Path;
+use std::process::{Command, Output};
+
+use nix::errno::Errno;
+use serde_json::Value;
+
+use crate::drivers::where_io_uring_fails;
+use crate::harness::{Daemon, ECHOD, LISTENERS, folder_of, instead, not_tested, run, text};
+
+const TCP: &str = "[listener.main]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\n";
+
+/// Runs echod to its end with this configuration in this folder, and without what the test's own
+/// surroundings say. `{dir}` becomes the folder.
+fn echod(folder: &Path, config: &str, arguments: &[&str]) -> Output {
+    let here = |text: &str| text.replace("{dir}", &folder.display().to_string());
+    let file = folder.join("echod.toml");
+    fs::write(&file, here(config)).expect("a configuration");
+    let mut command = Command::new(ECHOD);
+    command.arg("--config").arg(&file);
+    command.args(arguments.iter().map(|argument| here(argument)));
+    for variable in ["NOTIFY_SOCKET", "JOURNAL_STREAM", "RUNTIME_DIRECTORY"] {
+        command.env_remove(variable);
+    }
+    run(&mut command)
+}
+
+/// Everything in a folder, with inode and mode.
+fn content(folder: &Path) -> Vec<(String, u64, u32)> {
+    let entry = |entry: std::io::Result<fs::DirEntry>| {
+        let entry = entry.expect("an entry");
+        let metadata = entry.metadata().expect("it is there");
+        let name = entry.file_name().display().to_string();
+        (name, metadata.ino(), metadata.mode())
+    };
+    let mut all: Vec<_> = fs::read_dir(folder).expect("a folder").map(entry).collect();
+    all.sort();
+    all
+}
+
+/// A check and a start must refuse it in the same words, with these among them.
+fn refused(config: &str, arguments: &[&str], words: &str) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    symlink(".", path("here")).expect("a link");
+    symlink("nowhere", path("dangling")).expect("a link");
+    fs::create_dir(path("below")).expect("a folder");
+    fs::write(path("file"), "data").expect("a file");
+    fs::write(path("echod.toml"), "").expect("a file");
+    let before = content(folder.path());
+
+    let checked = echod(folder.path(), config, &[arguments, &["--check"]].concat());
+    let said = text(&checked.stderr);
+    assert_eq!(checked.status.code(), Some(78), "{config}{said}");
+    assert!(said.contains(words), "{words}: {said}");
+    assert_eq!(content(folder.path()), before);
+    let started = echod(folder.path(), config, arguments);
+    assert_eq!(text(&started.stderr), said);
+    assert_ne!(started.status.code(), Some(0), "{config}");
+    assert_eq!(content(folder.path()), before);
+}
+
+fn unix(name: &str, path: &str) -> String {
+    format!("[listener.{name}]\nprotocol = \"unix-stream\"\naddress = \"{path}\"\n")
+}
+
+const HERE: &[&str] = &["--socket", "{dir}/control.sock"];
+
+#[test]
+fn a_check_refuses_a_listener_where_a_start_could_bind_no_socket() {
+    let a = "listener \"a\": bind ";
+    for (path, words) in [
+        ("{dir}/missing/s", "the folder does not exist; make it"),
+        ("{dir}/dangling/s", "the folder does not exist; make it"),
+        ("{dir}/file", "there is a file that is not a socket"),
+        ("{dir}/below", "there is a file that is not a socket"),
+        ("{dir}/dangling", "there is a file that is not a socket"),
+        ("{dir}/file/s", "Not a directory"),
+    ] {
+        refused(&unix("a", path), HERE, words);
+        let datagram = unix("a", path).replace("unix-stream", "unix-datagram");
+        refused(&datagram, HERE, a);
+    }
+}
+
+#[test]
+fn a_check_refuses_two_sockets_of_one_file() {
+    let (a, control) = (
+        "listener \"b\": bind {dir}/here/s: listener \"a\" has this file",
+        "listener \"a\": bind {dir}/here/control.sock: the control socket has this file",
+    );
+    let words = |words: &str| words.split_once("}/").expect("a folder").1.to_owned();
+    let two = unix("a", "{dir}/s") + &unix("b", "{dir}/here/s");
+    refused(&two, HERE, &words(a));
+    let two = unix("a", "{dir}/below/../s") + &unix("b", "{dir}/here/s");
+    refused(&two, HERE, &words(a));
+    refused(&unix("a", "{dir}/here/control.sock"), HERE, &words(control));
+    refused(
+        &unix("a", "{dir}/control.sock"),
+        HERE,
+        "the control socket has this file",
+    );
+}
+
+#[test]
+fn a_check_refuses_a_control_socket_that_a_start_could_not_bind() {
+    let long = format!("{{dir}}/{}", "x".repeat(108));
+    for (path, words) in [
+        (
+            "{dir}/missing/deep/c",
+            "missing/deep: no such directory: make it",
+        ),
+        ("{dir}/dangling/c", "dangling: make the directory: "),
+        ("{dir}/file", "file: not a socket: remove the file"),
+        ("{dir}/dangling", "dangling: not a socket: remove the file"),
+        ("{dir}/file/c", "not a directory"),
+        ("{dir}/file/deep/c", "not a directory"),
+        (&long, "are too long for a socket's path"),
+    ] {
+        refused(TCP, &["--socket", path], words);
+        if path != long {
+            let config = format!("[control]\nsocket = \"{path}\"\n{TCP}");
+            refused(&config, &[], words);
+        }
+    }
+}
+
+#[test]
+fn a_check_refuses_an_address_that_this_host_does_not_have() {
+    for protocol in ["tcp", "udp"] {
+        // Of documentation (RFC 5737, RFC 3849).
+        for address in ["203.0.113.7:7", "[2001:db8::7]:7"] {
+            let config =
+                format!("[listener.a]\nprotocol = \"{protocol}\"\naddress = \"{address}\"\n");
+            refused(&config, HERE, &format!("listener \"a\": bind {address}: "));
+        }
+    }
+}
+
+#[test]
+fn a_check_refuses_the_system_log_where_there_is_none() {
+    if Path::new("/dev/log").exists() {
+        not_tested("this machine has /dev/log");
+        return;
+    }
+    let config = format!("[log]\ntarget = \"syslog\"\n{TCP}");
+    refused(&config, HERE, "log: /dev/log: ");
+}
+
+#[test]
+fn a_check_names_all_that_it_refuses() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = unix("a", "{dir}/missing/s")
+        + "[control]\ngroup = \"no-such-group\"\nsocket = \"{dir}/no/such/c\"\n"
+        + &TCP.replace("127.0.0.1:0", "203.0.113.7:7");
+    let checked = echod(folder.path(), &config, &["--check"]);
+    assert_eq!(checked.status.code(), Some(78));
+    let said = text(&checked.stderr);
+    for words in [
+        "no-such-group",
+        "control socket: ",
+        "listener \"a\"",
+        "listener \"main\"",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    assert_eq!(said.lines().count(), 4, "{said}");
+}
+
+#[test]
+fn a_check_refuses_nothing_that_a_running_daemon_or_another_process_has() {
+    let tcp = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let udp = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let ports = [tcp.local_addr(), udp.local_addr()].map(|local| local.expect("an address").port());
+    let config = LISTENERS
+        .replacen(":0", &format!(":{}", ports[0]), 1)
+        .replacen(":0", &format!(":{}", ports[1]), 1);
+    drop((tcp, udp));
+    let daemon = Daemon::start(&config);
+    let before = content(daemon.folder.path());
+    let checked = echod(
+        daemon.folder.path(),
+        &config,
+        &[HERE, &["--check"]].concat(),
+    );
+    assert_eq!(text(&checked.stderr), "");
+    assert_eq!(checked.status.code(), Some(0));
+    assert_eq!(content(daemon.folder.path()), before);
+}
+
+#[test]
+fn a_check_expects_the_folder_that_a_start_makes_for_the_control_socket() {
+    let config = unix("a", "{dir}/run/s");
+    let arguments = ["--socket", "{dir}/run/control.sock"];
+    let folder = tempfile::tempdir().expect("a folder");
+    let checked = echod(
+        folder.path(),
+        &config,
+        &[&arguments[..], &["--check"]].concat(),
+    );
+    assert_eq!(text(&checked.stderr), "");
+    assert_eq!(checked.status.code(), Some(0));
+    assert!(!folder.path().join("run").exists());
+    let daemon = Daemon::start_with(&config, |command| {
+        let folder = folder_of(command);
+        let socket = folder.join("run/control.sock").into();
+        let file = folder.join("echod.toml").into();
+        let arguments = vec!["--config".into(), file, "--socket".into(), socket];
+        *command = instead(command, ECHOD, arguments);
+    });
+    assert!(daemon.path("run/s").exists());
+}
+
+/// A daemon whose control socket is where the configuration says.
+fn without_option(config: &str) -> Daemon {
+    Daemon::start_with(config, |command| {
+        let file = folder_of(command).join("echod.toml").into();
+        *command = instead(command, ECHOD, vec!["--config".into(), file]);
+    })
+}
+
+fn warnings(result: &Value) -> String {
+    let warnings = result["warnings"].as_array().expect("a list").iter();
+    let lines = warnings.map(|warning| warning["message"].as_str().expect("a text"));
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn a_reload_warns_of_what_only_the_next_start_refuses() {
+    let control = "[control]\nsocket = \"{dir}/control.sock\"\n";
+    let daemon = without_option(&format!("{control}{TCP}"));
+    let refused = "; the next start will be refused\n";
+    let mut cases = vec![
+        (
+            "[daemon]\nuser = \"no-such-user\"\n",
+            "[daemon] user \"no-such-user\": there is no such user",
+        ),
+        (
+            "[daemon]\nuser = \"root\"\ngroup = \"no-such-group\"\n",
+            "[daemon] group \"no-such-group\": there is no such group",
+        ),
+        (
+            "group = \"no-such-group\"\n",
+            "[control] group \"no-such-group\": there is no such group",
+        ),
+    ];
+    if !Path::new("/dev/log").exists() {
+        cases.push(("[log]\ntarget = \"syslog\"\n", "log: /dev/log: "));
+    }
+    for (more, words) in cases {
+        daemon.write_config(&format!("{control}{more}{TCP}"));
+        for result in [
+            daemon.ctl_json(&["reload", "--dry-run"])["result"].clone(),
+            daemon.reload(),
+        ] {
+            assert_eq!(result["outcome"], "unchanged", "{result}");
+            let warnings = warnings(&result);
+            let line = warnings
+                .split_inclusive('\n')
+                .find(|line| line.contains(words));
+            let line = line.unwrap_or_else(|| panic!("{words}: {warnings}"));
+            assert!(line.ends_with(refused), "{line}");
+            assert_eq!(warnings.matches(refused).count(), 1, "{warnings}");
+        }
+    }
+    let result = daemon.reload_with(&format!(
+        "[control]\nsocket = \"{{dir}}/echod.toml\"\n{TCP}"
+    ));
+    let said = warnings(&result);
+    assert!(
+        said.contains("echod.toml: not a socket: remove the file"),
+        "{said}"
+    );
+    assert!(said.contains(refused), "{said}");
+    let result = daemon.reload_with(
+        &(unix("a", "{dir}/s") + TCP + "[control]\nsocket = \"{dir}/../{name}/s\"\n").replace(
+            "{name}",
+            &daemon
+                .folder
+                .path()
+                .file_name()
+                .expect("a name")
+                .display()
+                .to_string(),
+        ),
+    );
+    let said = warnings(&result);
+    let shared = format!("the control socket has this file, by the same or another path{refused}");
+    assert!(said.contains(&shared), "{said}");
+    // What a start takes is not warned of, nor what has not changed.
+    let result = daemon.reload_with(&format!("{control}group = \"root\"\n{TCP}"));
+    assert_eq!(warnings(&result).matches(refused).count(), 0, "{result}");
+    let result = daemon.reload_with(&format!("{control}{TCP}"));
+    assert_eq!(warnings(&result), "", "{result}");
+}
+
+#[test]
+fn a_reload_warns_of_no_control_socket_that_the_command_line_overrides() {
+    let daemon = Daemon::start(TCP);
+    let result = daemon.reload_with(&format!(
+        "[control]\nsocket = \"{{dir}}/echod.toml\"\n{TCP}"
+    ));
+    let said = warnings(&result);
+    assert_eq!(
+        said,
+        "[control] socket: takes effect when the daemon is next started\n"
+    );
+}
+
+#[test]
+fn a_reload_warns_of_a_driver_that_the_kernel_refuses() {
+    let config = |driver: &str| format!("[daemon]\ndriver = \"{driver}\"\n{TCP}");
+    let daemon = where_io_uring_fails(Errno::EPERM, || Daemon::start(&config("epoll")));
+    let said = warnings(&daemon.reload_with(&config("io_uring")));
+    assert!(said.contains("[daemon] driver \"io_uring\": "), "{said}");
+    assert!(
+        said.contains("; the next start will be refused\n"),
+        "{said}"
+    );
+    let said = warnings(&daemon.reload_with(&config("auto")));
+    assert!(!said.contains("refused"), "{said}");
+}
