@@ -11,15 +11,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Control, Daemon, ECHOCTL, PATIENCE, after_shell_line, connect, eventually, exchange, install,
-    not_tested, text, udp,
+    Control, Daemon, ECHOCTL, ECHOPROBE, PATIENCE, after_shell_line, connect, eventually, exchange,
+    install, not_tested, text, udp,
 };
 
 const ALL_KINDS: &str = r#"
@@ -978,6 +978,50 @@ fn idle_control_clients_shut_out_only_their_own_user() {
     eventually("there is room again", || {
         code(&daemon.ctl(&["status"])) == Some(0)
     });
+}
+
+/// Four users with eight connections each had all that there were.
+#[test]
+fn idle_control_clients_of_other_users_together_do_not_shut_out_root() {
+    if !nix::unistd::geteuid().is_root() {
+        return not_tested("only root can connect as other users");
+    }
+    let daemon = Daemon::start(&format!("[control]\nmode = \"0666\"\n{ALL_KINDS}"));
+    // Makes the folder accessible to them.
+    assert_eq!(code(&as_nobody(&daemon, &["status"])), Some(0));
+    let program = daemon.path("echoprobe");
+    install(ECHOPROBE, &program);
+    let url = format!("unix://{}", daemon.path("control.sock").display());
+    // A conversation connects, and says nothing before its user does.
+    let connect = |uid: u32| {
+        let child = Command::new(&program)
+            .arg(&url)
+            .current_dir("/")
+            .uid(uid)
+            .gid(uid)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        EndedAtEnd(child.expect("echoprobe runs"))
+    };
+    let clients = (0..32).map(|number| connect(60_001 + number / 8));
+    let _clients: Vec<EndedAtEnd> = clients.collect();
+    eventually("there is no place for another user", || {
+        code(&as_nobody(&daemon, &["status"])) == Some(1)
+    });
+    let output = daemon.ctl(&["status"]);
+    assert_eq!(code(&output), Some(0), "{}", text(&output.stderr));
+}
+
+/// A process that ends with the test.
+struct EndedAtEnd(Child);
+
+impl Drop for EndedAtEnd {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Asks often, each time anew, and prints how long that took.

@@ -53,7 +53,11 @@ use spare::Spare;
 /// them can make us hold, 2 MiB of requests.
 pub const CONNECTIONS_MAX: usize = 32;
 
-/// Connections of one user at one time, so that four users have to conspire to shut out a fifth.
+/// How many of these are kept for root and the daemon's own user: other users together must not
+/// keep out those that can stop the daemon or change its configuration.
+const CONNECTIONS_RESERVED: usize = 4;
+
+/// Connections of one user at one time.
 pub const CONNECTIONS_PER_USER_MAX: usize = 8;
 
 /// The listening socket among the epoll events; connections count from 1.
