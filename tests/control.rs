@@ -708,7 +708,7 @@ fn completions_are_scripts_that_the_shells_take_and_know_the_command_lines() {
             // Where there is no such shell, they are of no use.
             let Ok(mut reader) = Command::new(shell)
                 .args(["-n", "/dev/stdin"])
-                .stdin(std::process::Stdio::piped())
+                .stdin(Stdio::piped())
                 .spawn()
             else {
                 continue;

@@ -4,8 +4,9 @@
 //! and for reports of the workers, and never for any one of them alone. Never touches a message.
 //! Read on in `start` and `stop` for both ends of it, in [`reload`] for how one configuration becomes
 //! another, in `upgrade` and `handover` for how a successor goes on, in `listeners` for what is
-//! bound, in `workers` for the pool, in `privileges` for who serves, in [`control`] for the socket
-//! that `echoctl` speaks to, in `calls` for what is asked there.
+//! bound, in `workers` for the pool, in `privileges` for who serves, in `systemd` for what the service
+//! manager is told, in [`control`] for the socket that `echoctl` speaks to, in `calls` for what is
+//! asked there.
 
 #![forbid(unsafe_code)]
 
@@ -21,6 +22,7 @@ mod privileges;
 pub mod reload;
 mod signals;
 mod socket_file;
+mod stage;
 mod start;
 mod stop;
 mod succession;
@@ -40,7 +42,7 @@ use crate::cli::exit::{self, Exit, Failure, print_or_end};
 use crate::cli::terminal::complain;
 use crate::config::{self, Config, Loaded, render};
 use crate::sys::process::{self, Passed};
-use crate::worker::mailbox::Report;
+use crate::worker::mailbox::{Command, Report};
 
 use args::Args;
 use control::Server;
@@ -52,12 +54,12 @@ use listeners::Listeners;
 use origin::{Origin, Texts};
 use reload::{History, Reloads, Request};
 use signals::{Signal, Signals};
+use stage::Stage;
 use start::Start;
 use stop::DRAIN_LOOK;
+use systemd::Supervision;
 use systemd::notify::Manager;
-use systemd::status::Status;
-use systemd::store::Store;
-use systemd::watchdog::Watchdog;
+use systemd::status::Service;
 use workers::Workers;
 
 /// The program.
@@ -229,47 +231,35 @@ struct Daemon {
     listeners: Listeners,
     // An upgrade on its way.
     handover: Option<Handover>,
-    store: Store,
     // For a successor's first good configuration.
     passed: Vec<Passed>,
     // None where there is no place for it.
     server: Option<Server>,
-    // None where nobody has started us who wants to know.
-    manager: Option<Manager>,
-    status: Status,
-    // None where no manager waits for it.
-    watchdog: Option<Watchdog>,
-}
-
-/// How far the service has come in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Serving,
-    /// Told to stop, and serving on as not ready, for load balancers (`shutdown-delay`).
-    Leaving {
-        until: Instant,
-    },
-    /// Nobody new comes in; those there are go on (`drain-timeout`).
-    Draining {
-        until: Instant,
-    },
-    /// Those still there got our FIN.
-    Finishing {
-        until: Instant,
-    },
-    /// The connections are over; the datagrams that have come are answered.
-    Emptying {
-        until: Instant,
-    },
-    /// Everything is kept for the next process.
-    HandedOver,
-    Ended,
+    // None where no service manager is to be notified.
+    supervision: Option<Supervision>,
 }
 
 impl Daemon {
     fn tell_manager(&self, tell: impl FnOnce(&Manager)) {
-        if let Some(manager) = &self.manager {
-            tell(manager);
+        if let Some(supervision) = &self.supervision {
+            tell(&supervision.manager);
+        }
+    }
+
+    /// The same with the state of the service, where there is a manager.
+    fn supervise<R>(&mut self, act: impl FnOnce(&mut Supervision, &Service<'_>) -> R) -> Option<R> {
+        let service = Service {
+            stage: self.stage,
+            listeners: &self.listeners,
+            last_reload: &self.history.last,
+        };
+        Some(act(self.supervision.as_mut()?, &service))
+    }
+
+    /// Has the service manager store what is bound.
+    fn update_store(&mut self) {
+        if let Some(supervision) = &mut self.supervision {
+            supervision.store(self.listeners.own_sockets());
         }
     }
 
@@ -314,7 +304,10 @@ impl Daemon {
         self.continue_reloads();
         self.listeners.sweep(&self.workers, now);
         self.go_on_stopping(now);
-        self.keep_manager_informed(now);
+        let asks = self.supervise(|supervision, service| supervision.turn(service, now));
+        if asks == Some(true) {
+            self.workers.command_all(|_| Command::Ping);
+        }
         Ok(())
     }
 
@@ -332,7 +325,9 @@ impl Daemon {
         let control = server.and_then(Server::poll_timeout);
         let sweep = self.listeners.next_sweep(now);
         let handover = self.next_handover_step(now);
-        let until = [stage, control, sweep, handover, self.next_word()]
+        let supervision = self.supervision.as_ref();
+        let supervision = supervision.map(|supervision| supervision.poll_timeout(self.stage));
+        let until = [stage, control, sweep, handover, supervision]
             .into_iter()
             .flatten()
             .min();
@@ -397,25 +392,16 @@ impl Daemon {
                     last_peer: last_id,
                 });
             }
-            Report::Alive { worker } => self.handle_alive(worker, now),
+            Report::Alive { worker } => {
+                self.supervise(|supervision, service| {
+                    supervision.handle_alive(worker, service, now);
+                });
+            }
         }
     }
 
     fn is_stopping(&self) -> bool {
-        self.stage != Stage::Serving
-    }
-}
-
-impl Stage {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Serving => "serving",
-            Self::Leaving { .. } => "leaving",
-            Self::Draining { .. } => "draining",
-            Self::Finishing { .. } | Self::Emptying { .. } | Self::HandedOver | Self::Ended => {
-                "stopping"
-            }
-        }
+        self.stage.is_stopping()
     }
 }
 

@@ -17,6 +17,7 @@ use crate::protocol;
 use crate::protocol::schema::{self, UpgradeResult};
 use crate::sys::process::Passed;
 
+use super::Daemon;
 use super::args::Args;
 use super::control::{ClientId, Reply, Server};
 use super::handover::STORED;
@@ -27,12 +28,11 @@ use super::origin::{Origin, Texts};
 use super::privileges::{self, Identity, Landlock, Made};
 use super::reload::{self, History, Reloads};
 use super::signals::Signals;
+use super::stage::Stage;
+use super::systemd::Supervision;
 use super::systemd::notify::Manager;
-use super::systemd::status::Status;
 use super::systemd::store::Store;
-use super::systemd::watchdog::Watchdog;
 use super::workers::Workers;
-use super::{Daemon, Stage};
 
 /// What a start is given: the command line, the configuration, and what the process has inherited.
 pub(super) struct Start<'a> {
@@ -118,15 +118,9 @@ impl Start<'_> {
             workers,
             listeners: Listeners::default(),
             handover: None,
-            store,
             passed: self.passed,
             server: foundation.server,
-            status: Status::new(now),
-            watchdog: manager
-                .as_ref()
-                .and_then(Manager::watchdog_patience)
-                .map(|patience| Watchdog::new(patience, count, now)),
-            manager,
+            supervision: manager.map(|manager| Supervision::new(manager, store, count, now)),
         };
         daemon.listeners.landlock = landlock;
         let (listeners, caller) = (foundation.listeners, foundation.caller);
@@ -288,7 +282,7 @@ impl Daemon {
             Beginning::Successor(predecessor) => Some(self.succeed(*predecessor)),
         };
         self.announce();
-        self.tell_ready(Instant::now());
+        self.supervise(|supervision, service| supervision.ready(service, Instant::now()));
         self.answer(caller, result);
         Ok(())
     }

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use crate::policy::limits::LINGER;
 use crate::worker::mailbox::Command;
 
+use super::Daemon;
+use super::stage::Stage;
 use super::systemd::notify::Manager;
-use super::{Daemon, Stage};
 
 /// How often to look whether the last connection is closed, while stopping.
 pub(super) const DRAIN_LOOK: Duration = Duration::from_millis(20);
@@ -26,7 +27,7 @@ impl Daemon {
         let delay = self.config.daemon.shutdown_delay;
         self.stage = Stage::Leaving { until: now + delay };
         if !delay.is_zero() {
-            self.tell_status(now);
+            self.supervise(|supervision, service| supervision.status(service, now));
             log::info!(
                 "stopping; serving on for {}",
                 humantime::format_duration(delay)
@@ -43,13 +44,16 @@ impl Daemon {
                     "stopping: {connections} connection(s) have {} to finish",
                     humantime::format_duration(timeout)
                 );
-                self.empty_store();
+                // There is no successor.
+                if let Some(supervision) = &mut self.supervision {
+                    supervision.empty_store();
+                }
                 self.listeners.retire_streams(&self.workers, now);
                 self.stage = Stage::Draining {
                     until: now + timeout,
                 };
                 self.tell_manager(Manager::stopping);
-                self.tell_status(now);
+                self.supervise(|supervision, service| supervision.status(service, now));
             }
             // Without descriptors a queue can't be emptied, and peers that stay leave none: the end
             // does not wait for that.
@@ -101,8 +105,8 @@ impl Daemon {
             totals.datagrams_received,
             totals.connections()
         );
-        if let Some(manager) = self.manager {
-            manager.end();
+        if let Some(supervision) = self.supervision {
+            supervision.manager.end();
         }
     }
 }

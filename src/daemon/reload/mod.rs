@@ -167,7 +167,7 @@ impl Daemon {
         if !dry_run {
             log_result(&result);
             self.history.last = result.clone();
-            self.tell_ready(now);
+            self.supervise(|supervision, service| supervision.ready(service, now));
         }
         if let Some((server, caller)) = self.server.as_mut().zip(caller) {
             server.reply(caller, Reply::One(protocol::reloaded(result)), now);
