@@ -44,7 +44,7 @@ pub use caller::Caller;
 use connection::{Connection, End, Next, State};
 use listing::Listing;
 pub(super) use searches::Search;
-use searches::{Searches, Task, selection};
+use searches::{Searches, Task};
 pub use socket::BindError;
 use socket::Socket;
 use spare::Spare;
@@ -279,7 +279,7 @@ impl Server {
         sort: SortKey,
         limit: Option<u64>,
     ) {
-        let listing = Listing::new(selection(query), sort, limit);
+        let listing = Listing::new(peer::selection(query), peer::order(sort), limit);
         let request = call.request.clone();
         self.searches
             .add(call.id, request, Task::List(Box::new(listing)));
@@ -288,7 +288,7 @@ impl Server {
     /// Closes connections, or only counts them, and answers a call with how many, when its turn
     /// comes.
     pub(super) fn close_peers(&mut self, call: &Call, query: PeerQuery, dry_run: bool) {
-        let selection = selection(query);
+        let selection = peer::selection(query);
         let task = Task::Close { selection, dry_run };
         self.searches.add(call.id, call.request.clone(), task);
     }

@@ -106,34 +106,31 @@ fn read_reply(client: &mut UnixStream) -> Option<wire::Reply> {
     }
 }
 
-/// Peers with these ids, as a worker finds them.
-fn peers(ids: impl Iterator<Item = u64>) -> Vec<mailbox::Peer> {
-    let opened = Instant::now();
-    let peer = |id| {
-        let candidate = Candidate {
-            id,
-            listener: "main",
-            source: None,
-            opened,
-            active: opened,
-            bytes_received: 0,
-            bytes_sent: 0,
-        };
-        mailbox::Peer {
-            id,
-            rank: Order::Id.rank(&candidate, || None),
-            listener: ListenerId(0),
-            kind: SocketKind::Stream,
-            source: None,
-            destination: None,
-            age: Duration::ZERO,
-            idle: Duration::ZERO,
-            bytes_received: 0,
-            bytes_sent: 0,
-            details: Details::default(),
-        }
+/// A peer with this id, as a worker finds it.
+pub(super) fn peer(id: u64) -> mailbox::Peer {
+    let now = Instant::now();
+    let candidate = Candidate {
+        id,
+        listener: "main",
+        source: None,
+        opened: now,
+        active: now,
+        bytes_received: 0,
+        bytes_sent: 0,
     };
-    ids.map(peer).collect()
+    mailbox::Peer {
+        id,
+        rank: Order::Id.rank(&candidate, || None),
+        listener: ListenerId(0),
+        kind: SocketKind::Stream,
+        source: None,
+        destination: None,
+        age: Duration::ZERO,
+        idle: Duration::ZERO,
+        bytes_received: 0,
+        bytes_sent: 0,
+        details: Details::default(),
+    }
 }
 
 #[test]
@@ -427,7 +424,7 @@ impl Fixture {
 
     /// The only worker reports what it has found, of 1000 peers.
     fn report(&mut self, query: u64, ids: std::ops::Range<u64>, is_last: bool) {
-        let peers = peers(ids);
+        let peers: Vec<mailbox::Peer> = ids.map(peer).collect();
         let last = peers.last().map(|peer| peer.rank.clone());
         let more_after = last.filter(|_| !is_last);
         let listeners = Listeners::default();
