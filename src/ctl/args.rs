@@ -204,6 +204,10 @@ pub struct Which {
 #[derive(Clone, Debug, Default, Args)]
 pub struct PeersArgs {
     #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "its documentation would become that of the command"
+    )]
     pub which: Which,
     /// id, listener, address, age, idle, received, sent or rtt
     #[arg(long, value_name = "KEY")]
@@ -228,6 +232,10 @@ pub struct KickArgs {
     /// A peer's id, an address or network, or a listener's name
     pub selector: Option<String>,
     #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "its documentation would become that of the command"
+    )]
     pub which: Which,
     /// Only count them
     #[arg(long)]
