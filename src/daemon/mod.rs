@@ -301,7 +301,7 @@ impl Daemon {
             self.handle_call(&call, now);
         }
         self.search_peers(now);
-        self.continue_reloads();
+        self.continue_reloads(now);
         self.listeners.sweep(&self.workers, now);
         self.go_on_stopping(now);
         let asks = self.supervise(|supervision, service| supervision.turn(service, now));
@@ -327,7 +327,8 @@ impl Daemon {
         let handover = self.next_handover_step(now);
         let supervision = self.supervision.as_ref();
         let supervision = supervision.map(|supervision| supervision.poll_timeout(self.stage));
-        let until = [stage, control, sweep, handover, supervision]
+        let reload = self.reloads.poll_timeout();
+        let until = [stage, control, sweep, handover, supervision, reload]
             .into_iter()
             .flatten()
             .min();
