@@ -1,7 +1,7 @@
 //! Every command of echoctl as its users run it, and control clients that misbehave.
 //!
-//! The daemon has a listener of each kind. What is measured in time is printed, and judged only by
-//! what is broken beyond doubt ([`crate::harness::PATIENCE`]).
+//! The daemon has a listener of each kind. What is measured in time is printed and not judged; what
+//! never comes is a failure ([`crate::harness::PATIENCE`]).
 
 mod peers;
 
@@ -1039,7 +1039,6 @@ fn measure_answers(daemon: &Daemon, what: &str) {
         "control answers {what}: median {:?}, worst {:?}",
         times[25], times[49]
     );
-    assert!(times[49] < PATIENCE);
 }
 
 #[test]

@@ -461,6 +461,33 @@ fn lists_take_turns_page_by_page_and_one_search_runs_at_a_time() {
     assert_eq!(fixture.serve(), 1, "both can ask again");
 }
 
+/// Seven clients that listed thousands of peers made `GetStatus` take 287 ms.
+#[test]
+fn a_call_beside_clients_that_list_in_loops_is_handed_out_in_the_next_turn() {
+    let mut fixture = Fixture::new();
+    let mut readers: Vec<UnixStream> = (0..7).map(|_| fixture.client()).collect();
+    let mut other = fixture.client();
+    fixture.serve();
+    for reader in &mut readers {
+        ask_for_peers(&mut fixture, reader, true);
+    }
+    let mut pages = 0;
+    for search in 1..50 {
+        other.write_all(&request(search)).unwrap();
+        let calls = fixture.turn();
+        assert_eq!(calls.len(), 1, "it does not wait for a list");
+        let reply = Reply::One(wire::Reply::default());
+        fixture.server.reply(calls[0].id, reply, fixture.now);
+        assert!(read_reply(&mut other).is_some());
+        // In each turn one search makes one page; all lists are as far as each other.
+        assert!(fixture.search().is_some());
+        fixture.report(search, 0..256, false);
+        let reader = &mut readers[pages % 7];
+        assert!(read_reply(reader).unwrap().continues);
+        pages += 1;
+    }
+}
+
 #[test]
 fn searches_that_have_not_begun_are_left_to_a_successor() {
     let mut fixture = Fixture::new();
