@@ -41,7 +41,6 @@ use crate::echo;
 use crate::policy::{self, limits};
 
 pub use crate::protocol::schema::{Change, ChangeAction, Diagnostic};
-pub use address::PATH_BYTES_MAX;
 pub use key::{Effect, Key};
 pub use keys::KEYS;
 pub use plan::{Mood, Plan, plan};

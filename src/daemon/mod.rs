@@ -19,6 +19,7 @@ mod listeners;
 mod log;
 pub mod origin;
 mod privileges;
+mod record;
 pub mod reload;
 mod signals;
 mod socket_file;
@@ -164,13 +165,13 @@ fn run(args: &Args) -> Result<(), Failure> {
 
 /// `--can-take-over`: what a running daemon asks the program that is to be its successor.
 fn can_take_over(version: u32) -> Result<(), Failure> {
-    if version == handover::record::VERSION {
-        return print_or_end(format!("{}\n", handover::record::YES).as_bytes());
+    if version == record::VERSION {
+        return print_or_end(format!("{}\n", record::YES).as_bytes());
     }
     Err(Failure::new(format!(
         "records of version {version} are not read by echod {}, which reads version {}",
         env!("CARGO_PKG_VERSION"),
-        handover::record::VERSION
+        record::VERSION
     )))
 }
 

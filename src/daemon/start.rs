@@ -300,6 +300,7 @@ impl Daemon {
         } = first;
         let mut more: Vec<String> = self.busy_poll_warning().into_iter().collect();
         more.append(&mut prepared.warnings);
+        // The last step that can fail: what was bound is not served before this.
         let now = Instant::now();
         let committed = self
             .listeners

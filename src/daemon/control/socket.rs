@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use socket2::Type;
 
-use crate::config::PATH_BYTES_MAX;
 use crate::daemon::privileges::Made;
 use crate::daemon::socket_file::{self, Identity, LockWait, SocketFile};
 
@@ -22,6 +21,9 @@ const BACKLOG: u32 = 64;
 
 /// The mode of the directory, when it has to be made.
 const DIRECTORY_MODE: u32 = 0o750;
+
+/// The longest path that a Unix socket can have, in bytes (unix(7)).
+const PATH_BYTES_MAX: usize = 107;
 
 /// Why there is no control socket: where, what, and what to do.
 #[derive(Debug, thiserror::Error)]
