@@ -83,7 +83,6 @@ fn a_selector_can_be_narrowed_down_and_not_contradicted() {
             ..Which::default()
         },
         dry_run: true,
-        ..KickArgs::default()
     };
     let asked = serde_json::to_value(selection::closed(args.clone()).unwrap()).unwrap();
     assert_eq!(

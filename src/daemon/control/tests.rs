@@ -471,8 +471,7 @@ fn a_call_beside_clients_that_list_in_loops_is_handed_out_in_the_next_turn() {
     for reader in &mut readers {
         ask_for_peers(&mut fixture, reader, true);
     }
-    let mut pages = 0;
-    for search in 1..50 {
+    for (search, reader) in (1..50).zip((0..7).cycle()) {
         other.write_all(&request(search)).unwrap();
         let calls = fixture.turn();
         assert_eq!(calls.len(), 1, "it does not wait for a list");
@@ -482,9 +481,8 @@ fn a_call_beside_clients_that_list_in_loops_is_handed_out_in_the_next_turn() {
         // In each turn one search makes one page; all lists are as far as each other.
         assert!(fixture.search().is_some());
         fixture.report(search, 0..256, false);
-        let reader = &mut readers[pages % 7];
-        assert!(read_reply(reader).unwrap().continues);
-        pages += 1;
+        let page = read_reply(&mut readers[reader]).unwrap();
+        assert!(page.continues);
     }
 }
 
