@@ -60,7 +60,7 @@ use start::Start;
 use stop::DRAIN_LOOK;
 use systemd::Supervision;
 use systemd::notify::Manager;
-use systemd::status::Service;
+use systemd::status::Summary;
 use workers::Workers;
 
 /// The program.
@@ -248,13 +248,13 @@ impl Daemon {
     }
 
     /// The same with the state of the service, where there is a manager.
-    fn supervise<R>(&mut self, act: impl FnOnce(&mut Supervision, &Service<'_>) -> R) -> Option<R> {
-        let service = Service {
+    fn supervise<R>(&mut self, act: impl FnOnce(&mut Supervision, &Summary<'_>) -> R) -> Option<R> {
+        let summary = Summary {
             stage: self.stage,
             listeners: &self.listeners,
             last_reload: &self.history.last,
         };
-        Some(act(self.supervision.as_mut()?, &service))
+        Some(act(self.supervision.as_mut()?, &summary))
     }
 
     /// Has the service manager store what is bound.
@@ -305,7 +305,7 @@ impl Daemon {
         self.continue_reloads(now);
         self.listeners.sweep(&self.workers, now);
         self.go_on_stopping(now);
-        let asks = self.supervise(|supervision, service| supervision.turn(service, now));
+        let asks = self.supervise(|supervision, summary| supervision.turn(summary, now));
         if asks == Some(true) {
             self.workers.command_all(|_| Command::Ping);
         }
@@ -395,8 +395,8 @@ impl Daemon {
                 });
             }
             Report::Alive { worker } => {
-                self.supervise(|supervision, service| {
-                    supervision.handle_alive(worker, service, now);
+                self.supervise(|supervision, summary| {
+                    supervision.handle_alive(worker, summary, now);
                 });
             }
         }

@@ -282,7 +282,7 @@ impl Daemon {
             Beginning::Successor(predecessor) => Some(self.succeed(*predecessor)),
         };
         self.announce();
-        self.supervise(|supervision, service| supervision.ready(service, Instant::now()));
+        self.supervise(|supervision, summary| supervision.ready(summary, Instant::now()));
         self.answer(caller, result);
         Ok(())
     }

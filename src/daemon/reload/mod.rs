@@ -172,7 +172,7 @@ impl Daemon {
         if !dry_run {
             log_result(&result);
             self.history.last = result.clone();
-            self.supervise(|supervision, service| supervision.ready(service, now));
+            self.supervise(|supervision, summary| supervision.ready(summary, now));
         }
         if let Some((server, caller)) = self.server.as_mut().zip(caller) {
             server.reply(caller, Reply::One(protocol::reloaded(result)), now);

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use super::listeners::bind::Bound;
 use super::stage::Stage;
 use notify::Manager;
-use status::{Service, Status};
+use status::{Status, Summary};
 use store::Store;
 use watchdog::{Task, Watchdog};
 
@@ -47,17 +47,17 @@ impl Supervision {
     }
 
     /// All is bound and served, or as before, after a reload.
-    pub(super) fn ready(&mut self, service: &Service<'_>, now: Instant) {
-        let line = service.line(now);
+    pub(super) fn ready(&mut self, summary: &Summary<'_>, now: Instant) {
+        let line = summary.line(now);
         self.manager.ready(&line);
         self.status.renew(&line, now);
     }
 
     /// Sends the state, and while stopping asks for time.
-    pub(super) fn status(&mut self, service: &Service<'_>, now: Instant) {
-        let line = service.line(now);
+    pub(super) fn status(&mut self, summary: &Summary<'_>, now: Instant) {
+        let line = summary.line(now);
         let is_news = self.status.renew(&line, now);
-        if service.stage.is_stopping() {
+        if summary.stage.is_stopping() {
             self.manager.needs_time(&line, MORE_TIME);
         } else if is_news {
             self.manager.status(&line);
@@ -73,7 +73,7 @@ impl Supervision {
 
     /// Sends the manager what is due. Returns whether every worker is to be asked for a sign of life.
     #[must_use]
-    pub(super) fn turn(&mut self, service: &Service<'_>, now: Instant) -> bool {
+    pub(super) fn turn(&mut self, summary: &Summary<'_>, now: Instant) -> bool {
         let task = self.watchdog.as_mut().and_then(|dog| dog.turn(now));
         if let Some(Task::Accuse { workers, silent }) = &task {
             for worker in workers {
@@ -83,19 +83,19 @@ impl Supervision {
                 );
             }
         }
-        if now >= self.status.poll_timeout(service.stage) {
-            self.status(service, now);
+        if now >= self.status.poll_timeout(summary.stage) {
+            self.status(summary, now);
         }
         task == Some(Task::Ask)
     }
 
     /// A worker has answered.
-    pub(super) fn handle_alive(&mut self, worker: usize, service: &Service<'_>, now: Instant) {
+    pub(super) fn handle_alive(&mut self, worker: usize, summary: &Summary<'_>, now: Instant) {
         let watchdog = self.watchdog.as_mut();
         if watchdog.is_some_and(|dog| dog.handle_alive(worker)) {
             self.manager.alive();
             if self.status.may_be_renewed(now) {
-                self.status(service, now);
+                self.status(summary, now);
             }
         }
     }
@@ -145,22 +145,22 @@ mod tests {
         let (mut supervision, socket, _folder) = supervision(now);
         let listeners = Listeners::default();
         let history = History::none();
-        let mut service = Service {
+        let mut summary = Summary {
             stage: Stage::Serving,
             listeners: &listeners,
             last_reload: &history.last,
         };
-        supervision.ready(&service, now);
+        supervision.ready(&summary, now);
         let ready = "READY=1\nSTATUS=0 listeners, 0 connections";
         assert_eq!(receive(&socket), ready);
-        assert_eq!(supervision.poll_timeout(service.stage), now + 10 * SECOND);
+        assert_eq!(supervision.poll_timeout(summary.stage), now + 10 * SECOND);
         // It has not changed: nothing is sent.
-        assert!(!supervision.turn(&service, now + 10 * SECOND));
-        service.stage = Stage::Ended;
+        assert!(!supervision.turn(&summary, now + 10 * SECOND));
+        summary.stage = Stage::Ended;
         for second in [11, 12] {
             let now = now + second * SECOND;
-            assert_eq!(supervision.poll_timeout(service.stage), now);
-            assert!(!supervision.turn(&service, now));
+            assert_eq!(supervision.poll_timeout(summary.stage), now);
+            assert!(!supervision.turn(&summary, now));
             let stopping = "STATUS=stopping: closing 0 connections\nEXTEND_TIMEOUT_USEC=10000000";
             assert_eq!(receive(&socket), stopping);
         }
@@ -173,16 +173,16 @@ mod tests {
         supervision.watchdog = Some(Watchdog::new(8 * SECOND, 2, now));
         let listeners = Listeners::default();
         let history = History::none();
-        let service = Service {
+        let summary = Summary {
             stage: Stage::Serving,
             listeners: &listeners,
             last_reload: &history.last,
         };
-        assert_eq!(supervision.poll_timeout(service.stage), now);
-        assert!(supervision.turn(&service, now), "the workers are asked");
-        supervision.handle_alive(1, &service, now);
-        supervision.handle_alive(0, &service, now);
+        assert_eq!(supervision.poll_timeout(summary.stage), now);
+        assert!(supervision.turn(&summary, now), "the workers are asked");
+        supervision.handle_alive(1, &summary, now);
+        supervision.handle_alive(0, &summary, now);
         assert_eq!(receive(&socket), "WATCHDOG=1");
-        assert_eq!(supervision.poll_timeout(service.stage), now + 2 * SECOND);
+        assert_eq!(supervision.poll_timeout(summary.stage), now + 2 * SECOND);
     }
 }

@@ -25,7 +25,7 @@ const LINE_CHARACTERS_MAX: usize = 500;
 
 /// What the line is about.
 #[derive(Debug)]
-pub(in crate::daemon) struct Service<'a> {
+pub(in crate::daemon) struct Summary<'a> {
     pub stage: Stage,
     pub listeners: &'a Listeners,
     pub last_reload: &'a ReloadResult,
@@ -73,7 +73,7 @@ impl Status {
     }
 }
 
-impl Service<'_> {
+impl Summary<'_> {
     /// The state in a line.
     pub(super) fn line(&self, now: Instant) -> String {
         let connections = self.listeners.totals().connections();
