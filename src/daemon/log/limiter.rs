@@ -251,8 +251,8 @@ mod tests {
         assert!(limiter.windows.is_empty() && limiter.ends.is_empty());
     }
 
-    /// With a look at each window for each line this would take minutes, during which no thread could
-    /// log.
+    /// With a look at each window for each line, under the lock of all threads that log, this takes
+    /// most of a minute.
     #[test]
     fn a_line_costs_the_same_however_many_classes_there_are() {
         let begin = Instant::now();
