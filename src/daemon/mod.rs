@@ -4,9 +4,9 @@
 //! and for reports of the workers, and never for any one of them alone. Never touches a message.
 //! Read on in `start` and `stop` for both ends of it, in [`reload`] for how one configuration becomes
 //! another, in `upgrade` and `handover` for how a successor goes on, in `listeners` for what is
-//! bound, in `workers` for the pool, in `privileges` for who serves, in `systemd` for what the service
-//! manager is told, in [`control`] for the socket that `echoctl` speaks to, in `calls` for what is
-//! asked there.
+//! bound, in `workers` for the pool, in `privileges` for the user of the process, in `systemd` for what
+//! the service manager receives, in [`control`] for the socket that `echoctl` speaks to, in `calls` for
+//! the calls of its clients.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! How far the service has come in its life, and what is due at the end of each stage of a stop.
+//! The stages in the life of the service, and what is due at the end of each stage of a stop.
 //!
 //! Decides only; `stop` carries out the steps, and `succession` the other way to end. Time is an
 //! argument.
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// queued clients.
 const QUEUES_TIME_MAX: Duration = Duration::from_secs(1);
 
-/// How far the service has come in its life.
+/// A stage in the life of the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     Serving,
@@ -17,7 +17,7 @@ pub(super) enum Stage {
     Leaving {
         until: Instant,
     },
-    /// Nobody new comes in; those there are go on (`drain-timeout`).
+    /// No new connection is accepted; the others may finish (`drain-timeout`).
     Draining {
         until: Instant,
     },
@@ -25,7 +25,7 @@ pub(super) enum Stage {
     Finishing {
         until: Instant,
     },
-    /// The connections are over; the datagrams that have come are answered.
+    /// All connections are closed; the datagrams that are queued are answered.
     Emptying {
         until: Instant,
     },
@@ -41,7 +41,7 @@ pub(super) enum Step {
     Drain,
     /// Send our FIN to those that have not finished.
     Finish,
-    /// Answer the datagrams that have come.
+    /// Answer the datagrams that are queued.
     Empty,
     /// End.
     End,

@@ -143,7 +143,7 @@ fn write_in_time<O: io::Write>(
     if thread::Builder::new().spawn(write).is_ok() {
         let _ = is_written.recv_timeout(time_max);
     } else {
-        // That there can be no more threads may be what is to be said.
+        // The text may be the error that no thread can be started.
         let _ = output().write_all(text.as_bytes());
     }
 }

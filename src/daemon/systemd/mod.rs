@@ -1,8 +1,8 @@
 //! What a service manager receives and stores: notifications, the watchdog, the status line and the
 //! store of descriptors. Sockets that it has bound for us are in [`super::listeners`].
 //!
-//! Knows the protocol of `sd_notify(3)` and how the service is only when it is told; nothing here is
-//! needed where no manager is, and then nothing is counted and no thread is woken for it. Read on in
+//! Knows the protocol of `sd_notify(3)`; the state of the service is an argument. Without a manager
+//! nothing here is called, nothing is counted, and no thread is woken for it. Read on in
 //! `notify` for what is sent, in `status` for the line, in `store` for the sockets, in `watchdog` for
 //! when the service is alive.
 
@@ -123,7 +123,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// A manager that has been told nothing, and what it receives.
+    /// A manager that was sent nothing yet, and what it receives.
     fn supervision(now: Instant) -> (Supervision, UnixDatagram, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
