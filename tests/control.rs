@@ -1,7 +1,7 @@
 //! Every command of echoctl as its users run it, and control clients that misbehave.
 //!
-//! The daemon has a listener of each kind. What is measured in time is printed, and judged only by
-//! what is broken beyond doubt ([`crate::harness::PATIENCE`]).
+//! The daemon has a listener of each kind. What is measured in time is printed and not judged; what
+//! never comes is a failure ([`crate::harness::PATIENCE`]).
 
 mod peers;
 
@@ -11,15 +11,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Control, Daemon, ECHOCTL, PATIENCE, after_shell_line, connect, eventually, exchange, install,
-    not_tested, text, udp,
+    Control, Daemon, ECHOCTL, ECHOPROBE, PATIENCE, after_shell_line, connect, eventually, exchange,
+    install, not_tested, text, udp,
 };
 
 const ALL_KINDS: &str = r#"
@@ -708,7 +708,7 @@ fn completions_are_scripts_that_the_shells_take_and_know_the_command_lines() {
             // Where there is no such shell, they are of no use.
             let Ok(mut reader) = Command::new(shell)
                 .args(["-n", "/dev/stdin"])
-                .stdin(std::process::Stdio::piped())
+                .stdin(Stdio::piped())
                 .spawn()
             else {
                 continue;
@@ -980,6 +980,50 @@ fn idle_control_clients_shut_out_only_their_own_user() {
     });
 }
 
+/// Four users with eight connections each had all that there were.
+#[test]
+fn idle_control_clients_of_other_users_together_do_not_shut_out_root() {
+    if !nix::unistd::geteuid().is_root() {
+        return not_tested("only root can connect as other users");
+    }
+    let daemon = Daemon::start(&format!("[control]\nmode = \"0666\"\n{ALL_KINDS}"));
+    // Makes the folder accessible to them.
+    assert_eq!(code(&as_nobody(&daemon, &["status"])), Some(0));
+    let program = daemon.path("echoprobe");
+    install(ECHOPROBE, &program);
+    let url = format!("unix://{}", daemon.path("control.sock").display());
+    // A conversation connects, and says nothing before its user does.
+    let connect = |uid: u32| {
+        let child = Command::new(&program)
+            .arg(&url)
+            .current_dir("/")
+            .uid(uid)
+            .gid(uid)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        EndedAtEnd(child.expect("echoprobe runs"))
+    };
+    let clients = (0..32).map(|number| connect(60_001 + number / 8));
+    let _clients: Vec<EndedAtEnd> = clients.collect();
+    eventually("there is no place for another user", || {
+        code(&as_nobody(&daemon, &["status"])) == Some(1)
+    });
+    let output = daemon.ctl(&["status"]);
+    assert_eq!(code(&output), Some(0), "{}", text(&output.stderr));
+}
+
+/// A process that ends with the test.
+struct EndedAtEnd(Child);
+
+impl Drop for EndedAtEnd {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Asks often, each time anew, and prints how long that took.
 fn measure_answers(daemon: &Daemon, what: &str) {
     let mut times: Vec<Duration> = (0..50)
@@ -995,7 +1039,6 @@ fn measure_answers(daemon: &Daemon, what: &str) {
         "control answers {what}: median {:?}, worst {:?}",
         times[25], times[49]
     );
-    assert!(times[49] < PATIENCE);
 }
 
 #[test]

@@ -834,6 +834,18 @@ fn keys_that_need_a_restart_warn_at_every_reload_until_then() {
         told.contains("\nwarning: [daemon] workers: takes effect"),
         "{told}"
     );
+    // It would be wrong to say that nothing is different.
+    assert!(
+        told.starts_with("unchanged before the next start, generation 2"),
+        "{told}"
+    );
+    let told = daemon.ctl_text(&["reload", "--dry-run"]);
+    assert!(
+        told.contains("nothing would change before the next start"),
+        "{told}"
+    );
+    let line = "nothing has changed before the next start; still generation 2";
+    eventually("it is logged", || daemon.log().contains(line));
 }
 
 #[test]

@@ -158,11 +158,14 @@ pub fn microseconds(count: u64) -> String {
 /// A number with what it counts: `1 peer`, `2 peers`.
 #[must_use]
 pub fn counted(count: u64, one: &str) -> String {
-    if count == 1 {
-        format!("1 {one}")
-    } else {
-        format!("{count} {one}s")
-    }
+    plural(&count.to_string(), one)
+}
+
+/// The same for a number that is text already.
+#[must_use]
+pub fn plural(number: &str, one: &str) -> String {
+    let end = if number == "1" { "" } else { "s" };
+    format!("{number} {one}{end}")
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 //!
 //! Each item is judged by itself, where it stands.
 
-use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
@@ -13,6 +12,7 @@ use super::value;
 use super::words::{nearest, quote};
 use crate::policy::access::canonical_network;
 use crate::policy::{RefusedPorts, SourcePorts};
+use crate::protocol::peers::parse_network;
 
 /// Networks, sorted and without duplicates: their order has no meaning, since the most specific entry
 /// decides.
@@ -42,12 +42,8 @@ pub(super) fn networks(typed: &Typed, remarks: &mut Remarks<'_>) -> Vec<IpNet> {
 /// A network, or a single address.
 fn network(typed: &Typed) -> Result<IpNet, String> {
     let text = value::text(typed, "\"192.0.2.0/24\"")?;
-    let network = match text.parse::<IpAddr>() {
-        Ok(address) => IpNet::from(address),
-        Err(_) => text
-            .parse()
-            .map_err(|_| "not a network: write e.g. \"192.0.2.0/24\" or \"2001:db8::/32\"")?,
-    };
+    let network = parse_network(text)
+        .ok_or("not a network: write e.g. \"192.0.2.0/24\" or \"2001:db8::/32\"")?;
     Ok(canonical_network(network))
 }
 

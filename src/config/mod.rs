@@ -40,7 +40,7 @@ use log::LevelFilter;
 use crate::echo;
 use crate::policy::{self, limits};
 
-pub use crate::protocol::schema::{Change, ChangeAction as Action, Diagnostic};
+pub use crate::protocol::schema::{Change, ChangeAction, Diagnostic};
 pub use address::PATH_BYTES_MAX;
 pub use key::{Effect, Key};
 pub use keys::KEYS;

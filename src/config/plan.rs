@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::key::{Effect, Key};
 use super::table::Section;
-use super::{Action, Change, Config, Listener, address};
+use super::{Change, ChangeAction, Config, Listener, address};
 
 /// What becomes of each listener and of the daemon as a whole.
 #[derive(Debug, Default)]
@@ -24,7 +24,7 @@ impl Plan {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         let changes = |change: &Change| match &change.listener {
-            Some(_) => change.action != Action::Keep,
+            Some(_) => change.action != ChangeAction::Keep,
             None => change.keys.len() > self.restart.len(),
         };
         !self.changes.iter().any(changes)
@@ -97,7 +97,7 @@ pub fn plan(old: &Config, new: &Config, connections: &BTreeMap<String, u64>, moo
         plan.restart = restart_keys(old, new);
         plan.changes.push(Change {
             listener: None,
-            action: Action::Update,
+            action: ChangeAction::Update,
             keys: names_of(&differences),
             connections: 0,
             text: format!("daemon: {}{}", mood.changes(), words(&differences)),
@@ -135,14 +135,14 @@ fn changed(old: &Listener, new: &Listener, connections: u64, mood: Mood) -> Chan
     let (action, words) = match rebind {
         _ if differences.is_empty() => {
             let words = mood.pick("unchanged", "would stay as it is");
-            (Action::Keep, words.into())
+            (ChangeAction::Keep, words.into())
         }
-        false => (Action::Update, changes),
+        false => (ChangeAction::Update, changes),
         true if old.protocol.is_stream() => {
             let queue = mood.pick("the old queue is served", "the old queue would be served");
-            (Action::Rebind, format!("{changes}; {queue}"))
+            (ChangeAction::Rebind, format!("{changes}; {queue}"))
         }
-        true => (Action::Rebind, changes),
+        true => (ChangeAction::Rebind, changes),
     };
     Change {
         listener: Some(new.name.clone()),
@@ -172,7 +172,7 @@ fn added(new: &Listener, connections: u64, mood: Mood) -> Change {
     let protocol = new.protocol.name();
     Change {
         listener: Some(new.name.clone()),
-        action: Action::Add,
+        action: ChangeAction::Add,
         keys: Vec::new(),
         connections,
         text: format!("{}: {added} on {addresses} ({protocol})", new.name),
@@ -192,7 +192,7 @@ fn removed(old: &Listener, connections: u64, mood: Mood) -> Change {
     };
     Change {
         listener: Some(old.name.clone()),
-        action: Action::Remove,
+        action: ChangeAction::Remove,
         keys: Vec::new(),
         connections,
         text,

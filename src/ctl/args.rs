@@ -192,9 +192,9 @@ Example:
     },
 }
 
-/// Of `echoctl peers`.
+/// Which peers a command is about.
 #[derive(Clone, Debug, Default, Args)]
-pub struct PeersArgs {
+pub struct Which {
     /// Those of this listener
     #[arg(long)]
     pub listener: Option<String>,
@@ -207,6 +207,17 @@ pub struct PeersArgs {
     /// Those that have been idle for at least this time
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub idle: Option<Duration>,
+}
+
+/// Of `echoctl peers`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct PeersArgs {
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "its documentation would become that of the command"
+    )]
+    pub which: Which,
     /// id, listener, address, age, idle, received, sent or rtt
     #[arg(long, value_name = "KEY")]
     pub sort: Option<String>,
@@ -249,18 +260,12 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
 pub struct KickArgs {
     /// A peer's id, an address or network, or a listener's name
     pub selector: Option<String>,
-    /// Those of this listener
-    #[arg(long)]
-    pub listener: Option<String>,
-    /// Those of this address or network
-    #[arg(long, value_name = "CIDR")]
-    pub address: Option<String>,
-    /// Those that are at least this old
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-    pub older: Option<Duration>,
-    /// Those that have been idle for at least this time
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-    pub idle: Option<Duration>,
+    #[command(flatten)]
+    #[expect(
+        missing_docs,
+        reason = "its documentation would become that of the command"
+    )]
+    pub which: Which,
     /// Only count them
     #[arg(long)]
     pub dry_run: bool,

@@ -174,7 +174,7 @@ impl Client {
             ErrorKind::WouldBlock | ErrorKind::TimedOut => return self.timed_out(),
             ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
                 "echod closed the connection: it is stopping, or has as many control connections \
-                 as it takes (32, 8 of one user)"
+                 as it takes (32, 4 of them for root and its own user; 8 of one user)"
                     .to_owned()
             }
             _ => cause.to_string(),

@@ -11,10 +11,10 @@ use super::args::{KickArgs, PeersArgs};
 /// The peers that are to be listed.
 pub(super) fn listed(args: &PeersArgs) -> schema::ListPeers {
     schema::ListPeers {
-        listener: args.listener.clone(),
-        address: args.address.clone(),
-        older_ms: args.older.map(milliseconds),
-        idle_ms: args.idle.map(milliseconds),
+        listener: args.which.listener.clone(),
+        address: args.which.address.clone(),
+        older_ms: args.which.older.map(milliseconds),
+        idle_ms: args.which.idle.map(milliseconds),
         sort: args.sort.clone(),
         limit: args.limit,
     }
@@ -24,10 +24,10 @@ pub(super) fn listed(args: &PeersArgs) -> schema::ListPeers {
 pub(super) fn closed(args: KickArgs) -> Result<schema::ClosePeers, Failure> {
     let mut asked = schema::ClosePeers {
         id: None,
-        listener: args.listener,
-        address: args.address,
-        older_ms: args.older.map(milliseconds),
-        idle_ms: args.idle.map(milliseconds),
+        listener: args.which.listener,
+        address: args.which.address,
+        older_ms: args.which.older.map(milliseconds),
+        idle_ms: args.which.idle.map(milliseconds),
         dry_run: args.dry_run.then_some(true),
     };
     let twice = |option| {

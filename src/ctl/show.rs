@@ -252,6 +252,7 @@ pub fn reload(result: &ReloadResult, paint: Paint) -> String {
 #[must_use]
 pub fn reload_plan(result: &ReloadResult, paint: Paint) -> String {
     let outcome = match result.outcome {
+        _ if result.waits_for_start() => "nothing would change before the next start",
         ReloadOutcome::Unchanged => "the configuration would be unchanged",
         _ => "the configuration would be applied",
     };
@@ -306,11 +307,15 @@ fn details(result: &ReloadResult, paint: Paint) -> String {
 
 /// `applied, generation 4, in 1.20 ms, by signal, at 2026-01-02T03:04:05Z`
 fn reload_line(result: &ReloadResult, paint: Paint) -> String {
-    let outcome = result.outcome.words();
+    let words = if result.waits_for_start() {
+        "unchanged before the next start"
+    } else {
+        result.outcome.words()
+    };
     let outcome = match result.outcome {
-        ReloadOutcome::Applied | ReloadOutcome::Unchanged => paint.green(outcome),
-        ReloadOutcome::RolledBack => paint.yellow(outcome),
-        ReloadOutcome::Rejected => paint.red(outcome),
+        ReloadOutcome::Applied | ReloadOutcome::Unchanged => paint.green(words),
+        ReloadOutcome::RolledBack => paint.yellow(words),
+        ReloadOutcome::Rejected => paint.red(words),
     };
     format!(
         "{outcome}, generation {}, in {}, {}, at {}",

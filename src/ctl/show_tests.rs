@@ -383,3 +383,15 @@ fn the_errors_of_a_configuration_say_where() {
     "#]],
     );
 }
+
+#[test]
+fn keys_that_wait_for_the_next_start_are_not_said_to_be_unchanged() {
+    let mut result = applied();
+    result.outcome = ReloadOutcome::Unchanged;
+    let begins = |text: String, begin: &str| assert!(text.starts_with(begin), "{text}");
+    begins(reload(&result, PLAIN), "unchanged before the next start, ");
+    let plan = "dry run, nothing has changed: nothing would change before the next start\n";
+    begins(reload_plan(&result, PLAIN), plan);
+    result.changes.clear();
+    begins(reload(&result, PLAIN), "unchanged, ");
+}

@@ -3,6 +3,7 @@
 use clap::Parser;
 use serde_json::json;
 
+use super::args::Which;
 use super::*;
 
 fn path(option: Option<&str>, variables: &[(&str, &str)], root: bool, there: &[&str]) -> PathBuf {
@@ -75,19 +76,21 @@ fn a_selector_is_an_id_an_address_or_a_name() {
 
 #[test]
 fn a_selector_can_be_narrowed_down_and_not_contradicted() {
-    let args = KickArgs {
+    let mut args = KickArgs {
         selector: Some("main".to_owned()),
-        idle: Some(Duration::from_secs(3600)),
+        which: Which {
+            idle: Some(Duration::from_secs(3600)),
+            ..Which::default()
+        },
         dry_run: true,
-        ..KickArgs::default()
     };
     let asked = serde_json::to_value(selection::closed(args.clone()).unwrap()).unwrap();
     assert_eq!(
         asked,
         json!({"listener": "main", "idle_ms": 3_600_000, "dry_run": true})
     );
-    let listener = Some("lab".to_owned());
-    let failure = selection::closed(KickArgs { listener, ..args }).unwrap_err();
+    args.which.listener = Some("lab".to_owned());
+    let failure = selection::closed(args).unwrap_err();
     assert_eq!(failure.exit, Exit::Usage);
 }
 

@@ -4,8 +4,9 @@
 //! and for reports of the workers, and never for any one of them alone. Never touches a message.
 //! Read on in `start` and `stop` for both ends of it, in [`reload`] for how one configuration becomes
 //! another, in `check` for what a start refuses, in `upgrade` and `handover` for how a successor goes
-//! on, in `listeners` for what is bound, in `workers` for the pool, in `privileges` for the user, in
-//! [`control`] for the socket that `echoctl` speaks to, in `calls` for what is asked there.
+//! on, in `listeners` for what is bound, in `workers` for the pool, in `privileges` for the user of the
+//! process, in `systemd` for what the service manager receives, in [`control`] for the socket that
+//! `echoctl` speaks to, in `calls` for the calls of its clients.
 
 #![forbid(unsafe_code)]
 
@@ -19,9 +20,11 @@ mod listeners;
 mod log;
 pub mod origin;
 mod privileges;
+mod record;
 pub mod reload;
 mod signals;
 mod socket_file;
+mod stage;
 mod start;
 mod stop;
 mod succession;
@@ -41,7 +44,7 @@ use crate::cli::arguments;
 use crate::cli::exit::{self, Exit, Failure, print_or_end};
 use crate::config::{self, Config, render};
 use crate::sys::process::{self, Passed};
-use crate::worker::mailbox::Report;
+use crate::worker::mailbox::{Command, Report};
 
 use args::Args;
 use control::Server;
@@ -53,12 +56,12 @@ use listeners::Listeners;
 use origin::Origin;
 use reload::{History, Reloads, Request};
 use signals::{Signal, Signals};
+use stage::Stage;
 use start::Start;
 use stop::DRAIN_LOOK;
+use systemd::Supervision;
 use systemd::notify::Manager;
-use systemd::status::Status;
-use systemd::store::Store;
-use systemd::watchdog::Watchdog;
+use systemd::status::Summary;
 use workers::Workers;
 
 /// The program.
@@ -165,13 +168,13 @@ fn run(args: &Args) -> Result<(), Failure> {
 
 /// `--can-take-over` alone: what a running daemon asks the program that is to be its successor.
 fn can_take_over(version: u32) -> Result<(), Failure> {
-    if version == handover::record::VERSION {
-        return print_or_end(format!("{}\n", handover::record::YES).as_bytes());
+    if version == record::VERSION {
+        return print_or_end(format!("{}\n", record::YES).as_bytes());
     }
     Err(Failure::new(format!(
         "records of version {version} are not read by echod {}, which reads version {}",
         env!("CARGO_PKG_VERSION"),
-        handover::record::VERSION
+        record::VERSION
     )))
 }
 
@@ -197,47 +200,35 @@ struct Daemon {
     listeners: Listeners,
     // An upgrade on its way.
     handover: Option<Handover>,
-    store: Store,
     // For a successor's first good configuration.
     passed: Vec<Passed>,
     // None where there is no place for it.
     server: Option<Server>,
-    // None where no service manager has started us.
-    manager: Option<Manager>,
-    status: Status,
-    // None where no manager waits for it.
-    watchdog: Option<Watchdog>,
-}
-
-/// The stage of its life that the service has reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Serving,
-    /// Told to stop, and serving on as not ready, for load balancers (`shutdown-delay`).
-    Leaving {
-        until: Instant,
-    },
-    /// No new connection is accepted; the others continue (`drain-timeout`).
-    Draining {
-        until: Instant,
-    },
-    /// Those still there got our FIN.
-    Finishing {
-        until: Instant,
-    },
-    /// The connections are closed; the datagrams that have arrived are answered.
-    Emptying {
-        until: Instant,
-    },
-    /// Everything is kept for the next process.
-    HandedOver,
-    Ended,
+    // None where no service manager is to be notified.
+    supervision: Option<Supervision>,
 }
 
 impl Daemon {
     fn tell_manager(&self, tell: impl FnOnce(&Manager)) {
-        if let Some(manager) = &self.manager {
-            tell(manager);
+        if let Some(supervision) = &self.supervision {
+            tell(&supervision.manager);
+        }
+    }
+
+    /// The same with the state of the service, where there is a manager.
+    fn supervise<R>(&mut self, act: impl FnOnce(&mut Supervision, &Summary<'_>) -> R) -> Option<R> {
+        let summary = Summary {
+            stage: self.stage,
+            listeners: &self.listeners,
+            last_reload: &self.history.last,
+        };
+        Some(act(self.supervision.as_mut()?, &summary))
+    }
+
+    /// Has the service manager store what is bound.
+    fn update_store(&mut self) {
+        if let Some(supervision) = &mut self.supervision {
+            supervision.store(self.listeners.own_sockets());
         }
     }
 
@@ -279,10 +270,13 @@ impl Daemon {
             self.handle_call(&call, now);
         }
         self.search_peers(now);
-        self.continue_reloads();
+        self.continue_reloads(now);
         self.listeners.sweep(&self.workers, now);
         self.go_on_stopping(now);
-        self.keep_manager_informed(now);
+        let asks = self.supervise(|supervision, summary| supervision.turn(summary, now));
+        if asks == Some(true) {
+            self.workers.command_all(|_| Command::Ping);
+        }
         Ok(())
     }
 
@@ -300,7 +294,10 @@ impl Daemon {
         let control = server.and_then(Server::poll_timeout);
         let sweep = self.listeners.next_sweep(now);
         let handover = self.next_handover_step(now);
-        let until = [stage, control, sweep, handover, self.next_word()]
+        let supervision = self.supervision.as_ref();
+        let supervision = supervision.map(|supervision| supervision.poll_timeout(self.stage));
+        let reload = self.reloads.poll_timeout();
+        let until = [stage, control, sweep, handover, supervision, reload]
             .into_iter()
             .flatten()
             .min();
@@ -365,25 +362,16 @@ impl Daemon {
                     last_peer: last_id,
                 });
             }
-            Report::Alive { worker } => self.handle_alive(worker, now),
+            Report::Alive { worker } => {
+                self.supervise(|supervision, summary| {
+                    supervision.handle_alive(worker, summary, now);
+                });
+            }
         }
     }
 
     fn is_stopping(&self) -> bool {
-        self.stage != Stage::Serving
-    }
-}
-
-impl Stage {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Serving => "serving",
-            Self::Leaving { .. } => "leaving",
-            Self::Draining { .. } => "draining",
-            Self::Finishing { .. } | Self::Emptying { .. } | Self::HandedOver | Self::Ended => {
-                "stopping"
-            }
-        }
+        self.stage.is_stopping()
     }
 }
 

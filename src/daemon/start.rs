@@ -16,6 +16,7 @@ use crate::protocol;
 use crate::protocol::schema::{self, UpgradeResult};
 use crate::sys::process::Passed;
 
+use super::Daemon;
 use super::args::Args;
 use super::check;
 use super::control::{ClientId, Place, Reply, Server};
@@ -27,12 +28,11 @@ use super::origin::{Origin, Texts};
 use super::privileges::{self, Identity, Landlock, Made};
 use super::reload::{self, History, Reloads};
 use super::signals::Signals;
+use super::stage::Stage;
+use super::systemd::Supervision;
 use super::systemd::notify::Manager;
-use super::systemd::status::Status;
 use super::systemd::store::Store;
-use super::systemd::watchdog::Watchdog;
 use super::workers::Workers;
-use super::{Daemon, Stage};
 
 /// What a start is given: the command line, the configuration, and what the process has inherited.
 pub(super) struct Start<'a> {
@@ -123,15 +123,9 @@ impl Start<'_> {
             workers,
             listeners: Listeners::default(),
             handover: None,
-            store,
             passed: self.passed,
             server: foundation.server,
-            status: Status::new(now),
-            watchdog: manager
-                .as_ref()
-                .and_then(Manager::watchdog_patience)
-                .map(|patience| Watchdog::new(patience, count, now)),
-            manager,
+            supervision: manager.map(|manager| Supervision::new(manager, store, count, now)),
         };
         daemon.listeners.landlock = landlock;
         let result = match foundation.listeners {
@@ -144,7 +138,7 @@ impl Start<'_> {
             }
         };
         daemon.announce();
-        daemon.tell_ready(Instant::now());
+        daemon.supervise(|supervision, summary| supervision.ready(summary, Instant::now()));
         daemon.answer(foundation.caller, result);
         Ok(daemon)
     }
@@ -321,6 +315,7 @@ impl Daemon {
         } = first;
         let mut more: Vec<String> = self.busy_poll_warning().into_iter().collect();
         more.append(&mut prepared.warnings);
+        // The last step that can fail: what was bound is not served before this.
         let now = Instant::now();
         let committed = self
             .listeners

@@ -1,19 +1,17 @@
 //! The stop, stage by stage: queues are emptied, peers finish, datagrams are answered to the last.
+//! [`stage`](super::stage) decides when.
 
 use std::time::{Duration, Instant};
 
 use crate::policy::limits::LINGER;
 use crate::worker::mailbox::Command;
 
+use super::Daemon;
+use super::stage::{Facts, Stage, Step};
 use super::systemd::notify::Manager;
-use super::{Daemon, Stage};
 
 /// How often to look whether the last connection is closed, while stopping.
 pub(super) const DRAIN_LOOK: Duration = Duration::from_millis(20);
-
-/// How long after `drain-timeout` queues may still be emptied, so that also a timeout of zero serves
-/// queued clients.
-const QUEUES_TIME_MAX: Duration = Duration::from_secs(1);
 
 impl Daemon {
     /// The first time, begins to stop; the second time, stops at once.
@@ -26,7 +24,7 @@ impl Daemon {
         let delay = self.config.daemon.shutdown_delay;
         self.stage = Stage::Leaving { until: now + delay };
         if !delay.is_zero() {
-            self.tell_status(now);
+            self.supervise(|supervision, summary| supervision.status(summary, now));
             log::info!(
                 "stopping; serving on for {}",
                 humantime::format_duration(delay)
@@ -34,51 +32,50 @@ impl Daemon {
         }
     }
 
+    /// Takes the step of a stop that is due.
     pub(super) fn go_on_stopping(&mut self, now: Instant) {
-        match self.stage {
-            Stage::Leaving { until } if now >= until => {
-                let timeout = self.config.daemon.drain_timeout;
-                let connections = self.listeners.totals().connections();
-                log::info!(
-                    "stopping: {connections} connection(s) have {} to finish",
-                    humantime::format_duration(timeout)
-                );
-                self.empty_store();
-                self.listeners.retire_streams(&self.workers, now);
-                self.stage = Stage::Draining {
-                    until: now + timeout,
-                };
-                self.tell_manager(Manager::stopping);
-                self.tell_status(now);
-            }
-            // Without descriptors a queue can't be emptied, and peers that stay leave none: the end
-            // does not wait for that.
-            Stage::Draining { until }
-                if self.listeners.all_retired() || now >= until + QUEUES_TIME_MAX =>
-            {
-                let connections = self.listeners.totals().connections();
-                if connections == 0 {
-                    self.empty(now);
-                } else if now >= until {
-                    log::info!(
-                        "stopping: {connections} connection(s) did not finish in time and are closed"
-                    );
-                    self.workers.command_all(|_| Command::Finish);
-                    self.stage = Stage::Finishing {
-                        until: now + LINGER + Duration::from_secs(1),
-                    };
-                }
-            }
-            Stage::Finishing { until }
-                if now >= until || self.listeners.totals().connections() == 0 =>
-            {
-                self.empty(now);
-            }
-            Stage::Emptying { until } if now >= until || self.listeners.all_retired() => {
-                self.stage = Stage::Ended;
-            }
-            _ => {}
+        if !self.is_stopping() {
+            return;
         }
+        let facts = Facts {
+            connections: self.listeners.totals().connections(),
+            all_retired: self.listeners.all_retired(),
+        };
+        match self.stage.next_step(facts, now) {
+            Some(Step::Drain) => self.drain(facts.connections, now),
+            Some(Step::Finish) => {
+                log::info!(
+                    "stopping: {} connection(s) did not finish in time and are closed",
+                    facts.connections
+                );
+                self.workers.command_all(|_| Command::Finish);
+                self.stage = Stage::Finishing {
+                    until: now + LINGER + Duration::from_secs(1),
+                };
+            }
+            Some(Step::Empty) => self.empty(now),
+            Some(Step::End) => self.stage = Stage::Ended,
+            None => {}
+        }
+    }
+
+    /// No new connection is accepted from here on.
+    fn drain(&mut self, connections: u64, now: Instant) {
+        let timeout = self.config.daemon.drain_timeout;
+        log::info!(
+            "stopping: {connections} connection(s) have {} to finish",
+            humantime::format_duration(timeout)
+        );
+        // There is no successor.
+        if let Some(supervision) = &mut self.supervision {
+            supervision.empty_store();
+        }
+        self.listeners.retire_streams(&self.workers, now);
+        self.stage = Stage::Draining {
+            until: now + timeout,
+        };
+        self.tell_manager(Manager::stopping);
+        self.supervise(|supervision, summary| supervision.status(summary, now));
     }
 
     /// Datagrams are served to the very end: each that was sent in time is answered.
@@ -101,8 +98,8 @@ impl Daemon {
             totals.datagrams_received,
             totals.connections()
         );
-        if let Some(manager) = self.manager {
-            manager.end();
+        if let Some(supervision) = self.supervision {
+            supervision.manager.end();
         }
     }
 }

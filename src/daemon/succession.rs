@@ -14,12 +14,13 @@ use crate::protocol::{self, schema};
 use crate::sys::handover as carriers;
 use crate::worker::mailbox::Command;
 
+use super::Daemon;
 use super::control::{ClientId, Reply, Server};
 use super::handover::upgrade::{Action, Answer, Facts, Handover, Outgoing, Successor};
 use super::handover::write::{Service, Transferred};
 use super::handover::{STORED, environment};
-use super::systemd::notify::Manager;
-use super::{Daemon, Stage};
+use super::stage::Stage;
+use super::systemd::Supervision;
 
 impl Daemon {
     /// Begins an upgrade, if there can be one.
@@ -29,7 +30,8 @@ impl Daemon {
 
     /// Begins to leave everything to the process that the service manager starts next.
     pub(super) fn hand_over_to_process(&mut self, caller: ClientId, now: Instant) {
-        if self.manager.as_ref().is_some_and(Manager::keeps) {
+        let supervision = self.supervision.as_ref();
+        if supervision.is_some_and(|supervision| supervision.manager.keeps()) {
             return self.begin_handover(Successor::Process, Some(caller), now);
         }
         let reason = "no service manager keeps anything: $FDSTORE is not set \
@@ -222,7 +224,7 @@ impl Daemon {
 
     /// Has the service manager store everything for the next process.
     fn leave_to_manager(&self, carriers: Vec<OwnedFd>) -> io::Result<()> {
-        let Some(manager) = &self.manager else {
+        let Some(Supervision { manager, .. }) = &self.supervision else {
             return Err(io::Error::other("no service manager can be notified"));
         };
         // It ignores messages of a process that has ended.

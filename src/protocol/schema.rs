@@ -185,7 +185,7 @@ impl Trigger {
 pub enum ReloadOutcome {
     /// The configuration is in force.
     Applied,
-    /// It is the one that was in force already.
+    /// It is the one that was in force already, except for keys that only a start reads.
     Unchanged,
     /// It has errors; the one before is in force.
     Rejected,
@@ -267,6 +267,14 @@ pub fn bounded(mut list: Vec<Diagnostic>, more: usize, noun: &str) -> Vec<Diagno
 }
 
 impl ReloadResult {
+    /// Whether nothing has changed but keys that only a start reads.
+    #[must_use]
+    pub fn waits_for_start(&self) -> bool {
+        let mut changes = self.changes.iter();
+        self.outcome == ReloadOutcome::Unchanged
+            && changes.any(|change| change.action != ChangeAction::Keep)
+    }
+
     /// `3 errors`, as far as they are counted here.
     #[must_use]
     pub fn error_count(&self) -> String {

@@ -1,7 +1,8 @@
 //! Lists of thousands of peers, and what they cost others: the daemon's memory, its other clients and
 //! an upgrade.
 //!
-//! What is measured in time is printed and not judged.
+//! What is measured in time is printed and not judged. That a call beside lists waits for one turn of
+//! the control plane at most is shown beside the code, in `daemon::control`.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::{StopAtEnd, resident_kilobytes};
-use crate::harness::{Control, Daemon, PATIENCE, allow_many_descriptors, eventually, text};
+use crate::harness::{Control, Daemon, allow_many_descriptors, eventually, text};
 
 const CONFIG: &str = r#"
 [log]
@@ -98,7 +99,6 @@ fn the_control_plane_answers_while_seven_clients_list_thousands_of_peers() {
             times[50],
             times[99]
         );
-        assert!(times[99] < PATIENCE);
         let before = lists.load(Ordering::Relaxed);
         eventually("they still list", || lists.load(Ordering::Relaxed) > before);
         drop(ends);

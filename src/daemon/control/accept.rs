@@ -10,9 +10,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::socket::{MsgFlags, recv};
 
+use crate::protocol::Role;
+
 use super::caller::Caller;
 use super::connection::{Connection, End};
-use super::{CONNECTIONS_MAX, ClientId, LISTENING, Server};
+use super::{CONNECTIONS_MAX, CONNECTIONS_RESERVED, ClientId, LISTENING, Server};
 
 /// How long accepting pauses when there is not even a spare descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -80,11 +82,11 @@ impl Server {
     /// Watches a connection as the next one, if there may be one more of its user.
     fn watch(&mut self, stream: &UnixStream) -> Result<Caller, End> {
         let caller = Caller::of(stream)?;
-        if self.check_room(&caller).is_err() {
+        if self.check_room(caller).is_err() {
             // A client that closes a connection and opens another may be accepted in the turn before
             // the one that reports the end of the first.
             self.end_closed();
-            self.check_room(&caller)?;
+            self.check_room(caller)?;
         }
         stream.set_nonblocking(true)?;
         self.last_id += 1;
@@ -94,15 +96,10 @@ impl Server {
         Ok(caller)
     }
 
-    fn check_room(&self, caller: &Caller) -> Result<(), End> {
-        let of_user = |connection: &&Connection| connection.caller.uid == caller.uid;
-        if self.connections.len() >= CONNECTIONS_MAX {
-            return Err(End::TooMany);
-        }
-        if self.connections.values().filter(of_user).count() >= self.per_user_max {
-            return Err(End::TooManyOfUser(caller.uid));
-        }
-        Ok(())
+    fn check_room(&self, caller: Caller) -> Result<(), End> {
+        let connections = self.connections.values();
+        let callers = connections.map(|connection| connection.caller);
+        check_room(caller, callers, self.per_user_max)
     }
 
     /// Ends connections that their clients have closed, and on which no request is left.
@@ -122,5 +119,82 @@ impl Server {
         // It was added at the start, and changing it needs no memory.
         let changed = self.epoll.modify(&self.socket.listener, &mut event);
         debug_assert_eq!(changed, Ok(()), "the listening socket is watched");
+    }
+}
+
+/// Whether a caller may have a connection beside those of these callers.
+fn check_room(
+    caller: Caller,
+    connected: impl Iterator<Item = Caller>,
+    per_user_max: usize,
+) -> Result<(), End> {
+    let (mut all, mut of_user) = (0, 0);
+    for other in connected {
+        all += 1;
+        of_user += usize::from(other.uid == caller.uid);
+    }
+    if all >= CONNECTIONS_MAX {
+        Err(End::TooMany)
+    } else if of_user >= per_user_max {
+        Err(End::TooManyOfUser(caller.uid))
+    } else if all >= CONNECTIONS_MAX - CONNECTIONS_RESERVED && caller.role() < Role::Admin {
+        Err(End::Reserved)
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::unistd::geteuid;
+
+    use super::*;
+    use crate::daemon::control::CONNECTIONS_PER_USER_MAX;
+
+    fn of_user(uid: u32) -> Caller {
+        Caller { pid: 1, uid }
+    }
+
+    /// Each of these users connects as often as it is allowed to, in turn.
+    fn fill(connected: &mut Vec<Caller>, uids: &[u32]) {
+        for &uid in uids {
+            while check(connected, uid).is_ok() {
+                connected.push(of_user(uid));
+            }
+        }
+    }
+
+    fn check(connected: &[Caller], uid: u32) -> Result<(), End> {
+        let connected = connected.iter().copied();
+        check_room(of_user(uid), connected, CONNECTIONS_PER_USER_MAX)
+    }
+
+    /// Four users with eight idle connections each did.
+    #[test]
+    fn other_users_together_do_not_shut_out_root_and_the_daemons_own_user() {
+        let mut connected = Vec::new();
+        fill(
+            &mut connected,
+            &[4_000_001, 4_000_002, 4_000_003, 4_000_004],
+        );
+        assert_eq!(connected.len(), 28);
+        assert!(matches!(check(&connected, 4_000_005), Err(End::Reserved)));
+        for admin in [0, geteuid().as_raw()] {
+            assert!(check(&connected, admin).is_ok());
+        }
+        fill(&mut connected, &[0]);
+        assert_eq!(connected.len(), CONNECTIONS_MAX);
+        assert!(matches!(check(&connected, 0), Err(End::TooMany)));
+    }
+
+    #[test]
+    fn connections_of_root_leave_as_many_places_reserved() {
+        let mut connected = Vec::new();
+        fill(&mut connected, &[0]);
+        assert_eq!(connected.len(), CONNECTIONS_PER_USER_MAX);
+        assert!(matches!(check(&connected, 0), Err(End::TooManyOfUser(0))));
+        fill(&mut connected, &[4_000_001, 4_000_002, 4_000_003]);
+        assert!(matches!(check(&connected, 4_000_004), Err(End::Reserved)));
+        assert_eq!(CONNECTIONS_MAX - connected.len(), CONNECTIONS_RESERVED);
     }
 }

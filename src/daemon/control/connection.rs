@@ -17,7 +17,7 @@ use crate::protocol::wire::{self, Frames, REQUEST_BYTES_MAX, Request};
 
 use super::caller::Caller;
 use super::listing::Listing;
-use super::{CONNECTIONS_MAX, Reply};
+use super::{CONNECTIONS_MAX, CONNECTIONS_RESERVED, Reply};
 
 /// How long a client may take for a request, from the reply before it on. A person at a prompt
 /// opens a new connection for each command, so that none has to be held for long.
@@ -35,6 +35,8 @@ pub(super) enum End {
     TooSlow,
     #[error("{CONNECTIONS_MAX} are there already")]
     TooMany,
+    #[error("the last {CONNECTIONS_RESERVED} are for root and the daemon's own user")]
+    Reserved,
     #[error("uid {0} has as many as one user may have")]
     TooManyOfUser(u32),
     #[error("a request of {0}")]

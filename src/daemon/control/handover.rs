@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::{BindError, ClientId, Connection, LISTENING, Permissions, Server, Socket, State};
-use crate::daemon::handover::record;
+use crate::daemon::record;
 use crate::protocol::wire::{Frames, REQUEST_BYTES_MAX};
 
 impl Server {
@@ -88,6 +88,7 @@ impl Server {
             let Some(stream) = descriptor(client.descriptor) else {
                 continue;
             };
+            // The limits hold for them as for new ones: an earlier version may have had others.
             let id = match self.admit(UnixStream::from(stream)) {
                 Ok(id) => id,
                 Err((_, end)) => {

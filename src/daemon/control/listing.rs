@@ -6,7 +6,6 @@
 
 use std::collections::VecDeque;
 
-use crate::protocol::peers::SortKey;
 use crate::worker::mailbox::{Order, Peer, Rank, Selection};
 
 /// The most peers in one reply: about 100 KiB, which a client takes at once, and which the main
@@ -59,10 +58,10 @@ pub(super) struct Page {
 }
 
 impl Listing {
-    pub(super) fn new(selection: Selection, sort: SortKey, limit: Option<u64>) -> Self {
+    pub(super) fn new(selection: Selection, order: Order, limit: Option<u64>) -> Self {
         Self {
             selection,
-            order: order(sort),
+            order,
             left: limit.unwrap_or(u64::MAX),
             total: None,
             found: VecDeque::new(),
@@ -128,54 +127,10 @@ impl Listing {
     }
 }
 
-/// The workers' word for an order.
-fn order(sort: SortKey) -> Order {
-    match sort {
-        SortKey::Id => Order::Id,
-        SortKey::Listener => Order::Listener,
-        SortKey::Address => Order::Address,
-        SortKey::Age => Order::Age,
-        SortKey::Idle => Order::Idle,
-        SortKey::Received => Order::Received,
-        SortKey::Sent => Order::Sent,
-        SortKey::Rtt => Order::Rtt,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
-
     use super::*;
-    use crate::driver::Details;
-    use crate::worker::mailbox::{ListenerId, SocketKind};
-    use crate::worker::selection::Candidate;
-
-    fn peer(id: u64) -> Peer {
-        let now = Instant::now();
-        let candidate = Candidate {
-            id,
-            listener: "main",
-            source: None,
-            opened: now,
-            active: now,
-            bytes_received: 0,
-            bytes_sent: 0,
-        };
-        Peer {
-            id,
-            rank: Order::Id.rank(&candidate, || None),
-            listener: ListenerId(0),
-            kind: SocketKind::Stream,
-            source: None,
-            destination: None,
-            age: Duration::ZERO,
-            idle: Duration::ZERO,
-            bytes_received: 0,
-            bytes_sent: 0,
-            details: Details::default(),
-        }
-    }
+    use crate::daemon::control::tests::peer;
 
     /// Searches the workers, of which each has peers with these ids, as they would.
     fn search(listing: &mut Listing, workers: &[Vec<u64>]) {
@@ -196,7 +151,7 @@ mod tests {
     /// The sizes of all pages, and the ids in them. No more is held than a page, and another for
     /// each worker.
     fn list(workers: &[Vec<u64>], limit: Option<u64>, more: bool) -> (Vec<usize>, Vec<u64>, u64) {
-        let mut listing = Listing::new(Selection::default(), SortKey::Id, limit);
+        let mut listing = Listing::new(Selection::default(), Order::Id, limit);
         let (mut sizes, mut ids) = (Vec::new(), Vec::new());
         loop {
             while !listing.has_page() {

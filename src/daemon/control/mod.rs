@@ -44,7 +44,7 @@ pub use caller::Caller;
 use connection::{Connection, End, Next, State};
 use listing::Listing;
 pub(super) use searches::Search;
-use searches::{Searches, Task, selection};
+use searches::{Searches, Task};
 pub use socket::{BindError, Place};
 use socket::{Permissions, Socket};
 use spare::Spare;
@@ -53,7 +53,11 @@ use spare::Spare;
 /// them can make us hold, 2 MiB of requests.
 pub const CONNECTIONS_MAX: usize = 32;
 
-/// Connections of one user at one time, so that four users have to conspire to shut out a fifth.
+/// How many of these are kept for root and the daemon's own user: other users together must not
+/// keep out those that can stop the daemon or change its configuration.
+const CONNECTIONS_RESERVED: usize = 4;
+
+/// Connections of one user at one time.
 pub const CONNECTIONS_PER_USER_MAX: usize = 8;
 
 /// The listening socket among the epoll events; connections count from 1.
@@ -280,7 +284,7 @@ impl Server {
         sort: SortKey,
         limit: Option<u64>,
     ) {
-        let listing = Listing::new(selection(query), sort, limit);
+        let listing = Listing::new(peer::selection(query), peer::order(sort), limit);
         let request = call.request.clone();
         self.searches
             .add(call.id, request, Task::List(Box::new(listing)));
@@ -289,7 +293,7 @@ impl Server {
     /// Closes connections, or only counts them, and answers a call with how many, when its turn
     /// comes.
     pub(super) fn close_peers(&mut self, call: &Call, query: PeerQuery, dry_run: bool) {
-        let selection = selection(query);
+        let selection = peer::selection(query);
         let task = Task::Close { selection, dry_run };
         self.searches.add(call.id, call.request.clone(), task);
     }

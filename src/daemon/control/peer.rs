@@ -1,13 +1,43 @@
-//! A peer as clients see it: a worker's words in those of the protocol.
+//! Peers in the words of the protocol and in those of the workers.
+//!
+//! A worker knows nothing of the control protocol, and the protocol nothing of workers, so which peers
+//! are meant, and in which order, is a type of either. Here, and nowhere else, one becomes the other.
 
 use std::time::Duration;
 
 use crate::config::Protocol;
 use crate::daemon::listeners::Listeners;
-use crate::protocol::schema;
-use crate::worker::mailbox;
+use crate::policy::access::canonical_network;
+use crate::protocol::{PeerQuery, SortKey, schema};
+use crate::worker::mailbox::{self, Order, Selection};
 
-/// None if its listener has been removed since the peer was found.
+/// Which peers the workers are to look for.
+pub(super) fn selection(query: PeerQuery) -> Selection {
+    let duration = |ms: Option<u64>| Duration::from_millis(ms.unwrap_or(0));
+    Selection {
+        id: query.id,
+        listener: query.listener,
+        network: query.address.map(canonical_network),
+        older: duration(query.older_ms),
+        idle: duration(query.idle_ms),
+    }
+}
+
+/// The order in which they are to list them.
+pub(super) fn order(sort: SortKey) -> Order {
+    match sort {
+        SortKey::Id => Order::Id,
+        SortKey::Listener => Order::Listener,
+        SortKey::Address => Order::Address,
+        SortKey::Age => Order::Age,
+        SortKey::Idle => Order::Idle,
+        SortKey::Received => Order::Received,
+        SortKey::Sent => Order::Sent,
+        SortKey::Rtt => Order::Rtt,
+    }
+}
+
+/// A peer as clients see it; none if its listener has been removed since the peer was found.
 pub(super) fn describe(peer: &mailbox::Peer, listeners: &Listeners) -> Option<schema::Peer> {
     let (listener, protocol) = listeners.describe(peer.listener)?;
     let nameless = if protocol == Protocol::UnixStream {

@@ -6,10 +6,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
 
-use crate::policy::access::canonical_network;
-use crate::protocol::PeerQuery;
 use crate::protocol::schema::ClosePeersReply;
 use crate::protocol::wire::Request;
 use crate::worker::mailbox::{Command, Order, Peer, Rank, Selection};
@@ -255,17 +252,5 @@ impl Searches {
 impl Waiting {
     fn has_page(&self) -> bool {
         matches!(&self.task, Task::List(listing) if listing.has_page())
-    }
-}
-
-/// The workers' word for a query.
-pub(super) fn selection(query: PeerQuery) -> Selection {
-    let duration = |ms: Option<u64>| Duration::from_millis(ms.unwrap_or(0));
-    Selection {
-        id: query.id,
-        listener: query.listener,
-        network: query.address.map(canonical_network),
-        older: duration(query.older_ms),
-        idle: duration(query.idle_ms),
     }
 }

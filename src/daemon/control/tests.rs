@@ -106,34 +106,31 @@ fn read_reply(client: &mut UnixStream) -> Option<wire::Reply> {
     }
 }
 
-/// Peers with these ids, as a worker finds them.
-fn peers(ids: impl Iterator<Item = u64>) -> Vec<mailbox::Peer> {
-    let opened = Instant::now();
-    let peer = |id| {
-        let candidate = Candidate {
-            id,
-            listener: "main",
-            source: None,
-            opened,
-            active: opened,
-            bytes_received: 0,
-            bytes_sent: 0,
-        };
-        mailbox::Peer {
-            id,
-            rank: Order::Id.rank(&candidate, || None),
-            listener: ListenerId(0),
-            kind: SocketKind::Stream,
-            source: None,
-            destination: None,
-            age: Duration::ZERO,
-            idle: Duration::ZERO,
-            bytes_received: 0,
-            bytes_sent: 0,
-            details: Details::default(),
-        }
+/// A peer with this id, as a worker finds it.
+pub(super) fn peer(id: u64) -> mailbox::Peer {
+    let now = Instant::now();
+    let candidate = Candidate {
+        id,
+        listener: "main",
+        source: None,
+        opened: now,
+        active: now,
+        bytes_received: 0,
+        bytes_sent: 0,
     };
-    ids.map(peer).collect()
+    mailbox::Peer {
+        id,
+        rank: Order::Id.rank(&candidate, || None),
+        listener: ListenerId(0),
+        kind: SocketKind::Stream,
+        source: None,
+        destination: None,
+        age: Duration::ZERO,
+        idle: Duration::ZERO,
+        bytes_received: 0,
+        bytes_sent: 0,
+        details: Details::default(),
+    }
 }
 
 #[test]
@@ -427,7 +424,7 @@ impl Fixture {
 
     /// The only worker reports what it has found, of 1000 peers.
     fn report(&mut self, query: u64, ids: std::ops::Range<u64>, is_last: bool) {
-        let peers = peers(ids);
+        let peers: Vec<mailbox::Peer> = ids.map(peer).collect();
         let last = peers.last().map(|peer| peer.rank.clone());
         let more_after = last.filter(|_| !is_last);
         let listeners = Listeners::default();
@@ -462,6 +459,31 @@ fn lists_take_turns_page_by_page_and_one_search_runs_at_a_time() {
     assert!(fixture.search().is_none() && fixture.server.is_search_idle());
     one.write_all(&request(1)).unwrap();
     assert_eq!(fixture.serve(), 1, "both can ask again");
+}
+
+/// Seven clients that listed thousands of peers made `GetStatus` take 287 ms.
+#[test]
+fn a_call_beside_clients_that_list_in_loops_is_handed_out_in_the_next_turn() {
+    let mut fixture = Fixture::new();
+    let mut readers: Vec<UnixStream> = (0..7).map(|_| fixture.client()).collect();
+    let mut other = fixture.client();
+    fixture.serve();
+    for reader in &mut readers {
+        ask_for_peers(&mut fixture, reader, true);
+    }
+    for (search, reader) in (1..50).zip((0..7).cycle()) {
+        other.write_all(&request(search)).unwrap();
+        let calls = fixture.turn();
+        assert_eq!(calls.len(), 1, "it does not wait for a list");
+        let reply = Reply::One(wire::Reply::default());
+        fixture.server.reply(calls[0].id, reply, fixture.now);
+        assert!(read_reply(&mut other).is_some());
+        // In each turn one search makes one page; all lists are as far as each other.
+        assert!(fixture.search().is_some());
+        fixture.report(search, 0..256, false);
+        let page = read_reply(&mut readers[reader]).unwrap();
+        assert!(page.continues);
+    }
 }
 
 #[test]

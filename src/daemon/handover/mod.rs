@@ -1,7 +1,7 @@
 //! Handing the service over to a successor: the program that this process executes, or the process
 //! that the service manager starts next.
 //!
-//! A record in memory describes the service ([`record`]); with every descriptor it travels in
+//! A record in memory describes the service ([`super::record`]); with every descriptor it travels in
 //! carriers, sockets whose queues hold descriptors ([`crate::sys::handover`]). One side writes
 //! ([`mod@write`]), the other finds ([`predecessor`]) and continues ([`restore`]). The successor begins
 //! with the configuration that was in force and then reloads: sockets that stay are not touched,
@@ -11,7 +11,6 @@
 pub(super) mod environment;
 pub(super) mod predecessor;
 pub(super) mod program;
-pub(super) mod record;
 mod restore;
 pub(super) mod upgrade;
 pub(super) mod write;

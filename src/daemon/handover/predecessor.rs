@@ -11,11 +11,11 @@ use crate::config::{self, Config, Loaded, Source};
 use crate::daemon::control::{BindError, ClientId, Server};
 use crate::daemon::origin::Texts;
 use crate::daemon::privileges::{Landlock, Made};
+use crate::daemon::record::{Record, Socket};
 use crate::sys::handover as carriers;
 use crate::sys::process::Passed;
 use crate::worker::transfer::instant_before;
 
-use super::record::{Record, Socket};
 use super::{STORED, clock, environment};
 
 /// A predecessor whose record could be read.
@@ -93,6 +93,7 @@ impl Inherited {
             let (record, unsent) = Record::decode(&bytes)?;
             Ok((record, unsent.to_vec()))
         };
+        // Without a record the sockets are still worth something: those that are configured are served.
         match { read }() {
             Ok((record, unsent)) => Self::State(Box::new(Predecessor {
                 record,

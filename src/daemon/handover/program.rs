@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{AccessFlags, access, execve};
 
-use crate::daemon::signals;
+use crate::daemon::{record, signals};
 
-use super::{environment, record};
+use super::environment;
 
 /// How long the new program may take for each answer.
 pub(super) const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::{self, Config};
 use crate::daemon::listeners::{Listeners, udp_port};
+use crate::daemon::record::{self, Name};
 use crate::daemon::workers::Workers;
 use crate::policy::CloseReason;
 use crate::protocol::schema::UpgradeResult;
@@ -19,7 +20,6 @@ use crate::worker::transfer::instant_before;
 
 use super::clock;
 use super::predecessor::{Predecessor, load};
-use super::record::{self, Name};
 
 impl Predecessor {
     /// Continues everything except the control socket. Returns the configuration that was in force,
@@ -110,6 +110,7 @@ impl Predecessor {
                 Name::Unix(ref bytes) => UnixName::from_bytes(bytes).map(Peer::Unix),
             };
             let Some((listener, name)) = listener.zip(name) else {
+                // Its listener is not there any more, or its name is none on this kernel.
                 continue;
             };
             let entry = SourceEntry {

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use crate::config::{self, Config, render};
 use crate::daemon::control::{ClientId, Server};
 use crate::daemon::listeners::Listeners;
+use crate::daemon::record::{self, Name, Record};
 use crate::protocol::schema::ReloadResult;
 use crate::sys::handover as carriers;
 use crate::sys::message::Source as Peer;
 use crate::worker::mailbox::{ListenerId, SourceEntry, TransferredConnection};
 
-use super::record::{self, Name, Record};
 use super::{STORED, clock};
 
 /// Everything that the workers with these numbers have transferred.

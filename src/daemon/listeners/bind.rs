@@ -10,7 +10,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
 use socket2::Type;
 
 use crate::config::{Address, Listener, Protocol};
@@ -18,6 +17,7 @@ use crate::sys::socket::{self, Binding, Inherited};
 use crate::worker::mailbox::SocketKind;
 
 use crate::daemon::privileges::Landlock;
+use crate::daemon::record::Adopted;
 use crate::daemon::socket_file::{self, LockWait, SocketFile};
 
 /// The buffer of a datagram socket where the configuration says "auto". Over UDP that for receiving:
@@ -41,16 +41,6 @@ pub(crate) struct Bound {
     pub stored: Option<String>,
     /// The service manager has bound it, and keeps it.
     pub passed: Option<Adopted>,
-}
-
-/// What is known of a socket that the service manager has passed.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub(crate) struct Adopted {
-    /// It is here for its name, not for its address.
-    pub by_name: bool,
-    /// The backlog that the `.socket` unit has given it; the kernel does not report that of a Unix
-    /// socket.
-    pub backlog: Option<u32>,
 }
 
 /// What has to be known to bind the sockets of a listener.

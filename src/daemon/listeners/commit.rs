@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::config::{self, Action, Change, Config};
+use crate::config::{self, Change, ChangeAction, Config};
 use crate::driver::Permits;
 use crate::sys::socket;
 use crate::worker::mailbox::{Command, Gate, ListenerId, SocketId, SocketKind};
@@ -103,7 +103,7 @@ impl Listeners {
         }
         known.config.backlog = new.backlog;
         known.config.backlog_is_set = new.backlog_is_set;
-        if change.action != Action::Keep {
+        if change.action != ChangeAction::Keep {
             known.config = new.clone();
             known.source_ports = source_ports(new, own_ports);
             known.gate.permits.set_max(new.max_connections);
@@ -226,9 +226,9 @@ impl Listeners {
     fn shortfalls(&self, listener: &config::Listener, change: &Change) -> Vec<String> {
         let asks = |key: &&str| matches!(*key, "backlog" | "receive-buffer");
         let is_asked = match change.action {
-            Action::Add | Action::Rebind => true,
-            Action::Update => change.keys.iter().any(|key| asks(&&**key)),
-            Action::Keep | Action::Remove => false,
+            ChangeAction::Add | ChangeAction::Rebind => true,
+            ChangeAction::Update => change.keys.iter().any(|key| asks(&&**key)),
+            ChangeAction::Keep | ChangeAction::Remove => false,
         };
         let known = self.in_service.get(&listener.name).filter(|_| is_asked);
         known.map_or_else(Vec::new, |known| {

@@ -17,7 +17,7 @@ use crate::worker::mailbox::{
 
 use super::bind::{self, Bound};
 use super::{Listener, Listeners, Socket, add_to_workers, source_ports};
-use crate::daemon::handover::record;
+use crate::daemon::record;
 use crate::daemon::socket_file::SocketFile;
 use crate::daemon::workers::Workers;
 

@@ -11,10 +11,11 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::config::{self, Address, Change, Config, Protocol};
+use crate::daemon::record::Adopted;
 use crate::sys::process::Passed;
 use crate::sys::socket;
 
-use super::bind::{self, Adopted, Bound};
+use super::bind::{self, Bound};
 use super::survivors::Survivors;
 
 /// Names that begin so are ours: no listener's sockets are called so.

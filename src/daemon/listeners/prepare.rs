@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::config::{self, Action, Address, Change, Config};
+use crate::config::{self, Address, Change, ChangeAction, Config};
 use crate::worker::mailbox::{SocketId, SocketKind};
 
 use crate::daemon::socket_file;
@@ -57,9 +57,9 @@ impl Listeners {
             };
             match change.action {
                 // A listener that changes nothing may still have lost a file.
-                Action::Add | Action::Rebind => preparation.plan(listener, change),
-                Action::Keep | Action::Update => preparation.restore_files(listener),
-                Action::Remove => {}
+                ChangeAction::Add | ChangeAction::Rebind => preparation.plan(listener, change),
+                ChangeAction::Keep | ChangeAction::Update => preparation.restore_files(listener),
+                ChangeAction::Remove => {}
             }
         }
         preparation.finish(new)
@@ -71,7 +71,7 @@ impl Listeners {
     fn available(&self, changes: &[Change]) -> Vec<(&str, &Socket)> {
         let changed = changes
             .iter()
-            .filter(|change| matches!(change.action, Action::Rebind | Action::Remove));
+            .filter(|change| matches!(change.action, ChangeAction::Rebind | ChangeAction::Remove));
         let names = changed.filter_map(|change| change.listener.as_deref());
         let old = names.filter_map(|name| self.in_service.get(name));
         let sockets = old.flat_map(|old| {
@@ -414,10 +414,5 @@ impl<'a> Preparation<'a> {
 
 /// Whether both are the same address of the same interface. A port 0 is no address yet.
 fn is_same_inet(one: SocketAddr, other: SocketAddr) -> bool {
-    let scope = |address: SocketAddr| match address {
-        SocketAddr::V4(_) => 0,
-        SocketAddr::V6(address) => address.scope_id(),
-    };
-    let parts = |address: SocketAddr| (address.ip(), address.port(), scope(address));
-    other.port() != 0 && parts(one) == parts(other)
+    other.port() != 0 && one == other
 }

@@ -4,15 +4,16 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, IsTerminal, Write as _};
+use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Duration;
 
 use ::syslog::Facility;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll, ppoll};
-use nix::sys::time::TimeSpec;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::config::{self, LogTarget};
 
@@ -23,9 +24,6 @@ use super::writer::Write;
 
 /// For how long the end of the process waits for standard error.
 const LAST_WORDS_TIME_MAX: Duration = Duration::from_secs(1);
-
-/// How much a pipe takes without waiting, once it is ready (`pipe(7)`).
-const PIPE_BUF: usize = 4096;
 
 /// Where lines go.
 pub(super) enum Output {
@@ -126,16 +124,27 @@ fn print(output: &mut (impl io::Write + AsFd), line: &str) -> io::Result<()> {
 /// Writes the last words of the process to standard error, or as much of them as it takes in a bounded
 /// time.
 pub(in crate::daemon) fn write_last_words(text: &str) {
-    let until = Instant::now() + LAST_WORDS_TIME_MAX;
-    for piece in text.as_bytes().chunks(PIPE_BUF) {
-        let left = until.saturating_duration_since(Instant::now());
-        let stderr = io::stderr();
-        let mut fds = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
-        // A pipe that is ready takes this much at once.
-        let is_ready = ppoll(&mut fds, Some(TimeSpec::from_duration(left)), None);
-        if is_ready != Ok(1) || stderr.lock().write_all(piece).is_err() {
-            return;
-        }
+    write_in_time(text, io::stderr, LAST_WORDS_TIME_MAX);
+}
+
+/// Writes a text to an output that may take nothing. It is written by a thread, which is left alone
+/// when the time is over: another process may fill a pipe that was ready a moment ago.
+fn write_in_time<O: io::Write>(
+    text: &str,
+    output: impl FnOnce() -> O + Copy + Send + 'static,
+    time_max: Duration,
+) {
+    let (written, is_written) = channel();
+    let owned = text.to_owned();
+    let write = move || {
+        let _ = output().write_all(owned.as_bytes());
+        let _ = written.send(());
+    };
+    if thread::Builder::new().spawn(write).is_ok() {
+        let _ = is_written.recv_timeout(time_max);
+    } else {
+        // The text may be the error that no thread can be started.
+        let _ = output().write_all(text.as_bytes());
     }
 }
 
@@ -230,19 +239,39 @@ mod tests {
         let (mut reader, mut writer) = io::pipe().unwrap();
         fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
         while writer.write(&[b'x'; 1000]).is_ok() {}
-        let printing = std::thread::spawn(move || print(&mut writer, "the line\n"));
+        let printing = thread::spawn(move || print(&mut writer, "the line\n"));
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         assert!(text.ends_with("xthe line\n"));
         assert!(printing.join().unwrap().is_ok());
     }
 
+    /// A pipe that is ready is not so for long where other processes write to it: the end of the process
+    /// waited in write(2).
+    #[test]
+    fn last_words_wait_for_no_output_that_gets_stuck_while_they_are_written() {
+        struct Stuck;
+
+        impl io::Write for Stuck {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                thread::park();
+                Ok(0)
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+
+        write_in_time("the last words", || Stuck, Duration::from_millis(1));
+    }
+
     /// The end of the process waited for a line that was stuck in write(2).
     #[test]
     fn a_line_is_written_without_the_lock_of_standard_error() {
         let lock = io::stderr().lock();
-        let (written, result) = std::sync::mpsc::channel();
-        let writing = std::thread::spawn(move || {
+        let (written, result) = channel();
+        let writing = thread::spawn(move || {
             let record = log::Record::builder()
                 .args(format_args!("a line of a test"))
                 .build();

@@ -91,9 +91,14 @@ pub(super) fn log_result(result: &ReloadResult) {
     match result.outcome {
         ReloadOutcome::Rejected => log::error!(reload_id = id; "{}", rejection(result)),
         ReloadOutcome::Unchanged => {
+            let until = if result.waits_for_start() {
+                " before the next start"
+            } else {
+                ""
+            };
             log::info!(
                 reload_id = id;
-                "reload {id}: nothing has changed; still generation {generation}"
+                "reload {id}: nothing has changed{until}; still generation {generation}"
             )
         }
         ReloadOutcome::Applied | ReloadOutcome::RolledBack => {

@@ -1,10 +1,13 @@
 //! A configuration that is read and checked in a thread of its own.
 //!
 //! A file system may be slow and a file may be long: the control thread answers its clients and
-//! the watchdog all the same. The thread knows no more than where the configuration comes from.
+//! the watchdog all the same. The thread knows no more than where the configuration comes from. One
+//! that hangs, as on a file system whose server is gone, is left alone after a time: nothing can end it,
+//! and the next reload has a thread of its own.
 
 use std::io;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::time::{Duration, Instant};
 
 use crate::config::{self, Loaded};
 use crate::daemon::check::InForce;
@@ -20,6 +23,9 @@ pub(in crate::daemon) type Outcome = Result<(Texts, Loaded), Vec<Diagnostic>>;
 /// the 2 MiB that threads have. Only what is used counts as memory.
 const STACK_BYTES: usize = 16 * 1024 * 1024;
 
+/// How long it may take to read the configuration. To check it takes a second at most.
+const LOADING_TIME_MAX: Duration = Duration::from_secs(30);
+
 /// Reads and checks the configuration; `in_force` has the names of the texts of the present one.
 ///
 /// # Errors
@@ -32,7 +38,10 @@ pub(in crate::daemon) fn load(origin: &Origin, in_force: &[String]) -> Outcome {
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Loading(Receiver<Outcome>);
+pub(super) struct Loading {
+    outcome: Receiver<Outcome>,
+    until: Instant,
+}
 
 /// Wakes the control thread when the loading thread ends, in whatever way.
 struct WakeAtEnd(Waker);
@@ -51,8 +60,24 @@ impl Loading {
         files: &[String],
         in_force: InForce,
         control: Waker,
+        now: Instant,
     ) -> io::Result<Self> {
         let (origin, files) = (origin.clone(), files.to_vec());
+        let load = move || {
+            let (texts, mut loaded) = load(&origin, &files)?;
+            // Looking up a group may take long as well.
+            let warnings = in_force.warnings(&loaded.config);
+            loaded.warnings.extend(warnings);
+            Ok((texts, loaded))
+        };
+        Self::run(load, control, now)
+    }
+
+    pub(super) fn run(
+        load: impl FnOnce() -> Outcome + Send + 'static,
+        control: Waker,
+        now: Instant,
+    ) -> io::Result<Self> {
         let (sender, outcome) = channel();
         std::thread::Builder::new()
             .name("reload".into())
@@ -61,29 +86,39 @@ impl Loading {
                 // Dropped after the sender, so that the outcome is there when the control thread wakes.
                 let _wake = WakeAtEnd(control);
                 let sender = sender;
-                let mut outcome = load(&origin, &files);
-                if let Ok((_, loaded)) = &mut outcome {
-                    // Looking up a group may take long as well.
-                    let warnings = in_force.warnings(&loaded.config);
-                    loaded.warnings.extend(warnings);
-                }
+                let outcome = load();
                 // A wrong file of 1 MiB takes a hundred times that while it is judged.
                 process::return_free_memory();
-                // The receiver is there until the outcome is.
+                // The receiver is gone if this took too long.
                 let _ = sender.send(outcome);
             })?;
-        Ok(Self(outcome))
+        Ok(Self {
+            outcome,
+            until: now + LOADING_TIME_MAX,
+        })
     }
 
-    /// What came of it, once it is known.
-    pub(super) fn poll(&self) -> Option<Outcome> {
-        match self.0.try_recv() {
-            Ok(outcome) => Some(outcome),
-            Err(TryRecvError::Empty) => None,
-            Err(TryRecvError::Disconnected) => Some(Err(vec![Diagnostic::general(
-                "the check of the configuration did not come to its end, which is a defect of echod",
-            )])),
-        }
+    /// When [`Self::poll`] has an outcome at the latest.
+    pub(super) fn poll_timeout(&self) -> Instant {
+        self.until
+    }
+
+    /// What came of it, once it is known, or has taken too long.
+    pub(super) fn poll(&self, now: Instant) -> Option<Outcome> {
+        let message = match self.outcome.try_recv() {
+            Ok(outcome) => return Some(outcome),
+            Err(TryRecvError::Empty) if now < self.until => return None,
+            Err(TryRecvError::Empty) => format!(
+                "the configuration was not read within {}: its file system does not answer: reload \
+                 again when it does",
+                humantime::format_duration(LOADING_TIME_MAX)
+            ),
+            Err(TryRecvError::Disconnected) => {
+                "the check of the configuration did not come to its end, which is a defect of echod"
+                    .into()
+            }
+        };
+        Some(Err(vec![Diagnostic::general(message)]))
     }
 }
 
@@ -100,8 +135,8 @@ mod tests {
         let origin = Origin::Arguments(vec![source]);
         let control = Waker::new().unwrap();
         let in_force = InForce::new(&Config::embedded(), None);
-        let loading = Loading::start(&origin, &[], in_force, control).unwrap();
-        loading.0.recv().unwrap().unwrap_err()
+        let loading = Loading::start(&origin, &[], in_force, control, Instant::now()).unwrap();
+        loading.outcome.recv().unwrap().unwrap_err()
     }
 
     #[test]

@@ -65,9 +65,14 @@ impl Reloads {
         self.current.is_some()
     }
 
-    /// The reload whose configuration is loaded.
-    fn take_loaded(&mut self) -> Option<(Current, Outcome)> {
-        let outcome = self.current.as_ref()?.loading.poll()?;
+    /// When [`Daemon::continue_reloads`] has something to do, if nothing else happens.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        Some(self.current.as_ref()?.loading.poll_timeout())
+    }
+
+    /// The reload whose configuration is loaded, or has not been in time.
+    fn take_loaded(&mut self, now: Instant) -> Option<(Current, Outcome)> {
+        let outcome = self.current.as_ref()?.loading.poll(now)?;
         Some((self.current.take()?, outcome))
     }
 }
@@ -79,8 +84,8 @@ impl Daemon {
     }
 
     /// Finishes a reload whose configuration is loaded, and begins the next.
-    pub(super) fn continue_reloads(&mut self) {
-        if let Some((current, outcome)) = self.reloads.take_loaded() {
+    pub(super) fn continue_reloads(&mut self, now: Instant) {
+        if let Some((current, outcome)) = self.reloads.take_loaded(now) {
             self.finish_reload(current.request, current.begun, outcome);
         }
         // A successor reads the configuration anyway; to begin here would delay it.
@@ -99,7 +104,7 @@ impl Daemon {
         }
         let control = self.workers.control().clone();
         let in_force = InForce::new(&self.config, self.socket.as_deref());
-        match Loading::start(&self.origin, &self.files, in_force, control) {
+        match Loading::start(&self.origin, &self.files, in_force, control, begun) {
             Ok(loading) => {
                 self.reloads.current = Some(Current {
                     request,
@@ -169,7 +174,7 @@ impl Daemon {
         if !dry_run {
             log_result(&result);
             self.history.last = result.clone();
-            self.tell_ready(now);
+            self.supervise(|supervision, summary| supervision.ready(summary, now));
         }
         if let Some((server, caller)) = self.server.as_mut().zip(caller) {
             server.reply(caller, Reply::One(protocol::reloaded(result)), now);
@@ -282,4 +287,59 @@ fn restart_warnings(plan: &Plan) -> impl Iterator<Item = Diagnostic> {
             "[{table}] {name}: takes effect when the daemon is next started"
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::driver::Waker;
+
+    /// No reload was possible any more until the file system answered, and its caller waited.
+    #[test]
+    fn a_reload_that_hangs_is_rejected_after_30_seconds_and_the_next_one_works() {
+        let now = Instant::now();
+        let (answers, file_system) = channel::<Outcome>();
+        let hung = move || file_system.recv().expect("the test ends it");
+        let mut reloads = Reloads::none();
+        let begin = |reloads: &mut Reloads, loading| {
+            reloads.current = Some(Current {
+                request: Request::SIGNAL,
+                begun: now,
+                loading,
+            });
+        };
+        let control = Waker::new().unwrap();
+        begin(
+            &mut reloads,
+            Loading::run(hung, control.clone(), now).unwrap(),
+        );
+        let late = now + Duration::from_secs(30);
+        assert!(
+            reloads
+                .take_loaded(late - Duration::from_millis(1))
+                .is_none()
+        );
+        assert_eq!(reloads.poll_timeout(), Some(late));
+        let (_, outcome) = reloads.take_loaded(late).expect("it is given up");
+        let errors = outcome.expect_err("nothing was read");
+        let message = &errors[0].message;
+        assert!(message.contains("not read within 30s"), "{message}");
+        assert!(!reloads.is_loading() && reloads.poll_timeout().is_none());
+
+        let (done, is_done) = channel();
+        let next = move || {
+            done.send(()).expect("the test waits");
+            Err(vec![Diagnostic::general("as a test")])
+        };
+        begin(&mut reloads, Loading::run(next, control, late).unwrap());
+        is_done.recv().expect("it has a thread of its own");
+        let outcome = std::iter::repeat_with(|| reloads.take_loaded(late)).find_map(|taken| taken);
+        let errors = outcome.expect("it has ended").1.unwrap_err();
+        assert_eq!(errors[0].message, "as a test");
+        // The first one finds that nothing waits for it.
+        answers.send(Err(Vec::new())).expect("it still hangs");
+    }
 }

@@ -1,56 +1,69 @@
-//! What is sent to the service manager at run time: the state in a line for `systemctl status`; that
-//! all threads are alive; and while stopping, that the daemon needs more time.
+//! The state of the service in a line, for `systemctl status`.
 //!
-//! The line is sent again when it has changed, and not more often than people read it. Without a
-//! manager nothing is counted, and no thread is woken for it.
+//! The line is sent again when it has changed, and not more often than people read it.
 
 use std::time::{Duration, Instant};
 
+use crate::cli::text::plural;
+use crate::daemon::listeners::Listeners;
+use crate::daemon::stage::Stage;
 use crate::protocol::schema::{ReloadOutcome, ReloadResult};
-use crate::worker::mailbox::Command;
-
-use crate::daemon::systemd::watchdog::Task;
-use crate::daemon::{Daemon, Stage};
 
 /// How often the line is renewed.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Where the watchdog wakes the main thread anyway, at that occasion, but not more often than this.
-const INTERVAL_MIN: Duration = Duration::from_secs(2);
-
 /// The same while stopping, when an operator may wait for the end.
 const INTERVAL_STOPPING: Duration = Duration::from_secs(1);
 
-/// While stopping, the manager is to wait for this time from each message on: longer than the time
-/// between two messages, and short enough for a daemon that hangs to be ended soon.
-const MORE_TIME: Duration = Duration::from_secs(10);
+/// Where the watchdog wakes the main thread anyway, the line is renewed at that occasion, but not
+/// more often than this.
+const INTERVAL_MIN: Duration = Duration::from_secs(2);
 
 /// The manager takes 4096 bytes at a time and forgets what is longer, with all that it says; a
 /// character has up to four.
 const LINE_CHARACTERS_MAX: usize = 500;
 
+/// What the line is about.
+#[derive(Debug)]
+pub(in crate::daemon) struct Summary<'a> {
+    pub stage: Stage,
+    pub listeners: &'a Listeners,
+    pub last_reload: &'a ReloadResult,
+}
+
 /// The line that the manager has, and when it was last renewed.
 #[derive(Debug)]
-pub(crate) struct Status {
+pub(super) struct Status {
     told: String,
     looked: Instant,
 }
 
 impl Status {
     /// Nothing has been sent yet.
-    pub(crate) fn new(now: Instant) -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Self {
             told: String::new(),
             looked: now,
         }
     }
 
-    fn is_due(&self, interval: Duration, now: Instant) -> bool {
-        now >= self.looked + interval
+    /// When the line is to be renewed.
+    pub(super) fn poll_timeout(&self, stage: Stage) -> Instant {
+        let interval = if stage.is_stopping() {
+            INTERVAL_STOPPING
+        } else {
+            INTERVAL
+        };
+        self.looked + interval
+    }
+
+    /// Whether it may be renewed on another occasion.
+    pub(super) fn may_be_renewed(&self, now: Instant) -> bool {
+        now >= self.looked + INTERVAL_MIN
     }
 
     /// Notes the line as it is now. True if it has changed.
-    fn renew(&mut self, line: &str, now: Instant) -> bool {
+    pub(super) fn renew(&mut self, line: &str, now: Instant) -> bool {
         self.looked = now;
         let is_news = self.told != line;
         if is_news {
@@ -60,92 +73,18 @@ impl Status {
     }
 }
 
-impl Daemon {
-    /// All is bound and served, or as before, after a reload.
-    pub(crate) fn tell_ready(&mut self, now: Instant) {
-        let Some(manager) = &self.manager else {
-            return;
-        };
-        let line = self.status_line(now);
-        manager.ready(&line);
-        self.status.renew(&line, now);
-    }
-
-    /// When [`Self::keep_manager_informed`] has something to do, if nothing else happens.
-    pub(crate) fn next_word(&self) -> Option<Instant> {
-        self.manager.as_ref()?;
-        let watchdog = self.watchdog.as_ref().and_then(|dog| dog.poll_timeout());
-        let status = self.status.looked + self.status_interval();
-        Some(watchdog.map_or(status, |watchdog| watchdog.min(status)))
-    }
-
-    fn status_interval(&self) -> Duration {
-        if self.is_stopping() {
-            INTERVAL_STOPPING
-        } else {
-            INTERVAL
-        }
-    }
-
-    /// Sends the manager what is due.
-    pub(crate) fn keep_manager_informed(&mut self, now: Instant) {
-        match self.watchdog.as_mut().and_then(|dog| dog.turn(now)) {
-            Some(Task::Ask) => self.workers.command_all(|_| Command::Ping),
-            Some(Task::Accuse { workers, silent }) => {
-                for worker in workers {
-                    log::error!(
-                        "worker {worker}: no answer for {silent:.1?}: unless it comes soon, the service manager \
-                         ends the service (WatchdogSec=)"
-                    );
-                }
-            }
-            None => {}
-        }
-        if self.status.is_due(self.status_interval(), now) {
-            self.tell_status(now);
-        }
-    }
-
-    /// A worker has answered.
-    pub(crate) fn handle_alive(&mut self, worker: usize, now: Instant) {
-        let all_alive = self
-            .watchdog
-            .as_mut()
-            .is_some_and(|dog| dog.handle_alive(worker));
-        if let Some(manager) = self.manager.as_ref().filter(|_| all_alive) {
-            manager.alive();
-            if self.status.is_due(INTERVAL_MIN, now) {
-                self.tell_status(now);
-            }
-        }
-    }
-
-    /// Sends the state, and while stopping asks for time.
-    pub(crate) fn tell_status(&mut self, now: Instant) {
-        let Some(manager) = &self.manager else {
-            return;
-        };
-        let line = self.status_line(now);
-        let is_news = self.status.renew(&line, now);
-        if self.is_stopping() {
-            manager.needs_time(&line, MORE_TIME);
-        } else if is_news {
-            manager.status(&line);
-        }
-    }
-
-    fn status_line(&self, now: Instant) -> String {
+impl Summary<'_> {
+    /// The state in a line.
+    pub(super) fn line(&self, now: Instant) -> String {
         let connections = self.listeners.totals().connections();
+        let left = |until: Instant| until.saturating_duration_since(now);
         match self.stage {
-            Stage::Serving => serving(
-                self.listeners.count() as u64,
-                connections,
-                &self.history.last,
-            ),
-            Stage::Leaving { until } => leaving(connections, until.saturating_duration_since(now)),
-            Stage::Draining { until } => {
-                draining(connections, until.saturating_duration_since(now))
+            Stage::Serving => {
+                let listeners = self.listeners.count() as u64;
+                serving(listeners, connections, self.last_reload)
             }
+            Stage::Leaving { until } => leaving(connections, left(until)),
+            Stage::Draining { until } => draining(connections, left(until)),
             Stage::HandedOver => {
                 format!("{} for the next process", count(connections, "connection"))
             }
@@ -188,8 +127,7 @@ fn closing(connections: u64) -> String {
 
 /// A number of things: `1 listener`, `3,402 connections`.
 fn count(number: u64, thing: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{} {thing}{plural}", grouped(number))
+    plural(&grouped(number), thing)
 }
 
 fn grouped(number: u64) -> String {
@@ -331,11 +269,13 @@ mod tests {
         let mut status = Status::new(now);
         assert!(status.renew("one", now));
         let later = now + INTERVAL;
-        assert!(!status.is_due(INTERVAL, later - Duration::from_millis(1)));
-        assert!(status.is_due(INTERVAL, later));
+        assert_eq!(status.poll_timeout(Stage::Serving), later);
         assert!(!status.renew("one", later));
         // It was renewed, though nothing was sent.
-        assert!(!status.is_due(INTERVAL, later + Duration::from_secs(1)));
+        assert_eq!(status.poll_timeout(Stage::Serving), later + INTERVAL);
+        assert_eq!(status.poll_timeout(Stage::Ended), later + INTERVAL_STOPPING);
+        assert!(!status.may_be_renewed(later + Duration::from_secs(1)));
+        assert!(status.may_be_renewed(later + INTERVAL_MIN));
         assert!(status.renew("two", later + INTERVAL));
     }
 }

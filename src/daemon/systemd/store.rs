@@ -7,10 +7,10 @@
 use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use crate::daemon::Daemon;
 use crate::daemon::listeners::bind::Bound;
 use crate::daemon::listeners::survivors::{stored_name, stored_number};
-use crate::daemon::systemd::notify::{Manager, SendResult};
+
+use super::notify::{Manager, SendResult};
 
 /// What the manager keeps.
 #[derive(Debug)]
@@ -75,22 +75,6 @@ impl Store {
         // A name whose removal was dropped is still kept.
         self.kept
             .retain(|name| wanted.contains(name) || !manager.let_go(name));
-    }
-}
-
-impl Daemon {
-    /// Has the service manager keep what is bound, if it keeps anything.
-    pub(crate) fn update_store(&mut self) {
-        if let Some(manager) = self.manager.as_ref().filter(|manager| manager.keeps()) {
-            self.store.update(self.listeners.own_sockets(), manager);
-        }
-    }
-
-    /// Has it keep nothing any more: there is no successor.
-    pub(crate) fn empty_store(&mut self) {
-        if let Some(manager) = &self.manager {
-            self.store.update(std::iter::empty(), manager);
-        }
     }
 }
 

@@ -4,6 +4,8 @@
 //! was written. A record has a version of its own, apart from the program's: a successor that does
 //! not know it is never executed.
 //!
+//! `listeners` and `control` describe what they own, and `handover` writes and reads the whole.
+//!
 //! ```text
 //!   "echod handover 1\n"   length of the JSON, 8 bytes   JSON   the unsent bytes
 //! ```
@@ -14,7 +16,6 @@ use crate::protocol::schema::ReloadResult;
 use crate::stats::Totals;
 use crate::worker::transfer::ConnectionState;
 
-use crate::daemon::listeners::bind::Adopted;
 use crate::daemon::privileges::Landlock;
 
 /// The version that is written, and the only one that is read. Fields may be added with a default;
@@ -88,6 +89,16 @@ pub(in crate::daemon) struct Socket {
     pub stored: Option<String>,
     /// The service manager has bound it.
     pub passed: Option<Adopted>,
+}
+
+/// What is known of a socket that the service manager has passed.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Adopted {
+    /// It is here for its name, not for its address.
+    pub by_name: bool,
+    /// The backlog that the `.socket` unit has given it; the kernel does not report that of a Unix
+    /// socket.
+    pub backlog: Option<u32>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
