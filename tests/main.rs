@@ -5,6 +5,7 @@
 
 mod activation;
 mod control;
+mod descriptors;
 mod drivers;
 mod echo;
 mod exit;

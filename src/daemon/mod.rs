@@ -230,7 +230,7 @@ struct Daemon {
     // An upgrade on its way.
     handover: Option<Handover>,
     store: Store,
-    // For a successor's first good configuration.
+    // What the service manager has passed and no listener has taken, for a later configuration.
     passed: Vec<Passed>,
     // None where there is no place for it.
     server: Option<Server>,

@@ -5,7 +5,6 @@
 //! reports all that is wrong. A successor ([`Foundation::take_over`]) never does worse than its
 //! predecessor did: what it can't do is an error in the log, and every connection is served.
 
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -261,6 +260,7 @@ impl First {
                 &changes,
                 workers,
                 passed::Sockets::sort(passed, config),
+                Mood::Real,
             )
             .map_err(|messages| Failure {
                 exit: Exit::Failed,
@@ -306,6 +306,7 @@ impl Daemon {
         } = first;
         let mut more: Vec<String> = self.busy_poll_warning().into_iter().collect();
         more.append(&mut prepared.warnings);
+        self.passed = std::mem::take(&mut prepared.left_over);
         let now = Instant::now();
         let committed = self
             .listeners
@@ -327,7 +328,8 @@ impl Daemon {
     }
 
     /// Continues where a predecessor stopped: with its configuration, and then with the present one.
-    fn succeed(&mut self, predecessor: Predecessor) -> UpgradeResult {
+    fn succeed(&mut self, mut predecessor: Predecessor) -> UpgradeResult {
+        self.passed.append(&mut predecessor.take_passed());
         let record = predecessor.record();
         self.history = History::resume(record.last_reload.clone(), record.generation);
         self.started = predecessor.started(Instant::now());
@@ -339,8 +341,7 @@ impl Daemon {
             super::log::set_level(config.log.level);
         }
         // The manager has passed sockets again that were handed over as well.
-        self.passed
-            .retain(|passed| !self.listeners.has(passed.fd.as_fd()));
+        self.listeners.drop_known(&mut self.passed);
         // Finds the warnings of the configuration, too.
         self.reload_at_start();
         self.update_store();

@@ -37,7 +37,7 @@ pub struct Settings {
 }
 
 /// What arrives at a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SocketKind {
     /// Connections: it is a listening socket.
     Stream,

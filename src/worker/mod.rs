@@ -252,6 +252,7 @@ impl<D: Driver> Worker<D> {
             handing_over: None,
             accept_error_logged: None,
             stopped: false,
+            // Room for most turns from the beginning.
             completions: Vec::with_capacity(1024),
             due: Vec::with_capacity(1024),
         }

@@ -56,6 +56,9 @@ pub(in crate::daemon) struct Record {
     pub connections: Vec<Connection>,
     pub sources: Vec<Source>,
     pub control: Option<Control>,
+    /// What the service manager has passed and no listener has taken.
+    #[serde(default)]
+    pub passed: Vec<Passed>,
     /// What this process is held to, over an exec too.
     pub landlock: Option<Landlock>,
 }
@@ -88,6 +91,13 @@ pub(in crate::daemon) struct Socket {
     pub stored: Option<String>,
     /// The service manager has bound it.
     pub passed: Option<Adopted>,
+}
+
+/// A socket that the service manager has passed.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::daemon) struct Passed {
+    pub name: String,
+    pub descriptor: usize,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -246,6 +256,7 @@ mod tests {
             }],
             sources: Vec::new(),
             control: None,
+            passed: Vec::new(),
             landlock: None,
         }
     }

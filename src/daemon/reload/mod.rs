@@ -202,9 +202,10 @@ impl Daemon {
         let errors = |failures| general(failures, "error");
         let mut prepared = self
             .listeners
-            .prepare(&config, &plan.changes, workers, passed)
+            .prepare(&config, &plan.changes, workers, passed, mood)
             .map_err(errors)?;
         let mut warnings = std::mem::take(&mut prepared.warnings);
+        let left_over = std::mem::take(&mut prepared.left_over);
         // Dropped, what is prepared leaves nothing behind.
         if !dry_run {
             let now = Instant::now();
@@ -212,7 +213,7 @@ impl Daemon {
                 self.listeners
                     .commit(prepared, &config, &plan.changes, &self.workers, now);
             warnings.extend(committed.map_err(errors)?);
-            self.passed.clear();
+            self.passed = left_over;
             if let Some(overridden) = overridden {
                 self.listeners.mark_overridden(overridden);
             }
@@ -228,8 +229,8 @@ impl Daemon {
         })
     }
 
-    /// What the service manager has passed to a successor, for its first good configuration. One that
-    /// is rejected, or a dry run, drops only duplicates: nothing else can be bound to these addresses.
+    /// What the service manager has passed and no listener has taken yet. A reload that is rejected, or
+    /// a dry run, drops only duplicates: nothing else can be bound to these addresses.
     fn duplicate_passed(&self) -> Result<Vec<Passed>, Vec<Diagnostic>> {
         let duplicates: io::Result<_> = self.passed.iter().map(Passed::try_clone).collect();
         duplicates.map_err(|error| {
