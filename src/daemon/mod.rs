@@ -216,7 +216,8 @@ struct Daemon {
     origin: Origin,
     // The names of the texts in force.
     files: Vec<String>,
-    // What is in force, with what was overridden at run time.
+    // What is in force, with what was overridden at run time. Without the listeners, whose
+    // configurations `listeners` has: see [`Listeners::complete`].
     config: Config,
     // The log level was set at run time.
     log_level_overridden: bool,

@@ -63,6 +63,7 @@ enum Beginning {
 
 /// The listeners of a fresh start, bound.
 struct First {
+    config: Config,
     changes: Vec<config::Change>,
     prepared: Prepared,
 }
@@ -107,7 +108,11 @@ impl Start<'_> {
             command_line,
             origin: self.origin,
             files: names.collect(),
-            config: self.loaded.config,
+            // Its listeners are not in service yet.
+            config: Config {
+                listeners: Default::default(),
+                ..self.loaded.config
+            },
             log_level_overridden: false,
             history: History::none(),
             reloads: Reloads::none(),
@@ -266,7 +271,11 @@ impl First {
                 exit: Exit::Failed,
                 messages,
             })?;
-        Ok(Self { changes, prepared })
+        Ok(Self {
+            config: config.clone(),
+            changes,
+            prepared,
+        })
     }
 }
 
@@ -301,6 +310,7 @@ impl Daemon {
         begun: Instant,
     ) -> Result<(), Failure> {
         let First {
+            config,
             changes,
             mut prepared,
         } = first;
@@ -310,7 +320,7 @@ impl Daemon {
         let now = Instant::now();
         let committed = self
             .listeners
-            .commit(prepared, &self.config, &changes, &self.workers, now);
+            .commit(prepared, &config, &changes, &self.workers, now);
         more.extend(committed.map_err(|messages| Failure {
             exit: Exit::Failed,
             messages,
@@ -335,7 +345,6 @@ impl Daemon {
         self.started = predecessor.started(Instant::now());
         self.log_level_overridden = record.log_level_overridden;
         let (config, result) = predecessor.restore(&mut self.listeners, &self.workers);
-        self.config.listeners = config.listeners;
         if self.log_level_overridden {
             self.config.log.level = config.log.level;
             super::log::set_level(config.log.level);

@@ -254,7 +254,7 @@ impl<D: Driver> Worker<D> {
 
     /// Returns the permit of a connection that was accepted while its socket had another listener,
     /// and whether it was such a one.
-    fn gives_back_permit(&self, listening: Token) -> bool {
+    fn returns_permit(&self, listening: Token) -> bool {
         let mut moved = self.moved.iter();
         let gate = moved.find(|(token, _)| *token == listening);
         gate.inspect(|(_, gate)| gate.permits.give_back()).is_some()
@@ -269,7 +269,7 @@ impl<D: Driver> Worker<D> {
         has_permit: bool,
     ) {
         let id = self.ids.take();
-        let has_permit = has_permit && !self.gives_back_permit(listening);
+        let has_permit = has_permit && !self.returns_permit(listening);
         let Some((slot, listener, _)) = self.slot(listening) else {
             // The listening socket was closed in this very turn. Its last client gets a FIN.
             self.driver.submit(Op::Close {

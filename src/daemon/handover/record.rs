@@ -33,8 +33,9 @@ pub(in crate::daemon) struct Record {
     pub program: String,
     /// `CLOCK_MONOTONIC` when it was written, in nanoseconds.
     pub written: u64,
-    /// The same when the workers were stopped.
-    pub rested: u64,
+    /// The same when the workers were stopped. Earlier programs know it by this name.
+    #[serde(rename = "rested")]
+    pub stopped: u64,
     /// How long the service has run, in nanoseconds.
     pub uptime: u64,
     /// The configuration in force, as TOML, with what was overridden at run time.
@@ -187,10 +188,10 @@ impl Record {
         let len = usize::try_from(u64::from_le_bytes(*len)).map_err(|error| error.to_string())?;
         let (json, unsent) = rest.split_at_checked(len).ok_or("it is cut short")?;
         let record: Self = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-        let owed: usize = record.connections.iter().map(|client| client.unsent).sum();
-        if owed != unsent.len() {
+        let described: usize = record.connections.iter().map(|client| client.unsent).sum();
+        if described != unsent.len() {
             return Err(format!(
-                "{owed} bytes are owed, and {} are there",
+                "it describes {described} unsent bytes, and {} follow it",
                 unsent.len()
             ));
         }
@@ -227,7 +228,7 @@ mod tests {
         Record {
             program: "0.1.0".into(),
             written: 10,
-            rested: 9,
+            stopped: 9,
             uptime: 8,
             config: "[listener.tcp]".into(),
             log_level_overridden: false,

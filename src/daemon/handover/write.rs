@@ -41,6 +41,7 @@ impl Transferred {
 /// What the control plane knows of the service.
 #[derive(Debug)]
 pub(in crate::daemon) struct Service<'a> {
+    /// Without the listeners.
     pub config: &'a Config,
     pub log_level_overridden: bool,
     pub files: &'a [String],
@@ -82,9 +83,9 @@ impl Service<'_> {
         let record = Record {
             program: env!("CARGO_PKG_VERSION").into(),
             written: clock(),
-            rested: stopped,
+            stopped,
             uptime: nanos(self.started.elapsed()),
-            config: render(self.config),
+            config: render(&self.listeners.complete(self.config)),
             log_level_overridden: self.log_level_overridden,
             files: self.files.to_vec(),
             generation: self.generation,

@@ -105,10 +105,9 @@ impl Listeners {
         for socket in known.sockets.iter().filter_map(|id| sockets.get(*id)) {
             set_options(&socket.bound, Some(&known.config), new, warnings);
         }
-        known.config.backlog = new.backlog;
-        known.config.backlog_is_set = new.backlog_is_set;
+        // Also of one that stays as it is: what it does not say may be written now.
+        known.config = new.clone();
         if change.action != Action::Keep {
-            known.config = new.clone();
             known.source_ports = own_ports.source_ports(new);
             known.gate.permits.set_max(new.max_connections);
             known.configure(workers);
@@ -143,7 +142,7 @@ impl Listeners {
     ) {
         match planned {
             Planned::New(mut bound) => {
-                take_charge(&mut bound, listener, warnings);
+                take_ownership(&mut bound, listener, warnings);
                 let id = SocketId(self.next_socket);
                 self.next_socket += 1;
                 set_mode(&bound, listener, warnings);
@@ -283,7 +282,7 @@ fn set_options(
 
 /// Changes what a rejected reload must leave as it was: the file of a predecessor's socket, and the
 /// backlog of a passed one.
-fn take_charge(new: &mut Bound, listener: &config::Listener, warnings: &mut Vec<String>) {
+fn take_ownership(new: &mut Bound, listener: &config::Listener, warnings: &mut Vec<String>) {
     if let Some(file) = &mut new.file {
         file.remove_when_dropped();
     }

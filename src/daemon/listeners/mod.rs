@@ -31,7 +31,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::config::{self, Address};
+use crate::config::{self, Address, Config};
 use crate::policy::SourcePorts;
 use crate::protocol::schema;
 use crate::stats::{Counters, Totals};
@@ -78,6 +78,7 @@ pub(super) struct Listeners {
 #[derive(Debug)]
 struct Listener {
     id: ListenerId,
+    // With what was overridden at run time: the only place where it is kept.
     config: config::Listener,
     // What `refuse-source-ports` comes to with the ports in service; the workers have the same.
     source_ports: SourcePorts,
@@ -110,6 +111,16 @@ impl Listeners {
         self.all()
             .for_each(|listener| totals.add(&listener.totals()));
         totals
+    }
+
+    /// The configuration in force: that of the daemon, with the listeners in service.
+    pub(super) fn complete(&self, daemon: &Config) -> Config {
+        let listeners = self.in_service.values().map(|listener| &listener.config);
+        let listeners = listeners.map(|config| (config.name.clone(), config.clone()));
+        Config {
+            listeners: listeners.collect(),
+            ..daemon.clone()
+        }
     }
 
     /// How many are in service.

@@ -162,3 +162,21 @@ fn a_port_that_the_kernel_has_chosen_stays_with_its_listener() {
     assert_ne!(service.socket("other").bound.local, local);
     service.workers.stop();
 }
+
+#[test]
+fn the_configuration_in_force_has_what_was_set_at_run_time_until_the_next_reload() {
+    let text = tcp("main", "127.77.5.1", "backlog = 7");
+    let mut service = Service::start(&text);
+    let daemon = Config {
+        listeners: BTreeMap::new(),
+        ..load(&text)
+    };
+    assert_eq!(service.listeners.complete(&daemon), load(&text));
+    service.listeners.set_backlog("main", 5).unwrap();
+    let in_force = service.listeners.complete(&daemon);
+    assert_eq!(in_force.listeners["main"].backlog, 5);
+    service.config = in_force;
+    service.reload(&text).unwrap();
+    assert_eq!(service.listeners.complete(&daemon), load(&text));
+    service.workers.stop();
+}

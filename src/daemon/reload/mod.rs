@@ -191,7 +191,8 @@ impl Daemon {
         let succeeds = result.trigger == Trigger::Start;
         let overridden = succeeds.then(|| self.keep_overrides(&mut config));
         let mood = Mood::of_dry_run(dry_run);
-        let plan = plan(&self.config, &config, &self.listeners.connections(), mood);
+        let in_force = self.listeners.complete(&self.config);
+        let plan = plan(&in_force, &config, &self.listeners.connections(), mood);
         let is_empty = plan.is_empty();
         result.warnings = loaded.warnings;
         result.warnings.extend(restart_warnings(&plan));
@@ -250,7 +251,8 @@ impl Daemon {
     }
 
     /// All but the listeners, which are committed already.
-    fn put_in_force(&mut self, config: Config, texts: Texts) {
+    fn put_in_force(&mut self, mut config: Config, texts: Texts) {
+        config.listeners.clear();
         self.update_store();
         let names = texts.sources.into_iter().map(|source| source.name);
         self.files = names.collect();
