@@ -362,6 +362,9 @@ impl Daemon {
     fn handle_report(&mut self, report: Report<OwnedFd>, now: Instant) {
         match report {
             Report::Retired { id, .. } => self.listeners.handle_retired(id, &self.workers),
+            Report::ListenerRetired { listener } => {
+                self.listeners.handle_listener_retired(listener);
+            }
             Report::Peers {
                 query,
                 peers,

@@ -369,6 +369,9 @@ impl<D: Driver> Worker<D> {
             } => self.add_socket(listener, id, kind, socket),
             Command::MoveSocket { id, listener } => self.move_socket(id, listener),
             Command::RetireSocket { id } => self.retire_socket(id),
+            Command::ConfirmRetired { listener } => {
+                self.mailbox.report(Report::ListenerRetired { listener });
+            }
             Command::RemoveListener { listener } => self.remove_listener(listener),
             Command::ListPeers {
                 query,

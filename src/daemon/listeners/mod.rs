@@ -58,8 +58,12 @@ pub(super) struct Listeners {
     names: BTreeMap<ListenerId, String>,
     // No longer configured; here as long as they have connections.
     retired: BTreeMap<ListenerId, Listener>,
-    // When to look next whether they still have any; none is at once.
-    next_look: Option<Instant>,
+    // Those of them about which the workers are to be asked, and of which so many workers have not yet
+    // confirmed that they get no more.
+    unasked: Vec<ListenerId>,
+    unconfirmed: BTreeMap<ListenerId, usize>,
+    // When to check next whether they still have any; none is at once.
+    next_check: Option<Instant>,
     // Those of listeners in service.
     sockets: Sockets,
     retiring: RetiringSockets,

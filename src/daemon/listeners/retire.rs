@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::config;
 use crate::sys::socket;
-use crate::worker::mailbox::{Command, SocketId, SocketKind};
+use crate::worker::mailbox::{Command, ListenerId, SocketId, SocketKind};
 
 use crate::daemon::workers::Workers;
 
@@ -21,8 +21,8 @@ use super::{Listeners, add_to_workers};
 /// handshakes which are under way arrive there: a long round trip.
 const HANDSHAKE: Duration = Duration::from_millis(200);
 
-/// How often to look whether retired listeners still have connections, which end at any time.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often to check whether retired listeners still have connections, which end at any time.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A listening socket for an address at which others are being retired: it joins the kernel's group
 /// of them when they are closed. The kernel moves its last socket to the place of one that is
@@ -66,8 +66,8 @@ impl Listeners {
         };
         self.names.remove(&listener.id);
         let ids = std::mem::take(&mut listener.sockets);
+        self.unasked.push(listener.id);
         self.retired.insert(listener.id, listener);
-        self.next_look = None;
         ids.into_iter()
             .filter_map(|id| self.sockets.remove(id))
             .collect()
@@ -181,9 +181,28 @@ impl Listeners {
             }
         }
         // A socket that is served to its end may still bring connections.
-        if self.retiring.is_empty() && self.next_look.is_none_or(|at| at <= now) {
+        if !self.retiring.is_empty() {
+            return;
+        }
+        // So may one that passes to another listener, until its workers have the command.
+        for id in std::mem::take(&mut self.unasked) {
+            self.unconfirmed.insert(id, workers.count());
+            workers.command_all(|_| Command::ConfirmRetired { listener: id });
+        }
+        if self.next_check.is_none_or(|at| at <= now) {
             self.forget_retired(workers);
-            self.next_look = Some(now + LOOK_INTERVAL);
+            self.next_check = Some(now + CHECK_INTERVAL);
+        }
+    }
+
+    /// A worker has no socket of a listener any more.
+    pub(in crate::daemon) fn handle_listener_retired(&mut self, id: ListenerId) {
+        if let Some(waits_for) = self.unconfirmed.get_mut(&id) {
+            *waits_for -= 1;
+            if *waits_for == 0 {
+                self.unconfirmed.remove(&id);
+                self.next_check = None;
+            }
         }
     }
 
@@ -191,7 +210,8 @@ impl Listeners {
     fn forget_retired(&mut self, workers: &Workers) {
         self.retired.retain(|id, listener| {
             let totals = listener.totals();
-            let has_connections = totals.connections() > 0;
+            // One that a worker has not confirmed may get a connection in this moment.
+            let has_connections = self.unconfirmed.contains_key(id) || totals.connections() > 0;
             if !has_connections {
                 self.departed.add(&totals);
                 workers.command_all(|_| Command::RemoveListener { listener: *id });
@@ -203,8 +223,11 @@ impl Listeners {
     /// When [`Self::sweep`] is next due.
     pub(in crate::daemon) fn next_sweep(&self, now: Instant) -> Option<Instant> {
         let has_retired = !self.retired.is_empty() && self.retiring.is_empty();
-        let look = has_retired.then(|| self.next_look.unwrap_or(now));
-        [self.retiring.next_due(), look].into_iter().flatten().min()
+        let check = has_retired.then(|| self.next_check.unwrap_or(now));
+        [self.retiring.next_due(), check]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// A worker has closed its descriptor of a socket.

@@ -8,6 +8,7 @@ use socket2::Type;
 use crate::config::{Config, Mood, Source, plan};
 use crate::sys::process::Passed;
 use crate::sys::socket::Binding;
+use crate::worker::mailbox::Report;
 
 use super::*;
 
@@ -63,6 +64,28 @@ impl Service {
         assert_eq!(warnings, [""; 0]);
         self.config = new;
         Ok(())
+    }
+
+    /// Handles reports of the workers until a listener that was retired is forgotten.
+    fn wait_until_forgotten(&mut self) {
+        let mut ready = [nix::poll::PollFd::new(
+            self.workers.control().as_fd(),
+            nix::poll::PollFlags::POLLIN,
+        )];
+        nix::poll::poll(&mut ready, 20_000u16).unwrap();
+        for report in self.workers.take_reports() {
+            match report {
+                Report::ListenerRetired { listener } => {
+                    self.listeners.handle_listener_retired(listener);
+                }
+                Report::Retired { id, .. } => self.listeners.handle_retired(id, &self.workers),
+                other => panic!("{other:?}"),
+            }
+        }
+        self.listeners.sweep(&self.workers, Instant::now());
+        if !self.listeners.retired.is_empty() {
+            self.wait_until_forgotten();
+        }
     }
 
     fn socket(&self, name: &str) -> &Socket {
@@ -178,5 +201,17 @@ fn the_configuration_in_force_has_what_was_set_at_run_time_until_the_next_reload
     service.config = in_force;
     service.reload(&text).unwrap();
     assert_eq!(service.listeners.complete(&daemon), load(&text));
+    service.workers.stop();
+}
+
+/// A client that was accepted in that moment was never answered.
+#[test]
+fn a_listener_is_forgotten_when_the_workers_know_that_its_sockets_have_passed_to_another() {
+    let mut service = Service::start(&tcp("before", "127.77.6.1", ""));
+    service.reload(&tcp("after", "127.77.6.1", "")).unwrap();
+    assert!(service.listeners.all_retired(), "its socket has passed");
+    assert_eq!(service.listeners.retired.len(), 1, "not confirmed yet");
+    service.wait_until_forgotten();
+    assert!(service.listeners.unconfirmed.is_empty());
     service.workers.stop();
 }
