@@ -63,7 +63,7 @@ enum Beginning {
 
 /// The listeners of a fresh start, bound.
 struct First {
-    config: Config,
+    config: Box<Config>,
     changes: Vec<config::Change>,
     prepared: Prepared,
 }
@@ -272,7 +272,7 @@ impl First {
                 messages,
             })?;
         Ok(Self {
-            config: config.clone(),
+            config: Box::new(config.clone()),
             changes,
             prepared,
         })
