@@ -1,6 +1,5 @@
 //! Sockets that the service manager has bound and passes (`sd_listen_fds(3)`).
 
-use std::io::Read;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
@@ -143,25 +142,22 @@ fn the_port_of_a_passed_udp_socket_is_refused_as_a_source() {
 }
 
 #[test]
-fn a_passed_socket_that_no_listener_has_is_logged() {
+fn a_passed_socket_that_no_listener_has_is_logged_and_kept_for_a_later_configuration() {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     let config = "[listener.main]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\n";
     let daemon = start_with_socket(config, socket.into());
-    assert!(
-        daemon
-            .log()
-            .contains(&format!("bound to {address}, which no listener has")),
-        "{}",
-        daemon.log()
-    );
-    let mut refused = std::net::TcpStream::connect(address);
-    assert!(
-        refused
-            .as_mut()
-            .map_or(true, |peer| peer.read(&mut [0; 1]).is_err()),
-        "no process serves it"
-    );
+    let note = format!("bound to {address}, which no listener has");
+    assert!(daemon.log().contains(&note), "{}", daemon.log());
+    // The service manager has bound it: nothing else could be.
+    let mut waits = std::net::TcpStream::connect(address).unwrap();
+    daemon.ctl_text(&["reload", "--dry-run"]);
+    let result = daemon.reload();
+    assert!(result["warnings"].to_string().contains(&note), "{result}");
+    let late = format!("[listener.late]\nprotocol = \"tcp\"\naddress = \"{address}\"\n");
+    let result = daemon.reload_with(&format!("{config}{late}"));
+    assert_eq!(result["outcome"], "applied", "{result}");
+    assert_eq!(exchange(&mut waits, b"patience"), b"patience");
 }
 
 #[test]

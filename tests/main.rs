@@ -6,6 +6,7 @@
 mod activation;
 mod check;
 mod control;
+mod descriptors;
 mod drivers;
 mod echo;
 mod exit;

@@ -208,7 +208,7 @@ pub enum Protocol {
 }
 
 /// One place to listen.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Address {
     /// An IP address and a port; port 0 is any.
     Inet {

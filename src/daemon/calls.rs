@@ -48,7 +48,7 @@ impl View for Daemon {
     }
 
     fn config(&self) -> String {
-        render(&self.config)
+        render(&self.listeners.complete(&self.config))
     }
 }
 
@@ -115,10 +115,6 @@ impl Daemon {
                 (present, present)
             }
         };
-        if let Some(listener) = self.config.listeners.get_mut(name) {
-            listener.backlog = after.requested;
-            listener.backlog_is_set = true;
-        }
         ::log::info!(
             listener = name;
             "listener \"{name}\": backlog {} → {}, effective {}",

@@ -187,7 +187,8 @@ struct Daemon {
     socket: Option<PathBuf>,
     // The names of the texts in force.
     files: Vec<String>,
-    // What is in force, with what was overridden at run time.
+    // What is in force, with what was overridden at run time. Without the listeners, whose
+    // configurations `listeners` has: see [`Listeners::complete`].
     config: Config,
     // The log level was set at run time.
     log_level_overridden: bool,
@@ -200,7 +201,7 @@ struct Daemon {
     listeners: Listeners,
     // An upgrade on its way.
     handover: Option<Handover>,
-    // For a successor's first good configuration.
+    // What the service manager has passed and no listener has taken, for a later configuration.
     passed: Vec<Passed>,
     // None where there is no place for it.
     server: Option<Server>,
@@ -326,6 +327,9 @@ impl Daemon {
     fn handle_report(&mut self, report: Report<OwnedFd>, now: Instant) {
         match report {
             Report::Retired { id, .. } => self.listeners.handle_retired(id, &self.workers),
+            Report::ListenerRetired { listener } => {
+                self.listeners.handle_listener_retired(listener);
+            }
             Report::Peers {
                 query,
                 peers,

@@ -34,8 +34,9 @@ pub(in crate::daemon) struct Record {
     pub program: String,
     /// `CLOCK_MONOTONIC` when it was written, in nanoseconds.
     pub written: u64,
-    /// The same when the workers were stopped.
-    pub rested: u64,
+    /// The same when the workers were stopped. Earlier programs know it by this name.
+    #[serde(rename = "rested")]
+    pub stopped: u64,
     /// How long the service has run, in nanoseconds.
     pub uptime: u64,
     /// The configuration in force, as TOML, with what was overridden at run time.
@@ -57,6 +58,9 @@ pub(in crate::daemon) struct Record {
     pub connections: Vec<Connection>,
     pub sources: Vec<Source>,
     pub control: Option<Control>,
+    /// What the service manager has passed and no listener has taken.
+    #[serde(default)]
+    pub passed: Vec<Passed>,
     /// What this process is held to, over an exec too.
     pub landlock: Option<Landlock>,
 }
@@ -99,6 +103,13 @@ pub(crate) struct Adopted {
     /// The backlog that the `.socket` unit has given it; the kernel does not report that of a Unix
     /// socket.
     pub backlog: Option<u32>,
+}
+
+/// A socket that the service manager has passed.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::daemon) struct Passed {
+    pub name: String,
+    pub descriptor: usize,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -188,10 +199,10 @@ impl Record {
         let len = usize::try_from(u64::from_le_bytes(*len)).map_err(|error| error.to_string())?;
         let (json, unsent) = rest.split_at_checked(len).ok_or("it is cut short")?;
         let record: Self = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-        let owed: usize = record.connections.iter().map(|client| client.unsent).sum();
-        if owed != unsent.len() {
+        let described: usize = record.connections.iter().map(|client| client.unsent).sum();
+        if described != unsent.len() {
             return Err(format!(
-                "{owed} bytes are owed, and {} are there",
+                "it describes {described} unsent bytes, and {} follow it",
                 unsent.len()
             ));
         }
@@ -228,7 +239,7 @@ mod tests {
         Record {
             program: "0.1.0".into(),
             written: 10,
-            rested: 9,
+            stopped: 9,
             uptime: 8,
             config: "[listener.tcp]".into(),
             log_level_overridden: false,
@@ -257,6 +268,7 @@ mod tests {
             }],
             sources: Vec::new(),
             control: None,
+            passed: Vec::new(),
             landlock: None,
         }
     }

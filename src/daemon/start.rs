@@ -5,7 +5,6 @@
 //! reports all that is wrong. A successor ([`Foundation::take_over`]) never does worse than its
 //! predecessor did: what it can't do is an error in the log, and every connection is served.
 
-use std::os::fd::AsFd;
 use std::time::Instant;
 
 use nix::unistd::geteuid;
@@ -68,6 +67,7 @@ enum Beginning {
 
 /// The listeners of a fresh start, bound.
 struct First {
+    config: Box<Config>,
     changes: Vec<config::Change>,
     prepared: Prepared,
 }
@@ -113,7 +113,11 @@ impl Start<'_> {
             origin: self.origin,
             socket: self.args.socket.clone(),
             files: names.collect(),
-            config: self.loaded.config,
+            // Its listeners are not in service yet.
+            config: Config {
+                listeners: Default::default(),
+                ..self.loaded.config
+            },
             log_level_overridden: false,
             history: History::none(),
             reloads: Reloads::none(),
@@ -292,12 +296,17 @@ impl First {
                 &changes,
                 workers,
                 passed::Sockets::sort(passed, config),
+                Mood::Real,
             )
             .map_err(|messages| Failure {
                 exit: Exit::Failed,
                 messages,
             })?;
-        Ok(Self { changes, prepared })
+        Ok(Self {
+            config: Box::new(config.clone()),
+            changes,
+            prepared,
+        })
     }
 }
 
@@ -310,16 +319,18 @@ impl Daemon {
         begun: Instant,
     ) -> Result<(), Failure> {
         let First {
+            config,
             changes,
             mut prepared,
         } = first;
         let mut more: Vec<String> = self.busy_poll_warning().into_iter().collect();
         more.append(&mut prepared.warnings);
+        self.passed = std::mem::take(&mut prepared.left_over);
         // The last step that can fail: what was bound is not served before this.
         let now = Instant::now();
         let committed = self
             .listeners
-            .commit(prepared, &self.config, &changes, &self.workers, now);
+            .commit(prepared, &config, &changes, &self.workers, now);
         more.extend(committed.map_err(|messages| Failure {
             exit: Exit::Failed,
             messages,
@@ -337,20 +348,23 @@ impl Daemon {
     }
 
     /// Continues where a predecessor stopped: with its configuration, and then with the present one.
-    fn succeed(&mut self, predecessor: Predecessor, mut warnings: Vec<String>) -> UpgradeResult {
+    fn succeed(
+        &mut self,
+        mut predecessor: Predecessor,
+        mut warnings: Vec<String>,
+    ) -> UpgradeResult {
+        self.passed.append(&mut predecessor.take_passed());
         let record = predecessor.record();
         self.history = History::resume(record.last_reload.clone(), record.generation);
         self.started = predecessor.started(Instant::now());
         self.log_level_overridden = record.log_level_overridden;
         let (config, mut result) = predecessor.restore(&mut self.listeners, &self.workers);
-        self.config.listeners = config.listeners;
         if self.log_level_overridden {
             self.config.log.level = config.log.level;
             super::log::set_level(config.log.level);
         }
         // The manager has passed sockets again that were handed over as well.
-        self.passed
-            .retain(|passed| !self.listeners.has(passed.fd.as_fd()));
+        self.listeners.drop_known(&mut self.passed);
         // Finds the warnings of the configuration, too.
         self.reload_at_start();
         self.update_store();

@@ -206,6 +206,7 @@ impl Daemon {
             started: self.started,
             listeners: &self.listeners,
             server: self.server.as_ref(),
+            passed: &self.passed,
         };
         service.write(&outgoing.transferred, outgoing.stopped, waiting)
     }

@@ -10,6 +10,7 @@
 //! [`SourcePorts`] the set that follows from it and from the ports in service.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 /// The value of `refuse-source-ports`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,15 +23,11 @@ pub enum RefusedPorts {
 }
 
 impl RefusedPorts {
-    /// Returns the set of ports to refuse, given the UDP ports that this daemon serves.
+    /// Returns the set of ports to refuse, given that of `"default"` for the ports in service.
     #[must_use]
-    pub fn with_own(&self, own: impl IntoIterator<Item = u16>) -> SourcePorts {
+    pub fn or_default(&self, default: &SourcePorts) -> SourcePorts {
         match self {
-            Self::Default => {
-                let services = SourcePorts::default().0;
-                let own = own.into_iter().map(|port| port..=port);
-                services.into_iter().chain(own).collect()
-            }
+            Self::Default => default.clone(),
             Self::Listed(ports) => ports.clone(),
         }
     }
@@ -38,15 +35,24 @@ impl RefusedPorts {
 
 /// A set of ports whose datagrams are not answered.
 ///
-/// The ranges are sorted and neither overlap nor touch, so that equal sets compare equal.
+/// The ranges are sorted and neither overlap nor touch, so that equal sets compare equal. Listeners
+/// share the memory of a set, which has as many ranges as the daemon has ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SourcePorts(Vec<RangeInclusive<u16>>);
+pub struct SourcePorts(Arc<[RangeInclusive<u16>]>);
 
 impl SourcePorts {
+    /// What `"default"` is: the ports of well-known services and each UDP port that this daemon serves.
+    #[must_use]
+    pub fn of_services_and(own: impl IntoIterator<Item = u16>) -> Self {
+        let services = Self::default();
+        let own = own.into_iter().map(|port| port..=port);
+        services.ranges().iter().cloned().chain(own).collect()
+    }
+
     /// The empty set: datagrams from every port are answered.
     #[must_use]
     pub fn none() -> Self {
-        Self(Vec::new())
+        Self(Arc::new([]))
     }
 
     /// Whether datagrams from this port are refused.
@@ -95,7 +101,7 @@ impl FromIterator<RangeInclusive<u16>> for SourcePorts {
                 _ => merged.push(range),
             }
         }
-        Self(merged)
+        Self(merged.into())
     }
 }
 
@@ -148,10 +154,11 @@ mod tests {
 
     #[test]
     fn the_default_includes_the_ports_of_this_daemon() {
-        let ports = RefusedPorts::Default.with_own([7007, 40_000, 7]);
+        let ports =
+            RefusedPorts::Default.or_default(&SourcePorts::of_services_and([7007, 40_000, 7]));
         check(&ports, &[7, 53, 7007, 40_000, 11211], &[7006, 7008, 39_999]);
         assert_eq!(
-            RefusedPorts::Default.with_own([]),
+            SourcePorts::of_services_and([]),
             SourcePorts::default(),
             "without sockets it is the ports of services alone"
         );
@@ -166,7 +173,8 @@ mod tests {
             SourcePorts::default(),
         ];
         for list in lists {
-            let ports = RefusedPorts::Listed(list.clone()).with_own([7007]);
+            let default = SourcePorts::of_services_and([7007]);
+            let ports = RefusedPorts::Listed(list.clone()).or_default(&default);
             assert_eq!(ports, list);
         }
     }

@@ -53,6 +53,13 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
     Ok(hard)
 }
 
+/// How many descriptors this process may have; none if that cannot be determined.
+#[must_use]
+pub fn descriptor_limit() -> Option<u64> {
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    Some(soft)
+}
+
 /// Signals that keep their action: the first two have no other, the others are the standard
 /// library's, which ignores SIGPIPE and reports a stack overflow.
 const ACTIONS_KEPT: [Signal; 5] = [

@@ -34,6 +34,8 @@ impl<D: Driver> Worker<D> {
         });
         // From here on nothing is accepted any more, whatever timers and permits say.
         self.without_permit.clear();
+        // A socket that is to be retired from here on has been: no other report of it follows.
+        self.sockets.clear();
         for slot in self.slots.iter() {
             let token = slot.token;
             match &slot.kind {

@@ -47,22 +47,44 @@ impl Listener {
 
 impl<D: Driver> Worker<D> {
     /// Adds a listener, or changes the settings of one that is there.
-    pub(super) fn configure(&mut self, now: Instant, listener: Listener) {
-        let Some((index, known)) = self.listener(listener.id) else {
-            match self.listeners.iter().position(Option::is_none) {
-                Some(index) => self.listeners[index] = Some(listener),
-                None => self.listeners.push(Some(listener)),
-            }
-            return;
+    pub(super) fn configure(&mut self, listener: Listener) {
+        let Some((_, known)) = self.listener(listener.id) else {
+            return self.add_listener(listener);
         };
-        known.settings = listener.settings;
-        let permits = known.driver_permits();
-        for slot in self.slots.iter().filter(|slot| slot.listener == index) {
+        let before = std::mem::replace(&mut known.settings, listener.settings);
+        let after = &known.settings;
+        known.is_changed |=
+            before.timeouts != after.timeouts || before.when_full != after.when_full;
+        let is_changed = known.is_changed;
+        self.settings_changed |= is_changed;
+    }
+
+    fn add_listener(&mut self, listener: Listener) {
+        let index = self.free_indexes.pop().unwrap_or_else(|| {
+            self.listeners.push(None);
+            self.listeners.len() as u32 - 1
+        });
+        self.listener_indexes.insert(listener.id, index);
+        self.listeners[index as usize] = Some(listener);
+    }
+
+    /// Has connections and listening sockets follow settings that have changed. Once for all commands
+    /// of a turn, since it visits all slots: a reload may change thousands of listeners.
+    pub(super) fn apply_settings(&mut self, now: Instant) {
+        if !std::mem::take(&mut self.settings_changed) {
+            return;
+        }
+        for slot in self.slots.iter() {
+            let listener = self.listeners[slot.listener as usize].as_ref();
+            let Some(listener) = listener.filter(|listener| listener.is_changed) else {
+                continue;
+            };
             match &slot.kind {
                 // Its timeouts may be shorter now: they are checked in this turn.
                 SlotKind::Connection(_) => self.timers.set(slot.token.slot, now),
                 SlotKind::Listening(_) => {
-                    self.driver.set_permits(slot.token, permits.clone());
+                    self.driver
+                        .set_permits(slot.token, listener.driver_permits());
                     // Perhaps accepting takes no permit any more.
                     if forget(&mut self.without_permit, slot.token) {
                         self.driver.submit(Op::Accept {
@@ -73,11 +95,15 @@ impl<D: Driver> Worker<D> {
                 SlotKind::Datagrams(_) | SlotKind::Empty => {}
             }
         }
+        for listener in self.listeners.iter_mut().flatten() {
+            listener.is_changed = false;
+        }
     }
 
     pub(super) fn remove_listener(&mut self, id: ListenerId) {
-        if let Some((index, _)) = self.listener(id) {
+        if let Some(index) = self.listener_indexes.remove(&id) {
             self.listeners[index as usize] = None;
+            self.free_indexes.push(index);
         }
     }
 
@@ -88,6 +114,11 @@ impl<D: Driver> Worker<D> {
         kind: SocketKind,
         socket: D::Socket,
     ) {
+        // It would be the one that is not handed over. The control plane has a descriptor, and adds
+        // it again with all others when this worker is to continue.
+        if self.handing_over.is_some() {
+            return;
+        }
         let (index, listener) = self
             .listener(listener)
             .expect("a listener is configured before it gets sockets");
@@ -107,20 +138,12 @@ impl<D: Driver> Worker<D> {
             }
         };
         self.slots.fill(token, index, kind);
-    }
-
-    fn socket(&self, id: SocketId) -> Option<Token> {
-        let socket = self.slots.iter().find(|slot| match &slot.kind {
-            SlotKind::Listening(socket) => socket.id == id,
-            SlotKind::Datagrams(socket) => *socket == id,
-            SlotKind::Connection(_) | SlotKind::Empty => false,
-        });
-        socket.map(|slot| slot.token)
+        self.sockets.insert(id, token);
     }
 
     /// Serves a socket for another listener from now on. Clients in its queue are that listener's.
     pub(super) fn move_socket(&mut self, id: SocketId, to: ListenerId) {
-        let Some(token) = self.socket(id) else {
+        let Some(&token) = self.sockets.get(&id) else {
             return;
         };
         let Some((to, permits)) = self
@@ -148,7 +171,7 @@ impl<D: Driver> Worker<D> {
 
     /// Closes a socket when everything that is queued on it has been served.
     pub(super) fn retire_socket(&mut self, id: SocketId) {
-        let Some(token) = self.socket(id) else {
+        let Some(token) = self.sockets.remove(&id) else {
             self.mailbox.report(Report::Retired {
                 worker: self.index,
                 id,
@@ -231,7 +254,7 @@ impl<D: Driver> Worker<D> {
 
     /// Returns the permit of a connection that was accepted while its socket had another listener,
     /// and whether it was such a one.
-    fn gives_back_permit(&self, listening: Token) -> bool {
+    fn returns_permit(&self, listening: Token) -> bool {
         let mut moved = self.moved.iter();
         let gate = moved.find(|(token, _)| *token == listening);
         gate.inspect(|(_, gate)| gate.permits.give_back()).is_some()
@@ -246,7 +269,7 @@ impl<D: Driver> Worker<D> {
         has_permit: bool,
     ) {
         let id = self.ids.take();
-        let has_permit = has_permit && !self.gives_back_permit(listening);
+        let has_permit = has_permit && !self.returns_permit(listening);
         let Some((slot, listener, _)) = self.slot(listening) else {
             // The listening socket was closed in this very turn. Its last client gets a FIN.
             self.driver.submit(Op::Close {

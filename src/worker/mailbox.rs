@@ -37,7 +37,7 @@ pub struct Settings {
 }
 
 /// What arrives at a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SocketKind {
     /// Connections: it is a listening socket.
     Stream,
@@ -71,6 +71,8 @@ pub enum Command<S> {
     MoveSocket { id: SocketId, listener: ListenerId },
     /// Serve all that is queued on this socket, then close it: [`Report::Retired`].
     RetireSocket { id: SocketId },
+    /// All sockets of this listener have been moved or retired: [`Report::ListenerRetired`].
+    ConfirmRetired { listener: ListenerId },
     /// Remove a listener that has neither sockets nor connections in any worker.
     RemoveListener { listener: ListenerId },
     /// List the first `max` peers of this selection, in this order, that come behind `after`:
@@ -119,6 +121,8 @@ pub enum Command<S> {
 pub enum Report<S> {
     /// Everything that was queued on this socket has been served, and the worker has closed it.
     Retired { worker: usize, id: SocketId },
+    /// A listener has no socket in the worker: it gets no more connections there.
+    ListenerRetired { listener: ListenerId },
     /// The peers that were found, in order, and the number of all that are selected. Others come
     /// behind `more_after`, where it is given.
     Peers {

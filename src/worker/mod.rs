@@ -30,7 +30,7 @@ mod peers;
 pub mod selection;
 mod streams;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::TryRecvError;
@@ -57,7 +57,14 @@ pub struct Worker<D: Driver> {
     driver: D,
     mailbox: Mailbox<D::Socket>,
     listeners: Vec<Option<Listener>>,
+    // The index of each listener, and those that are free.
+    listener_indexes: HashMap<ListenerId, u32>,
+    free_indexes: Vec<u32>,
+    // Settings have changed that apply to what is in the slots: see `apply_settings`.
+    settings_changed: bool,
     slots: Slots,
+    // Those that are neither being retired nor handed over.
+    sockets: HashMap<SocketId, Token>,
     // The listening sockets that are paused because there was no permit, each once.
     without_permit: Vec<Token>,
     // The listening sockets that have another listener since this turn. What the driver has accepted
@@ -86,6 +93,8 @@ struct Listener {
     gate: Arc<Gate>,
     counters: Arc<Counters>,
     sources: SourceTable,
+    // Its connections and sockets do not follow its settings yet.
+    is_changed: bool,
 }
 
 impl Listener {
@@ -96,6 +105,7 @@ impl Listener {
             gate,
             counters,
             sources: SourceTable::default(),
+            is_changed: false,
         }
     }
 
@@ -227,7 +237,11 @@ impl<D: Driver> Worker<D> {
             driver,
             mailbox,
             listeners: Vec::new(),
+            listener_indexes: HashMap::new(),
+            free_indexes: Vec::new(),
+            settings_changed: false,
             slots: Slots::default(),
+            sockets: HashMap::new(),
             without_permit: Vec::new(),
             moved: Vec::new(),
             timers: Timers::new(now),
@@ -238,6 +252,7 @@ impl<D: Driver> Worker<D> {
             handing_over: None,
             accept_error_logged: None,
             stopped: false,
+            // Room for most turns from the beginning.
             completions: Vec::with_capacity(1024),
             due: Vec::with_capacity(1024),
         }
@@ -326,13 +341,14 @@ impl<D: Driver> Worker<D> {
         loop {
             match self.mailbox.commands.try_recv() {
                 Ok(command) => self.handle_command(now, command),
-                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => {
                     self.stopped = true;
-                    return;
+                    break;
                 }
             }
         }
+        self.apply_settings(now);
     }
 
     /// Everything that the control plane can ask for.
@@ -344,7 +360,7 @@ impl<D: Driver> Worker<D> {
                 settings,
                 gate,
                 counters,
-            } => self.configure(now, Listener::new(listener, settings, gate, counters)),
+            } => self.configure(Listener::new(listener, settings, gate, counters)),
             Command::AddSocket {
                 listener,
                 id,
@@ -353,6 +369,9 @@ impl<D: Driver> Worker<D> {
             } => self.add_socket(listener, id, kind, socket),
             Command::MoveSocket { id, listener } => self.move_socket(id, listener),
             Command::RetireSocket { id } => self.retire_socket(id),
+            Command::ConfirmRetired { listener } => {
+                self.mailbox.report(Report::ListenerRetired { listener });
+            }
             Command::RemoveListener { listener } => self.remove_listener(listener),
             Command::ListPeers {
                 query,
@@ -428,13 +447,8 @@ impl<D: Driver> Worker<D> {
 
     /// The listener with this id and its index.
     fn listener(&mut self, id: ListenerId) -> Option<(u32, &mut Listener)> {
-        self.listeners
-            .iter_mut()
-            .enumerate()
-            .find_map(|(index, listener)| {
-                let listener = listener.as_mut().filter(|listener| listener.id == id)?;
-                Some((index as u32, listener))
-            })
+        let index = *self.listener_indexes.get(&id)?;
+        Some((index, self.listeners[index as usize].as_mut()?))
     }
 }
 

@@ -7,7 +7,9 @@ use std::os::fd::OwnedFd;
 use nix::errno::Errno;
 use serde_json::{Value, json};
 
-use crate::harness::{Daemon, connect, eventually, exchange, folder_of, free_port, text, udp};
+use crate::harness::{
+    Daemon, after_shell_line, connect, eventually, exchange, folder_of, free_port, text, udp,
+};
 
 use super::{CONFIG, UNCHECKED, refusal, replace_by_script, upgrade, upgrades, use_copy};
 
@@ -49,6 +51,27 @@ fn a_rejected_reload_keeps_what_the_service_manager_has_passed() {
     daemon.write_config(&good);
     daemon.ctl_text(&["reload", "--dry-run"]);
     let result = daemon.reload();
+    assert_eq!(result["outcome"], "applied", "{result}");
+    assert_eq!(exchange(&mut waits, b"patience"), b"patience");
+}
+
+/// The new program got none of them, and could not bind their addresses.
+#[test]
+fn a_passed_socket_that_no_listener_has_is_there_for_the_successors_configuration() {
+    let passed = TcpListener::bind("127.0.0.1:0").unwrap();
+    let stdin: OwnedFd = passed.try_clone().unwrap().into();
+    let daemon = Daemon::start_with(CONFIG, |command| {
+        use_copy(command);
+        let line = "export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=any; exec 3<&0";
+        after_shell_line(command, line);
+        command.stdin(stdin);
+    });
+    let address = passed.local_addr().unwrap();
+    let mut waits = connect(address);
+    upgrade(&daemon);
+    upgrade(&daemon);
+    let late = format!("[listener.late]\nprotocol = \"tcp\"\naddress = \"{address}\"\n");
+    let result = daemon.reload_with(&format!("{CONFIG}{late}"));
     assert_eq!(result["outcome"], "applied", "{result}");
     assert_eq!(exchange(&mut waits, b"patience"), b"patience");
 }

@@ -166,6 +166,21 @@ impl Predecessor {
         &self.record
     }
 
+    /// What the service manager has passed to this process and no listener has taken. To another process
+    /// it passes the same again.
+    pub(in crate::daemon) fn take_passed(&mut self) -> Vec<Passed> {
+        let passed = std::mem::take(&mut self.record.passed);
+        let passed = passed.into_iter().filter(|_| self.executed);
+        let descriptors = &mut self.descriptors;
+        passed
+            .filter_map(|passed| {
+                let fd = descriptors.get_mut(passed.descriptor)?.take()?;
+                let name = passed.name;
+                Some(Passed { name, fd })
+            })
+            .collect()
+    }
+
     /// The files of its Unix sockets; others may be created in their folders.
     pub(in crate::daemon) fn made(&self) -> Vec<Made> {
         let made = |socket: &Socket| Made {

@@ -160,7 +160,7 @@ impl Predecessor {
     }
 
     fn result(&self, listeners: u64, connections: u64, lost: u64) -> UpgradeResult {
-        let pause = Duration::from_nanos(clock().saturating_sub(self.record.rested));
+        let pause = Duration::from_nanos(clock().saturating_sub(self.record.stopped));
         UpgradeResult {
             from: self.record.program.clone(),
             to: env!("CARGO_PKG_VERSION").into(),

@@ -183,7 +183,7 @@ impl Handover {
                 ..
             } if transferred.workers.len() == *workers => Action::HandOver,
             Step::Transferring { .. } if is_late => {
-                Action::GiveUp("a worker does not come to rest".into())
+                Action::GiveUp("a worker did not stop in time".into())
             }
             Step::Settling { .. } | Step::Transferring { .. } => Action::Wait,
         }
@@ -309,7 +309,7 @@ mod tests {
         assert_eq!(handover.advance(SETTLED, late), Action::Wait);
         let later = now.max(late) + SETTLE_TIME_MAX;
         let said = reason(handover.advance(SETTLED, later));
-        assert_eq!(said, "a worker does not come to rest");
+        assert_eq!(said, "a worker did not stop in time");
         assert!(handover.end().is_some(), "what the others had");
     }
 

@@ -3,6 +3,7 @@
 //!
 //! Reads what the workers have transferred and what the control plane knows, and changes neither.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use crate::daemon::record::{self, Name, Record};
 use crate::protocol::schema::ReloadResult;
 use crate::sys::handover as carriers;
 use crate::sys::message::Source as Peer;
+use crate::sys::process::Passed;
 use crate::worker::mailbox::{ListenerId, SourceEntry, TransferredConnection};
 
 use super::{STORED, clock};
@@ -39,6 +41,7 @@ impl Transferred {
 /// What the control plane knows of the service.
 #[derive(Debug)]
 pub(in crate::daemon) struct Service<'a> {
+    /// Without the listeners.
     pub config: &'a Config,
     pub log_level_overridden: bool,
     pub files: &'a [String],
@@ -47,6 +50,7 @@ pub(in crate::daemon) struct Service<'a> {
     pub started: Instant,
     pub listeners: &'a Listeners,
     pub server: Option<&'a Server>,
+    pub passed: &'a [Passed],
 }
 
 impl Service<'_> {
@@ -63,16 +67,25 @@ impl Service<'_> {
         let listeners = self
             .listeners
             .describe_all(&mut descriptors, retired_config);
-        let (connections, unsent) = self.connections(transferred, &mut descriptors);
+        let places = self.listeners.places();
+        let (connections, unsent) = connections(transferred, &places, &mut descriptors);
         let control = self
             .server
             .map(|server| server.describe(caller, &mut descriptors));
+        let passed = self.passed.iter().map(|passed| {
+            descriptors.push(passed.fd.as_fd());
+            record::Passed {
+                name: passed.name.clone(),
+                descriptor: descriptors.len() - 1,
+            }
+        });
+        let passed = passed.collect();
         let record = Record {
             program: env!("CARGO_PKG_VERSION").into(),
             written: clock(),
-            rested: stopped,
+            stopped,
             uptime: nanos(self.started.elapsed()),
-            config: render(self.config),
+            config: render(&self.listeners.complete(self.config)),
             log_level_overridden: self.log_level_overridden,
             files: self.files.to_vec(),
             generation: self.generation,
@@ -81,8 +94,9 @@ impl Service<'_> {
             last_peer: transferred.last_peer,
             listeners,
             connections,
-            sources: self.sources(transferred),
+            sources: sources(transferred, &places),
             control,
+            passed,
             landlock: self.listeners.landlock.clone(),
         };
         let encoded = record.encode();
@@ -101,49 +115,52 @@ impl Service<'_> {
             ..self.config.clone()
         })
     }
+}
 
-    /// The connections, and the unsent bytes of each.
-    fn connections<'a>(
-        &self,
-        transferred: &'a Transferred,
-        descriptors: &mut Vec<BorrowedFd<'a>>,
-    ) -> (Vec<record::Connection>, Vec<&'a [u8]>) {
-        let describe = |(worker, connection): &'a (usize, TransferredConnection<OwnedFd>)| {
-            let listener = self.listeners.place(connection.listener)?;
-            descriptors.push(connection.socket.as_fd());
-            let described = record::Connection {
-                listener,
-                worker: *worker,
-                descriptor: descriptors.len() - 1,
-                unsent: connection.unsent.len(),
-                state: connection.state.clone(),
-            };
-            Some((described, connection.unsent.as_slice()))
-        };
-        transferred.connections.iter().filter_map(describe).unzip()
-    }
+/// The place of each listener in the record.
+type Places = BTreeMap<ListenerId, usize>;
 
-    fn sources(&self, transferred: &Transferred) -> Vec<record::Source> {
-        let now = Instant::now();
-        let describe = |(worker, listener, entry): &(usize, ListenerId, SourceEntry)| {
-            Some(record::Source {
-                listener: self.listeners.place(*listener)?,
-                worker: *worker,
-                id: entry.id,
-                source: match &entry.source {
-                    Peer::Inet(address) => Name::Inet(*address),
-                    Peer::Unix(name) => Name::Unix(name.as_bytes().to_vec()),
-                },
-                socket: entry.destination.socket.0,
-                address: entry.destination.address,
-                age: nanos(now - entry.first),
-                idle: nanos(now - entry.last),
-                bytes_received: entry.bytes_received,
-                bytes_sent: entry.bytes_sent,
-            })
+/// The connections, and the unsent bytes of each.
+fn connections<'a>(
+    transferred: &'a Transferred,
+    places: &Places,
+    descriptors: &mut Vec<BorrowedFd<'a>>,
+) -> (Vec<record::Connection>, Vec<&'a [u8]>) {
+    let describe = |(worker, connection): &'a (usize, TransferredConnection<OwnedFd>)| {
+        let listener = *places.get(&connection.listener)?;
+        descriptors.push(connection.socket.as_fd());
+        let described = record::Connection {
+            listener,
+            worker: *worker,
+            descriptor: descriptors.len() - 1,
+            unsent: connection.unsent.len(),
+            state: connection.state.clone(),
         };
-        transferred.sources.iter().filter_map(describe).collect()
-    }
+        Some((described, connection.unsent.as_slice()))
+    };
+    transferred.connections.iter().filter_map(describe).unzip()
+}
+
+fn sources(transferred: &Transferred, places: &Places) -> Vec<record::Source> {
+    let now = Instant::now();
+    let describe = |(worker, listener, entry): &(usize, ListenerId, SourceEntry)| {
+        Some(record::Source {
+            listener: *places.get(listener)?,
+            worker: *worker,
+            id: entry.id,
+            source: match &entry.source {
+                Peer::Inet(address) => Name::Inet(*address),
+                Peer::Unix(name) => Name::Unix(name.as_bytes().to_vec()),
+            },
+            socket: entry.destination.socket.0,
+            address: entry.destination.address,
+            age: nanos(now - entry.first),
+            idle: nanos(now - entry.last),
+            bytes_received: entry.bytes_received,
+            bytes_sent: entry.bytes_sent,
+        })
+    };
+    transferred.sources.iter().filter_map(describe).collect()
 }
 
 fn nanos(duration: Duration) -> u64 {

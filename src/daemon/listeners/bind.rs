@@ -1,7 +1,7 @@
 //! New sockets for listeners: created, configured and bound, but not yet served.
 //!
-//! Knows how each kind of address is bound without taking it from another process, and what to tell
-//! the operator when that fails. Which addresses need new sockets is decided in `prepare`.
+//! Knows how each kind of address is bound without taking it from another process. Which addresses need
+//! new sockets is decided in `prepare`, and what is reported when that fails is in `failures`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,6 +20,9 @@ use crate::daemon::privileges::Landlock;
 use crate::daemon::record::Adopted;
 use crate::daemon::socket_file::{self, LockWait, SocketFile};
 
+use super::failures::Failure;
+use super::retiring::RetiringSockets;
+
 /// The buffer of a datagram socket where the configuration says "auto". Over UDP that for receiving:
 /// room for 20,000 small datagrams, since nothing holds a sender back; the kernel's own default has
 /// room for 277. Over Unix that for sending, to which all is charged that clients have not read yet
@@ -32,6 +35,9 @@ pub(crate) struct Bound {
     /// The address as it was configured.
     pub address: Address,
     pub kind: SocketKind,
+    /// The IP address and port that the kernel has bound it to, which never change; none of a Unix
+    /// socket.
+    pub local: Option<SocketAddr>,
     pub fd: OwnedFd,
     /// One descriptor for each worker that is to serve it.
     pub handles: Vec<(usize, OwnedFd)>,
@@ -47,9 +53,9 @@ pub(crate) struct Bound {
 #[derive(Debug)]
 pub(super) struct Circumstances<'a> {
     pub workers: usize,
-    /// Ports of sockets of ours that were retired by an earlier reload and share their address
-    /// until they are closed.
-    pub retired_ports: &'a [u16],
+    /// Sockets of ours that were retired by an earlier reload and share their address until they are
+    /// closed.
+    pub retiring: &'a RetiringSockets,
     pub landlock: Option<&'a Landlock>,
     /// Until when an address that is in use may become free: where our predecessor was killed, the
     /// kernel ends its operations (io_uring(7)) in its own time.
@@ -68,6 +74,7 @@ impl Bound {
         Ok(Self {
             address,
             kind: kinds(listener.protocol).0,
+            local: socket::local_address(fd.as_fd()),
             handles: handles(&fd, servers)?,
             fd,
             file: None,
@@ -76,18 +83,16 @@ impl Bound {
         })
     }
 
-    /// The address that the kernel has bound it to; none of a Unix socket.
-    pub(super) fn local(&self) -> Option<SocketAddr> {
-        match self.address {
-            Address::Inet { .. } => socket::local_address(self.fd.as_fd()),
-            Address::Unix(_) => None,
-        }
+    /// The port of a UDP socket.
+    pub(super) fn udp_port(&self) -> Option<u16> {
+        let local = self.local.filter(|_| self.kind == SocketKind::Datagram)?;
+        Some(local.port())
     }
 
     /// The address of a new socket that does not listen yet, though it is one for streams.
     pub(super) fn waits_at(&self) -> Option<SocketAddr> {
-        let waits = self.kind == SocketKind::Stream && !socket::is_listening(self.fd.as_fd());
-        self.local().filter(|_| waits)
+        let local = self.local.filter(|_| self.kind == SocketKind::Stream)?;
+        (!socket::is_listening(self.fd.as_fd())).then_some(local)
     }
 
     /// The backlog that it is to have; none where it keeps the one that it has, which is not known.
@@ -192,7 +197,7 @@ pub(super) fn bind_inet(
     inet: SocketAddr,
     circumstances: &Circumstances<'_>,
 ) -> io::Result<Vec<Bound>> {
-    let (_, socket_type) = kinds(listener.protocol);
+    let (kind, socket_type) = kinds(listener.protocol);
     let (workers, count) = (
         circumstances.workers,
         sockets_per_address(listener, circumstances.workers),
@@ -203,7 +208,7 @@ pub(super) fn bind_inet(
         socket::bind_inet(socket_type, inet, Binding::Exclusive)
     });
     let first = match alone {
-        Err(error) if is_in_use(&error) && circumstances.retired_ports.contains(&inet.port()) => {
+        Err(error) if is_in_use(&error) && circumstances.retiring.exclude(kind, inet) => {
             socket::bind_inet(socket_type, inet, Binding::Shared)
         }
         alone => alone,
@@ -321,7 +326,9 @@ pub(crate) fn check(
 ) -> Result<Option<String>, String> {
     match address {
         Address::Unix(path) => match socket_file::check(path) {
-            Err(error) if path.parent() != made => Err(refused_path(listener, path, &error, None)),
+            Err(error) if path.parent() != made => {
+                Err(Failure::of_path(listener, path, &error, None).to_string())
+            }
             _ => Ok(None),
         },
         Address::Inet {
@@ -338,7 +345,7 @@ pub(crate) fn check(
                 Err(error) if *optional && is_missing_family(&error) => {
                     Ok(Some(left_out(listener, address)))
                 }
-                Err(error) => Err(refused_inet(listener, address, *inet, &error)),
+                Err(error) => Err(Failure::of_inet(listener, address, *inet, &error).to_string()),
             }
         }
     }
@@ -348,72 +355,4 @@ pub(crate) fn check(
 pub(super) fn left_out(listener: &Listener, address: &Address) -> String {
     let name = &listener.name;
     format!("listener \"{name}\": {address} is left out: this host has no IPv6")
-}
-
-/// Why an IP address and port can't be bound, and what to do.
-pub(super) fn refused_inet(
-    listener: &Listener,
-    address: &Address,
-    inet: SocketAddr,
-    error: &io::Error,
-) -> String {
-    let (name, reason) = (&listener.name, explain_inet(error, inet, listener.protocol));
-    format!("listener \"{name}\": bind {address}: {reason}")
-}
-
-/// Why a path can't be bound, and what to do.
-pub(super) fn refused_path(
-    listener: &Listener,
-    path: &Path,
-    error: &socket_file::Error,
-    landlock: Option<&Landlock>,
-) -> String {
-    let (name, reason) = (&listener.name, explain_path(error, path, landlock));
-    format!("listener \"{name}\": bind {}: {reason}", path.display())
-}
-
-fn explain_inet(error: &io::Error, inet: SocketAddr, protocol: Protocol) -> String {
-    let port = inet.port();
-    match error.raw_os_error() {
-        Some(libc::EADDRINUSE) => {
-            let flag = if protocol == Protocol::Tcp {
-                "-ltnp"
-            } else {
-                "-lunp"
-            };
-            format!("address already in use; ask who has it: ss {flag} 'sport = :{port}'")
-        }
-        Some(libc::EACCES) if port < 1024 => {
-            "permission denied; ports below 1024 need CAP_NET_BIND_SERVICE".into()
-        }
-        Some(libc::EADDRNOTAVAIL) => "this host does not have that address; see: ip address".into(),
-        Some(libc::EAFNOSUPPORT) => {
-            "not possible on this host, or forbidden to this service (RestrictAddressFamilies=): \
-             let a .socket unit pass the socket, see echod(8)"
-                .into()
-        }
-        _ => error.to_string(),
-    }
-}
-
-fn explain_path(error: &socket_file::Error, path: &Path, landlock: Option<&Landlock>) -> String {
-    let socket_file::Error::Failed { cause, .. } = error else {
-        return error.to_string();
-    };
-    match cause.raw_os_error() {
-        Some(libc::EACCES) => match landlock.filter(|landlock| landlock.forbids(path)) {
-            Some(landlock) => format!(
-                "permission denied: as [daemon] user is set, Landlock lets it make files only in the folders \
-                 that had its sockets at the start ({}): use one of them, or restart it",
-                landlock.places()
-            ),
-            None => {
-                "permission denied; the daemon's user must be able to write to the folder".into()
-            }
-        },
-        Some(libc::ENOENT) => {
-            "the folder does not exist; make it, or use RuntimeDirectory= in the unit".into()
-        }
-        _ => cause.to_string(),
-    }
 }

@@ -18,7 +18,8 @@ use crate::daemon::workers::Workers;
 use super::bind::{self, Bound};
 use super::prepared::{Kept, Planned, Prepared};
 use super::retire::Waiting;
-use super::{Listener, Listeners, Socket, add_to_workers, shortfall, source_ports};
+use super::sockets::Socket;
+use super::{Listener, Listeners, add_to_workers, shortfall};
 
 /// Sockets that are in service no more, until a listener takes them.
 type Free = BTreeMap<SocketId, Socket>;
@@ -72,8 +73,11 @@ impl Listeners {
             if wanted != Some(old.config.protocol) {
                 free.extend(self.take_out(name));
             } else if prepared.sockets.contains_key(name) {
-                let freed = old.sockets.extract_if(.., |socket| !socket.is_by_name());
-                free.extend(freed);
+                let is_by_name =
+                    |id: &SocketId| self.sockets.get(*id).is_some_and(Socket::is_by_name);
+                let freed = old.sockets.extract_if(.., |id| !is_by_name(id));
+                let freed: Vec<SocketId> = freed.collect();
+                free.extend(freed.into_iter().filter_map(|id| self.sockets.remove(id)));
             }
         }
         free.into_iter().map(|socket| (socket.id, socket)).collect()
@@ -92,20 +96,19 @@ impl Listeners {
             self.add(new, workers);
             return;
         }
-        let own_ports = &self.own_ports;
+        let (own_ports, sockets) = (&self.own_ports, &self.sockets);
         let Some(known) = self.in_service.get_mut(&new.name) else {
             return;
         };
         // What was overridden at run time is as configured again, also where that is no change.
         known.overridden.clear();
-        for socket in &known.sockets {
+        for socket in known.sockets.iter().filter_map(|id| sockets.get(*id)) {
             set_options(&socket.bound, Some(&known.config), new, warnings);
         }
-        known.config.backlog = new.backlog;
-        known.config.backlog_is_set = new.backlog_is_set;
+        // Also of one that stays as it is: what it does not say may be written now.
+        known.config = new.clone();
         if change.action != ChangeAction::Keep {
-            known.config = new.clone();
-            known.source_ports = source_ports(new, own_ports);
+            known.source_ports = own_ports.source_ports(new);
             known.gate.permits.set_max(new.max_connections);
             known.configure(workers);
         }
@@ -118,14 +121,14 @@ impl Listeners {
         let new = Listener {
             id,
             config: listener.clone(),
-            source_ports: source_ports(listener, &self.own_ports),
+            source_ports: self.own_ports.source_ports(listener),
             gate: Arc::new(Gate::new(permits)),
             counters: (0..workers.count()).map(|_| Arc::default()).collect(),
             sockets: Vec::new(),
             overridden: Vec::new(),
         };
         new.configure(workers);
-        self.in_service.insert(listener.name.clone(), new);
+        self.put_into_service(new);
     }
 
     fn serve_planned(
@@ -139,7 +142,7 @@ impl Listeners {
     ) {
         match planned {
             Planned::New(mut bound) => {
-                take_charge(&mut bound, listener, warnings);
+                take_ownership(&mut bound, listener, warnings);
                 let id = SocketId(self.next_socket);
                 self.next_socket += 1;
                 set_mode(&bound, listener, warnings);
@@ -167,17 +170,21 @@ impl Listeners {
             return;
         };
         let handles = std::mem::take(&mut bound.handles);
-        let serving = handles.iter().map(|(worker, _)| *worker).collect();
         let socket = Socket {
             id,
-            workers: serving,
+            listener: listener.id,
+            workers: handles.iter().map(|(worker, _)| *worker).collect(),
             bound,
         };
+        listener.sockets.push(id);
         match socket.bound.waits_at() {
-            None => add_to_workers(listener.id, &socket, handles, workers),
-            Some(local) => self.waiting.push(Waiting { id, local, handles }),
+            None => add_to_workers(&socket, handles, workers),
+            Some(local) => {
+                let waiting = self.waiting.entry(local).or_default();
+                waiting.push(Waiting { id, handles });
+            }
         }
-        listener.sockets.push(socket);
+        self.sockets.insert(socket);
     }
 
     /// Makes a socket in service one of this listener, with other workers where that is planned.
@@ -192,6 +199,8 @@ impl Listeners {
         let Some(listener) = self.in_service.get_mut(name) else {
             return;
         };
+        listener.sockets.push(socket.id);
+        socket.listener = listener.id;
         if let Some(file) = &mut socket.bound.file
             && let config::Address::Unix(path) = &kept.address
         {
@@ -204,21 +213,21 @@ impl Listeners {
             .workers
             .retain(|worker| !kept.leaving.contains(worker));
         for worker in &socket.workers {
-            let (id, listener) = (socket.id, listener.id);
+            let (id, listener) = (socket.id, socket.listener);
             workers.command(*worker, Command::MoveSocket { id, listener });
         }
         let new = kept.handles.iter().map(|(worker, _)| *worker);
         socket.workers.extend(new);
-        let id = socket.id;
-        match self.waiting.iter_mut().find(|waiting| waiting.id == id) {
-            None => add_to_workers(listener.id, &socket, kept.handles, workers),
+        match self.waiting_mut(&socket) {
+            None => add_to_workers(&socket, kept.handles, workers),
             Some(waiting) => {
                 let leaves = |handle: &mut (usize, _)| kept.leaving.contains(&handle.0);
                 waiting.handles.extract_if(.., leaves).for_each(drop);
                 waiting.handles.extend(kept.handles);
             }
         }
-        listener.sockets.push(socket);
+        let id = socket.id;
+        self.sockets.insert(socket);
         self.leave_socket(id, kept.leaving, now);
     }
 
@@ -232,7 +241,7 @@ impl Listeners {
         };
         let known = self.in_service.get(&listener.name).filter(|_| is_asked);
         known.map_or_else(Vec::new, |known| {
-            let bound = known.sockets.iter().map(|socket| &socket.bound);
+            let bound = self.sockets_of(known).map(|socket| &socket.bound);
             shortfall::shortfalls(listener, bound)
         })
     }
@@ -259,9 +268,9 @@ fn set_options(
     let backlog = socket.backlog(new);
     // One that waits to listen gets it then.
     if socket.kind == SocketKind::Stream
-        && socket::is_listening(socket.fd.as_fd())
         && let Some(requested) =
             backlog.filter(|_| old.map(|old| socket.backlog(old)) != Some(backlog))
+        && socket::is_listening(socket.fd.as_fd())
         && let Err(error) = socket::listen(socket.fd.as_fd(), requested)
     {
         warn("backlog is not set", error);
@@ -273,7 +282,7 @@ fn set_options(
 
 /// Changes what a rejected reload must leave as it was: the file of a predecessor's socket, and the
 /// backlog of a passed one.
-fn take_charge(new: &mut Bound, listener: &config::Listener, warnings: &mut Vec<String>) {
+fn take_ownership(new: &mut Bound, listener: &config::Listener, warnings: &mut Vec<String>) {
     if let Some(file) = &mut new.file {
         file.remove_when_dropped();
     }

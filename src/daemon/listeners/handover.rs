@@ -3,6 +3,7 @@
 //!
 //! Knows the record of a listener. Never knows how a record reaches the successor.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -10,19 +11,21 @@ use std::sync::Arc;
 use crate::config::{self, Address, Config};
 use crate::driver::Permits;
 use crate::stats::{Counters, Totals};
+use crate::sys::process::Passed;
 use crate::sys::socket;
 use crate::worker::mailbox::{
     Admission, Command, Gate, ListenerId, SocketId, TransferredConnection,
 };
 
 use super::bind::{self, Bound};
-use super::{Listener, Listeners, Socket, add_to_workers, source_ports};
+use super::sockets::Socket;
+use super::{Listener, Listeners, add_to_workers};
 use crate::daemon::record;
 use crate::daemon::socket_file::SocketFile;
 use crate::daemon::workers::Workers;
 
 impl Listeners {
-    /// Describes all of them, in the order of [`Self::place`], and adds the descriptors of their
+    /// Describes all of them, in the order of [`Self::places`], and adds the descriptors of their
     /// sockets to the list. Those on their way out are not among them: there should be none.
     pub(in crate::daemon) fn describe_all<'a>(
         &'a self,
@@ -52,25 +55,32 @@ impl Listeners {
                 .collect(),
             totals: listener.totals(),
             peak: listener.gate.peak(),
-            sockets: listener.sockets.iter().map(&mut describe_socket).collect(),
+            sockets: self
+                .sockets_of(listener)
+                .map(&mut describe_socket)
+                .collect(),
         };
         self.all().enumerate().map(describe).collect()
     }
 
-    /// Whether one of the sockets in service is the same as this one.
-    pub(in crate::daemon) fn has(&self, fd: BorrowedFd<'_>) -> bool {
-        let sockets = self
-            .in_service
-            .values()
-            .flat_map(|listener| &listener.sockets);
-        sockets
-            .into_iter()
-            .any(|socket| socket::is_same(socket.bound.fd.as_fd(), fd))
+    /// Drops what is the same as one of the sockets in service.
+    pub(in crate::daemon) fn drop_known(&self, passed: &mut Vec<Passed>) {
+        let sockets = self.sockets.iter().map(|socket| &socket.bound.fd);
+        let known: BTreeSet<_> = sockets
+            .filter_map(|fd| socket::identity(fd.as_fd()))
+            .collect();
+        passed.retain(|passed| {
+            let identity = socket::identity(passed.fd.as_fd());
+            identity.is_none_or(|identity| !known.contains(&identity))
+        });
     }
 
-    /// The place of a listener among all.
-    pub(in crate::daemon) fn place(&self, id: ListenerId) -> Option<usize> {
-        self.all().position(|listener| listener.id == id)
+    /// The place of each listener among all.
+    pub(in crate::daemon) fn places(&self) -> BTreeMap<ListenerId, usize> {
+        let places = self.all().enumerate();
+        places
+            .map(|(place, listener)| (listener.id, place))
+            .collect()
     }
 
     /// The sum over listeners that are forgotten.
@@ -126,16 +136,16 @@ impl Listeners {
                 overridden: known
                     .filter(|key| listener.overridden.iter().any(|name| name == key))
                     .collect(),
-                source_ports: source_ports(&config, &self.own_ports),
+                source_ports: self.own_ports.source_ports(&config),
                 config,
             };
             self.next_listener += 1;
             restored.configure(workers);
             ids.push(Some(restored.id));
             if listener.retired.is_some() {
-                self.retired.push(restored);
+                self.retired.insert(restored.id, restored);
             } else {
-                self.in_service.insert(listener.name.clone(), restored);
+                self.put_into_service(restored);
             }
         }
         ids
@@ -151,14 +161,27 @@ impl Listeners {
         let Some(known) = self.in_service.get(&listener.name) else {
             return;
         };
-        let config = known.config.clone();
+        let config = &known.config;
+        let configured = config.addresses.iter();
+        let configured: HashMap<String, &Address> = configured
+            .map(|address| (address.to_string(), address))
+            .collect();
+        // Which workers serve a socket follows from its place among those of its address.
+        let mut counts: HashMap<&str, usize> = HashMap::new();
+        for socket in listener
+            .sockets
+            .iter()
+            .filter(|socket| socket.passed.is_none())
+        {
+            *counts.entry(&socket.address).or_default() += 1;
+        }
+        let mut indexes: HashMap<&str, usize> = HashMap::new();
         let mut restored = Vec::new();
-        for (place, socket) in listener.sockets.iter().enumerate() {
-            // Which workers serve it follows from its place among those of its address.
-            let same =
-                |other: &&record::Socket| other.address == socket.address && other.passed.is_none();
-            let index = listener.sockets[..place].iter().filter(same).count();
-            let count = listener.sockets.iter().filter(same).count().max(1);
+        for socket in &listener.sockets {
+            let count = counts.get(&*socket.address).copied().unwrap_or(1);
+            let next = indexes.entry(&socket.address).or_default();
+            let index = (*next).min(count - 1);
+            *next += usize::from(socket.passed.is_none());
             let Some(fd) = descriptor(socket.descriptor) else {
                 log::error!(
                     "listener \"{}\": {}: a socket of the predecessor is missing",
@@ -167,9 +190,11 @@ impl Listeners {
                 );
                 continue;
             };
-            let address = address(&config, &socket.address, fd.as_fd());
-            let place = (index.min(count - 1), count);
-            match bind::restore(&config, address, fd, place, workers.count()) {
+            let address = configured
+                .get(&socket.address)
+                .map(|address| (*address).clone());
+            let address = address.unwrap_or_else(|| address_of(&fd, &socket.address));
+            match bind::restore(config, address, fd, (index, count), workers.count()) {
                 Ok(bound) => restored.push((SocketId(socket.id), finish(bound, socket))),
                 Err(error) => log::error!(
                     "listener \"{}\": {}: {error}",
@@ -191,7 +216,7 @@ impl Listeners {
         id: ListenerId,
         source: Option<IpAddr>,
     ) -> Option<Admission> {
-        let listener = self.all().find(|listener| listener.id == id)?;
+        let listener = self.listener(id)?;
         let max_per_source = listener.config.max_per_source;
         Some(listener.gate.readmit(source, max_per_source))
     }
@@ -209,19 +234,17 @@ impl Listeners {
     /// Has these workers serve all sockets again that they had handed over to a successor which did
     /// not start.
     pub(in crate::daemon) fn serve_again(&self, meant: &[usize], workers: &Workers) {
-        for listener in self.in_service.values() {
-            for socket in &listener.sockets {
-                let again = socket.workers.iter().copied();
-                let again = again.filter(|worker| meant.contains(worker));
-                let handles = match bind::handles(&socket.bound.fd, again) {
-                    Ok(handles) => handles,
-                    Err(error) => {
-                        let name = &listener.config.name;
-                        log::error!("listener \"{name}\": {}: {error}", socket.bound.address);
-                        continue;
-                    }
-                };
-                add_to_workers(listener.id, socket, handles, workers);
+        // Those that wait to listen are served then.
+        let sockets = self.sockets.iter();
+        for socket in sockets.filter(|socket| socket.bound.waits_at().is_none()) {
+            let again = socket.workers.iter().copied();
+            let again = again.filter(|worker| meant.contains(worker));
+            match bind::handles(&socket.bound.fd, again) {
+                Ok(handles) => add_to_workers(socket, handles, workers),
+                Err(error) => {
+                    let name = self.describe(socket.listener).map_or("", |(name, _)| name);
+                    log::error!("listener \"{name}\": {}: {error}", socket.bound.address);
+                }
             }
         }
     }
@@ -255,21 +278,15 @@ impl Listeners {
     }
 }
 
-/// The address as the configuration has it; else the one that the socket has.
-fn address(config: &config::Listener, text: &str, fd: BorrowedFd<'_>) -> Address {
-    let configured = config
-        .addresses
-        .iter()
-        .find(|address| address.to_string() == text);
-    configured
-        .cloned()
-        .unwrap_or_else(|| match socket::local_address(fd) {
-            Some(address) => Address::Inet {
-                address,
-                optional: false,
-            },
-            None => Address::Unix(text.into()),
-        })
+/// The address that a socket has, of one that the configuration does not have.
+fn address_of(fd: &OwnedFd, text: &str) -> Address {
+    match socket::local_address(fd.as_fd()) {
+        Some(address) => Address::Inet {
+            address,
+            optional: false,
+        },
+        None => Address::Unix(text.into()),
+    }
 }
 
 fn finish(bound: Bound, socket: &record::Socket) -> Bound {

@@ -6,24 +6,32 @@
 //! client, every queued one served, closed. Continue in `prepare`, `pending`,
 //! `commit` and `retire`, in `bind` for how a socket is bound, in `passed` and `survivors` for sockets that others have bound.
 
+mod addresses;
 pub(super) mod bind;
 mod commit;
+mod descriptors;
+mod failures;
 mod handover;
 mod own_ports;
 pub(super) mod passed;
 mod pending;
+mod place;
 mod prepare;
 mod prepared;
 mod report;
 mod retire;
+mod retiring;
 mod shortfall;
+mod sockets;
 pub(super) mod survivors;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Instant;
 
-use crate::config::{self, Address};
+use crate::config::{self, Address, Config};
 use crate::policy::SourcePorts;
 use crate::protocol::schema;
 use crate::stats::{Counters, Totals};
@@ -34,26 +42,39 @@ use super::privileges::Landlock;
 use super::workers::Workers;
 
 use bind::Bound;
-use own_ports::source_ports;
+use own_ports::OwnPorts;
 pub(super) use own_ports::udp_port;
 pub(super) use prepared::Prepared;
 use report::Queues;
-use retire::{Retiring, Waiting};
+use retire::Waiting;
+use retiring::RetiringSockets;
+use sockets::{Socket, Sockets};
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
     in_service: BTreeMap<String, Listener>,
+    // The names of those in service.
+    names: BTreeMap<ListenerId, String>,
     // No longer configured; here as long as they have connections.
-    retired: Vec<Listener>,
-    retiring: Vec<Retiring>,
-    waiting: Vec<Waiting>,
+    retired: BTreeMap<ListenerId, Listener>,
+    // Those of them about which the workers are to be asked, and of which so many workers have not yet
+    // confirmed that they get no more.
+    unasked: Vec<ListenerId>,
+    unconfirmed: BTreeMap<ListenerId, usize>,
+    // When to check next whether they still have any; none is at once.
+    next_check: Option<Instant>,
+    // Those of listeners in service.
+    sockets: Sockets,
+    retiring: RetiringSockets,
+    // By the address for which they wait.
+    waiting: BTreeMap<SocketAddr, Vec<Waiting>>,
     // What listeners have counted that are forgotten.
     departed: Totals,
     next_listener: u32,
     next_socket: u32,
-    // UDP ports that are served, or are about to be: see [`Self::refuse_own_ports`].
-    own_ports: BTreeSet<u16>,
+    // UDP ports: see [`Self::refuse_own_ports`].
+    own_ports: OwnPorts,
     /// What may keep new sockets from being bound.
     pub landlock: Option<Landlock>,
 }
@@ -61,34 +82,23 @@ pub(super) struct Listeners {
 #[derive(Debug)]
 struct Listener {
     id: ListenerId,
+    // With what was overridden at run time: the only place where it is kept.
     config: config::Listener,
     // What `refuse-source-ports` comes to with the ports in service; the workers have the same.
     source_ports: SourcePorts,
     gate: Arc<Gate>,
     // One set for each worker.
     counters: Vec<Arc<Counters>>,
-    // In the order in which they were bound.
-    sockets: Vec<Socket>,
+    // In the order of its addresses.
+    sockets: Vec<SocketId>,
     overridden: Vec<&'static str>,
-}
-
-/// A socket in service.
-#[derive(Debug)]
-struct Socket {
-    id: SocketId,
-    // The workers that serve it.
-    workers: Vec<usize>,
-    bound: Bound,
 }
 
 impl Listeners {
     /// The sockets in service that are ours alone.
     pub(super) fn own_sockets(&mut self) -> impl Iterator<Item = &mut Bound> {
-        let listeners = self.in_service.values_mut();
-        let sockets = listeners.flat_map(|listener| &mut listener.sockets);
-        sockets
-            .map(|socket| &mut socket.bound)
-            .filter(|bound| bound.passed.is_none())
+        let sockets = self.sockets.bound_mut();
+        sockets.filter(|bound| bound.passed.is_none())
     }
 
     /// Connections of each listener, by name.
@@ -107,28 +117,61 @@ impl Listeners {
         totals
     }
 
+    /// The configuration in force: that of the daemon, with the listeners in service.
+    pub(super) fn complete(&self, daemon: &Config) -> Config {
+        let listeners = self.in_service.values().map(|listener| &listener.config);
+        let listeners = listeners.map(|config| (config.name.clone(), config.clone()));
+        Config {
+            listeners: listeners.collect(),
+            ..daemon.clone()
+        }
+    }
+
     /// How many are in service.
     pub(super) fn count(&self) -> usize {
         self.in_service.len()
     }
 
+    /// First those in service, by name.
     fn all(&self) -> impl Iterator<Item = &Listener> {
-        self.in_service.values().chain(&self.retired)
+        self.in_service.values().chain(self.retired.values())
+    }
+
+    /// The listener with this id, in service or not.
+    fn listener(&self, id: ListenerId) -> Option<&Listener> {
+        match self.names.get(&id) {
+            Some(name) => self.in_service.get(name),
+            None => self.retired.get(&id),
+        }
+    }
+
+    fn put_into_service(&mut self, listener: Listener) {
+        let name = listener.config.name.clone();
+        self.names.insert(listener.id, name.clone());
+        self.in_service.insert(name, listener);
+    }
+
+    /// The sockets of a listener in service.
+    fn sockets_of(&self, listener: &Listener) -> impl Iterator<Item = &Socket> + Clone {
+        let ids = listener.sockets.iter();
+        ids.filter_map(|id| self.sockets.get(*id))
+    }
+
+    /// Whether a `.socket` unit has defined the listener's sockets by its name.
+    fn has_sockets_by_name(&self, listener: &Listener) -> bool {
+        self.sockets_of(listener).any(Socket::is_by_name)
     }
 
     /// The name and the protocol of a listener, in service or not.
     pub(super) fn describe(&self, id: ListenerId) -> Option<(&str, config::Protocol)> {
-        let listener = self.all().find(|listener| listener.id == id)?;
-        Some((&listener.config.name, listener.config.protocol))
+        let config = &self.listener(id)?.config;
+        Some((&config.name, config.protocol))
     }
 
     /// Where a datagram came in: the address with the port, or the path.
     pub(super) fn describe_destination(&self, destination: Destination) -> Option<String> {
-        let mut sockets = self.all().flat_map(|listener| &listener.sockets);
-        let bound = &sockets
-            .find(|socket| socket.id == destination.socket)?
-            .bound;
-        let Some(mut local) = socket::local_address(bound.fd.as_fd()) else {
+        let bound = &self.sockets.get(destination.socket)?.bound;
+        let Some(mut local) = bound.local else {
             return Some(bound.address.to_string());
         };
         if let Some(address) = destination.address {
@@ -139,16 +182,12 @@ impl Listeners {
 
     /// The path of a Unix listener.
     pub(super) fn local_path(&self, id: ListenerId) -> Option<String> {
-        let listener = self.all().find(|listener| listener.id == id)?;
+        let listener = self.listener(id)?;
         // Of sockets by name the configuration does not say where they are.
-        let served = listener.sockets.first().map(|socket| &socket.bound.address);
+        let served = self.sockets_of(listener).next();
+        let served = served.map(|socket| &socket.bound.address);
         let address = served.or(listener.config.addresses.first())?;
         matches!(address, Address::Unix(_)).then(|| address.to_string())
-    }
-
-    fn sockets(&self) -> impl Iterator<Item = &Socket> {
-        let listeners = self.in_service.values();
-        listeners.flat_map(|listener| &listener.sockets)
     }
 
     /// Gives all sockets of a listener this backlog; how it was before, and how it is now.
@@ -157,36 +196,31 @@ impl Listeners {
         name: &str,
         backlog: u32,
     ) -> std::io::Result<(schema::Backlog, schema::Backlog)> {
-        let Some(listener) = self.in_service.get_mut(name) else {
+        let Some(listener) = self.in_service.get(name) else {
             return Ok(Default::default());
         };
         let queues = Queues::default();
-        let before = listener.backlog(&queues).unwrap_or_default();
+        let before = self.backlog(listener, &queues).unwrap_or_default();
         // Those that wait to listen get it then.
         let waits = |socket: &&Socket| socket.bound.waits_at().is_some();
-        for socket in listener.sockets.iter().filter(|socket| !waits(socket)) {
+        for socket in self.sockets_of(listener).filter(|socket| !waits(socket)) {
             socket::listen(socket.bound.fd.as_fd(), backlog)?;
         }
+        let Some(listener) = self.in_service.get_mut(name) else {
+            return Ok(Default::default());
+        };
         listener.config.backlog = backlog;
         listener.config.backlog_is_set = true;
         if !listener.overridden.contains(&"backlog") {
             listener.overridden.push("backlog");
         }
-        Ok((before, listener.backlog(&queues).unwrap_or_default()))
-    }
-}
-
-impl Socket {
-    fn is_by_name(&self) -> bool {
-        self.bound.passed.is_some_and(|adopted| adopted.by_name)
+        let after = self.in_service.get(name);
+        let after = after.and_then(|listener| self.backlog(listener, &queues));
+        Ok((before, after.unwrap_or_default()))
     }
 }
 
 impl Listener {
-    fn has_sockets_by_name(&self) -> bool {
-        self.sockets.iter().any(Socket::is_by_name)
-    }
-
     fn configure(&self, workers: &Workers) {
         workers.command_all(|worker| Command::Configure {
             listener: self.id,
@@ -202,13 +236,8 @@ impl Listener {
 }
 
 /// Has workers serve a socket, each by its own descriptor.
-fn add_to_workers(
-    listener: ListenerId,
-    socket: &Socket,
-    handles: Vec<(usize, OwnedFd)>,
-    workers: &Workers,
-) {
-    let (id, kind) = (socket.id, socket.bound.kind);
+fn add_to_workers(socket: &Socket, handles: Vec<(usize, OwnedFd)>, workers: &Workers) {
+    let (id, kind, listener) = (socket.id, socket.bound.kind, socket.listener);
     for (worker, socket) in handles {
         let command = Command::AddSocket {
             listener,
@@ -232,3 +261,6 @@ fn settings(listener: &config::Listener, source_ports: SourcePorts) -> Settings 
         refuse_source_ports: source_ports,
     }
 }
+
+#[cfg(test)]
+mod tests;

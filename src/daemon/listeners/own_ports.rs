@@ -4,7 +4,7 @@
 //! [`crate::policy::RefusedPorts`].
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 use socket2::Type;
 
@@ -12,13 +12,34 @@ use crate::config::{self, Protocol};
 use crate::policy::SourcePorts;
 use crate::sys::socket;
 
+use super::bind::Bound;
 use super::{Listeners, Prepared};
 use crate::daemon::workers::Workers;
+
+/// The ports that are served, or are about to be.
+#[derive(Debug, Default)]
+pub(super) struct OwnPorts {
+    ports: BTreeSet<u16>,
+    /// What `refuse-source-ports = "default"` is with them.
+    default: SourcePorts,
+}
+
+impl OwnPorts {
+    /// The source ports that a listener refuses while these ports are served. Other protocols have no
+    /// use for the set, so theirs does not change with it.
+    pub(super) fn source_ports(&self, listener: &config::Listener) -> SourcePorts {
+        if listener.protocol == Protocol::Udp {
+            listener.source_ports.or_default(&self.default)
+        } else {
+            SourcePorts::none()
+        }
+    }
+}
 
 impl Prepared {
     /// The ports of new UDP sockets.
     pub(super) fn udp_ports(&self) -> impl Iterator<Item = u16> {
-        self.bound().filter_map(|bound| udp_port(bound.fd.as_fd()))
+        self.bound().filter_map(Bound::udp_port)
     }
 }
 
@@ -34,26 +55,21 @@ impl Listeners {
         more: impl IntoIterator<Item = u16>,
         workers: &Workers,
     ) {
-        let sockets = self.in_service.values().flat_map(|known| &known.sockets);
-        let ports = sockets.filter_map(|socket| udp_port(socket.bound.fd.as_fd()));
-        self.own_ports = ports.chain(more).collect();
+        let sockets = self.sockets.iter().map(|socket| &socket.bound);
+        let ports = sockets.filter_map(Bound::udp_port).chain(more).collect();
+        // Listeners that are new or change get the present set by themselves.
+        if self.own_ports.ports == ports {
+            return;
+        }
+        let default = SourcePorts::of_services_and(ports.iter().copied());
+        self.own_ports = OwnPorts { ports, default };
         for listener in self.in_service.values_mut() {
-            let source_ports = source_ports(&listener.config, &self.own_ports);
+            let source_ports = self.own_ports.source_ports(&listener.config);
             if listener.source_ports != source_ports {
                 listener.source_ports = source_ports;
                 listener.configure(workers);
             }
         }
-    }
-}
-
-/// The source ports that a listener refuses while these UDP ports are served. Other protocols have
-/// no use for the set, so theirs does not change with it.
-pub(super) fn source_ports(listener: &config::Listener, own: &BTreeSet<u16>) -> SourcePorts {
-    if listener.protocol == Protocol::Udp {
-        listener.source_ports.with_own(own.iter().copied())
-    } else {
-        SourcePorts::none()
     }
 }
 

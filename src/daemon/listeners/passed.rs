@@ -16,6 +16,7 @@ use crate::sys::process::Passed;
 use crate::sys::socket;
 
 use super::bind::{self, Bound};
+use super::place::{Place, address, protocol};
 use super::survivors::Survivors;
 
 /// Names that begin so are ours: no listener's sockets are called so.
@@ -26,7 +27,10 @@ const OURS: &str = "echod-";
 pub(crate) struct Sockets {
     by_name: BTreeMap<String, Vec<OwnedFd>>,
     survivors: Survivors,
-    others: Vec<Passed>,
+    // None in place of those that a listener has taken.
+    others: Vec<Option<Passed>>,
+    // Where they are, from the last on.
+    places: BTreeMap<Place, Vec<usize>>,
 }
 
 impl Sockets {
@@ -41,10 +45,21 @@ impl Sockets {
                 let named = sockets.by_name.entry(passed.name).or_default();
                 named.push(passed.fd);
             } else {
-                sockets.others.push(passed);
+                sockets.others.push(Some(passed));
+            }
+        }
+        for (index, passed) in sockets.others.iter().enumerate().rev() {
+            let fd = passed.as_ref().map(|passed| &passed.fd);
+            if let Some(place) = fd.filter(|fd| is_ready(fd)).and_then(Place::of) {
+                sockets.places.entry(place).or_default().push(index);
             }
         }
         sockets
+    }
+
+    /// Whether there are sockets that have the listener's name.
+    pub(crate) fn has_named(&self, listener: &config::Listener) -> bool {
+        self.by_name.contains_key(&listener.name)
     }
 
     /// The sockets that have the listener's name. All workers serve each of streams; those of
@@ -62,7 +77,7 @@ impl Sockets {
         let mut failures = Vec::new();
         let named = self.by_name.remove(name).unwrap_or_default();
         for (index, fd) in named.into_iter().enumerate() {
-            let place = place(&fd);
+            let place = describe(&fd);
             match misfit(&fd, listener.protocol) {
                 Some(misfit) => failures.push(format!("listener \"{name}\": {misfit}")),
                 None => match adopt(listener, fd, true, index, workers) {
@@ -97,15 +112,11 @@ impl Sockets {
         if !survivors.is_empty() {
             return Ok(survivors);
         }
-        let fits = |passed: &Passed| {
-            protocol(&passed.fd) == Some(listener.protocol)
-                && is_ready(&passed.fd)
-                && is_at(&passed.fd, address)
-        };
-        let Some(index) = self.others.iter().position(fits) else {
+        let place = Place::new(listener.protocol, address);
+        let index = self.places.get_mut(&place).and_then(Vec::pop);
+        let Some(Passed { fd, .. }) = index.and_then(|index| self.others[index].take()) else {
             return Ok(Vec::new());
         };
-        let fd = self.others.swap_remove(index).fd;
         let adopted = adopt(listener, fd, false, 0, workers);
         let name = &listener.name;
         adopted
@@ -117,15 +128,28 @@ impl Sockets {
     }
 
     /// A warning for each socket that no listener has taken.
-    pub(crate) fn left_over(self) -> impl Iterator<Item = String> {
-        self.others.into_iter().map(|passed| {
+    pub(crate) fn warnings(&self) -> impl Iterator<Item = String> {
+        self.others.iter().flatten().map(|passed| {
             format!(
                 "the service manager passed a socket named \"{}\", bound to {}, which no listener has as its address \
                  or name: it is not served",
                 passed.name,
-                place(&passed.fd)
+                describe(&passed.fd)
             )
         })
+    }
+
+    /// The sockets that no listener has taken. They stay open: the manager has bound them, so that
+    /// nothing else can be bound there when a later configuration has a listener for one.
+    pub(crate) fn into_left_over(self) -> Vec<Passed> {
+        let named = self.by_name.into_iter().flat_map(|(name, sockets)| {
+            let named = move |fd| Passed {
+                name: name.clone(),
+                fd,
+            };
+            sockets.into_iter().map(named)
+        });
+        self.others.into_iter().flatten().chain(named).collect()
     }
 }
 
@@ -173,6 +197,7 @@ fn adopt(
     Ok(Bound {
         address: address(&fd),
         kind,
+        local: socket::local_address(fd.as_fd()),
         handles: bind::handles(&fd, serving)?,
         passed: Some(Adopted {
             by_name,
@@ -184,44 +209,13 @@ fn adopt(
     })
 }
 
-fn is_at(fd: &OwnedFd, wanted: &Address) -> bool {
-    match wanted {
-        Address::Inet { address, .. } => socket::local_address(fd.as_fd()) == Some(*address),
-        Address::Unix(path) => socket::local_path(fd.as_fd()).is_some_and(|local| local == *path),
-    }
-}
-
-/// Where a socket is bound, in the words of the configuration.
-fn address(fd: &OwnedFd) -> Address {
-    match socket::local_address(fd.as_fd()) {
-        Some(address) => Address::Inet {
-            address,
-            optional: false,
-        },
-        None => Address::Unix(socket::local_path(fd.as_fd()).unwrap_or_default()),
-    }
-}
-
-fn place(fd: &OwnedFd) -> String {
+fn describe(fd: &OwnedFd) -> String {
     let place = address(fd).to_string();
     if place.is_empty() {
         "nowhere".into()
     } else {
         place
     }
-}
-
-/// What a listener on this socket would have as its protocol.
-fn protocol(fd: &OwnedFd) -> Option<Protocol> {
-    let fd = fd.as_fd();
-    let is_unix = socket::is_unix(fd);
-    if !is_unix && !socket::is_inet(fd) {
-        return None;
-    }
-    let of_its_type = |protocol: &Protocol| {
-        protocol.is_unix() == is_unix && socket::kind(fd) == Some(bind::kinds(*protocol).1)
-    };
-    Protocol::ALL.into_iter().find(of_its_type)
 }
 
 /// Whether clients can reach it, as they can't a connection that the manager has accepted.
@@ -231,7 +225,7 @@ fn is_ready(fd: &OwnedFd) -> bool {
 
 /// Why a socket can't serve a listener of its name, and what to do.
 fn misfit(fd: &OwnedFd, wanted: Protocol) -> Option<String> {
-    let place = place(fd);
+    let place = describe(fd);
     let Some(found) = protocol(fd) else {
         return Some(format!(
             "the service manager passes something of this name that is neither a stream nor a datagram socket: use \
@@ -302,7 +296,8 @@ mod tests {
             (named.len(), named[0].0.as_str(), named[0].1.len()),
             (1, "udp", 2)
         );
-        let others: Vec<_> = sockets.others.iter().map(|other| &other.name).collect();
+        let others = sockets.others.iter().flatten();
+        let others: Vec<_> = others.map(|other| &other.name).collect();
         assert_eq!(others, ["echod-udp", "echod.socket", "unknown"]);
     }
 }

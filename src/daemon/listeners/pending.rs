@@ -15,9 +15,11 @@ use crate::worker::mailbox::SocketId;
 
 use crate::daemon::socket_file;
 
+use super::Listeners;
 use super::bind::{self, Bound};
+use super::failures::{Failure, Failures};
 use super::prepared::{Pending, Planned, Prepared};
-use super::{Listeners, Socket};
+use super::sockets::Socket;
 
 impl Listeners {
     /// Binds what is pending, in place or beside of what is in service. This is the last step that
@@ -35,17 +37,20 @@ impl Listeners {
             lock_wait: std::mem::take(&mut prepared.lock_wait),
             ..Undo::default()
         };
-        let mut failures = Vec::new();
+        let mut failures = Failures::default();
         for (name, planned) in &mut prepared.sockets {
             let listener = &new.listeners[name];
             for entry in std::mem::take(planned) {
-                let Planned::Pending(pending) = entry else {
-                    planned.push(entry);
-                    continue;
+                let pending = match entry {
+                    Planned::Pending(pending) if !failures.are_final() => pending,
+                    entry => {
+                        planned.push(entry);
+                        continue;
+                    }
                 };
                 match self.bind_one_pending(listener, pending, workers, &mut undo) {
                     Ok(bound) => planned.extend(bound.into_iter().map(Planned::New)),
-                    Err(failure) => failures.push(failure),
+                    Err(failure) => failures.add(failure),
                 }
             }
         }
@@ -55,7 +60,7 @@ impl Listeners {
         // First the new sockets go, then the old ones are again as they were.
         prepared.sockets.clear();
         undo.carry_out();
-        Err(failures)
+        failures.into_result()
     }
 
     fn bind_one_pending<'a>(
@@ -64,12 +69,12 @@ impl Listeners {
         pending: Pending,
         workers: usize,
         undo: &mut Undo<'a>,
-    ) -> Result<Vec<Bound>, String> {
+    ) -> Result<Vec<Bound>, Failure> {
         match pending {
             Pending::Replacing { path, id } => {
                 let bound = self.bind_replacing(listener, &path, id, workers, undo);
                 bound.map(|bound| vec![bound]).map_err(|error| {
-                    bind::refused_path(listener, &path, &error, self.landlock.as_ref())
+                    Failure::of_path(listener, &path, &error, self.landlock.as_ref())
                 })
             }
             Pending::Beside {
@@ -78,7 +83,7 @@ impl Listeners {
                 indexes,
             } => {
                 let bound = self.bind_beside(listener, &address, (inet, indexes), workers, undo);
-                bound.map_err(|error| bind::refused_inet(listener, &address, inet, &error))
+                bound.map_err(|error| Failure::of_inet(listener, &address, inet, &error))
             }
         }
     }
@@ -94,7 +99,7 @@ impl Listeners {
         undo: &mut Undo<'_>,
     ) -> Result<Bound, socket_file::Error> {
         let (_, socket_type) = bind::kinds(listener.protocol);
-        let old = self.sockets().find(|socket| socket.id == id);
+        let old = self.sockets.get(id);
         if let Some(file) = old.and_then(|old| old.bound.file.as_ref()) {
             let aside = file.set_aside();
             undo.asides
@@ -117,12 +122,9 @@ impl Listeners {
         undo: &mut Undo<'a>,
     ) -> io::Result<Vec<Bound>> {
         let (kind, _) = bind::kinds(listener.protocol);
-        for socket in self.sockets() {
+        for socket in self.sockets.excluding(kind, inet) {
             let fd = socket.bound.fd.as_fd();
-            let local = socket.bound.local();
-            let is_beside =
-                socket.bound.kind == kind && local.is_some_and(|local| local.port() == inet.port());
-            if is_beside && !socket::is_shared(fd) {
+            if !socket::is_shared(fd) {
                 socket::set_shared(fd, true)?;
                 undo.shared.push(socket);
             }

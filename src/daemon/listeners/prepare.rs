@@ -5,25 +5,29 @@
 //! is dropped leaves everything as it was. What can only be bound beside sockets in service waits
 //! for the commit.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::config::{self, Address, Change, ChangeAction, Config};
+use crate::config::{self, Address, Change, ChangeAction, Config, Mood};
+use crate::sys::process;
 use crate::worker::mailbox::{SocketId, SocketKind};
 
 use crate::daemon::socket_file;
 
 use super::bind::{self, Bound, Circumstances};
+use super::failures::{self, Failure, Failures};
 use super::prepared::{Kept, Pending, Planned, Prepared};
-use super::{Listeners, Socket, passed};
+use super::sockets::Socket;
+use super::{Listeners, descriptors, passed};
 
 /// How long a start waits for the addresses of a process that was killed.
-const DYING: Duration = Duration::from_millis(500);
+const KILLED_PREDECESSOR_WAIT: Duration = Duration::from_millis(500);
 
 impl Listeners {
-    /// Finds out what `changes` need, and binds what the service manager has not passed.
+    /// Finds out what `changes` need, and binds what the service manager has not passed. What is only
+    /// tried does not listen, so that no client reaches it.
     ///
     /// # Errors
     /// All that is wrong.
@@ -33,23 +37,24 @@ impl Listeners {
         changes: &[Change],
         workers: usize,
         passed: passed::Sockets,
+        mood: Mood,
     ) -> Result<Prepared, Vec<String>> {
-        let retired_ports = self.retired_ports();
+        let is_start = self.in_service.is_empty();
         let mut preparation = Preparation {
             listeners: self,
             available: self.available(changes),
-            taken: BTreeSet::new(),
             circumstances: Circumstances {
                 workers,
-                retired_ports: &retired_ports,
+                retiring: &self.retiring,
                 landlock: self.landlock.as_ref(),
-                patience: self.in_service.is_empty().then(|| Instant::now() + DYING),
+                patience: is_start.then(|| Instant::now() + KILLED_PREDECESSOR_WAIT),
                 lock_wait: socket_file::LockWait::default(),
             },
             passed,
             prepared: Prepared::default(),
-            failures: Vec::new(),
+            failures: Failures::default(),
         };
+        preparation.check_descriptors(new)?;
         for change in changes {
             let listener = change.listener.as_ref();
             let Some(listener) = listener.and_then(|name| new.listeners.get(name)) else {
@@ -61,52 +66,67 @@ impl Listeners {
                 ChangeAction::Keep | ChangeAction::Update => preparation.restore_files(listener),
                 ChangeAction::Remove => {}
             }
+            if preparation.failures.are_final() {
+                break;
+            }
         }
-        preparation.finish(new)
+        preparation.finish(new, mood)
     }
 
-    /// The sockets of listeners that are removed or bound anew, each with the name of its listener,
-    /// in the order in which they were bound. Those that a `.socket` unit has defined by name are of
-    /// no other listener: the next process gets them by that name again.
-    fn available(&self, changes: &[Change]) -> Vec<(&str, &Socket)> {
+    /// The sockets of listeners that are removed or bound anew. Those that a `.socket` unit has defined
+    /// by name are of no other listener: the next process gets them by that name again.
+    fn available(&self, changes: &[Change]) -> BTreeSet<SocketId> {
         let changed = changes
             .iter()
             .filter(|change| matches!(change.action, ChangeAction::Rebind | ChangeAction::Remove));
         let names = changed.filter_map(|change| change.listener.as_deref());
         let old = names.filter_map(|name| self.in_service.get(name));
-        let sockets = old.flat_map(|old| {
-            let name = old.config.name.as_str();
-            let sockets = old.sockets.iter().filter(|socket| !socket.is_by_name());
-            sockets.map(move |socket| (name, socket))
-        });
-        let mut available: Vec<_> = sockets.collect();
-        available.sort_by_key(|(_, socket)| socket.id);
-        available
+        let sockets = old.flat_map(|old| self.sockets_of(old));
+        let sockets = sockets.filter(|socket| !socket.is_by_name());
+        sockets.map(|socket| socket.id).collect()
     }
 }
 
 /// A preparation under way.
 struct Preparation<'a> {
     listeners: &'a Listeners,
-    /// Sockets in service that new listeners may take; all others of them will be retired.
-    available: Vec<(&'a str, &'a Socket)>,
-    taken: BTreeSet<SocketId>,
+    /// Sockets in service that new listeners may take; all that are left will be retired.
+    available: BTreeSet<SocketId>,
     circumstances: Circumstances<'a>,
     passed: passed::Sockets,
     prepared: Prepared,
-    failures: Vec<String>,
+    failures: Failures,
 }
 
+/// The sockets that a listener has, by their addresses as they were configured.
+type Own<'a> = BTreeMap<&'a Address, Vec<&'a Socket>>;
+
 impl<'a> Preparation<'a> {
+    /// Refuses a configuration that needs more descriptors than there are.
+    fn check_descriptors(&self, new: &Config) -> Result<(), Vec<String>> {
+        // Of sockets by name a `.socket` unit says how many there are.
+        let by_name = |listener: &config::Listener| {
+            let old = self.listeners.in_service.get(&listener.name);
+            self.passed.has_named(listener)
+                || old.is_some_and(|old| self.listeners.has_sockets_by_name(old))
+        };
+        let ours = new.listeners.values().filter(|listener| !by_name(listener));
+        let workers = self.circumstances.workers;
+        let needed = ours.map(|listener| descriptors::needed(listener, workers));
+        let limit = process::descriptor_limit();
+        let excess = limit.and_then(|limit| descriptors::excess(needed.sum(), limit));
+        excess.map_or(Ok(()), |excess| Err(vec![excess]))
+    }
+
     /// Plans the sockets of a listener that is new or bound anew.
     fn plan(&mut self, listener: &config::Listener, change: &Change) {
         let name = &listener.name;
         if let Some(old) = self.listeners.in_service.get(name)
-            && old.has_sockets_by_name()
+            && self.listeners.has_sockets_by_name(old)
         {
             match passed::rebind_named(&old.config, listener, change) {
                 Ok(warning) => self.prepared.warnings.push(warning),
-                Err(failure) => self.failures.push(failure),
+                Err(failure) => self.failures.add(failure),
             }
             return;
         }
@@ -114,7 +134,7 @@ impl<'a> Preparation<'a> {
             Ok(named) if !named.is_empty() => named.into_iter().map(Planned::New).collect(),
             Ok(_) => self.plan_addresses(listener),
             Err(wrong) => {
-                self.failures.extend(wrong);
+                wrong.into_iter().for_each(|wrong| self.failures.add(wrong));
                 Vec::new()
             }
         };
@@ -124,6 +144,7 @@ impl<'a> Preparation<'a> {
     fn plan_addresses(&mut self, listener: &config::Listener) -> Vec<Planned> {
         let mut all = Vec::new();
         let mut last_port = None;
+        let own = self.own(&listener.name);
         for address in &listener.addresses {
             let planned = match address {
                 Address::Unix(path) => self.plan_path(listener, address, path),
@@ -136,7 +157,7 @@ impl<'a> Preparation<'a> {
                     if let Some(port) = last_port.filter(|_| *optional && inet.port() == 0) {
                         inet.set_port(port);
                     }
-                    self.plan_inet(listener, address, inet, *optional)
+                    self.plan_inet(listener, address, inet, *optional, &own)
                 }
             };
             match planned {
@@ -144,22 +165,31 @@ impl<'a> Preparation<'a> {
                     last_port = planned.first().and_then(|first| self.port(first));
                     all.extend(planned);
                 }
-                Err(failure) => self.failures.push(failure),
+                Err(failure) => self.failures.add(failure),
+            }
+            if self.failures.are_final() {
+                break;
             }
         }
         all
     }
 
+    fn own(&self, name: &str) -> Own<'a> {
+        let mut own = Own::new();
+        let old = self.listeners.in_service.get(name);
+        for socket in old
+            .into_iter()
+            .flat_map(|old| self.listeners.sockets_of(old))
+        {
+            own.entry(&socket.bound.address).or_default().push(socket);
+        }
+        own
+    }
+
     fn port(&self, planned: &Planned) -> Option<u16> {
         let local = match planned {
-            Planned::New(bound) => bound.local(),
-            Planned::Kept(kept) => {
-                let socket = self
-                    .available
-                    .iter()
-                    .find(|(_, socket)| socket.id == kept.id);
-                socket.and_then(|(_, socket)| socket.bound.local())
-            }
+            Planned::New(bound) => bound.local,
+            Planned::Kept(kept) => self.listeners.sockets.get(kept.id)?.bound.local,
             Planned::Pending(_) => None,
         };
         local.map(|local| local.port())
@@ -171,10 +201,11 @@ impl<'a> Preparation<'a> {
         address: &Address,
         inet: SocketAddr,
         optional: bool,
-    ) -> Result<Vec<Planned>, String> {
+        own: &Own<'a>,
+    ) -> Result<Vec<Planned>, Failure> {
         let (kind, _) = bind::kinds(listener.protocol);
         let count = bind::sockets_per_address(listener, self.circumstances.workers);
-        let kept = self.keep_inet(listener, address, inet, count)?;
+        let kept = self.keep_inet(listener, address, inet, count, own)?;
         if !kept.is_empty() {
             return Ok(kept);
         }
@@ -198,7 +229,7 @@ impl<'a> Preparation<'a> {
                     .push(bind::left_out(listener, address));
                 Ok(Vec::new())
             }
-            Err(error) => Err(bind::refused_inet(listener, address, inet, &error)),
+            Err(error) => Err(Failure::of_inet(listener, address, inet, &error)),
         }
     }
 
@@ -210,23 +241,28 @@ impl<'a> Preparation<'a> {
         address: &Address,
         inet: SocketAddr,
         count: usize,
-    ) -> Result<Vec<Planned>, String> {
+        own: &Own<'a>,
+    ) -> Result<Vec<Planned>, Failure> {
         let (kind, _) = bind::kinds(listener.protocol);
         // A port 0 stands for the port that the same listener has got, and for no other.
-        let is_same = |owner: &str, socket: &Socket| {
-            owner == listener.name && socket.bound.address == *address
-                || socket
-                    .bound
-                    .local()
-                    .is_some_and(|local| is_same_inet(local, inet))
-        };
-        let kept = self.take(count, |owner, socket| {
-            socket.bound.kind == kind && is_same(owner, socket)
-        });
+        let same = (inet.port() != 0).then(|| self.listeners.sockets.at(kind, inet));
+        let own = own.get(address).into_iter().flatten().copied();
+        let own = own.filter(|socket| socket.bound.kind == kind);
+        let found = own.chain(same.into_iter().flatten());
+        // In the order in which they were bound: sockets of one address are retired from the last on.
+        let found: BTreeMap<SocketId, &Socket> = found.map(|socket| (socket.id, socket)).collect();
+        let found = found.into_values();
+        let kept: Vec<&Socket> = found
+            .filter(|socket| self.available.contains(&socket.id))
+            .take(count)
+            .collect();
         let Some(first) = kept.first() else {
             return Ok(Vec::new());
         };
-        let inet = first.bound.local().unwrap_or(inet);
+        for socket in &kept {
+            self.available.remove(&socket.id);
+        }
+        let inet = first.bound.local.unwrap_or(inet);
         // The service manager says how many sockets of its own there are.
         let is_passed = kept.iter().any(|socket| socket.bound.passed.is_some());
         let count = if is_passed { kept.len() } else { count };
@@ -242,13 +278,10 @@ impl<'a> Preparation<'a> {
         Ok(planned)
     }
 
-    /// Whether a socket that will be retired may be why this address is in use: a wildcard address
-    /// and one that is part of it exclude each other.
+    /// Whether a socket that will be retired may be why this address is in use.
     fn overlaps(&self, kind: SocketKind, inet: SocketAddr) -> bool {
-        self.available.iter().any(|(_, socket)| {
-            let local = socket.bound.local();
-            socket.bound.kind == kind && local.is_some_and(|local| local.port() == inet.port())
-        })
+        let mut excluding = self.listeners.sockets.excluding(kind, inet);
+        excluding.any(|socket| self.available.contains(&socket.id))
     }
 
     fn plan_path(
@@ -256,15 +289,14 @@ impl<'a> Preparation<'a> {
         listener: &config::Listener,
         address: &Address,
         path: &Path,
-    ) -> Result<Vec<Planned>, String> {
+    ) -> Result<Vec<Planned>, Failure> {
         let (kind, _) = bind::kinds(listener.protocol);
         let found = socket_file::identity(path);
-        let is_same = |socket: &Socket| match &socket.bound.file {
-            // By whatever path: it may lead through a symbolic link.
-            Some(file) => found == Some(file.identity()),
-            None => socket.bound.address == *address,
-        };
-        if let Some(socket) = self.take(1, |_, socket| is_same(socket)).pop() {
+        let sockets = &self.listeners.sockets;
+        // By whatever path: it may lead through a symbolic link.
+        let ours = found.and_then(|found| sockets.with_file(found));
+        let same = ours.or_else(|| sockets.passed_at(path));
+        if let Some(socket) = same.filter(|same| self.available.remove(&same.id)) {
             if socket.bound.kind == kind {
                 return self.keep(listener, address, vec![socket], 1);
             }
@@ -281,21 +313,9 @@ impl<'a> Preparation<'a> {
         Ok(vec![Planned::New(bound)])
     }
 
-    fn bind_path(&self, listener: &config::Listener, path: &Path) -> Result<Bound, String> {
-        let landlock = self.circumstances.landlock;
+    fn bind_path(&self, listener: &config::Listener, path: &Path) -> Result<Bound, Failure> {
         bind::bind_path(listener, path, &self.circumstances)
-            .map_err(|error| bind::refused_path(listener, path, &error, landlock))
-    }
-
-    /// Takes at most `count` of the available sockets that match.
-    fn take(&mut self, count: usize, matches: impl Fn(&str, &Socket) -> bool) -> Vec<&'a Socket> {
-        let free = self
-            .available
-            .iter()
-            .filter(|(owner, socket)| !self.taken.contains(&socket.id) && matches(owner, socket));
-        let found: Vec<&'a Socket> = free.map(|(_, socket)| *socket).take(count).collect();
-        self.taken.extend(found.iter().map(|socket| socket.id));
-        found
+            .map_err(|error| Failure::of_path(listener, path, &error, self.circumstances.landlock))
     }
 
     /// Plans sockets in service for an address that is to have `count` of them.
@@ -305,7 +325,7 @@ impl<'a> Preparation<'a> {
         address: &Address,
         sockets: Vec<&Socket>,
         count: usize,
-    ) -> Result<Vec<Planned>, String> {
+    ) -> Result<Vec<Planned>, Failure> {
         let keep = |(index, socket): (usize, &Socket)| {
             // Two workers would answer the datagrams of one sender in another order than they came:
             // so the worker stays, too.
@@ -317,8 +337,11 @@ impl<'a> Preparation<'a> {
             };
             let is_new = |worker: &usize| !socket.workers.contains(worker);
             let new = servers.iter().copied().filter(is_new);
-            let handles = bind::handles(&socket.bound.fd, new)
-                .map_err(|error| format!("listener \"{}\": {address}: {error}", listener.name))?;
+            let handles = bind::handles(&socket.bound.fd, new).map_err(|error| {
+                let reason = failures::explain(&error);
+                let message = format!("listener \"{}\": {address}: {reason}", listener.name);
+                Failure::new(message, &error)
+            })?;
             let leaving = socket.workers.iter().copied();
             Ok(Planned::Kept(Kept {
                 id: socket.id,
@@ -335,7 +358,7 @@ impl<'a> Preparation<'a> {
         &mut self,
         listener: &config::Listener,
         address: &Address,
-    ) -> Result<Vec<Planned>, String> {
+    ) -> Result<Vec<Planned>, Failure> {
         let workers = self.circumstances.workers;
         let passed = self.passed.take_at(listener, address, workers)?;
         Ok(passed.into_iter().map(Planned::New).collect())
@@ -352,12 +375,13 @@ impl<'a> Preparation<'a> {
             let file = socket.bound.file.as_ref();
             file.is_some_and(|file| !file.is_in_place())
         };
-        if !old.sockets.iter().any(is_lost) {
+        if !self.listeners.sockets_of(old).any(is_lost) {
             return;
         }
         let mut planned = Vec::new();
         // A plan has all sockets of a listener, those that are not lost included.
-        for socket in old.sockets.iter().filter(|socket| !socket.is_by_name()) {
+        let sockets = self.listeners.sockets_of(old);
+        for socket in sockets.filter(|socket| !socket.is_by_name()) {
             let address = &socket.bound.address;
             if let (Address::Unix(path), true) = (address, is_lost(socket)) {
                 match self.bind_path(listener, path) {
@@ -383,11 +407,12 @@ impl<'a> Preparation<'a> {
         self.prepared.sockets.insert(name.clone(), planned);
     }
 
-    /// Listens on all new sockets, once all are bound.
-    fn finish(mut self, new: &Config) -> Result<Prepared, Vec<String>> {
-        self.prepared.warnings.extend(self.passed.left_over());
+    /// Listens on all new sockets, once all are bound and if that is not only tried.
+    fn finish(mut self, new: &Config, mood: Mood) -> Result<Prepared, Vec<String>> {
+        self.prepared.warnings.extend(self.passed.warnings());
+        self.prepared.left_over = self.passed.into_left_over();
         self.prepared.lock_wait = self.circumstances.lock_wait;
-        if self.failures.is_empty() {
+        if self.failures.is_empty() && mood == Mood::Real {
             for (name, planned) in &self.prepared.sockets {
                 let listener = &new.listeners[name];
                 for planned in planned {
@@ -396,7 +421,7 @@ impl<'a> Preparation<'a> {
                         && bound.passed.is_none()
                         && let Err(error) = bound.listen(listener)
                     {
-                        self.failures.push(format!(
+                        self.failures.add(format!(
                             "listener \"{name}\": listen on {}: {error}",
                             bound.address
                         ));
@@ -404,15 +429,6 @@ impl<'a> Preparation<'a> {
                 }
             }
         }
-        if self.failures.is_empty() {
-            Ok(self.prepared)
-        } else {
-            Err(self.failures)
-        }
+        self.failures.into_result().map(|()| self.prepared)
     }
-}
-
-/// Whether both are the same address of the same interface. A port 0 is no address yet.
-fn is_same_inet(one: SocketAddr, other: SocketAddr) -> bool {
-    other.port() != 0 && one == other
 }

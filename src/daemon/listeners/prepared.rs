@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use crate::config::Address;
+use crate::sys::process::Passed;
 use crate::worker::mailbox::SocketId;
 
 use crate::daemon::privileges::Made;
@@ -23,6 +24,8 @@ pub(in crate::daemon) struct Prepared {
     /// The sockets that each of these listeners is to have. All others keep what they have.
     pub(super) sockets: BTreeMap<String, Vec<Planned>>,
     pub warnings: Vec<String>,
+    /// What the service manager has passed and no listener has taken.
+    pub left_over: Vec<Passed>,
     /// For what is bound at the commit: it has no time of its own to wait.
     pub(super) lock_wait: LockWait,
 }

@@ -3,7 +3,7 @@
 //! Knows how to ask the kernel, and asks once for a whole report; never changes anything.
 
 use std::cell::OnceCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -20,15 +20,21 @@ impl Listeners {
     pub(in crate::daemon) fn report(&self) -> Vec<schema::Listener> {
         let queues = Queues::default();
         let all = self.with_state();
-        all.map(|(listener, state)| listener.report(state, &queues))
+        all.map(|(listener, state)| self.report_of(listener, state, &queues))
             .collect()
     }
 
     /// The listener of this name, for people and programs.
     pub(in crate::daemon) fn report_one(&self, name: &str) -> Option<schema::Listener> {
-        let mut all = self.with_state();
-        let (listener, state) = all.find(|(listener, _)| listener.config.name == name)?;
-        Some(listener.report(state, &Queues::default()))
+        let in_service = self.in_service.get(name);
+        let in_service = in_service.map(|listener| (listener, schema::ListenerState::Listening));
+        // A retired one is found only where none in service has its name.
+        let retired = || {
+            let mut retired = self.with_state();
+            retired.find(|(listener, _)| listener.config.name == name)
+        };
+        let (listener, state) = in_service.or_else(retired)?;
+        Some(self.report_of(listener, state, &Queues::default()))
     }
 
     /// Whether the listener of this name has a backlog; none if there is no such listener in service.
@@ -39,7 +45,7 @@ impl Listeners {
 
     fn with_state(&self) -> impl Iterator<Item = (&Listener, schema::ListenerState)> {
         let in_service = self.in_service.values();
-        let retired = self.retired.iter();
+        let retired = self.retired.values();
         in_service
             .map(|listener| (listener, schema::ListenerState::Listening))
             .chain(retired.map(|listener| (listener, schema::ListenerState::Retired)))
@@ -67,16 +73,17 @@ impl Queues {
     }
 }
 
-impl Listener {
-    pub(super) fn backlog(&self, queues: &Queues) -> Option<schema::Backlog> {
-        if !self.config.protocol.is_stream() {
+impl Listeners {
+    pub(super) fn backlog(&self, listener: &Listener, queues: &Queues) -> Option<schema::Backlog> {
+        let config = &listener.config;
+        if !config.protocol.is_stream() {
             return None;
         }
         let limit = queues.limit();
-        let sockets = self.sockets.iter().map(|socket| &socket.bound);
-        let mut known = sockets.map(|socket| socket.backlog(&self.config));
+        let sockets = self.sockets_of(listener).map(|socket| &socket.bound);
+        let known = sockets.clone().last().map(|socket| socket.backlog(config));
         // Of a retired listener, what it was to be.
-        let known = known.next_back().unwrap_or(Some(self.config.backlog));
+        let known = known.unwrap_or(Some(config.backlog));
         let requested = known.unwrap_or(0);
         let mut sum = schema::Backlog {
             requested,
@@ -85,35 +92,36 @@ impl Listener {
             queued: 0,
             overflows: 0,
         };
-        for queue in self
-            .sockets
-            .iter()
-            .filter(|socket| socket.bound.waits_at().is_none())
-            .filter_map(|socket| socket::queue(socket.bound.fd.as_fd()))
-        {
+        let listening = sockets.clone().filter(|socket| socket.waits_at().is_none());
+        for queue in listening.filter_map(|socket| socket::queue(socket.fd.as_fd())) {
             sum.effective = queue.effective;
             sum.queued += u64::from(queue.queued);
             sum.overflows += u64::from(queue.overflows);
         }
-        for socket in &self.sockets {
-            if let Address::Unix(path) = &socket.bound.address {
+        for socket in sockets {
+            if let Address::Unix(path) = &socket.address {
                 sum.queued += u64::from(queues.queued_at(path));
             }
         }
         Some(sum)
     }
 
-    fn report(&self, state: schema::ListenerState, queues: &Queues) -> schema::Listener {
-        let totals = self.totals();
+    fn report_of(
+        &self,
+        listener: &Listener,
+        state: schema::ListenerState,
+        queues: &Queues,
+    ) -> schema::Listener {
+        let (config, totals) = (&listener.config, listener.totals());
         // Sockets that share an address have it once.
         let mut addresses: Vec<String> = Vec::new();
-        for socket in &self.sockets {
-            let local = socket::local_address(socket.bound.fd.as_fd());
-            let address = local.map_or_else(
+        let mut known = HashSet::new();
+        for socket in self.sockets_of(listener) {
+            let address = socket.bound.local.map_or_else(
                 || socket.bound.address.to_string(),
                 |local| local.to_string(),
             );
-            if !addresses.contains(&address) {
+            if known.insert(address.clone()) {
                 addresses.push(address);
             }
         }
@@ -121,22 +129,18 @@ impl Listener {
             Refusal::ALL.map(|reason| (reason.name().to_owned(), totals.refused[reason as usize]));
         let closed = CloseReason::ALL
             .map(|reason| (reason.name().to_owned(), totals.closed_by[reason as usize]));
-        let is_stream = self.config.protocol.is_stream();
+        let is_stream = config.protocol.is_stream();
         schema::Listener {
-            name: self.config.name.clone(),
-            protocol: self.config.protocol.name().into(),
+            name: config.name.clone(),
+            protocol: config.protocol.name().into(),
             addresses,
-            reply: self.config.reply.name().into(),
+            reply: config.reply.name().into(),
             state,
-            sockets: self.sockets.len() as u32,
-            backlog: self.backlog(queues),
+            sockets: listener.sockets.len() as u32,
+            backlog: self.backlog(listener, queues),
             connections: totals.connections(),
-            max_connections: if is_stream {
-                self.config.max_connections
-            } else {
-                0
-            },
-            peak: self.gate.peak(),
+            max_connections: if is_stream { config.max_connections } else { 0 },
+            peak: listener.gate.peak(),
             accepted: totals.accepted,
             refused: refused.into_iter().collect(),
             closed: closed.into_iter().collect(),
@@ -145,7 +149,11 @@ impl Listener {
             datagrams_sent: totals.datagrams_sent,
             bytes_received: totals.bytes_received,
             bytes_sent: totals.bytes_sent,
-            overridden: self.overridden.iter().map(|key| (*key).into()).collect(),
+            overridden: listener
+                .overridden
+                .iter()
+                .map(|key| (*key).into())
+                .collect(),
         }
     }
 }

@@ -8,34 +8,21 @@ use std::time::{Duration, Instant};
 
 use crate::config;
 use crate::sys::socket;
-use crate::worker::mailbox::{Command, SocketId, SocketKind};
+use crate::worker::mailbox::{Command, ListenerId, SocketId, SocketKind};
 
 use crate::daemon::workers::Workers;
 
 use super::bind::Bound;
-use super::{Listeners, Socket, add_to_workers};
+use super::retiring::Retiring;
+use super::sockets::Socket;
+use super::{Listeners, add_to_workers};
 
 /// Between the last SYN that a socket takes and the sweep that empties its queue, so that
 /// handshakes which are under way arrive there: a long round trip.
 const HANDSHAKE: Duration = Duration::from_millis(200);
 
-/// A socket that is served to its end.
-#[derive(Debug)]
-pub(super) struct Retiring {
-    id: SocketId,
-    workers: Vec<usize>,
-    // Of an Internet socket: a successor may have it already.
-    local: Option<SocketAddr>,
-    // New connections are directed to other sockets of the address.
-    is_directed: bool,
-    // Our descriptor, until the sweep, of one from which they are directed. All others are closed at
-    // once: the last descriptor is to be closed by a worker that has just emptied the queue.
-    directed: Option<OwnedFd>,
-    // When its workers are to empty it; none once they have the command.
-    sweep_at: Option<Instant>,
-    // Workers that have not yet reported it closed.
-    waits_for: usize,
-}
+/// How often to check whether retired listeners still have connections, which end at any time.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A listening socket for an address at which others are being retired: it joins the kernel's group
 /// of them when they are closed. The kernel moves its last socket to the place of one that is
@@ -43,23 +30,8 @@ pub(super) struct Retiring {
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) id: SocketId,
-    pub(super) local: SocketAddr,
     /// For the workers that are to serve it.
     pub(super) handles: Vec<(usize, OwnedFd)>,
-}
-
-impl Retiring {
-    fn new(id: SocketId, workers: Vec<usize>, sweep_at: Instant) -> Self {
-        Self {
-            id,
-            waits_for: workers.len(),
-            workers,
-            local: None,
-            is_directed: false,
-            directed: None,
-            sweep_at: Some(sweep_at),
-        }
-    }
 }
 
 impl Listeners {
@@ -92,24 +64,35 @@ impl Listeners {
         let Some(mut listener) = self.in_service.remove(name) else {
             return Vec::new();
         };
-        let sockets = std::mem::take(&mut listener.sockets);
-        self.retired.push(listener);
-        sockets
+        self.names.remove(&listener.id);
+        let ids = std::mem::take(&mut listener.sockets);
+        self.unasked.push(listener.id);
+        self.retired.insert(listener.id, listener);
+        ids.into_iter()
+            .filter_map(|id| self.sockets.remove(id))
+            .collect()
     }
 
     /// Retires these sockets, which are in service no more.
     pub(super) fn retire_sockets(&mut self, sockets: Vec<Socket>, now: Instant) {
-        for Socket { id, workers, bound } in sockets {
-            self.waiting.retain(|waiting| waiting.id != id);
-            let mut retiring = Retiring::new(id, workers, now);
+        for socket in sockets {
+            self.take_waiting(&socket);
+            let Socket {
+                id, workers, bound, ..
+            } = socket;
+            let mut retiring = Retiring {
+                workers,
+                ..Retiring::default()
+            };
+            let mut due = now;
             // What the service manager passed it will pass again, so it must stay as it is; clients
             // that are queued there then are served then.
             if bound.passed.is_none()
-                && let Some(local) = bound.local()
+                && let Some(local) = bound.local
             {
-                retiring.local = Some(local);
+                retiring.address = Some((bound.kind, local));
                 if bound.kind == SocketKind::Stream {
-                    retiring.sweep_at = Some(now + HANDSHAKE);
+                    due = now + HANDSHAKE;
                 }
                 match self.turn_clients_away(&bound, local) {
                     Ok(true) => {
@@ -123,7 +106,7 @@ impl Listeners {
             // With it goes the file of a Unix socket, so that no new client finds it. That of a
             // successor is not touched.
             drop(bound);
-            self.retiring.push(retiring);
+            self.retiring.add(id, retiring, due);
         }
     }
 
@@ -141,11 +124,7 @@ impl Listeners {
             return shared.map(|()| true);
         }
         // It is the last one: what was directed to it must not return to those before.
-        let before = self
-            .retiring
-            .iter()
-            .filter(|retiring| retiring.local == Some(local));
-        for directed in before.filter_map(|retiring| retiring.directed.as_ref()) {
+        for directed in self.retiring.directed_at(local) {
             socket::drop_new_connections(directed.as_fd())?;
         }
         shared.and(socket::drop_new_connections(fd)).map(|()| false)
@@ -153,81 +132,111 @@ impl Listeners {
 
     /// The sockets in service that listen at this address.
     fn listening_at(&self, local: SocketAddr) -> impl Iterator<Item = &Bound> {
-        let streams = self.sockets().map(|socket| &socket.bound);
-        let streams = streams.filter(|bound| bound.kind == SocketKind::Stream);
-        streams.filter(move |bound| {
-            bound.local() == Some(local) && socket::is_listening(bound.fd.as_fd())
-        })
+        let streams = self.sockets.at(SocketKind::Stream, local);
+        let streams = streams.map(|socket| &socket.bound);
+        streams.filter(|bound| socket::is_listening(bound.fd.as_fd()))
     }
 
     /// Whether a new socket has to wait before it listens at this address: see [`Waiting`].
     pub(super) fn has_to_wait_at(&self, local: SocketAddr) -> bool {
-        let mut retiring = self.retiring.iter();
-        retiring.any(|retiring| retiring.local == Some(local) && retiring.is_directed)
+        self.retiring.are_directed_at(local)
+    }
+
+    /// What is known of a socket that waits to listen.
+    pub(super) fn waiting_mut(&mut self, socket: &Socket) -> Option<&mut Waiting> {
+        let mut waiting = self.waiting.get_mut(&socket.bound.local?)?.iter_mut();
+        waiting.find(|waiting| waiting.id == socket.id)
+    }
+
+    /// Has a socket wait no more.
+    fn take_waiting(&mut self, socket: &Socket) {
+        if let Some(local) = socket.bound.local
+            && let Some(waiting) = self.waiting.get_mut(&local)
+        {
+            waiting.retain(|waiting| waiting.id != socket.id);
+            if waiting.is_empty() {
+                self.waiting.remove(&local);
+            }
+        }
     }
 
     /// Has some of its workers serve a socket no more that stays in service.
     pub(super) fn leave_socket(&mut self, id: SocketId, workers: Vec<usize>, now: Instant) {
-        if !workers.is_empty() {
-            self.retiring.push(Retiring::new(id, workers, now));
-        }
+        let retiring = Retiring {
+            workers,
+            ..Retiring::default()
+        };
+        self.retiring.add(id, retiring, now);
     }
 
     /// Has workers empty and close the sockets that are due.
     pub(in crate::daemon) fn sweep(&mut self, workers: &Workers, now: Instant) {
-        for retiring in &mut self.retiring {
-            if retiring.sweep_at.is_some_and(|at| at <= now) {
-                retiring.sweep_at = None;
-                if let Some(directed) = retiring.directed.take() {
-                    // In case the others are removed before it is closed.
-                    let _ = socket::drop_new_connections(directed.as_fd());
-                }
-                for worker in &retiring.workers {
-                    workers.command(*worker, Command::RetireSocket { id: retiring.id });
-                }
+        while let Some((id, servers, directed)) = self.retiring.take_due(now) {
+            if let Some(directed) = directed {
+                // In case the others are removed before it is closed.
+                let _ = socket::drop_new_connections(directed.as_fd());
+            }
+            for worker in servers {
+                workers.command(worker, Command::RetireSocket { id });
             }
         }
         // A socket that is served to its end may still bring connections.
-        if self.retiring.is_empty() {
-            self.retired.retain(|listener| {
-                let totals = listener.totals();
-                let has_connections = totals.connections() > 0;
-                if !has_connections {
-                    self.departed.add(&totals);
-                    workers.command_all(|_| Command::RemoveListener {
-                        listener: listener.id,
-                    });
-                }
-                has_connections
-            });
+        if !self.retiring.is_empty() {
+            return;
         }
+        // So may one that passes to another listener, until its workers have the command.
+        for id in std::mem::take(&mut self.unasked) {
+            self.unconfirmed.insert(id, workers.count());
+            workers.command_all(|_| Command::ConfirmRetired { listener: id });
+        }
+        if self.next_check.is_none_or(|at| at <= now) {
+            self.forget_retired(workers);
+            self.next_check = Some(now + CHECK_INTERVAL);
+        }
+    }
+
+    /// A worker has no socket of a listener any more.
+    pub(in crate::daemon) fn handle_listener_retired(&mut self, id: ListenerId) {
+        if let Some(waits_for) = self.unconfirmed.get_mut(&id) {
+            *waits_for -= 1;
+            if *waits_for == 0 {
+                self.unconfirmed.remove(&id);
+                self.next_check = None;
+            }
+        }
+    }
+
+    /// Forgets the retired listeners that have no connections any more.
+    fn forget_retired(&mut self, workers: &Workers) {
+        self.retired.retain(|id, listener| {
+            let totals = listener.totals();
+            // One that a worker has not confirmed may get a connection in this moment.
+            let has_connections = self.unconfirmed.contains_key(id) || totals.connections() > 0;
+            if !has_connections {
+                self.departed.add(&totals);
+                workers.command_all(|_| Command::RemoveListener { listener: *id });
+            }
+            has_connections
+        });
     }
 
     /// When [`Self::sweep`] is next due.
     pub(in crate::daemon) fn next_sweep(&self, now: Instant) -> Option<Instant> {
-        let sweep = self
-            .retiring
-            .iter()
-            .filter_map(|retiring| retiring.sweep_at)
-            .min();
-        // Connections of retired listeners end at any time; it is enough to notice soon.
-        let forget = (!self.retired.is_empty()).then(|| now + Duration::from_secs(1));
-        [sweep, forget].into_iter().flatten().min()
+        let has_retired = !self.retired.is_empty() && self.retiring.is_empty();
+        let check = has_retired.then(|| self.next_check.unwrap_or(now));
+        [self.retiring.next_due(), check]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// A worker has closed its descriptor of a socket.
     pub(in crate::daemon) fn handle_retired(&mut self, id: SocketId, workers: &Workers) {
-        if let Some(retiring) = self.retiring.iter_mut().find(|retiring| retiring.id == id) {
-            retiring.waits_for -= 1;
-        }
-        let closed: Vec<Retiring> = self
-            .retiring
-            .extract_if(.., |retiring| retiring.waits_for == 0)
-            .collect();
-        for local in closed.into_iter().filter_map(|closed| closed.local) {
-            if !self.has_to_wait_at(local) {
-                self.complete_group(local, workers);
-            }
+        let closed = self.retiring.handle_closed(id);
+        if let Some((SocketKind::Stream, local)) = closed
+            && !self.has_to_wait_at(local)
+        {
+            self.complete_group(local, workers);
         }
     }
 
@@ -237,25 +246,18 @@ impl Listeners {
         if let Some(bound) = self.listening_at(local).next() {
             socket::direct_to_all(bound.fd.as_fd());
         }
-        for waiting in self
-            .waiting
-            .extract_if(.., |waiting| waiting.local == local)
-        {
-            for listener in self.in_service.values() {
-                let mut sockets = listener.sockets.iter();
-                let Some(socket) = sockets.find(|socket| socket.id == waiting.id) else {
-                    continue;
-                };
-                match socket.bound.listen(&listener.config) {
-                    Ok(()) => {
-                        add_to_workers(listener.id, socket, waiting.handles, workers);
-                    }
-                    Err(error) => {
-                        let name = &listener.config.name;
-                        log::error!("listener \"{name}\": listen on {local}: {error}");
-                    }
+        for waiting in self.waiting.remove(&local).into_iter().flatten() {
+            let socket = self.sockets.get(waiting.id);
+            let listener = socket.and_then(|socket| self.listener(socket.listener));
+            let Some((socket, listener)) = socket.zip(listener) else {
+                continue;
+            };
+            match socket.bound.listen(&listener.config) {
+                Ok(()) => add_to_workers(socket, waiting.handles, workers),
+                Err(error) => {
+                    let name = &listener.config.name;
+                    log::error!("listener \"{name}\": listen on {local}: {error}");
                 }
-                break;
             }
         }
     }
@@ -263,11 +265,5 @@ impl Listeners {
     /// Whether no socket is being retired any more.
     pub(in crate::daemon) fn all_retired(&self) -> bool {
         self.retiring.is_empty()
-    }
-
-    /// The ports that sockets which are being retired still have.
-    pub(super) fn retired_ports(&self) -> Vec<u16> {
-        let local = self.retiring.iter().filter_map(|retiring| retiring.local);
-        local.map(|local| local.port()).collect()
     }
 }

@@ -4,6 +4,7 @@
 //! Knows by which names the manager keeps sockets; [`crate::daemon::systemd::store`] has it keep
 //! them. Never binds anything.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::config::{self, Address, Config};
@@ -13,6 +14,7 @@ use crate::sys::socket;
 use crate::daemon::socket_file::SocketFile;
 
 use super::bind::{self, Bound};
+use super::place::Place;
 
 /// Names of sockets in the store begin so, and end with a number.
 const PREFIX: &str = "echod-socket-";
@@ -22,7 +24,7 @@ const LEFT: &str = "echod-left";
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Survivors(Vec<Passed>);
+pub(super) struct Survivors(BTreeMap<Place, Vec<Passed>>);
 
 /// The name by which the manager keeps the socket with this number.
 pub(crate) fn stored_name(number: u64) -> String {
@@ -43,11 +45,15 @@ pub(crate) fn stored_names(passed: &[Passed]) -> impl Iterator<Item = String> {
 /// Those of a record that can't be read which serve an address of this configuration. The others are
 /// closed: our own control socket would be taken for that of a running daemon.
 pub(crate) fn left_behind(descriptors: Vec<OwnedFd>, config: &Config) -> Vec<Passed> {
+    let listeners = config.listeners.values();
+    let places = listeners.flat_map(|listener| {
+        let addresses = listener.addresses.iter();
+        addresses.map(|address| Place::new(listener.protocol, address))
+    });
+    let places: BTreeSet<Place> = places.collect();
     let is_wanted = |fd: &OwnedFd| {
-        config.listeners.values().any(|listener| {
-            let mut addresses = listener.addresses.iter();
-            addresses.any(|address| serves(fd, listener, address))
-        })
+        let place = Place::of(fd).filter(|_| is_served(fd));
+        place.is_some_and(|place| places.contains(&place))
     };
     let wanted = descriptors.into_iter().filter(is_wanted);
     let named = wanted.map(|fd| Passed {
@@ -65,7 +71,13 @@ impl Survivors {
         let mut survivors: Vec<Passed> = passed.extract_if(.., is_one).collect();
         // The order in which they were bound: sockets of one address are retired from the last on.
         survivors.sort_by_key(|passed| stored_number(&passed.name));
-        Self(survivors)
+        let mut by_place: BTreeMap<Place, Vec<Passed>> = BTreeMap::new();
+        for passed in survivors {
+            if let Some(place) = Place::of(&passed.fd).filter(|_| is_served(&passed.fd)) {
+                by_place.entry(place).or_default().push(passed);
+            }
+        }
+        Self(by_place)
     }
 
     /// Those that serve this address of a listener.
@@ -75,10 +87,8 @@ impl Survivors {
         address: &Address,
         workers: usize,
     ) -> Vec<Bound> {
-        let found: Vec<Passed> = self
-            .0
-            .extract_if(.., |passed| serves(&passed.fd, listener, address))
-            .collect();
+        let place = Place::new(listener.protocol, address);
+        let found = self.0.remove(&place).unwrap_or_default();
         let count = found.len();
         let mut bound = Vec::new();
         for (index, passed) in found.into_iter().enumerate() {
@@ -106,17 +116,12 @@ impl Survivors {
     }
 }
 
-/// Whether clients of this address reach the socket.
-fn serves(fd: &OwnedFd, listener: &config::Listener, address: &Address) -> bool {
+/// Whether clients reach the socket.
+fn is_served(fd: &OwnedFd) -> bool {
     let fd = fd.as_fd();
-    let is_there = match address {
-        Address::Inet { address, .. } => socket::local_address(fd) == Some(*address),
-        Address::Unix(path) => socket::local_path(fd).as_ref() == Some(path) && path.exists(),
-    };
-    is_there
-        && socket::kind(fd) == Some(bind::kinds(listener.protocol).1)
-        && socket::is_bound(fd)
+    socket::is_bound(fd)
         && !socket::drops_all_new(fd)
+        && socket::local_path(fd).is_none_or(|path| path.exists())
 }
 
 fn file(address: &Address) -> Option<SocketFile> {

@@ -198,7 +198,8 @@ impl Daemon {
         let succeeds = result.trigger == Trigger::Start;
         let overridden = succeeds.then(|| self.keep_overrides(&mut config));
         let mood = Mood::of_dry_run(dry_run);
-        let plan = plan(&self.config, &config, &self.listeners.connections(), mood);
+        let in_force = self.listeners.complete(&self.config);
+        let plan = plan(&in_force, &config, &self.listeners.connections(), mood);
         let is_empty = plan.is_empty();
         result.warnings = loaded.warnings;
         result.warnings.extend(restart_warnings(&plan));
@@ -214,9 +215,10 @@ impl Daemon {
         let errors = |failures| general(failures, "error");
         let mut prepared = self
             .listeners
-            .prepare(&config, &plan.changes, workers, passed)
+            .prepare(&config, &plan.changes, workers, passed, mood)
             .map_err(errors)?;
         let mut warnings = std::mem::take(&mut prepared.warnings);
+        let left_over = std::mem::take(&mut prepared.left_over);
         // Dropped, what is prepared leaves nothing behind.
         if !dry_run {
             let now = Instant::now();
@@ -224,7 +226,7 @@ impl Daemon {
                 self.listeners
                     .commit(prepared, &config, &plan.changes, &self.workers, now);
             warnings.extend(committed.map_err(errors)?);
-            self.passed.clear();
+            self.passed = left_over;
             if let Some(overridden) = overridden {
                 self.listeners.mark_overridden(overridden);
             }
@@ -243,8 +245,8 @@ impl Daemon {
         })
     }
 
-    /// What the service manager has passed to a successor, for its first good configuration. One that
-    /// is rejected, or a dry run, drops only duplicates: nothing else can be bound to these addresses.
+    /// What the service manager has passed and no listener has taken yet. A reload that is rejected, or
+    /// a dry run, drops only duplicates: nothing else can be bound to these addresses.
     fn duplicate_passed(&self) -> Result<Vec<Passed>, Vec<Diagnostic>> {
         let duplicates: io::Result<_> = self.passed.iter().map(Passed::try_clone).collect();
         duplicates.map_err(|error| {
@@ -264,7 +266,8 @@ impl Daemon {
     }
 
     /// All but the listeners, which are committed already.
-    fn put_in_force(&mut self, config: Config, texts: Texts) {
+    fn put_in_force(&mut self, mut config: Config, texts: Texts) {
+        config.listeners.clear();
         self.update_store();
         let names = texts.sources.into_iter().map(|source| source.name);
         self.files = names.collect();

@@ -102,6 +102,7 @@ mod tests {
                 optional: false,
             },
             kind: SocketKind::Stream,
+            local: listener.local_addr().ok(),
             fd: listener.into(),
             handles: vec![],
             file: None,

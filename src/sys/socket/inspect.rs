@@ -62,11 +62,11 @@ pub fn is_bound(fd: BorrowedFd<'_>) -> bool {
     }
 }
 
-/// Whether two descriptors refer to the same socket.
+/// Device and inode of a socket: two descriptors that have the same refer to the same socket.
 #[must_use]
-pub fn is_same(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> bool {
-    let inode = |fd| nix::sys::stat::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
-    inode(one).is_ok_and(|one| inode(other) == Ok(one))
+pub fn identity(fd: BorrowedFd<'_>) -> Option<(u64, u64)> {
+    let stat = nix::sys::stat::fstat(fd).ok()?;
+    Some((stat.st_dev, stat.st_ino))
 }
 
 /// The IP address and port that the socket is bound to; none for a Unix socket.

@@ -20,7 +20,7 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 pub(in crate::sys) use address::{decode_inet, encode_inet};
 pub use inspect::{
-    Details, details, is_bound, is_inet, is_listening, is_same, is_shared, is_unix, kind,
+    Details, details, identity, is_bound, is_inet, is_listening, is_shared, is_unix, kind,
     local_address, local_path, progress, receive_buffer, take_error,
 };
 pub use listening::{

@@ -205,3 +205,39 @@ fn a_second_request_to_hand_over_continues_the_first_and_loses_nothing() {
         rig.assert_nothing_left(200);
     }
 }
+
+/// It was never handed over, so that the worker never continued after an upgrade that was given up.
+#[test]
+fn a_socket_that_is_added_to_a_late_worker_keeps_it_from_no_hand_over() {
+    const LATE: SocketId = SocketId(3);
+    for seed in 0..10 {
+        let mut rig = Rig::new(seed, Faults::default(), 200, settings());
+        let peers: Vec<RemotePeer> = (0..200).map(|_| rig.connect()).collect();
+        rig.command(Command::HandOver);
+        // Few completions are reported in a turn.
+        while rig.worker.slots.occupied > 150 {
+            rig.turn();
+        }
+        let address = "192.0.2.1:11".parse().unwrap();
+        rig.serve(LISTENER, LATE, SocketKind::Datagram, address);
+        // What is retired meanwhile is reported at once.
+        rig.retire(STREAM);
+        rig.run();
+        let reports: Vec<_> = rig.reports.try_iter().collect();
+        let [
+            Report::Retired { id: STREAM, .. },
+            Report::HandedOver { connections, .. },
+        ] = reports.as_slice()
+        else {
+            panic!("seed {seed}: {reports:?}");
+        };
+        assert_eq!(connections.len(), peers.len());
+        // It continues, with the socket.
+        rig.serve_again();
+        let client = rig.network.client("198.51.100.1:5000".parse().unwrap());
+        rig.network.send_datagram(client, address, b"hello");
+        rig.run();
+        let answer = rig.network.receive_datagram(client);
+        assert_eq!(answer, Some((address, b"hello".to_vec())), "seed {seed}");
+    }
+}

@@ -341,3 +341,52 @@ fn a_client_that_finds_no_permit_while_when_full_becomes_reset_is_reset() {
         assert_eq!(rig.exchange(first, b"x"), b"x");
     }
 }
+
+#[test]
+fn a_command_about_one_socket_or_listener_visits_no_slot_of_another() {
+    const OTHER: ListenerId = ListenerId(2);
+    let mut rig = Rig::new(1, Faults::default(), 100, settings());
+    let peers: Vec<RemotePeer> = (0..100).map(|_| rig.connect()).collect();
+    let visited = rig.worker.slots.visited.get();
+    for id in 3..50 {
+        rig.serve(LISTENER, SocketId(id), SocketKind::Datagram, udp_server());
+    }
+    rig.command(Command::Configure {
+        listener: OTHER,
+        settings: settings(),
+        gate: Arc::clone(&rig.gate),
+        counters: Arc::default(),
+    });
+    rig.command(Command::MoveSocket {
+        id: STREAM,
+        listener: OTHER,
+    });
+    rig.retire(SocketId(7));
+    // Another answer changes nothing for what is in the slots.
+    rig.configure(Settings {
+        reply: Reply::Upper,
+        ..settings()
+    });
+    rig.run();
+    assert_eq!(rig.worker.slots.visited.get(), visited);
+    assert!(matches!(rig.reports.try_recv(), Ok(Report::Retired { id, .. }) if id == SocketId(7)));
+    drop(peers);
+}
+
+#[test]
+fn many_listeners_that_change_at_once_are_applied_in_one_visit_of_the_slots() {
+    let mut rig = Rig::new(1, Faults::default(), 100, settings());
+    let peer = rig.connect();
+    let visited = rig.worker.slots.visited.get();
+    for seconds in (1..=100).rev() {
+        rig.configure(with(Timeouts {
+            idle: Some(seconds * SECOND),
+            ..Timeouts::default()
+        }));
+    }
+    rig.run();
+    let visited = rig.worker.slots.visited.get() - visited;
+    assert_eq!(visited, rig.worker.slots.len());
+    rig.pass(SECOND + 2 * TICK);
+    assert!(rig.network.end(peer).is_some(), "the last one applies");
+}
