@@ -3,8 +3,11 @@
 //! Three steps. [`Listeners::prepare`] binds what is new and touches nothing in service.
 //! [`Listeners::commit`] binds what has to be beside sockets in service, the last thing that can
 //! fail, and tells the workers. What is no longer wanted is then retired in the background: no new
-//! client, every queued one served, closed. Continue in `prepare`, `pending`,
-//! `commit` and `retire`, in `bind` for how a socket is bound, in `passed` and `survivors` for sockets that others have bound.
+//! client, every queued one served, closed. The tables of `sockets` (in service) and `retiring` find
+//! each by id, address and file, so that no step takes time for what does not change.
+//!
+//! Continue in `prepare`, `pending`, `commit` and `retire`, in `bind` for how a socket is bound and
+//! `failures` for why it is not, in `passed` and `survivors` for sockets that others have bound.
 
 mod addresses;
 pub(super) mod bind;

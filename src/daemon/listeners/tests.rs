@@ -2,6 +2,7 @@
 //! 127.77.0.0/16.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use socket2::Type;
 
@@ -210,6 +211,8 @@ fn a_listener_is_forgotten_when_the_workers_know_that_its_sockets_have_passed_to
     let mut service = Service::start(&tcp("before", "127.77.6.1", ""));
     service.reload(&tcp("after", "127.77.6.1", "")).unwrap();
     assert!(service.listeners.all_retired(), "its socket has passed");
+    let much_later = Instant::now() + Duration::from_secs(10);
+    service.listeners.sweep(&service.workers, much_later);
     assert_eq!(service.listeners.retired.len(), 1, "not confirmed yet");
     service.wait_until_forgotten();
     assert!(service.listeners.unconfirmed.is_empty());
