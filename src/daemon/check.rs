@@ -50,9 +50,7 @@ pub(super) fn check_only(
     }
     match driver {
         Ok(driver) if findings.refusals.is_empty() => {
-            let names = texts.sources.iter().map(|source| source.name.as_str());
-            let names: Vec<&str> = names.collect();
-            let (names, count) = (names.join(", "), config.listeners.len());
+            let (names, count) = (texts.names().join(", "), config.listeners.len());
             let fine = format!("{names}: fine; {count} listener(s), driver {driver}\n");
             print_or_end(fine.as_bytes())
         }

@@ -47,6 +47,14 @@ pub struct Texts {
     pub built_in: bool,
 }
 
+impl Texts {
+    /// The names of the texts, in order.
+    pub fn names(&self) -> Vec<String> {
+        let names = self.sources.iter().map(|source| source.name.clone());
+        names.collect()
+    }
+}
+
 impl Origin {
     /// What the command line says.
     ///

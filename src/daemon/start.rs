@@ -101,18 +101,12 @@ impl Start<'_> {
         let workers = foundation.start_workers(count, &self.loaded.config.daemon)?;
         privileges::announce(foundation.identity.as_ref(), landlock.as_ref());
         let now = Instant::now();
-        if self.texts.built_in {
-            log::info!(
-                "no configuration file: serving the built-in default on loopback; \
-                 write /etc/echod/echod.toml, or name a file with --config"
-            );
-        }
-        let names = self.texts.sources.into_iter().map(|source| source.name);
+        announce_origin(&self.texts);
         let mut daemon = Daemon {
             command_line,
             origin: self.origin,
             socket: self.args.socket.clone(),
-            files: names.collect(),
+            files: self.texts.names(),
             // Its listeners are not in service yet.
             config: Config {
                 listeners: Default::default(),
@@ -133,13 +127,10 @@ impl Start<'_> {
         };
         daemon.listeners.landlock = landlock;
         let result = match foundation.listeners {
-            Beginning::Fresh(first) => {
-                daemon.begin(first, self.loaded.warnings, self.begun)?;
-                None
-            }
-            Beginning::Successor(predecessor) => {
-                Some(daemon.succeed(*predecessor, foundation.warnings))
-            }
+            Beginning::Fresh(first) => daemon
+                .begin(first, self.loaded.warnings, self.begun)
+                .map(|()| None)?,
+            Beginning::Successor(before) => Some(daemon.succeed(*before, foundation.warnings)),
         };
         daemon.announce();
         daemon.supervise(|supervision, summary| supervision.ready(summary, Instant::now()));
@@ -426,6 +417,15 @@ fn available_cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
+fn announce_origin(texts: &Texts) {
+    if texts.built_in {
+        log::info!(
+            "no configuration file: serving the built-in default on loopback; \
+             write /etc/echod/echod.toml, or name a file with --config"
+        );
+    }
+}
+
 /// The control socket; none where it is not needed and its place is unavailable or unknown.
 fn open_control_socket(
     start: &Start<'_>,
@@ -448,6 +448,7 @@ fn open_control_socket(
         None => Server::bind(path, mode, group).map(|server| (server, None)),
     };
     let is_needed = place.is_needed(start.origin.has_file(&start.texts));
+    // Without a configuration file it is a trial, which may do without; an operator may not.
     match opened.map_err(|error| check::no_control_socket(&error)) {
         Ok((server, caller)) => Ok((Some(server), caller)),
         Err(message) if is_needed => Err(Failure::new(message)),

@@ -146,6 +146,7 @@ impl Server {
             let checked = checked.map(|()| format!("{gone} would be made anew"));
             return vec![checked.unwrap_or_else(|error| lost(&error))];
         }
+        // The old one is dropped last: clients that are queued at it are still accepted.
         let replaced = self.socket.bind_again().and_then(|(socket, closed)| {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, LISTENING);
             let added = self.epoll.add(&socket.listener, event);

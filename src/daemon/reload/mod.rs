@@ -205,11 +205,7 @@ impl Daemon {
         result.warnings.extend(restart_warnings(&plan));
         result.changes.clone_from(&plan.changes);
 
-        let control = self.server.as_ref().map(Server::path);
-        let shared = check::shared_files(&config, control);
-        if !shared.is_empty() {
-            return Err(general(shared, "error"));
-        }
+        self.refuse_shared_files(&config)?;
         let passed = passed::Sockets::sort(self.duplicate_passed()?, &config);
         let workers = self.workers.count();
         let errors = |failures| general(failures, "error");
@@ -231,7 +227,7 @@ impl Daemon {
                 self.listeners.mark_overridden(overridden);
             }
             self.log_level_overridden &= succeeds;
-            self.put_in_force(config, texts);
+            self.put_in_force(config, &texts);
             self.history.generation += u64::from(!is_empty);
         }
         if let Some(server) = &mut self.server {
@@ -243,6 +239,15 @@ impl Daemon {
         } else {
             ReloadOutcome::Applied
         })
+    }
+
+    fn refuse_shared_files(&self, config: &Config) -> Result<(), Vec<Diagnostic>> {
+        let control = self.server.as_ref().map(Server::path);
+        let shared = check::shared_files(config, control);
+        match shared.is_empty() {
+            true => Ok(()),
+            false => Err(general(shared, "error")),
+        }
     }
 
     /// What the service manager has passed and no listener has taken yet. A reload that is rejected, or
@@ -266,11 +271,10 @@ impl Daemon {
     }
 
     /// All but the listeners, which are committed already.
-    fn put_in_force(&mut self, mut config: Config, texts: Texts) {
+    fn put_in_force(&mut self, mut config: Config, texts: &Texts) {
         config.listeners.clear();
         self.update_store();
-        let names = texts.sources.into_iter().map(|source| source.name);
-        self.files = names.collect();
+        self.files = texts.names();
         super::log::set_level(config.log.level);
         let running = std::mem::replace(&mut self.config, config);
         self.config.keep_restart_keys_of(&running);
