@@ -163,7 +163,7 @@ impl Daemon {
             warnings: Vec::new(),
             changes: Vec::new(),
         };
-        match outcome.and_then(|(texts, loaded)| self.apply(texts, loaded, dry_run, &mut result)) {
+        match outcome.and_then(|(texts, loaded)| self.apply(&texts, loaded, dry_run, &mut result)) {
             Ok(outcome) => result.outcome = outcome,
             Err(errors) => result.errors = errors,
         }
@@ -184,7 +184,7 @@ impl Daemon {
     /// Plans and prepares, and commits unless it is a dry run.
     fn apply(
         &mut self,
-        texts: Texts,
+        texts: &Texts,
         loaded: Loaded,
         dry_run: bool,
         result: &mut ReloadResult,
@@ -227,7 +227,7 @@ impl Daemon {
                 self.listeners.mark_overridden(overridden);
             }
             self.log_level_overridden &= succeeds;
-            self.put_in_force(config, &texts);
+            self.put_in_force(config, texts);
             self.history.generation += u64::from(!is_empty);
         }
         if let Some(server) = &mut self.server {
