@@ -77,6 +77,7 @@ pub(super) enum Recognized {
 impl Payload {
     /// Messages of this size; the nonce differs from flow to flow.
     pub(super) fn new(size: usize, nonce: u64, expect: Expect) -> Self {
+        prepare(expect);
         Self {
             size,
             nonce,
@@ -196,6 +197,11 @@ fn digits(size: usize) -> usize {
         8..16 => 4,
         _ => 9,
     }
+}
+
+/// Makes the noise, so that the first message is not sent later than it says.
+pub(super) fn prepare(expect: Expect) {
+    noise_of(expect);
 }
 
 /// The noise as it comes back.

@@ -40,6 +40,7 @@ pub(super) struct Wrong;
 impl Lane {
     /// The stream of this number.
     pub(super) fn new(number: u64, size: usize, expect: Expect, ledger: Ledger) -> Self {
+        payload::prepare(expect);
         Self {
             size: size as u64,
             expect,
