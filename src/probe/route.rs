@@ -185,7 +185,7 @@ impl Route {
             (Target::Inet { host, .. }, Address::Inet(address))
                 if host.parse() != Ok(address.ip()) =>
             {
-                format!("{} ({})", self.target, address.ip())
+                format!("{} ({address})", self.target)
             }
             _ => self.target.to_string(),
         }

@@ -114,7 +114,7 @@ fn the_address_of_a_name_is_one_of_the_family_of_the_source() {
     let said = text(&output.stdout);
     assert!(output.status.success(), "{said}{}", text(&output.stderr));
     assert!(
-        said.contains(&format!("localhost:{port} (127.0.0.1): ")),
+        said.contains(&format!("localhost:{port} (127.0.0.1:{port}): ")),
         "{said}"
     );
 }
