@@ -1,7 +1,7 @@
 //! `echoprobe load`: what it measures is what the service did.
 
 use std::io::Read;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -81,56 +81,44 @@ fn a_service_in_upper_case_is_loaded_when_that_is_expected() {
     }
 }
 
+/// What a load at a rate says in which something stands still for a second.
+fn load_with_a_stop(stop: impl Fn(&Daemon, &Child, Signal)) -> Output {
+    let daemon = Daemon::start(LISTENERS);
+    let url = format!("tcp://{}", daemon.address("tcp"));
+    let rate = "-c 4 --rate 1000 -t 4s --warm-up 0s";
+    let child = spawn_line(&format!("load {url} {rate} --timeout 20s --json"));
+    eventually("the load has begun", || {
+        daemon.listener("tcp")["bytes_received"].as_u64() > Some(64 * 100)
+    });
+    stop(&daemon, &child, Signal::SIGSTOP);
+    thread::sleep(Duration::from_secs(1));
+    stop(&daemon, &child, Signal::SIGCONT);
+    child.wait_with_output().expect("a child of ours")
+}
+
 /// The second for which the service stood still is in the latencies of all that were due in it:
 /// a client that waits for each answer would have seen one slow message.
 #[test]
 fn a_second_in_which_the_service_stood_still_is_seen_in_the_percentiles() {
-    let daemon = Daemon::start(LISTENERS);
-    let url = format!("tcp://{}", daemon.address("tcp"));
-    let child = spawn_line(&format!(
-        "load {url} -c 4 --rate 1000 -t 4s --warm-up 0s --timeout 20s --json"
-    ));
-    eventually("the load has begun", || {
-        daemon.listener("tcp")["bytes_received"].as_u64() > Some(64 * 100)
-    });
-    daemon.signal(Signal::SIGSTOP);
-    thread::sleep(Duration::from_secs(1));
-    daemon.signal(Signal::SIGCONT);
-    let (status, report) = ended(&child.wait_with_output().expect("a child of ours"));
+    let output = load_with_a_stop(|daemon, _, signal| daemon.signal(signal));
+    let (status, report) = ended(&output);
     assert_eq!(status, 0, "{report}");
     let rtt = |name: &str| report["rtt_us"][name].as_f64().expect("a time");
     assert!(rtt("p999") > 900_000.0, "{report}");
     // A quarter of all were due in that second, and half of these waited for half of it.
     assert!(rtt("p90") > 400_000.0, "{report}");
-    assert_eq!(
-        number(&report, "messages"),
-        number(&report, "sent"),
-        "{report}"
-    );
+    assert_eq!(report["messages"], report["sent"], "{report}");
     assert!((3999..=4001).contains(&number(&report, "sent")), "{report}");
 }
 
 #[test]
 fn a_second_in_which_the_client_stood_still_is_not_blamed_on_the_service() {
-    let daemon = Daemon::start(LISTENERS);
-    let url = format!("tcp://{}", daemon.address("tcp"));
-    let child = spawn_line(&format!(
-        "load {url} -c 4 --rate 1000 -t 4s --warm-up 0s --timeout 20s --json"
-    ));
-    eventually("the load has begun", || {
-        daemon.listener("tcp")["bytes_received"].as_u64() > Some(64 * 100)
-    });
-    signal(&child, Signal::SIGSTOP);
-    thread::sleep(Duration::from_secs(1));
-    signal(&child, Signal::SIGCONT);
-    let output = child.wait_with_output().expect("a child of ours");
+    let output = load_with_a_stop(|_, child, stop| signal(child, stop));
     let said = text(&output.stderr);
     let (_, report) = ended(&output);
     assert!(number(&report, "delayed") > 900, "{report}");
-    assert!(
-        said.contains("their latencies are mostly its own"),
-        "{said}"
-    );
+    let words = "their latencies are mostly its own";
+    assert!(said.contains(words), "{said}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use super::terminal::{CONTROL_C, CONTROL_D, Terminal};
 use super::{LISTENERS, OTHER_REPLIES, interrupt, probe_with, reset, server, spawn, url};
-use crate::harness::{Daemon, free_port, text, udp};
+use crate::harness::{Daemon, text, udp};
 
 fn start() -> Daemon {
     Daemon::start(&(LISTENERS.to_owned() + OTHER_REPLIES))
@@ -148,22 +148,6 @@ fn the_rest_is_waited_for_when_the_input_has_ended() {
     let said = talk(&[&url], b"hello\n");
     assert_eq!(said, ("hello\ngood bye\x07\n".into(), String::new(), 0));
     server.join().expect("a server");
-}
-
-#[test]
-fn nothing_reached_has_a_status_of_its_own_and_the_cause() {
-    let port = free_port();
-    let (_, said, status) = talk(&[&format!("tcp://127.0.0.1:{port}")], b"hello\n");
-    assert_eq!(status, 3);
-    assert!(said.contains("refused"), "{said}");
-    let url = format!("udp://127.0.0.1:{port}");
-    let (printed, said, status) = talk(&[&url], b"hello\n");
-    assert_eq!((printed.as_str(), status), ("", 3));
-    let words = format!("echoprobe: {url}: refused; no service at that port\n");
-    assert_eq!(said, words);
-    let (_, said, status) = talk(&["unixgram:///nowhere/at/all"], b"hello\n");
-    assert_eq!(status, 3);
-    assert!(said.contains("no such file or directory"), "{said}");
 }
 
 #[test]

@@ -3,6 +3,13 @@
 use super::{ended, output_of, probe_with};
 use crate::harness::{free_port, text};
 
+/// The exit status, and all that is printed.
+fn said(arguments: &[&str]) -> (i32, String) {
+    let output = probe_with(arguments, b"hello");
+    let status = output.status.code().expect("it ended by itself");
+    (status, text(&output.stdout) + &text(&output.stderr))
+}
+
 #[test]
 fn without_a_service_every_command_ends_at_once_with_the_cause_and_leaves_no_file() {
     let port = free_port();
@@ -17,6 +24,11 @@ fn without_a_service_every_command_ends_at_once_with_the_cause_and_leaves_no_fil
         ("unix:///nowhere/at/all".into(), missing),
         ("unixgram:///nowhere/at/all".into(), missing),
     ] {
+        // Without a command it is a conversation, which has no JSON.
+        assert_eq!(
+            said(&[&url]),
+            (3, format!("echoprobe: {url}: {cause}; {hint}\n"))
+        );
         for command in ["send", "ping -c 1", &load, "check", "mtu"] {
             if command == "mtu" && !url.starts_with("udp:") {
                 continue;
@@ -26,8 +38,7 @@ fn without_a_service_every_command_ends_at_once_with_the_cause_and_leaves_no_fil
             let (status, report) =
                 ended(&probe_with(&[&words[..], &["--json"]].concat(), b"hello"));
             assert_eq!((status, &report["errors"][cause]), (3, &1.into()), "{line}");
-            let output = probe_with(&words, b"hello");
-            let said = text(&output.stdout) + &text(&output.stderr);
+            let (_, said) = said(&words);
             match command {
                 "ping -c 1" => assert!(
                     said.contains("1 sent, 0 received, 1 lost (100 %)"),
