@@ -2,6 +2,7 @@
 //! report is what the service did, and each message has one fate.
 
 use std::collections::HashMap;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -29,8 +30,8 @@ const MIXTURE: &[(Fate, usize)] = &[
     (Fate::Misaddress, 4),
 ];
 
-/// Services of datagrams, with their plans: one for each fault alone and two mixtures, each on
-/// UDP and on a Unix socket, but without these fates.
+/// Services of datagrams, with their plans, without these fates: one for each fault alone over UDP,
+/// and mixtures over UDP and on Unix sockets.
 fn datagrams(folder: &tempfile::TempDir, len: usize, without: &[Fate]) -> Vec<(Vec<Fate>, String)> {
     let mut services = Vec::new();
     for is_unix in [false, true] {
@@ -38,7 +39,9 @@ fn datagrams(folder: &tempfile::TempDir, len: usize, without: &[Fate]) -> Vec<(V
         let has = |fate: &Fate| !(without.contains(fate) || is_unix && *fate == Fate::Misaddress);
         let mixture = MIXTURE.iter().copied().filter(|(fate, _)| has(fate));
         let mixture: Vec<(Fate, usize)> = mixture.collect();
-        let single = mixture.iter().map(|(fate, _)| plan(1, len, &[(*fate, 20)]));
+        // One fault alone is the same on both.
+        let alone = if is_unix { &[][..] } else { &mixture };
+        let single = alone.iter().map(|(fate, _)| plan(1, len, &[(*fate, 20)]));
         let mixed = (1..=2).map(|seed| plan(seed, len, &mixture));
         for plan in single.chain(mixed) {
             let path = folder.path().join(services.len().to_string());
@@ -50,12 +53,16 @@ fn datagrams(folder: &tempfile::TempDir, len: usize, without: &[Fate]) -> Vec<(V
     services
 }
 
-/// Runs this for each of these at once: most of it waits.
+/// Runs this for some of these at once: most of it waits, and a busy machine is no finding.
 fn for_each<T: Send>(all: Vec<T>, run: impl Fn(T) + Sync) {
-    let run = &run;
+    let all = Mutex::new(all);
     std::thread::scope(|scope| {
-        for one in all {
-            scope.spawn(move || run(one));
+        for _ in 0..5 {
+            scope.spawn(|| {
+                while let Some(one) = { all.lock().expect("no panic").pop() } {
+                    run(one);
+                }
+            });
         }
     });
 }
@@ -117,17 +124,17 @@ fn load_reports_of_datagrams_what_the_service_did() {
 #[test]
 fn send_reports_of_datagrams_what_the_service_did() {
     let folder = tempfile::tempdir().expect("a folder");
-    for_each(datagrams(&folder, 20, &[]), |(plan, url)| {
+    for_each(datagrams(&folder, 15, &[]), |(plan, url)| {
         let size = SIZE.to_string();
         let arguments = ["send", &url, "--json", "--timeout", "2s", "-s", &size];
-        let (_, report) = ended(&probe_with(&arguments, &noise(20 * SIZE, 7)));
+        let (_, report) = ended(&probe_with(&arguments, &noise(15 * SIZE, 7)));
         let of = |fates: &[Fate]| count(&plan, fates);
         // Each waits for the one before: a swapped one is late, and one that is delayed for longer
         // than the rest takes is lost.
         let missed = of(&[Fate::Lose, Fate::Misaddress, Fate::Delay, Fate::Swap]);
         let found = number(&report, "lost") + number(&report, "late");
         assert_eq!(found, missed, "{report}");
-        assert_eq!(report["sent"], 20, "{report}");
+        assert_eq!(report["sent"], 15, "{report}");
         assert_has_copies(&report, &plan);
     });
 }
