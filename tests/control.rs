@@ -693,7 +693,7 @@ fn completions_are_scripts_that_the_shells_take_and_know_the_command_lines() {
     for (program, words) in [
         ("echoctl", &["status", "peers", "kick", "dry-run"][..]),
         ("echod", &["config", "print-config", "listen"][..]),
-        ("echoprobe", &["ping", "load", "proxy-source", "flows"][..]),
+        ("echoprobe", &["ping", "load", "proxy", "flows"][..]),
     ] {
         for shell in ["bash", "zsh", "fish"] {
             let output = Command::new(ECHOCTL)

@@ -3,7 +3,7 @@
 //! These tests need those programs, so that `cargo test` leaves them out; the gate runs them with
 //! `cargo test -- --ignored`, and there a missing program is a failure.
 
-mod servers;
+pub(crate) mod servers;
 
 use std::ffi::OsStr;
 use std::fs;

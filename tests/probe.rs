@@ -2,6 +2,7 @@
 
 mod check;
 mod fault;
+mod faults;
 mod flows;
 mod full;
 mod interop;
@@ -11,13 +12,16 @@ mod ping;
 mod send;
 mod talk;
 mod terminal;
+mod unreached;
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 pub(crate) use crate::harness::LISTENERS;
@@ -61,31 +65,58 @@ pub(crate) fn probe(arguments: &[&str]) -> Output {
     run(Command::new(ECHOPROBE).args(arguments))
 }
 
-/// The same with `--json`: its exit status and what it prints.
-pub(crate) fn probe_json(arguments: &[&str]) -> (i32, Value) {
-    let output = probe(&[arguments, &["--json"]].concat());
-    let said = text(&output.stdout) + &text(&output.stderr);
-    let status = output.status.code().expect("it ended by itself");
-    let json = serde_json::from_slice(&output.stdout);
-    (
-        status,
-        json.unwrap_or_else(|error| panic!("{error}: {said}")),
-    )
-}
-
 /// The same of a whole line.
 pub(crate) fn output_of(line: &str) -> Output {
     probe(&line.split(' ').collect::<Vec<_>>())
 }
 
-/// The same with `--json`.
+/// The same with `--json`: its exit status and what it prints.
 pub(crate) fn json_of(line: &str) -> (i32, Value) {
-    probe_json(&line.split(' ').collect::<Vec<_>>())
+    ended(&output_of(&format!("{line} --json")))
 }
 
-/// These arguments, with more time for each answer where they have none: a busy machine is no
-/// finding.
-pub(crate) fn patiently(arguments: &[&str]) -> Vec<String> {
+/// The exit status of what has ended by itself, and its JSON.
+pub(crate) fn ended(output: &Output) -> (i32, Value) {
+    let said = text(&output.stdout) + &text(&output.stderr);
+    let status = output.status.code().expect("it ended by itself");
+    let json = serde_json::from_slice(&output.stdout);
+    let json = json.unwrap_or_else(|error| panic!("{error}: {said}"));
+    (status, json)
+}
+
+/// A number of a report.
+pub(crate) fn number(report: &Value, field: &str) -> u64 {
+    let value = report[field].as_u64();
+    value.unwrap_or_else(|| panic!("{field} of {report}"))
+}
+
+/// Each message ends as one of these: they add up.
+#[track_caller]
+pub(crate) fn assert_adds_up(report: &Value) {
+    // Nothing of a stream is late.
+    let count = |field| report[field].as_u64().unwrap_or(0);
+    let ends = ["received", "late", "lost", "corrupt"].map(count);
+    assert_eq!(ends.iter().sum::<u64>(), number(report, "sent"), "{report}");
+}
+
+/// Starts echoprobe, with a pipe for each of its streams. There is more time for each answer where
+/// the arguments say none: a busy machine is no finding.
+pub(crate) fn spawn(arguments: &[&str]) -> Child {
+    Command::new(ECHOPROBE)
+        .args(patiently(arguments))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("echoprobe runs")
+}
+
+/// The same of a whole line.
+pub(crate) fn spawn_line(line: &str) -> Child {
+    spawn(&line.split(' ').collect::<Vec<_>>())
+}
+
+fn patiently(arguments: &[&str]) -> Vec<String> {
     let mut all: Vec<String> = arguments.iter().map(ToString::to_string).collect();
     if !arguments.contains(&"--timeout") {
         all.extend(["--timeout".into(), format!("{}s", PATIENCE.as_secs())]);
@@ -93,15 +124,21 @@ pub(crate) fn patiently(arguments: &[&str]) -> Vec<String> {
     all
 }
 
+/// Sends it this signal.
+pub(crate) fn signal(child: &Child, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
+    kill(pid, signal).expect("it is there");
+}
+
+/// What it prints until its end, after a ^C.
+pub(crate) fn interrupt(child: Child) -> Output {
+    signal(&child, Signal::SIGINT);
+    child.wait_with_output().expect("a child of ours")
+}
+
 /// Runs echoprobe to its end with this as its input.
 pub(crate) fn probe_with(arguments: &[&str], input: &[u8]) -> Output {
-    let mut child = Command::new(ECHOPROBE)
-        .args(patiently(arguments))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("echoprobe runs");
+    let mut child = spawn(arguments);
     let mut stdin = child.stdin.take().expect("a pipe");
     thread::scope(|scope| {
         // A program that does not read all of it reports so in its output.

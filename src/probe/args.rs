@@ -10,7 +10,6 @@ use clap::error::ErrorKind;
 use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use super::compare::Expect;
-use super::payload::Sizes;
 use super::target::Target;
 use crate::cli::arguments;
 use crate::cli::terminal::Color;
@@ -131,7 +130,13 @@ fn command() -> clap::Command {
         .collect();
     names.into_iter().fold(command, |command, name| {
         // What a command has already is not replaced by the global option of that name.
-        command.mut_subcommand(name, |sub| sub.args(path.clone()))
+        command.mut_subcommand(name, |sub| {
+            let help = sub
+                .get_after_help()
+                .map_or(String::new(), ToString::to_string);
+            let help = format!("{help}\n\nPath options: echoprobe --help");
+            sub.args(path.clone()).after_help(help)
+        })
     })
 }
 
@@ -175,12 +180,6 @@ pub struct Path {
     /// Begin each stream with a PROXY protocol header: v1 or v2
     #[arg(long, global = true, value_name = "VERSION", hide_possible_values = true, value_parser = clap::value_parser!(ProxyVersion))]
     pub proxy: Option<ProxyVersion>,
-    /// The client that the header names [default: this one]
-    #[arg(long, global = true, value_name = "IP:PORT", requires = "proxy")]
-    pub proxy_source: Option<SocketAddr>,
-    /// The address to which the header says the client has connected [default: the service's]
-    #[arg(long, global = true, value_name = "IP:PORT", requires = "proxy")]
-    pub proxy_destination: Option<SocketAddr>,
 }
 
 impl Path {
@@ -223,9 +222,7 @@ the one before has come back.
 
 Examples:
   echoprobe send tcp://192.0.2.1:7 < big.iso > /dev/null
-  printf hello | echoprobe send unix:///run/echo.sock --expect upper
-
-Path options: echoprobe --help")]
+  printf hello | echoprobe send unix:///run/echo.sock --expect upper")]
     Send(SendArgs),
     /// Send small messages at an interval and tell what became of each
     #[command(after_help = "\
@@ -238,9 +235,7 @@ source ports that lose.
 Examples:
   echoprobe ping tcp://192.0.2.1:7 -c 10
   echoprobe ping udp://192.0.2.1:7 -i 10ms -s 1400 --deadline 1m --json
-  echoprobe ping udp://192.0.2.1:7 --flows 16 -c 100 -q
-
-Path options: echoprobe --help")]
+  echoprobe ping udp://192.0.2.1:7 --flows 16 -c 100 -q")]
     Ping(PingArgs),
     /// Send as much as the service takes, or at a rate, and measure
     #[command(after_help = "\
@@ -252,9 +247,7 @@ Every byte that comes back is compared.
 
 Examples:
   echoprobe load tcp://127.0.0.1:7007 -c 50
-  echoprobe load udp://127.0.0.1:7007 -c 8 --rate 10k -t 30s --svg latency.svg
-
-Path options: echoprobe --help")]
+  echoprobe load udp://127.0.0.1:7007 -c 8 --rate 10k -t 30s --svg latency.svg")]
     Load(LoadArgs),
     /// Check what a service does at the edges
     #[command(after_help = "\
@@ -264,16 +257,12 @@ There are up to nine connections at once, and a service that takes whatever it g
 
 Examples:
   echoprobe check tcp://192.0.2.1:7
-  echoprobe check udp://192.0.2.1:7 --json
-
-Path options: echoprobe --help")]
+  echoprobe check udp://192.0.2.1:7 --json")]
     Check(CheckArgs),
     /// Find the largest datagram that passes each way unfragmented
     #[command(after_help = "\
 Example:
-  echoprobe mtu udp://192.0.2.1:7
-
-Path options: echoprobe --help")]
+  echoprobe mtu udp://192.0.2.1:7")]
     Mtu(MtuArgs),
 }
 
@@ -332,9 +321,9 @@ pub struct LoadArgs {
     /// The number of messages on the way on each, without --rate
     #[arg(short, long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub depth: u32,
-    /// The size of each message, or a range of sizes: 64, 1KiB, 64-1400
-    #[arg(short, long, value_name = "BYTES", default_value = "64", value_parser = parse_sizes)]
-    pub size: Sizes,
+    /// The size of each message
+    #[arg(short, long, value_name = "BYTES", default_value = "64", value_parser = parse_message_size)]
+    pub size: usize,
     /// How long to measure
     #[arg(short = 't', long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
     pub time: Duration,
@@ -344,9 +333,6 @@ pub struct LoadArgs {
     /// Messages a second over all connections: 5000, 20k
     #[arg(long, value_name = "N", value_parser = parse_rate)]
     pub rate: Option<u64>,
-    /// The kernel's interface: auto, io_uring or epoll
-    #[arg(long, value_name = "DRIVER", default_value = "auto", hide_possible_values = true, value_parser = clap::value_parser!(DriverChoice))]
-    pub driver: DriverChoice,
     /// What comes later than this is late, or lost if it never comes
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_time)]
     pub timeout: Duration,
@@ -356,19 +342,6 @@ pub struct LoadArgs {
     /// Draw the latencies by percentile into this file
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
-}
-
-/// The kernel's interface.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum DriverChoice {
-    /// io_uring where the kernel allows it.
-    #[default]
-    Auto,
-    /// Only that.
-    #[value(name = "io_uring")]
-    IoUring,
-    /// Only that.
-    Epoll,
 }
 
 /// Of `check`.
@@ -428,16 +401,6 @@ fn parse_datagram_size(text: &str) -> Result<usize, String> {
     match parse_message_size(text)? {
         size @ 1..=DATAGRAM_BYTES_MAX => Ok(size),
         _ => Err(format!("out of range: write 1 to {DATAGRAM_BYTES_MAX}")),
-    }
-}
-
-fn parse_sizes(text: &str) -> Result<Sizes, String> {
-    let (least, most) = text.split_once('-').unwrap_or((text, text));
-    let (least, most) = (parse_message_size(least)?, parse_message_size(most)?);
-    match () {
-        () if least > most => Err(format!("the smaller one comes first: write {most}-{least}")),
-        () if least == 0 => Err("out of range: write 1 or more".into()),
-        () => Ok(Sizes { least, most }),
     }
 }
 
@@ -565,9 +528,9 @@ mod tests {
             "echoprobe ping tcp://a:1 --dscp 64",
             "echoprobe ping tcp://a:1 -i -1",
             "echoprobe load tcp://a:1 --rate 0",
-            "echoprobe load tcp://a:1 -s 9-3",
+            "echoprobe load tcp://a:1 -s 64-128",
             "echoprobe send udp://a:1 -s 65528",
-            "echoprobe ping tcp://a:1 --proxy-source 192.0.2.1:1",
+            "echoprobe ping tcp://a:1 --proxy v3",
         ] {
             let error = parse(line).expect_err(line);
             assert_eq!(
@@ -600,11 +563,7 @@ mod tests {
             ["5000", "20k", "1.5M"].map(|text| parse_rate(text).ok()),
             [Some(5000), Some(20_000), Some(1_500_000)]
         );
-        let sizes = Sizes {
-            least: 64,
-            most: 1024,
-        };
-        assert_eq!(parse_sizes("64-1KiB"), Ok(sizes));
+        assert_eq!(parse_message_size("1KiB"), Ok(1024));
         let source = |address: &str, port| {
             Ok(Source {
                 address: address.parse().ok(),

@@ -183,12 +183,6 @@ impl Causes {
         self.0.is_empty()
     }
 
-    /// The number of times that this one was met.
-    #[must_use]
-    pub fn of(&self, cause: &Cause) -> u64 {
-        self.0.get(cause).copied().unwrap_or(0)
-    }
-
     /// The one that was met most.
     #[must_use]
     pub fn chief(&self) -> Option<&Cause> {

@@ -102,7 +102,7 @@ pub(super) fn difference(expected: &[u8], came: &[u8], len: usize) -> Option<Dif
 }
 
 /// The most bytes on the way.
-pub(super) const WINDOW_BYTES_MAX: usize = 16 << 20;
+const WINDOW_BYTES_MAX: usize = 16 << 20;
 
 /// A stream of bytes, and what comes back of it.
 #[derive(Debug)]
@@ -139,7 +139,7 @@ impl Comparison {
         self.is_exact() && self.difference.is_none()
     }
 
-    /// These bytes are about to be sent.
+    /// These bytes were sent.
     pub(super) fn handle_sent(&mut self, bytes: &[u8]) {
         self.sent += bytes.len() as u64;
         if !self.compares() {
@@ -151,13 +151,6 @@ impl Comparison {
             let new = self.window.range_mut(before..);
             new.for_each(|byte| byte.make_ascii_uppercase());
         }
-    }
-
-    /// The last bytes could not be sent.
-    pub(super) fn handle_unsent(&mut self, count: usize) {
-        self.sent -= count as u64;
-        let left = self.window.len().saturating_sub(count);
-        self.window.truncate(left);
     }
 
     /// These bytes have returned.
@@ -297,16 +290,6 @@ mod tests {
         comparison.handle_received(&[8]);
         assert_eq!(comparison.room(), WINDOW_BYTES_MAX);
         assert_eq!((comparison.right(), comparison.came()), (10, 11));
-    }
-
-    #[test]
-    fn what_could_not_be_sent_is_not_missing() {
-        let mut comparison = comparison(Expect::Echo, b"hello");
-        comparison.handle_unsent(2);
-        assert_eq!((comparison.sent(), comparison.missing()), (3, 3));
-        comparison.handle_received(b"hell");
-        let excess = Difference::Excess { sent: 3 };
-        assert_eq!(comparison.difference(), Some(excess));
     }
 
     #[test]

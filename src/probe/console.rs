@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::args::Options;
 use super::cause::{Cause, Trouble};
-use super::report::{Report, Verdict};
+use super::report::{self, Report, Verdict};
 use crate::cli::exit::Failure;
 use crate::cli::terminal::{self, complain};
 use crate::cli::text::{self, Paint};
@@ -121,13 +121,13 @@ impl Console {
         if !self.json {
             return Ok(());
         }
-        let json = if self.terminal {
-            serde_json::to_string_pretty(report)
-        } else {
-            serde_json::to_string(report)
-        };
+        let json = report::object(report);
         let json = json.map_err(|error| Failure::new(format!("JSON: {error}")))?;
-        self.print((text::escape_json(&json) + "\n").as_bytes())
+        let json = match self.terminal {
+            true => format!("{json:#}\n"),
+            false => format!("{json}\n"),
+        };
+        self.print(text::escape_json(&json).as_bytes())
     }
 
     /// Reports a fault, or what spoils a result, on standard error.

@@ -72,14 +72,13 @@ pub(super) fn spread(name: &str, spread: Option<Spread>) -> String {
     let Some(spread) = spread else {
         return String::new();
     };
-    let [min, p50, p90, p99] = [spread.min, spread.p50, spread.p90, spread.p99].map(time);
-    let [p999, max] = [spread.p999, spread.max].map(time);
-    let [mean, stddev] = [spread.mean, spread.stddev].map(time);
-    let indent = " ".repeat(name.len() + 2);
-    format!(
-        "{name}: min {min}, p50 {p50}, p90 {p90}, p99 {p99}, p99.9 {p999}, max {max}\n\
-         {indent}mean {mean}, stddev {stddev}\n"
-    )
+    let figures = spread.0.map(|(name, micros)| {
+        let name = name.replace("p999", "p99.9");
+        format!("{name} {}", time(micros))
+    });
+    // Six would not fit a line of 80 characters.
+    let (times, rest) = (figures[..5].join(", "), figures[5..].join(", "));
+    format!("{name}: {times}\n{:len$}  {rest}\n", "", len = name.len())
 }
 
 /// A bar towards this total, drawn by this template of `indicatif`; it is removed when it is
@@ -111,6 +110,7 @@ fn progress(console: &Console, bar: ProgressBar) -> ProgressBar {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::probe::latency::Latencies;
 
     #[test]
     fn times_have_three_digits_and_a_unit() {
@@ -134,20 +134,17 @@ mod tests {
 
     #[test]
     fn a_spread_is_two_lines() {
-        let all = Spread {
-            min: 1.0,
-            p50: 2.5,
-            p90: 30.0,
-            p99: 400.0,
-            p999: 5000.0,
-            max: 60_000.0,
-            mean: 7.0,
-            stddev: 0.0,
-        };
-        assert_eq!(
-            spread("rtt", Some(all)),
-            "rtt: min 1.00 µs, p50 2.50 µs, p90 30.0 µs, p99 400 µs, p99.9 5.00 ms, max 60.0 ms\n\
-             \x20    mean 7.00 µs, stddev 0 ns\n"
+        let mut latencies = Latencies::default();
+        for micros in 1..=1000 {
+            latencies.record(Duration::from_micros(micros));
+        }
+        let text = spread("rtt", latencies.spread());
+        let lines: Vec<&str> = text.lines().collect();
+        let meant = "rtt: min 1.00 µs, p50 500 µs, p90 900 µs, p99 990 µs, p99.9 999 µs";
+        assert_eq!(lines[0], meant);
+        assert!(
+            lines[1].starts_with("     max 1.00 ms, mean 50")
+                && lines[1].ends_with("stddev 289 µs")
         );
         assert_eq!(spread("rtt", None), "");
     }

@@ -130,9 +130,7 @@ impl Ledger {
             });
         }
         self.outstanding += count;
-        if self.counts(due) {
-            self.tally.borrow_mut().sent += count;
-        }
+        self.count(due, |tally| tally.sent += count);
     }
 
     /// The next message that is due is being sent; returns its number.
@@ -177,14 +175,22 @@ impl Ledger {
         self.first + self.entries.len() as u64
     }
 
-    fn counts(&self, time: Instant) -> bool {
+    /// Changes the account, if this time counts.
+    fn count(&self, time: Instant, change: impl FnOnce(&mut Tally)) {
         let window = self.window.as_ref();
-        window.is_none_or(|window| window.contains(&time))
+        if window.is_none_or(|window| window.contains(&time)) {
+            change(&mut self.tally.borrow_mut());
+        }
     }
 
     fn entry(&mut self, number: u64) -> Option<&mut Entry> {
         let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
         self.entries.get_mut(index)
+    }
+
+    fn is_waiting(&mut self, number: u64) -> bool {
+        self.entry(number)
+            .is_some_and(|entry| entry.fate == Fate::Waiting)
     }
 
     /// A message was sent in vain, for a reason that is known. Whether that is news.
@@ -203,14 +209,12 @@ impl Ledger {
         before - self.outstanding
     }
 
-    /// The command is ended: what is outstanding is neither received nor lost.
+    /// The command is ended: what is outstanding is neither received nor lost, and not sent.
     pub(super) fn handle_interrupt(&mut self) {
         for number in self.waiting_from..self.next() {
             let entry = *self.entry(number).expect("it is remembered");
-            if matches!(entry.fate, Fate::Due | Fate::Waiting) && self.counts(entry.due) {
-                let mut tally = self.tally.borrow_mut();
-                tally.sent -= 1;
-                tally.in_flight += u64::from(entry.fate == Fate::Waiting);
+            if matches!(entry.fate, Fate::Due | Fate::Waiting) {
+                self.count(entry.due, |tally| tally.sent -= 1);
             }
         }
         self.entries.clear();
@@ -236,11 +240,10 @@ impl Ledger {
             self.missing += 1;
             self.last_missing = Some(sent);
         }
-        if self.counts(due) {
-            let mut tally = self.tally.borrow_mut();
+        self.count(due, |tally| {
             tally.lost += 1;
             tally.errors.count(cause.clone());
-        }
+        });
         true
     }
 
@@ -287,7 +290,10 @@ impl Ledger {
                 Some(number) => (number, true),
                 None => return self.handle_stray(now, from_service),
             },
-            Recognized::Changed(_) | Recognized::Unknown => {
+            Recognized::Likely(number) if from_service && self.is_waiting(number) => {
+                (number, false)
+            }
+            Recognized::Changed(_) | Recognized::Likely(_) | Recognized::Unknown => {
                 return self.handle_stray(now, from_service);
             }
         };
@@ -301,10 +307,9 @@ impl Ledger {
             Fate::Settled => self.handle_copy(number, due, now),
             Fate::Elsewhere if !from_service => self.handle_copy(number, due, now),
             Fate::Waiting | Fate::Missing | Fate::Elsewhere => {
-                let answer = match (from_service, is_whole) {
-                    (false, _) => self.settle_elsewhere(number, now),
-                    (true, true) => self.settle_whole(number, now, len),
-                    (true, false) => self.settle_corrupt(number, now),
+                let answer = match from_service && is_whole {
+                    true => self.settle_whole(number, now, len),
+                    false => self.settle_wrong(number, now, from_service),
                 };
                 self.retire();
                 answer
@@ -324,14 +329,11 @@ impl Ledger {
     }
 
     fn handle_stray(&mut self, now: Instant, from_service: bool) -> Answer {
-        if self.counts(now) {
-            let mut tally = self.tally.borrow_mut();
+        self.count(now, |tally| {
             tally.strays += 1;
             tally.service_strays += u64::from(from_service);
-            if from_service {
-                tally.errors.count(Cause::Mismatch);
-            }
-        }
+            tally.errors.add(Cause::Mismatch, u64::from(from_service));
+        });
         Answer {
             number: None,
             kind: AnswerKind::Stray,
@@ -341,7 +343,7 @@ impl Ledger {
     }
 
     fn handle_copy(&mut self, number: u64, due: Instant, now: Instant) -> Answer {
-        self.tally.borrow_mut().duplicates += u64::from(self.counts(due));
+        self.count(due, |tally| tally.duplicates += 1);
         answer(number, AnswerKind::Duplicate, due, now)
     }
 
@@ -359,33 +361,27 @@ impl Ledger {
             }
         };
         self.missing -= u64::from(before.fate == Fate::Missing);
-        if self.counts(before.due) {
-            let mut tally = self.tally.borrow_mut();
+        self.count(before.due, |tally| {
             tally.lost -= 1;
             tally.errors.uncount(&wrong_cause);
-        }
+        });
         before
     }
 
-    fn settle_elsewhere(&mut self, number: u64, now: Instant) -> Answer {
-        let entry = self.settle(number, Fate::Elsewhere);
-        if self.counts(entry.due) {
-            let mut tally = self.tally.borrow_mut();
-            tally.lost += 1;
-            tally.misaddressed += 1;
+    /// It has other bytes, or comes from elsewhere.
+    fn settle_wrong(&mut self, number: u64, now: Instant, from_service: bool) -> Answer {
+        let (fate, kind) = match from_service {
+            true => (Fate::Settled, AnswerKind::Corrupt),
+            false => (Fate::Elsewhere, AnswerKind::Misaddressed),
+        };
+        let entry = self.settle(number, fate);
+        self.count(entry.due, |tally| {
+            tally.corrupt += u64::from(from_service);
+            tally.lost += u64::from(!from_service);
+            tally.misaddressed += u64::from(!from_service);
             tally.errors.count(Cause::Mismatch);
-        }
-        answer(number, AnswerKind::Misaddressed, entry.due, now)
-    }
-
-    fn settle_corrupt(&mut self, number: u64, now: Instant) -> Answer {
-        let entry = self.settle(number, Fate::Settled);
-        if self.counts(entry.due) {
-            let mut tally = self.tally.borrow_mut();
-            tally.corrupt += 1;
-            tally.errors.count(Cause::Mismatch);
-        }
-        answer(number, AnswerKind::Corrupt, entry.due, now)
+        });
+        answer(number, kind, entry.due, now)
     }
 
     fn settle_whole(&mut self, number: u64, now: Instant, len: usize) -> Answer {
@@ -402,8 +398,7 @@ impl Ledger {
             reordered,
             ..answer(number, kind, entry.due, now)
         };
-        if self.counts(entry.due) {
-            let mut tally = self.tally.borrow_mut();
+        self.count(entry.due, |tally| {
             tally.late += u64::from(is_late);
             tally.received += u64::from(!is_late);
             tally.reordered += u64::from(reordered);
@@ -416,7 +411,7 @@ impl Ledger {
                 tally.delayed += 1;
                 tally.longest_delay = tally.longest_delay.max(delay);
             }
-        }
+        });
         answer
     }
 

@@ -1,28 +1,49 @@
 //! The account over simulated time: everything that can become of a message, told apart and exact.
 
+use std::ops::{Deref, DerefMut};
+
 use proptest::prelude::*;
 
 use super::*;
 use crate::probe::compare::Expect;
-use crate::probe::payload::Payload;
+use crate::probe::exchange::Account;
+use crate::probe::figures;
+use crate::probe::payload::{Messages, Payload};
 use crate::probe::report::Verdict;
 
 const TIMEOUT: Duration = Duration::from_millis(100);
 
-/// A ledger, its messages and a clock.
+/// An account of messages, and a clock.
 struct Desk {
-    ledger: Ledger,
-    payload: Payload,
+    account: Account<Payload>,
     begin: Instant,
+}
+
+impl Deref for Desk {
+    type Target = Ledger;
+
+    fn deref(&self) -> &Ledger {
+        &self.account.ledger
+    }
+}
+
+impl DerefMut for Desk {
+    fn deref_mut(&mut self) -> &mut Ledger {
+        &mut self.account.ledger
+    }
 }
 
 impl Desk {
     fn new(size: usize) -> Self {
+        let payload = Payload::new(size, 0xfeed, Expect::Echo);
         Self {
-            ledger: Ledger::new(TIMEOUT, None),
-            payload: Payload::fixed(size, 0xfeed, Expect::Echo),
+            account: Account::new(payload, TIMEOUT),
             begin: Instant::now(),
         }
+    }
+
+    fn bytes(&self, number: u64) -> Vec<u8> {
+        self.account.messages.bytes(number)
     }
 
     fn at(&self, millis: u64) -> Instant {
@@ -31,51 +52,46 @@ impl Desk {
 
     fn send(&mut self, millis: u64) -> u64 {
         let now = self.at(millis);
-        self.ledger.handle_due(now, 1);
-        self.ledger.handle_sent(now)
+        self.handle_due(now, 1);
+        self.handle_sent(now)
     }
 
     fn comes(&mut self, millis: u64, bytes: &[u8], from_service: bool) -> AnswerKind {
         let now = self.at(millis);
-        while self.ledger.handle_timeout(now).is_some() {}
-        let next = self.ledger.next_sent();
-        let what = self.payload.recognize(bytes, bytes.len(), next);
-        let answer = self
-            .ledger
-            .handle_answer(now, what, bytes.len(), from_service);
-        answer.kind
+        self.account.handle_time(now);
+        self.account
+            .handle_answer(now, bytes, bytes.len(), from_service, None)
     }
 
     fn echo(&mut self, millis: u64, number: u64) -> AnswerKind {
-        let bytes = self.payload.bytes(number);
+        let bytes = self.bytes(number);
         self.comes(millis, &bytes, true)
     }
 
     /// What the account says; it adds up.
     fn says(&self) -> String {
-        let tally = self.ledger.tally();
+        let (tally, outstanding) = (
+            self.account.ledger.tally(),
+            self.account.ledger.outstanding(),
+        );
         let ended = tally.received + tally.late + tally.lost + tally.corrupt;
-        assert_eq!(tally.sent, ended + self.ledger.outstanding(), "it adds up");
-        let mut text = format!("{} sent", tally.sent);
-        for (count, what) in [
+        assert_eq!(tally.sent, ended + outstanding, "it adds up");
+        let counts = figures::counts(&[
             (tally.received, "received"),
             (tally.late, "late"),
             (tally.lost, "lost"),
             (tally.corrupt, "corrupt"),
-            (self.ledger.outstanding(), "outstanding"),
+            (outstanding, "outstanding"),
             (tally.misaddressed, "misaddressed"),
             (tally.duplicates, "duplicates"),
             (tally.reordered, "reordered"),
             (tally.strays, "strays"),
-        ] {
-            if count > 0 {
-                text += &format!(", {count} {what}");
-            }
-        }
-        if !tally.errors.is_empty() {
-            text += &format!(" ({})", tally.errors);
-        }
-        text
+        ]);
+        let errors = match tally.errors.is_empty() {
+            true => String::new(),
+            false => format!(" ({})", tally.errors),
+        };
+        format!("{} sent{counts}{errors}", tally.sent)
     }
 }
 
@@ -83,16 +99,16 @@ impl Desk {
 fn lost_never_comes_back_and_late_comes_after_the_timeout() {
     let mut desk = Desk::new(64);
     let (lost, late, exact) = (desk.send(0), desk.send(1), desk.send(2));
-    assert_eq!(desk.ledger.poll_timeout(), Some(desk.at(100)));
+    assert_eq!(desk.poll_timeout(), Some(desk.at(100)));
     assert_eq!(desk.echo(102, exact), AnswerKind::Received, "to the moment");
     assert_eq!(desk.says(), "3 sent, 1 received, 2 lost (2 timed out)");
-    assert_eq!(desk.ledger.poll_patience(), Some(desk.at(202)), "of {lost}");
+    assert_eq!(desk.poll_patience(), Some(desk.at(202)), "of {lost}");
     assert_eq!(desk.echo(150, late), AnswerKind::Late);
     assert_eq!(
         desk.says(),
         "3 sent, 1 received, 1 late, 1 lost, 1 reordered (1 timed out)"
     );
-    assert_eq!(desk.ledger.tally().verdict(), Verdict::Flawed);
+    assert_eq!(desk.tally().verdict(), Verdict::Flawed);
 }
 
 /// What had arrived in time and was read late is in time: the kernel's timestamp says so.
@@ -100,11 +116,10 @@ fn lost_never_comes_back_and_late_comes_after_the_timeout() {
 fn what_was_given_up_too_soon_is_received_after_all() {
     let mut desk = Desk::new(64);
     let number = desk.send(0);
-    assert_eq!(desk.ledger.handle_timeout(desk.at(100)), Some(number));
+    let given_up = desk.at(100);
+    assert_eq!(desk.handle_timeout(given_up), Some(number));
     let arrived = desk.at(99);
-    let answer = desk
-        .ledger
-        .handle_answer(arrived, Recognized::Whole(number), 64, true);
+    let answer = desk.handle_answer(arrived, Recognized::Whole(number), 64, true);
     assert_eq!(answer.kind, AnswerKind::Received);
     assert_eq!(desk.says(), "1 sent, 1 received");
 }
@@ -114,9 +129,10 @@ fn what_was_given_up_too_soon_is_received_after_all() {
 fn silence_is_not_worth_more_than_one_timeout() {
     let mut desk = Desk::new(64);
     desk.send(0);
-    assert!(desk.ledger.handle_timeout(desk.at(100)).is_some());
-    assert_eq!(desk.ledger.poll_patience(), None);
-    assert_eq!(desk.ledger.tally().verdict(), Verdict::Unreached);
+    let given_up = desk.at(100);
+    assert!(desk.handle_timeout(given_up).is_some());
+    assert_eq!(desk.poll_patience(), None);
+    assert_eq!(desk.tally().verdict(), Verdict::Unreached);
 }
 
 /// A second corrupt copy was charged to another message, whose loss it hid.
@@ -125,11 +141,11 @@ fn a_corrupt_message_that_is_doubled_hides_no_loss() {
     let mut desk = Desk::new(64);
     let (corrupt, _lost) = (desk.send(0), desk.send(1));
     for byte in [0, 40] {
-        let mut bytes = desk.payload.bytes(corrupt);
+        let mut bytes = desk.bytes(corrupt);
         bytes[byte] ^= 1;
         desk.comes(5, &bytes, true);
     }
-    desk.ledger.handle_timeout(desk.at(200));
+    desk.account.handle_time(desk.at(200));
     assert_eq!(
         desk.says(),
         "2 sent, 1 lost, 1 corrupt, 1 duplicates (1 timed out, 1 mismatch)"
@@ -141,7 +157,7 @@ fn an_answer_from_elsewhere_is_a_loss_until_the_service_answers() {
     let mut desk = Desk::new(64);
     let number = desk.send(0);
     assert_eq!(desk.comes(1, b"stranger", false), AnswerKind::Stray);
-    let bytes = desk.payload.bytes(number);
+    let bytes = desk.bytes(number);
     assert_eq!(desk.comes(2, &bytes, false), AnswerKind::Misaddressed);
     assert_eq!(
         desk.says(),
@@ -153,19 +169,19 @@ fn an_answer_from_elsewhere_is_a_loss_until_the_service_answers() {
         desk.says(),
         "1 sent, 1 received, 1 misaddressed, 2 strays (1 mismatch)"
     );
-    assert_eq!(desk.ledger.tally().verdict(), Verdict::Flawed);
+    assert_eq!(desk.tally().verdict(), Verdict::Flawed);
 }
 
 #[test]
 fn what_was_sent_in_vain_is_lost_for_that_reason() {
     let mut desk = Desk::new(64);
     let (refused, other) = (desk.send(0), desk.send(1));
-    assert!(desk.ledger.handle_failure(refused, &Cause::Refused));
-    assert!(!desk.ledger.handle_failure(refused, &Cause::Refused));
-    assert_eq!(desk.ledger.handle_end(&Cause::Reset), 1, "{other}");
+    assert!(desk.handle_failure(refused, &Cause::Refused));
+    assert!(!desk.handle_failure(refused, &Cause::Refused));
+    assert_eq!(desk.handle_end(&Cause::Reset), 1, "{other}");
     assert_eq!(desk.says(), "2 sent, 2 lost (1 refused, 1 reset)");
-    assert_eq!(desk.ledger.poll_patience(), None, "nothing may still come");
-    assert_eq!(desk.ledger.tally().verdict(), Verdict::Unreached);
+    assert_eq!(desk.poll_patience(), None, "nothing may still come");
+    assert_eq!(desk.tally().verdict(), Verdict::Unreached);
 }
 
 #[test]
@@ -174,9 +190,8 @@ fn what_is_on_the_way_at_an_interrupt_is_neither_sent_nor_lost() {
     let number = desk.send(0);
     desk.send(1);
     desk.echo(2, number);
-    desk.ledger.handle_interrupt();
+    desk.handle_interrupt();
     assert_eq!(desk.says(), "1 sent, 1 received");
-    assert_eq!(desk.ledger.tally().in_flight, 1);
 }
 
 #[test]
@@ -193,32 +208,16 @@ fn empty_datagrams_are_counted_in_order() {
 }
 
 #[test]
-fn one_byte_is_enough_to_tell_a_hundred_messages_apart() {
-    let mut desk = Desk::new(1);
-    for round in 0..10 {
-        let numbers: Vec<u64> = (0..100).map(|_| desk.send(round * 10)).collect();
-        for number in numbers.into_iter().filter(|number| number % 10 != 3) {
-            assert_eq!(desk.echo(round * 10 + 1, number), AnswerKind::Received);
-        }
-    }
-    while desk.ledger.handle_timeout(desk.at(1000)).is_some() {}
-    assert_eq!(
-        desk.says(),
-        "1000 sent, 900 received, 100 lost (100 timed out)"
-    );
-}
-
-#[test]
 fn what_is_remembered_is_bounded() {
     let mut desk = Desk::new(16);
     desk.send(0);
-    while desk.ledger.handle_timeout(desk.at(100)).is_some() {}
+    desk.account.handle_time(desk.at(100));
     for _ in 0..REMEMBERED_MAX + 10 {
         let number = desk.send(200);
         assert_eq!(desk.echo(201, number), AnswerKind::Received);
     }
-    assert!(desk.ledger.entries.len() <= REMEMBERED_MAX);
-    assert_eq!(desk.ledger.tally().lost, 1);
+    assert!(desk.entries.len() <= REMEMBERED_MAX);
+    assert_eq!(desk.tally().lost, 1);
     desk.says();
 }
 
@@ -226,36 +225,34 @@ fn what_is_remembered_is_bounded() {
 fn what_could_not_be_sent_is_due_again() {
     let mut desk = Desk::new(16);
     let number = desk.send(0);
-    desk.ledger.handle_unsent(1);
-    assert_eq!(
-        (desk.ledger.unsent(), desk.ledger.poll_timeout()),
-        (1, None)
-    );
-    assert_eq!(desk.ledger.handle_sent(desk.at(7)), number);
-    assert_eq!(desk.ledger.poll_timeout(), Some(desk.at(107)));
+    desk.handle_unsent(1);
+    assert_eq!((desk.unsent(), desk.poll_timeout()), (1, None));
+    let later = desk.at(7);
+    assert_eq!(desk.handle_sent(later), number);
+    assert_eq!(desk.poll_timeout(), Some(desk.at(107)));
     assert_eq!(desk.echo(8, number), AnswerKind::Received);
-    let rtt = desk.ledger.tally().latencies.max();
+    let rtt = desk.tally().latencies.max();
     assert_eq!(rtt, Duration::from_millis(8), "since it was due");
-    assert_eq!(desk.ledger.tally().delayed, 1, "and that was our delay");
+    assert_eq!(desk.tally().delayed, 1, "and that was our delay");
 }
 
 /// A load counted answers outside of the time that it measures: 10 of 0 were corrupt.
 #[test]
 fn only_messages_that_were_due_in_the_window_count() {
     let mut desk = Desk::new(64);
-    desk.ledger = Ledger::new(TIMEOUT, Some(desk.at(100)..desk.at(200)));
+    desk.account.ledger = Ledger::new(TIMEOUT, Some(desk.at(100)..desk.at(200)));
     let numbers: Vec<u64> = [99, 100, 199, 200].map(|millis| desk.send(millis)).into();
     for number in &numbers {
         desk.echo(250, *number);
         desk.echo(251, *number);
     }
     {
-        let tally = desk.ledger.tally();
+        let tally = desk.tally();
         assert_eq!((tally.sent, tally.whole(), tally.bytes), (2, 2, 128));
         assert_eq!((tally.late, tally.latencies.len()), (1, 2));
     }
     let outside = desk.send(300);
-    desk.ledger.handle_failure(outside, &Cause::Refused);
+    desk.handle_failure(outside, &Cause::Refused);
     desk.says();
 }
 
@@ -290,7 +287,7 @@ proptest! {
                 model.sent += 1;
                 continue;
             };
-            let mut bytes = desk.payload.bytes(index as u64);
+            let mut bytes = desk.bytes(index as u64);
             if let Some(bit) = bit {
                 bytes[bit / 8] ^= 1 << (bit % 8);
             }
@@ -314,14 +311,14 @@ proptest! {
             }
             came[index] = true;
         }
-        while desk.ledger.handle_timeout(desk.at(100_000)).is_some() {}
+        desk.account.handle_time(desk.at(100_000));
         model.lost = came.iter().filter(|came| !**came).count() as u64;
         desk.says();
         let numbers = |tally: &Tally| [
             tally.sent, tally.received, tally.late, tally.lost, tally.corrupt,
             tally.duplicates, tally.reordered, tally.strays,
         ];
-        prop_assert_eq!(numbers(&desk.ledger.tally()), numbers(&model));
+        prop_assert_eq!(numbers(&desk.tally()), numbers(&model));
         prop_assert_eq!(model.sent, model.received + model.late + model.lost + model.corrupt);
     }
 }

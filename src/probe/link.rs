@@ -17,7 +17,6 @@ use socket2::{Domain, SockAddr, Socket};
 use super::interrupt::Interrupt;
 use crate::sys::measure::{self, Arrival, Failure};
 use crate::sys::message::Source;
-use crate::sys::socket::drops;
 
 /// Room for the largest datagram over IP; one of a Unix socket that is larger is known by its
 /// length.
@@ -97,19 +96,16 @@ pub struct Stream {
     pub socket: Socket,
     /// The service.
     pub peer: Address,
-    /// How long connecting took.
-    pub took: Duration,
     unsent: Vec<u8>,
     /// How many of these bytes the kernel has taken.
     taken: usize,
 }
 
 impl Stream {
-    pub(super) fn new(socket: Socket, peer: Address, took: Duration) -> Self {
+    pub(super) fn new(socket: Socket, peer: Address) -> Self {
         Self {
             socket,
             peer,
-            took,
             unsent: Vec::new(),
             taken: 0,
         }
@@ -128,28 +124,18 @@ impl Stream {
         self.unsent.len() - self.taken
     }
 
-    /// Sends as much as the kernel takes; returns how many bytes that are.
+    /// Sends as much as the kernel takes.
     ///
     /// # Errors
     /// As `send(2)`.
-    pub fn flush(&mut self) -> io::Result<usize> {
-        let before = self.taken;
+    pub fn flush(&mut self) -> io::Result<()> {
         while self.unsent() > 0 {
-            match (&self.socket).write(&self.unsent[self.taken..]) {
-                Ok(len) => self.taken += len,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+            match self.send_some(&self.unsent[self.taken..])? {
+                0 => break,
+                len => self.taken += len,
             }
         }
-        Ok(self.taken - before)
-    }
-
-    /// Gives up what is not sent; returns how many bytes that are.
-    pub fn discard(&mut self) -> usize {
-        let count = self.unsent();
-        self.taken = self.unsent.len();
-        count
+        Ok(())
     }
 
     /// Sends what fits at once, without queueing the rest; returns how many bytes were taken.
@@ -168,13 +154,10 @@ impl Stream {
     /// # Errors
     /// As `recv(2)`.
     pub fn receive(&self, memory: &mut [u8]) -> io::Result<Option<usize>> {
-        loop {
-            match (&self.socket).read(memory) {
-                Ok(len) => return Ok(Some(len)),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+        match (&self.socket).read(memory) {
+            Ok(len) => Ok(Some(len)),
+            Err(error) if is_transient(&error) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -294,12 +277,6 @@ impl Flow {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
-    }
-
-    /// Datagrams that have reached this host and found no room in the receive buffer.
-    #[must_use]
-    pub fn dropped(&self) -> u64 {
-        drops(self.socket.as_fd()).into()
     }
 
     /// Whether this sender is the service. The name of a Unix socket is as its owner wrote it, and

@@ -4,7 +4,8 @@
 //! what went wrong; [`payload`] has the bytes that are sent, [`compare`] what differs of those that
 //! come back, [`ledger`] what became of each message; [`latency`], [`report`] and [`figures`] the
 //! numbers. What touches the network: [`route`] resolves and opens, [`link`] sends, waits and
-//! receives, until [`interrupt`] ends it. Above them is a file or a folder for each command, and
+//! receives, until [`interrupt`] ends it; [`transfer`] compares a stream, [`exchange`] accounts for
+//! datagrams. Above them is a file or a folder for each command, with a [`session`] and the
 //! [`console`], where results go.
 //!
 //! Never decides anything about a service by its maker; never needs one of ours.
@@ -16,6 +17,7 @@ pub mod cause;
 mod check;
 pub mod compare;
 pub mod console;
+mod exchange;
 mod figures;
 pub mod interrupt;
 pub mod latency;
@@ -29,9 +31,12 @@ mod printable;
 pub mod report;
 pub mod route;
 mod send;
+mod sent;
+mod session;
 mod talk;
 mod tally;
 pub mod target;
+mod transfer;
 
 use std::process::ExitCode;
 
@@ -41,6 +46,7 @@ use console::{Console, Stop};
 use interrupt::Interrupt;
 use report::Verdict;
 use route::Route;
+use session::Session;
 
 /// The entry point: reads the command line, carries it out, and ends with its exit status.
 #[must_use]
@@ -52,7 +58,7 @@ pub fn main() -> ExitCode {
     let console = Console::new(&cli.options);
     let verdict = Interrupt::new(cli.options.deadline)
         .map_err(|error| Stop::of("signals", &error))
-        .and_then(|interrupt| run(&cli, &console, &interrupt));
+        .and_then(|interrupt| run(&cli, console, interrupt));
     let verdict = match verdict {
         Err(Stop::Unreached(trouble)) => console.unreached(&trouble),
         other => other,
@@ -65,10 +71,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: &Cli, console: &Console, interrupt: &Interrupt) -> Result<Verdict, Stop> {
+fn run(cli: &Cli, console: Console, interrupt: Interrupt) -> Result<Verdict, Stop> {
     let target = cli.target();
     let sensible = route::check(target, &cli.path).and_then(|()| match &cli.command {
-        None => talk::check(console),
+        None => talk::check(&console),
         Some(Command::Send(_)) => Ok(()),
         Some(Command::Ping(args)) => ping::check(args, &cli.path),
         Some(Command::Load(args)) => load::check(args),
@@ -77,13 +83,17 @@ fn run(cli: &Cli, console: &Console, interrupt: &Interrupt) -> Result<Verdict, S
     });
     // A command line that makes no sense is refused before anything is sent.
     sensible.map_err(|message: String| Failure::with(Exit::Usage, message))?;
-    let route = Route::resolve(target, &cli.path, interrupt)?;
+    let session = Session {
+        route: Route::resolve(target, &cli.path, &interrupt)?,
+        console,
+        interrupt,
+    };
     match &cli.command {
-        None => talk::run(&route, cli.timeout, console, interrupt),
-        Some(Command::Send(args)) => send::run(&route, args, console, interrupt),
-        Some(Command::Ping(args)) => ping::run(&route, args, console, interrupt),
-        Some(Command::Load(args)) => load::run(&route, args, console, interrupt),
-        Some(Command::Check(args)) => check::run(&route, args, console, interrupt),
-        Some(Command::Mtu(args)) => mtu::run(&route, args, console, interrupt),
+        None => talk::run(&session, cli.timeout),
+        Some(Command::Send(args)) => send::run(&session, args),
+        Some(Command::Ping(args)) => ping::run(&session, args),
+        Some(Command::Load(args)) => load::run(&session, args),
+        Some(Command::Check(args)) => check::run(&session, args),
+        Some(Command::Mtu(args)) => mtu::run(&session, args),
     }
 }

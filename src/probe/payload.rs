@@ -9,10 +9,9 @@
 //! Knows bytes; never when anything was sent.
 
 use std::hash::{BuildHasher, RandomState};
-use std::ops::Range;
 use std::sync::LazyLock;
 
-use super::compare::{Difference, Expect, difference, first_difference};
+use super::compare::{Expect, first_difference};
 
 /// The noise repeats after this many bytes: a prime, of which no size of a buffer or message is a
 /// multiple, so that a whole buffer that is lost or doubled is seen.
@@ -38,29 +37,26 @@ static NOISE: LazyLock<Vec<u8>> = LazyLock::new(|| {
 });
 static UPPER_NOISE: LazyLock<Vec<u8>> = LazyLock::new(|| NOISE.to_ascii_uppercase());
 
-/// The sizes of messages, in bytes: each from the least to the most is equally frequent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sizes {
-    /// The smallest.
-    pub least: usize,
-    /// The largest.
-    pub most: usize,
-}
-
-impl Sizes {
-    /// Whether all messages have one size.
-    #[must_use]
-    pub fn is_fixed(self) -> bool {
-        self.least == self.most
-    }
-}
-
 /// The messages of one flow.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Payload {
-    sizes: Sizes,
+    /// The size of each message.
+    pub(super) size: usize,
     nonce: u64,
     expect: Expect,
+}
+
+/// The messages that are sent, by their numbers, and how they are known again.
+pub(super) trait Messages {
+    /// What is sent.
+    fn bytes(&self, number: u64) -> Vec<u8>;
+    /// What is to come back.
+    fn expected(&self, number: u64) -> Vec<u8>;
+    /// Which message an answer is, of those before `next`. `len` is its true length, which exceeds
+    /// that of the bytes if there was no room for all.
+    fn recognize(&self, bytes: &[u8], len: usize, next: u64) -> Recognized;
+    /// The number that a message claims to have, if that many have been sent: the latest that fits.
+    fn quoted(&self, bytes: &[u8], next: u64) -> Option<u64>;
 }
 
 /// What an answer is.
@@ -70,6 +66,8 @@ pub(super) enum Recognized {
     Whole(u64),
     /// This message with other bytes, or not as many.
     Changed(u64),
+    /// No message that is known: this one, if it is waited for.
+    Likely(u64),
     /// An empty datagram, where all are empty: it has no number.
     Empty,
     /// No message of ours.
@@ -77,74 +75,25 @@ pub(super) enum Recognized {
 }
 
 impl Payload {
-    /// Messages of these sizes; the nonce differs from flow to flow.
-    pub(super) fn new(sizes: Sizes, nonce: u64, expect: Expect) -> Self {
+    /// Messages of this size; the nonce differs from flow to flow.
+    pub(super) fn new(size: usize, nonce: u64, expect: Expect) -> Self {
+        prepare(expect);
         Self {
-            sizes,
+            size,
             nonce,
             expect,
         }
     }
 
-    /// Messages of one size.
-    pub(super) fn fixed(size: usize, nonce: u64, expect: Expect) -> Self {
-        let sizes = Sizes {
-            least: size,
-            most: size,
-        };
-        Self::new(sizes, nonce, expect)
-    }
-
-    /// Whether all messages have one size.
-    pub(super) fn is_fixed(self) -> bool {
-        self.sizes.is_fixed()
-    }
-
-    /// The size of a message.
-    pub(super) fn size(self, number: u64) -> usize {
-        let Sizes { least, most } = self.sizes;
-        if least == most {
-            return least;
-        }
-        let choice = (most - least) as u64 + 1;
-        least + (mix(self.nonce.wrapping_add(number)) % choice) as usize
-    }
-
-    /// The bytes of a message.
-    pub(super) fn bytes(self, number: u64) -> Vec<u8> {
-        let mut bytes = vec![0; self.size(number)];
-        self.write(number, &mut bytes);
-        bytes
-    }
-
     /// Writes a message, whose size these bytes have.
     pub(super) fn write(self, number: u64, bytes: &mut [u8]) {
-        self.fill(number, bytes, &NOISE);
-    }
-
-    /// The bytes that are to come back.
-    pub(super) fn expected(self, number: u64) -> Vec<u8> {
-        let mut bytes = vec![0; self.size(number)];
-        self.fill(number, &mut bytes, self.noise());
-        bytes
-    }
-
-    fn noise(self) -> &'static [u8] {
-        match self.expect {
-            Expect::Upper => &UPPER_NOISE,
-            Expect::Echo | Expect::Any => &NOISE,
-        }
-    }
-
-    fn fill(self, number: u64, bytes: &mut [u8], noise: &[u8]) {
-        let (digits, mut rest) = bytes.split_at_mut(digits(bytes.len()));
+        let (digits, rest) = bytes.split_at_mut(digits(bytes.len()));
         self.write_digits(number, digits);
         let mut position = self.position(number);
-        while !rest.is_empty() {
-            let (piece, more) = rest.split_at_mut(rest.len().min(PIECE_BYTES_MAX));
-            piece.copy_from_slice(&noise[position..][..piece.len()]);
-            position = (position + piece.len()) % PERIOD;
-            rest = more;
+        for piece in rest.chunks_mut(PIECE_BYTES_MAX) {
+            let len = piece.len() as u64;
+            piece.copy_from_slice(stream_piece(position, len));
+            position += len;
         }
     }
 
@@ -156,27 +105,61 @@ impl Payload {
     }
 
     /// Where the noise of a message begins.
-    fn position(self, number: u64) -> usize {
-        (mix(self.nonce.wrapping_add(number)) % PERIOD as u64) as usize
+    fn position(self, number: u64) -> u64 {
+        mix(self.nonce.wrapping_add(number)) % PERIOD as u64
     }
 
-    /// Which message an answer is, of those before `next`. `len` is its true length, which exceeds
-    /// that of the bytes if there was no room for all.
-    pub(super) fn recognize(self, bytes: &[u8], len: usize, next: u64) -> Recognized {
-        if self.sizes.most == 0 {
+    fn is_whole(self, number: u64, bytes: &[u8]) -> bool {
+        if bytes.len() != self.size {
+            return false;
+        }
+        let (head, rest) = bytes.split_at(digits(bytes.len()));
+        let mut own = [0; 9];
+        self.write_digits(number, &mut own[..head.len()]);
+        let is_same = || stream_difference(self.position(number), rest, self.expect).is_none();
+        head == &own[..head.len()] && is_same()
+    }
+
+    /// How many bytes of the noise behind the number are those of this message, and of how many.
+    fn likeness(self, number: u64, bytes: &[u8]) -> (usize, usize) {
+        let digits = digits(self.size);
+        let rest = bytes.get(digits..).unwrap_or_default();
+        let rest = &rest[..rest.len().min(COMPARED_BYTES)];
+        let noise = &noise_of(self.expect)[self.position(number) as usize..][..rest.len()];
+        let same = noise.iter().zip(rest).filter(|(own, came)| own == came);
+        (same.count(), rest.len())
+    }
+}
+
+impl Messages for Payload {
+    fn bytes(&self, number: u64) -> Vec<u8> {
+        let mut bytes = vec![0; self.size];
+        self.write(number, &mut bytes);
+        bytes
+    }
+
+    fn expected(&self, number: u64) -> Vec<u8> {
+        self.expect.of(&self.bytes(number))
+    }
+
+    fn recognize(&self, bytes: &[u8], len: usize, next: u64) -> Recognized {
+        if self.size == 0 {
             return match len {
                 0 => Recognized::Empty,
                 _ => Recognized::Unknown,
             };
         }
-        let claimed = self.claimed(bytes, next);
-        if let Some(number) = claimed {
+        let changed = match self.expect {
+            Expect::Echo | Expect::Upper => Recognized::Changed,
+            Expect::Any => Recognized::Whole,
+        };
+        if let Some(number) = self.quoted(bytes, next) {
             if len == bytes.len() && self.is_whole(number, bytes) {
                 return Recognized::Whole(number);
             }
             let (same, of) = self.likeness(number, bytes);
             if same * 2 >= of {
-                return Recognized::Changed(number);
+                return changed(number);
             }
         }
         // Where the number itself is damaged, the noise behind it tells.
@@ -185,22 +168,12 @@ impl Payload {
             same >= TELLING_BYTES && same * 2 >= of
         };
         let mut latest = (next.saturating_sub(CANDIDATES_MAX)..next).rev();
-        match latest.find(resembles) {
-            Some(number) => Recognized::Changed(number),
-            None => Recognized::Unknown,
-        }
+        latest.find(resembles).map_or(Recognized::Unknown, changed)
     }
 
-    /// The number that a message claims to have, if that many have been sent: the latest that fits.
-    pub(super) fn claimed(self, bytes: &[u8], next: u64) -> Option<u64> {
-        let size = if self.is_fixed() {
-            self.sizes.least
-        } else {
-            bytes.len()
-        };
-        let digits = bytes
-            .get(..digits(size))
-            .filter(|digits| !digits.is_empty())?;
+    fn quoted(&self, bytes: &[u8], next: u64) -> Option<u64> {
+        let digits = bytes.get(..digits(self.size));
+        let digits = digits.filter(|digits| !digits.is_empty())?;
         if digits.iter().any(|digit| digit & 0x80 == 0) {
             return None;
         }
@@ -212,41 +185,6 @@ impl Payload {
         let last = next.checked_sub(1)?;
         let behind = last.wrapping_sub(low) & (modulus - 1);
         last.checked_sub(behind)
-    }
-
-    fn is_whole(self, number: u64, bytes: &[u8]) -> bool {
-        if bytes.len() != self.size(number) {
-            return false;
-        }
-        let (head, mut rest) = bytes.split_at(digits(bytes.len()));
-        let mut own = [0; 9];
-        self.write_digits(number, &mut own[..head.len()]);
-        let mut position = self.position(number);
-        let noise = self.noise();
-        while !rest.is_empty() && head == &own[..head.len()] {
-            let (piece, more) = rest.split_at(rest.len().min(PIECE_BYTES_MAX));
-            if piece != &noise[position..][..piece.len()] {
-                return false;
-            }
-            position = (position + piece.len()) % PERIOD;
-            rest = more;
-        }
-        head == &own[..head.len()]
-    }
-
-    /// How many bytes of the noise behind the number are those of this message, and of how many.
-    fn likeness(self, number: u64, bytes: &[u8]) -> (usize, usize) {
-        let digits = digits(self.size(number));
-        let rest = bytes.get(digits..).unwrap_or_default();
-        let rest = &rest[..rest.len().min(COMPARED_BYTES)];
-        let noise = &self.noise()[self.position(number)..][..rest.len()];
-        let same = noise.iter().zip(rest).filter(|(own, came)| own == came);
-        (same.count(), rest.len())
-    }
-
-    /// How an answer differs from the message that it should be.
-    pub(super) fn difference(self, number: u64, bytes: &[u8], len: usize) -> Option<Difference> {
-        difference(&self.expected(number), bytes, len)
     }
 }
 
@@ -261,6 +199,19 @@ fn digits(size: usize) -> usize {
     }
 }
 
+/// Makes the noise, so that the first message is not sent later than it says.
+pub(super) fn prepare(expect: Expect) {
+    noise_of(expect);
+}
+
+/// The noise as it comes back.
+fn noise_of(expect: Expect) -> &'static [u8] {
+    match expect {
+        Expect::Upper => &UPPER_NOISE,
+        Expect::Echo | Expect::Any => &NOISE,
+    }
+}
+
 /// The noise from this position on as it is sent: this many bytes, or as many as one piece has.
 pub(super) fn stream_piece(position: u64, len: u64) -> &'static [u8] {
     let start = (position % PERIOD as u64) as usize;
@@ -269,10 +220,7 @@ pub(super) fn stream_piece(position: u64, len: u64) -> &'static [u8] {
 
 /// The index of the first of these bytes that is not the noise from this position on.
 pub(super) fn stream_difference(position: u64, bytes: &[u8], expect: Expect) -> Option<usize> {
-    let noise: &[u8] = match expect {
-        Expect::Upper => &UPPER_NOISE,
-        Expect::Echo | Expect::Any => &NOISE,
-    };
+    let noise = noise_of(expect);
     let mut offset = 0;
     for piece in bytes.chunks(PIECE_BYTES_MAX) {
         let start = ((position + offset as u64) % PERIOD as u64) as usize;
@@ -282,14 +230,6 @@ pub(super) fn stream_difference(position: u64, bytes: &[u8], expect: Expect) -> 
         offset += piece.len();
     }
     None
-}
-
-/// The total size of the messages of a stream.
-pub(super) fn total_size(payload: Payload, numbers: Range<u64>) -> u64 {
-    if payload.is_fixed() {
-        return payload.sizes.least as u64 * (numbers.end - numbers.start);
-    }
-    numbers.map(|number| payload.size(number) as u64).sum()
 }
 
 /// Bytes that look random, others for each seed.
@@ -324,7 +264,7 @@ mod tests {
     const NONCE: u64 = 0x0123_4567_89ab_cdef;
 
     fn payload(size: usize) -> Payload {
-        Payload::fixed(size, NONCE, Expect::Echo)
+        Payload::new(size, NONCE, Expect::Echo)
     }
 
     fn recognize(payload: Payload, bytes: &[u8], next: u64) -> Recognized {
@@ -339,7 +279,7 @@ mod tests {
             assert_eq!(payload.bytes(5), payload.bytes(5));
             if size > 0 {
                 assert_ne!(payload.bytes(5), payload.bytes(6), "size {size}");
-                let other = Payload::fixed(size, NONCE + 1, Expect::Echo);
+                let other = Payload::new(size, NONCE + 1, Expect::Echo);
                 assert_ne!(payload.bytes(5), other.bytes(5), "size {size}");
             }
         }
@@ -349,7 +289,7 @@ mod tests {
     fn a_number_is_found_again_however_small_the_message() {
         for (size, window) in [(1, 128), (4, 16_384), (8, 1 << 28), (16, 1 << 40)] {
             for expect in [Expect::Echo, Expect::Upper] {
-                let payload = Payload::fixed(size, NONCE, expect);
+                let payload = Payload::new(size, NONCE, expect);
                 for number in [0, 1, 127, 128, 100_000, 1 << 40] {
                     let back = payload.expected(number);
                     assert_eq!(back, expect.of(&payload.bytes(number)));
@@ -397,24 +337,6 @@ mod tests {
         assert_eq!(recognize(payload, request, 100), Recognized::Unknown);
         assert_eq!(recognize(payload, b"", 100), Recognized::Unknown);
         assert_eq!(recognize(self::payload(0), b"", 1), Recognized::Empty);
-    }
-
-    #[test]
-    fn sizes_are_all_within_their_range_and_the_same_again() {
-        let sizes = Sizes { least: 3, most: 6 };
-        let payload = Payload::new(sizes, 9, Expect::Echo);
-        let some: Vec<usize> = (0..1000).map(|number| payload.size(number)).collect();
-        for size in 3..=6 {
-            let count = some.iter().filter(|other| **other == size).count();
-            assert!((200..300).contains(&count), "{size}: {count} of 1000");
-        }
-        let sum: usize = some[17..20].iter().sum();
-        assert_eq!(total_size(payload, 17..20), sum as u64);
-        for number in 0..100 {
-            let bytes = payload.bytes(number);
-            let found = recognize(payload, &bytes, number + 1);
-            assert_eq!(found, Recognized::Whole(number));
-        }
     }
 
     #[test]

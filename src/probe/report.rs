@@ -6,69 +6,80 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::cli::exit::Exit;
 
 use super::cause::Causes;
 use super::latency::Spread;
 
-/// The fields that the commands have in common, each where it applies.
+/// The fields of all commands, each where it applies.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-#[serde(default)]
 pub struct Report {
     /// Messages sent whose fate is known; bytes, of a stream that `send` sends.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub sent: Option<u64>,
     /// Messages that came back whole and in time; of a stream, bytes that came back.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub received: Option<u64>,
     /// Messages that did not come back; of a stream, bytes.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub lost: Option<u64>,
     /// Messages that came back whole, after the timeout.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub late: Option<u64>,
     /// Further copies of what had come back.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub duplicates: Option<u64>,
     /// Messages that came back behind a later one.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub reordered: Option<u64>,
     /// Messages that came back with other bytes, or not as many; of a stream, wrong bytes.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub corrupt: Option<u64>,
     /// Of the lost messages: answered from another address than they were sent to.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub misaddressed: Option<u64>,
     /// Answers that are no message of ours.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub strays: Option<u64>,
-    /// Of the lost messages: datagrams that had come back to this host, and found its buffer full.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub dropped: Option<u64>,
-    /// Messages on the way when the command was ended; `sent` does not include them.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub in_flight: Option<u64>,
     /// Messages that came back whole, in time or late.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub messages: Option<u64>,
     /// The bytes of those.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
     /// How long it took.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub duration_ms: Option<f64>,
     /// From when a message was sent, or due, to when all of it had come back.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub rtt_us: Option<Spread>,
     /// How much that varies from one to the next (RFC 3550).
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub jitter_us: Option<f64>,
-    /// How long connecting took.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub connect_us: Option<Spread>,
+    /// Of `ping` from several ports: the port, and its part.
+    pub source_port: Option<u16>,
+    /// See above.
+    pub flows: Option<Vec<Self>>,
+    /// Of `load`: messages a second that were due; absent: each followed the one before.
+    pub rate: Option<u64>,
+    /// Messages a second that came back.
+    pub throughput: Option<f64>,
+    /// The part of a processor that this client used.
+    pub busy: Option<f64>,
+    /// Messages whose time is mostly a delay of this client.
+    pub delayed: Option<u64>,
+    /// How connections have ended.
+    pub ends: Option<Causes>,
     /// What went wrong, and how often.
     pub errors: Causes,
+}
+
+/// The object for programs: fields that do not apply are left out.
+///
+/// # Errors
+/// Never, for numbers and words.
+pub fn object(report: &impl Serialize) -> serde_json::Result<Value> {
+    fn strip(value: &mut Value) {
+        match value {
+            Value::Object(fields) => {
+                fields.retain(|_, value| !value.is_null());
+                fields.values_mut().for_each(strip);
+            }
+            Value::Array(values) => values.iter_mut().for_each(strip),
+            _ => {}
+        }
+    }
+    let mut value = serde_json::to_value(report)?;
+    strip(&mut value);
+    Ok(value)
 }
 
 /// Milliseconds, with the digits that mean something.
@@ -103,9 +114,9 @@ mod tests {
             ..Report::default()
         };
         report.errors.count(Cause::TimedOut);
-        let json = serde_json::to_string(&report).expect("numbers");
+        let json = object(&report).expect("numbers");
         assert_eq!(
-            json,
+            json.to_string(),
             r#"{"sent":2,"lost":1,"duration_ms":1.235,"errors":{"timed out":1}}"#
         );
     }

@@ -22,7 +22,7 @@ use super::cause::{Cause, Trouble};
 use super::interrupt::{Interrupt, LOOK_INTERVAL};
 use super::link::{self, Address, Flow, RETRY_INTERVAL, Stream};
 use super::target::{Port, Target};
-use crate::sys::measure::{self, Fragmenting};
+use crate::sys::measure::{self, Failure, Fragmenting};
 use crate::sys::socket::{Inherited, set_inherited};
 
 /// The room for what waits to be read, where the kernel allows it: what does not fit is lost by this
@@ -120,6 +120,25 @@ impl Route {
         self.trouble_at(self.address(), error)
     }
 
+    /// A datagram to the first address was not delivered: why, and who reports it, if that is not
+    /// the service itself.
+    #[must_use]
+    pub fn undelivered(&self, failure: &Failure) -> Trouble {
+        let mut trouble = self.trouble(&failure.error);
+        trouble.cause = Cause::of_failure(failure);
+        let service = match self.address() {
+            Address::Inet(service) => Some(service.ip()),
+            Address::Unix(_) => None,
+        };
+        match failure
+            .reporter
+            .filter(|reporter| service != Some(*reporter))
+        {
+            Some(reporter) => trouble.hint(format!("reported by {reporter}")),
+            None => trouble,
+        }
+    }
+
     fn trouble_at(&self, address: &Address, error: &io::Error) -> Trouble {
         let trouble = Trouble::new(self.place(address), Cause::of(error));
         match self.hint(error) {
@@ -160,12 +179,13 @@ impl Route {
     }
 
     /// `tcp://localhost:7`, with the address where that says more.
-    fn place(&self, address: &Address) -> String {
+    #[must_use]
+    pub fn place(&self, address: &Address) -> String {
         match (&self.target, address) {
             (Target::Inet { host, .. }, Address::Inet(address))
                 if host.parse() != Ok(address.ip()) =>
             {
-                format!("{} ({})", self.target, address.ip())
+                format!("{} ({address})", self.target)
             }
             _ => self.target.to_string(),
         }
@@ -206,40 +226,15 @@ impl Route {
         if self.target.is_inet() {
             socket.set_tcp_nodelay(true)?;
         }
-        let began = Instant::now();
-        connect(&socket, &address.encode()?, began + timeout, interrupt)?;
-        let mut stream = Stream::new(socket, address.clone(), began.elapsed());
+        let until = Instant::now() + timeout;
+        connect(&socket, &address.encode()?, until, interrupt)?;
+        let mut stream = Stream::new(socket, address.clone());
         if let Some(version) = self.path.proxy {
-            stream.push(&self.proxy_header(version, &stream.socket)?);
+            stream.push(&proxy_header(version, &stream.socket)?);
             // A new connection has room for a header.
             stream.flush()?;
         }
         Ok(stream)
-    }
-
-    /// A PROXY header that names this client, or the one of the command line; on a Unix socket,
-    /// which has no such addresses, one that says so.
-    fn proxy_header(&self, version: ProxyVersion, socket: &Socket) -> io::Result<Vec<u8>> {
-        let local = || socket.local_addr().ok()?.as_socket();
-        let peer = || socket.peer_addr().ok()?.as_socket();
-        let source = self.path.proxy_source.or_else(local);
-        let destination = self.path.proxy_destination.or_else(peer);
-        let header = match source.zip(destination) {
-            Some((source, destination)) => {
-                let (source, destination) = of_one_family(source, destination);
-                ProxyHeader::with_address(ProxiedAddress::stream(source, destination))
-            }
-            None => ProxyHeader::with_local(),
-        };
-        let mut bytes = Vec::new();
-        let encoded = match version {
-            ProxyVersion::V1 => header.encode_v1(&mut bytes),
-            ProxyVersion::V2 => header.encode_v2(&mut bytes),
-        };
-        match encoded {
-            Ok(_) => Ok(bytes),
-            Err(error) => Err(io::Error::other(error.to_string())),
-        }
     }
 
     /// Opens a socket for datagrams to the first address, with all details that the kernel has.
@@ -416,16 +411,24 @@ fn connect(
     }
 }
 
-/// A PROXY header has one family for both addresses: where they differ, IPv4 is mapped into IPv6.
-fn of_one_family(source: SocketAddr, destination: SocketAddr) -> (SocketAddr, SocketAddr) {
-    if source.is_ipv4() == destination.is_ipv4() {
-        return (source, destination);
-    }
-    let mapped = |address: SocketAddr| match address.ip() {
-        IpAddr::V4(ip) => SocketAddr::new(ip.to_ipv6_mapped().into(), address.port()),
-        IpAddr::V6(_) => address,
+/// A PROXY header that names this client and the service; on a Unix socket, which has no such
+/// addresses, one that says so.
+fn proxy_header(version: ProxyVersion, socket: &Socket) -> io::Result<Vec<u8>> {
+    let address = |of: io::Result<SockAddr>| of.ok()?.as_socket();
+    let ends = address(socket.local_addr()).zip(address(socket.peer_addr()));
+    let header = match ends {
+        Some((own, peer)) => ProxyHeader::with_address(ProxiedAddress::stream(own, peer)),
+        None => ProxyHeader::with_local(),
     };
-    (mapped(source), mapped(destination))
+    let mut bytes = Vec::new();
+    let encoded = match version {
+        ProxyVersion::V1 => header.encode_v1(&mut bytes),
+        ProxyVersion::V2 => header.encode_v2(&mut bytes),
+    };
+    match encoded {
+        Ok(_) => Ok(bytes),
+        Err(error) => Err(io::Error::other(error.to_string())),
+    }
 }
 
 /// Whether the path options make sense for this service.

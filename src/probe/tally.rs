@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use super::cause::Causes;
+use super::figures;
 use super::latency::{Jitter, Latencies};
 use super::report::{Report, Verdict};
 
@@ -23,8 +24,6 @@ pub(super) struct Tally {
     /// Answers that are no message of ours: all, and those from the service.
     pub(super) strays: u64,
     pub(super) service_strays: u64,
-    /// Messages on the way when the command was ended; they do not count as sent.
-    pub(super) in_flight: u64,
     /// Bytes of the messages that came back whole, in time or late.
     pub(super) bytes: u64,
     /// Messages whose time is mostly a delay of our own, and the longest such delay.
@@ -51,7 +50,6 @@ impl Tally {
         self.reordered += other.reordered;
         self.strays += other.strays;
         self.service_strays += other.service_strays;
-        self.in_flight += other.in_flight;
         self.bytes += other.bytes;
         self.delayed += other.delayed;
         self.longest_delay = self.longest_delay.max(other.longest_delay);
@@ -70,6 +68,23 @@ impl Tally {
         self.whole() + self.corrupt + self.misaddressed + self.service_strays > 0
     }
 
+    /// `10 sent, 9 received, 1 lost (10 %)`; what else there was none of is left out.
+    pub(super) fn account(&self) -> String {
+        let rest = figures::counts(&[
+            (self.late, "late"),
+            (self.corrupt, "corrupt"),
+            (self.misaddressed, "misaddressed"),
+            (self.duplicates, "duplicates"),
+            (self.reordered, "reordered"),
+            (self.strays, "strays"),
+        ]);
+        let lost = figures::share(self.lost, self.sent);
+        format!(
+            "{} sent, {} received, {} lost ({lost}){rest}",
+            self.sent, self.received, self.lost
+        )
+    }
+
     /// For programs.
     pub(super) fn report(&self) -> Report {
         Report {
@@ -82,7 +97,6 @@ impl Tally {
             corrupt: Some(self.corrupt),
             misaddressed: Some(self.misaddressed),
             strays: Some(self.strays),
-            in_flight: (self.in_flight > 0).then_some(self.in_flight),
             bytes: Some(self.bytes),
             rtt_us: self.latencies.spread(),
             jitter_us: self.jitter.microseconds(),

@@ -50,15 +50,15 @@ service echo
 ";
 
 /// A server with all that it starts, which is ended with it.
-struct Server {
+pub(crate) struct Server {
     child: Child,
-    port: u16,
-    _folder: tempfile::TempDir,
+    pub(crate) port: u16,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 impl Server {
     /// Runs a command line, in which `PORT` stands for a free one.
-    fn start(line: &str) -> Self {
+    pub(crate) fn start(line: &str) -> Self {
         let port = free_port();
         let folder = tempfile::tempdir().expect("a folder");
         let line = line
@@ -77,11 +77,11 @@ impl Server {
         Self {
             child: child.unwrap_or_else(|error| panic!("{line}: {error}")),
             port,
-            _folder: folder,
+            folder,
         }
     }
 
-    fn xinetd() -> Self {
+    pub(crate) fn xinetd() -> Self {
         let server = Self::start(
             "xinetd -dontfork -f {dir}/xinetd.conf -filelog {dir}/log -pidfile {dir}/pid",
         );
@@ -90,13 +90,13 @@ impl Server {
         server
     }
 
-    fn of_tcp(line: &str) -> Self {
+    pub(crate) fn of_tcp(line: &str) -> Self {
         let server = Self::start(line);
         server.wait_for_tcp();
         server
     }
 
-    fn of_udp(line: &str) -> Self {
+    pub(crate) fn of_udp(line: &str) -> Self {
         let server = Self::start(line);
         server.wait_for_udp();
         server

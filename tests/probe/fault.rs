@@ -1,70 +1,76 @@
-//! A server that loses, delays, duplicates, reorders, corrupts and misaddresses by a seeded plan: what a
-//! client reports has to equal that.
+//! Echo services with faults, over datagrams and streams, and one that loses, delays, duplicates,
+//! reorders, corrupts, misaddresses, stalls and cuts by a seeded plan: what a client reports has to
+//! equal that.
+//!
+//! They are threads of the test that end with the process.
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
-/// What is done to a datagram.
+use nix::sys::socket::{MsgFlags, SockaddrStorage, recvfrom, sendto};
+use socket2::{SockAddr, Socket, Type};
+
+use crate::harness::noise;
+
+/// What is done to a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Fate {
     Echo,
-    Lose,
-    /// Answered after a delay.
+    /// One bit is turned.
+    Corrupt,
+    /// Answered after a delay; on a stream, so is what comes behind it.
     Delay,
+    // Of datagrams.
+    Lose,
     Duplicate,
     /// Answered behind the one that comes after it.
     Swap,
-    /// One bit is turned.
-    Corrupt,
     /// One bit is turned, and the result is sent twice.
     CorruptTwice,
     /// The last byte is cut off.
-    Cut,
+    Shorten,
     /// Answered from another port.
     Misaddress,
+    // Of streams.
+    /// The connection ends with this message.
+    Cut,
+    /// It is not answered, nor is anything behind it on this connection.
+    Stall,
 }
 
-/// One number from another, as if by chance (xorshift64).
-fn next(state: &mut u64) -> u64 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    *state
-}
-
-/// The fates of this number of datagrams, in the order in which they come.
-pub(crate) fn plan(seed: u64, count: usize) -> Vec<Fate> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+/// The fates of this number of messages, in the order in which they come: each of these is that of
+/// as many of a hundred, all others are echoed.
+pub(crate) fn plan(seed: u64, count: usize, shares: &[(Fate, usize)]) -> Vec<Fate> {
+    let mut hundred: Vec<Fate> = shares
+        .iter()
+        .flat_map(|(fate, share)| vec![*fate; *share])
+        .collect();
+    hundred.resize(100, Fate::Echo);
     let mut plan: Vec<Fate> = Vec::with_capacity(count);
-    while plan.len() < count {
-        // A swapped one comes behind the next, which has to be answered at once.
+    for chance in noise(count, seed) {
+        let drawn = hundred[usize::from(chance) % 100];
+        // A swapped one comes behind the next, which has to be answered at once. The first is
+        // answered, so that the service is known; the last once, so that no copy comes behind the
+        // end.
         let after_swap = plan.last() == Some(&Fate::Swap);
-        let is_last = plan.len() + 1 == count;
-        plan.push(match next(&mut state) % 100 {
-            // The last one is answered once and at once, so that no copy comes behind the end.
-            _ if after_swap || is_last => Fate::Echo,
-            0..10 => Fate::Lose,
-            10..18 => Fate::Delay,
-            18..26 => Fate::Duplicate,
-            26..34 => Fate::Swap,
-            34..39 => Fate::Corrupt,
-            39..42 => Fate::CorruptTwice,
-            42..46 => Fate::Cut,
-            46..50 => Fate::Misaddress,
-            _ => Fate::Echo,
+        let is_end = plan.is_empty() || plan.len() + 1 == count;
+        plan.push(match after_swap || is_end {
+            true => Fate::Echo,
+            false => drawn,
         });
     }
     plan
 }
 
-/// How often each fate is in a plan.
-pub(crate) fn count(plan: &[Fate], fate: Fate) -> u64 {
-    plan.iter().filter(|other| **other == fate).count() as u64
+/// How often one of these fates is in a plan.
+pub(crate) fn count(plan: &[Fate], fates: &[Fate]) -> u64 {
+    plan.iter().filter(|fate| fates.contains(fate)).count() as u64
 }
 
 /// The answers that come behind one to a later datagram, if a delay is longer than the rest takes.
@@ -72,135 +78,209 @@ pub(crate) fn reordered(plan: &[Fate]) -> u64 {
     let at_once = [Fate::Echo, Fate::Duplicate, Fate::Swap];
     let is_behind = |(index, fate): &(usize, &Fate)| match fate {
         Fate::Swap => true,
-        Fate::Delay => plan[index + 1..].iter().any(|fate| at_once.contains(fate)),
+        Fate::Delay => count(&plan[index + 1..], &at_once) > 0,
         _ => false,
     };
     plan.iter().enumerate().filter(is_behind).count() as u64
 }
 
-/// The server; it ends with the test.
-pub(crate) struct FaultyServer {
-    pub(crate) address: SocketAddr,
-    over: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+/// A socket on loopback, or at this path, and its URL.
+fn bind(kind: Type, path: Option<&Path>) -> (Socket, String) {
+    let scheme = match (kind, path) {
+        (Type::DGRAM, None) => "udp",
+        (Type::DGRAM, Some(_)) => "unixgram",
+        (_, None) => "tcp",
+        (_, Some(_)) => "unix",
+    };
+    let address: SockAddr = match path {
+        Some(path) => SockAddr::unix(path).expect("a path"),
+        None => SocketAddr::from(([127, 0, 0, 1], 0)).into(),
+    };
+    let socket = Socket::new(address.domain(), kind, None).expect("a socket");
+    socket.bind(&address).expect("an address");
+    let place = match socket.local_addr().expect("an address").as_socket() {
+        Some(address) => address.to_string(),
+        None => path.expect("of Unix").display().to_string(),
+    };
+    (socket, format!("{scheme}://{place}"))
 }
 
-impl FaultyServer {
-    /// Over UDP: each datagram has the next fate of the plan, and those beyond it are echoed.
-    pub(crate) fn udp(plan: Vec<Fate>, delay: Duration) -> Self {
-        let mut fates = plan.into_iter();
-        Self::serve(move |_| fates.next().unwrap_or(Fate::Echo), delay)
-    }
+/// The sender of a datagram.
+pub(crate) type Peer = SockaddrStorage;
 
-    /// Over UDP: the fate depends on the sender.
-    pub(crate) fn by_source(fate: impl Fn(SocketAddr) -> Fate + Send + 'static) -> Self {
-        Self::serve(fate, Duration::ZERO)
-    }
-
-    fn serve(mut fate: impl FnMut(SocketAddr) -> Fate + Send + 'static, delay: Duration) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("a UDP socket");
-        let elsewhere = UdpSocket::bind("127.0.0.1:0").expect("a UDP socket");
-        let address = socket.local_addr().expect("an address");
-        socket
-            .set_read_timeout(Some(Duration::from_millis(5)))
-            .expect("a timeout");
-        let over = Arc::new(AtomicBool::new(false));
-        let until = Arc::clone(&over);
-        let thread = thread::spawn(move || {
-            let mut memory = vec![0; 65_536];
-            let mut held: HashMap<SocketAddr, Vec<u8>> = HashMap::new();
-            let mut delayed: Vec<(Instant, SocketAddr, Vec<u8>)> = Vec::new();
-            let send = |bytes: &[u8], to| {
-                // A client that has ended is no reason to end.
-                let _ = socket.send_to(bytes, to);
-            };
-            while !until.load(Ordering::Relaxed) {
-                delayed.retain(|(due, to, bytes)| {
-                    let waits = Instant::now() < *due;
-                    if !waits {
-                        send(bytes, *to);
-                    }
-                    waits
-                });
-                let Ok((len, client)) = socket.recv_from(&mut memory) else {
-                    continue;
-                };
-                let bytes = &mut memory[..len];
-                match fate(client) {
-                    Fate::Echo => send(bytes, client),
-                    Fate::Lose => {}
-                    Fate::Delay => delayed.push((Instant::now() + delay, client, bytes.to_vec())),
-                    Fate::Duplicate => {
-                        send(bytes, client);
-                        send(bytes, client);
-                    }
-                    Fate::Swap => {
-                        held.insert(client, bytes.to_vec());
-                        continue;
-                    }
-                    Fate::Corrupt => {
-                        bytes[len / 2] ^= 0x10;
-                        send(bytes, client);
-                    }
-                    Fate::CorruptTwice => {
-                        bytes[len / 2] ^= 0x10;
-                        send(bytes, client);
-                        send(bytes, client);
-                    }
-                    Fate::Cut => send(&bytes[..len - 1], client),
-                    Fate::Misaddress => _ = elsewhere.send_to(bytes, client),
-                }
-                if let Some(held) = held.remove(&client) {
-                    send(&held, client);
-                }
-            }
-        });
-        Self {
-            address,
-            over,
-            thread: Some(thread),
-        }
-    }
-
-    /// Where it is.
-    pub(crate) fn url(&self) -> String {
-        format!("udp://{}", self.address)
-    }
+/// The port of a sender on IP.
+pub(crate) fn port(peer: &Peer) -> u16 {
+    peer.as_sockaddr_in().expect("of IPv4").port()
 }
 
-impl Drop for FaultyServer {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // Its panic has been printed.
-            let _ = thread.join();
-        }
-    }
+/// The next datagram.
+pub(crate) fn receive(socket: &impl AsRawFd) -> io::Result<(Vec<u8>, Peer)> {
+    let mut memory = vec![0; 65_536];
+    let (len, peer) = recvfrom::<Peer>(socket.as_raw_fd(), &mut memory)?;
+    memory.truncate(len);
+    Ok((memory, peer.expect("datagrams have a sender")))
 }
 
-/// A TCP server that hands each connection, and its number, to this function, one after the other.
-/// It ends with the process.
-pub(crate) fn tcp(serve: impl Fn(usize, std::net::TcpStream) + Send + 'static) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
-    let address = listener.local_addr().expect("an address");
+/// Sends a datagram. The client may have closed.
+pub(crate) fn send(socket: &impl AsRawFd, bytes: &[u8], to: &Peer) -> bool {
+    sendto(socket.as_raw_fd(), bytes, to, MsgFlags::empty()).is_ok()
+}
+
+/// A service that hands each datagram on this socket to this function, until it returns false.
+pub(crate) fn serve_datagrams(
+    socket: Socket,
+    mut serve: impl FnMut(&Socket, Vec<u8>, Peer) -> bool + Send + 'static,
+) {
     thread::spawn(move || {
-        for (number, stream) in listener.incoming().flatten().enumerate() {
-            serve(number, stream);
+        while let Ok((bytes, peer)) = receive(&socket)
+            && serve(&socket, bytes, peer)
+        {}
+    });
+}
+
+/// The same on a UDP socket of its own; its URL.
+pub(crate) fn udp(mut serve: impl FnMut(&Socket, Vec<u8>, Peer) + Send + 'static) -> String {
+    let (socket, url) = bind(Type::DGRAM, None);
+    serve_datagrams(socket, move |socket, bytes, peer| {
+        serve(socket, bytes, peer);
+        true
+    });
+    url
+}
+
+/// A service that hands each connection, and its number, to this function in a thread of its own;
+/// its URL. At a path it is one of Unix, whose sockets are read and written like any others.
+pub(crate) fn streams(
+    path: Option<&Path>,
+    serve: impl Fn(usize, TcpStream) + Send + Sync + 'static,
+) -> String {
+    let (listener, url) = bind(Type::STREAM, path);
+    listener.listen(1024).expect("a listener");
+    let serve = Arc::new(serve);
+    thread::spawn(move || {
+        for number in 0.. {
+            let (stream, _) = listener.accept().expect("a client");
+            let serve = Arc::clone(&serve);
+            thread::spawn(move || serve(number, stream.into()));
         }
     });
-    format!("tcp://{address}")
+    url
 }
 
-/// Echoes this number of bytes, or until the end; returns how many it was.
-pub(crate) fn echo(mut stream: &std::net::TcpStream, limit: usize) -> usize {
-    let mut memory = [0; 4096];
+/// Echoes this number of bytes, or until the end, with a change to what goes back; returns how many
+/// it was.
+pub(crate) fn echo(
+    mut stream: &TcpStream,
+    limit: usize,
+    mut change: impl FnMut(usize, &mut Vec<u8>),
+) -> usize {
+    let mut memory = vec![0; 65_536];
     let mut count = 0;
     while count < limit {
         let room = memory.len().min(limit - count);
-        match stream.read(&mut memory[..room]) {
-            Ok(len @ 1..) if stream.write_all(&memory[..len]).is_ok() => count += len,
-            _ => break,
+        let Ok(len) = stream.read(&mut memory[..room]) else {
+            break;
+        };
+        let mut piece = memory[..len].to_vec();
+        change(count, &mut piece);
+        if stream.write_all(&piece).is_err() || len == 0 {
+            break;
         }
+        count += len;
     }
     count
+}
+
+/// Over UDP: each datagram has the next fate of the plan, and those beyond it are echoed.
+pub(crate) fn planned(plan: Vec<Fate>, delay: Duration) -> String {
+    planned_datagrams(None, plan, delay)
+}
+
+/// The same over UDP, or at this path.
+pub(crate) fn planned_datagrams(path: Option<&Path>, plan: Vec<Fate>, delay: Duration) -> String {
+    let mut fates = plan.into_iter();
+    by_source(path, move |_| fates.next().unwrap_or(Fate::Echo), delay)
+}
+
+/// The same with a fate that depends on the sender.
+pub(crate) fn by_source(
+    path: Option<&Path>,
+    mut fate: impl FnMut(&Peer) -> Fate + Send + 'static,
+    delay: Duration,
+) -> String {
+    let (socket, url) = bind(Type::DGRAM, path);
+    let elsewhere = UdpSocket::bind("127.0.0.1:0").expect("a UDP socket");
+    let mut held: HashMap<Peer, Vec<u8>> = HashMap::new();
+    serve_datagrams(socket, move |socket, mut bytes, peer| {
+        let fate = fate(&peer);
+        let middle = bytes.len() / 2;
+        if matches!(fate, Fate::Corrupt | Fate::CorruptTwice) {
+            bytes[middle] ^= 0x10;
+        }
+        match fate {
+            Fate::Lose | Fate::Cut | Fate::Stall => {}
+            Fate::Delay => {
+                let socket = socket.try_clone().expect("a descriptor");
+                thread::spawn(move || {
+                    thread::sleep(delay);
+                    send(&socket, &bytes, &peer);
+                });
+            }
+            Fate::Swap => {
+                held.insert(peer, bytes);
+                return true;
+            }
+            Fate::Shorten => _ = send(socket, &bytes[..bytes.len() - 1], &peer),
+            Fate::Misaddress => _ = send(&elsewhere, &bytes, &peer),
+            Fate::Echo | Fate::Corrupt => _ = send(socket, &bytes, &peer),
+            Fate::Duplicate | Fate::CorruptTwice => {
+                send(socket, &bytes, &peer);
+                send(socket, &bytes, &peer);
+            }
+        }
+        if let Some(held) = held.remove(&peer) {
+            send(socket, &held, &peer);
+        }
+        true
+    });
+    url
+}
+
+/// How many messages have met each fate.
+pub(crate) type Met = Arc<Mutex<HashMap<Fate, u64>>>;
+
+/// A service of streams, TCP or at this path: each message of this size has the next fate of the
+/// plan, on whatever connection it comes, and those beyond it are echoed. Its URL, and what
+/// it has done.
+pub(crate) fn planned_streams(
+    path: Option<&Path>,
+    plan: Vec<Fate>,
+    size: usize,
+    delay: Duration,
+) -> (String, Met) {
+    let met = Met::default();
+    let (fates, counts) = (Mutex::new(plan.into_iter()), Arc::clone(&met));
+    let url = streams(path, move |_, mut stream| {
+        let mut message = vec![0; size];
+        // The last piece of the input may be shorter; it is echoed.
+        while let Ok(()) = stream.read_exact(&mut message) {
+            let fate = fates.lock().expect("a plan").next().unwrap_or(Fate::Echo);
+            *counts.lock().expect("counts").entry(fate).or_default() += 1;
+            match fate {
+                Fate::Corrupt => message[size / 2] ^= 0x10,
+                Fate::Delay => thread::sleep(delay),
+                // Without an RST, which would take back what was answered.
+                Fate::Cut => _ = stream.shutdown(Shutdown::Write),
+                _ => {}
+            }
+            if matches!(fate, Fate::Cut | Fate::Stall) {
+                _ = io::copy(&mut stream, &mut io::sink());
+                return;
+            }
+            if stream.write_all(&message).is_err() {
+                return;
+            }
+        }
+    });
+    (url, met)
 }

@@ -1,8 +1,10 @@
 //! `echoprobe ping --flows`: the source ports that a bad path carries are found, and no others.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
-use super::fault::{Fate, FaultyServer};
+use super::fault::{self, Fate, Peer};
 use super::{LISTENERS, json_of, output_of};
 use crate::harness::{Daemon, free_port, text};
 
@@ -34,11 +36,11 @@ fn a_service_of_ours_answers_every_port() {
 #[test]
 fn the_ports_that_lose_are_named() {
     let is_bad = |port: u64| port.is_multiple_of(3);
-    let server = FaultyServer::by_source(move |source| match is_bad(source.port().into()) {
+    let fate = move |source: &Peer| match is_bad(fault::port(source).into()) {
         true => Fate::Lose,
         false => Fate::Echo,
-    });
-    let url = server.url();
+    };
+    let url = fault::by_source(None, fate, Duration::ZERO);
     let line = format!("ping {url} --flows 40 -c 3 -i 2ms --timeout 1s");
     let (status, report) = json_of(&line);
     assert_eq!(status, 1, "{report}");
@@ -73,21 +75,5 @@ fn the_ports_begin_with_the_one_of_the_source() {
         let is_own = |peer: &Value| peer["address"] == own.as_str();
         let peers = peers["peers"].as_array().expect("a list");
         assert!(listener == "tcp" || peers.iter().any(is_own), "{peers:?}");
-    }
-}
-
-#[test]
-fn ports_that_do_not_exist_are_refused() {
-    for (line, what) in [
-        ("ping unix:///x --flows 2", "a Unix socket has no ports"),
-        (
-            "ping udp://127.0.0.1:1 --flows 9 --source :65530",
-            "not all below 65536",
-        ),
-    ] {
-        let output = output_of(line);
-        let said = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(2), "{said}");
-        assert!(said.contains(what), "{said}");
     }
 }

@@ -3,11 +3,11 @@
 
 use std::io::{ErrorKind, Write};
 use std::os::unix::net::UnixDatagram;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::thread;
 
-use super::patiently;
-use crate::harness::{ECHOPROBE, PATIENCE, eventually, text};
+use super::spawn;
+use crate::harness::{PATIENCE, eventually, text};
 
 /// A service that has stopped taking anything.
 struct Full {
@@ -82,14 +82,7 @@ fn a_client_that_finds_the_queue_of_a_service_full_waits_for_room() {
     ] {
         let full = Full::new();
         let url = full.url();
-        let mut child = Command::new(ECHOPROBE)
-            .args(command)
-            .args(patiently(&[&url]))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("echoprobe runs");
+        let mut child = spawn(&[command, &[&url]].concat());
         let mut stdin = child.stdin.take().expect("a pipe");
         stdin.write_all(b"hello\n").expect("written");
         drop(stdin);

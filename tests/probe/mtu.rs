@@ -4,71 +4,20 @@
 //! root and `ip`, so that `cargo test` leaves those tests out; the gate runs them with
 //! `cargo test -- --ignored`, and there a missing program is a failure.
 
-use std::net::{SocketAddr, UdpSocket};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
-use std::thread::JoinHandle;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use super::{LISTENERS, json_of, output_of, probe, probe_json};
+use super::{LISTENERS, ended, fault, interrupt, json_of, output_of, spawn_line};
 use crate::harness::{Daemon, ECHOD, ECHOPROBE, eventually, has_ipv6, instead, run, text, udp};
-
-/// A UDP service that answers by a function, until an empty datagram comes.
-struct Service {
-    address: SocketAddr,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Service {
-    fn start(answer: impl Fn(&UdpSocket, &[u8], SocketAddr) + Send + 'static) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("a UDP socket");
-        let address = socket.local_addr().expect("an address");
-        let thread = std::thread::spawn(move || {
-            let mut memory = vec![0; 1 << 16];
-            loop {
-                match socket.recv_from(&mut memory) {
-                    Ok((0, _)) => return,
-                    Ok((len, peer)) => answer(&socket, &memory[..len], peer),
-                    // It is about an answer to a client that has closed.
-                    Err(_) => {}
-                }
-            }
-        });
-        Self {
-            address,
-            thread: Some(thread),
-        }
-    }
-
-    fn url(&self) -> String {
-        format!("udp://{}", self.address)
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        let sent = udp("127.0.0.1:0").send_to(b"", self.address);
-        let thread = self.thread.take().expect("it is joined once");
-        if sent.is_ok() {
-            thread.join().expect("it did not panic");
-        }
-    }
-}
-
-fn answer(socket: &UdpSocket, bytes: &[u8], peer: SocketAddr) {
-    // The client may have closed.
-    let _ = socket.send_to(bytes, peer);
-}
 
 #[test]
 fn on_loopback_the_largest_datagram_there_is_passes_both_ways() {
     let daemon = Daemon::start(LISTENERS);
     let url = format!("udp://{}", daemon.address("udp"));
-    let output = probe(&["mtu", &url]);
+    let output = output_of(&format!("mtu {url}"));
     assert_eq!(
         text(&output.stdout),
         "there: at least 65507 bytes: nothing on the way is smaller\n\
@@ -86,7 +35,7 @@ fn over_ipv6_the_loopback_interface_is_a_little_smaller_than_that() {
     }
     let daemon = Daemon::start(&LISTENERS.replace("127.0.0.1:0\"\n", "[::1]:0\"\n"));
     let url = format!("udp://{}", daemon.address("udp"));
-    let (status, json) = probe_json(&["mtu", &url]);
+    let (status, json) = json_of(&format!("mtu {url}"));
     assert_eq!(status, 0, "{json}");
     let direction = json!({
         "payload": 65_488, "mtu": 65_536, "at_least": false, "known_by": "interface"
@@ -99,23 +48,23 @@ fn over_ipv6_the_loopback_interface_is_a_little_smaller_than_that() {
 fn a_service_that_answers_in_capitals_is_as_good() {
     let daemon = Daemon::start(&format!("[defaults]\nreply = \"upper\"\n{LISTENERS}"));
     let url = format!("udp://{}", daemon.address("udp"));
-    let (status, json) = probe_json(&["mtu", &url]);
+    let (status, json) = json_of(&format!("mtu {url}"));
     assert_eq!(status, 0, "{json}");
     assert_eq!(json["errors"], json!({}));
 }
 
 #[test]
 fn a_service_that_cuts_off_is_not_taken_for_a_narrow_path() {
-    let service = Service::start(|socket, bytes, peer| {
-        answer(socket, &bytes[..bytes.len().min(2048)], peer);
+    let url = fault::udp(|socket, bytes, peer| {
+        fault::send(socket, &bytes[..bytes.len().min(2048)], &peer);
     });
-    let (status, json) = probe_json(&["mtu", &service.url()]);
+    let (status, json) = json_of(&format!("mtu {url}"));
     assert_eq!(status, 0, "{json}");
     assert_eq!(json["there"]["payload"], 65_507);
     assert_eq!(json["back"]["payload"], 2048);
     assert_eq!(json["back"]["at_least"], true);
     assert!(json["back"]["known_by"].is_null(), "{json}");
-    let output = probe(&["mtu", &service.url()]);
+    let output = output_of(&format!("mtu {url}"));
     let said = text(&output.stdout);
     assert!(
         said.contains("the service cuts off what is longer"),
@@ -125,12 +74,12 @@ fn a_service_that_cuts_off_is_not_taken_for_a_narrow_path() {
 
 #[test]
 fn what_vanishes_silently_on_either_way_is_reported_as_that() {
-    let service = Service::start(|socket, bytes, peer| {
+    let url = fault::udp(|socket, bytes, peer| {
         if bytes.len() <= 65_506 {
-            answer(socket, bytes, peer);
+            fault::send(socket, &bytes, &peer);
         }
     });
-    let (status, json) = json_of(&format!("mtu {} --timeout 1s --tries 2", service.url()));
+    let (status, json) = json_of(&format!("mtu {url} --timeout 1s --tries 2"));
     assert_eq!(status, 1, "{json}");
     for way in ["there", "back"] {
         assert_eq!(json[way]["payload"], 65_506, "{json}");
@@ -143,8 +92,8 @@ fn what_vanishes_silently_on_either_way_is_reported_as_that() {
 fn an_answer_from_elsewhere_is_none_and_is_reported() {
     let other = udp("127.0.0.1:0");
     let from = other.local_addr().expect("an address").to_string();
-    let service = Service::start(move |_, bytes, peer| answer(&other, bytes, peer));
-    let output = output_of(&format!("mtu {} --timeout 50ms --tries 1", service.url()));
+    let url = fault::udp(move |_, bytes, peer| _ = fault::send(&other, &bytes, &peer));
+    let output = output_of(&format!("mtu {url} --timeout 50ms --tries 1"));
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{said}");
     assert!(
@@ -157,46 +106,25 @@ fn an_answer_from_elsewhere_is_none_and_is_reported() {
 fn where_no_service_answers_nothing_is_reached() {
     let absent = udp("127.0.0.1:0");
     let url = format!("udp://{}", absent.local_addr().expect("an address"));
-    let mute = ["mtu", &url, "--timeout", "20ms", "--tries", "2"];
-    let (status, json) = probe_json(&mute);
+    let (status, json) = json_of(&format!("mtu {url} --timeout 20ms --tries 2"));
     assert_eq!((status, &json["errors"]), (3, &json!({"timed out": 1})));
-    drop(absent);
-    let (status, json) = probe_json(&["mtu", &url]);
-    assert_eq!((status, &json["errors"]), (3, &json!({"refused": 1})));
-}
-
-#[test]
-fn streams_have_no_largest_datagram() {
-    for url in ["tcp://127.0.0.1:7", "unix:///s", "unixgram:///s"] {
-        let output = probe(&["mtu", url]);
-        assert_eq!(output.status.code(), Some(2));
-        let said = text(&output.stderr);
-        assert!(said.contains("write mtu udp://HOST:PORT"), "{said}");
-    }
 }
 
 #[test]
 fn an_interrupt_ends_it_with_what_is_known_by_then() {
     let (tell, told) = mpsc::channel();
-    let service = Service::start(move |socket, bytes, peer| {
+    let url = fault::udp(move |socket, bytes, peer| {
         if bytes.len() <= 100 {
-            answer(socket, bytes, peer);
+            fault::send(socket, &bytes, &peer);
         } else {
             // The test may be over.
             let _ = tell.send(());
         }
     });
-    let child = Command::new(ECHOPROBE)
-        .args(["mtu", &service.url(), "--timeout", "1h", "--json"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("echoprobe runs");
+    let child = spawn_line(&format!("mtu {url} --timeout 1h --json"));
     told.recv().expect("it tries a large one");
-    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
-    kill(pid, Signal::SIGINT).expect("it is there");
-    let output = child.wait_with_output().expect("a child of ours");
-    assert_eq!(output.status.code(), Some(1));
-    let json: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let (status, json) = ended(&interrupt(child));
+    assert_eq!(status, 1);
     assert_eq!(json["there"]["payload"], 32);
     assert_eq!(json["there"]["at_most"], 65_507);
     assert_eq!(json["there"]["at_least"], true);
@@ -312,11 +240,7 @@ impl Path {
         let mut command = self.command(CLIENT, ECHOPROBE);
         let url = format!("udp://{server}:7");
         let output = run(command.args(["mtu", &url, "--json", "--tries", "2"]));
-        let json = serde_json::from_slice(&output.stdout);
-        (
-            output.status.code().expect("it ended by itself"),
-            json.unwrap_or_else(|error| panic!("{error}: {}", text(&output.stderr))),
-        )
+        ended(&output)
     }
 
     /// The same; it must find these packet sizes, known by this.

@@ -1,18 +1,16 @@
 //! `echoprobe send`: what goes through a service and comes back, whole or not.
 
-use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream, UdpSocket};
-use std::process::{Child, Command, Output, Stdio};
+use std::net::{Shutdown, TcpStream};
+use std::process::{Child, Output};
 use std::thread;
+use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use super::terminal::Screen;
-use super::{LISTENERS, OTHER_REPLIES, patiently, probe_with, reset, server, url};
-use crate::harness::{Daemon, ECHOPROBE, eventually, free_port, noise, text, udp};
+use super::fault::{self, Fate};
+use super::{LISTENERS, OTHER_REPLIES, ended, interrupt, probe_with, reset, server, spawn, url};
+use crate::harness::{Daemon, eventually, noise, text, udp};
 
 fn start() -> Daemon {
     Daemon::start(&(LISTENERS.to_owned() + OTHER_REPLIES))
@@ -20,23 +18,23 @@ fn start() -> Daemon {
 
 /// Sends this; what came back, the diagnostics, and the exit status.
 fn send(url: &str, options: &[&str], input: &[u8]) -> (Vec<u8>, String, i32) {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = probe_with(&[&["send", url], options].concat(), input);
-    let status = status.code().expect("it ended by itself");
-    (stdout, text(&stderr), status)
+    parts(probe_with(&[&["send", url], options].concat(), input))
+}
+
+fn parts(output: Output) -> (Vec<u8>, String, i32) {
+    let status = output.status.code().expect("it ended by itself");
+    (output.stdout, text(&output.stderr), status)
+}
+
+fn end(child: Child) -> (Vec<u8>, String, i32) {
+    parts(child.wait_with_output().expect("a child of ours"))
 }
 
 /// The same with `--json`.
 fn send_json(url: &str, options: &[&str], input: &[u8]) -> (Value, i32) {
-    let (printed, said, status) = send(url, &[options, &["--json"]].concat(), input);
-    let json = serde_json::from_slice(&printed);
-    (
-        json.unwrap_or_else(|error| panic!("{error}: {said}")),
-        status,
-    )
+    let arguments = [&["send", url, "--json"], options].concat();
+    let (status, json) = ended(&probe_with(&arguments, input));
+    (json, status)
 }
 
 /// It failed with only this diagnostic, after the URL, and printed this many bytes.
@@ -47,30 +45,9 @@ fn assert_says(url: &str, went: &(Vec<u8>, String, i32), words: &str, printed: u
     assert_eq!((stdout.len(), *status), (printed, 1));
 }
 
-fn start_with_pipes(arguments: &[&str]) -> Child {
-    Command::new(ECHOPROBE)
-        .args(patiently(arguments))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("echoprobe runs")
-}
-
-/// Reads and echoes until the peer's end, with a change to what goes back.
-fn echo(mut stream: &TcpStream, mut change: impl FnMut(usize, &mut Vec<u8>)) {
-    let mut memory = vec![0; 64 * 1024];
-    let mut offset = 0;
-    loop {
-        let len = stream.read(&mut memory).expect("more, or the end");
-        let mut piece = memory[..len].to_vec();
-        change(offset, &mut piece);
-        // The client may have closed.
-        if stream.write_all(&piece).is_err() || len == 0 {
-            return;
-        }
-        offset += len;
-    }
+/// Echoes until the peer's end, with a change to what goes back.
+fn echo(stream: &TcpStream, change: impl FnMut(usize, &mut Vec<u8>)) {
+    fault::echo(stream, usize::MAX, change);
 }
 
 #[test]
@@ -105,7 +82,7 @@ fn what_is_expected_may_be_capitals_or_anything() {
         let (_, said, status) = send(&url, &["--expect", "any"], &input);
         assert_eq!((said.as_str(), status), ("", 0), "{listener}");
     }
-    let words = "closed when 0 of 5 bytes had come back: 5 bytes too few";
+    let words = "0 of 5 bytes, then the end of the connection";
     let silent = url(&daemon, "silent");
     assert_says(&silent, &send(&silent, &[], b"hello"), words, 0);
 }
@@ -119,10 +96,7 @@ fn a_server_that_answers_once_is_enough_for_a_short_input() {
     let (output, said, status) = send(&url, &[], &noise(3_000_000, 8));
     assert_eq!(status, 1, "{said}");
     assert!(output.len() < 3_000_000);
-    assert!(
-        said.contains(&format!(" when {} of ", output.len())),
-        "{said}"
-    );
+    assert!(said.contains(&format!(": {} of ", output.len())), "{said}");
 }
 
 #[test]
@@ -149,7 +123,7 @@ fn too_little_and_too_much_are_counted() {
             piece.truncate(1000_usize.saturating_sub(offset));
         });
     });
-    let words = "closed when 1000 of 5000 bytes had come back: 4000 bytes too few";
+    let words = "1000 of 5000 bytes, then the end of the connection";
     assert_says(&url, &send(&url, &[], &[7; 5000]), words, 1000);
     too_little.join().expect("a server");
     let (url, too_much) = server(|stream| {
@@ -159,7 +133,7 @@ fn too_little_and_too_much_are_counted() {
             }
         });
     });
-    let words = "5004 bytes came back of 5000: 4 too many";
+    let words = "more came back than the 5000 bytes sent";
     assert_says(&url, &send(&url, &[], &[7; 5000]), words, 5004);
     too_much.join().expect("a server");
 }
@@ -173,7 +147,7 @@ fn a_server_that_never_stops_is_stopped() {
     let (_, said, status) = send(&url, &["--json"], b"");
     assert_eq!(status, 1);
     assert!(
-        said.contains(" bytes came back that were not sent\n"),
+        said.ends_with(": more came back than the 0 bytes sent\n"),
         "{said}"
     );
     server.join().expect("a server");
@@ -186,19 +160,12 @@ fn a_server_that_closes_early_is_not_waited_for() {
         (&stream).read_exact(&mut line).expect("sent");
         (&stream).write_all(&line).expect("answered");
     });
-    let mut child = start_with_pipes(&["send", &url]);
+    let mut child = spawn(&["send", &url]);
     // It stays open.
     let mut input = child.stdin.take().expect("a pipe");
     input.write_all(&[7; 1000]).expect("written");
-    let output = child.wait_with_output().expect("a child of ours");
-    let status = output.status.code().expect("it ended by itself");
-    let words = "closed before the end of the input, when 1000 of 1000 bytes had come back";
-    assert_says(
-        &url,
-        &(output.stdout, text(&output.stderr), status),
-        words,
-        1000,
-    );
+    let words = "1000 bytes, then the end of the connection before that of the input";
+    assert_says(&url, &end(child), words, 1000);
     server.join().expect("a server");
 }
 
@@ -212,21 +179,13 @@ fn a_reset_is_reported_with_the_bytes_that_had_come_back() {
         (&stream).read_exact(&mut [0]).expect("it has arrived");
         reset(stream);
     });
-    let mut child = start_with_pipes(&["send", &url]);
+    let mut child = spawn(&["send", &url]);
     let mut input = child.stdin.take().expect("a pipe");
     input.write_all(&[7; 1000]).expect("written");
     let mut stdout = child.stdout.take().expect("a pipe");
     stdout.read_exact(&mut [0; 1000]).expect("it came back");
     input.write_all(&[7; 1]).expect("written");
-    let output = child.wait_with_output().expect("a child of ours");
-    let status = output.status.code().expect("it ended by itself");
-    let words = "reset when 1000 of 1001 bytes had come back";
-    assert_says(
-        &url,
-        &(output.stdout, text(&output.stderr), status),
-        words,
-        0,
-    );
+    assert_says(&url, &end(child), "1000 of 1001 bytes, then a reset", 0);
     server.join().expect("a server");
 }
 
@@ -238,8 +197,7 @@ fn silence_ends_it_after_the_timeout() {
         assert_eq!(taken.expect("to its end"), 16 << 20);
     });
     let input = vec![7; 20 << 20];
-    let words = "timed out: 0 of 16777216 bytes had come back, and nothing more within 2s; \
-                 16.0 MiB are on the way";
+    let words = "0 of 16777216 bytes, then nothing within 2s";
     let went = send(&greedy, &["--timeout", "2s"], &input);
     assert_says(&greedy, &went, words, 0);
     greedy_server.join().expect("a server");
@@ -249,7 +207,7 @@ fn silence_ends_it_after_the_timeout() {
         drop(stream);
     });
     let (_, said, status) = send(&lazy, &["--timeout", "200ms"], &input);
-    assert!(said.contains("timed out: 0 of "), "{said}");
+    assert!(said.contains(" bytes, then nothing within 200ms"), "{said}");
     assert_eq!(status, 1);
     drop(over);
     lazy_server.join().expect("a server");
@@ -268,30 +226,6 @@ fn a_connection_that_stays_open_is_reported_beside_the_complete_answer() {
     assert!(said.ends_with(words), "{said}");
     drop(over);
     server.join().expect("a server");
-}
-
-#[test]
-fn nothing_reached_has_a_status_of_its_own_and_the_cause() {
-    let port = free_port();
-    for (url, cause) in [
-        (format!("tcp://127.0.0.1:{port}"), "refused"),
-        (format!("udp://127.0.0.1:{port}"), "refused"),
-        ("unix:///nowhere/at/all".into(), "no such file or directory"),
-        (
-            "unixgram:///nowhere/at/all".into(),
-            "no such file or directory",
-        ),
-    ] {
-        let (output, said, status) = send(&url, &[], b"hello");
-        assert_eq!((output.len(), status), (0, 3), "{url}");
-        assert!(
-            said.starts_with(&format!("echoprobe: {url}: {cause}; ")),
-            "{said}"
-        );
-        let (report, status) = send_json(&url, &[], b"hello");
-        assert_eq!(status, 3);
-        assert_eq!(report["errors"], json!({ cause: 1 }));
-    }
 }
 
 #[test]
@@ -324,7 +258,7 @@ fn programs_get_one_object() {
 fn a_reader_of_its_output_may_have_seen_enough() {
     let daemon = start();
     for (listener, sizes) in [("tcp", 300 << 20), ("udp", 3 << 20)] {
-        let mut child = start_with_pipes(&["send", &url(&daemon, listener)]);
+        let mut child = spawn(&["send", &url(&daemon, listener)]);
         let mut input = child.stdin.take().expect("a pipe");
         let writer = thread::spawn(move || {
             let piece = vec![b'x'; 65_536];
@@ -350,7 +284,7 @@ fn much_takes_no_more_memory_than_little() {
     const PIECE: usize = 1 << 20;
     const PIECES: u64 = 200;
     let daemon = start();
-    let mut child = start_with_pipes(&["send", &url(&daemon, "tcp")]);
+    let mut child = spawn(&["send", &url(&daemon, "tcp")]);
     let mut input = child.stdin.take().expect("a pipe");
     let mut output = child.stdout.take().expect("a pipe");
     let writer = thread::spawn(move || {
@@ -380,80 +314,22 @@ fn much_takes_no_more_memory_than_little() {
 fn a_signal_ends_it_and_says_how_far_it_was() {
     let daemon = start();
     for listener in ["tcp", "udp"] {
-        let mut child = start_with_pipes(&["send", &url(&daemon, listener), "--size", "5"]);
+        let mut child = spawn(&["send", &url(&daemon, listener), "--size", "5"]);
         let mut input = child.stdin.take().expect("a pipe");
         input.write_all(b"hello").expect("written");
         let mut answer = [0; 5];
         let output = child.stdout.as_mut().expect("a pipe");
         output.read_exact(&mut answer).expect("it comes back");
-        let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
-        kill(pid, Signal::SIGINT).expect("it is there");
-        let output = child.wait_with_output().expect("a child of ours");
+        let output = interrupt(child);
         let said = text(&output.stderr);
-        match listener {
-            "tcp" => {
-                let words = "interrupted when 5 of 5 bytes had come back\n";
-                assert!(said.ends_with(words), "{said}");
-                assert_eq!(output.status.code(), Some(1));
-            }
-            _ => {
-                assert!(said.ends_with(": interrupted\n"), "{said}");
-                assert_eq!(output.status.code(), Some(1));
-            }
-        }
+        let words = match listener {
+            "tcp" => "5 bytes, then an interrupt instead of the end of the connection\n",
+            _ => ": interrupted\n",
+        };
+        assert!(said.ends_with(words), "{said}");
+        assert_eq!(output.status.code(), Some(1));
         drop(input);
     }
-}
-
-#[test]
-fn long_work_shows_its_progress_on_a_terminal() {
-    let daemon = start();
-    let screen = Screen::new();
-    let mut child = Command::new(ECHOPROBE)
-        .args(["send", &url(&daemon, "tcp")])
-        .env("TERM", "xterm")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(screen.line())
-        .spawn()
-        .expect("echoprobe runs");
-    let mut input = child.stdin.take().expect("a pipe");
-    eventually("a rate on the screen", || {
-        input.write_all(&[7; 10_000]).expect("written");
-        screen.text().contains("iB/s")
-    });
-    drop(input);
-    assert!(child.wait().expect("a child of ours").success());
-    // Short work needs none.
-    let screen = Screen::new();
-    let file = tempfile::NamedTempFile::new().expect("a file");
-    std::fs::write(file.path(), noise(1_000_000, 3)).expect("written");
-    let mut child = Command::new(ECHOPROBE)
-        .args(["send", &url(&daemon, "tcp")])
-        .stdin(File::open(file.path()).expect("a file"))
-        .stdout(Stdio::null())
-        .stderr(screen.line())
-        .spawn()
-        .expect("echoprobe runs");
-    assert!(child.wait().expect("a child of ours").success());
-    assert_eq!(screen.text(), "");
-}
-
-/// A UDP service that answers each datagram by a function of its number; its URL.
-fn flawed(
-    mut answer: impl FnMut(usize, &UdpSocket, &[u8], std::net::SocketAddr) + Send + 'static,
-    count: usize,
-) -> (String, thread::JoinHandle<()>) {
-    let service = udp("127.0.0.1:0");
-    let url = format!("udp://{}", service.local_addr().expect("an address"));
-    let server = thread::spawn(move || {
-        let mut memory = vec![0; 65_536];
-        for number in 1..=count {
-            let (len, client) = service.recv_from(&mut memory).expect("a datagram");
-            answer(number, &service, &memory[..len], client);
-        }
-    });
-    (url, server)
 }
 
 #[test]
@@ -461,31 +337,23 @@ fn what_happens_to_a_datagram_is_reported_with_its_number() {
     let elsewhere = udp("127.0.0.1:0");
     let other = elsewhere.local_addr().expect("an address");
     let mut kept = Vec::new();
-    let (url, server) = flawed(
-        move |number, service, bytes, client| {
-            let to_client = |socket: &UdpSocket, bytes: &[u8]| {
-                socket.send_to(bytes, client).expect("sent");
-            };
-            match number {
-                // Late, lost, wrong, misaddressed, twice.
-                2 => kept = bytes.to_vec(),
-                4 => {}
-                5 => to_client(service, b"?five"),
-                7 => to_client(&elsewhere, bytes),
-                8 => {
-                    to_client(service, &kept);
-                    to_client(service, bytes);
-                    to_client(service, bytes);
-                }
-                _ => to_client(service, bytes),
-            }
-        },
-        9,
-    );
+    let url = fault::udp(move |service, bytes, client| {
+        let answer = |bytes: &[u8]| _ = fault::send(service, bytes, &client);
+        match bytes[0] {
+            // Late, lost, wrong, misaddressed, twice.
+            b'2' => kept = bytes,
+            b'4' => {}
+            b'5' => answer(b"?five"),
+            b'7' => _ = fault::send(&elsewhere, &bytes, &client),
+            b'8' => [&kept, &bytes, &bytes]
+                .into_iter()
+                .for_each(|bytes| answer(bytes)),
+            _ => answer(&bytes),
+        }
+    });
     let input = b"1 one2 two3 thr4 fou5 fiv6 six7 sev8 eig9 end";
     let options = ["--size", "5", "--timeout", "300ms", "--json"];
     let (printed, said, status) = send(&url, &options, input);
-    server.join().expect("a server");
     let service = url.trim_start_matches("udp://");
     let lines: Vec<&str> = said.lines().collect();
     let line = |text: &str| format!("echoprobe: {url}: datagram {text}");
@@ -536,18 +404,10 @@ fn a_silent_service_is_reported_after_one_timeout() {
 
 #[test]
 fn copies_alone_are_no_failure() {
-    let (url, server) = flawed(
-        |_, service, bytes, client| {
-            for _ in 0..2 {
-                service.send_to(bytes, client).expect("sent");
-            }
-        },
-        3,
-    );
+    let url = fault::planned(vec![Fate::Duplicate; 3], Duration::ZERO);
     let (printed, said, status) = send(&url, &["--size", "5"], b"hello, hello, h");
     assert_eq!((printed.as_slice(), status), (&b"hello, hello, h"[..], 0));
     assert!(said.contains("came back once more"), "{said}");
-    server.join().expect("a server");
 }
 
 #[test]

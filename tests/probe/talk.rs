@@ -3,15 +3,13 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpStream, UdpSocket};
-use std::process::{Child, Command, Stdio};
 use std::thread;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 use super::terminal::{CONTROL_C, CONTROL_D, Terminal};
-use super::{LISTENERS, OTHER_REPLIES, patiently, probe_with, reset, server, url};
-use crate::harness::{Daemon, ECHOPROBE, free_port, text, udp};
+use super::{LISTENERS, OTHER_REPLIES, interrupt, probe_with, reset, server, spawn, url};
+use crate::harness::{Daemon, text, udp};
 
 fn start() -> Daemon {
     Daemon::start(&(LISTENERS.to_owned() + OTHER_REPLIES))
@@ -28,17 +26,6 @@ fn read(mut stream: &TcpStream, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     stream.read_exact(&mut bytes).expect("a line");
     bytes
-}
-
-/// echoprobe with a pipe that stays open.
-fn start_with_open_input(url: &str) -> Child {
-    Command::new(ECHOPROBE)
-        .args(patiently(&[url]))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("echoprobe runs")
 }
 
 #[test]
@@ -117,7 +104,7 @@ fn the_end_of_the_connection_ends_it_while_the_input_stays_open() {
         let line = read(&stream, 5);
         stream.write_all(&line).expect("answered");
     });
-    let mut child = start_with_open_input(&url);
+    let mut child = spawn(&[&url]);
     let mut input = child.stdin.take().expect("a pipe");
     input.write_all(b"hello\n").expect("written");
     let output = child.wait_with_output().expect("a child of ours");
@@ -164,22 +151,6 @@ fn the_rest_is_waited_for_when_the_input_has_ended() {
 }
 
 #[test]
-fn nothing_reached_has_a_status_of_its_own_and_the_cause() {
-    let port = free_port();
-    let (_, said, status) = talk(&[&format!("tcp://127.0.0.1:{port}")], b"hello\n");
-    assert_eq!(status, 3);
-    assert!(said.contains("refused"), "{said}");
-    let url = format!("udp://127.0.0.1:{port}");
-    let (printed, said, status) = talk(&[&url], b"hello\n");
-    assert_eq!((printed.as_str(), status), ("", 3));
-    let words = format!("echoprobe: {url}: refused; no service at that port\n");
-    assert_eq!(said, words);
-    let (_, said, status) = talk(&["unixgram:///nowhere/at/all"], b"hello\n");
-    assert_eq!(status, 3);
-    assert!(said.contains("no such file or directory"), "{said}");
-}
-
-#[test]
 fn an_answer_from_elsewhere_is_a_mismatch() {
     let service = udp("127.0.0.1:0");
     let elsewhere = udp("127.0.0.1:0");
@@ -203,51 +174,39 @@ fn an_answer_from_elsewhere_is_a_mismatch() {
 }
 
 #[test]
-fn a_proxy_header_comes_first() {
-    for (version, header) in [
-        ("v1", &b"PROXY TCP4 192.0.2.1 198.51.100.7 258 7\r\n"[..]),
-        (
-            "v2",
-            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\xc6\x33\x64\x07\x01\x02\0\x07",
-        ),
-    ] {
+fn a_proxy_header_with_this_client_and_the_service_comes_first() {
+    for version in ["v1", "v2"] {
         let (url, server) = server(move |mut stream| {
+            let own = stream.local_addr().expect("an address").port();
+            let peer = stream.peer_addr().expect("an address").port();
+            let header = match version {
+                "v1" => format!("PROXY TCP4 127.0.0.1 127.0.0.1 {peer} {own}\r\n").into_bytes(),
+                _ => {
+                    let head = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x7f\0\0\x01\x7f\0\0\x01";
+                    [&head[..], &peer.to_be_bytes(), &own.to_be_bytes()].concat()
+                }
+            };
             assert_eq!(read(&stream, header.len()), header);
             stream.write_all(&read(&stream, 5)).expect("answered");
         });
-        let arguments = [
-            &url,
-            "--proxy",
-            version,
-            "--proxy-source",
-            "192.0.2.1:258",
-            "--proxy-destination",
-            "198.51.100.7:7",
-        ];
-        assert_eq!(talk(&arguments, b"hello").0, "hello\n", "{version}");
+        let said = talk(&[&url, "--proxy", version], b"hello");
+        assert_eq!(said.0, "hello\n", "{version}");
         server.join().expect("the header was right");
     }
 }
 
 #[test]
-fn a_conversation_has_no_json() {
-    let (printed, said, status) = talk(&["tcp://127.0.0.1:1", "--json"], b"");
-    assert_eq!((printed.as_str(), status), ("", 2));
-    assert!(said.contains("write a command"), "{said}");
-}
-
-#[test]
 fn a_signal_ends_it_cleanly() {
     let daemon = start();
-    let mut child = start_with_open_input(&url(&daemon, "tcp"));
+    let mut child = spawn(&[&url(&daemon, "tcp")]);
     let mut input = child.stdin.take().expect("a pipe");
     input.write_all(b"hello\n").expect("written");
     let mut answer = [0; 6];
     let output = child.stdout.as_mut().expect("a pipe");
     output.read_exact(&mut answer).expect("answered");
-    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
-    kill(pid, Signal::SIGINT).expect("it is there");
-    assert_eq!(child.wait().expect("a child of ours").code(), Some(0));
+    // Its input stays open.
+    assert_eq!(interrupt(child).status.code(), Some(0));
+    drop(input);
 }
 
 #[test]
@@ -255,12 +214,10 @@ fn a_terminal_has_a_prompt_and_q() {
     let daemon = start();
     let mut terminal = Terminal::start(&[&url(&daemon, "upper")]);
     for (line, answer) in [("hello", "HELLO"), ("world", "WORLD")] {
-        terminal.read_to_prompt();
-        terminal.type_in(&format!("{line}\r"));
+        terminal.answer_prompt(&format!("{line}\r"));
         terminal.read_to(&format!("\r\n{answer}\r\n"));
     }
-    terminal.read_to_prompt();
-    terminal.type_in("q\r");
+    terminal.answer_prompt("q\r");
     assert_eq!(terminal.wait().code(), Some(0));
 }
 
@@ -269,8 +226,7 @@ fn lines_that_are_pasted_are_answered_one_by_one() {
     let daemon = start();
     for listener in ["upper", "udp"] {
         let mut terminal = Terminal::start(&[&url(&daemon, listener)]);
-        terminal.read_to_prompt();
-        terminal.type_in("one\rtwo\rthree\r");
+        terminal.answer_prompt("one\rtwo\rthree\r");
         let answers = match listener {
             "upper" => ["ONE", "TWO", "THREE"],
             _ => ["one", "two", "three"],
@@ -292,11 +248,9 @@ fn the_end_of_the_connection_is_reported_at_the_prompt_and_leaves_the_terminal_a
         stream.write_all(b"last words").expect("said");
     });
     let mut terminal = Terminal::start(&[&url]);
-    terminal.read_to_prompt();
-    terminal.type_in("hello\r");
+    terminal.answer_prompt("hello\r");
     terminal.read_to("\r\nhello\r\n");
-    terminal.read_to_prompt();
-    terminal.type_in("half a li");
+    terminal.answer_prompt("half a li");
     terminal.read_to("half a li");
     close.send(()).expect("a server");
     terminal.read_to("last words");
@@ -325,24 +279,20 @@ fn what_comes_late_is_shown_while_a_line_is_typed() {
     let service = udp("127.0.0.1:0");
     let url = format!("udp://{}", service.local_addr().expect("an address"));
     let mut terminal = Terminal::start(&[&url, "--timeout", "50ms"]);
-    terminal.read_to_prompt();
-    terminal.type_in("one\r");
+    terminal.answer_prompt("one\r");
     let mut memory = [0; 64];
     let (_, client) = service.recv_from(&mut memory).expect("a datagram");
     terminal.read_to("(no answer within 50ms)\r\n");
-    terminal.read_to_prompt();
-    terminal.type_in("tw");
+    terminal.answer_prompt("tw");
     terminal.read_to("tw");
     service.send_to(b"one", client).expect("sent");
     terminal.read_to("one\r\n");
-    terminal.read_to_prompt();
-    terminal.type_in("o\r");
+    terminal.answer_prompt("o\r");
     let (len, _) = service.recv_from(&mut memory).expect("a datagram");
     assert_eq!(&memory[..len], b"two");
     service.send_to(b"two", client).expect("sent");
     terminal.read_to("\r\ntwo\r\n");
-    terminal.read_to_prompt();
-    terminal.type_in("q\r");
+    terminal.answer_prompt("q\r");
     assert_eq!(terminal.wait().code(), Some(1), "one was late");
 }
 
@@ -356,11 +306,9 @@ fn nothing_that_comes_back_steers_the_terminal() {
         stream.read_to_end(&mut rest).expect("half-closed");
     });
     let mut terminal = Terminal::start(&[&url]);
-    terminal.read_to_prompt();
-    terminal.type_in("hello\r");
+    terminal.answer_prompt("hello\r");
     terminal.read_to("\r\n\\u{1b}[2J\\xff\r\n");
-    terminal.read_to_prompt();
-    terminal.type_in(CONTROL_D);
+    terminal.answer_prompt(CONTROL_D);
     assert_eq!(terminal.wait().code(), Some(0));
     server.join().expect("a server");
 }
@@ -369,8 +317,7 @@ fn nothing_that_comes_back_steers_the_terminal() {
 fn control_c_ends_it_at_the_prompt_and_while_it_waits() {
     let daemon = start();
     let mut terminal = Terminal::start(&[&url(&daemon, "tcp")]);
-    terminal.read_to_prompt();
-    terminal.type_in("never sent");
+    terminal.answer_prompt("never sent");
     terminal.read_to("never sent");
     terminal.type_in(CONTROL_C);
     assert_eq!(terminal.wait().code(), Some(0));
@@ -382,8 +329,7 @@ fn control_c_ends_it_at_the_prompt_and_while_it_waits() {
         let _ = stream.read_to_end(&mut Vec::new());
     });
     let mut terminal = Terminal::start(&[&url, "--timeout", "1h"]);
-    terminal.read_to_prompt();
-    terminal.type_in("hello\r");
+    terminal.answer_prompt("hello\r");
     taken.recv().expect("a server");
     terminal.type_in(CONTROL_C);
     assert_eq!(terminal.wait().code(), Some(1), "it was on the way");
@@ -394,8 +340,7 @@ fn control_c_ends_it_at_the_prompt_and_while_it_waits() {
 fn a_signal_at_the_prompt_leaves_the_terminal_as_it_was() {
     let daemon = start();
     let mut terminal = Terminal::start(&[&url(&daemon, "tcp")]);
-    terminal.read_to_prompt();
-    terminal.type_in("never sent");
+    terminal.answer_prompt("never sent");
     terminal.read_to("never sent");
     terminal.signal(Signal::SIGTERM);
     assert_eq!(terminal.wait().code(), Some(0));
@@ -406,8 +351,7 @@ fn a_refusal_is_reported_at_once_and_the_service_may_start_later() {
     let address = udp("127.0.0.1:0").local_addr().expect("an address");
     let url = format!("udp://{address}");
     let mut terminal = Terminal::start(&[&url, "--timeout", "1h"]);
-    terminal.read_to_prompt();
-    terminal.type_in("one\r");
+    terminal.answer_prompt("one\r");
     terminal.read_to(&format!("({url}: refused; no service at that port)\r\n"));
     terminal.read_to_prompt();
     let service = udp(&address.to_string());
@@ -416,7 +360,6 @@ fn a_refusal_is_reported_at_once_and_the_service_may_start_later() {
     let (len, client) = service.recv_from(&mut memory).expect("a datagram");
     service.send_to(&memory[..len], client).expect("sent");
     terminal.read_to("\r\ntwo\r\n");
-    terminal.read_to_prompt();
-    terminal.type_in(CONTROL_D);
+    terminal.answer_prompt(CONTROL_D);
     assert_eq!(terminal.wait().code(), Some(1));
 }

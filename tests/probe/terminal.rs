@@ -126,6 +126,12 @@ impl Terminal {
         self.read_to("> ");
     }
 
+    /// Waits for the prompt, and types this.
+    pub(crate) fn answer_prompt(&mut self, keys: &str) {
+        self.read_to_prompt();
+        self.type_in(keys);
+    }
+
     /// Sends the program a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id() as i32), signal).expect("it runs");

@@ -3,11 +3,9 @@
 //! Knows words and causes, and never a socket.
 
 use std::io;
-use std::time::Duration;
 
 use crate::cli::text::counted;
 use crate::probe::cause::{Cause, Trouble};
-use crate::probe::figures;
 
 /// What was seen where everything is as it should be, or why the check ended before.
 pub(super) type Finding = Result<String, Halt>;
@@ -28,6 +26,8 @@ pub(super) enum Halt {
     Unreached(Trouble),
     /// The user or the deadline has ended it.
     Interrupted,
+    /// It was not begun, for the service does not answer any more.
+    NotRun,
 }
 
 impl Halt {
@@ -77,11 +77,6 @@ impl From<io::Error> for Halt {
         let cause = Cause::of(&error);
         Self::failed(cause.to_string(), cause)
     }
-}
-
-/// `nothing within 2s`
-pub(super) fn silence(time: Duration) -> String {
-    format!("nothing within {}", figures::setting(time))
 }
 
 /// `1 byte`, `2 bytes`

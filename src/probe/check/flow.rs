@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::Service;
 use super::finding::Halt;
 use crate::probe::cause::{Cause, Trouble};
+use crate::probe::figures;
 use crate::probe::link::{self, DATAGRAM_MEMORY, News};
 use crate::probe::route::Route;
 use crate::sys::message::Source;
@@ -40,22 +41,11 @@ pub(super) struct Client<'a> {
 pub(super) struct Answer {
     pub(super) bytes: Vec<u8>,
     pub(super) source: Source,
-    /// How often was asked for it.
-    pub(super) attempt: u32,
-}
-
-/// What came of a question.
-pub(super) enum Asked {
-    Answered(Answer),
-    /// Not within the time, or for a reason that is reported.
-    Unanswered(Cause),
-    /// It is larger than can be sent from here.
-    TooLarge,
 }
 
 impl<'a> Client<'a> {
     pub(super) fn open(service: &'a Service<'a>) -> Result<Self, Trouble> {
-        Self::open_on(service, &service.route)
+        Self::open_on(service, &service.session.route)
     }
 
     /// The same on another way.
@@ -72,36 +62,36 @@ impl<'a> Client<'a> {
     /// Receives no answer from here on: as if this client were closed, but it can still send.
     pub(super) fn leave(&self) -> Result<(), Halt> {
         let left = self.flow.refuse_answers();
-        left.map_err(|error| self.service.route.trouble(&error).into())
+        left.map_err(|error| self.service.session.route.trouble(&error).into())
     }
 
     /// Sends a datagram, several times where that is needed, and waits for its answer.
-    pub(super) fn ask(&mut self, message: &[u8]) -> Result<Asked, Halt> {
-        match self.send(message) {
-            Ok(()) => self.take_answer(message),
-            Err(Halt::Unreached(trouble)) if trouble.cause == Cause::TooLarge => {
-                Ok(Asked::TooLarge)
-            }
-            Err(halt) => Err(halt),
-        }
+    pub(super) fn ask(&mut self, message: &[u8]) -> Result<Answer, Halt> {
+        self.send(message)?;
+        self.take_answer(message)
     }
 
     /// Waits for the answer to a datagram that was sent once.
-    pub(super) fn take_answer(&mut self, message: &[u8]) -> Result<Asked, Halt> {
+    pub(super) fn take_answer(&mut self, message: &[u8]) -> Result<Answer, Halt> {
         let began = Instant::now();
+        let timeout = self.service.timeout;
         for attempt in 1..=TRIES {
             if attempt > 1 {
                 self.send(message)?;
             }
-            let deadline = began + self.service.timeout * attempt / TRIES;
-            if let Some(mut answer) = self.take_until(deadline)? {
-                answer.attempt = attempt;
+            if let Some(answer) = self.take_until(began + timeout * attempt / TRIES)? {
                 self.done.push(self.service.expect.of(message));
-                return Ok(Asked::Answered(answer));
+                return Ok(answer);
             }
         }
-        let cause = self.refusal.clone().unwrap_or(Cause::TimedOut);
-        Ok(Asked::Unanswered(cause))
+        Err(match &self.refusal {
+            Some(cause) => Halt::failed(cause.to_string(), cause.clone()),
+            None => {
+                let time = figures::setting(timeout);
+                let seen = format!("no answer: nothing within {time}");
+                Halt::failed(seen, Cause::TimedOut)
+            }
+        })
     }
 
     /// Sends a datagram; where a queue is full, as soon as it has room.
@@ -111,7 +101,10 @@ impl<'a> Client<'a> {
             match self.flow.send(message) {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
-                Err(error) => return Err(self.service.route.trouble(&error).into()),
+                Err(error) if Cause::of(&error) == Cause::TooLarge => {
+                    return Err(Halt::NotApplicable("it can't be sent from here".into()));
+                }
+                Err(error) => return Err(self.service.session.route.trouble(&error).into()),
             }
             if Instant::now() >= deadline {
                 let seen = "it has no room for another datagram";
@@ -144,7 +137,8 @@ impl<'a> Client<'a> {
     /// Waits until then, or until something has arrived, and keeps it.
     fn receive(&mut self, until: Instant) -> Result<(), Halt> {
         self.service.look()?;
-        link::wait_for(self.flow.socket.as_fd(), until, self.service.interrupt)?;
+        let interrupt = &self.service.session.interrupt;
+        link::wait_for(self.flow.socket.as_fd(), until, interrupt)?;
         let mut memory = vec![0; DATAGRAM_MEMORY];
         while self.answers.len() < ANSWERS_MAX
             && let Some(news) = self.flow.receive(&mut memory)?
@@ -154,7 +148,6 @@ impl<'a> Client<'a> {
                 News::Arrival(arrival) => self.answers.push_back(Answer {
                     bytes: memory[..arrival.len.min(memory.len())].to_vec(),
                     source: arrival.source,
-                    attempt: 1,
                 }),
             }
         }

@@ -65,25 +65,19 @@ pub(super) struct Record {
     not_applicable: u64,
     not_run: u64,
     /// Whether it was ended before its end.
-    #[serde(skip_serializing_if = "is_not")]
     interrupted: bool,
     duration_ms: f64,
     errors: Causes,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
-fn is_not(flag: &bool) -> bool {
-    !flag
-}
-
 impl Record {
-    /// A check has ended with this finding; an interrupted one was not run.
+    /// A check has ended with this finding.
     pub(super) fn add(&mut self, name: &'static str, hint: &'static str, finding: Finding) -> &Row {
         let (verdict, seen, cause) = match finding {
             Ok(seen) => (Verdict::Pass, seen, None),
             Err(Halt::Failed { seen, cause }) => (Verdict::Fail, seen, cause),
             Err(Halt::NotApplicable(seen)) => (Verdict::NotApplicable, seen, None),
-            Err(Halt::Interrupted) => return self.skip(name, hint),
+            Err(Halt::Interrupted | Halt::NotRun) => (Verdict::NotRun, String::new(), None),
             Err(Halt::Unreached(trouble)) => (
                 Verdict::Fail,
                 trouble.cause.to_string(),
@@ -97,22 +91,6 @@ impl Record {
             Verdict::NotApplicable => &mut self.not_applicable,
             Verdict::NotRun => &mut self.not_run,
         } += 1;
-        self.push(name, verdict, seen, hint)
-    }
-
-    /// A check was not run.
-    pub(super) fn skip(&mut self, name: &'static str, hint: &'static str) -> &Row {
-        self.not_run += 1;
-        self.push(name, Verdict::NotRun, String::new(), hint)
-    }
-
-    fn push(
-        &mut self,
-        name: &'static str,
-        verdict: Verdict,
-        seen: String,
-        hint: &'static str,
-    ) -> &Row {
         self.checks.push(Row {
             name,
             verdict,
@@ -174,7 +152,7 @@ mod tests {
         record.add("half-close", "clients wait for it", Err(closed));
         let other = Halt::NotApplicable("it is a Unix socket".into());
         record.add("loop-guard", "", Err(other));
-        record.skip("reset", "");
+        record.add("reset", "", Err(Halt::NotRun));
         record
     }
 
@@ -207,7 +185,7 @@ mod tests {
         let verdicts = [0, 1, 2, 3].map(|index: usize| json["checks"][index]["verdict"].clone());
         assert_eq!(verdicts, ["pass", "fail", "not_applicable", "not_run"]);
         assert_eq!(json["errors"], serde_json::json!({"closed": 1}));
-        assert_eq!(json["interrupted"], serde_json::Value::Null);
+        assert_eq!(json["interrupted"], false);
     }
 
     #[test]

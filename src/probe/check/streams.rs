@@ -1,18 +1,55 @@
 //! The checks of streams.
 //!
-//! Each opens connections of its own and leaves none. How they are listed is in the table of
-//! [`super`].
+//! Each opens connections of its own and leaves none.
 
 use std::time::{Duration, Instant};
 
-use super::Service;
 use super::connection::{Client, PIECE_BYTES, Until};
 use super::finding::{Finding, Halt};
+use super::{Check, Service};
 use crate::cli::text;
 use crate::probe::cause::{Cause, Trouble};
-use crate::probe::compare::Expect;
 use crate::probe::figures;
 use crate::probe::payload::noise;
+
+/// All, cheap ones first.
+pub(super) const CHECKS: &[Check] = &[
+    Check("echo", "nothing else is worth a check", echo),
+    Check("binary", "files hold every byte value", binary),
+    Check("half-close", "clients read to the end", half_close),
+    Check(
+        "empty-half-close",
+        "health checks connect and leave",
+        empty_half_close,
+    ),
+    Check(
+        "split-message",
+        "networks deliver in any pieces",
+        split_message,
+    ),
+    Check("pipelining", "clients send without waiting", pipelining),
+    Check(
+        "megabyte",
+        "unsent bytes are lost at the half-close",
+        megabyte,
+    ),
+    Check(
+        "several-clients",
+        "one client keeps out all others",
+        several_clients,
+    ),
+    Check(
+        "slow-reader",
+        "one client can fill its memory, or loses data",
+        slow_reader,
+    ),
+    Check(
+        "beside-a-slow-reader",
+        "one stalled client stops all others",
+        beside_a_slow_reader,
+    ),
+    Check("reset", "clients crash", reset),
+];
 
 /// A line, in case the service waits for one.
 pub(super) const HELLO: &[u8] = b"Does this come back?\n";
@@ -49,16 +86,13 @@ fn exchange(service: &Service<'_>, bytes: Vec<u8>, most: usize, until: Until) ->
     Client::connect(service, bytes)?.exchange(most, until)
 }
 
-pub(super) fn echo(service: &Service<'_>) -> Finding {
+fn echo(service: &Service<'_>) -> Finding {
     let mut client = Client::connect(service, HELLO.to_vec())?;
     let began = Instant::now();
     let found = client.exchange(PIECE_BYTES, Until::Whole);
     let took = figures::duration(began.elapsed());
     let cause = match found {
         Ok(seen) => return Ok(format!("{seen} in {took}")),
-        Err(Halt::Failed { .. }) if client.is_upper() && service.expect == Expect::Echo => {
-            return Err(super::answers_in_upper_case());
-        }
         Err(Halt::Failed { cause, .. }) if client.came() == 0 => cause.unwrap_or(Cause::TimedOut),
         other => return other,
     };
@@ -71,16 +105,16 @@ pub(super) fn echo(service: &Service<'_>) -> Finding {
         }
     }
     let hint = "it takes connections, but nothing comes back: is it an echo service?";
-    let trouble = Trouble::new(service.route.target(), cause);
+    let trouble = Trouble::new(service.session.route.target(), cause);
     Err(Halt::Unreached(trouble.hint(hint)))
 }
 
-pub(super) fn binary(service: &Service<'_>) -> Finding {
+fn binary(service: &Service<'_>) -> Finding {
     let all: Vec<u8> = (0..=255).collect();
     exchange(service, all, PIECE_BYTES, Until::Whole)
 }
 
-pub(super) fn split_message(service: &Service<'_>) -> Finding {
+fn split_message(service: &Service<'_>) -> Finding {
     let mut client = Client::connect(service, HELLO.to_vec())?;
     // Each is answered before the next, unless the service waits for more.
     let mut pause = service.timeout / 4;
@@ -95,7 +129,7 @@ pub(super) fn split_message(service: &Service<'_>) -> Finding {
     Ok(format!("{seen}, sent one by one"))
 }
 
-pub(super) fn half_close(service: &Service<'_>) -> Finding {
+fn half_close(service: &Service<'_>) -> Finding {
     let mut seen = String::new();
     for _ in 0..HALF_CLOSES {
         seen = exchange(service, HELLO.to_vec(), PIECE_BYTES, Until::End)?;
@@ -103,21 +137,21 @@ pub(super) fn half_close(service: &Service<'_>) -> Finding {
     Ok(format!("{seen}, {HALF_CLOSES} times"))
 }
 
-pub(super) fn empty_half_close(service: &Service<'_>) -> Finding {
+fn empty_half_close(service: &Service<'_>) -> Finding {
     exchange(service, Vec::new(), PIECE_BYTES, Until::End)
 }
 
-pub(super) fn pipelining(service: &Service<'_>) -> Finding {
+fn pipelining(service: &Service<'_>) -> Finding {
     let bytes = noise(PIPELINED * PIPELINED_BYTES, 1);
     let seen = exchange(service, bytes, PIPELINED_BYTES, Until::Whole)?;
     Ok(format!("{seen} of {PIPELINED} messages"))
 }
 
-pub(super) fn megabyte(service: &Service<'_>) -> Finding {
+fn megabyte(service: &Service<'_>) -> Finding {
     exchange(service, noise(MUCH_BYTES, 2), PIECE_BYTES, Until::End)
 }
 
-pub(super) fn several_clients(service: &Service<'_>) -> Finding {
+fn several_clients(service: &Service<'_>) -> Finding {
     let _silent = Client::connect(service, own_message(0))?;
     let found = exchange(service, own_message(1), PIECE_BYTES, Until::Whole);
     found.map_err(|halt| halt.of("beside a silent client"))?;
@@ -143,7 +177,7 @@ fn stuffed<'a>(service: &'a Service<'a>) -> Result<(Client<'a>, usize), Halt> {
     Ok((client, taken))
 }
 
-pub(super) fn slow_reader(service: &Service<'_>) -> Finding {
+fn slow_reader(service: &Service<'_>) -> Finding {
     let (mut client, taken) = stuffed(service)?;
     let size = text::bytes(taken as u64);
     // A service that takes everything has it still, or has dropped it.
@@ -152,18 +186,16 @@ pub(super) fn slow_reader(service: &Service<'_>) -> Finding {
         let seen = format!("it took all of {size} from a client that read nothing");
         return Err(Halt::wrong(seen));
     }
-    Ok(format!(
-        "it took {size}, then no more; everything came back"
-    ))
+    Ok(format!("it took {size}, then no more; all came back"))
 }
 
-pub(super) fn beside_a_slow_reader(service: &Service<'_>) -> Finding {
+fn beside_a_slow_reader(service: &Service<'_>) -> Finding {
     let (_client, _) = stuffed(service)?;
     let seen = exchange(service, HELLO.to_vec(), PIECE_BYTES, Until::Whole)?;
     Ok(format!("{seen} for another client"))
 }
 
-pub(super) fn reset(service: &Service<'_>) -> Finding {
+fn reset(service: &Service<'_>) -> Finding {
     for number in 0..RESETS {
         let mut client = Client::connect(service, noise(MUCH_BYTES, number))?;
         // As much as is taken at once, and some of it is on its way back.
@@ -175,9 +207,4 @@ pub(super) fn reset(service: &Service<'_>) -> Finding {
         found.map_err(|halt| halt.of("the next client"))?;
     }
     Ok(format!("the next client is served, {RESETS} times"))
-}
-
-/// Whether the service still answers.
-pub(super) fn is_alive(service: &Service<'_>) -> Result<(), Halt> {
-    exchange(service, HELLO.to_vec(), PIECE_BYTES, Until::Whole).map(drop)
 }

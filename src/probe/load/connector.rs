@@ -3,19 +3,15 @@
 //! Decides nothing about messages.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::driver::Waker;
 use crate::probe::args::LoadArgs;
 use crate::probe::cause::{Cause, Trouble};
-use crate::probe::console::Console;
 use crate::probe::figures;
-use crate::probe::interrupt::Interrupt;
-use crate::probe::link;
-use crate::probe::route::Route;
+use crate::probe::session::Session;
 
 /// This number is connected at a time, where connecting takes its time.
 const CONNECTING_MAX: usize = 32;
@@ -24,91 +20,80 @@ const CONNECTING_MAX: usize = 32;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Opens all connections or flows, several at a time.
-pub(super) fn open_all(
-    route: &Route,
-    args: &LoadArgs,
-    console: &Console,
-    interrupt: &Interrupt,
-) -> Result<Vec<OwnedFd>, Trouble> {
+pub(super) fn open_all(session: &Session, args: &LoadArgs) -> Result<Vec<OwnedFd>, Trouble> {
     let count = args.connections as usize;
-    let bar = figures::bar(console, count as u64, "connecting {bar:30} {pos}/{len}");
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut sockets = Vec::new();
-        while next.fetch_add(1, Ordering::Relaxed) < count {
-            if interrupt.is_requested() {
-                return Err(Trouble::new(route.target(), Cause::Interrupted));
-            }
-            sockets.push(open(route, args.timeout, interrupt)?);
-            bar.inc(1);
-        }
-        Ok(sockets)
-    };
-    // The first failure of each thread ends it; one is enough to report.
-    let opened: Vec<Result<Vec<OwnedFd>, Trouble>> = thread::scope(|scope| {
-        let threads: Vec<_> = (0..CONNECTING_MAX.min(count))
-            .map(|_| scope.spawn(work))
-            .collect();
-        let ended = threads.into_iter();
-        ended
-            .map(|thread| thread.join().expect("no panic"))
-            .collect()
-    });
-    let sockets: Vec<Vec<OwnedFd>> = opened.into_iter().collect::<Result<_, _>>()?;
-    Ok(sockets.into_iter().flatten().collect())
+    let template = "connecting {bar:30} {pos}/{len}";
+    let bar = figures::bar(&session.console, count as u64, template);
+    let connector = Connector::start(session, args.timeout, CONNECTING_MAX.min(count), || {});
+    (0..count).for_each(|lane| connector.request(lane));
+    let mut sockets = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (_, result) = connector.results.recv().expect("one for each request");
+        sockets.push(result?);
+        bar.inc(1);
+    }
+    Ok(sockets)
 }
 
-fn open(route: &Route, timeout: Duration, interrupt: &Interrupt) -> Result<OwnedFd, Trouble> {
-    match route.target().is_stream() {
-        true => Ok(route.connect(timeout, interrupt)?.socket.into()),
-        false => route.connect_datagrams(),
+fn open(session: &Session, timeout: Duration) -> Result<OwnedFd, Trouble> {
+    match session.route.target().is_stream() {
+        _ if session.is_interrupted() => {
+            Err(Trouble::new(session.route.target(), Cause::Interrupted))
+        }
+        true => Ok(session.connect(timeout)?.socket.into()),
+        false => session.route.connect_datagrams(),
     }
 }
 
-/// A thread that connects again what has ended, until its requests do.
+/// A lane, and its connection or why there is none.
+type Opened = (usize, Result<OwnedFd, Trouble>);
+
+/// Threads that connect what is asked for, until there will be no more requests.
 pub(super) struct Connector {
     requests: Sender<usize>,
-    results: Receiver<(usize, Result<OwnedFd, Cause>)>,
+    results: Receiver<Opened>,
 }
 
 impl Connector {
-    /// Starts it; it wakes the driver when there is a result.
+    /// Starts this number of them; they report that there is a result.
     pub(super) fn start(
-        route: &Route,
+        session: &Session,
         timeout: Duration,
-        interrupt: &Interrupt,
-        waker: Waker,
+        threads: usize,
+        report: impl Fn() + Clone + Send + 'static,
     ) -> Self {
         let (requests, requested) = channel::<usize>();
         let (found, results) = channel();
-        let (route, interrupt) = (route.clone(), interrupt.clone());
-        thread::spawn(move || {
-            while let Ok(lane) = requested.recv() {
-                let result = open(&route, timeout, &interrupt);
-                if result.is_err() {
-                    // An attempt to wait that fails costs only the pause.
-                    let _ = link::wait(&mut [], Instant::now() + PAUSE, &interrupt);
+        let requested = Arc::new(Mutex::new(requested));
+        for _ in 0..threads {
+            let (session, report) = (session.clone(), report.clone());
+            let (requested, found) = (Arc::clone(&requested), found.clone());
+            let next = move || requested.lock().expect("no panic").recv();
+            thread::spawn(move || {
+                while let Ok(lane) = next() {
+                    let result = open(&session, timeout);
+                    if result.is_err() {
+                        // An attempt to wait that fails costs only the pause.
+                        let _ = session.wait(&mut [], Instant::now() + PAUSE);
+                    }
+                    if found.send((lane, result)).is_err() {
+                        return;
+                    }
+                    report();
                 }
-                if found
-                    .send((lane, result.map_err(|trouble| trouble.cause)))
-                    .is_err()
-                {
-                    return;
-                }
-                waker.wake();
-            }
-        });
+            });
+        }
         Self { requests, results }
     }
 
     /// Asks for a connection for this lane.
     pub(super) fn request(&self, lane: usize) {
-        // Its thread ends only after its results are of no more use.
+        // A thread ends only after its results are of no more use.
         let _ = self.requests.send(lane);
     }
 
     /// A connection that is made, or why it is not.
-    pub(super) fn take(&self) -> Option<(usize, Result<OwnedFd, Cause>)> {
+    pub(super) fn take(&self) -> Option<Opened> {
         self.results.try_recv().ok()
     }
 }

@@ -16,6 +16,7 @@ use crate::driver::buffers::BUFFER_BYTES;
 use crate::driver::{Buffer, Closing, Completion, Driver, Op, Token};
 use crate::probe::cause::{Cause, Causes};
 use crate::probe::interrupt::{Interrupt, LOOK_INTERVAL};
+use crate::probe::payload::Messages;
 
 /// How often lost datagrams are looked for, and replaced in a closed loop.
 const SCAN_INTERVAL: Duration = Duration::from_millis(10);
@@ -120,7 +121,7 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
             // Also those that were due just before the end.
             self.begin_due(now);
             let sends = now < self.task.times.window.end;
-            let is_over = !sends && (self.outstanding() == 0 || now >= self.task.times.end);
+            let is_over = !sends && (!self.is_waiting(now) || now >= self.task.times.end);
             if is_over || self.task.interrupt.is_requested() {
                 break;
             }
@@ -231,10 +232,10 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
                 if flow.retry.is_some_and(|retry| now < retry) {
                     return;
                 }
-                let size = flow.payload.size(flow.ledger.next_sent());
-                let most = match flow.is_single || !flow.payload.is_fixed() {
+                let size = flow.payload.size;
+                let most = match flow.is_single {
                     true => 1,
-                    false => DATAGRAMS_MAX.min((BUFFER_BYTES / size.max(1)).max(1)),
+                    false => DATAGRAMS_MAX.min((BUFFER_BYTES / size).max(1)),
                 };
                 let count = most.min(flow.ledger.unsent() as usize);
                 flow.envelope.size = size;
@@ -292,9 +293,12 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
         matches!(self.lanes[0].kind, Kind::Stream(_))
     }
 
-    fn outstanding(&mut self) -> u64 {
-        let lanes = self.lanes.iter_mut();
-        lanes.map(|lane| lane.ledger().outstanding()).sum()
+    /// Whether anything may still come back, in time or late.
+    fn is_waiting(&mut self, now: Instant) -> bool {
+        self.lanes.iter_mut().any(|lane| {
+            let ledger = lane.ledger();
+            ledger.outstanding() > 0 || ledger.poll_patience().is_some_and(|until| now < until)
+        })
     }
 
     /// Until when the driver may wait.
@@ -464,10 +468,10 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
                         self.begin(index, now, now, self.task.depth);
                     }
                 }
-                Err(Cause::Interrupted) => {}
-                Err(cause) => {
-                    if self.task.times.window.contains(&now) {
-                        self.ends.count(cause);
+                Err(trouble) => {
+                    if self.task.times.window.contains(&now) && trouble.cause != Cause::Interrupted
+                    {
+                        self.ends.count(trouble.cause);
                     }
                     if let Some(connector) = &self.connector
                         && now < self.task.times.window.end

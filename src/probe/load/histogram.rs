@@ -54,14 +54,12 @@ pub(super) fn draw(latencies: &Latencies, paint: Paint, width: usize) -> String 
     for row in &rows {
         let time = figures::time(row.up_to);
         let share = figures::share(row.messages, latencies.len());
-        let bar = bar(row.messages as f64 / most as f64, bar_width);
-        let gap = " ".repeat(bar_width - bar.chars().count());
-        let line = format!(
-            "{time:>8}  {:>9}  {share:>7}  {}{gap}  {}",
-            row.messages,
-            paint.green(&bar),
-            row.marks.join(" ")
-        );
+        // What exists has a bar.
+        let part = row.messages as f64 / most as f64;
+        let len = (part * bar_width as f64).ceil() as usize;
+        let (bar, gap) = (paint.green(&"█".repeat(len)), " ".repeat(bar_width - len));
+        let (messages, marks) = (row.messages, row.marks.join(" "));
+        let line = format!("{time:>8}  {messages:>9}  {share:>7}  {bar}{gap}  {marks}");
         text += line.trim_end();
         text.push('\n');
     }
@@ -110,17 +108,6 @@ fn rows(latencies: &Latencies) -> Vec<Row> {
         rows[index.unwrap_or(last)].marks.push(name);
     }
     rows
-}
-
-/// A bar of eighths of a character; what exists has at least one.
-fn bar(share: f64, width: usize) -> String {
-    const PARTS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
-    let eighths = (share * width as f64 * 8.0).round() as usize;
-    let eighths = match share > 0.0 {
-        true => eighths.max(1),
-        false => 0,
-    };
-    "█".repeat(eighths / 8) + PARTS[eighths % 8]
 }
 
 #[cfg(test)]

@@ -21,22 +21,22 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path as FilePath;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::time::TimeValLike;
 use nix::time::{ClockId, clock_gettime};
 
-use super::args::{DATAGRAM_BYTES_MAX, DriverChoice, LoadArgs};
+use super::args::{DATAGRAM_BYTES_MAX, LoadArgs};
 use super::cause::Causes;
 use super::compare::Expect;
 use super::console::{Console, Stop};
 use super::figures;
-use super::interrupt::Interrupt;
 use super::ledger::Ledger;
 use super::link::Address;
 use super::payload::Payload;
 use super::report::Verdict;
-use super::route::Route;
+use super::session::Session;
 use super::tally::Tally;
 use crate::cli::exit::Failure;
 use crate::driver::epoll::Epoll;
@@ -91,10 +91,11 @@ impl Measured {
 /// Whether the command line makes sense.
 pub(super) fn check(args: &LoadArgs) -> Result<(), String> {
     match () {
-        () if !args.url.is_stream() && args.size.most > DATAGRAM_BYTES_MAX => Err(format!(
+        () if !args.url.is_stream() && args.size > DATAGRAM_BYTES_MAX => Err(format!(
             "--size {}: a datagram has {DATAGRAM_BYTES_MAX} bytes at most",
-            args.size.most
+            args.size
         )),
+        () if args.size == 0 => Err("--size 0: write 1 or more".into()),
         () if args.time.is_zero() => Err("--time 0s: write the time to measure".into()),
         () if args.expect == Expect::Any => {
             Err("--expect any: every byte is compared: write echo or upper".into())
@@ -104,39 +105,23 @@ pub(super) fn check(args: &LoadArgs) -> Result<(), String> {
 }
 
 /// Does what the command line says.
-pub(super) fn run(
-    route: &Route,
-    args: &LoadArgs,
-    console: &Console,
-    interrupt: &Interrupt,
-) -> Result<Verdict, Stop> {
+pub(super) fn run(session: &Session, args: &LoadArgs) -> Result<Verdict, Stop> {
     check_descriptors(args.connections)?;
     if let Some(file) = &args.svg {
         check_writable(file)?;
     }
     // Datagrams without a service would look like a loss.
-    reach::reach(route, args, interrupt)?;
-    let sockets = connector::open_all(route, args, console, interrupt)?;
-    let measured = match args.driver {
-        DriverChoice::Epoll => {
-            let driver = Epoll::new().map_err(|error| Stop::of("--driver epoll", &error))?;
-            measure(driver, "epoll", sockets, route, args, console, interrupt)?
+    reach::reach(session, args)?;
+    let sockets = connector::open_all(session, args)?;
+    let measured = match Uring::new() {
+        Ok(driver) => measure(driver, "io_uring", sockets, session, args)?,
+        // Not every kernel has it, and some forbid it.
+        Err(_) => {
+            let driver = Epoll::new().map_err(|error| Stop::of("epoll", &error))?;
+            measure(driver, "epoll", sockets, session, args)?
         }
-        choice => match (Uring::new(), choice) {
-            (Ok(driver), _) => {
-                measure(driver, "io_uring", sockets, route, args, console, interrupt)?
-            }
-            (Err(error), DriverChoice::IoUring) => {
-                let words = format!("--driver io_uring: {error}: use --driver epoll");
-                return Err(Failure::new(words).into());
-            }
-            (Err(_), _) => {
-                let driver = Epoll::new().map_err(|error| Stop::of("epoll", &error))?;
-                measure(driver, "epoll", sockets, route, args, console, interrupt)?
-            }
-        },
     };
-    report(args, &measured, console)?;
+    report(args, &measured, &session.console)?;
     Ok(measured.verdict())
 }
 
@@ -201,16 +186,15 @@ fn measure<D: Driver<Socket = OwnedFd>>(
     driver: D,
     name: &'static str,
     sockets: Vec<OwnedFd>,
-    route: &Route,
+    session: &Session,
     args: &LoadArgs,
-    console: &Console,
-    interrupt: &Interrupt,
 ) -> Result<Measured, Stop> {
     // A timer may be late by this, else by 50 µs (prctl(2)), which would be part of the latencies.
     let _ = nix::sys::prctl::set_timerslack(1);
     let times = Times::new(Instant::now(), args.warm_up, args.time, args.timeout);
     let account = Ledger::new(args.timeout, Some(times.window.clone()));
-    let kind = |number: u64| lane(number, route, args, account.beside());
+    let address = session.route.address();
+    let kind = |number: u64| lane(number, address, args, account.beside());
     let lanes = sockets.into_iter().zip(0..);
     let lanes = lanes
         .map(|(socket, number)| (socket, kind(number)))
@@ -219,19 +203,21 @@ fn measure<D: Driver<Socket = OwnedFd>>(
         schedule: args.rate.map(|rate| Schedule::new(rate, times.begin)),
         times: times.clone(),
         depth: args.depth.into(),
-        interrupt: interrupt.clone(),
+        interrupt: session.interrupt.clone(),
     };
     let mut engine = Engine::new(driver, lanes, task);
     if args.url.is_stream() {
-        let timeout = args.timeout;
-        engine.reconnect_by(|waker| Connector::start(route, timeout, interrupt, waker));
+        engine.reconnect_by(|waker| {
+            let waker = Arc::new(waker);
+            Connector::start(session, args.timeout, 1, move || waker.wake())
+        });
     }
     let (began, before) = (Instant::now(), processor_time());
-    let ended = engine.run(progress(args, console, &times, &account));
+    let ended = engine.run(progress(args, &session.console, &times, &account));
     let used = processor_time().saturating_sub(before);
     let busy = used.as_secs_f64() / began.elapsed().as_secs_f64().max(1e-9);
     let ends = ended.map_err(|error| Stop::of("load", &error))?;
-    let is_cut_short = interrupt.is_requested() && Instant::now() < times.window.end;
+    let is_cut_short = session.is_interrupted() && Instant::now() < times.window.end;
     let tally = account.into_tally();
     let end = match is_cut_short {
         true => Instant::now(),
@@ -281,13 +267,13 @@ fn progress<'a>(
 }
 
 /// The lane of this number.
-fn lane(number: u64, route: &Route, args: &LoadArgs, ledger: Ledger) -> Kind {
-    let payload = Payload::new(args.size, number, args.expect);
+fn lane(number: u64, address: &Address, args: &LoadArgs, ledger: Ledger) -> Kind {
     if args.url.is_stream() {
-        return Kind::Stream(stream::Lane::new(number, payload, args.expect, ledger));
+        return Kind::Stream(stream::Lane::new(number, args.size, args.expect, ledger));
     }
+    let payload = Payload::new(args.size, number, args.expect);
     let envelope = Envelope {
-        source: destination(route.address()),
+        source: destination(address),
         ..Envelope::EMPTY
     };
     Kind::Flow(Flow::new(payload, ledger, envelope))

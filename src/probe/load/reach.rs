@@ -1,52 +1,54 @@
 //! Whether anything comes back at all: datagrams without a service would look like a loss.
 
-use std::os::fd::AsFd;
 use std::time::Instant;
 
 use crate::probe::args::LoadArgs;
 use crate::probe::cause::{Cause, Trouble};
-use crate::probe::interrupt::Interrupt;
-use crate::probe::link::{self, DATAGRAM_MEMORY, News};
+use crate::probe::console::Stop;
+use crate::probe::exchange::{Account, Datagrams, Event};
 use crate::probe::payload::{Payload, nonce};
-use crate::probe::route::Route;
+use crate::probe::session::Session;
 
 /// The first datagram may be lost on the way: within the timeout it is sent this number of times.
 const TRIES: u32 = 3;
 
 /// Asks a datagram service; one that is connected to needs no question.
-pub(super) fn reach(route: &Route, args: &LoadArgs, interrupt: &Interrupt) -> Result<(), Trouble> {
-    if route.target().is_stream() {
+pub(super) fn reach(session: &Session, args: &LoadArgs) -> Result<(), Stop> {
+    if args.url.is_stream() {
         return Ok(());
     }
-    let flow = route.open()?;
-    let failed = |error| route.trouble(&error);
-    let payload = Payload::fixed(args.size.least, nonce(), args.expect);
-    let mut memory = vec![0; DATAGRAM_MEMORY];
+    let payload = Payload::new(args.size, nonce(), args.expect);
+    let mut account = Account::new(payload, args.timeout);
+    let mut datagrams = Datagrams::open(&session.route, args.timeout)?;
+    let trouble = |cause| Trouble::new(&args.url, cause);
     let began = Instant::now();
-    for number in 0..u64::from(TRIES) {
+    for number in 1..=TRIES {
+        account.ledger.handle_due(Instant::now(), 1);
         // A full queue is answered, too.
-        flow.send(&payload.bytes(number)).map_err(failed)?;
-        let until = began + args.timeout * (number as u32 + 1) / TRIES;
+        datagrams.send(&mut account, Instant::now());
+        let until = began + args.timeout * number / TRIES;
         while Instant::now() < until {
-            if interrupt.is_requested() {
-                return Err(Trouble::new(route.target(), Cause::Interrupted));
+            if session.is_interrupted() {
+                return Err(trouble(Cause::Interrupted).into());
             }
-            link::wait_for(flow.socket.as_fd(), until, interrupt).map_err(failed)?;
-            match flow.receive(&mut memory).map_err(failed)? {
-                None => {}
-                Some(News::Arrival(arrival)) if flow.is_peer(&arrival.source) => return Ok(()),
-                Some(News::Arrival(arrival)) => {
-                    let trouble = Trouble::new(route.target(), Cause::Mismatch);
-                    return Err(trouble.hint(format!("the answer came from {}", arrival.source)));
+            datagrams.receive(&mut account)?;
+            match account.events.pop() {
+                None => session.wait(&mut [datagrams.flow.polled()], until)?,
+                Some(Event::Answered {
+                    arrival: Some(arrival),
+                    ..
+                }) if !datagrams.flow.is_peer(&arrival.source) => {
+                    let hint = format!("the answer came from {}", arrival.source);
+                    return Err(trouble(Cause::Mismatch).hint(hint).into());
                 }
-                Some(News::Failure(failure)) => {
-                    let mut trouble = route.trouble(&failure.error);
-                    trouble.cause = Cause::of_failure(&failure);
-                    return Err(trouble);
-                }
+                Some(Event::Failed {
+                    failure: Some(failure),
+                    ..
+                }) => return Err(session.route.undelivered(&failure).into()),
+                Some(_) => return Ok(()),
             }
         }
     }
-    let trouble = Trouble::new(route.target(), Cause::TimedOut);
-    Err(trouble.hint("nothing comes back: is it an echo service?"))
+    let hint = "nothing comes back: is it an echo service?";
+    Err(trouble(Cause::TimedOut).hint(hint).into())
 }

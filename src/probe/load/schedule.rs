@@ -14,7 +14,7 @@ pub(super) struct Times {
     pub(super) begin: Instant,
     /// Messages that are due in this time count.
     pub(super) window: Range<Instant>,
-    /// The last of them can return until here.
+    /// The last of them can return until here: in time, or late.
     pub(super) end: Instant,
 }
 
@@ -29,7 +29,7 @@ impl Times {
         Self {
             begin,
             window: start..start + time,
-            end: start + time + timeout,
+            end: start + time + timeout * 2,
         }
     }
 }

@@ -2,13 +2,10 @@
 //!
 //! Makes text, and never prints it.
 
-use serde::Serialize;
-
 use super::Measured;
 use super::histogram;
 use crate::cli::text::{self, Paint, counted};
 use crate::probe::args::LoadArgs;
-use crate::probe::cause::Causes;
 use crate::probe::figures;
 use crate::probe::report::{Report, milliseconds};
 
@@ -28,15 +25,12 @@ pub(super) fn heading(args: &LoadArgs, measured: &Measured) -> String {
         true => "connection",
         false => "flow",
     };
-    let size = match args.size.is_fixed() {
-        true => text::bytes(args.size.least as u64),
-        false => format!("{} to {} B", args.size.least, args.size.most),
-    };
     format!(
-        "{}: {}, {}, {size}, {}",
+        "{}: {}, {}, {}, {}",
         text::escape(&args.url.to_string()),
         counted(args.connections.into(), kind),
         pace(args),
+        text::bytes(args.size as u64),
         measured.driver
     )
 }
@@ -59,16 +53,7 @@ pub(super) fn summary(args: &LoadArgs, measured: &Measured, paint: Paint, width:
         per_second(measured.throughput()),
         text::bytes(measured.bytes_per_second())
     );
-    let rest = figures::counts(&[
-        (tally.late, "late"),
-        (tally.corrupt, "corrupt"),
-        (tally.in_flight, "on the way"),
-        (tally.duplicates, "duplicates"),
-        (tally.reordered, "reordered"),
-        (tally.strays, "strays"),
-    ]);
-    let lost = figures::share(tally.lost, tally.sent);
-    let line = format!("{} sent, {} lost ({lost}){rest}", tally.sent, tally.lost);
+    let line = tally.account();
     let is_flawed = tally.lost + tally.late + tally.corrupt > 0;
     text += &if is_flawed { paint.red(&line) } else { line };
     text.push('\n');
@@ -87,38 +72,18 @@ fn per_second(rate: f64) -> String {
     }
 }
 
-/// The result for programs. The names of the fields are fixed; fields may be added.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct LoadReport {
-    /// Messages a second that were due; absent: each followed the one before.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rate: Option<u64>,
-    #[serde(flatten)]
-    report: Report,
-    /// Messages a second that came back.
-    throughput: f64,
-    /// The part of a processor that this client used.
-    busy: f64,
-    /// Messages whose time is mostly a delay of this client.
-    delayed: u64,
-    /// How connections have ended.
-    ends: Causes,
-}
-
-/// See [`LoadReport`].
+/// The result for programs.
 #[must_use]
-pub(super) fn report(args: &LoadArgs, measured: &Measured) -> LoadReport {
-    LoadReport {
+pub(super) fn report(args: &LoadArgs, measured: &Measured) -> Report {
+    Report {
         rate: args.rate,
-        report: Report {
-            messages: Some(measured.tally.whole()),
-            duration_ms: Some(milliseconds(measured.duration)),
-            ..measured.tally.report()
-        },
-        throughput: (measured.throughput() * 10.0).round() / 10.0,
-        busy: (measured.busy * 1000.0).round() / 1000.0,
-        delayed: measured.tally.delayed,
-        ends: measured.ends.clone(),
+        messages: Some(measured.tally.whole()),
+        duration_ms: Some(milliseconds(measured.duration)),
+        throughput: Some((measured.throughput() * 10.0).round() / 10.0),
+        busy: Some((measured.busy * 1000.0).round() / 1000.0),
+        delayed: Some(measured.tally.delayed),
+        ends: Some(measured.ends.clone()),
+        ..measured.tally.report()
     }
 }
 
@@ -174,7 +139,7 @@ mod tests {
             last,
             [
                 "100000 messages in 10.0 s: 10000 messages/s, 625.0 KiB/s",
-                "100000 sent, 0 lost (0 %)"
+                "100000 sent, 100000 received, 0 lost (0 %)"
             ]
         );
         assert!(lines.len() <= 22, "{text}");
@@ -193,7 +158,8 @@ mod tests {
         measured.tally.errors.add(Cause::Refused, 2);
         let text = check("echoprobe load udp://192.0.2.1:7 --rate 100", &measured);
         assert!(text.contains("10 flows, open loop, 100/s, 64 B"), "{text}");
-        let line = "\n1000 sent, 990 lost (99 %), 6 late, 1 corrupt\nerrors: 2 refused\n";
+        let line =
+            "\n1000 sent, 3 received, 990 lost (99 %), 6 late, 1 corrupt\nerrors: 2 refused\n";
         assert!(text.ends_with(line), "{text}");
     }
 
@@ -201,9 +167,12 @@ mod tests {
     fn a_measurement_without_answers_divides_by_nothing() {
         let nothing = Measured::default();
         let text = check("echoprobe load tcp://[::1]:7", &nothing);
-        assert!(text.ends_with("0 sent, 0 lost (0 %)\n"), "{text}");
+        assert!(
+            text.ends_with("0 sent, 0 received, 0 lost (0 %)\n"),
+            "{text}"
+        );
         let args = args("echoprobe load tcp://[::1]:7");
-        let json = serde_json::to_string(&report(&args, &nothing)).expect("numbers");
-        assert!(!json.contains("null"), "{json}");
+        let report = report(&args, &nothing);
+        assert_eq!((report.throughput, report.busy), (Some(0.0), Some(0.0)));
     }
 }

@@ -9,39 +9,28 @@
 
 use std::net::IpAddr;
 
+use serde::Serialize;
+
 /// A size that every service can receive: IPv4 passes 68 bytes anywhere (RFC 791).
 pub(super) const SMALL_BYTES: usize = 32;
 
-/// The largest length that an IP header can express.
-const LENGTH_MAX: usize = 65_535;
-
-/// UDP's own header.
-const UDP_HEADER_BYTES: usize = 8;
-
-/// The family of IP of a path: what it puts before each payload.
+/// What IP and UDP put before each payload, and the largest payload, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Family {
-    V4,
-    V6,
+pub(super) struct Family {
+    header: usize,
+    payload_max: usize,
 }
 
-impl Family {
-    /// IP's header and UDP's.
-    fn header_bytes(self) -> usize {
-        match self {
-            Self::V4 => 20 + UDP_HEADER_BYTES,
-            Self::V6 => 40 + UDP_HEADER_BYTES,
-        }
-    }
+pub(super) const V4: Family = Family {
+    header: 20 + 8,
+    payload_max: 65_507,
+};
 
-    /// The largest payload there is. IPv6 does not count its own header.
-    fn payload_bytes_max(self) -> usize {
-        match self {
-            Self::V4 => LENGTH_MAX - self.header_bytes(),
-            Self::V6 => LENGTH_MAX - UDP_HEADER_BYTES,
-        }
-    }
-}
+/// IPv6 does not count its own header.
+pub(super) const V6: Family = Family {
+    header: 40 + 8,
+    payload_max: 65_527,
+};
 
 /// A datagram to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,58 +57,56 @@ pub(super) enum Fate {
 }
 
 /// Why more does not pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub(super) enum Limit {
     /// The interface of this host takes no more.
     Interface,
     /// A router reports so.
-    Router(IpAddr),
+    Icmp,
     /// Larger answers come in fragments.
     Fragments,
     /// Larger ones get no answer.
     Silence,
 }
 
-/// What is known of one direction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What is known of one direction. The names are those for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Finding {
-    /// The largest payload that passed whole.
+    /// The largest payload that passed whole, and its packet.
     pub(super) payload: usize,
-    /// The largest that may, where the search is not over.
+    pub(super) mtu: usize,
+    /// More may pass, too.
+    pub(super) at_least: bool,
+    /// The most that may pass, where the search is not over.
     pub(super) at_most: Option<usize>,
     /// Why not more; none: nothing larger was there to be tried.
-    pub(super) limit: Option<Limit>,
+    pub(super) known_by: Option<Limit>,
+    /// The router that reports so.
+    pub(super) told_by: Option<IpAddr>,
 }
 
 /// The search in one direction.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Search {
     /// The largest that passes.
     passes: usize,
     /// The least that does not, and why.
     fails: usize,
     limit: Option<Limit>,
-    /// Whether the largest is still to be tried: nothing is in the way of it on most paths.
-    tries_largest: bool,
+    told_by: Option<IpAddr>,
+    /// What is tried before the middle: the largest, and what a router reports.
+    likely: Vec<usize>,
 }
 
 impl Search {
-    fn new(most: usize) -> Self {
-        Self {
-            passes: SMALL_BYTES,
-            fails: most + 1,
-            limit: None,
-            tries_largest: true,
-        }
-    }
-
     /// The size to try next; none: the limit is known.
     fn next(&self) -> Option<usize> {
-        let (low, high) = (self.passes + 1, self.fails - 1);
-        (low <= high).then(|| match self.tries_largest {
-            true => high,
-            false => low + (high - low) / 2,
-        })
+        let open = self.passes + 1..self.fails;
+        let mut likely = self.likely.iter().copied();
+        let middle = open.start + open.len().saturating_sub(1) / 2;
+        let next = likely.find(|size| open.contains(size)).unwrap_or(middle);
+        (!open.is_empty()).then_some(next)
     }
 
     /// This size passes; an earlier failure of it was a loss.
@@ -129,39 +116,18 @@ impl Search {
     }
 
     /// This size does not pass.
-    fn fail(&mut self, size: usize, limit: Option<Limit>) {
+    fn fail(&mut self, size: usize, limit: Option<Limit>, told_by: Option<IpAddr>) {
         if size > self.passes && size < self.fails {
             self.fails = size;
-            self.limit = limit;
-            self.tries_largest = false;
+            (self.limit, self.told_by) = (limit, told_by);
         }
     }
 
     /// No more than this can be tried.
     fn bound(&mut self, most: usize, limit: Option<Limit>) {
-        self.fail(most.max(self.passes) + 1, limit);
-        self.tries_largest = true;
+        self.fail(most.max(self.passes) + 1, limit, None);
+        self.likely = vec![most];
     }
-
-    fn finding(&self) -> Finding {
-        let open = self.next().map(|_| self.fails - 1);
-        Finding {
-            payload: self.passes,
-            at_most: open,
-            limit: self.limit,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// Whether anything comes back.
-    Reach,
-    /// What passes on the way there, by datagrams that must not be fragmented.
-    There,
-    /// What passes on the way back.
-    Back,
-    Over,
 }
 
 /// The state of the survey.
@@ -170,63 +136,59 @@ pub(super) struct Survey {
     family: Family,
     tries: u32,
     tries_left: u32,
-    stage: Stage,
-    is_reached: bool,
-    /// The service answers less than was sent.
-    is_cut_off: bool,
+    /// Whether anything came back.
+    pub(super) is_reached: bool,
+    /// Whether the service answers less than was sent.
+    pub(super) is_cut_off: bool,
     there: Search,
     back: Search,
-    /// The last payload that a router has reported as its largest.
-    told: Option<(usize, IpAddr)>,
 }
 
 impl Survey {
     /// Of a path of this family; a size without an answer is tried this number of times.
     pub(super) fn new(family: Family, tries: u32) -> Self {
-        let search = Search::new(family.payload_bytes_max());
+        let search = Search {
+            passes: SMALL_BYTES,
+            fails: family.payload_max + 1,
+            limit: None,
+            told_by: None,
+            likely: vec![family.payload_max],
+        };
         Self {
             family,
             tries,
             tries_left: tries,
-            stage: Stage::Reach,
             is_reached: false,
             is_cut_off: false,
-            there: search,
+            there: search.clone(),
             back: search,
-            told: None,
         }
-    }
-
-    /// Whether anything came back.
-    pub(super) fn is_reached(&self) -> bool {
-        self.is_reached
-    }
-
-    /// Whether the service answers less than was sent.
-    pub(super) fn is_cut_off(&self) -> bool {
-        self.is_cut_off
     }
 
     /// Whether it is unknown which way loses larger ones: nothing above the same size is answered,
     /// fragmented or not.
     pub(super) fn is_doubtful(&self) -> bool {
-        let (there, back) = (self.there(), self.back());
-        let is_silent = |finding: Finding| finding.limit == Some(Limit::Silence);
-        is_silent(there) && is_silent(back) && there.payload == back.payload
+        let is_silent = |search: &Search| search.limit == Some(Limit::Silence);
+        let are_silent = is_silent(&self.there) && is_silent(&self.back);
+        are_silent && self.there.passes == self.back.passes
     }
 
-    /// What to send next; none: it is over.
+    /// What to send next; none: it is over. First whether anything comes back; then what passes on
+    /// the way there, by datagrams that must not be fragmented; then what passes on the way back.
     pub(super) fn next(&self) -> Option<Probe> {
-        let (size, in_pieces) = match self.stage {
-            Stage::Reach => (SMALL_BYTES, false),
-            Stage::There => (self.there.next()?, false),
-            Stage::Back => {
-                let size = self.back.next()?;
-                (size, size > self.there.passes)
-            }
-            Stage::Over => return None,
+        let whole = |size| Probe {
+            size,
+            in_pieces: false,
         };
-        Some(Probe { size, in_pieces })
+        if !self.is_reached {
+            return (self.tries_left > 0).then_some(whole(SMALL_BYTES));
+        }
+        let back = || {
+            let size = self.back.next()?;
+            let in_pieces = size > self.there.passes;
+            Some(Probe { size, in_pieces })
+        };
+        self.there.next().map(whole).or_else(back)
     }
 
     /// This became of the datagram that was to be sent next.
@@ -234,20 +196,27 @@ impl Survey {
         let Some(probe) = self.next() else {
             return;
         };
-        let is_settled = match fate {
+        let is_there = self.is_reached && self.there.next().is_some();
+        let is_lost = match fate {
             Fate::Answered { len, fragment } => {
                 self.handle_answer(probe, len, fragment);
-                true
+                false
             }
             Fate::TooLarge { mtu, reporter } => {
-                self.handle_refusal(probe, mtu, reporter) || self.handle_silence(probe)
+                !is_there || !self.handle_refusal(probe.size, mtu, reporter)
             }
-            Fate::Silence => self.handle_silence(probe),
+            Fate::Silence => true,
         };
-        if is_settled {
-            self.tries_left = self.tries;
-            self.advance();
+        if is_lost {
+            self.tries_left -= 1;
+            // It is taken for too large only when it was lost each time.
+            match () {
+                () if self.tries_left > 0 || !self.is_reached => return,
+                () if is_there => self.there.fail(probe.size, Some(Limit::Silence), None),
+                () => self.back.fail(probe.size, Some(Limit::Silence), None),
+            }
         }
+        self.tries_left = self.tries;
     }
 
     fn handle_answer(&mut self, probe: Probe, len: usize, fragment: Option<u32>) {
@@ -258,7 +227,7 @@ impl Survey {
         let len = len.min(probe.size);
         match fragment {
             None => self.back.pass(len),
-            Some(_) => self.back.fail(len, Some(Limit::Fragments)),
+            Some(_) => self.back.fail(len, Some(Limit::Fragments), None),
         }
         if len < probe.size {
             self.is_cut_off = true;
@@ -268,90 +237,39 @@ impl Survey {
 
     /// It is reported as too large. Whether that makes sense: a router that would pass it by its own
     /// report has not refused this one.
-    fn handle_refusal(&mut self, probe: Probe, mtu: Option<u32>, by: Option<IpAddr>) -> bool {
+    fn handle_refusal(&mut self, size: usize, mtu: Option<u32>, by: Option<IpAddr>) -> bool {
         let told = mtu.filter(|mtu| *mtu > 0);
-        let told = told.map(|mtu| (mtu as usize).saturating_sub(self.family.header_bytes()));
-        if self.stage != Stage::There || told.is_some_and(|told| told >= probe.size) {
-            return false;
-        }
+        let told = told.map(|mtu| (mtu as usize).saturating_sub(self.family.header));
+        let there = &mut self.there;
         match (by, told) {
-            (Some(router), _) => {
-                self.there.fail(probe.size, Some(Limit::Router(router)));
-                self.told = told.map(|told| (told, router)).or(self.told);
+            (_, Some(told)) if told >= size => return false,
+            (Some(_), _) => {
+                // Only the first report is followed: what routers say may lead anywhere.
+                if there.told_by.is_none() {
+                    there.likely = told.map_or(Vec::new(), |told| vec![told, told + 1]);
+                }
+                there.fail(size, Some(Limit::Icmp), by);
             }
             // This host knows its interface, which takes no more on the way back, either.
             (None, Some(told)) => {
-                self.there.bound(told, Some(Limit::Interface));
+                there.bound(told, Some(Limit::Interface));
                 self.back.bound(told, Some(Limit::Interface));
             }
-            (None, None) => self.there.fail(probe.size, Some(Limit::Interface)),
+            (None, None) => there.fail(size, Some(Limit::Interface), None),
         }
         true
     }
 
-    /// It is lost. Whether it was as often as to be taken for too large.
-    fn handle_silence(&mut self, probe: Probe) -> bool {
-        self.tries_left -= 1;
-        if self.tries_left > 0 {
-            return false;
-        }
-        match self.stage {
-            Stage::Reach => self.stage = Stage::Over,
-            Stage::There => self.there.fail(probe.size, Some(Limit::Silence)),
-            Stage::Back => self.back.fail(probe.size, Some(Limit::Silence)),
-            Stage::Over => {}
-        }
-        true
-    }
-
-    /// Continues with the next stage where this one is over.
-    fn advance(&mut self) {
-        if self.stage == Stage::Reach && self.is_reached {
-            self.stage = Stage::There;
-        }
-        if self.stage == Stage::There && self.there.next().is_none() {
-            // A router that reports not every time has the same limit.
-            if let Some((told, router)) = self.told
-                && told == self.there.passes
-            {
-                self.there.limit = Some(Limit::Router(router));
-            }
-            self.stage = Stage::Back;
-        }
-        if self.stage == Stage::Back && self.back.next().is_none() {
-            self.stage = Stage::Over;
-        }
-    }
-
-    /// What is known of the way there.
-    pub(super) fn there(&self) -> Finding {
-        self.there.finding()
-    }
-
-    /// What is known of the way back.
-    pub(super) fn back(&self) -> Finding {
-        self.back.finding()
-    }
-
-    /// The IP packet with this payload.
-    pub(super) fn packet(&self, payload: usize) -> usize {
-        payload + self.family.header_bytes()
-    }
-
-    /// What is being done.
-    pub(super) fn progress(&self) -> String {
-        let (what, search) = match self.stage {
-            Stage::Reach => return "does anything come back?".into(),
-            Stage::There => ("there", &self.there),
-            Stage::Back | Stage::Over => ("back", &self.back),
-        };
-        let (low, high) = (search.passes, search.fails - 1);
-        let size = self.next().map_or(0, |probe| probe.size);
-        let attempt = self.tries - self.tries_left + 1;
-        format!(
-            "{what}: {low} to {high} bytes; trying {size} ({attempt} of {})",
-            self.tries
-        )
+    /// What is known of the way there, and of the way back.
+    pub(super) fn findings(&self) -> [Finding; 2] {
+        [&self.there, &self.back].map(|search| Finding {
+            payload: search.passes,
+            mtu: search.passes + self.family.header,
+            at_least: search.limit.is_none() || self.is_doubtful(),
+            at_most: search.next().map(|_| search.fails - 1),
+            known_by: search.limit,
+            told_by: search.told_by,
+        })
     }
 }
 
@@ -374,9 +292,8 @@ mod tests {
         passes_pieces: bool,
         /// Whether answers that are too large are fragmented, else they are lost.
         answers_in_pieces: bool,
-        /// The service cuts payloads to this size, or ignores those that are larger than this.
+        /// The service cuts payloads to this size.
         cuts_off: usize,
-        ignores: usize,
         /// This number of a hundred are lost, by this seed.
         loss: u64,
         seed: u64,
@@ -384,7 +301,7 @@ mod tests {
 
     /// As wide as possible.
     const WIDE: Network = Network {
-        family: Family::V4,
+        family: V4,
         own: usize::MAX,
         there: usize::MAX,
         back: usize::MAX,
@@ -392,13 +309,16 @@ mod tests {
         passes_pieces: true,
         answers_in_pieces: true,
         cuts_off: usize::MAX,
-        ignores: usize::MAX,
         loss: 0,
         seed: 1,
     };
 
-    /// Ethernet at our end.
+    /// Ethernet at our end, and a narrower link without a report behind it.
     const ETHERNET: Network = Network { own: 1500, ..WIDE };
+    const HOLE: Network = Network {
+        there: 1300,
+        ..ETHERNET
+    };
 
     impl Network {
         fn is_lost(&mut self) -> bool {
@@ -410,65 +330,52 @@ mod tests {
         }
 
         fn fate(&mut self, probe: Probe) -> Fate {
-            let header = self.family.header_bytes();
-            let packet = probe.size + header;
-            let too_large = |mtu: usize, reporter| Fate::TooLarge {
-                mtu: Some(mtu as u32),
+            let packet = probe.size + self.family.header;
+            let too_large = |mtu, reporter| Fate::TooLarge {
+                mtu: Some(mtu),
                 reporter,
             };
-            if !probe.in_pieces && packet > self.own {
-                return too_large(self.own, None);
-            }
-            if self.is_lost() {
-                return Fate::Silence;
-            }
-            if !probe.in_pieces && packet > self.there {
-                return match self.tells {
-                    Some(mtu) => too_large(mtu as usize, Some(ROUTER)),
-                    None => Fate::Silence,
-                };
-            }
-            let goes_in_pieces = packet > self.own.min(self.there);
-            let is_dropped = goes_in_pieces && !self.passes_pieces;
-            if is_dropped || probe.size > self.ignores || self.is_lost() {
-                return Fate::Silence;
-            }
             let len = probe.size.min(self.cuts_off);
-            let is_whole = len + header <= self.back;
-            if !is_whole && !self.answers_in_pieces {
-                return Fate::Silence;
+            let is_whole = len + self.family.header <= self.back;
+            let goes_in_pieces = packet > self.own.min(self.there);
+            match (probe.in_pieces, self.tells) {
+                (false, _) if packet > self.own => too_large(self.own as u32, None),
+                _ if self.is_lost() => Fate::Silence,
+                (false, Some(mtu)) if packet > self.there => too_large(mtu, Some(ROUTER)),
+                (false, None) if packet > self.there => Fate::Silence,
+                _ if goes_in_pieces && !self.passes_pieces => Fate::Silence,
+                _ if self.is_lost() || !(is_whole || self.answers_in_pieces) => Fate::Silence,
+                _ => Fate::Answered {
+                    len,
+                    fragment: (!is_whole).then_some(self.back as u32),
+                },
             }
-            let fragment = (!is_whole).then_some(self.back as u32);
-            Fate::Answered { len, fragment }
         }
 
-        /// Surveys it; returns the survey and the number of datagrams that took.
-        fn survey(mut self, tries: u32) -> (Survey, u32) {
+        /// Surveys it with no more datagrams than this.
+        fn survey(mut self, tries: u32, most: u32) -> Survey {
             let mut survey = Survey::new(self.family, tries);
-            let mut count = 0;
-            while let Some(probe) = survey.next() {
-                count += 1;
-                assert!(count < 1000, "it ends: {survey:?}");
+            for _ in 0..most {
+                let Some(probe) = survey.next() else {
+                    return survey;
+                };
                 survey.handle_fate(self.fate(probe));
             }
-            (survey, count)
+            panic!("it goes on: {survey:?}: {self:?}");
         }
 
-        fn check(self, there: (usize, Option<Limit>), back: (usize, Option<Limit>)) {
-            let (survey, count) = self.survey(3);
-            let finding = |(payload, limit)| Finding {
-                payload,
-                at_most: None,
-                limit,
-            };
-            assert_eq!(survey.there(), finding(there), "there: {self:?}");
-            assert_eq!(survey.back(), finding(back), "back: {self:?}");
-            assert!(count <= 100, "{count} datagrams: {self:?}");
+        fn check(self, there: (usize, Option<Limit>), back: (usize, Option<Limit>)) -> Survey {
+            let survey = self.survey(3, 101);
+            let found = survey
+                .findings()
+                .map(|found| (found.payload, found.known_by));
+            assert_eq!(found, [there, back], "{self:?}");
+            survey
         }
     }
 
     const INTERFACE: Option<Limit> = Some(Limit::Interface);
-    const BY_ROUTER: Option<Limit> = Some(Limit::Router(ROUTER));
+    const ICMP: Option<Limit> = Some(Limit::Icmp);
     const FRAGMENTS: Option<Limit> = Some(Limit::Fragments);
     const SILENCE: Option<Limit> = Some(Limit::Silence);
 
@@ -476,69 +383,56 @@ mod tests {
     fn nothing_is_narrower_than_the_largest_datagram_on_loopback() {
         WIDE.check((65_507, None), (65_507, None));
         let loopback = Network {
-            family: Family::V6,
+            family: V6,
             own: 65_536,
             ..WIDE
         };
         loopback.check((65_488, INTERFACE), (65_488, INTERFACE));
-        assert!(loopback.survey(3).1 <= 4, "the interface is known at once");
+        loopback.survey(3, 5);
     }
 
     #[test]
     fn each_way_has_its_own_limit_and_reason() {
         ETHERNET.check((1472, INTERFACE), (1472, INTERFACE));
-        let router = Network {
-            there: 1400,
-            back: 1400,
-            tells: Some(1400),
-            ..ETHERNET
-        };
-        router.check((1372, BY_ROUTER), (1372, FRAGMENTS));
-        let back = Network {
-            back: 1300,
-            ..ETHERNET
-        };
-        back.check((1472, INTERFACE), (1272, FRAGMENTS));
-        let there = Network {
-            there: 1300,
-            tells: Some(1300),
-            ..ETHERNET
-        };
-        there.check((1272, BY_ROUTER), (1472, INTERFACE));
+        for (there, back, found) in [
+            (1400, 1400, [(1372, ICMP), (1372, FRAGMENTS)]),
+            (1500, 1300, [(1472, INTERFACE), (1272, FRAGMENTS)]),
+            (1300, 1500, [(1272, ICMP), (1472, INTERFACE)]),
+        ] {
+            let network = Network {
+                there,
+                back,
+                tells: Some(there as u32),
+                ..ETHERNET
+            };
+            network.check(found[0], found[1]);
+        }
     }
 
     #[test]
     fn a_black_hole_is_placed_by_what_passes_in_fragments() {
-        let hole = Network {
-            there: 1300,
-            ..ETHERNET
-        };
-        hole.check((1272, SILENCE), (1472, INTERFACE));
-        let both = Network { back: 1400, ..hole };
+        HOLE.check((1272, SILENCE), (1472, INTERFACE));
+        let both = Network { back: 1400, ..HOLE };
         both.check((1272, SILENCE), (1372, FRAGMENTS));
         let silent = Network {
             answers_in_pieces: false,
             ..both
         };
-        silent.check((1272, SILENCE), (1372, SILENCE));
-        assert!(!silent.survey(3).0.is_doubtful());
-    }
-
-    #[test]
-    fn where_either_way_may_be_narrower_that_is_doubtful() {
+        let survey = silent.check((1272, SILENCE), (1372, SILENCE));
+        assert!(!survey.is_doubtful());
+        // Where either way may be narrower, that is doubtful.
         let back = Network {
+            there: 1500,
             back: 1300,
-            answers_in_pieces: false,
-            ..ETHERNET
+            ..silent
         };
         let no_pieces = Network {
-            there: 1300,
             passes_pieces: false,
-            ..ETHERNET
+            ..HOLE
         };
         for network in [back, no_pieces] {
-            network.check((1272, SILENCE), (1272, SILENCE));
-            assert!(network.survey(3).0.is_doubtful());
+            let survey = network.check((1272, SILENCE), (1272, SILENCE));
+            assert!(survey.is_doubtful());
         }
     }
 
@@ -548,8 +442,7 @@ mod tests {
             cuts_off: 2048,
             ..WIDE
         };
-        service.check((65_507, None), (2048, None));
-        assert!(service.survey(3).0.is_cut_off());
+        assert!(service.check((65_507, None), (2048, None)).is_cut_off);
         let and_narrow = Network {
             back: 1300,
             ..service
@@ -559,34 +452,27 @@ mod tests {
 
     #[test]
     fn a_silent_service_is_tried_as_often_as_was_asked_for() {
-        let (survey, count) = Network { ignores: 0, ..WIDE }.survey(3);
-        assert!(!survey.is_reached() && survey.next().is_none());
-        assert_eq!(count, 3);
+        let silent = Network { loss: 100, ..WIDE };
+        assert!(!silent.survey(3, 4).is_reached);
     }
 
     #[test]
     fn any_two_widths_are_found_each() {
-        let widths = [
-            68, 576, 1280, 1281, 1287, 1400, 1499, 1500, 1501, 9000, 65_535,
-        ];
-        let payload = |packet: usize| packet - Family::V4.header_bytes();
+        let widths = [68, 576, 1280, 1287, 1400, 1499, 1500, 1501, 9000, 65_535];
         for there in widths {
-            for (back, tells) in widths
-                .map(|back| (back, None))
-                .into_iter()
-                .chain(widths.map(|back| (back, Some(there as u32))))
-            {
-                let network = Network {
-                    there,
-                    back,
-                    tells,
-                    ..WIDE
-                };
-                let (survey, count) = network.survey(2);
-                assert_eq!(survey.there().payload, payload(there), "{network:?}");
-                assert_eq!(survey.back().payload, payload(back), "{network:?}");
-                assert!(!survey.is_doubtful(), "{network:?}");
-                assert!(count <= 80, "{count}: {network:?}");
+            for back in widths {
+                for tells in [None, Some(there as u32)] {
+                    let network = Network {
+                        there,
+                        back,
+                        tells,
+                        ..WIDE
+                    };
+                    let survey = network.survey(2, 81);
+                    let found = survey.findings().map(|found| found.mtu);
+                    assert_eq!(found, [there, back], "{network:?}");
+                    assert!(!survey.is_doubtful(), "{network:?}");
+                }
             }
         }
     }
@@ -595,14 +481,11 @@ mod tests {
     fn a_false_report_of_a_router_changes_nothing() {
         for tells in [1, 68, 1299, 1301, 1400, 1472, 1499, 1500, 9000, u32::MAX] {
             let liar = Network {
-                there: 1300,
                 tells: Some(tells),
-                ..ETHERNET
+                ..HOLE
             };
-            let (survey, count) = liar.survey(2);
-            assert_eq!(survey.there().payload, 1272, "{tells}");
-            assert_eq!(survey.back().payload, 1472, "{tells}");
-            assert!(count <= 50, "{count}: {tells}");
+            let found = liar.survey(2, 51).findings().map(|found| found.payload);
+            assert_eq!(found, [1272, 1472], "{tells}");
         }
     }
 
@@ -617,23 +500,20 @@ mod tests {
                 seed: 0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(seed),
                 ..ETHERNET
             };
-            let (survey, _) = lossy.survey(10);
-            assert_eq!(survey.there().payload, 1372, "{seed}");
-            assert_eq!(survey.back().payload, 1272, "{seed}");
+            let found = lossy.survey(10, 500).findings().map(|found| found.payload);
+            assert_eq!(found, [1372, 1272], "{seed}");
         }
     }
 
     #[test]
     fn an_interrupted_survey_knows_the_bounds() {
-        let mut survey = Survey::new(Family::V4, 1);
+        let mut survey = Survey::new(V4, 1);
         survey.handle_fate(Fate::Answered {
             len: SMALL_BYTES,
             fragment: None,
         });
         survey.handle_fate(Fate::Silence);
-        assert_eq!(survey.there().at_most, Some(65_506));
-        assert_eq!(survey.back().at_most, Some(65_507));
-        let progress = "there: 32 to 65506 bytes; trying 32769 (1 of 1)";
-        assert_eq!(survey.progress(), progress);
+        let found = survey.findings().map(|found| found.at_most);
+        assert_eq!(found, [Some(65_506), Some(65_507)]);
     }
 }

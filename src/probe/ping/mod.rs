@@ -10,19 +10,16 @@ mod show;
 use std::time::{Duration, Instant};
 
 use nix::poll::PollFd;
-use serde::Serialize;
 
 use super::args::{DATAGRAM_BYTES_MAX, Path, PingArgs};
 use super::compare::Expect;
-use super::console::{Console, Stop};
+use super::console::Stop;
 use super::figures;
-use super::interrupt::Interrupt;
-use super::latency::{Jitter, Latencies};
-use super::link;
+use super::latency::Jitter;
 use super::report::{Report, Verdict, milliseconds};
 use super::route::Route;
+use super::session::Session;
 use super::tally::Tally;
-use crate::cli::text::counted;
 use flow::PingFlow;
 
 /// What became of the messages of one flow.
@@ -31,26 +28,6 @@ struct Outcome {
     /// The port of this host, where there is one.
     port: Option<u16>,
     tally: Tally,
-    connects: Latencies,
-    /// Datagrams that had come back to this host and found its receive buffer full.
-    dropped: u64,
-}
-
-/// The object for programs: all flows, and each of several.
-#[derive(Debug, Serialize)]
-struct PingReport<'a> {
-    #[serde(flatten)]
-    sum: Report,
-    #[serde(skip_serializing_if = "<[FlowReport]>::is_empty")]
-    flows: &'a [FlowReport],
-}
-
-/// The part of one flow.
-#[derive(Debug, Serialize)]
-struct FlowReport {
-    source_port: Option<u16>,
-    #[serde(flatten)]
-    report: Report,
 }
 
 /// Whether the command line makes sense.
@@ -80,22 +57,18 @@ pub(super) fn check(args: &PingArgs, path: &Path) -> Result<(), String> {
 }
 
 /// Does what the command line says.
-pub(super) fn run(
-    route: &Route,
-    args: &PingArgs,
-    console: &Console,
-    interrupt: &Interrupt,
-) -> Result<Verdict, Stop> {
+pub(super) fn run(session: &Session, args: &PingArgs) -> Result<Verdict, Stop> {
     let began = Instant::now();
-    let mut flows = open(route, args, began)?;
+    let mut flows = open(&session.route, args, began)?;
     // The heading names the address with which the first flow is connected.
-    flows[0].connect(interrupt);
-    console.say(&show::heading(route, flows[0].peer(), args))?;
-    let ended = ping(&mut flows, args, console, interrupt);
+    flows[0].connect(session);
+    let heading = show::heading(args, &session.route.place(flows[0].peer()));
+    session.console.say(&heading)?;
+    let ended = ping(&mut flows, args, session);
     let took = began.elapsed();
     let outcomes: Vec<Outcome> = flows.into_iter().map(PingFlow::into_outcome).collect();
     ended?;
-    report(route, args, &outcomes, took, console, interrupt)
+    report(session, args, &outcomes, took)
 }
 
 /// A flow for each source port, spread over the interval: all at once would be a burst.
@@ -112,35 +85,30 @@ fn open(route: &Route, args: &PingArgs, began: Instant) -> Result<Vec<PingFlow>,
 }
 
 /// Sends and receives until all is done, or until the command is to end.
-fn ping(
-    flows: &mut [PingFlow],
-    args: &PingArgs,
-    console: &Console,
-    interrupt: &Interrupt,
-) -> Result<(), Stop> {
-    let total = args.count.unwrap_or(0) * u64::from(args.flows);
-    let bar = (args.flows > 1).then(|| match total {
-        0 => figures::spinner(console),
-        total => figures::bar(console, total, "{bar:40} {pos}/{len} messages, {eta} left"),
-    });
+fn ping(flows: &mut [PingFlow], args: &PingArgs, session: &Session) -> Result<(), Stop> {
+    let console = &session.console;
+    // The lines of several flows would be too many.
+    let spinner = (args.flows > 1).then(|| figures::spinner(console));
+    let mut count: u64 = 0;
     loop {
         let now = Instant::now();
         for flow in flows.iter_mut() {
             flow.handle_time(now);
-            if !interrupt.is_requested() {
-                flow.send_due(Instant::now(), interrupt);
+            if !session.is_interrupted() {
+                flow.send_due(Instant::now(), session);
             }
         }
         for event in flows.iter_mut().flat_map(PingFlow::take_events) {
-            match &bar {
-                Some(bar) => bar.inc(event.ends()),
+            count += 1;
+            match &spinner {
+                Some(spinner) => spinner.set_message(format!("{count} answered or lost")),
                 None if args.quiet => {}
                 None => console.say(&show::line(&event, args, console.paint))?,
             }
         }
         // After the events, so that what has happened is printed.
         let now = Instant::now();
-        if interrupt.is_requested() {
+        if session.is_interrupted() {
             flows.iter_mut().for_each(PingFlow::interrupt);
             return Ok(());
         }
@@ -149,7 +117,7 @@ fn ping(
         }
         let until = flows.iter_mut().map(|flow| flow.poll_timeout(now)).min();
         let mut polled: Vec<PollFd<'_>> = flows.iter().filter_map(PingFlow::polled).collect();
-        link::wait(&mut polled, until.unwrap_or(now), interrupt)?;
+        session.wait(&mut polled, until.unwrap_or(now))?;
         for flow in flows.iter_mut() {
             flow.receive()?;
         }
@@ -158,53 +126,37 @@ fn ping(
 
 /// Prints what became of all messages.
 fn report(
-    route: &Route,
+    session: &Session,
     args: &PingArgs,
     outcomes: &[Outcome],
     took: Duration,
-    console: &Console,
-    interrupt: &Interrupt,
 ) -> Result<Verdict, Stop> {
+    let console = &session.console;
+    let is_one = outcomes.len() == 1;
     let mut sum = outcomes[0].tally.clone();
-    let mut connects = outcomes[0].connects.clone();
     for outcome in &outcomes[1..] {
-        sum.merge(&outcome.tally);
-        connects.merge(&outcome.connects);
-    }
-    if let [_, _, ..] = outcomes {
         // How times vary from one to the next is not part of a sum.
         sum.jitter = Jitter::default();
+        sum.merge(&outcome.tally);
     }
-    let is_interrupted = interrupt.is_requested();
+    let is_interrupted = session.is_interrupted();
     if is_interrupted && console.terminal {
         // The terminal has shown ^C.
         console.say("\n")?;
     }
-    if let [_, _, ..] = outcomes {
+    if !is_one {
         console.say(&show::flows(outcomes, console.paint))?;
     }
-    let summary = show::summary(route.target(), &sum, &connects, took, console.paint);
+    let summary = show::summary(&args.url, &sum, took, console.paint);
     console.say(&summary)?;
-    let dropped: u64 = outcomes.iter().map(|outcome| outcome.dropped).sum();
-    if dropped > 0 {
-        console.warn(&format!(
-            "{} had come back and found the receive buffer of this host full: raise \
-             net.core.rmem_max, or send less at a time",
-            counted(dropped, "datagram")
-        ));
-    }
-    let flows: Vec<FlowReport> = match outcomes {
-        [_] => Vec::new(),
-        several => several.iter().map(Outcome::report).collect(),
+    let flow = |outcome: &Outcome| Report {
+        source_port: outcome.port,
+        ..outcome.tally.report()
     };
-    console.report(&PingReport {
-        sum: Report {
-            duration_ms: Some(milliseconds(took)),
-            connect_us: connects.spread(),
-            dropped: (dropped > 0).then_some(dropped),
-            ..sum.report()
-        },
-        flows: &flows,
+    console.report(&Report {
+        duration_ms: Some(milliseconds(took)),
+        flows: (!is_one).then(|| outcomes.iter().map(flow).collect()),
+        ..sum.report()
     })?;
     let meant = args.count.map(|count| count * u64::from(args.flows));
     let is_cut_short = is_interrupted && (sum.sent == 0 || meant.is_some_and(|all| sum.sent < all));
@@ -212,16 +164,4 @@ fn report(
         true => Verdict::Flawed,
         false => sum.verdict(),
     })
-}
-
-impl Outcome {
-    fn report(&self) -> FlowReport {
-        FlowReport {
-            source_port: self.port,
-            report: Report {
-                connect_us: self.connects.spread(),
-                ..self.tally.report()
-            },
-        }
-    }
 }

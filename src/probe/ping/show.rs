@@ -5,29 +5,25 @@
 use std::time::Duration;
 
 use super::Outcome;
-use super::flow::Event;
 use crate::cli::table::{Column, Table};
 use crate::cli::text::{Paint, counted};
 use crate::probe::args::PingArgs;
 use crate::probe::cause::Cause;
 use crate::probe::compare::Difference;
+use crate::probe::exchange::Event;
 use crate::probe::figures;
-use crate::probe::latency::Latencies;
 use crate::probe::ledger::{Answer, AnswerKind};
-use crate::probe::link::Address;
-use crate::probe::route::Route;
 use crate::probe::tally::Tally;
 use crate::probe::target::Target;
 
 /// What is sent to which address.
-pub(super) fn heading(route: &Route, address: &Address, args: &PingArgs) -> String {
+pub(super) fn heading(args: &PingArgs, place: &str) -> String {
     let from = match args.flows {
         1 => String::new(),
         flows => format!(" from {flows} ports"),
     };
     format!(
-        "{} ({address}): {} every {}{from}, late after {}\n",
-        route.target(),
+        "{place}: {} every {}{from}, late after {}\n",
         counted(args.size as u64, "byte"),
         figures::setting(args.interval),
         figures::setting(args.timeout)
@@ -41,12 +37,16 @@ pub(super) fn line(event: &Event, args: &PingArgs, paint: Paint) -> String {
         Event::Answered {
             answer,
             difference,
-            source,
-            ttl,
+            arrival,
+            ..
         } => {
-            let from = source.map_or(String::new(), |source| format!(" from {source}"));
-            let ttl = ttl.map_or(String::new(), |ttl| format!(", ttl {ttl}"));
-            let text = format!("{}{from}{ttl}", answered(answer, *difference));
+            let mut text = answered(answer, *difference);
+            if let Some(arrival) = arrival {
+                text += &format!(" from {}", arrival.source);
+                text += &arrival
+                    .ttl
+                    .map_or(String::new(), |ttl| format!(", ttl {ttl}"));
+            }
             let is_well = answer.kind == AnswerKind::Received && !answer.reordered;
             return if is_well { text } else { paint.yellow(&text) } + "\n";
         }
@@ -57,8 +57,9 @@ pub(super) fn line(event: &Event, args: &PingArgs, paint: Paint) -> String {
         Event::Failed {
             number,
             cause,
-            reporter,
+            failure,
         } => {
+            let reporter = failure.as_ref().and_then(|failure| failure.reporter);
             let by = reporter.map_or(String::new(), |reporter| {
                 format!(", reported by {reporter}")
             });
@@ -97,53 +98,19 @@ fn answered(answer: &Answer, difference: Option<Difference>) -> String {
 }
 
 /// All in all.
-pub(super) fn summary(
-    target: &Target,
-    tally: &Tally,
-    connects: &Latencies,
-    took: Duration,
-    paint: Paint,
-) -> String {
+pub(super) fn summary(target: &Target, tally: &Tally, took: Duration, paint: Paint) -> String {
     let mut text = format!("--- {}\n", paint.bold(&target.to_string()));
-    text += &format!("{} in {}", account(tally), figures::duration(took));
+    text += &format!("{} in {}", tally.account(), figures::duration(took));
     if let Some(jitter) = tally.jitter.microseconds() {
         text += &format!(", jitter {}", figures::time(jitter));
     }
-    // Eight figures of a single time would all be the same.
-    let mut connect = connects.spread();
-    if connects.len() == 1 {
-        let time = figures::duration(connects.max());
-        text += &format!(", connected in {time}");
-        connect = None;
-    }
     text.push('\n');
     text += &figures::spread("rtt", tally.latencies.spread());
-    text += &figures::spread("connect", connect);
     if !tally.errors.is_empty() {
         text += &paint.red(&format!("errors: {}", tally.errors));
         text.push('\n');
     }
     text
-}
-
-/// `10 sent, 9 received, 1 lost (10 %)`; what else there was none of is left out.
-fn account(tally: &Tally) -> String {
-    let rest = figures::counts(&[
-        (tally.late, "late"),
-        (tally.corrupt, "corrupt"),
-        (tally.misaddressed, "misaddressed"),
-        (tally.in_flight, "on the way"),
-        (tally.duplicates, "duplicates"),
-        (tally.reordered, "reordered"),
-        (tally.strays, "strays"),
-    ]);
-    format!(
-        "{} sent, {} received, {} lost ({}){rest}",
-        tally.sent,
-        tally.received,
-        tally.lost,
-        figures::share(tally.lost, tally.sent)
-    )
 }
 
 /// A row for each flow, and which of them lose.
@@ -168,7 +135,7 @@ pub(super) fn flows(outcomes: &[Outcome], paint: Paint) -> String {
             some(tally.corrupt),
         ];
         cells.extend(match tally.latencies.spread() {
-            Some(spread) => [spread.min, spread.p50, spread.p99, spread.max].map(figures::time),
+            Some(spread) => [0, 1, 3, 5].map(|index: usize| figures::time(spread.0[index].1)),
             None => Default::default(),
         });
         table.row(cells);
@@ -207,42 +174,32 @@ mod tests {
         Outcome {
             port: Some(port),
             tally,
-            connects: Latencies::default(),
-            dropped: 0,
         }
-    }
-
-    fn check(outcomes: &[Outcome], meant: &str) {
-        assert_eq!(remarks(outcomes, Paint { colored: false }), meant);
     }
 
     #[test]
     fn the_ports_of_a_bad_path_are_named() {
-        check(
-            &[outcome(1, 0, 1), outcome(2, 3, 1), outcome(3, 0, 1)],
-            "1 of 3 ports lose: 2\n",
-        );
-        check(
-            &[outcome(1, 1, 1), outcome(2, 1, 1)],
-            "all ports lose: it is not one path of several\n",
-        );
+        let one = [outcome(1, 0, 1), outcome(2, 3, 1), outcome(3, 0, 1)];
+        let all = [outcome(1, 1, 1), outcome(2, 1, 1)];
+        let paint = Paint { colored: false };
+        assert_eq!(remarks(&one, paint), "1 of 3 ports lose: 2\n");
+        let words = "all ports lose: it is not one path of several\n";
+        assert_eq!(remarks(&all, paint), words);
     }
 
     #[test]
-    fn a_summary_has_what_there_was_and_one_figure_of_one_time() {
-        let mut connects = Latencies::default();
-        connects.record(Duration::from_micros(85));
+    fn a_summary_has_what_there_was() {
         let mut tally = outcome(1, 3, 2).tally;
         tally.late = 1;
         tally.errors.add(Cause::TimedOut, 3);
         let target = "tcp://[::1]:7".parse().expect("a URL");
         let paint = Paint { colored: false };
-        let text = summary(&target, &tally, &connects, Duration::from_secs(1), paint);
+        let text = summary(&target, &tally, Duration::from_secs(1), paint);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "--- tcp://[::1]:7");
         assert_eq!(
             lines[1],
-            "10 sent, 7 received, 3 lost (30 %), 1 late in 1.00 s, connected in 85.0 µs"
+            "10 sent, 7 received, 3 lost (30 %), 1 late in 1.00 s"
         );
         assert!(
             lines[2].starts_with("rtt: min 2.00 ms, p50 2.00 ms"),

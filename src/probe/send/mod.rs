@@ -12,24 +12,18 @@ use std::io;
 use std::os::fd::AsFd;
 
 use super::args::SendArgs;
-use super::console::{Console, Stop};
-use super::interrupt::Interrupt;
+use super::console::Stop;
 use super::report::Verdict;
-use super::route::Route;
+use super::session::Session;
 use output::Output;
 
 /// Does what the command line says.
-pub(super) fn run(
-    route: &Route,
-    args: &SendArgs,
-    console: &Console,
-    interrupt: &Interrupt,
-) -> Result<Verdict, Stop> {
+pub(super) fn run(session: &Session, args: &SendArgs) -> Result<Verdict, Stop> {
     let input = own_descriptor(io::stdin(), "standard input")?;
-    let output = Output::open(console)?;
+    let output = Output::open(&session.console)?;
     let ended = match args.url.is_stream() {
-        true => stream::run(route, args, &input, output, interrupt),
-        false => datagrams::run(route, args, &input, output, interrupt),
+        true => stream::run(session, args, &input, output),
+        false => datagrams::run(session, args, &input, output),
     };
     match ended {
         // The reader of the output may stop: that ends it, and is no failure.

@@ -1,0 +1,230 @@
+//! Every figure under faults, single and mixed, on each transport: what `ping`, `load` and `send`
+//! report is what the service did, and each message has one fate.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::fault::{self, Fate, count, plan};
+use super::{assert_adds_up, ended, json_of, number, probe_with};
+use crate::harness::noise;
+
+/// What comes after the timeout, and before the end of the wait for it.
+const TIMEOUT: &str = "--timeout 2s";
+const DELAY: Duration = Duration::from_secs(3);
+
+/// The size of messages, and of the pieces of an input.
+const SIZE: usize = 64;
+
+/// What happens to datagrams, and how often of a hundred.
+const MIXTURE: &[(Fate, usize)] = &[
+    (Fate::Lose, 10),
+    (Fate::Delay, 8),
+    (Fate::Duplicate, 8),
+    (Fate::Swap, 8),
+    (Fate::Corrupt, 5),
+    (Fate::CorruptTwice, 3),
+    (Fate::Shorten, 4),
+    (Fate::Misaddress, 4),
+];
+
+/// Services of datagrams, with their plans, without these fates: one for each fault alone over UDP,
+/// and mixtures over UDP and on Unix sockets.
+fn datagrams(folder: &tempfile::TempDir, len: usize, without: &[Fate]) -> Vec<(Vec<Fate>, String)> {
+    let mut services = Vec::new();
+    for is_unix in [false, true] {
+        // Any sender on a Unix socket is the service.
+        let has = |fate: &Fate| !(without.contains(fate) || is_unix && *fate == Fate::Misaddress);
+        let mixture = MIXTURE.iter().copied().filter(|(fate, _)| has(fate));
+        let mixture: Vec<(Fate, usize)> = mixture.collect();
+        // One fault alone is the same on both.
+        let alone = if is_unix { &[][..] } else { &mixture };
+        let single = alone.iter().map(|(fate, _)| plan(1, len, &[(*fate, 20)]));
+        let mixed = (1..=2).map(|seed| plan(seed, len, &mixture));
+        for plan in single.chain(mixed) {
+            let path = folder.path().join(services.len().to_string());
+            let path = is_unix.then_some(path.as_path());
+            let url = fault::planned_datagrams(path, plan.clone(), DELAY);
+            services.push((plan, url));
+        }
+    }
+    services
+}
+
+/// Runs this for some of these at once: most of it waits, and a busy machine is no finding.
+fn for_each<T: Send>(all: Vec<T>, run: impl Fn(T) + Sync) {
+    let all = Mutex::new(all);
+    std::thread::scope(|scope| {
+        for _ in 0..5 {
+            scope.spawn(|| {
+                while let Some(one) = { all.lock().expect("no panic").pop() } {
+                    run(one);
+                }
+            });
+        }
+    });
+}
+
+/// The report equals the plan; what is beyond that was echoed.
+#[track_caller]
+fn assert_is_plan(report: &Value, plan: &[Fate]) {
+    let of = |fates: &[Fate]| count(plan, fates);
+    let beyond = number(report, "sent") - plan.len() as u64;
+    let echoed = of(&[Fate::Echo, Fate::Duplicate, Fate::Swap]);
+    for (field, count) in [
+        ("received", echoed + beyond),
+        ("lost", of(&[Fate::Lose, Fate::Misaddress])),
+        ("late", of(&[Fate::Delay])),
+        ("misaddressed", of(&[Fate::Misaddress])),
+    ] {
+        assert_eq!(report[field], count, "{field} of {report}");
+    }
+    let lost = report["errors"]["timed out"].as_u64().unwrap_or(0);
+    assert_eq!(lost, of(&[Fate::Lose]), "{report}");
+    assert_has_copies(report, plan);
+}
+
+/// So do the changes and the copies, and everything adds up.
+#[track_caller]
+fn assert_has_copies(report: &Value, plan: &[Fate]) {
+    let of = |fates: &[Fate]| count(plan, fates);
+    let changed = of(&[Fate::Corrupt, Fate::CorruptTwice, Fate::Shorten]);
+    let copies = of(&[Fate::Duplicate, Fate::CorruptTwice]);
+    let found = ["corrupt", "duplicates", "strays"].map(|field| number(report, field));
+    assert_eq!(found, [changed, copies, 0], "{report}");
+    assert_adds_up(report);
+}
+
+#[test]
+fn ping_reports_of_datagrams_what_the_service_did() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for_each(datagrams(&folder, 300, &[]), |(plan, url)| {
+        let (_, report) = json_of(&format!("ping {url} -c 300 -i 3ms -s {SIZE} {TIMEOUT}"));
+        assert_is_plan(&report, &plan);
+        assert_eq!(report["reordered"], fault::reordered(&plan), "{report}");
+    });
+}
+
+#[test]
+fn load_reports_of_datagrams_what_the_service_did() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // Its sockets are connected, so that they get no answers from elsewhere; and each waits for
+    // itself, so that a swapped answer may come late.
+    let without = [Fate::Swap, Fate::Misaddress];
+    for_each(datagrams(&folder, 200, &without), |(plan, url)| {
+        let line = format!("load {url} -c 3 --rate 150 -t 3s --warm-up 0s -s {SIZE} {TIMEOUT}");
+        let (_, report) = json_of(&line);
+        // The first answers the question whether a service is there.
+        assert_is_plan(&report, &plan[1..]);
+    });
+}
+
+#[test]
+fn send_reports_of_datagrams_what_the_service_did() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for_each(datagrams(&folder, 15, &[]), |(plan, url)| {
+        let size = SIZE.to_string();
+        let arguments = ["send", &url, "--json", "--timeout", "2s", "-s", &size];
+        let (_, report) = ended(&probe_with(&arguments, &noise(15 * SIZE, 7)));
+        let of = |fates: &[Fate]| count(&plan, fates);
+        // Each waits for the one before: a swapped one is late, and one that is delayed for longer
+        // than the rest takes is lost.
+        let missed = of(&[Fate::Lose, Fate::Misaddress, Fate::Delay, Fate::Swap]);
+        let found = number(&report, "lost") + number(&report, "late");
+        assert_eq!(found, missed, "{report}");
+        assert_eq!(report["sent"], 15, "{report}");
+        assert_has_copies(&report, &plan);
+    });
+}
+
+/// Services of streams, over TCP and on a Unix socket, each with one fault and then with several.
+fn streams(folder: &tempfile::TempDir) -> Vec<(Vec<Fate>, String, fault::Met)> {
+    let mut plans = vec![vec![Fate::Echo, Fate::Delay], vec![Fate::Echo, Fate::Stall]];
+    for mixture in [
+        &[(Fate::Corrupt, 10)][..],
+        &[(Fate::Cut, 10)],
+        &[(Fate::Corrupt, 10), (Fate::Cut, 10)],
+    ] {
+        plans.push(plan(plans.len() as u64, 50, mixture));
+    }
+    let mut services = Vec::new();
+    for is_unix in [false, true] {
+        for plan in &plans {
+            let path = folder.path().join(services.len().to_string());
+            let path = is_unix.then_some(path.as_path());
+            let (url, met) = fault::planned_streams(path, plan.clone(), SIZE, DELAY);
+            services.push((plan.clone(), url, met));
+        }
+    }
+    services
+}
+
+#[test]
+fn ping_reports_of_streams_what_the_service_did() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for_each(streams(&folder), |(plan, url, met)| {
+        let (_, report) = json_of(&format!("ping {url} -c 100 -i 3ms -s {SIZE} {TIMEOUT}"));
+        let met: HashMap<Fate, u64> = met.lock().expect("counts").clone();
+        let of = |fate| met.get(&fate).copied().unwrap_or(0);
+        let whole = number(&report, "received") + number(&report, "late");
+        assert_eq!(
+            whole,
+            of(Fate::Echo) + of(Fate::Delay),
+            "{plan:?}: {report}"
+        );
+        assert_eq!(report["corrupt"], of(Fate::Corrupt), "{plan:?}: {report}");
+        assert_eq!(report["sent"], 100, "{report}");
+        assert!(number(&report, "late") >= of(Fate::Delay), "{report}");
+        assert!(
+            number(&report, "lost") >= of(Fate::Cut) + of(Fate::Stall),
+            "{report}"
+        );
+        assert_adds_up(&report);
+    });
+}
+
+#[test]
+fn load_reports_of_streams_what_the_service_did() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for_each(streams(&folder), |(plan, url, met)| {
+        let options = "-c 2 -d 2 -t 500ms --warm-up 0s";
+        let (_, report) = json_of(&format!("load {url} {options} -s {SIZE} {TIMEOUT}"));
+        let met: HashMap<Fate, u64> = met.lock().expect("counts").clone();
+        let of = |fate| met.get(&fate).copied().unwrap_or(0);
+        let whole = number(&report, "received") + number(&report, "late");
+        let answered = of(Fate::Echo) + of(Fate::Delay);
+        // After the first wrong byte a connection is closed, whatever is on the way.
+        match of(Fate::Corrupt) {
+            0 => assert_eq!(whole, answered, "{plan:?}: {report}"),
+            changed => {
+                let corrupt = number(&report, "corrupt");
+                assert!((1..=changed).contains(&corrupt), "{plan:?}: {report}");
+                assert!(whole <= answered, "{plan:?}: {report}");
+            }
+        }
+        let ends = of(Fate::Cut) + of(Fate::Stall);
+        assert!(number(&report, "lost") >= ends, "{plan:?}: {report}");
+        assert_adds_up(&report);
+    });
+}
+
+#[test]
+fn send_reports_of_streams_what_the_service_did() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for_each(streams(&folder), |(plan, url, _)| {
+        let arguments = ["send", &url, "--json", "--timeout", "2s"];
+        let (status, report) = ended(&probe_with(&arguments, &noise(50 * SIZE, 7)));
+        let first = plan.iter().position(|fate| *fate != Fate::Echo);
+        let first = first.expect("a fault");
+        // Half of a message that is changed comes before the change.
+        let right = match plan[first] {
+            Fate::Corrupt => first * SIZE + SIZE / 2,
+            _ => first * SIZE,
+        };
+        assert_eq!(report["received"], right, "{plan:?}: {report}");
+        assert_eq!(status, 1, "{report}");
+        assert_adds_up(&report);
+    });
+}

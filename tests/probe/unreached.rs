@@ -1,0 +1,92 @@
+//! Services that are not there, and command lines that make no sense: every command says so alike.
+
+use super::{ended, output_of, probe_with};
+use crate::harness::{free_port, text};
+
+/// The exit status, and all that is printed.
+fn said(arguments: &[&str]) -> (i32, String) {
+    let output = probe_with(arguments, b"hello");
+    let status = output.status.code().expect("it ended by itself");
+    (status, text(&output.stdout) + &text(&output.stderr))
+}
+
+#[test]
+fn without_a_service_every_command_ends_at_once_with_the_cause_and_leaves_no_file() {
+    let port = free_port();
+    let folder = tempfile::tempdir().expect("a folder");
+    let svg = folder.path().join("load.svg");
+    let load = format!("load -t 1h --svg {}", svg.display());
+    let refused = ("refused", "no service at that port");
+    let missing = ("no such file or directory", "is the service running?");
+    for (url, (cause, hint)) in [
+        (format!("tcp://127.0.0.1:{port}"), refused),
+        (format!("udp://127.0.0.1:{port}"), refused),
+        ("unix:///nowhere/at/all".into(), missing),
+        ("unixgram:///nowhere/at/all".into(), missing),
+    ] {
+        // Without a command it is a conversation, which has no JSON.
+        assert_eq!(
+            said(&[&url]),
+            (3, format!("echoprobe: {url}: {cause}; {hint}\n"))
+        );
+        for command in ["send", "ping -c 1", &load, "check", "mtu"] {
+            if command == "mtu" && !url.starts_with("udp:") {
+                continue;
+            }
+            let line = format!("{command} {url}");
+            let words: Vec<&str> = line.split(' ').collect();
+            let (status, report) =
+                ended(&probe_with(&[&words[..], &["--json"]].concat(), b"hello"));
+            assert_eq!((status, &report["errors"][cause]), (3, &1.into()), "{line}");
+            let (_, said) = said(&words);
+            match command {
+                "ping -c 1" => assert!(
+                    said.contains("1 sent, 0 received, 1 lost (100 %)"),
+                    "{said}"
+                ),
+                _ => assert_eq!(said, format!("echoprobe: {url}: {cause}; {hint}\n")),
+            }
+        }
+    }
+    assert!(!svg.exists());
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_what_to_write() {
+    for (line, what) in [
+        (
+            "ping tcp://127.0.0.1:1 -s 0",
+            "an empty message has no bytes on a stream",
+        ),
+        ("ping udp://127.0.0.1:1 -s 65528", "65527 bytes at most"),
+        ("ping unix:///x --ttl 3", "only for tcp:// and udp://"),
+        ("ping udp://127.0.0.1:1 --proxy v1", "only streams"),
+        ("ping 127.0.0.1:1", "write tcp://HOST:PORT"),
+        ("ping unix:///x --flows 2", "a Unix socket has no ports"),
+        (
+            "ping udp://127.0.0.1:1 --flows 9 --source :65530",
+            "not all below 65536",
+        ),
+        ("load udp://127.0.0.1:1 -s 0", "write 1 or more"),
+        (
+            "check tcp://127.0.0.1:7 --expect any",
+            "write echo or upper",
+        ),
+        (
+            "check tcp://127.0.0.1:7 --source :5000",
+            "write an address alone",
+        ),
+        ("mtu tcp://127.0.0.1:7", "write mtu udp://HOST:PORT"),
+        ("mtu unixgram:///s", "write mtu udp://HOST:PORT"),
+        ("tcp://127.0.0.1:1 --json", "write a command"),
+    ] {
+        let output = output_of(line);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{line}: {said}");
+        assert!(said.contains(what), "{line}: {said}");
+    }
+    let output = output_of("ping tcp://no-such-host.invalid:7 -c 1");
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("name unknown"), "{said}");
+}
