@@ -90,8 +90,8 @@ impl Table {
             .filter(|&column| self.has_content(column))
             .collect();
         let with_content = shown.len();
-        // Numbers are never shortened and names only so far, so that what is then still too wide has
-        // to do without a column: the last one of the highest rank.
+        // Numbers are never shortened, and names only down to a least width. What is then still too
+        // wide has to do without a column: the last one of the highest rank.
         let mut widths: Vec<usize> = (0..self.columns.len())
             .map(|column| self.width(column))
             .collect();
