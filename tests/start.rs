@@ -488,7 +488,7 @@ fn without_a_file_the_built_in_configuration_is_on_loopback() {
     let printed = success(&echod_without_file(&["--print-config", "--reply", "upper"]));
     assert!(printed.contains("reply = \"upper\""), "{printed}");
     let said = success(&echod_without_file(&["--check"]));
-    assert!(said.contains("built-in: fine; 2 listener(s)"), "{said}");
+    assert!(said.contains("built-in: fine; 2 listeners"), "{said}");
 }
 
 const UNIX: &str = "[listener.stream]\nprotocol = \"unix-stream\"\naddress = \"{dir}/stream\"\nmode = \"0604\"\n\

@@ -357,7 +357,7 @@ fn a_daemon_that_gets_a_stop_signal_during_an_upgrade_stops() {
     assert_eq!(exchange(&mut peer, b"x"), b"x");
     let mut caller = begin_slow_upgrade(&daemon);
     daemon.signal(Signal::SIGTERM);
-    eventually("it stops", || daemon.log().contains("have 30s to finish"));
+    eventually("it stops", || daemon.log().contains("may continue for 30s"));
     std::fs::write(daemon.path("go"), "").unwrap();
     let reply = caller.reply().expect("an answer");
     assert_eq!(reply["error"], "io.echod.Control.UpgradeRefused", "{reply}");

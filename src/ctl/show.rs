@@ -227,7 +227,8 @@ pub fn upgraded(result: &UpgradeResult, paint: Paint) -> String {
         microseconds(*pause_us)
     );
     if *lost > 0 {
-        text += &format!("{lost} connection(s) could not be kept: see the log\n");
+        let lost = counted(*lost, "connection");
+        text += &format!("{lost} could not be kept: see the log\n");
     }
     text + &warnings(&result.warnings, paint)
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::exit::{Failure, print_or_end};
 use crate::cli::terminal::complain;
+use crate::cli::text::counted;
 use crate::config::{Address, Config, Key, Loaded, Section, plan};
 use crate::protocol::schema::Diagnostic;
 
@@ -50,8 +51,9 @@ pub(super) fn check_only(
     }
     match driver {
         Ok(driver) if findings.refusals.is_empty() => {
-            let (names, count) = (texts.names().join(", "), config.listeners.len());
-            let fine = format!("{names}: fine; {count} listener(s), driver {driver}\n");
+            let names = texts.names().join(", ");
+            let listeners = counted(config.listeners.len() as u64, "listener");
+            let fine = format!("{names}: fine; {listeners}, driver {driver}\n");
             print_or_end(fine.as_bytes())
         }
         _ => Err(refused(findings.refusals)),

@@ -10,6 +10,7 @@ use std::time::Instant;
 use nix::unistd::geteuid;
 
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::text::counted;
 use crate::config::{self, Config, DriverChoice, Loaded, Mood, plan};
 use crate::protocol;
 use crate::protocol::schema::{self, UpgradeResult};
@@ -372,8 +373,9 @@ impl Daemon {
         let spins = self.config.daemon.busy_poll.is_some() && workers > cpus;
         spins.then(|| {
             format!(
-                "[daemon] busy-poll: {workers} workers spin on {cpus} CPU(s) and take them from each other: \
-                 write workers = {cpus} or less, or busy-poll = \"off\""
+                "[daemon] busy-poll: {workers} workers spin on {} and take them from each other: \
+                 write workers = {cpus} or less, or busy-poll = \"off\"",
+                counted(cpus as u64, "CPU")
             )
         })
     }
@@ -402,12 +404,16 @@ impl Daemon {
                 addresses.join(", ")
             );
         }
-        let workers = self.workers.count();
+        // Without one there was a warning.
+        let control = self.server.as_ref().map(Server::path);
+        let control = control.map(|path| format!(", control socket {}", path.display()));
         log::info!(
             reload_id = id;
-            "echod {} is ready: {workers} worker(s), driver {}",
+            "echod {} is ready: {}, driver {}{}",
             env!("CARGO_PKG_VERSION"),
-            self.workers.driver()
+            counted(self.workers.count() as u64, "worker"),
+            self.workers.driver(),
+            control.unwrap_or_default()
         );
     }
 }

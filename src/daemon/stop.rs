@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::cli::text::counted;
 use crate::policy::limits::LINGER;
 use crate::worker::mailbox::Command;
 
@@ -45,8 +46,8 @@ impl Daemon {
             Some(Step::Drain) => self.drain(facts.connections, now),
             Some(Step::Finish) => {
                 log::info!(
-                    "stopping: {} connection(s) did not finish in time and are closed",
-                    facts.connections
+                    "stopping: {} did not finish in time, closed now",
+                    counted(facts.connections, "connection")
                 );
                 self.workers.command_all(|_| Command::Finish);
                 self.stage = Stage::Finishing {
@@ -63,7 +64,8 @@ impl Daemon {
     fn drain(&mut self, connections: u64, now: Instant) {
         let timeout = self.config.daemon.drain_timeout;
         log::info!(
-            "stopping: {connections} connection(s) have {} to finish",
+            "stopping: {} may continue for {}; a second signal ends at once",
+            counted(connections, "connection"),
             humantime::format_duration(timeout)
         );
         // There is no successor.
@@ -93,9 +95,9 @@ impl Daemon {
         // Takes the socket files with it.
         drop(self.listeners);
         log::info!(
-            "stopped after {} connection(s), {} datagram(s); {} cut",
-            totals.accepted,
-            totals.datagrams_received,
+            "stopped after {}, {}; {} cut",
+            counted(totals.accepted, "connection"),
+            counted(totals.datagrams_received, "datagram"),
             totals.connections()
         );
         if let Some(supervision) = self.supervision {

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
+use crate::cli::text::counted;
 use crate::protocol::{self, schema};
 use crate::sys::handover as carriers;
 use crate::worker::mailbox::Command;
@@ -240,7 +241,9 @@ impl Daemon {
     fn make_way(&mut self, caller: Option<ClientId>, connections: u64, now: Instant) {
         let listeners = self.listeners.count() as u64;
         log::info!(
-            "{listeners} listener(s) and {connections} connection(s) wait for the next process"
+            "{} and {} wait for the next process",
+            counted(listeners, "listener"),
+            counted(connections, "connection")
         );
         if let Some((server, caller)) = self.server.as_mut().zip(caller) {
             let reply = protocol::reply(&schema::HandOverReply {

@@ -6,6 +6,7 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use crate::cli::text::counted;
 use crate::config::{self, Config};
 use crate::daemon::listeners::{Listeners, udp_port};
 use crate::daemon::record::{self, Name};
@@ -183,11 +184,13 @@ impl Predecessor {
         } = result;
         let pause = Duration::from_micros(result.pause_us);
         log::info!(
-            "took over from echod {from} by {way}: {listeners} listener(s), {connections} connection(s); \
-             the pause was {pause:.1?}"
+            "took over from echod {from} by {way}: {}, {}; the pause was {pause:.1?}",
+            counted(*listeners, "listener"),
+            counted(*connections, "connection")
         );
         if *lost > 0 {
-            log::error!("{lost} connection(s) of the predecessor could not be kept");
+            let lost = counted(*lost, "connection");
+            log::error!("{lost} of the predecessor could not be kept");
         }
     }
 }
