@@ -258,13 +258,13 @@ impl Daemon {
         for report in self.workers.take_reports() {
             self.handle_report(report, now);
         }
-        self.go_on_handing_over(now);
+        self.continue_handing_over(now);
         // Requests that arrive then are answered by the successor.
-        let is_resting = self.is_resting();
+        let workers_are_stopped = self.workers_are_stopped();
         let calls = self
             .server
             .as_mut()
-            .filter(|_| !is_resting)
+            .filter(|_| !workers_are_stopped)
             .map(|server| server.turn(now))
             .unwrap_or_default();
         for call in calls {
@@ -273,7 +273,7 @@ impl Daemon {
         self.search_peers(now);
         self.continue_reloads(now);
         self.listeners.sweep(&self.workers, now);
-        self.go_on_stopping(now);
+        self.continue_stopping(now);
         let asks = self.supervise(|supervision, summary| supervision.turn(summary, now));
         if asks == Some(true) {
             self.workers.command_all(|_| Command::Ping);
@@ -291,7 +291,7 @@ impl Daemon {
             }
         };
         // While the workers are stopped no request is read, and none may keep this from sleeping.
-        let server = self.server.as_ref().filter(|_| !self.is_resting());
+        let server = self.server.as_ref().filter(|_| !self.workers_are_stopped());
         let control = server.and_then(Server::poll_timeout);
         let sweep = self.listeners.next_sweep(now);
         let handover = self.next_handover_step(now);
@@ -304,7 +304,7 @@ impl Daemon {
             .min();
         let timeout = until.map(|until| until.saturating_duration_since(now).into());
         // While the workers are stopped, signals stay pending: for the successor, or for afterwards.
-        let mask = if self.is_resting() {
+        let mask = if self.workers_are_stopped() {
             signals::blocked()
         } else {
             SigSet::empty()

@@ -57,7 +57,7 @@ pub(super) struct Identity {
 
 /// A socket, or a folder for one, that was created as root and is given to this user.
 #[derive(Debug)]
-pub(super) struct Made {
+pub(super) struct CreatedPath {
     pub path: PathBuf,
     pub is_folder: bool,
     /// Its group was configured, and stays.
@@ -190,7 +190,7 @@ fn choose(wanted: Identity, uid: Uid, gid: Gid) -> Result<Option<Identity>, Stri
 /// What can't be done. The process is then neither the one nor the other, and has to end.
 pub(super) fn drop_to(
     identity: &Identity,
-    made: &[Made],
+    made: &[CreatedPath],
     readable: Vec<PathBuf>,
 ) -> Result<Option<Landlock>, String> {
     let user = &identity.user;
@@ -204,7 +204,7 @@ pub(super) fn drop_to(
     confine(rules(readable, made, &programs)).map_err(|error| format!("Landlock: {error}"))
 }
 
-fn give(made: &Made, identity: &Identity) -> io::Result<()> {
+fn give(made: &CreatedPath, identity: &Identity) -> io::Result<()> {
     // Not by its name: where others may write too, that may be another file's by now.
     let file = socket_file::open_by_name(&made.path)?;
     let metadata = file.metadata()?;
@@ -266,7 +266,7 @@ struct Rules {
 /// `maps` is what is mapped now, as `/proc/self/maps` has it: where the program, its loader and its
 /// libraries are now is where their successors will be. Rules are on folders because they follow
 /// the file and not its name.
-fn rules(readable: Vec<PathBuf>, made: &[Made], maps: &str) -> Rules {
+fn rules(readable: Vec<PathBuf>, made: &[CreatedPath], maps: &str) -> Rules {
     let program = |line: &str| {
         let mut fields = line.split_ascii_whitespace();
         let is_code = fields.nth(1)?.contains('x');
@@ -522,7 +522,7 @@ mod tests {
             ("/run/echod/a.sock", false),
             ("b.sock", false),
         ];
-        let made = made.map(|(path, is_folder)| Made {
+        let made = made.map(|(path, is_folder)| CreatedPath {
             path: path.into(),
             is_folder,
             keeps_group: false,
@@ -584,7 +584,7 @@ mod tests {
         }
         let client = UnixDatagram::bind(outside.path().join("client")).unwrap();
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
-        let made = [Made {
+        let made = [CreatedPath {
             path: inside.path().join("sock"),
             is_folder: false,
             keeps_group: false,

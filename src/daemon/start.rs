@@ -25,7 +25,7 @@ use super::handover::predecessor::{Inherited, Predecessor};
 use super::handover::program::CommandLine;
 use super::listeners::{Listeners, Prepared, passed, survivors};
 use super::origin::{Origin, Texts};
-use super::privileges::{self, Identity, Landlock, Made};
+use super::privileges::{self, CreatedPath, Identity, Landlock};
 use super::reload::{self, History, Reloads};
 use super::signals::Signals;
 use super::stage::Stage;
@@ -55,11 +55,11 @@ struct Foundation {
     caller: Option<ClientId>,
     // What a successor does not do as configured.
     warnings: Vec<String>,
-    listeners: Beginning,
+    listeners: InitialListeners,
 }
 
 /// Where the listeners come from.
-enum Beginning {
+enum InitialListeners {
     /// They were bound.
     Fresh(First),
     /// They are a predecessor's.
@@ -97,7 +97,7 @@ impl Start<'_> {
         super::log::start_writer().map_err(|error| Failure::new(format!("log: {error}")))?;
         let manager = Manager::find();
         if let Some(manager) = manager.as_ref().filter(|_| was_stored) {
-            manager.let_go(STORED);
+            manager.remove_stored(STORED);
         }
         let workers = foundation.start_workers(count, &self.loaded.config.daemon)?;
         privileges::announce(foundation.identity.as_ref(), landlock.as_ref());
@@ -128,10 +128,12 @@ impl Start<'_> {
         };
         daemon.listeners.landlock = landlock;
         let result = match foundation.listeners {
-            Beginning::Fresh(first) => daemon
+            InitialListeners::Fresh(first) => daemon
                 .begin(first, self.loaded.warnings, self.begun)
                 .map(|()| None)?,
-            Beginning::Successor(before) => Some(daemon.succeed(*before, foundation.warnings)),
+            InitialListeners::Successor(before) => {
+                Some(daemon.succeed(*before, foundation.warnings))
+            }
         };
         daemon.announce();
         daemon.supervise(|supervision, summary| supervision.ready(summary, Instant::now()));
@@ -188,7 +190,7 @@ impl Foundation {
             server,
             caller: None,
             warnings: Vec::new(),
-            listeners: Beginning::Fresh(first),
+            listeners: InitialListeners::Fresh(first),
         })
     }
 
@@ -230,18 +232,19 @@ impl Foundation {
             server,
             caller,
             warnings,
-            listeners: Beginning::Successor(predecessor),
+            listeners: InitialListeners::Successor(predecessor),
         }
     }
 
     /// The files of all sockets.
-    fn made(&self) -> Vec<Made> {
-        let mut made: Vec<Made> = self.server.iter().flat_map(Server::made).collect();
+    fn created_paths(&self) -> Vec<CreatedPath> {
+        let mut created: Vec<CreatedPath> =
+            self.server.iter().flat_map(Server::created_paths).collect();
         match &self.listeners {
-            Beginning::Fresh(first) => made.extend(first.prepared.made()),
-            Beginning::Successor(predecessor) => made.extend(predecessor.made()),
+            InitialListeners::Fresh(first) => created.extend(first.prepared.created_paths()),
+            InitialListeners::Successor(predecessor) => created.extend(predecessor.created_paths()),
         }
-        made
+        created
     }
 
     /// Becomes the user that the service runs as. A predecessor in this very process already has:
@@ -249,11 +252,12 @@ impl Foundation {
     fn drop_privileges(&self, start: &Start<'_>) -> Result<Option<Landlock>, Failure> {
         if let Some(identity) = &self.identity {
             let readable = start.origin.folders(&start.texts);
-            return privileges::drop_to(identity, &self.made(), readable).map_err(Failure::new);
+            return privileges::drop_to(identity, &self.created_paths(), readable)
+                .map_err(Failure::new);
         }
         Ok(match &self.listeners {
-            Beginning::Fresh(_) => None,
-            Beginning::Successor(predecessor) => predecessor.inherited_landlock(),
+            InitialListeners::Fresh(_) => None,
+            InitialListeners::Successor(predecessor) => predecessor.inherited_landlock(),
         })
     }
 
@@ -261,7 +265,7 @@ impl Foundation {
     fn start_workers(&mut self, count: usize, config: &config::Daemon) -> Result<Workers, Failure> {
         let started = Workers::start(count, config);
         match (&self.listeners, started) {
-            (Beginning::Successor(_), Err(failure)) => {
+            (InitialListeners::Successor(_), Err(failure)) => {
                 self.warnings.extend(failure.messages);
                 let any = config::Daemon {
                     driver: DriverChoice::Auto,

@@ -34,7 +34,7 @@ impl Daemon {
     }
 
     /// Takes the step of a stop that is due.
-    pub(super) fn go_on_stopping(&mut self, now: Instant) {
+    pub(super) fn continue_stopping(&mut self, now: Instant) {
         if !self.is_stopping() {
             return;
         }

@@ -85,7 +85,7 @@ impl Daemon {
 
     /// Whether the workers have stopped. Nothing else is begun then: signals and control requests
     /// are for the successor, or for afterwards.
-    pub(super) fn is_resting(&self) -> bool {
+    pub(super) fn workers_are_stopped(&self) -> bool {
         let handover = self.handover.as_ref();
         handover.is_some_and(Handover::is_transferring)
     }
@@ -97,7 +97,7 @@ impl Daemon {
         handover.is_some_and(|handover| !handover.is_asking())
     }
 
-    /// When [`Self::go_on_handing_over`] is next due.
+    /// When [`Self::continue_handing_over`] is next due.
     pub(super) fn next_handover_step(&self, now: Instant) -> Option<Instant> {
         Some(self.handover.as_ref()?.poll_timeout(now))
     }
@@ -115,7 +115,7 @@ impl Daemon {
     }
 
     /// Takes the next step of a handover, if there is one.
-    pub(super) fn go_on_handing_over(&mut self, now: Instant) {
+    pub(super) fn continue_handing_over(&mut self, now: Instant) {
         let facts = Facts {
             unsettled: self.unsettled(),
             workers: self.workers.count(),
@@ -185,7 +185,7 @@ impl Daemon {
         });
         let transferred = outgoing.transferred;
         match handed_over {
-            Ok(()) => self.make_way(caller, transferred.connections.len() as u64, now),
+            Ok(()) => self.end_for_successor(caller, transferred.connections.len() as u64, now),
             Err(error) => {
                 self.give_back(transferred);
                 self.refuse_successor(caller, &error.to_string(), now);
@@ -233,12 +233,12 @@ impl Daemon {
         let kept = manager.keep_and_wait(STORED, carriers);
         kept.inspect_err(|_| {
             // It must not be passed to a later process after this one has continued.
-            manager.let_go(STORED);
+            manager.remove_stored(STORED);
         })
     }
 
     /// Everything belongs to the next process now.
-    fn make_way(&mut self, caller: Option<ClientId>, connections: u64, now: Instant) {
+    fn end_for_successor(&mut self, caller: Option<ClientId>, connections: u64, now: Instant) {
         let listeners = self.listeners.count() as u64;
         log::info!(
             "{} and {} wait for the next process",

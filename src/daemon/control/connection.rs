@@ -82,14 +82,14 @@ pub(super) enum State {
     Writing {
         message: Vec<u8>,
         written: usize,
-        then: Then,
+        then: AfterReply,
         until: Instant,
     },
 }
 
 /// What follows a reply.
 #[derive(Debug)]
-pub(super) enum Then {
+pub(super) enum AfterReply {
     NextRequest,
     NextPage(Box<Listing>),
     Close(wire::TooLong),
@@ -152,7 +152,7 @@ impl Connection {
             Err(too_long) => {
                 // Nothing after it can be understood, but the client gets the reason.
                 let reply = protocol::request_too_large();
-                self.begin(&reply, Then::Close(too_long), now);
+                self.begin(&reply, AfterReply::Close(too_long), now);
                 return self.write(now);
             }
         };
@@ -174,13 +174,13 @@ impl Connection {
             return Ok(self.wait(now));
         }
         match reply {
-            Reply::One(reply) => self.begin(&reply, Then::NextRequest, now),
-            Reply::Page(reply, listing) => self.begin(&reply, Then::NextPage(listing), now),
+            Reply::One(reply) => self.begin(&reply, AfterReply::NextRequest, now),
+            Reply::Page(reply, listing) => self.begin(&reply, AfterReply::NextPage(listing), now),
         }
         self.write(now)
     }
 
-    fn begin(&mut self, reply: &wire::Reply, then: Then, now: Instant) {
+    fn begin(&mut self, reply: &wire::Reply, then: AfterReply, now: Instant) {
         self.state = State::Writing {
             message: reply.encode(),
             written: 0,
@@ -208,16 +208,16 @@ impl Connection {
                 Err(cause) => return Err(cause.into()),
             }
         }
-        match std::mem::replace(then, Then::NextRequest) {
-            Then::NextRequest => Ok(self.wait(now)),
+        match std::mem::replace(then, AfterReply::NextRequest) {
+            AfterReply::NextRequest => Ok(self.wait(now)),
             // It has to wait for its turn: a client that reads as fast as we write must not keep
             // all others waiting.
-            Then::NextPage(listing) => {
+            AfterReply::NextPage(listing) => {
                 let (more, oneway) = (true, false);
                 self.state = State::Working { more, oneway };
                 Ok(Next::Page(listing))
             }
-            Then::Close(too_long) => Err(too_long.into()),
+            AfterReply::Close(too_long) => Err(too_long.into()),
         }
     }
 

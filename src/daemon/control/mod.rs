@@ -39,7 +39,7 @@ use crate::protocol::{self, PeerQuery, SortKey};
 use crate::worker::mailbox;
 
 use super::listeners::Listeners;
-use super::privileges::Made;
+use super::privileges::CreatedPath;
 pub use caller::Caller;
 use connection::{Connection, End, Next, State};
 use listing::Listing;
@@ -141,8 +141,8 @@ impl Server {
     }
 
     /// The files that were made for it.
-    pub(super) fn made(&self) -> Vec<Made> {
-        self.socket.made()
+    pub(super) fn created_paths(&self) -> Vec<CreatedPath> {
+        self.socket.created_paths()
     }
 
     /// When [`Self::turn`] has to be called although the descriptor is not readable.

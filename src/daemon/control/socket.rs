@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use socket2::Type;
 
 use crate::config::{self, PATH_BYTES_MAX};
-use crate::daemon::privileges::Made;
+use crate::daemon::privileges::CreatedPath;
 use crate::daemon::socket_file::{self, Identity, LockWait, SocketFile};
 
 /// Connections that wait to be accepted. The main loop takes them within milliseconds.
@@ -238,11 +238,11 @@ impl Socket {
     }
 
     /// The file, and the directory if that was missing.
-    pub(super) fn made(&self) -> Vec<Made> {
+    pub(super) fn created_paths(&self) -> Vec<CreatedPath> {
         if !self.is_in_place() {
             return Vec::new();
         }
-        let made = |path: &Path, is_folder| Made {
+        let made = |path: &Path, is_folder| CreatedPath {
             path: path.to_owned(),
             is_folder,
             keeps_group: self.is_adopted || self.permissions.group.is_some(),

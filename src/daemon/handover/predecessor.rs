@@ -10,7 +10,7 @@ use std::time::Instant;
 use crate::config::{self, Config, Loaded, Source};
 use crate::daemon::control::{BindError, ClientId, Server};
 use crate::daemon::origin::Texts;
-use crate::daemon::privileges::{Landlock, Made};
+use crate::daemon::privileges::{CreatedPath, Landlock};
 use crate::daemon::record::{Record, Socket};
 use crate::sys::handover as carriers;
 use crate::sys::process::Passed;
@@ -182,8 +182,8 @@ impl Predecessor {
     }
 
     /// The files of its Unix sockets; others may be created in their folders.
-    pub(in crate::daemon) fn made(&self) -> Vec<Made> {
-        let made = |socket: &Socket| Made {
+    pub(in crate::daemon) fn created_paths(&self) -> Vec<CreatedPath> {
+        let made = |socket: &Socket| CreatedPath {
             path: PathBuf::from(&socket.address),
             keeps_group: false,
             is_folder: false,

@@ -13,7 +13,7 @@ use crate::config::Address;
 use crate::sys::process::Passed;
 use crate::worker::mailbox::SocketId;
 
-use crate::daemon::privileges::Made;
+use crate::daemon::privileges::CreatedPath;
 use crate::daemon::socket_file::LockWait;
 
 use super::bind::Bound;
@@ -78,9 +78,9 @@ impl Prepared {
     }
 
     /// The files of Unix sockets.
-    pub(in crate::daemon) fn made(&self) -> impl Iterator<Item = Made> {
+    pub(in crate::daemon) fn created_paths(&self) -> impl Iterator<Item = CreatedPath> {
         let files = self.bound().filter_map(|bound| bound.file.as_ref());
-        files.map(|file| Made {
+        files.map(|file| CreatedPath {
             path: file.path().into(),
             is_folder: false,
             keeps_group: false,

@@ -74,7 +74,10 @@ impl Supervision {
     /// Sends the manager what is due. Returns whether every worker is to be asked for a sign of life.
     #[must_use]
     pub(super) fn turn(&mut self, summary: &Summary<'_>, now: Instant) -> bool {
-        let task = self.watchdog.as_mut().and_then(|dog| dog.turn(now));
+        let task = self
+            .watchdog
+            .as_mut()
+            .and_then(|watchdog| watchdog.turn(now));
         if let Some(Task::Accuse { workers, silent }) = &task {
             for worker in workers {
                 log::error!(
@@ -92,7 +95,7 @@ impl Supervision {
     /// A worker has answered.
     pub(super) fn handle_alive(&mut self, worker: usize, summary: &Summary<'_>, now: Instant) {
         let watchdog = self.watchdog.as_mut();
-        if watchdog.is_some_and(|dog| dog.handle_alive(worker)) {
+        if watchdog.is_some_and(|watchdog| watchdog.handle_alive(worker)) {
             self.manager.alive();
             if self.status.may_be_renewed(now) {
                 self.status(summary, now);

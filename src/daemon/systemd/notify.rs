@@ -222,7 +222,7 @@ impl Manager {
     }
 
     /// Removes what is stored under this name. False if the request was dropped.
-    pub(crate) fn let_go(&self, name: &str) -> bool {
+    pub(crate) fn remove_stored(&self, name: &str) -> bool {
         self.send_with(format!("FDSTOREREMOVE=1\nFDNAME={name}"), Vec::new())
     }
 
@@ -351,7 +351,7 @@ mod tests {
         let path = folder.path().join("notify");
         let _unread = UnixDatagram::bind(&path).unwrap();
         let manager = Manager::at(&path);
-        while manager.let_go("other") {}
+        while manager.remove_stored("other") {}
         assert!(manager.keep_and_wait("state", vec![]).is_err());
     }
 

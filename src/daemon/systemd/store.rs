@@ -74,7 +74,7 @@ impl Store {
         }
         // A name whose removal was dropped is still kept.
         self.kept
-            .retain(|name| wanted.contains(name) || !manager.let_go(name));
+            .retain(|name| wanted.contains(name) || !manager.remove_stored(name));
     }
 }
 
