@@ -495,6 +495,8 @@ impl Control {
                 Ok(0) => return None,
                 Ok(len) => self.unread.extend(&buffer[..len]),
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                // A read with a timeout is not repeated by the kernel after SIGCONT (signal(7)).
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => panic!("control connection: {error}"),
             }
         }

@@ -85,9 +85,7 @@ impl Start<'_> {
         let predecessor = self.take_predecessor();
         let signals = Signals::new().map_err(|error| Failure::new(format!("signals: {error}")))?;
         let count = self.worker_count();
-        let mut store = Store::default();
-        store.know(survivors::stored_names(&self.passed));
-        store.know(predecessor.iter().flat_map(|before| before.stored()));
+        let store = self.known_store(predecessor.as_deref());
         let mut foundation = match predecessor {
             None => Foundation::bind(&mut self, count)?,
             Some(predecessor) => Foundation::take_over(&self, predecessor),
@@ -139,6 +137,14 @@ impl Start<'_> {
         daemon.supervise(|supervision, summary| supervision.ready(summary, Instant::now()));
         daemon.answer(foundation.caller, result);
         Ok(daemon)
+    }
+
+    /// What the service manager keeps, as far as it has passed it or a predecessor has recorded it.
+    fn known_store(&self, predecessor: Option<&Predecessor>) -> Store {
+        let mut store = Store::default();
+        store.know(survivors::stored_names(&self.passed));
+        store.know(predecessor.iter().flat_map(|before| before.stored()));
+        store
     }
 
     /// The predecessor whose record could be read. Of another one, the sockets that are configured
