@@ -20,6 +20,7 @@ const SHORTENED_WIDTH: usize = 16;
 pub struct Column {
     header: &'static str,
     align: Align,
+    is_whole: bool,
     rank: u8,
 }
 
@@ -37,7 +38,17 @@ impl Column {
         Self {
             header,
             align: Align::Left,
+            is_whole: false,
             rank,
+        }
+    }
+
+    /// A column of names that are not shortened, because their ends tell them apart.
+    #[must_use]
+    pub const fn whole(header: &'static str, rank: u8) -> Self {
+        Self {
+            is_whole: true,
+            ..Self::names(header, rank)
         }
     }
 
@@ -46,7 +57,7 @@ impl Column {
     pub const fn numbers(header: &'static str, rank: u8) -> Self {
         Self {
             align: Align::Right,
-            ..Self::names(header, rank)
+            ..Self::whole(header, rank)
         }
     }
 }
@@ -133,9 +144,9 @@ impl Table {
 
     /// The width that a column has at least.
     fn least_width(&self, column: usize, width: usize) -> usize {
-        match self.columns[column].align {
-            Align::Left => width.min(SHORTENED_WIDTH),
-            Align::Right => width,
+        match self.columns[column].is_whole {
+            true => width,
+            false => width.min(SHORTENED_WIDTH),
         }
     }
 
@@ -188,7 +199,7 @@ impl Table {
 }
 
 /// The text in at most this width, its end replaced by `…` where it is longer.
-fn shortened(text: &str, width: usize) -> String {
+pub(crate) fn shortened(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();
     }

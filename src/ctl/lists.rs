@@ -19,9 +19,26 @@ pub struct Screen {
     pub width: Option<usize>,
 }
 
+/// A list as text, its lines ended.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct List {
+    /// A header and a line for each row.
+    pub table: String,
+    /// What is below.
+    pub footer: String,
+}
+
+impl List {
+    /// All of it.
+    #[must_use]
+    pub fn whole(self) -> String {
+        self.table + &self.footer
+    }
+}
+
 /// All listeners; with rates where they are watched.
 #[must_use]
-pub fn listeners(listeners: &[Listener], rates: Option<&Rates>, screen: Screen) -> String {
+pub fn listeners(listeners: &[Listener], rates: Option<&Rates>, screen: Screen) -> List {
     let mut table = Table::new(&[
         Column::names("NAME", 0),
         Column::names("PROTOCOL", 3),
@@ -74,7 +91,10 @@ pub fn listeners(listeners: &[Listener], rates: Option<&Rates>, screen: Screen) 
         ]);
     }
     let rendered = table.render(screen.paint, screen.width);
-    rendered.text + &hint(rendered.left_out) + &listener_totals(listeners)
+    List {
+        table: rendered.text,
+        footer: listener_totals(listeners) + &hint(rendered.left_out),
+    }
 }
 
 /// The last line below a table of listeners.
@@ -102,8 +122,8 @@ fn listener_totals(listeners: &[Listener]) -> String {
 fn hint(left_out: usize) -> String {
     match left_out {
         0 => String::new(),
-        1 => "(1 more column: --wide)\n".to_owned(),
-        _ => format!("({left_out} more columns: --wide)\n"),
+        1 => "1 more column: --wide\n".to_owned(),
+        _ => format!("{left_out} more columns: --wide\n"),
     }
 }
 
@@ -122,23 +142,24 @@ fn connections_cell(listener: &Listener) -> String {
     }
 }
 
-/// The bytes per second in each direction; nothing where there is no earlier look.
+/// The bytes per second in each direction, while they are watched; not known at the first look.
 fn rate_cells(rates: Option<&Rates>, key: &str) -> [String; 2] {
-    match rates.and_then(|rates| rates.of(key)) {
-        Some(rates) => rates.map(bytes),
+    match rates.map(|rates| rates.of(key)) {
+        Some(Some(rates)) => rates.map(bytes),
+        Some(None) => ["-".to_owned(), "-".to_owned()],
         None => Default::default(),
     }
 }
 
 /// A list of peers; `total` counts those too that are not listed. With rates where they are watched.
 #[must_use]
-pub fn peers(peers: &[Peer], total: u64, rates: Option<&Rates>, screen: Screen) -> String {
+pub fn peers(peers: &[Peer], total: u64, rates: Option<&Rates>, screen: Screen) -> List {
     let mut table = Table::new(&[
         Column::numbers("ID", 0),
         Column::names("LISTENER", 3),
         Column::names("PROTOCOL", 8),
-        Column::names("ADDRESS", 0),
-        Column::names("LOCAL", 9),
+        Column::whole("ADDRESS", 0),
+        Column::whole("LOCAL", 9),
         Column::names("VIA", 10),
         Column::numbers("AGE", 2),
         Column::numbers("IDLE", 1),
@@ -182,9 +203,13 @@ pub fn peers(peers: &[Peer], total: u64, rates: Option<&Rates>, screen: Screen) 
     } else {
         format!("{listed} of {}", counted(total, "peer"))
     };
-    if peers.is_empty() {
-        return totals + "\n";
-    }
     let rendered = table.render(screen.paint, screen.width);
-    rendered.text + &hint(rendered.left_out) + &totals + "\n"
+    let table = match peers.is_empty() {
+        true => String::new(),
+        false => rendered.text,
+    };
+    List {
+        table,
+        footer: totals + "\n" + &hint(rendered.left_out),
+    }
 }

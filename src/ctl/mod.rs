@@ -41,7 +41,7 @@ use crate::protocol::{self, schema};
 use args::{Cli, Command, ConfigCommand, KickArgs, PeersArgs, WatchArgs};
 use check::check;
 use client::Client;
-use lists::Screen;
+use lists::{List, Screen};
 use location::socket_path;
 use refusal::{is_parameter, no_backlog, refusal};
 use watch::Rates;
@@ -82,7 +82,8 @@ impl Session {
             options.socket.clone(),
             |name| std::env::var_os(name),
             nix::unistd::geteuid().is_root(),
-            Path::exists,
+            // A folder that may not be searched may well have it.
+            |path| path.try_exists().unwrap_or(true),
         );
         Self {
             socket,
@@ -168,14 +169,17 @@ impl Session {
         let asked = schema::ListListeners { name };
         self.list(watch, |rates| {
             let reply = self.call("ListListeners", &asked)?;
-            self.shown(reply, |reply: schema::ListListenersReply| {
+            self.listed(reply, |reply: schema::ListListenersReply| {
                 let counts = reply.listeners.iter().map(|listener| {
                     let counts = [listener.bytes_received, listener.bytes_sent];
                     (listener.name.clone(), counts)
                 });
                 rates.update(Instant::now(), counts);
                 match reply.listeners.as_slice() {
-                    [listener] if single => show::listener(listener, self.paint),
+                    [listener] if single => List {
+                        footer: show::listener(listener, self.paint),
+                        ..List::default()
+                    },
                     listeners => lists::listeners(listeners, rates_of(rates, watch), self.screen()),
                 }
             })
@@ -186,7 +190,7 @@ impl Session {
         let asked = selection::listed(args);
         self.list(args.watch, |rates| {
             let reply = self.all_pages("ListPeers", &asked)?;
-            self.shown(reply, |reply: schema::ListPeersReply| {
+            self.listed(reply, |reply: schema::ListPeersReply| {
                 let counts = reply.peers.iter().map(|peer| {
                     let counts = [peer.bytes_received, peer.bytes_sent];
                     (peer.id.to_string(), counts)
@@ -202,21 +206,20 @@ impl Session {
     fn list(
         &self,
         watch: WatchArgs,
-        mut look: impl FnMut(&mut Rates) -> Result<String, Failure>,
+        mut look: impl FnMut(&mut Rates) -> Result<List, Failure>,
     ) -> Result<(), Failure> {
         let mut rates = Rates::default();
         let mut is_first = true;
         loop {
-            let text = look(&mut rates)?;
-            let height = terminal_size().map(|(_, Height(height))| usize::from(height));
-            match height.filter(|_| watch.watch && self.terminal && !self.json) {
-                Some(height) => {
-                    // What is on the screen before scrolls away and is not drawn over.
+            let list = look(&mut rates)?;
+            match terminal_size().filter(|_| watch.watch && self.terminal && !self.json) {
+                Some((Width(width), Height(height))) => {
+                    // Nothing of what is on the screen is left beside the list.
                     let clear = if is_first { "\x1b[2J" } else { "" };
-                    let text = clear.to_owned() + &watch::redraw(&text, height);
-                    print_or_end(text.as_bytes())?;
+                    let drawn = watch::redraw(&list, (width.into(), height.into()));
+                    print_or_end((clear.to_owned() + &drawn).as_bytes())?;
                 }
-                None => print_or_end(text.as_bytes())?,
+                None => print_or_end(list.whole().as_bytes())?,
             }
             if !watch.watch {
                 return Ok(());
@@ -224,6 +227,21 @@ impl Session {
             is_first = false;
             thread::sleep(watch.interval);
         }
+    }
+
+    /// A reply as a list; as it came, it is a footer alone.
+    fn listed<T: DeserializeOwned>(
+        &self,
+        reply: Parameters,
+        show: impl FnOnce(T) -> List,
+    ) -> Result<List, Failure> {
+        if self.json {
+            return Ok(List {
+                footer: self.json_text(reply),
+                ..List::default()
+            });
+        }
+        Ok(show(decode(reply)?))
     }
 
     /// How wide and in which colors tables are.
@@ -417,19 +435,10 @@ impl Session {
         reply: Parameters,
         show: impl FnOnce(T) -> String,
     ) -> Result<(), Failure> {
-        print_or_end(self.shown(reply, show)?.as_bytes())
-    }
-
-    /// A reply as text: as it came, or as people read it.
-    fn shown<T: DeserializeOwned>(
-        &self,
-        reply: Parameters,
-        show: impl FnOnce(T) -> String,
-    ) -> Result<String, Failure> {
         if self.json {
-            return Ok(self.json_text(reply));
+            return self.print_json(reply);
         }
-        Ok(show(decode(reply)?))
+        print_or_end(show(decode(reply)?).as_bytes())
     }
 
     fn print_json(&self, reply: Parameters) -> Result<(), Failure> {

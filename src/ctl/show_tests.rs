@@ -126,7 +126,7 @@ fn status_shows_a_rejected_reload_in_red() {
 #[test]
 fn listeners_are_a_table() {
     check(
-        listeners(&two_listeners(), None, WHOLE),
+        listeners(&two_listeners(), None, WHOLE).whole(),
         expect![[r#"
             NAME   PROTOCOL  ADDRESSES          REPLY  STATE      SOCKETS  BACKLOG  QUEUED  CONNECTIONS  ACCEPTED  DATAGRAMS  REFUSED  RECEIVED     SENT
             main   tcp       0.0.0.0:7, [::]:7  echo   listening        8     4096       2          812      4711          -       12   1.2 GiB  1.2 GiB
@@ -145,13 +145,13 @@ const NARROW: Screen = Screen {
 #[test]
 fn on_a_narrow_terminal_less_important_columns_are_left_out() {
     check(
-        listeners(&two_listeners(), None, NARROW),
+        listeners(&two_listeners(), None, NARROW).whole(),
         expect![[r#"
             NAME   PROTOCOL  ADDRESSES          STATE      QUEUED  CONNECTIONS  REFUSED
             main   tcp       0.0.0.0:7, [::]:7  listening       2          812       12
             dgram  udp       0.0.0.0:7          paused          -            -        0
-            (7 more columns: --wide)
             2 listeners, 812 connections, 1.2 GiB received, 1.2 GiB sent
+            7 more columns: --wide
         "#]],
     );
 }
@@ -163,13 +163,13 @@ fn a_full_listener_says_so_and_a_retired_one_is_counted_apart() {
     full[0].connections = 10_000;
     full[1].state = ListenerState::Retired;
     check(
-        listeners(&full, None, NARROW),
+        listeners(&full, None, NARROW).whole(),
         expect![[r#"
             NAME   PROTOCOL  ADDRESSES          STATE      QUEUED       CONNECTIONS  REFUSED
             main   tcp       0.0.0.0:7, [::]:7  listening       2  10000/10000 full       12
             dgram  udp       0.0.0.0:7          retired         -                 -        0
-            (7 more columns: --wide)
             1 listener, 1 retired, 10000 connections, 1.2 GiB received, 1.2 GiB sent
+            7 more columns: --wide
         "#]],
     );
 }
@@ -182,13 +182,13 @@ fn a_watched_list_has_rates() {
     let later = start + std::time::Duration::from_secs(1);
     rates.update(later, [("main".to_owned(), [2048, 1024])]);
     check(
-        listeners(&two_listeners(), Some(&rates), NARROW),
+        listeners(&two_listeners(), Some(&rates), NARROW).whole(),
         expect![[r#"
             NAME   ADDRESSES          STATE      QUEUED  CONNECTIONS     IN/S    OUT/S
             main   0.0.0.0:7, [::]:7  listening       2          812  2.0 KiB  1.0 KiB
             dgram  0.0.0.0:7          paused          -            -        -        -
-            (9 more columns: --wide)
             2 listeners, 812 connections, 1.2 GiB received, 1.2 GiB sent
+            9 more columns: --wide
         "#]],
     );
 }
@@ -269,7 +269,7 @@ fn peers_are_a_table_without_empty_columns() {
          "bytes_received": 0, "bytes_sent": 0, "pid": 99, "uid": 1000},
     ]));
     check(
-        peers(&listed, 2, None, WHOLE),
+        peers(&listed, 2, None, WHOLE).whole(),
         expect![[r#"
               ID  LISTENER        PROTOCOL     ADDRESS          LOCAL              AGE  IDLE  RECEIVED     SENT    RTT  RETRANSMITS  UNSENT  PID   UID
                7  main            tcp          192.0.2.1:50000  192.0.2.9:7     5m 12s  20ms      90 B  1.5 KiB  85 µs            0     0 B    -     -
@@ -278,7 +278,7 @@ fn peers_are_a_table_without_empty_columns() {
         "#]],
     );
     check(
-        peers(&listed[..1], 812, None, WHOLE),
+        peers(&listed[..1], 812, None, WHOLE).whole(),
         expect![[r#"
             ID  LISTENER  PROTOCOL  ADDRESS          LOCAL           AGE  IDLE  RECEIVED     SENT    RTT  RETRANSMITS  UNSENT
              7  main      tcp       192.0.2.1:50000  192.0.2.9:7  5m 12s  20ms      90 B  1.5 KiB  85 µs            0     0 B
@@ -286,7 +286,7 @@ fn peers_are_a_table_without_empty_columns() {
         "#]],
     );
     check(
-        peers(&[], 0, None, WHOLE),
+        peers(&[], 0, None, WHOLE).whole(),
         expect![[r#"
         0 peers
     "#]],

@@ -6,7 +6,11 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use crate::cli::text::counted;
+use unicode_width::UnicodeWidthStr;
+
+use crate::cli::table::shortened;
+
+use super::lists::List;
 
 /// Bytes received and sent per second since the look before, by the name of what is counted.
 #[derive(Debug, Default)]
@@ -48,32 +52,44 @@ impl Rates {
     }
 }
 
-/// What draws a text in the place of the one before, on a terminal of `height` lines: as many of its
-/// lines as there is room for, and how many there are besides. The last line, which has the totals,
-/// is always there.
+/// What draws a list in the place of the one before, on a terminal of this width and height: as many
+/// of its lines as there is room for, and how many rows there are besides. The footer is always
+/// there.
 #[must_use]
-pub fn redraw(text: &str, height: usize) -> String {
-    // From the top; each line clears what was behind it, and the end what was below.
+pub fn redraw(list: &List, (width, height): (usize, usize)) -> String {
+    let mut lines: Vec<&str> = list.table.lines().collect();
+    let footer: Vec<&str> = list.footer.lines().collect();
+    // One is for the cursor.
+    let room = height.saturating_sub(footer.len() + 1);
+    let mut more = None;
+    if lines.len() > room {
+        let shown = room.saturating_sub(1);
+        more = Some(format!("… {} more", lines.len() - shown));
+        lines.truncate(shown);
+    }
+    // From the top. Each line is cleared before it is written, since one as wide as the terminal
+    // leaves the cursor on its last character; the end clears what was below.
     let mut drawn = String::from("\x1b[H");
-    let mut lines: Vec<&str> = text.lines().collect();
-    let last = lines.pop().unwrap_or_default();
-    // One for the totals, and one for the cursor.
-    let room = height.saturating_sub(2);
-    let cut = lines.len() > room;
-    let shown = if cut {
-        room.saturating_sub(1)
-    } else {
-        lines.len()
+    for line in lines.into_iter().chain(more.as_deref()).chain(footer) {
+        drawn += "\x1b[K";
+        drawn += &clip(line, width);
+        drawn.push('\n');
+    }
+    drawn + "\x1b[J"
+}
+
+/// As much of a line as fits into the width, where sequences that set colors take no room.
+fn clip(line: &str, width: usize) -> String {
+    let Some(sequence) = line.find('\x1b') else {
+        return shortened(line, width);
     };
-    for line in &lines[..shown] {
-        drawn += line;
-        drawn += "\x1b[K\n";
-    }
-    if cut {
-        let more = counted((lines.len() - shown) as u64, "more line");
-        drawn += &format!("… {more}\x1b[K\n");
-    }
-    drawn + last + "\x1b[K\n\x1b[J"
+    // Only whole lines are colored: `ESC [ … m` before the text and behind it.
+    let (before, rest) = line.split_at(sequence);
+    let start = rest.find('m').map_or(rest.len(), |end| end + 1);
+    let (color, rest) = rest.split_at(start);
+    let end = rest.find('\x1b').unwrap_or(rest.len());
+    let (text, reset) = rest.split_at(end);
+    before.to_owned() + color + &shortened(text, width.saturating_sub(before.width())) + reset
 }
 
 #[cfg(test)]
@@ -101,30 +117,65 @@ mod tests {
         assert_eq!(rates.of("a"), Some([1_000_000, 0]), "no division by zero");
     }
 
-    fn lines_drawn(text: &str, height: usize) -> Vec<String> {
-        let drawn = redraw(text, height);
+    fn list(rows: usize) -> List {
+        let rows = (0..rows).map(|row| format!("row {row}\n"));
+        List {
+            table: "NAME\n".to_owned() + &rows.collect::<String>(),
+            footer: "5 peers\n2 more columns: --wide\n".to_owned(),
+        }
+    }
+
+    fn lines_drawn(list: &List, size: (usize, usize)) -> Vec<String> {
+        let drawn = redraw(list, size);
         let drawn = drawn.strip_prefix("\x1b[H").expect("it begins at the top");
         let drawn = drawn
             .strip_suffix("\x1b[J")
             .expect("what is below is cleared");
-        let lines = drawn.lines().map(|line| line.strip_suffix("\x1b[K"));
-        lines
-            .map(|line| line.expect("a cleared line").to_owned())
-            .collect()
+        let lines = drawn.lines().map(|line| line.strip_prefix("\x1b[K"));
+        let lines = lines.map(|line| line.expect("it is cleared first").to_owned());
+        lines.collect()
     }
 
     #[test]
-    fn a_screen_is_never_scrolled_and_keeps_the_totals() {
-        let text = "NAME\n1\n2\n3\n4\n5\n5 peers\n";
-        assert_eq!(lines_drawn(text, 24), text.lines().collect::<Vec<_>>());
-        assert_eq!(lines_drawn(text, 8).len(), 7);
+    fn a_screen_is_never_scrolled_and_keeps_the_footer() {
+        assert_eq!(lines_drawn(&list(5), (80, 24)).len(), 8);
+        assert_eq!(lines_drawn(&list(5), (80, 9)).len(), 8);
         assert_eq!(
-            lines_drawn(text, 7),
-            ["NAME", "1", "2", "3", "… 2 more lines", "5 peers"]
+            lines_drawn(&list(5), (80, 8)),
+            [
+                "NAME",
+                "row 0",
+                "row 1",
+                "row 2",
+                "… 2 more",
+                "5 peers",
+                "2 more columns: --wide"
+            ]
         );
-        for height in 3..10 {
-            assert!(lines_drawn(text, height).len() < height, "{height}");
+        for height in 4..12 {
+            assert!(
+                lines_drawn(&list(5), (80, height)).len() < height,
+                "{height}"
+            );
         }
-        assert_eq!(lines_drawn("0 peers\n", 24), ["0 peers"]);
+        let empty = List {
+            table: String::new(),
+            footer: "0 peers\n".to_owned(),
+        };
+        assert_eq!(lines_drawn(&empty, (80, 24)), ["0 peers"]);
+    }
+
+    /// A line that the terminal broke in two took a row more than was counted, so that the screen
+    /// scrolled.
+    #[test]
+    fn no_line_is_wider_than_the_terminal() {
+        let wide = List {
+            table: "\x1b[1mNAME  ADDRESS\x1b[0m\nmain  127.0.0.1:7\n".to_owned(),
+            footer: "1 listener, 0 connections\n".to_owned(),
+        };
+        assert_eq!(
+            lines_drawn(&wide, (10, 24)),
+            ["\x1b[1mNAME  ADD…\x1b[0m", "main  127…", "1 listene…"]
+        );
     }
 }
