@@ -313,34 +313,6 @@ fn where_nothing_comes_back_there_is_nothing_to_check() {
 }
 
 #[test]
-fn people_read_lines_and_why_what_has_failed_matters() {
-    let server = faulty::resetting();
-    let output = output_of(&format!("check {server}"));
-    let said = text(&output.stdout);
-    let lines: Vec<&str> = said.lines().collect();
-    assert!(
-        lines[0].starts_with("echo                  pass     21 bytes in "),
-        "{said}"
-    );
-    assert_eq!(lines[1], "binary                pass     256 bytes");
-    assert!(
-        lines[2].starts_with("half-close            fail     "),
-        "{said}"
-    );
-    assert!(
-        lines[3].starts_with("                               clients read to the end"),
-        "{said}"
-    );
-    let sum = "11 checks: 8 passed, 3 failed";
-    assert_eq!(lines.last(), Some(&sum), "{said}");
-    assert_eq!(text(&output.stderr), "");
-    let colored = output_of(&format!("check {server} --color always"));
-    let said = text(&colored.stdout);
-    assert!(said.contains("\x1b[32mpass   \x1b[0m  "), "{said}");
-    assert!(said.contains("\x1b[31mfail   \x1b[0m  "), "{said}");
-}
-
-#[test]
 fn an_interruption_ends_it_with_what_was_found_until_then() {
     let server = faulty::answering_one_client();
     let mut child = spawn(&["check", &server, "--timeout", "60s"]);
