@@ -224,8 +224,11 @@ fn only_messages_that_were_due_in_the_window_count() {
         assert_eq!((tally.sent, tally.whole(), tally.bytes), (2, 2, 128));
         assert_eq!((tally.late, tally.latencies.len()), (1, 2));
     }
-    let outside = desk.send(300);
-    desk.handle_failure(outside, &Cause::Refused);
+    let (refused, corrupt) = (desk.send(300), desk.send(300));
+    desk.handle_failure(refused, &Cause::Refused);
+    let mut bytes = desk.bytes(corrupt);
+    bytes[40] ^= 1;
+    desk.comes(301, &bytes, true);
     desk.says();
 }
 

@@ -149,10 +149,8 @@ fn a_service_in_upper_case_fails_one_check_with_what_to_write() {
         assert_eq!(seen(&json, "echo"), words);
         let mut flaws = flaws(&json);
         assert_eq!(flaws.remove("echo").as_deref(), Some("fail"));
-        assert!(
-            flaws.values().all(|verdict| verdict == "not_run"),
-            "{json:#}"
-        );
+        let are_not_run = flaws.values().all(|verdict| verdict == "not_run");
+        assert!(are_not_run, "{json:#}");
         assert_eq!(json["not_run"], flaws.len());
     }
 }

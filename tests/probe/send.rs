@@ -151,10 +151,8 @@ fn a_server_that_never_stops_is_stopped() {
     });
     let (_, said, status) = send(&url, &["--json"], b"");
     assert_eq!(status, 1);
-    assert!(
-        said.ends_with(": more came back than the 0 bytes sent\n"),
-        "{said}"
-    );
+    let words = ": more came back than the 0 bytes sent\n";
+    assert!(said.ends_with(words), "{said}");
     server.join().expect("a server");
 }
 

@@ -170,6 +170,8 @@ mod tests {
             "4 checks: 1 passed, 1 failed, 1 not applicable, 1 not run\n"
         );
         assert_eq!(record.verdict(), report::Verdict::Flawed);
+        let colored = record.checks[0].lines(10, Paint { colored: true });
+        assert!(colored.contains("\x1b[32mpass   \x1b[0m  "), "{colored}");
     }
 
     #[test]

@@ -62,13 +62,9 @@ struct Measured {
 }
 
 impl Measured {
-    /// Messages a second that came back whole.
-    fn throughput(&self) -> f64 {
-        self.tally.whole() as f64 / self.duration.as_secs_f64().max(1e-9)
-    }
-
-    fn bytes_per_second(&self) -> u64 {
-        (self.tally.bytes as f64 / self.duration.as_secs_f64().max(1e-9)) as u64
+    /// This number, of what came back in all the time, as one a second.
+    fn per_second(&self, count: u64) -> f64 {
+        count as f64 / self.duration.as_secs_f64().max(1e-9)
     }
 
     fn verdict(&self) -> Verdict {

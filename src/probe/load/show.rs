@@ -47,8 +47,8 @@ pub(super) fn summary(args: &LoadArgs, measured: &Measured, paint: Paint, width:
         "{} in {}: {} messages/s, {}/s\n",
         counted(tally.whole(), "message"),
         figures::duration(measured.duration),
-        per_second(measured.throughput()),
-        text::bytes(measured.bytes_per_second())
+        rate(measured.per_second(tally.whole())),
+        text::bytes(measured.per_second(tally.bytes) as u64)
     );
     let line = tally.account();
     let is_flawed = tally.lost + tally.late + tally.corrupt > 0;
@@ -62,7 +62,7 @@ pub(super) fn summary(args: &LoadArgs, measured: &Measured, paint: Paint, width:
 }
 
 /// Whole ones, where there are enough of them.
-fn per_second(rate: f64) -> String {
+fn rate(rate: f64) -> String {
     match rate {
         _ if rate > 0.0 && rate < 100.0 => format!("{rate:.1}"),
         _ => format!("{rate:.0}"),
@@ -71,11 +71,12 @@ fn per_second(rate: f64) -> String {
 
 /// The result for programs.
 pub(super) fn report(args: &LoadArgs, measured: &Measured) -> Report {
+    let messages = measured.tally.whole();
     Report {
         rate: args.rate,
-        messages: Some(measured.tally.whole()),
+        messages: Some(messages),
         duration_ms: Some(milliseconds(measured.duration)),
-        throughput: Some((measured.throughput() * 10.0).round() / 10.0),
+        throughput: Some((measured.per_second(messages) * 10.0).round() / 10.0),
         delayed: Some(measured.tally.delayed),
         ends: Some(measured.course.ends.clone()),
         ..measured.tally.report()
