@@ -28,6 +28,9 @@ Exit status: 0 all as it should be, 1 something lost, late or wrong, or interrup
 
 Try it only on services that are yours, or whose owner agrees.";
 
+/// The commands; without one, it is a conversation.
+const COMMANDS: [&str; 5] = ["send", "ping", "load", "check", "mtu"];
+
 /// The heading of the options that are listed once, and apply to every command.
 const PATH_OPTIONS: &str = "Path options, for every command";
 
@@ -65,7 +68,6 @@ impl Cli {
     ///
     /// # Panics
     /// Never: the parser asks for one.
-    #[must_use]
     pub fn target(&self) -> &Target {
         let Some(command) = &self.command else {
             return self.url.as_ref().expect("it is required");
@@ -109,10 +111,9 @@ fn parse_from(words: &[OsString]) -> Result<Cli, clap::Error> {
 
 /// The command that a word is close to, if it is none itself.
 fn misspelled(word: &str) -> Option<&'static str> {
-    let names = ["send", "ping", "load", "check", "mtu"];
     let is_close = |name: &&str| (1..=2).contains(&strsim::damerau_levenshtein(name, word));
-    let is_word = word.len() >= 3 && !names.contains(&word);
-    names.into_iter().find(is_close).filter(|_| is_word)
+    let is_word = word.len() >= 3 && !COMMANDS.contains(&word);
+    COMMANDS.into_iter().find(is_close).filter(|_| is_word)
 }
 
 /// The command line, with the path options hidden in the help of each command.
@@ -124,11 +125,7 @@ fn command() -> clap::Command {
         .filter(is_path)
         .map(|arg| arg.clone().hide(true))
         .collect();
-    let names: Vec<String> = command
-        .get_subcommands()
-        .map(|sub| sub.get_name().to_owned())
-        .collect();
-    names.into_iter().fold(command, |command, name| {
+    COMMANDS.into_iter().fold(command, |command, name| {
         // What a command has already is not replaced by the global option of that name.
         command.mut_subcommand(name, |sub| {
             let help = sub
@@ -184,7 +181,6 @@ pub struct Path {
 
 impl Path {
     /// Whether the service is to be reached over IPv4; none: over either family.
-    #[must_use]
     pub fn family(&self) -> Option<bool> {
         let source = self.source.and_then(|source| source.address);
         match (self.ipv4, self.ipv6) {
@@ -420,21 +416,20 @@ fn parse_rate(text: &str) -> Result<u64, String> {
 
 /// `192.0.2.1`, `:5000`, `192.0.2.1:5000`, `2001:db8::1`, `[2001:db8::1]:5000`.
 fn parse_source(text: &str) -> Result<Source, String> {
-    if let Ok(address) = text.trim_matches(['[', ']']).parse() {
-        let address = Some(address);
-        return Ok(Source { address, port: 0 });
-    }
-    if let Ok(address) = text.parse::<SocketAddr>() {
-        let (address, port) = (Some(address.ip()), address.port());
-        return Ok(Source { address, port });
-    }
-    if let Some(Ok(port)) = text.strip_prefix(':').map(str::parse) {
-        return Ok(Source {
-            address: None,
-            port,
-        });
-    }
-    Err("neither an address nor a port: write 192.0.2.1, :5000 or 192.0.2.1:5000".into())
+    let alone = text.trim_matches(['[', ']']).parse();
+    let both = text
+        .parse()
+        .map(|both: SocketAddr| (both.ip(), both.port()));
+    let (address, port) = match (alone, both, text.strip_prefix(':').map(str::parse)) {
+        (Ok(address), ..) => (Some(address), 0),
+        (_, Ok((address, port)), _) => (Some(address), port),
+        (.., Some(Ok(port))) => (None, port),
+        _ => {
+            let words = "neither an address nor a port: write 192.0.2.1, :5000 or 192.0.2.1:5000";
+            return Err(words.into());
+        }
+    };
+    Ok(Source { address, port })
 }
 
 #[cfg(test)]
@@ -490,16 +485,12 @@ mod tests {
     fn path_options_are_listed_once() {
         let mut all = command();
         let help = all.render_help().to_string();
-        assert!(
-            help.contains(PATH_OPTIONS) && help.contains("--dscp"),
-            "{help}"
-        );
+        assert!(help.contains(PATH_OPTIONS), "{help}");
+        assert!(help.contains("--dscp"), "{help}");
         let error = parse("echoprobe ping --help").expect_err("the help");
         let help = error.to_string();
-        assert!(
-            help.contains("--interval") && !help.contains("--dscp"),
-            "{help}"
-        );
+        assert!(help.contains("--interval"), "{help}");
+        assert!(!help.contains("--dscp"), "{help}");
         for line in help.lines().filter(|line| !line.contains("://")) {
             assert!(line.chars().count() <= 100, "{line}");
         }
@@ -532,12 +523,7 @@ mod tests {
             "echoprobe send udp://a:1 -s 65528",
             "echoprobe ping tcp://a:1 --proxy v3",
         ] {
-            let error = parse(line).expect_err(line);
-            assert_eq!(
-                error.exit_code(),
-                crate::cli::exit::Exit::Usage as i32,
-                "{line}"
-            );
+            assert_eq!(parse(line).expect_err(line).exit_code(), 2, "{line}");
         }
     }
 
@@ -547,9 +533,8 @@ mod tests {
             let said = parse(line).expect_err("no command").to_string();
             assert!(said.contains("no such command: write "), "{said}");
         }
-        let said = parse("echoprobe localhost")
-            .expect_err("no URL")
-            .to_string();
+        let error = parse("echoprobe localhost").expect_err("no URL");
+        let said = error.to_string();
         assert!(said.contains("no URL: write tcp://"), "{said}");
     }
 
@@ -564,20 +549,16 @@ mod tests {
             [Some(5000), Some(20_000), Some(1_500_000)]
         );
         assert_eq!(parse_message_size("1KiB"), Ok(1024));
-        let source = |address: &str, port| {
-            Ok(Source {
-                address: address.parse().ok(),
-                port,
-            })
-        };
-        assert_eq!(parse_source("192.0.2.1"), source("192.0.2.1", 0));
-        assert_eq!(parse_source(":5000"), source("", 5000));
-        assert_eq!(parse_source("192.0.2.1:5000"), source("192.0.2.1", 5000));
-        assert_eq!(parse_source("2001:db8::1"), source("2001:db8::1", 0));
-        assert_eq!(
-            parse_source("[2001:db8::1]:5000"),
-            source("2001:db8::1", 5000)
-        );
+        for (text, address, port) in [
+            ("192.0.2.1", "192.0.2.1", 0),
+            (":5000", "", 5000),
+            ("192.0.2.1:5000", "192.0.2.1", 5000),
+            ("2001:db8::1", "2001:db8::1", 0),
+            ("[2001:db8::1]:5000", "2001:db8::1", 5000),
+        ] {
+            let address = address.parse().ok();
+            assert_eq!(parse_source(text), Ok(Source { address, port }));
+        }
         assert!(parse_source("eth0").is_err());
     }
 }

@@ -42,7 +42,6 @@ pub enum Cause {
 
 impl Cause {
     /// The cause behind an error of a socket.
-    #[must_use]
     pub fn of(error: &io::Error) -> Self {
         use io::ErrorKind;
         match error.kind() {
@@ -62,7 +61,6 @@ impl Cause {
     }
 
     /// The cause behind a datagram that was not delivered.
-    #[must_use]
     pub fn of_failure(failure: &measure::Failure) -> Self {
         match failure.expired {
             true => Self::TtlExceeded,
@@ -71,7 +69,6 @@ impl Cause {
     }
 
     /// In a word or two; also the key in JSON.
-    #[must_use]
     pub fn words(&self) -> &str {
         match self {
             Self::Refused => "refused",
@@ -116,7 +113,6 @@ pub struct Trouble {
 
 impl Trouble {
     /// At this place, for this reason.
-    #[must_use]
     pub fn new(place: impl fmt::Display, cause: Cause) -> Self {
         Self {
             cause,
@@ -126,7 +122,6 @@ impl Trouble {
     }
 
     /// With what may help.
-    #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = hint.into();
         self
@@ -178,13 +173,11 @@ impl Causes {
     }
 
     /// Whether there is none.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// The one that was met most.
-    #[must_use]
     pub fn chief(&self) -> Option<&Cause> {
         let most = self.0.iter().max_by_key(|(_, count)| **count);
         most.map(|(cause, _)| cause)

@@ -21,7 +21,6 @@ pub enum Expect {
 
 impl Expect {
     /// What comes back of these bytes.
-    #[must_use]
     pub fn of(self, bytes: &[u8]) -> Vec<u8> {
         match self {
             Self::Upper => bytes.to_ascii_uppercase(),
@@ -110,11 +109,12 @@ pub(super) struct Comparison {
     expect: Expect,
     /// What is still to come back, as it is expected; empty after the first difference.
     window: VecDeque<u8>,
-    sent: u64,
-    came: u64,
-    difference: Option<Difference>,
-    /// Bytes that came back right.
-    right: u64,
+    /// Bytes that were sent, those that came back, and those of them that are right.
+    pub(super) sent: u64,
+    pub(super) came: u64,
+    pub(super) right: u64,
+    /// The first difference.
+    pub(super) difference: Option<Difference>,
 }
 
 impl Comparison {
@@ -124,8 +124,8 @@ impl Comparison {
             window: VecDeque::new(),
             sent: 0,
             came: 0,
-            difference: None,
             right: 0,
+            difference: None,
         }
     }
 
@@ -188,26 +188,6 @@ impl Comparison {
         })
     }
 
-    /// Bytes that were sent.
-    pub(super) fn sent(&self) -> u64 {
-        self.sent
-    }
-
-    /// Bytes that came back, right or wrong.
-    pub(super) fn came(&self) -> u64 {
-        self.came
-    }
-
-    /// Bytes that came back right.
-    pub(super) fn right(&self) -> u64 {
-        self.right
-    }
-
-    /// The first difference.
-    pub(super) fn difference(&self) -> Option<Difference> {
-        self.difference
-    }
-
     /// Whether what was sent has to come back.
     pub(super) fn is_exact(&self) -> bool {
         self.expect != Expect::Any
@@ -237,10 +217,10 @@ mod tests {
         for piece in pieces {
             comparison.handle_received(piece.as_bytes());
         }
-        let difference = comparison.difference();
+        let difference = comparison.difference;
         let said = difference.map(|found| found.to_string());
         assert_eq!(said.unwrap_or_default(), shown, "{sent} {pieces:?}");
-        assert_eq!(comparison.right(), right, "{sent} {pieces:?}");
+        assert_eq!(comparison.right, right, "{sent} {pieces:?}");
     }
 
     #[test]
@@ -272,8 +252,8 @@ mod tests {
             comparison.handle_received(&piece[1000..]);
             comparison.handle_received(&piece[..1000]);
         }
-        assert_eq!(comparison.difference(), None);
-        assert_eq!(comparison.right(), 50 * ((1 << 20) + 1000));
+        assert_eq!(comparison.difference, None);
+        assert_eq!(comparison.right, 50 * ((1 << 20) + 1000));
         assert_eq!(comparison.missing(), 0);
     }
 
@@ -289,7 +269,7 @@ mod tests {
         // After a difference nothing is held.
         comparison.handle_received(&[8]);
         assert_eq!(comparison.room(), WINDOW_BYTES_MAX);
-        assert_eq!((comparison.right(), comparison.came()), (10, 11));
+        assert_eq!((comparison.right, comparison.came), (10, 11));
     }
 
     #[test]

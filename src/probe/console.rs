@@ -2,12 +2,15 @@
 //!
 //! Knows standard output and standard error; never what they show.
 
+use std::fs::File;
 use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
 
 use serde::Serialize;
 
 use super::args::Options;
 use super::cause::{Cause, Trouble};
+use super::printable::Printable;
 use super::report::{self, Report, Verdict};
 use crate::cli::exit::Failure;
 use crate::cli::terminal::{self, complain};
@@ -58,9 +61,18 @@ impl From<io::Error> for Stop {
     }
 }
 
+/// Standard input without the buffer in front of it, of which `poll(2)` knows nothing.
+///
+/// # Errors
+/// When there is none.
+pub(super) fn input() -> Result<File, Stop> {
+    let own = io::stdin().as_fd().try_clone_to_owned();
+    own.map(File::from)
+        .map_err(|error| Stop::of("standard input", &error))
+}
+
 impl Stop {
     /// An error of a system call, which says what it was called for.
-    #[must_use]
     pub fn of(what: &str, error: &io::Error) -> Self {
         Self::Failed(Failure::new(format!("{what}: {error}")))
     }
@@ -68,7 +80,6 @@ impl Stop {
 
 impl Console {
     /// As the command line asks.
-    #[must_use]
     pub fn new(options: &Options) -> Self {
         let terminal = io::stdout().is_terminal();
         let progress = io::stderr().is_terminal();
@@ -82,7 +93,6 @@ impl Console {
     }
 
     /// The width of a picture made of characters.
-    #[must_use]
     pub fn width(&self) -> usize {
         const USUAL: usize = 80;
         const WIDEST: usize = 120;
@@ -101,11 +111,24 @@ impl Console {
         self.print(text.as_bytes())
     }
 
+    /// Prints what has returned: on a terminal as text, else as it is; nothing where JSON is asked
+    /// for.
+    ///
+    /// # Errors
+    /// When standard output is closed or cannot be written.
+    pub(super) fn print_answer(&self, bytes: &[u8], text: &mut Printable) -> Result<(), Stop> {
+        match self.terminal {
+            true => self.say(&text.piece(bytes)),
+            false if self.json => Ok(()),
+            false => self.print(bytes),
+        }
+    }
+
     /// Prints data.
     ///
     /// # Errors
     /// When standard output is closed or cannot be written.
-    pub fn print(&self, data: &[u8]) -> Result<(), Stop> {
+    fn print(&self, data: &[u8]) -> Result<(), Stop> {
         match terminal::print(data) {
             Ok(true) => Ok(()),
             Ok(false) => Err(Stop::Unread),

@@ -14,7 +14,6 @@ use super::latency::Spread;
 const TICK: Duration = Duration::from_millis(100);
 
 /// A time in microseconds, with three digits: `41.2 µs`, `1.25 ms`.
-#[must_use]
 pub(super) fn time(micros: f64) -> String {
     match micros {
         _ if micros < 0.9995 => format!("{} ns", three_digits(micros * 1e3)),
@@ -25,7 +24,6 @@ pub(super) fn time(micros: f64) -> String {
 }
 
 /// The same of a duration.
-#[must_use]
 pub(super) fn duration(time: Duration) -> String {
     self::time(time.as_secs_f64() * 1e6)
 }
@@ -40,13 +38,11 @@ fn three_digits(value: f64) -> String {
 }
 
 /// A setting as it was typed: `1s`, `250ms`.
-#[must_use]
 pub(super) fn setting(time: Duration) -> String {
     humantime::format_duration(time).to_string()
 }
 
 /// A part of all, in percent; one that exists is never shown as none.
-#[must_use]
 pub(super) fn share(part: u64, all: u64) -> String {
     let percent = 100.0 * part as f64 / all.max(1) as f64;
     match percent {
@@ -59,7 +55,6 @@ pub(super) fn share(part: u64, all: u64) -> String {
 }
 
 /// Counts with their names: `, 2 late, 1 corrupt`; what there is none of is left out.
-#[must_use]
 pub(super) fn counts(counts: &[(u64, &str)]) -> String {
     let some = counts.iter().filter(|(count, _)| *count > 0);
     some.map(|(count, what)| format!(", {count} {what}"))
@@ -67,7 +62,6 @@ pub(super) fn counts(counts: &[(u64, &str)]) -> String {
 }
 
 /// The figures of many times in two lines, each ended; nothing where there are none.
-#[must_use]
 pub(super) fn spread(name: &str, spread: Option<Spread>) -> String {
     let Some(spread) = spread else {
         return String::new();

@@ -40,7 +40,6 @@ impl Interrupt {
     }
 
     /// Whether the end is asked for, by a signal or the deadline.
-    #[must_use]
     pub fn is_requested(&self) -> bool {
         self.asked.load(Ordering::Relaxed)
             || self
@@ -49,7 +48,6 @@ impl Interrupt {
     }
 
     /// The longest that a wait which begins now may last.
-    #[must_use]
     pub fn longest_wait(&self, now: Instant) -> Duration {
         let left = self
             .deadline

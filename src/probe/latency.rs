@@ -61,25 +61,21 @@ impl Latencies {
     }
 
     /// The number of times.
-    #[must_use]
     pub fn len(&self) -> u64 {
         self.histogram.len()
     }
 
     /// Whether there are none.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.histogram.is_empty()
     }
 
     /// The longest; zero if there are none.
-    #[must_use]
     pub fn max(&self) -> Duration {
         self.max
     }
 
     /// The time that this share of them does not exceed: 0.5 is the median.
-    #[must_use]
     pub fn quantile(&self, share: f64) -> Duration {
         let value = self.histogram.value_at_quantile(share);
         // The middle of what the histogram does not distinguish is nearest to the time itself.
@@ -88,13 +84,11 @@ impl Latencies {
     }
 
     /// All of them, to be drawn; nanoseconds.
-    #[must_use]
     pub fn histogram(&self) -> &Histogram<u64> {
         &self.histogram
     }
 
     /// The figures; none where there are no times.
-    #[must_use]
     pub fn spread(&self) -> Option<Spread> {
         if self.is_empty() {
             return None;
@@ -138,7 +132,6 @@ impl Jitter {
     }
 
     /// In microseconds; none of fewer than two times.
-    #[must_use]
     pub fn microseconds(&self) -> Option<f64> {
         (self.count > 0).then(|| microseconds(self.seconds))
     }

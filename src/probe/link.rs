@@ -81,7 +81,6 @@ pub fn wait(polled: &mut [PollFd<'_>], until: Instant, interrupt: &Interrupt) ->
 }
 
 /// Whether a descriptor can be read, or has an end or an error to be read.
-#[must_use]
 pub fn is_readable(polled: &PollFd<'_>) -> bool {
     let wanted = PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR;
     polled
@@ -119,7 +118,6 @@ impl Stream {
     }
 
     /// Bytes that the kernel has not taken yet.
-    #[must_use]
     pub fn unsent(&self) -> usize {
         self.unsent.len() - self.taken
     }
@@ -167,7 +165,6 @@ impl Stream {
     }
 
     /// What to wait for: input, and room while something is unsent.
-    #[must_use]
     pub fn polled(&self) -> PollFd<'_> {
         let mut wanted = PollFlags::POLLIN;
         wanted.set(PollFlags::POLLOUT, self.unsent() > 0);
@@ -281,7 +278,6 @@ impl Flow {
 
     /// Whether this sender is the service. The name of a Unix socket is as its owner wrote it, and
     /// may not be comparable to ours; no other process knows our name.
-    #[must_use]
     pub fn is_peer(&self, source: &Source) -> bool {
         match (&self.peer, source) {
             (Address::Inet(peer), Source::Inet(source)) => {
@@ -293,7 +289,6 @@ impl Flow {
     }
 
     /// What to wait for.
-    #[must_use]
     pub fn polled(&self) -> PollFd<'_> {
         PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)
     }

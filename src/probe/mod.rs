@@ -49,7 +49,6 @@ use route::Route;
 use session::Session;
 
 /// The entry point: reads the command line, carries it out, and ends with its exit status.
-#[must_use]
 pub fn main() -> ExitCode {
     let cli: Cli = match args::parse() {
         Ok(cli) => cli,
@@ -74,8 +73,10 @@ pub fn main() -> ExitCode {
 fn run(cli: &Cli, console: Console, interrupt: Interrupt) -> Result<Verdict, Stop> {
     let target = cli.target();
     let sensible = route::check(target, &cli.path).and_then(|()| match &cli.command {
-        None => talk::check(&console),
-        Some(Command::Send(_)) => Ok(()),
+        None if console.json => {
+            Err("--json: a conversation has no result: write a command, such as ping".into())
+        }
+        None | Some(Command::Send(_)) => Ok(()),
         Some(Command::Ping(args)) => ping::check(args, &cli.path),
         Some(Command::Load(args)) => load::check(args),
         Some(Command::Check(args)) => check::check(args, &cli.path),

@@ -353,15 +353,4 @@ mod tests {
         assert_eq!(stream_difference(65_000, &upper, Expect::Upper), None);
         assert_eq!(stream_piece(3, u64::MAX).len(), PIECE_BYTES_MAX);
     }
-
-    #[test]
-    fn every_byte_of_noise_is_as_likely_as_any_other() {
-        let mut counts = [0; 256];
-        for byte in noise(256 * 1000, 1) {
-            counts[usize::from(byte)] += 1;
-        }
-        // Six standard deviations.
-        let is_likely = |count: &i32| (810..=1190).contains(count);
-        assert!(counts.iter().all(is_likely), "{counts:?}");
-    }
 }

@@ -52,8 +52,6 @@ pub struct Report {
     pub rate: Option<u64>,
     /// Messages a second that came back.
     pub throughput: Option<f64>,
-    /// The part of a processor that this client used.
-    pub busy: Option<f64>,
     /// Messages whose time is mostly a delay of this client.
     pub delayed: Option<u64>,
     /// How connections have ended.
@@ -83,7 +81,6 @@ pub fn object(report: &impl Serialize) -> serde_json::Result<Value> {
 }
 
 /// Milliseconds, with the digits that mean something.
-#[must_use]
 pub fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }
@@ -98,26 +95,4 @@ pub enum Verdict {
     Flawed = Exit::Failed as u8,
     /// Nothing was reached.
     Unreached = Exit::Unreached as u8,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::cause::Cause;
-    use super::*;
-
-    #[test]
-    fn fields_that_do_not_apply_are_left_out() {
-        let mut report = Report {
-            sent: Some(2),
-            lost: Some(1),
-            duration_ms: Some(milliseconds(Duration::from_nanos(1_234_567))),
-            ..Report::default()
-        };
-        report.errors.count(Cause::TimedOut);
-        let json = object(&report).expect("numbers");
-        assert_eq!(
-            json.to_string(),
-            r#"{"sent":2,"lost":1,"duration_ms":1.235,"errors":{"timed out":1}}"#
-        );
-    }
 }

@@ -80,7 +80,6 @@ impl Route {
     }
 
     /// The same from another port of this host.
-    #[must_use]
     pub fn from_port(&self, port: u16) -> Self {
         let mut route = self.clone();
         route.path.source.get_or_insert_default().port = port;
@@ -88,14 +87,12 @@ impl Route {
     }
 
     /// The port of this host that the command line names, if it does.
-    #[must_use]
     pub fn source_port(&self) -> Option<u16> {
         let port = self.path.source.map_or(0, |source| source.port);
         (port > 0).then_some(port)
     }
 
     /// The same to another address of the service.
-    #[must_use]
     pub fn to(&self, address: Address) -> Self {
         let mut route = self.clone();
         route.addresses = vec![address];
@@ -103,26 +100,22 @@ impl Route {
     }
 
     /// The service, as typed.
-    #[must_use]
     pub fn target(&self) -> &Target {
         &self.target
     }
 
     /// Where it is: the first address.
-    #[must_use]
     pub fn address(&self) -> &Address {
         &self.addresses[0]
     }
 
     /// Something went wrong on the way to the first address.
-    #[must_use]
     pub fn trouble(&self, error: &io::Error) -> Trouble {
         self.trouble_at(self.address(), error)
     }
 
     /// A datagram to the first address was not delivered: why, and who reports it, if that is not
     /// the service itself.
-    #[must_use]
     pub fn undelivered(&self, failure: &Failure) -> Trouble {
         let mut trouble = self.trouble(&failure.error);
         trouble.cause = Cause::of_failure(failure);
@@ -130,10 +123,8 @@ impl Route {
             Address::Inet(service) => Some(service.ip()),
             Address::Unix(_) => None,
         };
-        match failure
-            .reporter
-            .filter(|reporter| service != Some(*reporter))
-        {
+        let reporter = failure.reporter;
+        match reporter.filter(|reporter| service != Some(*reporter)) {
             Some(reporter) => trouble.hint(format!("reported by {reporter}")),
             None => trouble,
         }
@@ -141,10 +132,7 @@ impl Route {
 
     fn trouble_at(&self, address: &Address, error: &io::Error) -> Trouble {
         let trouble = Trouble::new(self.place(address), Cause::of(error));
-        match self.hint(error) {
-            Some(hint) => trouble.hint(hint),
-            None => trouble,
-        }
+        trouble.hint(self.hint(error).unwrap_or_default())
     }
 
     /// What the error establishes, together with what the command line asked for.
@@ -179,7 +167,6 @@ impl Route {
     }
 
     /// `tcp://localhost:7`, with the address where that says more.
-    #[must_use]
     pub fn place(&self, address: &Address) -> String {
         match (&self.target, address) {
             (Target::Inet { host, .. }, Address::Inet(address))
@@ -201,13 +188,10 @@ impl Route {
         for address in &self.addresses {
             match self.connect_to(address, timeout, interrupt) {
                 Ok(stream) => return Ok(stream),
-                Err(error) => {
-                    let trouble = self.trouble_at(address, &error);
-                    if trouble.cause == Cause::Interrupted {
-                        return Err(trouble);
-                    }
-                    last = Some(trouble);
+                Err(error) if error.kind() == ErrorKind::Interrupted => {
+                    return Err(self.trouble_at(address, &error));
                 }
+                Err(error) => last = Some(self.trouble_at(address, &error)),
             }
         }
         Err(last.expect("there is an address"))
@@ -454,17 +438,11 @@ pub fn check(target: &Target, path: &Path) -> Result<(), String> {
         return Err("--proxy: only streams begin with such a header".into());
     }
     // The source alone chooses the family; an option may contradict it.
-    if let Some(address) = path.source.and_then(|source| source.address) {
-        let other = if address.is_ipv4() {
-            path.ipv6
-        } else {
-            path.ipv4
-        };
-        if other {
-            return Err("--source: an address of the other family".into());
-        }
+    let source = path.source.and_then(|source| source.address);
+    match source.is_some_and(|address| path.family() != Some(address.is_ipv4())) {
+        true => Err("--source: an address of the other family".into()),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::cause::Cause;
 use super::compare::Expect;
-use super::console::{Console, Stop};
+use super::console::{self, Stop};
 use super::exchange::{Account, Datagrams, Event};
 use super::figures;
 use super::ledger::AnswerKind;
@@ -30,14 +30,6 @@ const QUIT: &[u8] = b"q";
 /// What stands before each line on a terminal.
 const PROMPT: &str = "> ";
 
-/// Whether there is such a conversation.
-pub(super) fn check(console: &Console) -> Result<(), String> {
-    match console.json {
-        true => Err("--json: a conversation has no result: write a command, such as ping".into()),
-        false => Ok(()),
-    }
-}
-
 /// Does what the command line says.
 pub(super) fn run(session: &Session, timeout: Duration) -> Result<Verdict, Stop> {
     let link = match session.route.target().is_stream() {
@@ -47,15 +39,11 @@ pub(super) fn run(session: &Session, timeout: Duration) -> Result<Verdict, Stop>
             Link::Datagrams(Datagrams::open(&session.route, timeout)?, Box::new(account))
         }
     };
-    // Without the buffer in front of it, of which poll(2) knows nothing.
-    let input = io::stdin().as_fd().try_clone_to_owned();
     let mut talk = Talk {
         session,
         timeout,
         link,
-        input: input
-            .map_err(|error| Stop::of("standard input", &error))?
-            .into(),
+        input: console::input()?,
         typed: Vec::new(),
         has_ended: false,
         has_prompt: session.console.terminal && io::stdin().is_terminal(),
@@ -340,14 +328,11 @@ impl Talk<'_> {
         self.note(&words)
     }
 
-    /// Prints bytes of an answer: on a terminal as text, else as they are.
+    /// Prints bytes of an answer.
     fn print(&mut self, bytes: &[u8]) -> Result<(), Stop> {
-        let console = &self.session.console;
         self.is_midline |= !bytes.is_empty();
-        match console.terminal {
-            true => console.say(&self.printable.piece(bytes)),
-            false => console.print(bytes),
-        }
+        let console = &self.session.console;
+        console.print_answer(bytes, &mut self.printable)
     }
 
     /// Prints bytes that no line has asked for, on a line of their own, and the prompt again.

@@ -47,7 +47,6 @@ pub enum Transport {
 
 impl Target {
     /// A stream of bytes, or datagrams.
-    #[must_use]
     pub fn transport(&self) -> Transport {
         match self {
             Self::Inet { transport, .. } | Self::Unix { transport, .. } => *transport,
@@ -55,13 +54,11 @@ impl Target {
     }
 
     /// Whether it is a stream of bytes.
-    #[must_use]
     pub fn is_stream(&self) -> bool {
         self.transport() == Transport::Stream
     }
 
     /// Whether it is reached over IP.
-    #[must_use]
     pub fn is_inet(&self) -> bool {
         matches!(self, Self::Inet { .. })
     }

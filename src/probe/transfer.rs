@@ -144,7 +144,7 @@ pub(super) fn judge(
     comparison: &Comparison,
     end: &End,
 ) -> Result<String, (String, Cause)> {
-    let came = comparison.came();
+    let came = comparison.came;
     let all = counted(len, "byte");
     let seen = match end {
         _ if comparison.is_exact() && came < len => {

@@ -167,28 +167,26 @@ pub(crate) fn streams(
     url
 }
 
-/// Echoes this number of bytes, or until the end, with a change to what goes back; returns how many
-/// it was.
+/// Echoes this number of bytes, or until the end, with a change to what goes back.
 pub(crate) fn echo(
     mut stream: &TcpStream,
     limit: usize,
     mut change: impl FnMut(usize, &mut Vec<u8>),
-) -> usize {
+) -> io::Result<()> {
     let mut memory = vec![0; 65_536];
     let mut count = 0;
     while count < limit {
         let room = memory.len().min(limit - count);
-        let Ok(len) = stream.read(&mut memory[..room]) else {
-            break;
-        };
+        let len = stream.read(&mut memory[..room])?;
         let mut piece = memory[..len].to_vec();
         change(count, &mut piece);
-        if stream.write_all(&piece).is_err() || len == 0 {
+        stream.write_all(&piece)?;
+        if len == 0 {
             break;
         }
         count += len;
     }
-    count
+    Ok(())
 }
 
 /// Over UDP: each datagram has the next fate of the plan, and those beyond it are echoed.

@@ -11,25 +11,24 @@ use serde_json::json;
 
 use super::terminal::Screen;
 use super::{LISTENERS, assert_adds_up, ended, fault, interrupt, json_of, number, output_of};
-use super::{signal, spawn_line};
+use super::{signal, spawn_line, url};
 use crate::harness::{Daemon, ECHOPROBE, eventually, text};
 
 #[test]
 fn services_of_ours_answer_every_message_on_both_drivers() {
     let daemon = Daemon::start(LISTENERS);
-    let dir = daemon.folder.path().display().to_string();
-    let (tcp, udp) = (daemon.address("tcp"), daemon.address("udp"));
     let runs = [
-        (format!("tcp://{tcp}"), "-c 20 -d 4 -s 64"),
-        (format!("tcp://{tcp}"), "-c 3 -d 2 -s 100000"),
-        (format!("udp://{udp}"), "-c 4 -d 8 -s 64"),
-        (format!("udp://{udp}"), "-c 4 -d 2 -s 1"),
-        (format!("udp://{udp}"), "-c 2 -s 60000"),
-        (format!("unix://{dir}/stream"), "-c 5 -d 3"),
-        (format!("unixgram://{dir}/datagram"), "-c 20 -d 2"),
+        ("tcp", "-c 20 -d 4 -s 64"),
+        ("tcp", "-c 3 -d 2 -s 100000"),
+        ("udp", "-c 4 -d 8 -s 64"),
+        ("udp", "-c 4 -d 2 -s 1"),
+        ("udp", "-c 2 -s 60000"),
+        ("stream", "-c 5 -d 3"),
+        ("datagram", "-c 20 -d 2"),
     ];
     let run = || {
-        for (url, options) in &runs {
+        for (listener, options) in runs {
+            let url = url(&daemon, listener);
             // Without a warm-up the first messages count, however late they are answered. After one
             // only those would that follow an answer within the 200 ms.
             let line = format!("load {url} {options} -t 200ms --warm-up 0s --timeout 10s");
@@ -66,18 +65,6 @@ fn a_rate_is_kept() {
             number(&report, "messages"),
             "{report}"
         );
-    }
-}
-
-#[test]
-fn a_service_in_upper_case_is_loaded_when_that_is_expected() {
-    let daemon = Daemon::start(&format!("[defaults]\nreply = \"upper\"\n{LISTENERS}"));
-    for listener in ["tcp", "udp"] {
-        let url = format!("{listener}://{}", daemon.address(listener));
-        let line = format!("load {url} -s 200 --expect upper -t 200ms --warm-up 0s --timeout 10s");
-        let (status, report) = json_of(&line);
-        assert_eq!(status, 0, "{report}");
-        assert!(number(&report, "messages") > 0, "{report}");
     }
 }
 
@@ -124,7 +111,7 @@ fn a_second_in_which_the_client_stood_still_is_not_blamed_on_the_service() {
 #[test]
 fn one_wrong_byte_of_a_stream_is_found() {
     let url = fault::streams(None, |number, stream| {
-        fault::echo(&stream, usize::MAX, |count, piece| {
+        let _ = fault::echo(&stream, usize::MAX, |count, piece| {
             if number == 0 && count < 100_000 && count + piece.len() >= 100_000 {
                 piece[0] ^= 1;
             }
@@ -142,18 +129,20 @@ fn one_wrong_byte_of_a_stream_is_found() {
     assert_eq!(report["ends"], json!({"mismatch": 1}));
 }
 
-/// A service that sent other bytes in the warm-up, which does not count: 10 of 0 were corrupt.
+/// It said "0 sent, 0 lost" and nothing more.
 #[test]
-fn no_more_messages_are_corrupt_than_were_sent() {
+fn a_load_that_sent_nothing_says_why() {
     let url = fault::streams(None, |_, stream| {
-        fault::echo(&stream, usize::MAX, |_, piece| {
-            piece.iter_mut().for_each(|byte| *byte ^= 1);
-        });
+        let _ = fault::echo(&stream, usize::MAX, |_, piece| piece.clear());
     });
-    let line = format!("load {url} --warm-up 200ms -t 300ms --timeout 10s");
-    let (status, report) = json_of(&line);
-    assert_eq!(status, 1, "{report}");
-    assert_adds_up(&report);
+    let line = format!("load {url} --warm-up 50ms -t 500ms --timeout 50ms");
+    let output = output_of(&line);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    // On a busy machine the other is so.
+    let whys = ["no answer since the warm-up", "this process did not run"];
+    assert!(whys.iter().any(|why| said.contains(why)), "{said}");
 }
 
 /// The load ended with the connections, without a report.
@@ -224,10 +213,8 @@ fn a_picture_is_written_where_that_is_asked() {
     let output = output_of(&format!("load {url} --svg /nonexistent/load.svg -t 1h"));
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(
-        said.contains("/nonexistent/load.svg: can't be written"),
-        "{said}"
-    );
+    let words = "/nonexistent/load.svg: can't be written";
+    assert!(said.contains(words), "{said}");
 }
 
 #[test]

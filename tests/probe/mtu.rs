@@ -26,31 +26,13 @@ fn on_loopback_the_largest_datagram_there_is_passes_both_ways() {
         text(&output.stderr)
     );
     assert_eq!(output.status.code(), Some(0));
-}
-
-#[test]
-fn over_ipv6_the_loopback_interface_is_a_little_smaller_than_that() {
-    if !has_ipv6() {
-        return;
+    if has_ipv6() {
+        let daemon = Daemon::start(&LISTENERS.replace("127.0.0.1:0\"\n", "[::1]:0\"\n"));
+        let (status, json) = json_of(&format!("mtu udp://{}", daemon.address("udp")));
+        // The interface takes no more.
+        let found = (status, &json["there"]["mtu"], &json["back"]["mtu"]);
+        assert_eq!(found, (0, &65_536.into(), &65_536.into()), "{json}");
     }
-    let daemon = Daemon::start(&LISTENERS.replace("127.0.0.1:0\"\n", "[::1]:0\"\n"));
-    let url = format!("udp://{}", daemon.address("udp"));
-    let (status, json) = json_of(&format!("mtu {url}"));
-    assert_eq!(status, 0, "{json}");
-    let direction = json!({
-        "payload": 65_488, "mtu": 65_536, "at_least": false, "known_by": "interface"
-    });
-    assert_eq!((&json["there"], &json["back"]), (&direction, &direction));
-    assert!(json["sent"].as_u64() < Some(10), "{json}");
-}
-
-#[test]
-fn a_service_that_answers_in_capitals_is_as_good() {
-    let daemon = Daemon::start(&format!("[defaults]\nreply = \"upper\"\n{LISTENERS}"));
-    let url = format!("udp://{}", daemon.address("udp"));
-    let (status, json) = json_of(&format!("mtu {url}"));
-    assert_eq!(status, 0, "{json}");
-    assert_eq!(json["errors"], json!({}));
 }
 
 #[test]
@@ -66,10 +48,8 @@ fn a_service_that_cuts_off_is_not_taken_for_a_narrow_path() {
     assert!(json["back"]["known_by"].is_null(), "{json}");
     let output = output_of(&format!("mtu {url}"));
     let said = text(&output.stdout);
-    assert!(
-        said.contains("the service cuts off what is longer"),
-        "{said}"
-    );
+    let words = "the service cuts off what is longer";
+    assert!(said.contains(words), "{said}");
 }
 
 #[test]
@@ -96,10 +76,8 @@ fn an_answer_from_elsewhere_is_none_and_is_reported() {
     let output = output_of(&format!("mtu {url} --timeout 50ms --tries 1"));
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{said}");
-    assert!(
-        said.contains(&format!("the answer came from {from}")),
-        "{said}"
-    );
+    let words = format!("the answer came from {from}");
+    assert!(said.contains(&words), "{said}");
 }
 
 #[test]

@@ -4,11 +4,10 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::process::{Child, Output};
 use std::thread;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::fault::{self, Fate};
+use super::fault;
 use super::{LISTENERS, OTHER_REPLIES, ended, interrupt, probe_with, reset, server, spawn, url};
 use crate::harness::{Daemon, eventually, noise, text, udp};
 
@@ -47,7 +46,7 @@ fn assert_says(url: &str, went: &(Vec<u8>, String, i32), words: &str, printed: u
 
 /// Echoes until the peer's end, with a change to what goes back.
 fn echo(stream: &TcpStream, change: impl FnMut(usize, &mut Vec<u8>)) {
-    fault::echo(stream, usize::MAX, change);
+    let _ = fault::echo(stream, usize::MAX, change);
 }
 
 #[test]
@@ -55,15 +54,17 @@ fn any_amount_comes_back_from_every_kind_of_service() {
     let daemon = start();
     for listener in ["tcp", "stream", "udp", "datagram"] {
         let url = url(&daemon, listener);
-        for len in [0, 1, 1200, 1201, 100_000, 3_000_000] {
+        let defaults = [0, 1, 1200, 1201, 100_000, 3_000_000].map(|len| (len, &[][..]));
+        let largest = (3 * 65_507, &["--size", "65507"][..]);
+        for (len, options) in defaults.into_iter().chain([largest]) {
             let input = noise(len, 7);
-            let (output, said, status) = send(&url, &[], &input);
+            let (output, said, status) = send(&url, options, &input);
             assert_eq!((said.as_str(), status), ("", 0), "{listener} {len}");
             assert!(output == input, "{listener}: {} of {len}", output.len());
         }
     }
     let datagrams = daemon.listener("udp");
-    let sent: u64 = [1, 1, 1, 2, 84, 2500].iter().sum();
+    let sent: u64 = [1, 1, 1, 2, 84, 2500, 3].iter().sum();
     assert_eq!(datagrams["datagrams_received"], sent);
 }
 
@@ -121,10 +122,14 @@ fn too_little_and_too_much_are_counted() {
     let (url, too_little) = server(|stream| {
         echo(&stream, |offset, piece| {
             piece.truncate(1000_usize.saturating_sub(offset));
+            piece.iter_mut().for_each(|byte| *byte = b'?');
         });
     });
-    let words = "1000 of 5000 bytes, then the end of the connection";
-    assert_says(&url, &send(&url, &[], &[7; 5000]), words, 1000);
+    let words = format!(
+        "byte 0 came back as 0x3f '?' instead of 0x07\n\
+         echoprobe: {url}: 1000 of 5000 bytes, then the end of the connection"
+    );
+    assert_says(&url, &send(&url, &[], &[7; 5000]), &words, 1000);
     too_little.join().expect("a server");
     let (url, too_much) = server(|stream| {
         echo(&stream, |_, piece| {
@@ -146,10 +151,8 @@ fn a_server_that_never_stops_is_stopped() {
     });
     let (_, said, status) = send(&url, &["--json"], b"");
     assert_eq!(status, 1);
-    assert!(
-        said.ends_with(": more came back than the 0 bytes sent\n"),
-        "{said}"
-    );
+    let words = ": more came back than the 0 bytes sent\n";
+    assert!(said.ends_with(words), "{said}");
     server.join().expect("a server");
 }
 
@@ -238,16 +241,6 @@ fn programs_get_one_object() {
         assert_eq!(report[key], 10_000, "{report}");
     }
     assert_eq!((&report["errors"], status), (&json!({}), 0));
-    let (report, status) = send_json(&url(&daemon, "datagram"), &["--size", "1000"], &input);
-    assert_eq!(
-        (&report["sent"], &report["received"]),
-        (&json!(10), &json!(10))
-    );
-    assert_eq!(
-        (&report["bytes"], &report["lost"]),
-        (&json!(10_000), &json!(0))
-    );
-    assert_eq!((&report["errors"], status), (&json!({}), 0));
     let (report, status) = send_json(&url(&daemon, "upper"), &[], b"ABCd");
     let counts = ["sent", "received", "lost", "corrupt"].map(|key| &report[key]);
     assert_eq!(counts, [&json!(4), &json!(3), &json!(0), &json!(1)]);
@@ -277,37 +270,6 @@ fn a_reader_of_its_output_may_have_seen_enough() {
         let left = writer.join().expect("a writer");
         assert!(left > 0, "{listener}: it ended before its input");
     }
-}
-
-#[test]
-fn much_takes_no_more_memory_than_little() {
-    const PIECE: usize = 1 << 20;
-    const PIECES: u64 = 200;
-    let daemon = start();
-    let mut child = spawn(&["send", &url(&daemon, "tcp")]);
-    let mut input = child.stdin.take().expect("a pipe");
-    let mut output = child.stdout.take().expect("a pipe");
-    let writer = thread::spawn(move || {
-        for number in 0..PIECES {
-            input.write_all(&noise(PIECE, number)).expect("taken");
-        }
-        input
-    });
-    let mut piece = vec![0; PIECE];
-    for number in 0..PIECES {
-        output.read_exact(&mut piece).expect("it comes back");
-        assert!(piece == noise(PIECE, number), "piece {number}");
-    }
-    // It waits for more input now, or for its end.
-    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id()));
-    let status = status.expect("it runs");
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let peak = peak.and_then(|peak| peak.trim().strip_suffix(" kB"));
-    let peak: u64 = peak.expect("VmHWM").parse().expect("a number");
-    assert!(peak < 64 * 1024, "{peak} KiB");
-    drop(writer.join().expect("a writer"));
-    let status = child.wait().expect("a child of ours");
-    assert_eq!(status.code(), Some(0));
 }
 
 #[test]
@@ -400,26 +362,6 @@ fn a_silent_service_is_reported_after_one_timeout() {
     eventually("all are counted", || {
         daemon.listener("silent-udp")["datagrams_received"] == 2
     });
-}
-
-#[test]
-fn copies_alone_are_no_failure() {
-    let url = fault::planned(vec![Fate::Duplicate; 3], Duration::ZERO);
-    let (printed, said, status) = send(&url, &["--size", "5"], b"hello, hello, h");
-    assert_eq!((printed.as_slice(), status), (&b"hello, hello, h"[..], 0));
-    assert!(said.contains("came back once more"), "{said}");
-}
-
-#[test]
-fn the_largest_datagrams_go_through() {
-    let daemon = start();
-    let input = noise(3 * 65_507, 11);
-    for listener in ["udp", "datagram"] {
-        let url = url(&daemon, listener);
-        let (output, said, status) = send(&url, &["--size", "65507"], &input);
-        assert_eq!((said.as_str(), status), ("", 0), "{listener}");
-        assert!(output == input, "{listener}");
-    }
 }
 
 #[test]

@@ -2,14 +2,13 @@
 //! kind and with some that behave badly.
 
 use std::io::{Read, Write};
-use std::net::{TcpStream, UdpSocket};
-use std::thread;
+use std::net::TcpStream;
 
 use nix::sys::signal::Signal;
 
 use super::terminal::{CONTROL_C, CONTROL_D, Terminal};
-use super::{LISTENERS, OTHER_REPLIES, interrupt, probe_with, reset, server, spawn, url};
-use crate::harness::{Daemon, text, udp};
+use super::{LISTENERS, OTHER_REPLIES, fault, probe_with, reset, server, spawn, url};
+use crate::harness::{Daemon, noise, text, udp};
 
 fn start() -> Daemon {
     Daemon::start(&(LISTENERS.to_owned() + OTHER_REPLIES))
@@ -59,19 +58,12 @@ fn an_empty_line_is_an_empty_datagram_and_on_a_stream_nothing() {
 #[test]
 fn a_line_may_be_larger_than_all_buffers() {
     let daemon = start();
-    let line = crate::harness::noise(3_000_000, 5)
-        .iter()
-        .map(|byte| byte | 0x80)
-        .collect::<Vec<u8>>();
+    let line: Vec<u8> = noise(3_000_000, 5).iter().map(|byte| byte | 0x80).collect();
     let output = probe_with(&[&url(&daemon, "tcp")], &line);
     assert!(output.status.success(), "{}", text(&output.stderr));
     // It was sent in pieces, and each answer is on a line of its own.
-    let back: Vec<u8> = output
-        .stdout
-        .iter()
-        .copied()
-        .filter(|b| *b != b'\n')
-        .collect();
+    let mut back = output.stdout;
+    back.retain(|byte| *byte != b'\n');
     assert!(back == line, "{} bytes", back.len());
 }
 
@@ -152,25 +144,17 @@ fn the_rest_is_waited_for_when_the_input_has_ended() {
 
 #[test]
 fn an_answer_from_elsewhere_is_a_mismatch() {
-    let service = udp("127.0.0.1:0");
     let elsewhere = udp("127.0.0.1:0");
     let other = elsewhere.local_addr().expect("an address");
-    let address = service.local_addr().expect("an address");
-    let server = thread::spawn(move || {
-        let mut memory = [0; 64];
-        let (len, client) = service.recv_from(&mut memory).expect("a datagram");
-        let echo = |socket: &UdpSocket| {
-            let sent = socket.send_to(&memory[..len], client);
-            assert_eq!(sent.expect("sent"), len);
-        };
-        echo(&elsewhere);
-        echo(&service);
+    let url = fault::udp(move |service, bytes, client| {
+        fault::send(&elsewhere, &bytes, &client);
+        fault::send(service, &bytes, &client);
     });
-    let (printed, said, status) = talk(&[&format!("udp://{address}")], b"hello\n");
+    let (printed, said, status) = talk(&[&url], b"hello\n");
+    let address = url.trim_start_matches("udp://");
     assert_eq!((printed.as_str(), status), ("hello\n", 1));
     let words = format!("mismatch: 5 bytes came from {other}, and not from {address}\n");
     assert!(said.ends_with(&words), "{said}");
-    server.join().expect("a server");
 }
 
 #[test]
@@ -193,20 +177,6 @@ fn a_proxy_header_with_this_client_and_the_service_comes_first() {
         assert_eq!(said.0, "hello\n", "{version}");
         server.join().expect("the header was right");
     }
-}
-
-#[test]
-fn a_signal_ends_it_cleanly() {
-    let daemon = start();
-    let mut child = spawn(&[&url(&daemon, "tcp")]);
-    let mut input = child.stdin.take().expect("a pipe");
-    input.write_all(b"hello\n").expect("written");
-    let mut answer = [0; 6];
-    let output = child.stdout.as_mut().expect("a pipe");
-    output.read_exact(&mut answer).expect("answered");
-    // Its input stays open.
-    assert_eq!(interrupt(child).status.code(), Some(0));
-    drop(input);
 }
 
 #[test]
@@ -241,37 +211,29 @@ fn lines_that_are_pasted_are_answered_one_by_one() {
 
 #[test]
 fn the_end_of_the_connection_is_reported_at_the_prompt_and_leaves_the_terminal_as_it_was() {
-    let (close, closing) = std::sync::mpsc::channel();
-    let (url, server) = server(move |mut stream| {
-        stream.write_all(&read(&stream, 5)).expect("answered");
-        closing.recv().expect("told to");
-        stream.write_all(b"last words").expect("said");
-    });
-    let mut terminal = Terminal::start(&[&url]);
-    terminal.answer_prompt("hello\r");
-    terminal.read_to("\r\nhello\r\n");
-    terminal.answer_prompt("half a li");
-    terminal.read_to("half a li");
-    close.send(()).expect("a server");
-    terminal.read_to("last words");
-    terminal.read_to(&format!("\r\n(connection closed by {url})\r\n"));
-    assert_eq!(terminal.wait().code(), Some(0));
-    server.join().expect("a server");
-}
-
-#[test]
-fn a_reset_at_the_prompt_leaves_the_terminal_as_it_was() {
-    let (close, closing) = std::sync::mpsc::channel();
-    let (url, server) = server(move |stream| {
-        closing.recv().expect("told to");
-        reset(stream);
-    });
-    let mut terminal = Terminal::start(&[&url]);
-    terminal.read_to_prompt();
-    close.send(()).expect("a server");
-    terminal.read_to(&format!("\r\n(connection reset by {url})\r\n"));
-    assert_eq!(terminal.wait().code(), Some(0), "nothing was unanswered");
-    server.join().expect("a server");
+    for end in ["closed", "reset"] {
+        let (close, closing) = std::sync::mpsc::channel();
+        let (url, server) = server(move |mut stream| {
+            stream.write_all(&read(&stream, 5)).expect("answered");
+            closing.recv().expect("told to");
+            match end {
+                "closed" => stream.write_all(b"last words").expect("said"),
+                _ => reset(stream),
+            }
+        });
+        let mut terminal = Terminal::start(&[&url]);
+        terminal.answer_prompt("hello\r");
+        terminal.read_to("\r\nhello\r\n");
+        terminal.answer_prompt("half a li");
+        terminal.read_to("half a li");
+        close.send(()).expect("a server");
+        if end == "closed" {
+            terminal.read_to("last words");
+        }
+        terminal.read_to(&format!("\r\n(connection {end} by {url})\r\n"));
+        assert_eq!(terminal.wait().code(), Some(0), "nothing was unanswered");
+        server.join().expect("a server");
+    }
 }
 
 #[test]
@@ -316,12 +278,16 @@ fn nothing_that_comes_back_steers_the_terminal() {
 #[test]
 fn control_c_ends_it_at_the_prompt_and_while_it_waits() {
     let daemon = start();
-    let mut terminal = Terminal::start(&[&url(&daemon, "tcp")]);
-    terminal.answer_prompt("never sent");
-    terminal.read_to("never sent");
-    terminal.type_in(CONTROL_C);
-    assert_eq!(terminal.wait().code(), Some(0));
-    // Here it is a signal.
+    for is_typed in [true, false] {
+        let mut terminal = Terminal::start(&[&url(&daemon, "tcp")]);
+        terminal.answer_prompt("never sent");
+        terminal.read_to("never sent");
+        match is_typed {
+            true => terminal.type_in(CONTROL_C),
+            false => terminal.signal(Signal::SIGTERM),
+        }
+        assert_eq!(terminal.wait().code(), Some(0));
+    }
     let (took, taken) = std::sync::mpsc::channel();
     let (url, server) = server(move |mut stream| {
         assert_eq!(read(&stream, 5), b"hello");
@@ -334,16 +300,6 @@ fn control_c_ends_it_at_the_prompt_and_while_it_waits() {
     terminal.type_in(CONTROL_C);
     assert_eq!(terminal.wait().code(), Some(1), "it was on the way");
     server.join().expect("a server");
-}
-
-#[test]
-fn a_signal_at_the_prompt_leaves_the_terminal_as_it_was() {
-    let daemon = start();
-    let mut terminal = Terminal::start(&[&url(&daemon, "tcp")]);
-    terminal.answer_prompt("never sent");
-    terminal.read_to("never sent");
-    terminal.signal(Signal::SIGTERM);
-    assert_eq!(terminal.wait().code(), Some(0));
 }
 
 #[test]

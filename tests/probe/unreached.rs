@@ -40,10 +40,11 @@ fn without_a_service_every_command_ends_at_once_with_the_cause_and_leaves_no_fil
             assert_eq!((status, &report["errors"][cause]), (3, &1.into()), "{line}");
             let (_, said) = said(&words);
             match command {
-                "ping -c 1" => assert!(
-                    said.contains("1 sent, 0 received, 1 lost (100 %)"),
-                    "{said}"
-                ),
+                "ping -c 1" => {
+                    let sum = "1 sent, 0 received, 1 lost (100 %)";
+                    assert!(said.contains(sum), "{said}");
+                    assert!(said.contains("errors: 1 "), "{said}");
+                }
                 _ => assert_eq!(said, format!("echoprobe: {url}: {cause}; {hint}\n")),
             }
         }

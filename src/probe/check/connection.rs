@@ -53,7 +53,7 @@ impl<'a> Client<'a> {
     pub(super) fn exchange(&mut self, most: usize, until: Until) -> Finding {
         let end = self.converse(most, until)?;
         let comparison = &self.transfer.comparison;
-        match comparison.difference() {
+        match comparison.difference {
             Some(difference) => Err(Halt::failed(difference.to_string(), Cause::Mismatch)),
             None => judge(self.bytes.len() as u64, comparison, &end)
                 .map_err(|(seen, cause)| Halt::failed(seen, cause)),
@@ -101,7 +101,7 @@ impl<'a> Client<'a> {
     fn receive(&mut self) -> Result<(), End> {
         let mut memory = vec![0; PIECE_BYTES];
         while !self.transfer.receive(&mut memory)?.is_empty() {
-            if self.transfer.comparison.difference().is_some() {
+            if self.transfer.comparison.difference.is_some() {
                 return Err(End::Open);
             }
         }
@@ -115,7 +115,7 @@ impl<'a> Client<'a> {
 
     /// Bytes that have returned.
     pub(super) fn came(&self) -> usize {
-        self.transfer.comparison.came() as usize
+        self.transfer.comparison.came as usize
     }
 
     /// Waits until there is what is polled for, or until then; whether something has arrived.

@@ -31,14 +31,6 @@ use record::Record;
 /// why it matters, in a few words; and how it is found out.
 struct Check(&'static str, &'static str, fn(&Service<'_>) -> Finding);
 
-/// The checks of a transport. The first finds out whether anything comes back.
-fn checks(of: Transport) -> &'static [Check] {
-    match of {
-        Transport::Stream => streams::CHECKS,
-        Transport::Datagram => datagrams::CHECKS,
-    }
-}
-
 /// The service that is checked, and how.
 #[derive(Clone, Copy)]
 struct Service<'a> {
@@ -80,7 +72,11 @@ pub(super) fn run(session: &Session, args: &CheckArgs) -> Result<Verdict, Stop> 
         timeout: args.timeout,
     };
     let console = &session.console;
-    let checks = checks(args.url.transport());
+    // The first finds out whether anything comes back.
+    let checks = match args.url.transport() {
+        Transport::Stream => streams::CHECKS,
+        Transport::Datagram => datagrams::CHECKS,
+    };
     let echo = checks[0].2;
     let width = checks.iter().map(|check| check.0.len()).max().unwrap_or(0);
     let line = figures::spinner(console);

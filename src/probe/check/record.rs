@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::finding::{Finding, Halt};
 use crate::cli::text::{Paint, counted, escape};
 use crate::probe::cause::Causes;
+use crate::probe::figures;
 use crate::probe::report::{self, milliseconds};
 
 /// What was found of one check.
@@ -117,14 +118,10 @@ impl Record {
         if self.failed > 0 {
             line += &paint.red(&format!(", {} failed", self.failed));
         }
-        for (count, what) in [
+        line += &figures::counts(&[
             (self.not_applicable, "not applicable"),
             (self.not_run, "not run"),
-        ] {
-            if count > 0 {
-                line += &format!(", {count} {what}");
-            }
-        }
+        ]);
         if self.interrupted {
             line += "; interrupted";
         }
@@ -173,6 +170,8 @@ mod tests {
             "4 checks: 1 passed, 1 failed, 1 not applicable, 1 not run\n"
         );
         assert_eq!(record.verdict(), report::Verdict::Flawed);
+        let colored = record.checks[0].lines(10, Paint { colored: true });
+        assert!(colored.contains("\x1b[32mpass   \x1b[0m  "), "{colored}");
     }
 
     #[test]
@@ -186,17 +185,5 @@ mod tests {
         assert_eq!(verdicts, ["pass", "fail", "not_applicable", "not_run"]);
         assert_eq!(json["errors"], serde_json::json!({"closed": 1}));
         assert_eq!(json["interrupted"], false);
-    }
-
-    #[test]
-    fn what_was_found_before_an_interruption_stands_and_is_no_full_result() {
-        let mut record = Record::default();
-        record.add("echo", "", Ok("5 bytes".into()));
-        record.interrupt();
-        let paint = Paint { colored: false };
-        assert_eq!(record.summary(paint), "1 check: 1 passed; interrupted\n");
-        assert_eq!(record.verdict(), report::Verdict::Flawed);
-        let json = serde_json::to_value(&record).expect("numbers and words");
-        assert_eq!(json["interrupted"], true);
     }
 }

@@ -16,7 +16,6 @@ use crate::driver::buffers::BUFFER_BYTES;
 use crate::driver::{Buffer, Closing, Completion, Driver, Op, Token};
 use crate::probe::cause::{Cause, Causes};
 use crate::probe::interrupt::{Interrupt, LOOK_INTERVAL};
-use crate::probe::payload::Messages;
 
 /// How often lost datagrams are looked for, and replaced in a closed loop.
 const SCAN_INTERVAL: Duration = Duration::from_millis(10);
@@ -51,8 +50,16 @@ pub(super) struct Engine<D: Driver> {
     /// Lanes that could not send for want of a buffer, or of room.
     waiting: Vec<u32>,
     connector: Option<Connector>,
+    course: Course,
+}
+
+/// How it went.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Course {
     /// How connections have ended in the time that is measured.
-    ends: Causes,
+    pub(super) ends: Causes,
+    /// Whether this process ran in that time.
+    pub(super) has_run: bool,
 }
 
 impl<D: Driver<Socket = OwnedFd>> Engine<D> {
@@ -67,7 +74,7 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
             waiting: Vec::with_capacity(lanes.len()),
             lanes: Vec::with_capacity(lanes.len()),
             connector: None,
-            ends: Causes::default(),
+            course: Course::default(),
         };
         for (socket, kind) in lanes {
             engine.lanes.push(Lane { token: None, kind });
@@ -106,11 +113,11 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
     }
 
     /// Sends and receives from when the time begins until it is over; `observe` is called now and
-    /// then. Returns how connections have ended.
+    /// then. Returns how it went.
     ///
     /// # Errors
     /// When the driver cannot continue.
-    pub(super) fn run(mut self, mut observe: impl FnMut(Instant)) -> io::Result<Causes> {
+    pub(super) fn run(mut self, mut observe: impl FnMut(Instant)) -> io::Result<Course> {
         let begin = self.task.times.begin;
         thread::sleep(begin.saturating_duration_since(Instant::now()));
         let mut done = Vec::with_capacity(1024);
@@ -121,6 +128,7 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
             // Also those that were due just before the end.
             self.begin_due(now);
             let sends = now < self.task.times.window.end;
+            self.course.has_run |= self.task.times.window.contains(&now);
             let is_over = !sends && (!self.is_waiting(now) || now >= self.task.times.end);
             if is_over || self.task.interrupt.is_requested() {
                 break;
@@ -145,7 +153,7 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
             }
         }
         self.give_up();
-        Ok(self.ends)
+        Ok(self.course)
     }
 
     /// Whether each message is followed by another one.
@@ -187,7 +195,7 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
             self.turn = (index + 1) % count;
             self.begin(index, due, now, 1);
             if living.is_none() {
-                let cause = self.ends.chief().cloned().unwrap_or(Cause::Closed);
+                let cause = self.course.ends.chief().cloned().unwrap_or(Cause::Closed);
                 self.lose(index, &cause);
             }
         }
@@ -325,9 +333,14 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
 
     fn handle(&mut self, completion: Completion, now: Instant) {
         match completion {
-            Completion::Received { connection, buffer } => {
-                self.handle_bytes(connection, buffer, now);
+            Completion::Received {
+                connection: token,
+                buffer,
             }
+            | Completion::Datagrams {
+                socket: token,
+                buffer,
+            } => self.handle_received(token, buffer, now),
             Completion::Sent { connection, .. } => {
                 if let Some(index) = self.lane_of(connection)
                     && let Kind::Stream(stream) = &mut self.lanes[index].kind
@@ -336,7 +349,6 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
                     self.send(index, now);
                 }
             }
-            Completion::Datagrams { socket, buffer } => self.handle_datagrams(socket, buffer, now),
             Completion::DatagramSent {
                 socket,
                 count,
@@ -357,47 +369,29 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
         }
     }
 
-    fn handle_bytes(&mut self, token: Token, buffer: Buffer, now: Instant) {
+    /// Takes what has returned on a lane; in a closed loop others follow what was answered.
+    fn handle_received(&mut self, token: Token, buffer: Buffer, now: Instant) {
         let Some(index) = self.lane_of(token) else {
             return self.driver.recycle(buffer);
         };
-        let Kind::Stream(stream) = &mut self.lanes[index].kind else {
-            return self.driver.recycle(buffer);
+        let lane = &mut self.lanes[index];
+        let before = lane.ledger().outstanding();
+        let is_right = match &mut lane.kind {
+            Kind::Stream(stream) => {
+                let bytes = self.driver.bytes(&buffer);
+                stream.handle_received(now, bytes).is_ok()
+            }
+            Kind::Flow(flow) => {
+                let size = self.driver.envelope(&buffer).size;
+                flow.handle_received(now, self.driver.bytes(&buffer), size);
+                true
+            }
         };
-        let before = stream.ledger.outstanding();
-        let right = stream.handle_received(now, self.driver.bytes(&buffer));
-        let answered = before - stream.ledger.outstanding();
+        let answered = before - lane.ledger().outstanding();
         self.driver.recycle(buffer);
-        if right.is_err() {
+        if !is_right {
             self.end(token, &Cause::Mismatch, now);
         } else if self.is_closed_loop(now) {
-            self.begin(index, now, now, answered);
-        }
-    }
-
-    fn handle_datagrams(&mut self, token: Token, buffer: Buffer, now: Instant) {
-        let Some(index) = self.lane_of(token) else {
-            return self.driver.recycle(buffer);
-        };
-        let Kind::Flow(flow) = &mut self.lanes[index].kind else {
-            return self.driver.recycle(buffer);
-        };
-        let size = self.driver.envelope(&buffer).size;
-        let bytes = self.driver.bytes(&buffer);
-        let before = flow.ledger.outstanding();
-        let mut handle = |datagram: &[u8]| {
-            let (len, next) = (datagram.len(), flow.ledger.next_sent());
-            let what = flow.payload.recognize(datagram, len, next);
-            flow.ledger.handle_answer(now, what, len, true);
-        };
-        if bytes.is_empty() {
-            handle(bytes);
-        } else {
-            bytes.chunks(size.max(1)).for_each(&mut handle);
-        }
-        let answered = before - flow.ledger.outstanding();
-        self.driver.recycle(buffer);
-        if self.is_closed_loop(now) {
             self.begin(index, now, now, answered);
         }
     }
@@ -449,8 +443,13 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
         self.living -= 1;
         self.lose(index, cause);
         if self.task.times.window.contains(&now) {
-            self.ends.count(cause.clone());
+            self.course.ends.count(cause.clone());
         }
+        self.reconnect(index, now);
+    }
+
+    /// Asks for another connection for this lane, if there is still something to send.
+    fn reconnect(&self, index: usize, now: Instant) {
         if let Some(connector) = &self.connector
             && now < self.task.times.window.end
         {
@@ -471,13 +470,9 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
                 Err(trouble) => {
                     if self.task.times.window.contains(&now) && trouble.cause != Cause::Interrupted
                     {
-                        self.ends.count(trouble.cause);
+                        self.course.ends.count(trouble.cause);
                     }
-                    if let Some(connector) = &self.connector
-                        && now < self.task.times.window.end
-                    {
-                        connector.request(index);
-                    }
+                    self.reconnect(index, now);
                 }
             }
         }

@@ -37,7 +37,6 @@ struct Row {
 }
 
 /// The histogram, each line ended; empty where there are no latencies.
-#[must_use]
 pub(super) fn draw(latencies: &Latencies, paint: Paint, width: usize) -> String {
     let rows = rows(latencies);
     let most = rows.iter().map(|row| row.messages).max().unwrap_or(0);

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::stream;
 use crate::driver::{Envelope, Token};
 use crate::probe::ledger::Ledger;
-use crate::probe::payload::Payload;
+use crate::probe::payload::{Messages, Payload};
 
 /// What a lane is, before it has a socket.
 pub(super) enum Kind {
@@ -37,6 +37,20 @@ impl Flow {
             envelope: Box::new(envelope),
             sending: 0,
             retry: None,
+        }
+    }
+
+    /// Datagrams of this size have returned, the last of which may be shorter.
+    pub(super) fn handle_received(&mut self, now: Instant, bytes: &[u8], size: usize) {
+        let mut handle = |datagram: &[u8]| {
+            let (len, next) = (datagram.len(), self.ledger.next_sent());
+            let what = self.payload.recognize(datagram, len, next);
+            self.ledger.handle_answer(now, what, len, true);
+        };
+        match bytes {
+            // No bytes are one empty datagram.
+            [] => handle(bytes),
+            _ => bytes.chunks(size.max(1)).for_each(handle),
         }
     }
 }

@@ -24,11 +24,8 @@ use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nix::sys::time::TimeValLike;
-use nix::time::{ClockId, clock_gettime};
-
 use super::args::{DATAGRAM_BYTES_MAX, LoadArgs};
-use super::cause::Causes;
+use super::cause::{Cause, Trouble};
 use super::compare::Expect;
 use super::console::{Console, Stop};
 use super::figures;
@@ -44,7 +41,7 @@ use crate::driver::uring::Uring;
 use crate::driver::{Driver, Envelope, Source, UnixName};
 use crate::sys::process::raise_descriptor_limit;
 use connector::Connector;
-use engine::{Engine, Task};
+use engine::{Course, Engine, Task};
 use lane::{Flow, Kind};
 use schedule::{Schedule, Times};
 
@@ -58,33 +55,42 @@ struct Measured {
     tally: Tally,
     /// From the beginning of that time to its end, or to the last answer to one of these messages.
     duration: Duration,
-    /// How connections have ended in that time.
-    ends: Causes,
+    course: Course,
     driver: &'static str,
-    /// The part of a processor that this client used.
-    busy: f64,
     /// Whether it was ended before its time.
     is_cut_short: bool,
 }
 
 impl Measured {
-    /// Messages a second that came back whole.
-    fn throughput(&self) -> f64 {
-        self.tally.whole() as f64 / self.duration.as_secs_f64().max(1e-9)
-    }
-
-    fn bytes_per_second(&self) -> u64 {
-        (self.tally.bytes as f64 / self.duration.as_secs_f64().max(1e-9)) as u64
+    /// This number, of what came back in all the time, as one a second.
+    fn per_second(&self, count: u64) -> f64 {
+        count as f64 / self.duration.as_secs_f64().max(1e-9)
     }
 
     fn verdict(&self) -> Verdict {
         match self.tally.verdict() {
             _ if self.is_cut_short => Verdict::Flawed,
-            // Nothing was due in that time, for no connection was left.
-            Verdict::Good if self.tally.sent == 0 => Verdict::Unreached,
-            Verdict::Good if !self.ends.is_empty() => Verdict::Flawed,
+            Verdict::Good if !self.course.ends.is_empty() => Verdict::Flawed,
             verdict => verdict,
         }
+    }
+
+    /// Why no message was due in the time that is measured; none: some were, or it was ended early.
+    fn why_unsent(&self, args: &LoadArgs) -> Option<Trouble> {
+        if self.tally.sent > 0 || self.is_cut_short {
+            return None;
+        }
+        let busy = Cause::Other("this process did not run in the time measured".into());
+        let (cause, hint) = match self.course.ends.chief() {
+            _ if !self.course.has_run => (busy, "is this machine busy?"),
+            _ if args.rate.is_some() => {
+                let cause = Cause::Other("no message was due in the time measured".into());
+                (cause, "write a larger --rate or --time")
+            }
+            Some(cause) => (cause.clone(), "no connection since the warm-up"),
+            None => (Cause::TimedOut, "no answer since the warm-up"),
+        };
+        Some(Trouble::new(&args.url, cause).hint(hint))
     }
 }
 
@@ -121,6 +127,9 @@ pub(super) fn run(session: &Session, args: &LoadArgs) -> Result<Verdict, Stop> {
             measure(driver, "epoll", sockets, session, args)?
         }
     };
+    if let Some(trouble) = measured.why_unsent(args) {
+        return Err(trouble.into());
+    }
     report(args, &measured, &session.console)?;
     Ok(measured.verdict())
 }
@@ -130,10 +139,10 @@ fn report(args: &LoadArgs, measured: &Measured, console: &Console) -> Result<(),
     let text = show::summary(args, measured, console.paint, console.width());
     console.say(&text)?;
     let tally = &measured.tally;
-    if !measured.ends.is_empty() {
+    if !measured.course.ends.is_empty() {
         console.warn(&format!(
             "connections have ended in the time measured, and were connected again: {}",
-            measured.ends
+            measured.course.ends
         ));
     }
     if tally.delayed * 1000 > tally.whole() {
@@ -212,11 +221,8 @@ fn measure<D: Driver<Socket = OwnedFd>>(
             Connector::start(session, args.timeout, 1, move || waker.wake())
         });
     }
-    let (began, before) = (Instant::now(), processor_time());
     let ended = engine.run(progress(args, &session.console, &times, &account));
-    let used = processor_time().saturating_sub(before);
-    let busy = used.as_secs_f64() / began.elapsed().as_secs_f64().max(1e-9);
-    let ends = ended.map_err(|error| Stop::of("load", &error))?;
+    let course = ended.map_err(|error| Stop::of("load", &error))?;
     let is_cut_short = session.is_interrupted() && Instant::now() < times.window.end;
     let tally = account.into_tally();
     let end = match is_cut_short {
@@ -227,18 +233,10 @@ fn measure<D: Driver<Socket = OwnedFd>>(
     Ok(Measured {
         duration: end.saturating_duration_since(times.window.start),
         tally,
-        ends,
+        course,
         driver: name,
-        busy,
         is_cut_short,
     })
-}
-
-/// The processor time that this thread has used.
-fn processor_time() -> Duration {
-    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
-    let nanoseconds = time.map_or(0, |time| time.num_nanoseconds());
-    Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(0))
 }
 
 /// Shows how it goes.

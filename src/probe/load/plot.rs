@@ -15,7 +15,6 @@ const SIZE: (u32, u32) = (800, 480);
 const POINTS: u32 = 400;
 
 /// A picture with this heading.
-#[must_use]
 pub(super) fn svg(heading: &str, latencies: &Latencies) -> String {
     let mut text = String::new();
     // A picture in memory does not fail.

@@ -10,7 +10,6 @@ use crate::probe::figures;
 use crate::probe::report::{Report, milliseconds};
 
 /// How messages are sent: `closed loop, depth 4` or `20000/s`.
-#[must_use]
 pub(super) fn pace(args: &LoadArgs) -> String {
     match args.rate {
         Some(rate) => format!("open loop, {rate}/s"),
@@ -19,7 +18,6 @@ pub(super) fn pace(args: &LoadArgs) -> String {
 }
 
 /// What is measured, and how: `tcp://…: 50 connections, closed loop, depth 4, 64 B, io_uring`.
-#[must_use]
 pub(super) fn heading(args: &LoadArgs, measured: &Measured) -> String {
     let kind = match args.url.is_stream() {
         true => "connection",
@@ -36,7 +34,6 @@ pub(super) fn heading(args: &LoadArgs, measured: &Measured) -> String {
 }
 
 /// All of it, each line ended; the figures last, so that a small screen shows them.
-#[must_use]
 pub(super) fn summary(args: &LoadArgs, measured: &Measured, paint: Paint, width: usize) -> String {
     let tally = &measured.tally;
     // The figures come last: they stay on a small screen.
@@ -50,8 +47,8 @@ pub(super) fn summary(args: &LoadArgs, measured: &Measured, paint: Paint, width:
         "{} in {}: {} messages/s, {}/s\n",
         counted(tally.whole(), "message"),
         figures::duration(measured.duration),
-        per_second(measured.throughput()),
-        text::bytes(measured.bytes_per_second())
+        rate(measured.per_second(tally.whole())),
+        text::bytes(measured.per_second(tally.bytes) as u64)
     );
     let line = tally.account();
     let is_flawed = tally.lost + tally.late + tally.corrupt > 0;
@@ -65,7 +62,7 @@ pub(super) fn summary(args: &LoadArgs, measured: &Measured, paint: Paint, width:
 }
 
 /// Whole ones, where there are enough of them.
-fn per_second(rate: f64) -> String {
+fn rate(rate: f64) -> String {
     match rate {
         _ if rate > 0.0 && rate < 100.0 => format!("{rate:.1}"),
         _ => format!("{rate:.0}"),
@@ -73,16 +70,15 @@ fn per_second(rate: f64) -> String {
 }
 
 /// The result for programs.
-#[must_use]
 pub(super) fn report(args: &LoadArgs, measured: &Measured) -> Report {
+    let messages = measured.tally.whole();
     Report {
         rate: args.rate,
-        messages: Some(measured.tally.whole()),
+        messages: Some(messages),
         duration_ms: Some(milliseconds(measured.duration)),
-        throughput: Some((measured.throughput() * 10.0).round() / 10.0),
-        busy: Some((measured.busy * 1000.0).round() / 1000.0),
+        throughput: Some((measured.per_second(messages) * 10.0).round() / 10.0),
         delayed: Some(measured.tally.delayed),
-        ends: Some(measured.ends.clone()),
+        ends: Some(measured.course.ends.clone()),
         ..measured.tally.report()
     }
 }
@@ -163,16 +159,35 @@ mod tests {
         assert!(text.ends_with(line), "{text}");
     }
 
+    /// It said "0 sent, 0 lost" and nothing more.
+    #[test]
+    fn a_load_that_sent_nothing_says_why() {
+        let check = |line: &str, has_run, ends: &[Cause], words: &str| {
+            let mut nothing = Measured::default();
+            nothing.course.has_run = has_run;
+            ends.iter()
+                .for_each(|cause| nothing.course.ends.count(cause.clone()));
+            let found = nothing.why_unsent(&args(line)).expect("a cause");
+            assert_eq!(found.to_string(), format!("tcp://[::1]:7: {words}"));
+        };
+        let closed_loop = "echoprobe load tcp://[::1]:7";
+        let words = "this process did not run in the time measured; is this machine busy?";
+        check(closed_loop, false, &[], words);
+        let words = "timed out; no answer since the warm-up";
+        check(closed_loop, true, &[], words);
+        let words = "refused; no connection since the warm-up";
+        check(closed_loop, true, &[Cause::Refused], words);
+        let words = "no message was due in the time measured; write a larger --rate or --time";
+        check("echoprobe load tcp://[::1]:7 --rate 1", true, &[], words);
+        assert_eq!(measured([85]).why_unsent(&args(closed_loop)), None);
+    }
+
     #[test]
     fn a_measurement_without_answers_divides_by_nothing() {
         let nothing = Measured::default();
-        let text = check("echoprobe load tcp://[::1]:7", &nothing);
-        assert!(
-            text.ends_with("0 sent, 0 received, 0 lost (0 %)\n"),
-            "{text}"
-        );
-        let args = args("echoprobe load tcp://[::1]:7");
-        let report = report(&args, &nothing);
-        assert_eq!((report.throughput, report.busy), (Some(0.0), Some(0.0)));
+        let line = "echoprobe load tcp://[::1]:7";
+        let meant = "0 sent, 0 received, 0 lost (0 %)\n";
+        assert!(check(line, &nothing).ends_with(meant));
+        assert_eq!(report(&args(line), &nothing).throughput, Some(0.0));
     }
 }

@@ -4,6 +4,8 @@
 //! time, so that a full path is not taken for a narrow one.
 
 mod survey;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -257,60 +259,4 @@ fn lines(survey: &Survey) -> String {
         format!("{way} {size}: {reason}\n")
     };
     line("there:", there, open) + &line("back: ", back, open_back)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
-
-    use expect_test::expect;
-
-    use super::*;
-    use crate::probe::report;
-
-    const ROUTER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
-
-    /// What is reported of a network in which this becomes of each datagram.
-    fn check(fate: impl Fn(usize, bool) -> Fate, said: &expect_test::Expect) {
-        let mut survey = Survey::new(V4, 1);
-        while let Some(probe) = survey.next() {
-            survey.handle_fate(fate(probe.size, probe.in_pieces));
-        }
-        let json = report::object(&survey.findings()).expect("numbers");
-        said.assert_eq(&format!("{}{json}\n", lines(&survey)));
-    }
-
-    fn answered(len: usize, fragment: Option<u32>) -> Fate {
-        Fate::Answered { len, fragment }
-    }
-
-    #[test]
-    fn a_path_is_described_in_two_lines() {
-        check(
-            |size, in_pieces| match size {
-                0..=1372 => answered(size, (size > 1272).then_some(1300)),
-                _ if in_pieces => answered(size, Some(1300)),
-                _ => Fate::TooLarge {
-                    mtu: Some(1400),
-                    reporter: Some(ROUTER),
-                },
-            },
-            &expect![[r#"
-                there: 1372 bytes (MTU 1400): 192.0.2.1 reports that it takes no more
-                back:  1272 bytes (MTU 1300): larger answers come in fragments
-                [{"payload":1372,"mtu":1400,"at_least":false,"known_by":"icmp","told_by":"192.0.2.1"},{"payload":1272,"mtu":1300,"at_least":false,"known_by":"fragments"}]
-            "#]],
-        );
-        check(
-            |size, _| match size {
-                0..=1272 => answered(size, None),
-                _ => Fate::Silence,
-            },
-            &expect![[r#"
-                there: 1272 bytes (MTU 1300): larger ones get no answer
-                back:  1272 bytes (MTU 1300): larger ones get no answer
-                [{"payload":1272,"mtu":1300,"at_least":true,"known_by":"silence"},{"payload":1272,"mtu":1300,"at_least":true,"known_by":"silence"}]
-            "#]],
-        );
-    }
 }

@@ -40,15 +40,19 @@ pub(super) struct PingFlow {
 
 enum Link {
     Datagrams(Datagrams),
-    Stream {
-        /// None: not connected yet, or no longer.
-        stream: Option<Stream>,
-        /// What has returned of the next message.
-        part: Vec<u8>,
-        memory: Vec<u8>,
-        /// Why the last attempt to connect has failed.
-        trouble: Option<Trouble>,
-    },
+    Stream(Streams),
+}
+
+/// A stream, and the next one after its end.
+#[derive(Default)]
+struct Streams {
+    /// None: not connected yet, or no longer.
+    stream: Option<Stream>,
+    /// What has returned of the next message.
+    part: Vec<u8>,
+    memory: Vec<u8>,
+    /// Why the last attempt to connect has failed.
+    trouble: Option<Trouble>,
 }
 
 impl PingFlow {
@@ -60,13 +64,12 @@ impl PingFlow {
     pub(super) fn open(route: Route, args: &PingArgs, due: Instant) -> Result<Self, Trouble> {
         let (link, port) = match route.target().is_stream() {
             true => {
-                let link = Link::Stream {
-                    stream: None,
-                    part: Vec::new(),
-                    memory: vec![0; DATAGRAM_MEMORY],
-                    trouble: None,
+                let memory = vec![0; DATAGRAM_MEMORY];
+                let streams = Streams {
+                    memory,
+                    ..Streams::default()
                 };
-                (link, None)
+                (Link::Stream(streams), None)
             }
             false => {
                 let datagrams = Datagrams::open(&route, args.timeout)?;
@@ -89,32 +92,25 @@ impl PingFlow {
 
     /// The service with which it is connected, or to which it sends.
     pub(super) fn peer(&self) -> &Address {
-        match &self.link {
-            Link::Stream {
-                stream: Some(stream),
-                ..
-            } => &stream.peer,
-            _ => self.route.address(),
-        }
+        let stream = match &self.link {
+            Link::Stream(streams) => streams.stream.as_ref(),
+            Link::Datagrams(_) => None,
+        };
+        stream.map_or(self.route.address(), |stream| &stream.peer)
     }
 
     /// Connects a stream that is not connected.
     pub(super) fn connect(&mut self, session: &Session) {
-        let Link::Stream {
-            stream, trouble, ..
-        } = &mut self.link
-        else {
-            return;
-        };
-        if stream.is_some() {
-            return;
-        }
-        match self.route.connect(self.timeout, &session.interrupt) {
-            Ok(connected) => {
-                self.port = port_of(&connected.socket);
-                *stream = Some(connected);
+        if let Link::Stream(streams) = &mut self.link
+            && streams.stream.is_none()
+        {
+            match self.route.connect(self.timeout, &session.interrupt) {
+                Ok(stream) => {
+                    self.port = port_of(&stream.socket);
+                    streams.stream = Some(stream);
+                }
+                Err(trouble) => streams.trouble = Some(trouble),
             }
-            Err(failed) => *trouble = Some(failed),
         }
     }
 
@@ -125,14 +121,15 @@ impl PingFlow {
             return;
         }
         self.connect(session);
-        match &self.link {
-            Link::Stream {
-                stream: Some(stream),
-                ..
-            } if stream.unsent() > UNSENT_BYTES_MAX => return,
-            // An attempt that the user has ended says nothing of the service.
-            Link::Stream { stream: None, .. } if session.is_interrupted() => return,
-            _ => {}
+        if let Link::Stream(streams) = &self.link {
+            let may_send = match &streams.stream {
+                Some(stream) => stream.unsent() <= UNSENT_BYTES_MAX,
+                // An attempt that the user has ended says nothing of the service.
+                None => !session.is_interrupted(),
+            };
+            if !may_send {
+                return;
+            }
         }
         let now = Instant::now();
         self.left = self.left.map(|left| left - 1);
@@ -146,31 +143,27 @@ impl PingFlow {
         let account = &mut self.account;
         match &mut self.link {
             Link::Datagrams(datagrams) => datagrams.send(account, now),
-            Link::Stream { .. } if account.ledger.unsent() == 0 => {}
-            Link::Stream {
-                stream: Some(stream),
-                ..
-            } => {
+            Link::Stream(_) if account.ledger.unsent() == 0 => {}
+            Link::Stream(streams) => {
                 let number = account.ledger.handle_sent(now);
+                let Some(stream) = &mut streams.stream else {
+                    // Not connected: the message is lost for the reason of that.
+                    let cause = streams.trouble.take().map(|trouble| trouble.cause);
+                    return account.fail(number, cause.unwrap_or(Cause::Closed), None);
+                };
                 stream.push(&account.messages.bytes(number));
                 if let Err(error) = stream.flush() {
                     self.end(&Cause::of(&error));
                 }
-            }
-            // Not connected: the message is lost for the reason of that.
-            Link::Stream { trouble, .. } => {
-                let number = account.ledger.handle_sent(now);
-                let trouble = trouble.take().map(|trouble| trouble.cause);
-                account.fail(number, trouble.unwrap_or(Cause::Closed), None);
             }
         }
     }
 
     /// The stream is over; the next message begins another.
     fn end(&mut self, cause: &Cause) {
-        if let Link::Stream { stream, part, .. } = &mut self.link {
-            *stream = None;
-            part.clear();
+        if let Link::Stream(streams) = &mut self.link {
+            streams.stream = None;
+            streams.part.clear();
         }
         let count = self.account.ledger.handle_end(cause);
         if count > 0 {
@@ -183,7 +176,7 @@ impl PingFlow {
     pub(super) fn handle_time(&mut self, now: Instant) {
         match &mut self.link {
             Link::Datagrams(datagrams) => datagrams.handle_time(&mut self.account, now),
-            Link::Stream { .. } => self.account.handle_time(now),
+            Link::Stream(_) => self.account.handle_time(now),
         }
     }
 
@@ -197,7 +190,7 @@ impl PingFlow {
         };
         let due = match &self.link {
             Link::Datagrams(datagrams) => datagrams.poll_timeout(&mut self.account, now),
-            Link::Stream { .. } => self.account.ledger.poll_timeout(),
+            Link::Stream(_) => self.account.ledger.poll_timeout(),
         };
         let far = now + Duration::from_secs(3600);
         [next, due].into_iter().flatten().fold(far, Instant::min)
@@ -231,7 +224,7 @@ impl PingFlow {
     pub(super) fn polled(&self) -> Option<PollFd<'_>> {
         match &self.link {
             Link::Datagrams(datagrams) => Some(datagrams.flow.polled()),
-            Link::Stream { stream, .. } => stream.as_ref().map(Stream::polled),
+            Link::Stream(streams) => streams.stream.as_ref().map(Stream::polled),
         }
     }
 
@@ -266,13 +259,10 @@ impl PingFlow {
     fn receive_stream(&mut self) -> Result<(), Cause> {
         let size = self.account.messages.size;
         let failed = |error: io::Error| Cause::of(&error);
-        while let Link::Stream {
-            stream: Some(stream),
-            part,
-            memory,
-            ..
-        } = &mut self.link
+        while let Link::Stream(streams) = &mut self.link
+            && let Some(stream) = &mut streams.stream
         {
+            let (part, memory) = (&mut streams.part, &mut streams.memory);
             stream.flush().map_err(failed)?;
             match stream.receive(memory).map_err(failed)? {
                 None => return Ok(()),

@@ -9,7 +9,6 @@ use std::io::Read;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::output::Output;
 use crate::probe::args::SendArgs;
 use crate::probe::cause::{Cause, Trouble};
 use crate::probe::compare::Difference;
@@ -18,6 +17,7 @@ use crate::probe::exchange::{Account, Datagrams, Event};
 use crate::probe::figures;
 use crate::probe::ledger::{Answer, AnswerKind};
 use crate::probe::link::{self, is_transient};
+use crate::probe::printable::Printable;
 use crate::probe::report::{Report, Verdict, milliseconds};
 use crate::probe::sent::Sent;
 use crate::probe::session::Session;
@@ -32,14 +32,14 @@ struct Sender<'a> {
     account: Account<Sent>,
     datagrams: Datagrams,
     timeout: Duration,
-    output: Output,
+    text: &'a mut Printable,
 }
 
 pub(super) fn run(
     session: &Session,
     args: &SendArgs,
     input: &File,
-    output: Output,
+    text: &mut Printable,
 ) -> Result<Verdict, Stop> {
     let timeout = args.timeout.unwrap_or(TIMEOUT);
     let began = Instant::now();
@@ -48,7 +48,7 @@ pub(super) fn run(
         account: Account::new(Sent::new(args.expect), timeout),
         datagrams: Datagrams::open(&session.route, timeout)?,
         timeout,
-        output,
+        text,
     };
     sender.send_all(input, args.size)?;
     // The input has not ended.
@@ -58,7 +58,6 @@ pub(super) fn run(
         sender.warn("interrupted");
     }
     let tally = sender.account.ledger.into_tally();
-    sender.output.close()?;
     session.console.report(&Report {
         duration_ms: Some(milliseconds(began.elapsed())),
         ..tally.report()
@@ -147,7 +146,9 @@ impl Sender<'_> {
                 self.explain(&answer, difference, arrival);
                 // A late one, or a copy, would be in the way of the others.
                 match answer.kind {
-                    AnswerKind::Received | AnswerKind::Corrupt => self.output.print(&bytes),
+                    AnswerKind::Received | AnswerKind::Corrupt => {
+                        self.session.console.print_answer(&bytes, self.text)
+                    }
                     _ => Ok(()),
                 }
             }

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags};
 
-use super::output::Output;
 use crate::probe::args::SendArgs;
 use crate::probe::cause::Cause;
 use crate::probe::compare::{Comparison, Difference};
 use crate::probe::console::Stop;
 use crate::probe::figures;
 use crate::probe::link::{self, is_transient};
+use crate::probe::printable::Printable;
 use crate::probe::report::{Report, Verdict, milliseconds};
 use crate::probe::session::Session;
 use crate::probe::transfer::{End, Transfer, judge};
@@ -41,7 +41,7 @@ pub(super) fn run(
     session: &Session,
     args: &SendArgs,
     input: &File,
-    mut output: Output,
+    text: &mut Printable,
 ) -> Result<Verdict, Stop> {
     let timeout = args.timeout.unwrap_or(TIMEOUT);
     let mut sender = Sender {
@@ -53,7 +53,7 @@ pub(super) fn run(
         is_fed: false,
     };
     let began = Instant::now();
-    let end = sender.run(session, &mut output)?;
+    let end = sender.run(session, text)?;
     let comparison = &sender.transfer.comparison;
     let mut report = report(comparison);
     report.duration_ms = Some(milliseconds(began.elapsed()));
@@ -66,14 +66,13 @@ pub(super) fn run(
             report.errors.count(cause);
         }
     }
-    output.close()?;
     session.console.report(&report)?;
     Ok(verdict)
 }
 
 impl Sender<'_> {
     /// Sends all of the input, and takes all that comes back.
-    fn run(&mut self, session: &Session, output: &mut Output) -> Result<End, Stop> {
+    fn run(&mut self, session: &Session, text: &mut Printable) -> Result<End, Stop> {
         let mut memory = vec![0; PIECE_BYTES];
         let mut is_ready = true;
         loop {
@@ -84,14 +83,14 @@ impl Sender<'_> {
             match self.transfer.receive(&mut memory) {
                 Ok([]) => {}
                 Ok(bytes) => {
-                    output.print(bytes)?;
+                    session.console.print_answer(bytes, text)?;
                     // Printing may have taken its time, and that was not the peer's.
                     self.transfer.last = Instant::now();
                 }
                 Err(end) => return Ok(end),
             }
             // A service that sends more than it got may never stop.
-            if let Some(Difference::Excess { .. }) = self.transfer.comparison.difference() {
+            if let Some(Difference::Excess { .. }) = self.transfer.comparison.difference {
                 return Ok(End::Open);
             }
             if is_ready && self.wants_input() {
@@ -144,13 +143,13 @@ impl Sender<'_> {
 
 /// Everything that is to be said: words, and the cause, if it is not as it should be.
 fn complaints(comparison: &Comparison, is_fed: bool, end: &End) -> Vec<(String, Option<Cause>)> {
-    let difference = comparison.difference();
+    let difference = comparison.difference;
     let mut all: Vec<(String, Option<Cause>)> = difference
         .map(|found| (found.to_string(), Some(Cause::Mismatch)))
         .into_iter()
         .collect();
     let is_whole = comparison.is_exact() && comparison.missing() == 0 && is_fed;
-    match (end, judge(comparison.sent(), comparison, end)) {
+    match (end, judge(comparison.sent, comparison, end)) {
         (End::Silent(time), _) if is_whole => {
             let time = figures::setting(*time);
             let words = format!("everything came back, and the connection is open after {time}");
@@ -169,88 +168,14 @@ fn complaints(comparison: &Comparison, is_fed: bool, end: &End) -> Vec<(String, 
 fn report(comparison: &Comparison) -> Report {
     let is_exact = comparison.is_exact();
     Report {
-        sent: Some(comparison.sent()),
-        received: Some(comparison.right()),
+        sent: Some(comparison.sent),
+        received: Some(comparison.right),
         lost: is_exact.then(|| comparison.missing()),
         corrupt: is_exact.then(|| {
-            let came = comparison.came().min(comparison.sent());
-            came.saturating_sub(comparison.right())
+            let came = comparison.came.min(comparison.sent);
+            came.saturating_sub(comparison.right)
         }),
-        bytes: Some(comparison.right()),
+        bytes: Some(comparison.right),
         ..Report::default()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::probe::compare::Expect;
-
-    fn comparison(expect: Expect, sent: &str, came: &str) -> Comparison {
-        let mut comparison = Comparison::new(expect);
-        comparison.handle_sent(sent.as_bytes());
-        comparison.handle_received(came.as_bytes());
-        comparison
-    }
-
-    fn check(came: &str, end: &End, meant: &[(&str, Option<Cause>)]) {
-        let found = complaints(&comparison(Expect::Echo, "hello", came), true, end);
-        let found = found
-            .iter()
-            .map(|(words, cause)| (words.as_str(), cause.clone()));
-        assert_eq!(found.collect::<Vec<_>>(), meant);
-    }
-
-    #[test]
-    fn everything_that_is_not_as_it_should_be_is_reported() {
-        check("hello", &End::Closed, &[]);
-        let words = "byte 1 came back as 0x61 'a' instead of 0x65 'e'";
-        let difference = (words, Some(Cause::Mismatch));
-        let few = "4 of 5 bytes, then the end of the connection";
-        check(
-            "hall",
-            &End::Closed,
-            &[difference, (few, Some(Cause::Closed))],
-        );
-        let excess = "more came back than the 5 bytes sent";
-        check("hello!", &End::Open, &[(excess, Some(Cause::Mismatch))]);
-        let silent = End::Silent(Duration::from_secs(1));
-        let words = "2 of 5 bytes, then nothing within 1s";
-        check("he", &silent, &[(words, Some(Cause::TimedOut))]);
-        for (came, words) in [
-            ("he", "2 of 5 bytes, then a reset"),
-            (
-                "hello",
-                "5 bytes, then a reset instead of the end of the connection",
-            ),
-        ] {
-            let reset = End::Broken(Cause::Reset);
-            check(came, &reset, &[(words, Some(Cause::Reset))]);
-        }
-        let words = "everything came back, and the connection is open after 1s";
-        check("hello", &silent, &[(words, None)]);
-        // Where anything is accepted, nothing is missing.
-        for came in ["", "anything"] {
-            let any = comparison(Expect::Any, "hello", came);
-            assert_eq!(complaints(&any, true, &End::Closed), []);
-        }
-        let words = "5 bytes, then the end of the connection before that of the input";
-        let whole = comparison(Expect::Echo, "hello", "hello");
-        let found = complaints(&whole, false, &End::Closed);
-        assert_eq!(found, [(words.to_owned(), Some(Cause::Closed))]);
-    }
-
-    #[test]
-    fn the_bytes_of_a_stream_add_up() {
-        for (came, numbers) in [
-            ("hello", [5, 0, 0]),
-            ("hal", [1, 2, 2]),
-            ("hello!", [5, 0, 0]),
-        ] {
-            let report = report(&comparison(Expect::Echo, "hello", came));
-            let found = [report.received, report.lost, report.corrupt].map(Option::unwrap);
-            assert_eq!(found, numbers, "{came}");
-            assert_eq!(found.iter().sum::<u64>(), 5, "{came}");
-        }
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{SockRef, Socket};
 
-use crate::probe::fault::{self, Peer, receive, send};
+use crate::probe::fault::{self, Peer, echo, receive, send};
 
 /// How long to wait for more of what is sent at once.
 const MOMENT: Duration = Duration::from_millis(30);
@@ -105,7 +105,7 @@ fn serving(
 }
 
 pub(super) fn faultless() -> String {
-    serving(|_, client| echo(&client))
+    serving(|_, client| echo(&client, usize::MAX, |_, _| {}))
 }
 
 pub(super) fn one_at_a_time() -> String {
@@ -113,7 +113,7 @@ pub(super) fn one_at_a_time() -> String {
     let url = format!("tcp://{}", listener.local_addr().expect("an address"));
     thread::spawn(move || {
         for client in listener.incoming() {
-            let _ = echo(&client.expect("a client"));
+            let _ = echo(&client.expect("a client"), usize::MAX, |_, _| {});
         }
     });
     url
@@ -141,7 +141,7 @@ pub(super) fn not_flushing() -> String {
 pub(super) fn resetting() -> String {
     serving(|_, client| {
         SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
-        echo(&client)
+        echo(&client, usize::MAX, |_, _| {})
     })
 }
 
@@ -184,7 +184,9 @@ pub(super) fn dying_of_resets() -> String {
             let is_over = Arc::clone(&is_over);
             thread::spawn(move || {
                 let client = client.expect("a client");
-                if echo(&client).is_err() && !is_over.swap(true, Ordering::Relaxed) {
+                if echo(&client, usize::MAX, |_, _| {}).is_err()
+                    && !is_over.swap(true, Ordering::Relaxed)
+                {
                     // Has it look.
                     TcpStream::connect(address).expect("it listens");
                 }
@@ -205,18 +207,7 @@ pub(super) fn answering_at_the_end() -> String {
 /// Echoes to the first client, and says nothing to others.
 pub(super) fn answering_one_client() -> String {
     serving(|number, mut client| match number {
-        0 => echo(&client),
+        0 => echo(&client, usize::MAX, |_, _| {}),
         _ => client.read_to_end(&mut Vec::new()).map(drop),
     })
-}
-
-fn echo(mut client: &TcpStream) -> std::io::Result<()> {
-    let mut memory = vec![0; 1 << 16];
-    loop {
-        let len = client.read(&mut memory)?;
-        if len == 0 {
-            return Ok(());
-        }
-        client.write_all(&memory[..len])?;
-    }
 }
