@@ -1,5 +1,7 @@
 //! What a command line means, and how refusals are reported.
 
+use std::path::Path;
+
 use clap::Parser;
 use serde_json::json;
 
