@@ -8,7 +8,7 @@ use crate::cli::text::{Paint, age, bytes, counted, escape, microseconds};
 use crate::protocol::schema::{Backlog, Listener, ListenerState, Peer};
 
 use super::show::joined;
-use super::watch::Rates;
+use super::watch::{List, Rates};
 
 /// How a table is shown.
 #[derive(Clone, Copy, Debug)]
@@ -17,23 +17,6 @@ pub struct Screen {
     pub paint: Paint,
     /// The columns of the terminal; none where a table may be as wide as it is.
     pub width: Option<usize>,
-}
-
-/// A list as text, its lines ended.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct List {
-    /// A header and a line for each row.
-    pub table: String,
-    /// What is below.
-    pub footer: String,
-}
-
-impl List {
-    /// All of it.
-    #[must_use]
-    pub fn whole(self) -> String {
-        self.table + &self.footer
-    }
 }
 
 /// All listeners; with rates where they are watched.

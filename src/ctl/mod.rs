@@ -41,10 +41,10 @@ use crate::protocol::{self, schema};
 use args::{Cli, Command, ConfigCommand, KickArgs, PeersArgs, WatchArgs};
 use check::check;
 use client::Client;
-use lists::{List, Screen};
+use lists::Screen;
 use location::socket_path;
 use refusal::{is_parameter, no_backlog, refusal};
-use watch::Rates;
+use watch::{List, Rates};
 
 /// The entry point: reads the command line, calls the daemon, prints the answer. `others` are the
 /// command lines of the programs beside this one, for their completions.

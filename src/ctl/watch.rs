@@ -10,7 +10,22 @@ use unicode_width::UnicodeWidthStr;
 
 use crate::cli::table::shortened;
 
-use super::lists::List;
+/// A list as text, its lines ended.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct List {
+    /// A header and a line for each row.
+    pub table: String,
+    /// What is below.
+    pub footer: String,
+}
+
+impl List {
+    /// All of it.
+    #[must_use]
+    pub fn whole(self) -> String {
+        self.table + &self.footer
+    }
+}
 
 /// Bytes received and sent per second since the look before, by the name of what is counted.
 #[derive(Debug, Default)]

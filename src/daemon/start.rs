@@ -400,7 +400,10 @@ impl Daemon {
 
     fn announce(&self) {
         let id = self.history.last.id;
-        for listener in self.listeners.report() {
+        let listeners = self.listeners.report().into_iter();
+        let is_served =
+            |listener: &schema::Listener| listener.state != schema::ListenerState::Retired;
+        for listener in listeners.filter(is_served) {
             let schema::Listener {
                 name,
                 protocol,

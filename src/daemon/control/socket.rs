@@ -35,6 +35,9 @@ pub enum BindError {
     /// The name does not fit into an address.
     #[error("{}: {} bytes are too long for a socket's path: it has at most {PATH_BYTES_MAX}", .0.display(), .0.as_os_str().len())]
     TooLong(PathBuf),
+    /// The name is not a text.
+    #[error("{}: this is not UTF-8: choose another path", .0.display())]
+    NotText(PathBuf),
     /// There is no place for the directory.
     #[error("{}: no such directory: make it, or use another --socket", .0.display())]
     NoDirectory(PathBuf),
@@ -272,6 +275,10 @@ impl Socket {
 }
 
 fn must_fit(path: &Path) -> Result<(), BindError> {
+    // It is recorded for a successor, as a text.
+    if path.to_str().is_none() {
+        return Err(BindError::NotText(path.to_owned()));
+    }
     if path.as_os_str().len() > PATH_BYTES_MAX {
         return Err(BindError::TooLong(path.to_owned()));
     }

@@ -34,6 +34,11 @@ pub(crate) struct Sockets {
 }
 
 impl Sockets {
+    /// Whether no unit has passed any.
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_name.is_empty() && self.others.is_empty()
+    }
+
     /// The one place where it is seen what each name means.
     pub(crate) fn sort(mut passed: Vec<Passed>, config: &Config) -> Self {
         let mut sockets = Self {

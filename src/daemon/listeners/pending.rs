@@ -38,19 +38,28 @@ impl Listeners {
             ..Undo::default()
         };
         let mut failures = Failures::default();
-        for (name, planned) in &mut prepared.sockets {
-            let listener = &new.listeners[name];
-            for entry in std::mem::take(planned) {
-                let pending = match entry {
-                    Planned::Pending(pending) if !failures.are_final() => pending,
-                    entry => {
-                        planned.push(entry);
-                        continue;
+        // Those that take a file from its path come last, and only if nothing else has failed: their
+        // clients would notice.
+        for replaces in [false, true] {
+            for (name, planned) in &mut prepared.sockets {
+                let listener = &new.listeners[name];
+                for entry in std::mem::take(planned) {
+                    let pending = match entry {
+                        Planned::Pending(pending)
+                            if pending.replaces() == replaces
+                                && !(failures.are_final() || replaces && !failures.is_empty()) =>
+                        {
+                            pending
+                        }
+                        entry => {
+                            planned.push(entry);
+                            continue;
+                        }
+                    };
+                    match self.bind_one_pending(listener, pending, workers, &mut undo) {
+                        Ok(bound) => planned.extend(bound.into_iter().map(Planned::New)),
+                        Err(failure) => failures.add(failure),
                     }
-                };
-                match self.bind_one_pending(listener, pending, workers, &mut undo) {
-                    Ok(bound) => planned.extend(bound.into_iter().map(Planned::New)),
-                    Err(failure) => failures.add(failure),
                 }
             }
         }

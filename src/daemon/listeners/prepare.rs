@@ -27,7 +27,7 @@ const KILLED_PREDECESSOR_WAIT: Duration = Duration::from_millis(500);
 
 impl Listeners {
     /// Finds out what `changes` need, and binds what the service manager has not passed. What is only
-    /// tried does not listen, so that no client reaches it.
+    /// tried does not listen at an IP address, so that no client reaches it.
     ///
     /// # Errors
     /// All that is wrong.
@@ -63,7 +63,9 @@ impl Listeners {
             match change.action {
                 // A listener that changes nothing may still have lost a file.
                 ChangeAction::Add | ChangeAction::Rebind => preparation.plan(listener, change),
-                ChangeAction::Keep | ChangeAction::Update => preparation.restore_files(listener),
+                ChangeAction::Keep | ChangeAction::Update => {
+                    preparation.restore_files(listener, mood);
+                }
                 ChangeAction::Remove => {}
             }
             if preparation.failures.are_final() {
@@ -104,7 +106,10 @@ type Own<'a> = BTreeMap<&'a Address, Vec<&'a Socket>>;
 impl<'a> Preparation<'a> {
     /// Refuses a configuration that needs more descriptors than there are.
     fn check_descriptors(&self, new: &Config) -> Result<(), Vec<String>> {
-        // Of sockets by name a `.socket` unit says how many there are.
+        // Of passed sockets a `.socket` unit says how many there are.
+        if !self.passed.is_empty() {
+            return Ok(());
+        }
         let by_name = |listener: &config::Listener| {
             let old = self.listeners.in_service.get(&listener.name);
             self.passed.has_named(listener)
@@ -366,8 +371,12 @@ impl<'a> Preparation<'a> {
 
     /// Binds the paths of a listener again whose files are gone, so that clients find it again. One
     /// that can't be bound is only a warning: the configuration is not to blame.
-    fn restore_files(&mut self, listener: &config::Listener) {
+    fn restore_files(&mut self, listener: &config::Listener, mood: Mood) {
         let name = &listener.name;
+        let is_made = match mood {
+            Mood::Real => "is made",
+            Mood::Conditional => "would be made",
+        };
         let Some(old) = self.listeners.in_service.get(name) else {
             return;
         };
@@ -387,7 +396,7 @@ impl<'a> Preparation<'a> {
                 match self.bind_path(listener, path) {
                     Ok(bound) => {
                         self.prepared.warnings.push(format!(
-                            "listener \"{name}\": {address}: the socket's file was gone and is made anew"
+                            "listener \"{name}\": {address}: the socket's file was gone and {is_made} anew"
                         ));
                         planned.push(Planned::New(bound));
                         continue;

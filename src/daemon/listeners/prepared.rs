@@ -67,6 +67,13 @@ pub(super) enum Pending {
     Replacing { path: PathBuf, id: SocketId },
 }
 
+impl Pending {
+    /// Whether another socket of ours leaves its path for it.
+    pub(super) fn replaces(&self) -> bool {
+        matches!(self, Self::Replacing { .. })
+    }
+}
+
 impl Prepared {
     /// New sockets.
     pub(super) fn bound(&self) -> impl Iterator<Item = &Bound> {

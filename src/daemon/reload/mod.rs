@@ -120,15 +120,14 @@ impl Daemon {
     }
 
     /// Answers the callers whose reload has not begun when the workers stop: their connections may
-    /// not continue in a successor. It reads the configuration anyway, so a signal is not lost.
+    /// not continue in a successor. A signal waits: a successor reads the configuration anyway, and
+    /// if there is none the reload begins here.
     pub(super) fn refuse_waiting_reloads(&mut self) {
-        while let Some(request) = self.reloads.queue.next() {
-            if request.caller.is_some() {
-                let message = "an upgrade is under way, and the new program reads the configuration: \
-                               reload again for its result";
-                let refused = Err(vec![Diagnostic::general(message)]);
-                self.finish_reload(request, Instant::now(), refused);
-            }
+        for request in self.reloads.queue.take_called() {
+            let message = "an upgrade is under way, and the new program reads the configuration: \
+                           reload again for its result";
+            let refused = Err(vec![Diagnostic::general(message)]);
+            self.finish_reload(request, Instant::now(), refused);
         }
     }
 
@@ -166,6 +165,11 @@ impl Daemon {
         match outcome.and_then(|(texts, loaded)| self.apply(&texts, loaded, dry_run, &mut result)) {
             Ok(outcome) => result.outcome = outcome,
             Err(errors) => result.errors = errors,
+        }
+        // Whatever became of the configuration: without it echoctl could not say.
+        if let Some(server) = &mut self.server {
+            let restored = server.restore_file(dry_run);
+            result.warnings.extend(general(restored, "warning"));
         }
         // It may be the next one now.
         result.generation = self.history.generation;
@@ -229,9 +233,6 @@ impl Daemon {
             self.log_level_overridden &= succeeds;
             self.put_in_force(config, texts);
             self.history.generation += u64::from(!is_empty);
-        }
-        if let Some(server) = &mut self.server {
-            warnings.extend(server.restore_file(dry_run));
         }
         result.warnings.extend(general(warnings, "warning"));
         Ok(if is_empty {

@@ -53,6 +53,14 @@ impl<C: PartialEq> Queue<C> {
     pub(super) fn next(&mut self) -> Option<Request<C>> {
         self.0.pop_front()
     }
+
+    /// Takes out the requests of callers; signals stay.
+    pub(super) fn take_called(&mut self) -> Vec<Request<C>> {
+        let all = std::mem::take(&mut self.0).into_iter();
+        let (called, signals) = all.partition(|request| request.caller.is_some());
+        self.0 = signals;
+        Vec::from(called)
+    }
 }
 
 #[cfg(test)]
@@ -75,6 +83,8 @@ mod tests {
         let order: Vec<Request<u64>> = std::iter::from_fn(|| queue.next()).collect();
         assert_eq!(order, [Request::SIGNAL, caller(1), caller(2)]);
         queue.add(Request::SIGNAL);
-        assert_eq!(queue.next(), Some(Request::SIGNAL));
+        queue.add(caller(3));
+        assert_eq!(queue.take_called(), [caller(3)]);
+        assert_eq!(queue.next(), Some(Request::SIGNAL), "a signal is not lost");
     }
 }
