@@ -261,11 +261,12 @@ impl Crowd {
             plan.ahead = u64::MAX;
         }
         let socket = super::connect_with(&self.services[service].address, |socket| {
-            if plan.deaf {
-                // Little fills the kernel's buffers, and then those of the daemon.
-                socket.set_recv_buffer_size(64 * 1024).expect("an option");
-                socket.set_send_buffer_size(64 * 1024).expect("an option");
-            }
+            // Little fills the kernel's buffers, and then those of the daemon. Without a bound thousands
+            // of clients take all that TCP may have on this machine (`tcp_mem`, tcp(7)): then the kernel
+            // drops what has arrived, again and again, and backs off for minutes.
+            let bytes = if plan.deaf { 64 * 1024 } else { 256 * 1024 };
+            socket.set_recv_buffer_size(bytes).expect("an option");
+            socket.set_send_buffer_size(bytes).expect("an option");
         });
         socket.set_nonblocking(true).expect("an option");
         let index = self.vacant.pop().unwrap_or_else(|| {

@@ -85,7 +85,7 @@ pub(crate) fn reordered(plan: &[Fate]) -> u64 {
 }
 
 /// A socket on loopback, or at this path, and its URL.
-fn bind(kind: Type, path: Option<&Path>) -> (Socket, String) {
+pub(crate) fn bind(kind: Type, path: Option<&Path>) -> (Socket, String) {
     let scheme = match (kind, path) {
         (Type::DGRAM, None) => "udp",
         (Type::DGRAM, Some(_)) => "unixgram",
@@ -97,6 +97,10 @@ fn bind(kind: Type, path: Option<&Path>) -> (Socket, String) {
         None => SocketAddr::from(([127, 0, 0, 1], 0)).into(),
     };
     let socket = Socket::new(address.domain(), kind, None).expect("a socket");
+    if scheme == "tcp" {
+        // The kernel's buffer could otherwise grow until it has all that a client sends.
+        let _ = socket.set_recv_buffer_size(256 * 1024);
+    }
     socket.bind(&address).expect("an address");
     let place = match socket.local_addr().expect("an address").as_socket() {
         Some(address) => address.to_string(),

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::{SockRef, Socket};
+use socket2::{SockRef, Socket, Type};
 
 use crate::probe::fault::{self, Peer, echo, receive, send};
 
@@ -109,11 +109,11 @@ pub(super) fn faultless() -> String {
 }
 
 pub(super) fn one_at_a_time() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
-    let url = format!("tcp://{}", listener.local_addr().expect("an address"));
+    let (listener, url) = fault::bind(Type::STREAM, None);
+    listener.listen(128).expect("a listener");
     thread::spawn(move || {
-        for client in listener.incoming() {
-            let _ = echo(&client.expect("a client"), usize::MAX, |_, _| {});
+        while let Ok((client, _)) = listener.accept() {
+            let _ = echo(&client.into(), usize::MAX, |_, _| {});
         }
     });
     url
