@@ -134,7 +134,7 @@ fn a_check_refuses_a_control_socket_that_a_start_could_not_bind() {
 fn a_check_refuses_an_address_that_this_host_does_not_have() {
     for protocol in ["tcp", "udp"] {
         // Of documentation (RFC 5737, RFC 3849).
-        for address in ["203.0.113.7:7", "[2001:db8::7]:7"] {
+        for address in ["203.0.113.7:7007", "[2001:db8::7]:7007"] {
             let config =
                 format!("[listener.a]\nprotocol = \"{protocol}\"\naddress = \"{address}\"\n");
             refused(&config, HERE, &format!("listener \"a\": bind {address}: "));
@@ -157,7 +157,7 @@ fn a_check_names_all_that_it_refuses() {
     let folder = tempfile::tempdir().expect("a folder");
     let config = unix("a", "{dir}/missing/s")
         + "[control]\ngroup = \"no-such-group\"\nsocket = \"{dir}/no/such/c\"\n"
-        + &TCP.replace("127.0.0.1:0", "203.0.113.7:7");
+        + &TCP.replace("127.0.0.1:0", "203.0.113.7:7007");
     let checked = echod(folder.path(), &config, &["--check"]);
     assert_eq!(checked.status.code(), Some(78));
     let said = text(&checked.stderr);
