@@ -11,7 +11,9 @@ use nix::errno::Errno;
 use serde_json::Value;
 
 use crate::drivers::where_io_uring_fails;
-use crate::harness::{Daemon, ECHOD, LISTENERS, folder_of, instead, not_tested, run, text};
+use crate::harness::{
+    Daemon, ECHOD, LISTENERS, close_socket, folder_of, instead, not_tested, run, text,
+};
 
 const TCP: &str = "[listener.main]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\n";
 
@@ -180,7 +182,8 @@ fn a_check_refuses_nothing_that_a_running_daemon_or_another_process_has() {
     let config = LISTENERS
         .replacen(":0", &format!(":{}", ports[0]), 1)
         .replacen(":0", &format!(":{}", ports[1]), 1);
-    drop((tcp, udp));
+    close_socket(tcp);
+    close_socket(udp);
     let daemon = Daemon::start(&config);
     let before = content(daemon.folder.path());
     let checked = echod(

@@ -550,6 +550,14 @@ pub(crate) fn close_socket(socket: impl Into<OwnedFd>) {
     });
 }
 
+/// The same of a listener at a path.
+pub(crate) fn close_listener(listener: std::os::unix::net::UnixListener, path: &Path) {
+    drop(listener);
+    eventually("no process listens there", || {
+        UnixStream::connect(path).is_err()
+    });
+}
+
 /// Has a shell run a line, such as `ulimit -n 64`, and then become this program.
 pub(crate) fn after_shell_line(command: &mut Command, line: &str) {
     let mut arguments = vec!["-c".into(), format!("{line}; exec \"$0\" \"$@\"").into()];

@@ -10,7 +10,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde_json::json;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::harness::{Daemon, eventually, exchange};
+use crate::harness::{Daemon, close_listener, eventually, exchange};
 
 fn unix(name: &str, path: &str, more: &str) -> String {
     format!("[listener.{name}]\nprotocol = \"unix-stream\"\naddress = \"{path}\"\n{more}\n")
@@ -203,7 +203,7 @@ fn a_lost_control_socket_is_made_anew_by_the_next_reload() {
             "{said}"
         );
     }
-    drop(other);
+    close_listener(other, &path);
     // It leaves a stale socket, which is no other process's.
     assert_eq!(reload(false), format!("{gone}is made anew"));
     assert_eq!(daemon.ctl_json(&["status"])["status"]["state"], "serving");
