@@ -2,8 +2,10 @@
 //!
 //! Knows which command is which call, and what to print of the answer. Never decides anything
 //! about the service: whatever the daemon refuses, it refuses for every client. Read on in
-//! [`args`] for the command line, `location` for the socket, `selection` for the peers, [`client`] for a call, [`refusal`] for its errors, and [`show`] and [`lists`] for
-//! tables; `check` runs echod, `systemd` asks what is about to happen to a unit.
+//! [`args`] for the command line, `location` for the socket, `selection` for the peers, [`client`]
+//! for a call, `refusal` for its errors, [`show`] and [`lists`] for what is printed, and [`watch`]
+//! for what is printed again and again; `check` runs echod, `systemd` asks what is about to happen to
+//! a unit.
 
 #![forbid(unsafe_code)]
 

@@ -97,13 +97,8 @@ fn a_server_that_answers_once_is_enough_for_a_short_input() {
     let (output, said, status) = send(&url, &[], &noise(3_000_000, 8));
     assert_eq!(status, 1, "{said}");
     assert!(output.len() < 3_000_000);
-    // Nothing more was sent, or some of it is lost.
-    let whole = format!(
-        ": {} bytes, then the end of the connection before",
-        output.len()
-    );
-    let part = format!(": {} of ", output.len());
-    assert!(said.contains(&whole) || said.contains(&part), "{said}");
+    // Of what was sent; that may be all of it.
+    assert!(said.contains(&format!(": {} ", output.len())), "{said}");
 }
 
 #[test]
