@@ -14,6 +14,7 @@ use crate::contender::CONTENDERS;
 use crate::launch;
 use crate::load::Load;
 use crate::measure::{self, Plan};
+use crate::process;
 use crate::server::{Server, Site};
 use crate::statistics::Figure;
 
@@ -74,9 +75,11 @@ fn options(load: Load) -> Option<Vec<String>> {
     Some([scheme.to_string()].into_iter().chain(numbers).collect())
 }
 
-/// Runs echoprobe once; the processor time that a message cost it, in seconds.
+/// Runs echoprobe once; the processor time that a message cost it, in seconds. Its start is in that
+/// time, and there is no warm-up, whose messages it does not report.
 fn probe(plan: &Plan, echoprobe: &Path, server: &Server, options: &[String]) -> Result<f64> {
     let time = |time: std::time::Duration| format!("{}ms", time.as_millis());
+    let before = process::cpu_time_of_ended_children()?;
     let output = launch::command(plan.client_cpu)?
         .arg(echoprobe)
         .args([
@@ -85,7 +88,7 @@ fn probe(plan: &Plan, echoprobe: &Path, server: &Server, options: &[String]) -> 
             &format!("{}://{}", options[0], server.address),
         ])
         .args(&options[1..])
-        .args(["--time", &time(plan.time), "--warm-up", &time(plan.warm_up)])
+        .args(["--time", &time(plan.time), "--warm-up", "0s"])
         .stdin(Stdio::null())
         .output()?;
     let report: Value = serde_json::from_slice(&output.stdout)
@@ -93,6 +96,9 @@ fn probe(plan: &Plan, echoprobe: &Path, server: &Server, options: &[String]) -> 
     if report["corrupt"] != 0 {
         bail!("WRONG BYTES came back: {report}");
     }
-    let number = |name: &str| report[name].as_f64().context("a number");
-    Ok(number("busy")? / number("throughput")?)
+    let used = process::cpu_time_of_ended_children()? - before;
+    let messages = report["messages"]
+        .as_f64()
+        .context("a number of messages")?;
+    Ok(used.as_secs_f64() / messages)
 }

@@ -3,6 +3,8 @@
 use std::fs;
 use std::time::Duration;
 
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
 use nix::time::clock_getcpuclockid;
 use nix::unistd::Pid;
 
@@ -20,6 +22,14 @@ pub(crate) fn cpu_time(pid: i32) -> Duration {
 
 pub(crate) fn cpu_time_of_this_process() -> Duration {
     time_on_cpu(std::process::id() as i32)
+}
+
+/// The time of all children of this process that have ended (getrusage(2)).
+pub(crate) fn cpu_time_of_ended_children() -> nix::Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    let times = [usage.user_time(), usage.system_time()];
+    let micros = times.map(|time| time.num_microseconds().unsigned_abs());
+    Ok(micros.into_iter().map(Duration::from_micros).sum())
 }
 
 /// The memory of a process and its children, in bytes; what several share is counted once.
