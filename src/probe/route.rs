@@ -114,7 +114,7 @@ impl Route {
         self.trouble_at(self.address(), error)
     }
 
-    /// A datagram to the first address was not delivered: why, and who reports it, if that is not
+    /// A datagram to the first address was not delivered: why, and which host reports it, if that is not
     /// the service itself.
     pub fn undelivered(&self, failure: &Failure) -> Trouble {
         let mut trouble = self.trouble(&failure.error);

@@ -114,7 +114,7 @@ fn ping_reports_of_datagrams_what_the_service_did() {
 fn load_reports_of_datagrams_what_the_service_did() {
     let folder = tempfile::tempdir().expect("a folder");
     // Its sockets are connected, so that they get no answers from elsewhere; and each waits for
-    // itself, so that a swapped answer may come late.
+    // itself, so that a swapped answer may arrive late.
     let without = [Fate::Swap, Fate::Misaddress];
     for_each(datagrams(&folder, 200, &without), |(plan, url)| {
         let line = format!("load {url} -c 3 --rate 150 -t 3s --warm-up 0s -s {SIZE} {TIMEOUT}");

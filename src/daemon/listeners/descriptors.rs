@@ -21,7 +21,7 @@ pub(super) fn needed(listener: &config::Listener, workers: usize) -> u64 {
     addresses as u64 * (count + handles) as u64
 }
 
-/// Why a configuration that needs so many descriptors is refused.
+/// Why a configuration that needs more descriptors than the limit is refused.
 pub(super) fn excess(needed: u64, limit: u64) -> Option<String> {
     (needed > limit).then(|| {
         format!(

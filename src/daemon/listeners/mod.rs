@@ -61,8 +61,8 @@ pub(super) struct Listeners {
     names: BTreeMap<ListenerId, String>,
     // No longer configured; here as long as they have connections.
     retired: BTreeMap<ListenerId, Listener>,
-    // Those of them about which the workers are to be asked, and of which so many workers have not yet
-    // confirmed that they get no more.
+    // Those of them about which the workers are to be asked, and for each of the others the number of
+    // workers that have not yet confirmed that it gets no more connections.
     unasked: Vec<ListenerId>,
     unconfirmed: BTreeMap<ListenerId, usize>,
     // When to check next whether they still have any; none is at once.

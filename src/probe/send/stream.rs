@@ -141,7 +141,7 @@ impl Sender<'_> {
     }
 }
 
-/// Everything that is to be said: words, and the cause, if it is not as it should be.
+/// Everything that is to be reported: words, and the cause, if it is not as it should be.
 fn complaints(comparison: &Comparison, is_fed: bool, end: &End) -> Vec<(String, Option<Cause>)> {
     let difference = comparison.difference;
     let mut all: Vec<(String, Option<Cause>)> = difference

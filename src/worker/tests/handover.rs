@@ -220,7 +220,7 @@ fn a_socket_that_is_added_to_a_late_worker_keeps_it_from_no_hand_over() {
         }
         let address = "192.0.2.1:11".parse().unwrap();
         rig.serve(LISTENER, LATE, SocketKind::Datagram, address);
-        // What is retired meanwhile is reported at once.
+        // What is retired during the hand-over is reported at once.
         rig.retire(STREAM);
         rig.run();
         let reports: Vec<_> = rig.reports.try_iter().collect();
