@@ -10,6 +10,7 @@ mod paths;
 mod plan;
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
 use self::burst::Burst;
@@ -31,6 +32,8 @@ const ERRORS_MAX: usize = 32;
 #[derive(Debug)]
 pub(super) struct Datagrams {
     inet: bool,
+    // The address that it is bound to, unless that is a wildcard.
+    bound: Option<IpAddr>,
     unsent: Queue,
     // How many bytes of the first buffer in `unsent` are sent.
     sent: u32,
@@ -103,8 +106,10 @@ impl Workspace {
 impl Datagrams {
     pub(super) fn new(fd: BorrowedFd<'_>) -> Self {
         let inet = socket::is_inet(fd);
+        let bound = socket::local_address(fd).map(|local| local.ip());
         Self {
             inet,
+            bound: bound.filter(|address| !address.is_unspecified()),
             unsent: Queue::new(),
             sent: 0,
             stalled: false,
@@ -267,7 +272,7 @@ impl Datagrams {
             };
             let messages = unsent
                 .iter()
-                .map(|message| plan.message(message, buffers, envelopes));
+                .map(|message| plan.message(message, buffers, envelopes, self.bound));
             match outgoing.send(fd, messages) {
                 Ok(sent) => {
                     for message in &unsent[..sent] {

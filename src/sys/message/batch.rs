@@ -6,7 +6,7 @@ use std::mem::{offset_of, size_of, zeroed};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::control::{self, Control};
-use super::{Envelope, NAME_BYTES_MAX, Source, UnixName};
+use super::{Envelope, Local, NAME_BYTES_MAX, Source, UnixName};
 use crate::sys::socket::{decode_inet, encode_inet};
 use crate::sys::{check, check_len};
 
@@ -150,8 +150,10 @@ impl Incoming {
 
 /// A message to be sent: one datagram, or several that the kernel cuts it into.
 pub struct Message<'a, P> {
-    /// Of the datagram that it answers: it is sent to that one's source, from the address hit.
-    pub envelope: &'a Envelope,
+    /// Where it goes.
+    pub to: &'a Source,
+    /// The address that it leaves from; none for the one that the socket is bound to.
+    pub from: Option<&'a Local>,
     /// The size in bytes of the datagrams to cut it into, the last of which may be shorter
     /// (`UDP_SEGMENT`, udp(7)); none to send it as one.
     pub size: Option<u16>,
@@ -195,13 +197,13 @@ impl Outgoing {
         let mut rest = &mut parts[..];
         for (message, index) in messages.zip(0..BATCH_MAX) {
             let header = &mut headers[index].msg_hdr;
-            let (name, envelope) = (&mut names[index], message.envelope);
-            header.msg_namelen = match &envelope.source {
+            let name = &mut names[index];
+            header.msg_namelen = match message.to {
                 Source::Inet(address) => encode_inet(address, name),
                 Source::Unix(unix) => encode_unix(unix, name),
             };
             header.msg_name = (&raw mut *name).cast();
-            controls[index].write(header, envelope.local.as_ref(), message.size);
+            controls[index].write(header, message.from, message.size);
             let mut used = 0;
             for bytes in message.parts {
                 rest[used] = libc::iovec {
