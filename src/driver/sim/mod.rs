@@ -19,6 +19,7 @@
 
 mod check;
 mod connection;
+mod faults;
 mod network;
 mod work;
 
@@ -30,7 +31,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use self::connection::{Connection, Outgoing};
-pub(crate) use self::network::{Client, End, Faults, Network, Peer, Socket};
+pub(crate) use self::faults::Faults;
+pub(crate) use self::network::{Client, End, Network, Peer, Socket};
 use self::network::{Wire, World};
 use super::buffers::{BUFFER_COUNT, Buffers, Memory};
 use super::{
