@@ -19,12 +19,8 @@ mod lists;
 pub mod plan;
 mod render;
 mod resolve;
-#[cfg(test)]
-mod shipped;
 mod syntax;
 mod table;
-#[cfg(test)]
-mod tests;
 mod typed;
 mod value;
 mod words;
@@ -343,3 +339,6 @@ impl fmt::Display for Address {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

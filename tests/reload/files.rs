@@ -1,4 +1,4 @@
-//! The files that a configuration is read from: what is no file, what is not meant, what is gone.
+//! The files that a configuration is read from: in which order, and what is no file or is not meant.
 
 use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
@@ -8,8 +8,8 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde_json::json;
 
-use super::{assert_applied, tcp};
-use crate::harness::{Daemon, ECHOD, exchange, text};
+use super::{assert_applied, at, local, refuses, tcp};
+use crate::harness::{Daemon, ECHOD, connect, exchange, free_port, text};
 
 fn daemon_with_drop_ins() -> Daemon {
     let daemon = Daemon::start(&tcp("main", "\"127.0.0.1:0\"", ""));
@@ -69,4 +69,41 @@ fn what_an_editor_leaves_beside_a_drop_in_does_no_harm() {
     assert_applied(&daemon.reload());
     let shown = daemon.ctl_text(&["config", "show"]);
     assert!(shown.contains("max-connections = 77"), "{shown}");
+}
+
+#[test]
+fn drop_ins_are_read_in_the_order_of_their_names() {
+    let [first, second] = [(); 2].map(|()| free_port());
+    let daemon = Daemon::start(&tcp("main", &local(first), "backlog = 10"));
+    let folder = daemon.path("echod.d");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).expect("written");
+    write("20-later.toml", "[listener.main]\nbacklog = 30\n");
+    write(
+        "10-more.toml",
+        &format!(
+            "[listener.main]\nbacklog = 20\n{}",
+            tcp("more", &local(second), "")
+        ),
+    );
+    write("README", "not TOML at all");
+    assert_applied(&daemon.reload());
+    assert_eq!(daemon.listener("main")["backlog"]["effective"], 30);
+    exchange(&mut connect(at(second)), b"more");
+    let file = |name: &str| folder.join(name).display().to_string();
+    assert_eq!(
+        daemon.ctl_json(&["status"])["status"]["config"],
+        json!(daemon.config_files(&["10-more.toml", "20-later.toml"]))
+    );
+    // An error is in the file that it is in.
+    write("20-later.toml", "[listener.main]\nbacklog = \"many\"\n");
+    let result = daemon.reload();
+    assert_eq!(result["outcome"], "rejected");
+    assert_eq!(result["errors"][0]["file"], file("20-later.toml"));
+    assert_eq!(result["errors"][0]["line"], 2);
+    // Without the folder it is as it was.
+    std::fs::remove_dir_all(&folder).expect("removed");
+    assert_applied(&daemon.reload());
+    assert_eq!(daemon.listener("main")["backlog"]["effective"], 10);
+    assert!(refuses(at(second)));
 }

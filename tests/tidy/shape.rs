@@ -53,7 +53,7 @@ fn production() -> Vec<File> {
     let mut sources: Vec<File> = ROOMS.iter().flat_map(|room| rust_files(room)).collect();
     sources.retain(|file| {
         let mut folders = file.name.trim_end_matches(".rs").split('/');
-        !folders.any(|folder| TEST_FOLDERS.contains(&folder) || folder.ends_with("_tests"))
+        !folders.any(|folder| TEST_FOLDERS.contains(&folder))
     });
     for file in &mut sources {
         let end = file.text.find("\n#[cfg(test)]\nmod tests");

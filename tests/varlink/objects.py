@@ -1,6 +1,6 @@
 """Uses echod's control socket through the object API of the Python module `varlink`.
 
-Called by tests/varlink.rs with the address of the socket and how many peers the listener "main" has,
+Called by tests/varlink/mod.rs with the address of the socket and how many peers the listener "main" has,
 more than fit into one reply. Ends with 0 only if everything is as it should be.
 """
 

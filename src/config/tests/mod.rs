@@ -10,6 +10,7 @@ use super::*;
 
 mod messages;
 mod plans;
+mod shipped;
 
 fn sources(texts: &[(&str, &str)]) -> Vec<Source> {
     texts

@@ -4,8 +4,6 @@
 //! time, so that a full path is not taken for a narrow one.
 
 mod survey;
-#[cfg(test)]
-mod tests;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -260,3 +258,6 @@ fn lines(survey: &Survey) -> String {
     };
     line("there:", there, open) + &line("back: ", back, open_back)
 }
+
+#[cfg(test)]
+mod tests;

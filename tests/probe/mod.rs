@@ -4,7 +4,7 @@ mod check;
 mod fault;
 mod faults;
 mod flows;
-mod full;
+mod full_queue;
 mod interop;
 mod load;
 mod mtu;

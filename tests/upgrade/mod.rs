@@ -1,7 +1,7 @@
 //! A running echod and its successor: same process, another program; no client notices.
 
-mod legacy;
-mod manager;
+mod descriptor_store;
+mod predecessor;
 mod programs;
 mod signals;
 mod state;

@@ -2,29 +2,29 @@
 
 use super::*;
 
-const SHIPPED: &str = include_str!("../../etc/echod.toml");
-const MANUAL: &str = include_str!("../../docs/man/echod.toml.5");
+const SHIPPED: &str = include_str!("../../../etc/echod.toml");
+const MANUAL: &str = include_str!("../../../docs/man/echod.toml.5");
 
 const EXAMPLES: [(&str, &str); 7] = [
     (
         "one-message.toml",
-        include_str!("../../etc/examples/one-message.toml"),
+        include_str!("../../../etc/examples/one-message.toml"),
     ),
-    ("loop.toml", include_str!("../../etc/examples/loop.toml")),
+    ("loop.toml", include_str!("../../../etc/examples/loop.toml")),
     (
         "one-at-a-time.toml",
-        include_str!("../../etc/examples/one-at-a-time.toml"),
+        include_str!("../../../etc/examples/one-at-a-time.toml"),
     ),
     (
         "udp-upper.toml",
-        include_str!("../../etc/examples/udp-upper.toml"),
+        include_str!("../../../etc/examples/udp-upper.toml"),
     ),
     (
         "hundreds.toml",
-        include_str!("../../etc/examples/hundreds.toml"),
+        include_str!("../../../etc/examples/hundreds.toml"),
     ),
-    ("ipv6.toml", include_str!("../../etc/examples/ipv6.toml")),
-    ("unix.toml", include_str!("../../etc/examples/unix.toml")),
+    ("ipv6.toml", include_str!("../../../etc/examples/ipv6.toml")),
+    ("unix.toml", include_str!("../../../etc/examples/unix.toml")),
 ];
 
 fn loaded(name: &str, text: &str) -> Config {

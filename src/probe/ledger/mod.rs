@@ -452,5 +452,4 @@ fn answer(number: u64, kind: AnswerKind, due: Instant, now: Instant) -> Answer {
 }
 
 #[cfg(test)]
-#[path = "ledger_tests.rs"]
 mod tests;

@@ -35,7 +35,7 @@ fn read_to_end(stream: &mut impl Read) -> Vec<u8> {
 
 #[test]
 fn every_example_is_run_here() {
-    let this = std::fs::read_to_string(repository("tests/seeds.rs")).expect("this file");
+    let this = std::fs::read_to_string(repository("tests/examples.rs")).expect("this file");
     for entry in std::fs::read_dir(repository("etc/examples")).expect("a folder") {
         let name = entry.expect("a file").file_name();
         let name = name.to_str().expect("a name");

@@ -479,5 +479,4 @@ pub fn parameters(values: &impl Serialize) -> Parameters {
 }
 
 #[cfg(test)]
-#[path = "schema_tests.rs"]
 mod tests;

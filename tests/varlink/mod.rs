@@ -59,10 +59,9 @@ fn varlink_cli() -> Command {
 }
 
 fn run(mut command: Command, arguments: &[&str]) -> Output {
-    command
-        .args(arguments)
-        .output()
-        .unwrap_or_else(|error| panic!("{command:?}: {error}; see the head of tests/varlink.rs"))
+    command.args(arguments).output().unwrap_or_else(|error| {
+        panic!("{command:?}: {error}; see the head of tests/varlink/mod.rs")
+    })
 }
 
 fn printed(command: Command, arguments: &[&str]) -> String {

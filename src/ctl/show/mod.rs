@@ -338,5 +338,4 @@ pub fn errors(diagnostics: &[Diagnostic], paint: Paint) -> String {
 }
 
 #[cfg(test)]
-#[path = "show_tests.rs"]
 mod tests;

@@ -2,14 +2,14 @@
 //! one that belongs there.
 //!
 //! `pattern` makes bytes that tell whose they are, `crowd` is many streams at once, `flows` many
-//! senders of datagrams. What is tested with them: `sizes` every size of a message, `many` many
+//! senders of datagrams. What is tested with them: `sizes` every size of a message, `many_connections` many
 //! connections and their sudden ends, `mixture` all at once.
 //!
 //! All that is random comes from one seed, which a failure names; `ECHOD_TEST_SEED` gives it again.
 
 mod crowd;
 mod flows;
-mod many;
+mod many_connections;
 mod mixture;
 mod pattern;
 mod sizes;

@@ -1,10 +1,10 @@
 //! What comes back (RFC 862): every byte of a stream in order, every datagram whole.
 //!
-//! `streams` has the ordinary life of a connection, `hardship` what peers do to it that they
+//! `streams` has the ordinary life of a connection, `misbehaving_peers` what peers do to it that they
 //! should not, `datagrams` the other half.
 
 mod datagrams;
-mod hardship;
+mod misbehaving_peers;
 mod streams;
 
 use std::io::{ErrorKind, Read, Write};

@@ -1,10 +1,11 @@
 //! The rules of the house as tests, reading the repository as text.
 //!
 //! Those of the configuration (every key in `etc/echod.toml` and the manual page with its default
-//! and effect) are in `src/config/shipped.rs`, beside the table of keys; those of the interface
-//! text in `src/protocol/schema_tests.rs`. How long files and functions may be, and which files of a
-//! folder may know each other, is in `shape`.
+//! and effect) are in `src/config/tests/shipped.rs`, beside the table of keys; those of the interface
+//! text in `src/protocol/schema/tests.rs`. How long files and functions may be, and which files of a
+//! folder may know each other, is in `shape`; where modules and tests are, in `layout`.
 
+mod layout;
 mod shape;
 
 use std::collections::{BTreeMap, BTreeSet};
