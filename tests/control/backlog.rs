@@ -1,4 +1,4 @@
-//! `echoctl backlog`, and what is counted of queues.
+//! `echoctl backlog`, and the counters of the queues.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

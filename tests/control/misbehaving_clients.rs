@@ -1,4 +1,4 @@
-//! Control clients that misbehave, or only wait: they harm themselves and nobody else.
+//! Control clients that misbehave, or only wait, harm only themselves.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
