@@ -151,7 +151,7 @@ fn a_load_that_sent_nothing_says_why() {
 #[test]
 fn a_connection_that_the_service_closes_is_reported_and_connected_again() {
     let url = fault::streams(None, |_, stream| _ = fault::echo(&stream, 320, |_, _| {}));
-    let line = format!("load {url} -c 2 -s 64 -t 300ms --warm-up 0s --timeout 10s");
+    let line = format!("load {url} -c 2 -s 64 -t 2s --warm-up 0s --timeout 10s");
     let (status, report) = json_of(&line);
     assert_eq!(status, 1, "{report}");
     assert!(
