@@ -2,7 +2,9 @@
 //! does nothing else, against the same server and in turn.
 //!
 //! A client that costs much is itself what it measures. The ratio of a round is the processor time
-//! that echoprobe spends on a message, as a multiple of the generator's.
+//! that echoprobe spends on a message, as a multiple of the generator's. Of both it is the time of
+//! the whole process, its start included, over all of its messages; and as echoprobe sends and
+//! receives datagrams in batches, the generator does so, too, in every scenario with datagrams.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -26,7 +28,7 @@ pub(crate) fn run(plan: &Plan, site: &Site, echoprobe: &Path) -> Result<()> {
         "processor time of echoprobe for a message, load generator = 1.00 (median, quartiles)"
     );
     for scenario in &plan.scenarios {
-        let Some(options) = options(scenario.load) else {
+        let Some((load, options)) = same_work(scenario.load) else {
             continue;
         };
         let mut ratios = Vec::new();
@@ -35,10 +37,10 @@ pub(crate) fn run(plan: &Plan, site: &Site, echoprobe: &Path) -> Result<()> {
             // Neither always comes first.
             for turn in 0..2 {
                 if (round + turn) % 2 == 0 {
-                    let sample = measure::take_sample(plan, scenario.load, &server)?;
-                    costs.0 = sample.client_cpu.as_secs_f64() / sample.messages as f64;
+                    let generate = || Ok(measure::take_sample(plan, load, &server)?.messages_in_all);
+                    costs.0 = cost(generate)?;
                 } else {
-                    costs.1 = probe(plan, echoprobe, &server, &options)?;
+                    costs.1 = cost(|| probe(plan, echoprobe, &server, &options))?;
                 }
             }
             ratios.push(costs.1 / costs.0);
@@ -51,9 +53,17 @@ pub(crate) fn run(plan: &Plan, site: &Site, echoprobe: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The same work in the words of echoprobe; none if it has none for it.
-fn options(load: Load) -> Option<Vec<String>> {
-    let (scheme, connections, bytes, depth) = match load {
+/// The processor time of a client for a message, in seconds: it runs and returns how many there were.
+fn cost(run: impl FnOnce() -> Result<u64>) -> Result<f64> {
+    let before = process::cpu_time_of_ended_children()?;
+    let messages = run()?;
+    let used = process::cpu_time_of_ended_children()? - before;
+    Ok(used.as_secs_f64() / messages as f64)
+}
+
+/// The work as the generator is given it, and in the words of echoprobe; none if it has none for it.
+fn same_work(mut load: Load) -> Option<(Load, Vec<String>)> {
+    let (scheme, connections, bytes, depth) = match &mut load {
         Load::Tcp {
             connections,
             bytes,
@@ -64,22 +74,25 @@ fn options(load: Load) -> Option<Vec<String>> {
             flows,
             bytes,
             depth,
-            ..
-        } => ("udp", flows, bytes, depth),
+            batches,
+        } => {
+            *batches = true;
+            ("udp", flows, bytes, depth)
+        }
         _ => return None,
     };
     let numbers = [("-c", connections), ("-s", bytes), ("-d", depth)];
     let numbers = numbers
         .into_iter()
         .flat_map(|(name, number)| [name.into(), number.to_string()]);
-    Some([scheme.to_string()].into_iter().chain(numbers).collect())
+    let words = [scheme.to_string()].into_iter().chain(numbers).collect();
+    Some((load, words))
 }
 
-/// Runs echoprobe once; the processor time that a message cost it, in seconds. Its start is in that
-/// time, and there is no warm-up, whose messages it does not report.
-fn probe(plan: &Plan, echoprobe: &Path, server: &Server, options: &[String]) -> Result<f64> {
+/// Runs echoprobe once; how many messages came back. There is no warm-up, whose messages it does not
+/// report.
+fn probe(plan: &Plan, echoprobe: &Path, server: &Server, options: &[String]) -> Result<u64> {
     let time = |time: std::time::Duration| format!("{}ms", time.as_millis());
-    let before = process::cpu_time_of_ended_children()?;
     let output = launch::command(plan.client_cpu)?
         .arg(echoprobe)
         .args([
@@ -96,9 +109,7 @@ fn probe(plan: &Plan, echoprobe: &Path, server: &Server, options: &[String]) -> 
     if report["corrupt"] != 0 {
         bail!("WRONG BYTES came back: {report}");
     }
-    let used = process::cpu_time_of_ended_children()? - before;
-    let messages = report["messages"]
-        .as_f64()
-        .context("a number of messages")?;
-    Ok(used.as_secs_f64() / messages)
+    report["messages"]
+        .as_u64()
+        .context("a number of messages")
 }

@@ -41,7 +41,6 @@ const PATH_OPTIONS: &str = "Path options, for every command";
     version,
     after_help = EXAMPLES,
     subcommand_negates_reqs = true,
-    disable_help_subcommand = true,
     override_usage = "echoprobe [OPTIONS] URL\n       echoprobe [OPTIONS] COMMAND URL [OPTIONS]"
 )]
 pub struct Cli {
@@ -487,8 +486,8 @@ mod tests {
         let help = all.render_help().to_string();
         assert!(help.contains(PATH_OPTIONS), "{help}");
         assert!(help.contains("--dscp"), "{help}");
-        let error = parse("echoprobe ping --help").expect_err("the help");
-        let help = error.to_string();
+        let help = parse("echoprobe help ping").expect_err("the help");
+        let help = help.to_string();
         assert!(help.contains("--interval"), "{help}");
         assert!(!help.contains("--dscp"), "{help}");
         for line in help.lines().filter(|line| !line.contains("://")) {

@@ -93,7 +93,7 @@ impl fmt::Display for Cause {
 }
 
 /// `permission denied`, without the number that stands behind it.
-fn words_of(error: &io::Error) -> String {
+pub(super) fn words_of(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(errno) => Errno::from_raw(errno).desc().to_lowercase(),
         None => error.to_string(),

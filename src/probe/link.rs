@@ -2,11 +2,13 @@
 //!
 //! Never blocks outside of [`wait`], and never judges what comes.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -47,13 +49,7 @@ impl Address {
     pub(super) fn encode(&self) -> io::Result<SockAddr> {
         match self {
             Self::Inet(address) => Ok((*address).into()),
-            Self::Unix(path) => {
-                let text = path.to_string_lossy();
-                match text.strip_prefix('@') {
-                    Some(name) => SockAddr::unix(format!("\0{name}")),
-                    None => SockAddr::unix(path),
-                }
-            }
+            Self::Unix(path) => SockAddr::unix(OsStr::from_bytes(&unix_name(path))),
         }
     }
 
@@ -63,6 +59,15 @@ impl Address {
             Self::Unix(_) => Domain::UNIX,
         }
     }
+}
+
+/// The name of a Unix socket as the kernel has it: an abstract one begins with a NUL (unix(7)).
+pub(super) fn unix_name(path: &Path) -> Vec<u8> {
+    let mut bytes = path.as_os_str().as_bytes().to_vec();
+    if let Some(first @ b'@') = bytes.first_mut() {
+        *first = 0;
+    }
+    bytes
 }
 
 /// Waits until one of these descriptors is ready, until this time, or until the command is to end;

@@ -20,6 +20,9 @@ const PERIOD: usize = 65_521;
 /// The longest piece of noise, in bytes, wherever it begins.
 pub(super) const PIECE_BYTES_MAX: usize = 256 * 1024;
 
+/// From the noise of one message to that of the next, in bytes.
+const STEP: u64 = 7;
+
 /// Messages whose number is damaged are looked for among this many of the latest.
 const CANDIDATES_MAX: u64 = 1024;
 
@@ -31,9 +34,8 @@ const COMPARED_BYTES: usize = 256;
 
 /// The noise as it is sent, and as a service in upper case answers it.
 static NOISE: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let period = noise(PERIOD, 0);
-    let bytes = period.iter().cycle().take(PERIOD + PIECE_BYTES_MAX);
-    bytes.copied().collect()
+    let period = noise(PERIOD, 0).into_iter();
+    period.cycle().take(PERIOD + PIECE_BYTES_MAX).collect()
 });
 static UPPER_NOISE: LazyLock<Vec<u8>> = LazyLock::new(|| NOISE.to_ascii_uppercase());
 
@@ -104,9 +106,10 @@ impl Payload {
         }
     }
 
-    /// Where the noise of a message begins.
+    /// Where the noise of a message begins. Messages on the way together are near each other, so
+    /// that the processor's first cache has their noise.
     fn position(self, number: u64) -> u64 {
-        mix(self.nonce.wrapping_add(number)) % PERIOD as u64
+        (self.nonce % PERIOD as u64 + number % PERIOD as u64 * STEP) % PERIOD as u64
     }
 
     fn is_whole(self, number: u64, bytes: &[u8]) -> bool {

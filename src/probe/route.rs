@@ -140,6 +140,9 @@ impl Route {
         let source = self.path.source.unwrap_or_default();
         Some(match error.kind() {
             ErrorKind::ConnectionRefused if self.target.is_inet() => "no service at that port",
+            ErrorKind::ConnectionRefused if self.target.to_string().contains("://@") => {
+                "no process has that abstract name; a file is written ./@NAME"
+            }
             ErrorKind::ConnectionRefused => "no process listens at that path",
             ErrorKind::NotFound => "is the service running?",
             ErrorKind::PermissionDenied if (1..1024).contains(&source.port) => {

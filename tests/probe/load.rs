@@ -215,7 +215,7 @@ fn a_picture_is_written_where_that_is_asked() {
     let output = output_of(&format!("load {url} --svg /nonexistent/load.svg -t 1h"));
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    let words = "/nonexistent/load.svg: can't be written";
+    let words = "/nonexistent/load.svg: can't be written: no such file or directory\n";
     assert!(said.contains(words), "{said}");
 }
 

@@ -386,18 +386,16 @@ impl Ledger {
 
     fn settle_whole(&mut self, number: u64, now: Instant, len: usize) -> Answer {
         let entry = self.settle(number, Fate::Settled);
-        // From when it was sent: a delay of our own is part of its time, and not of its timeout.
-        let is_late = now.saturating_duration_since(entry.sent) > self.timeout;
-        let kind = match is_late {
-            true => AnswerKind::Late,
-            false => AnswerKind::Received,
-        };
+        let mut answer = answer(number, AnswerKind::Received, entry.due, now);
+        // A delay of our own is part of its time, and not of its timeout.
+        let delay = entry.sent.saturating_duration_since(entry.due);
+        let is_late = answer.rtt.saturating_sub(delay) > self.timeout;
+        if is_late {
+            answer.kind = AnswerKind::Late;
+        }
         let reordered = self.latest.is_some_and(|latest| number < latest);
+        answer.reordered = reordered;
         self.latest = self.latest.max(Some(number));
-        let answer = Answer {
-            reordered,
-            ..answer(number, kind, entry.due, now)
-        };
         self.count(entry.due, |tally| {
             tally.late += u64::from(is_late);
             tally.received += u64::from(!is_late);
@@ -406,7 +404,6 @@ impl Ledger {
             tally.latencies.record(answer.rtt);
             tally.jitter.record(answer.rtt);
             tally.last_answer = tally.last_answer.max(Some(now));
-            let delay = entry.sent.saturating_duration_since(entry.due);
             if delay >= DELAY_MIN && delay * 2 >= answer.rtt {
                 tally.delayed += 1;
                 tally.longest_delay = tally.longest_delay.max(delay);

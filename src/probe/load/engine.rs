@@ -234,10 +234,8 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
             }
             Kind::Flow(flow) => {
                 // One buffer at a time: so it is known which datagrams could not be sent.
-                if flow.sending > 0 || flow.ledger.unsent() == 0 {
-                    return;
-                }
-                if flow.retry.is_some_and(|retry| now < retry) {
+                let is_early = flow.retry.is_some_and(|retry| now < retry);
+                if flow.sending > 0 || flow.ledger.unsent() == 0 || is_early {
                     return;
                 }
                 let size = flow.payload.size;
@@ -359,13 +357,7 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
                 self.end(connection, &Cause::of(&error), now);
             }
             // No listener, no relay; a stall ends by itself, and connections are taken later.
-            Completion::Accepted { .. }
-            | Completion::AcceptPaused { .. }
-            | Completion::Relayed { .. }
-            | Completion::Detached { .. }
-            | Completion::Stalled { .. }
-            | Completion::Closed { .. }
-            | Completion::Woken => {}
+            _ => {}
         }
     }
 

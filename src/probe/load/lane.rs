@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use super::stream;
 use crate::driver::{Envelope, Token};
+use crate::probe::compare::Expect;
 use crate::probe::ledger::Ledger;
-use crate::probe::payload::{Messages, Payload};
+use crate::probe::payload::{Messages, Payload, nonce};
 
 /// What a lane is, before it has a socket.
 pub(super) enum Kind {
@@ -29,9 +30,9 @@ pub(super) struct Flow {
 }
 
 impl Flow {
-    pub(super) fn new(payload: Payload, ledger: Ledger, envelope: Envelope) -> Self {
+    pub(super) fn new(size: usize, expect: Expect, ledger: Ledger, envelope: Envelope) -> Self {
         Self {
-            payload,
+            payload: Payload::new(size, nonce(), expect),
             ledger,
             is_single: crate::driver::ip_of(&envelope.source).is_none(),
             envelope: Box::new(envelope),
@@ -68,5 +69,23 @@ impl Lane {
             Kind::Stream(stream) => &mut stream.ledger,
             Kind::Flow(flow) => &mut flow.ledger,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// The second message of the first flow was the first message of the second one.
+    #[test]
+    fn no_message_of_one_flow_is_taken_for_one_of_another() {
+        let flow = || {
+            let ledger = Ledger::new(Duration::from_secs(1), None);
+            Flow::new(64, Expect::Echo, ledger, Envelope::EMPTY).payload
+        };
+        let (one, other) = (flow(), flow());
+        assert_ne!(one.bytes(1), other.bytes(0));
     }
 }

@@ -19,19 +19,17 @@ mod stream;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::args::{DATAGRAM_BYTES_MAX, LoadArgs};
-use super::cause::{Cause, Trouble};
+use super::cause::{Cause, Trouble, words_of};
 use super::compare::Expect;
 use super::console::{Console, Stop};
 use super::figures;
 use super::ledger::Ledger;
-use super::link::Address;
-use super::payload::Payload;
+use super::link::{Address, unix_name};
 use super::report::Verdict;
 use super::session::Session;
 use super::tally::Tally;
@@ -187,7 +185,8 @@ fn check_writable(file: &FilePath) -> Result<(), Stop> {
 }
 
 fn unwritable(file: &FilePath, error: &io::Error) -> Stop {
-    Failure::new(format!("{}: can't be written: {error}", file.display())).into()
+    let file = file.display();
+    Failure::new(format!("{file}: can't be written: {}", words_of(error))).into()
 }
 
 /// Loads the service through these sockets.
@@ -269,12 +268,11 @@ fn lane(number: u64, address: &Address, args: &LoadArgs, ledger: Ledger) -> Kind
     if args.url.is_stream() {
         return Kind::Stream(stream::Lane::new(number, args.size, args.expect, ledger));
     }
-    let payload = Payload::new(args.size, number, args.expect);
     let envelope = Envelope {
         source: destination(address),
         ..Envelope::EMPTY
     };
-    Kind::Flow(Flow::new(payload, ledger, envelope))
+    Kind::Flow(Flow::new(args.size, args.expect, ledger, envelope))
 }
 
 /// Where datagrams go to.
@@ -282,12 +280,7 @@ fn destination(address: &Address) -> Source {
     match address {
         Address::Inet(address) => Source::Inet(*address),
         Address::Unix(path) => {
-            // The abstract ones begin with a NUL (unix(7)).
-            let mut bytes = path.as_os_str().as_bytes().to_vec();
-            if bytes.first() == Some(&b'@') {
-                bytes[0] = 0;
-            }
-            Source::Unix(UnixName::from_bytes(&bytes).unwrap_or(UnixName::NONE))
+            Source::Unix(UnixName::from_bytes(&unix_name(path)).unwrap_or(UnixName::NONE))
         }
     }
 }

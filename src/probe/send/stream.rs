@@ -57,12 +57,17 @@ pub(super) fn run(
     let comparison = &sender.transfer.comparison;
     let mut report = report(comparison);
     report.duration_ms = Some(milliseconds(began.elapsed()));
-    // What has a cause is not as it should be.
+    // What has a cause is not as it should be. Without a byte or the end of
+    // the connection no service was reached, although a kernel has accepted the connection.
+    let is_silent = comparison.came == 0 && matches!(end, End::Silent(_) | End::Broken(_));
     let mut verdict = Verdict::Good;
     for (words, cause) in complaints(comparison, sender.is_fed, &end) {
         session.console.warn(&format!("{}: {words}", args.url));
         if let Some(cause) = cause {
-            verdict = Verdict::Flawed;
+            verdict = match is_silent {
+                true => Verdict::Unreached,
+                false => Verdict::Flawed,
+            };
             report.errors.count(cause);
         }
     }
@@ -148,7 +153,8 @@ fn complaints(comparison: &Comparison, is_fed: bool, end: &End) -> Vec<(String, 
         .map(|found| (found.to_string(), Some(Cause::Mismatch)))
         .into_iter()
         .collect();
-    let is_whole = comparison.is_exact() && comparison.missing() == 0 && is_fed;
+    let is_all = comparison.missing() == 0 && comparison.came > 0;
+    let is_whole = comparison.is_exact() && is_all && is_fed;
     match (end, judge(comparison.sent, comparison, end)) {
         (End::Silent(time), _) if is_whole => {
             let time = figures::setting(*time);
