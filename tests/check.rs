@@ -328,3 +328,77 @@ fn a_reload_warns_of_a_driver_that_the_kernel_refuses() {
     let said = warnings(&daemon.reload_with(&config("auto")));
     assert!(!said.contains("refused"), "{said}");
 }
+
+/// The folder that a start makes for the control socket is there when the listeners are bound, whatever
+/// their paths look like before.
+#[test]
+fn a_check_knows_a_file_by_any_path_also_in_a_folder_that_a_start_makes() {
+    // `dangling` leads there.
+    let made = &["--socket", "{dir}/nowhere/control.sock"][..];
+    let refused = |config: &str, words: &str| {
+        refused(
+            config,
+            made,
+            &format!("echod.toml:3:11: listener \"a\": bind "),
+        );
+        refused(config, made, words);
+    };
+    refused(
+        &unix("a", "{dir}/nowhere"),
+        "the folder of the control socket has this file",
+    );
+    for path in [
+        "{dir}/nowhere/../nowhere/control.sock",
+        "{dir}/here/nowhere/control.sock",
+        "{dir}/dangling/control.sock",
+    ] {
+        refused(&unix("a", path), "the control socket has this file");
+    }
+    for path in ["{dir}/nowhere/../nowhere/s", "{dir}/dangling/s"] {
+        let two = unix("a", path) + &unix("0", "{dir}/nowhere/s");
+        refused(&two, "listener \"0\" has this file");
+    }
+    for path in ["{dir}/missing/../nowhere/s", "{dir}/nowhere/missing/s"] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let run = |more| echod(folder.path(), &unix("a", path), &[made, more].concat());
+        let said = text(&run(&["--check"]).stderr);
+        assert!(
+            said.contains("the folder does not exist; make it"),
+            "{said}"
+        );
+        assert_eq!(text(&run(&[]).stderr), said);
+    }
+
+    let config = unix("a", "{dir}/dangling/s") + &unix("b", "{dir}/nowhere/../t");
+    let folder = tempfile::tempdir().expect("a folder");
+    symlink("nowhere", folder.path().join("dangling")).expect("a link");
+    let checked = echod(folder.path(), &config, &[made, &["--check"]].concat());
+    assert_eq!(text(&checked.stderr), "");
+    let daemon = Daemon::start_with(&config, |command| {
+        let folder = folder_of(command);
+        symlink("nowhere", folder.join("dangling")).expect("a link");
+        let socket = folder.join("nowhere/control.sock").into();
+        let file = folder.join("echod.toml").into();
+        let arguments = vec!["--config".into(), file, "--socket".into(), socket];
+        *command = instead(command, ECHOD, arguments);
+    });
+    assert!(daemon.path("nowhere/s").exists() && daemon.path("t").exists());
+}
+
+#[test]
+fn a_check_refuses_a_path_where_the_kernel_makes_all_files_itself() {
+    for path in ["/proc/s", "/proc/self/s", "/sys/s"] {
+        refused(
+            &unix("a", path),
+            HERE,
+            "echod.toml:3:11: listener \"a\": bind ",
+        );
+        refused(TCP, &["--socket", path], "control socket: /");
+    }
+}
+
+#[test]
+fn what_a_start_can_not_bind_has_its_place_in_the_file_also_in_a_list() {
+    let config = "[listener.a]\nprotocol = \"unix-stream\"\naddress = [\n  \"{dir}/s\",\n  \"{dir}/missing/s\",\n]\n";
+    refused(config, HERE, "echod.toml:5:3: listener \"a\": bind ");
+}

@@ -287,3 +287,67 @@ fn a_worker_with_something_to_log_serves_while_standard_error_is_not_read() {
         assert!(lines.iter().any(is_full), "{lines:?}");
     }
 }
+
+#[test]
+fn a_start_with_a_wrong_configuration_ends_also_when_standard_error_is_not_read() {
+    let mut pipe = None;
+    let mut daemon = Daemon::spawn("unknown = 1\n", |command| {
+        let full = Pipe::give(command, ":");
+        full.fill();
+        pipe = Some(full);
+    });
+    assert_eq!(daemon.wait().code(), Some(78));
+}
+
+#[test]
+fn a_rejected_reload_logs_each_error_once_and_one_line_with_the_result() {
+    let daemon = Daemon::start(&(echo("main") + INFO));
+    let before = daemon.log().lines().count();
+    daemon.write_config(&(echo("main").replace("tcp", "tpc") + "backlog = -1\n"));
+    daemon.signal(Signal::SIGHUP);
+    eventually("it is rejected", || {
+        daemon.log().contains("reload 2 rejected")
+    });
+    assert_eq!(daemon.ctl(&["reload"]).status.code(), Some(78));
+    let log = daemon.log();
+    let lines: Vec<&str> = log.lines().skip(before).collect();
+    for id in [2, 3] {
+        let count = |words: &str| {
+            let of_reload = lines
+                .iter()
+                .filter(|line| line.contains(&format!("reload {id}")));
+            of_reload.filter(|line| line.contains(words)).count()
+        };
+        assert_eq!(
+            [
+                count("protocol"),
+                count("backlog"),
+                count("rejected with 2 errors")
+            ],
+            [1; 3]
+        );
+        assert_eq!(count(""), 3, "{log}");
+    }
+    let audit = lines
+        .iter()
+        .filter(|line| line.contains("reloads the configuration"));
+    assert_eq!((audit.count(), lines.len()), (1, 7), "{log}");
+}
+
+/// With the unit's `ExecReload=` each error was in the journal twice.
+#[test]
+fn a_quiet_reload_prints_nothing_that_the_log_has() {
+    let mut daemon = Daemon::start(&(echo("main") + INFO));
+    let quiet = |status: i32| {
+        let output = daemon.ctl(&["reload", "--quiet"]);
+        assert_eq!(output.status.code(), Some(status));
+        text(&output.stdout) + &text(&output.stderr)
+    };
+    assert_eq!(quiet(0), "");
+    daemon.write_config("unknown = 1\n");
+    assert_eq!(quiet(78), "");
+    std::fs::remove_file(daemon.path("control.sock")).expect("it is there");
+    assert_ne!(quiet(69), "", "no log has this");
+    daemon.signal(Signal::SIGTERM);
+    assert!(daemon.wait().success());
+}

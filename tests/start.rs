@@ -613,3 +613,20 @@ fn a_start_without_memory_for_its_workers_ends_with_a_message_and_without_an_abo
         assert!(log.contains("no memory for the"), "{log}");
     }
 }
+
+#[test]
+fn a_start_shows_the_first_hundred_addresses_that_can_not_be_bound_and_counts_the_others() {
+    let listener = |number| {
+        format!(
+            "[listener.l{number}]\nprotocol = \"unix-stream\"\naddress = \"{{dir}}/missing/{number}\"\n"
+        )
+    };
+    let config: String = (0..150).map(listener).collect();
+    let said = failure(&echod(&config, &[]), 1);
+    let shown = said.lines().filter(|line| line.contains("bind")).count();
+    assert_eq!((shown, said.lines().count()), (100, 101), "{said}");
+    assert!(
+        said.ends_with("echod: 50 more errors not shown\n"),
+        "{said}"
+    );
+}

@@ -127,6 +127,9 @@ pub enum Command {
         /// Show the result of the last reload
         #[arg(long, conflicts_with = "dry_run")]
         last: bool,
+        /// Print nothing about the configuration: the daemon's log has it
+        #[arg(long, conflicts_with = "last")]
+        quiet: bool,
     },
     /// Check a configuration file without a daemon
     #[command(after_help = "Example:\n  echoctl check ./echod.toml")]

@@ -113,7 +113,7 @@ impl Session {
             Command::Kick(args) => self.kick(args),
             // Nothing is reloaded: the status has the result.
             Command::Reload { last: true, .. } => self.last_reload(),
-            Command::Reload { dry_run, .. } => self.reload(dry_run),
+            Command::Reload { dry_run, quiet, .. } => self.reload(dry_run, quiet),
             Command::Check { file } => check(file.as_deref()),
             Command::Config(ConfigCommand::Show) => self.config_show(),
             Command::LogLevel { level } => {
@@ -300,7 +300,7 @@ impl Session {
         self.answer(reply, |reply| show::kicked(&reply, dry_run))
     }
 
-    fn reload(&self, dry_run: bool) -> Result<(), Failure> {
+    fn reload(&self, dry_run: bool, quiet: bool) -> Result<(), Failure> {
         let asked = schema::Reload {
             dry_run: dry_run.then_some(true),
         };
@@ -308,6 +308,7 @@ impl Session {
             .connect()?
             .call(&full_name("Reload"), schema::parameters(&asked))
         {
+            Ok(_) if quiet => Ok(()),
             Ok(reply) => self.answer(reply, |reply: schema::ReloadReply| {
                 if dry_run {
                     show::reload_plan(&reply.result, self.paint)
@@ -318,6 +319,9 @@ impl Session {
             Err(client::Error::Refused { name, parameters })
                 if name == protocol::CONFIG_REJECTED =>
             {
+                if quiet {
+                    return Err(Failure::quiet(Exit::Configuration));
+                }
                 let reply: schema::ReloadReply = decode(parameters.clone())?;
                 if self.json {
                     // It is rejected whether or not anything reads that.

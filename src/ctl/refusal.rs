@@ -44,6 +44,7 @@ pub(super) fn refusal(name: &str, parameters: &Parameters) -> Failure {
             format!("listener {}: there is none of this name", parameter("name"))
         }
         protocol::UPGRADE_REFUSED => format!("no successor: {}", named("reason").unwrap_or("?")),
+        protocol::RELOAD_REFUSED => format!("no reload: {}", named("reason").unwrap_or("?")),
         protocol::CONFIG_REJECTED => "configuration rejected".to_owned(),
         protocol::REQUEST_TOO_LARGE => format!(
             "the request is too large: echod takes {} bytes at most",

@@ -8,17 +8,17 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 
-use crate::cli::exit::{Failure, print_or_end};
+use crate::cli::exit::{Exit, Failure, print_or_end};
 use crate::cli::terminal::complain;
 use crate::cli::text::counted;
-use crate::config::{Address, Config, Key, Loaded, Section, plan};
+use crate::config::{self, Address, Config, Key, Loaded, Section, plan};
 use crate::protocol::schema::Diagnostic;
 
 use super::args::Args;
-use super::control::{BindError, Place};
+use super::control::{BindError, Place, missing_directory};
 use super::listeners::bind;
 use super::origin::{Origin, Texts};
-use super::{drivers, log, privileges, reload, socket_file};
+use super::{drivers, log, privileges, socket_file};
 
 /// `--check`, of a configuration without errors in the text.
 ///
@@ -46,7 +46,7 @@ pub(super) fn check_only(
         findings.warnings.extend(remark);
         driver
     });
-    for warning in reload::general(findings.warnings, "warning") {
+    for warning in Diagnostic::list(findings.warnings, "warning") {
         complain(&format!("echod: warning: {warning}\n"));
     }
     match driver {
@@ -56,14 +56,28 @@ pub(super) fn check_only(
             let fine = format!("{names}: fine; {listeners}, driver {driver}\n");
             print_or_end(fine.as_bytes())
         }
-        _ => Err(refused(findings.refusals)),
+        _ => {
+            let refusals = findings.refusals;
+            Err(refused(Exit::Configuration, refusals, origin, texts))
+        }
     }
 }
 
-/// A start that is refused for these reasons, or for the first of very many.
-pub(super) fn refused(reasons: Vec<String>) -> Failure {
-    let reasons = reload::general(reasons, "error");
-    Failure::configuration(reasons.iter().map(ToString::to_string).collect())
+/// A start that is refused for these reasons, or for the first of very many: each with the place of its
+/// listener's address, where there is a file.
+pub(super) fn refused(exit: Exit, reasons: Vec<String>, origin: &Origin, texts: &Texts) -> Failure {
+    let mut reasons = Diagnostic::list(reasons, "error");
+    if origin.has_file(texts) {
+        for reason in &mut reasons {
+            let listener = reason.listener();
+            reason.key = listener.map(|name| format!("listener.{name}.address"));
+        }
+        config::locate(&texts.sources, &mut reasons);
+    }
+    Failure {
+        exit,
+        messages: reasons.iter().map(ToString::to_string).collect(),
+    }
 }
 
 /// What is found out for `--check`.
@@ -85,8 +99,8 @@ impl Findings {
             }
         }
         let control = place.map(|place| place.path.as_path());
+        let made = control.and_then(missing_directory);
         self.refusals.extend(shared_files(config, control));
-        let made = place.and_then(Place::missing_directory);
         for listener in config.listeners.values() {
             for address in &listener.addresses {
                 match bind::check(listener, address, made) {
@@ -125,6 +139,11 @@ pub(super) fn shared_files(config: &Config, control: Option<&Path>) -> Vec<Strin
     let mut owners = BTreeMap::new();
     if let Some(path) = control {
         owners.insert(socket_file::real(path), "the control socket".to_owned());
+        // A start that makes it does so before it binds the listeners.
+        if let Some(folder) = missing_directory(path) {
+            let owner = "the folder of the control socket".to_owned();
+            owners.insert(socket_file::real(folder), owner);
+        }
     }
     let mut shared = Vec::new();
     for (name, listener) in &config.listeners {

@@ -21,6 +21,11 @@ const RELEASE_NEEDED: (u32, u32) = (6, 1);
 /// The first kernel with `io_uring(7)`.
 const RELEASE_FIRST: (u32, u32) = (5, 1);
 
+const FILTER: &str = "a filter of system calls refuses io_uring_setup(2), io_uring_enter(2) or io_uring_register(2): \
+                      permit all three in SystemCallFilter= of the unit, or in the container runtime's \
+                      seccomp profile";
+const SYSCTL: &str = "\"sysctl kernel.io_uring_disabled=0\" permits it";
+
 /// The driver that workers would get here, and what its user should know about that.
 ///
 /// # Errors
@@ -129,10 +134,6 @@ fn sysctl<T: std::str::FromStr>(name: &str) -> Option<T> {
 /// one includes a round trip through the ring, so that the error may be of any of the three system
 /// calls.
 fn explain(error: &io::Error, facts: &Facts) -> String {
-    const FILTER: &str = "a filter of system calls refuses io_uring_setup(2), io_uring_enter(2) or io_uring_register(2): \
-                          permit all three in SystemCallFilter= of the unit, or in the container runtime's \
-                          seccomp profile";
-    const SYSCTL: &str = "\"sysctl kernel.io_uring_disabled=0\" permits it";
     let release = &facts.release;
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENOSYS) if facts.is_before(RELEASE_FIRST) => {
@@ -141,26 +142,8 @@ fn explain(error: &io::Error, facts: &Facts) -> String {
         Some(Errno::ENOSYS) => {
             format!("Linux {release} was built without io_uring, or {FILTER}")
         }
-        Some(Errno::EPERM) => match (facts.disabled, facts.group) {
-            (Some(0), _) => FILTER.into(),
-            (Some(1), group) => {
-                let group = group.unwrap_or(-1);
-                let cure = match group {
-                    0.. => "run echod in that group, or ",
-                    _ => "",
-                };
-                format!(
-                    "kernel.io_uring_disabled = 1 leaves io_uring to CAP_SYS_ADMIN and to members of \
-                     kernel.io_uring_group = {group}: {cure}{SYSCTL}"
-                )
-            }
-            (Some(value), _) => {
-                format!("kernel.io_uring_disabled = {value} forbids io_uring to all: {SYSCTL}")
-            }
-            (None, _) => format!(
-                "either {FILTER}; or the sysctl kernel.io_uring_disabled, which can't be read here, forbids it: {SYSCTL}"
-            ),
-        },
+        Some(Errno::EPERM) => explain_refusal(facts),
+        // It takes no flag that it does not know.
         Some(Errno::EINVAL) if facts.is_before(RELEASE_NEEDED) => {
             format!(
                 "Linux {release} is too old for this driver: Linux 6.1 or later is needed \
@@ -188,6 +171,30 @@ fn explain(error: &io::Error, facts: &Facts) -> String {
             "no descriptor is left in the whole system: raise the sysctl fs.file-max".into()
         }
         _ => format!("io_uring: {error}"),
+    }
+}
+
+/// What EPERM means: the administrator's choice, or that of whoever runs the service.
+fn explain_refusal(facts: &Facts) -> String {
+    match (facts.disabled, facts.group) {
+        (Some(0), _) => FILTER.into(),
+        (Some(1), group) => {
+            let group = group.unwrap_or(-1);
+            let cure = match group {
+                0.. => "run echod in that group, or ",
+                _ => "",
+            };
+            format!(
+                "kernel.io_uring_disabled = 1 leaves io_uring to CAP_SYS_ADMIN and to members of \
+                 kernel.io_uring_group = {group}: {cure}{SYSCTL}"
+            )
+        }
+        (Some(value), _) => {
+            format!("kernel.io_uring_disabled = {value} forbids io_uring to all: {SYSCTL}")
+        }
+        (None, _) => format!(
+            "either {FILTER}; or the sysctl kernel.io_uring_disabled, which can't be read here, forbids it: {SYSCTL}"
+        ),
     }
 }
 

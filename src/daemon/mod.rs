@@ -48,7 +48,7 @@ use crate::worker::mailbox::{Command, Report};
 
 use args::Args;
 use control::Server;
-use handover::predecessor::Inherited;
+use handover::predecessor::{Inherited, Predecessor};
 use handover::program::CommandLine;
 use handover::upgrade::Handover;
 use handover::write::Transferred;
@@ -79,7 +79,8 @@ pub fn main() -> ExitCode {
     } else {
         "echod"
     };
-    if !log::is_started() {
+    // Of a check everything is of interest, however slowly it is read.
+    if args.check {
         return exit::end(name, result);
     }
     // A standard error that takes nothing must not keep a service from its end.
@@ -110,15 +111,17 @@ fn run(args: &Args) -> Result<(), Failure> {
     let inherited = Inherited::find(&mut passed);
     signals::inherit_nothing().map_err(|error| Failure::new(format!("signals: {error}")))?;
     let origin = Origin::of(args).map_err(|message| Failure::with(Exit::Usage, message))?;
-    let in_force = match &inherited {
-        Inherited::State(predecessor) => predecessor.record().files.as_slice(),
-        _ => &[],
+    let read = match inherited.predecessor() {
+        // Its connections wait.
+        Some(predecessor) => reload::load_in_time(&origin, &predecessor.record().files),
+        None => reload::load(&origin, &[]),
     };
-    let (texts, loaded) = reload::load(&origin, in_force)
-        .or_else(|errors| match &inherited {
+    let (texts, loaded) = read
+        .clone()
+        .or_else(|errors| {
             // It is logged as soon as there is a log; connections do not suffer for it.
-            Inherited::State(predecessor) => predecessor.loaded().ok_or(errors),
-            _ => Err(errors),
+            let before = inherited.predecessor().and_then(Predecessor::loaded);
+            before.ok_or(errors)
         })
         .map_err(|errors| {
             Failure::configuration(errors.iter().map(ToString::to_string).collect())
@@ -129,19 +132,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     if args.check {
         return check::check_only(args, &origin, &texts, &loaded);
     }
-    let mut warnings = Vec::new();
-    match log::start(&loaded.config.log) {
-        Err(error) if matches!(inherited, Inherited::State(_)) => {
-            // Connections do not suffer for this either.
-            let stderr = config::Log {
-                target: config::LogTarget::Stderr,
-                ..loaded.config.log.clone()
-            };
-            log::start(&stderr).map_err(Failure::new)?;
-            warnings.push(format!("{error}; meanwhile it goes to standard error"));
-        }
-        started => started.map_err(Failure::new)?,
-    }
+    let warnings = start_log(&loaded.config.log, inherited.predecessor().is_some())?;
     if let Err(error) = raised {
         ::log::warn!("the limit of descriptors stays as it is: {error}");
     }
@@ -150,6 +141,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         origin,
         texts,
         loaded,
+        read,
         passed,
         inherited,
         warnings,
@@ -164,6 +156,24 @@ fn run(args: &Args) -> Result<(), Failure> {
         daemon.end();
     }
     Ok(())
+}
+
+/// Starts the log; that of a successor anywhere rather than nowhere, which is a warning: connections do
+/// not suffer for that.
+fn start_log(settings: &config::Log, succeeds: bool) -> Result<Vec<String>, Failure> {
+    let Err(error) = log::start(settings) else {
+        return Ok(Vec::new());
+    };
+    if !succeeds {
+        return Err(Failure::new(error));
+    }
+    let stderr = config::Log {
+        target: config::LogTarget::Stderr,
+        ..settings.clone()
+    };
+    log::start(&stderr).map_err(Failure::new)?;
+    let warning = format!("{error}; meanwhile it goes to standard error");
+    Ok(vec![warning])
 }
 
 /// `--can-take-over` alone: what a running daemon asks the program that is to be its successor.
@@ -355,6 +365,7 @@ impl Daemon {
                 sources,
                 last_id,
             } => {
+                // A successor's worker gets what the same one had here.
                 let of_worker = |(listener, source)| (worker, listener, source);
                 self.collect(Transferred {
                     workers: vec![worker],

@@ -39,7 +39,7 @@ pub enum Origin {
 }
 
 /// What was read.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Texts {
     /// The texts in order; later ones override earlier ones.
     pub sources: Vec<Source>,

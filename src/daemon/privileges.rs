@@ -409,6 +409,7 @@ fn describe(
         || format!("uid {uid}"),
         |name| format!("{name} (uid {uid})"),
     );
+    // One that no database knows has a number only.
     let groups = standing.gids.iter();
     let groups: Vec<String> = groups
         .map(|&gid| group(gid).unwrap_or_else(|| gid.to_string()))

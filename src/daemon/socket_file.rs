@@ -10,11 +10,12 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag};
+use nix::sys::statfs::statfs;
 use nix::unistd::{self, AccessFlags, Gid, Uid, access};
 use socket2::Type;
 
@@ -92,15 +93,15 @@ fn failed(what: &'static str) -> impl Fn(io::Error) -> Error {
     move |cause| Error::Failed { what, cause }
 }
 
-/// Binds a socket to a path; one for streams listens at once. Only its owner can connect until
-/// [`SocketFile::set_mode`] permits others.
+/// Binds a socket to a path; one for streams listens at once, with this backlog if there is one. Only
+/// its owner can connect until [`SocketFile::set_mode`] permits others.
 ///
 /// # Errors
 /// [`Error`]. The path is then as it was, except that a stale socket may be gone.
 pub(crate) fn bind(
     kind: Type,
     path: &Path,
-    backlog: u32,
+    backlog: Option<u32>,
     wait: &LockWait,
 ) -> Result<(OwnedFd, SocketFile), Error> {
     // Held until the socket listens: before that, connecting to it fails in the same way as
@@ -124,18 +125,28 @@ pub(crate) fn bind(
         identity: identity_of(&metadata),
         stays: false,
     };
-    if kind == Type::STREAM {
+    if let Some(backlog) = backlog.filter(|_| kind == Type::STREAM) {
         socket::listen(fd.as_fd(), backlog).map_err(failed("listen"))?;
     }
     Ok((fd, file))
 }
 
-/// Finds out why [`bind`] would fail on this path whatever processes do, for root: without touching
-/// anything, so that a socket that is there is no reason, whether it is in use or not.
+/// Finds out why [`bind`] would fail on this path whatever processes do, for root, and where the folder
+/// `made` is made before if it is missing: without touching anything, so that a socket that is there is
+/// no reason, whether it is in use or not.
 ///
 /// # Errors
 /// [`Error`], as [`bind`].
-pub(crate) fn check(path: &Path) -> Result<(), Error> {
+pub(crate) fn check(path: &Path, made: Option<&Path>) -> Result<(), Error> {
+    if let Some((made, name)) = made.map(real_folder).zip(path.file_name()) {
+        let (folder, is_complete) = follow(folder(path), |part| part == made || part.exists());
+        // What is made is empty.
+        return match is_complete {
+            true if folder == made => Ok(()),
+            true => check(&folder.join(name), None),
+            false => check(path, None),
+        };
+    }
     match existing(path) {
         Ok(true) => Ok(()),
         Ok(false) => check_folder(path).map_err(failed("bind")),
@@ -164,18 +175,59 @@ pub(crate) fn check_unused(kind: Type, path: &Path) -> Result<(), Error> {
 /// As creating it.
 pub(crate) fn check_folder(path: &Path) -> io::Result<()> {
     // With the dot it is an error if it is not a folder.
-    match access(&folder(path).join("."), AccessFlags::W_OK) {
+    let folder = folder(path).join(".");
+    // The kernel's own file systems, where even root makes no file.
+    match statfs(&folder).map(|file_system| file_system.filesystem_type().0) {
+        Ok(libc::PROC_SUPER_MAGIC) => return Err(Errno::ENOENT.into()),
+        Ok(libc::SYSFS_MAGIC) => return Err(Errno::EPERM.into()),
+        _ => {}
+    }
+    match access(&folder, AccessFlags::W_OK) {
         Ok(()) | Err(Errno::EACCES) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
 }
 
-/// Where a path leads, so that two paths of one file are the same. A file that is a symbolic link is
-/// not followed, since no socket is bound there.
+/// Where a path leads, so that two paths of one file are the same, also in a folder that is missing. A
+/// file that is a symbolic link is not followed, since no socket is bound there.
 pub(crate) fn real(path: &Path) -> PathBuf {
-    let folder = fs::canonicalize(folder(path));
-    let real = folder.ok().zip(path.file_name());
-    real.map_or_else(|| path.into(), |(folder, name)| folder.join(name))
+    let name = path.file_name();
+    name.map_or_else(|| path.into(), |name| real_folder(folder(path)).join(name))
+}
+
+/// The same of a folder.
+fn real_folder(folder: &Path) -> PathBuf {
+    follow(folder, |_| true).0
+}
+
+/// Where the path of a folder leads, part by part, and whether each part `is_there`.
+fn follow(folder: &Path, is_there: impl Fn(&Path) -> bool) -> (PathBuf, bool) {
+    // As many as the kernel follows (path_resolution(7)).
+    const LINKS_MAX: usize = 40;
+    let mut left = std::path::absolute(folder).unwrap_or_else(|_| folder.into());
+    let (mut real, mut is_complete, mut links) = (PathBuf::new(), true, 0);
+    loop {
+        let mut parts = left.components();
+        let Some(part) = parts.next() else {
+            return (real, is_complete);
+        };
+        let rest = parts.as_path().to_owned();
+        if part == Component::ParentDir {
+            real.pop();
+        } else {
+            let next = real.join(part);
+            match fs::read_link(&next) {
+                Ok(target) if links < LINKS_MAX => {
+                    links += 1;
+                    left = target.join(rest);
+                    continue;
+                }
+                _ => real = next,
+            }
+            is_complete &= is_there(&real);
+        }
+        left = rest;
+    }
 }
 
 /// Device and inode of what is at this path, which is not followed if it is a symbolic link.
@@ -436,7 +488,7 @@ mod tests {
     }
 
     fn bind(kind: Type, path: &Path, backlog: u32) -> Result<(OwnedFd, SocketFile), Error> {
-        super::bind(kind, path, backlog, &LockWait::default())
+        super::bind(kind, path, Some(backlog), &LockWait::default())
     }
 
     fn mode(path: &Path) -> u32 {
@@ -546,10 +598,10 @@ mod tests {
             let locked = locked.map_err(|(_, errno)| errno).unwrap();
             drop(UnixListener::bind(path).unwrap());
             let wait = LockWait::default();
-            let first = super::bind(Type::STREAM, path, 1, &wait).unwrap();
+            let first = super::bind(Type::STREAM, path, Some(1), &wait).unwrap();
             assert!(matches!(wait.0.get(), Waited::Enough));
             let more = path.with_file_name("more");
-            super::bind(Type::STREAM, &more, 1, &wait).unwrap();
+            super::bind(Type::STREAM, &more, Some(1), &wait).unwrap();
             drop((first, locked));
             assert!(wait.lock_folder(path).is_some());
         });
@@ -579,11 +631,11 @@ mod tests {
             let folder = File::open(path.parent().unwrap()).unwrap();
             let locked = Flock::lock(folder, FlockArg::LockExclusiveNonblock);
             let locked = locked.map_err(|(_, errno)| errno).unwrap();
-            let refused = super::bind(Type::STREAM, path, 1, &wait);
+            let refused = super::bind(Type::STREAM, path, Some(1), &wait);
             assert!(matches!(refused, Err(Error::InUse)));
             assert_eq!(identity(path), before);
             drop(starting);
-            super::bind(Type::STREAM, path, 1, &wait).unwrap();
+            super::bind(Type::STREAM, path, Some(1), &wait).unwrap();
             drop(locked);
         });
     }

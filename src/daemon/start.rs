@@ -13,7 +13,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::text::counted;
 use crate::config::{self, Config, DriverChoice, Loaded, Mood, plan};
 use crate::protocol;
-use crate::protocol::schema::{self, UpgradeResult};
+use crate::protocol::schema::{self, Diagnostic, UpgradeResult};
 use crate::sys::process::Passed;
 
 use super::Daemon;
@@ -40,6 +40,8 @@ pub(super) struct Start<'a> {
     pub origin: Origin,
     pub texts: Texts,
     pub loaded: Loaded,
+    /// What came of reading the configuration, which may be another one than a successor starts with.
+    pub read: reload::Outcome,
     pub passed: Vec<Passed>,
     pub inherited: Inherited,
     /// What a successor does not do as configured, as far as that is known before the start.
@@ -130,7 +132,7 @@ impl Start<'_> {
                 .begin(first, self.loaded.warnings, self.begun)
                 .map(|()| None)?,
             InitialListeners::Successor(before) => {
-                Some(daemon.succeed(*before, foundation.warnings))
+                Some(daemon.succeed(*before, self.read, foundation.warnings))
             }
         };
         daemon.announce();
@@ -172,6 +174,10 @@ impl Start<'_> {
         Place::find(option, &self.loaded.config.control, geteuid().is_root())
     }
 
+    fn refused(&self, exit: Exit, reasons: Vec<String>) -> Failure {
+        check::refused(exit, reasons, &self.origin, &self.texts)
+    }
+
     fn worker_count(&self) -> usize {
         let configured = self.loaded.config.daemon.workers;
         configured.map_or_else(available_cpus, usize::from)
@@ -187,10 +193,12 @@ impl Foundation {
         let control = place.as_ref().map(|place| place.path.as_path());
         let shared = check::shared_files(config, control);
         if !shared.is_empty() {
-            return Err(check::refused(shared));
+            return Err(start.refused(Exit::Configuration, shared));
         }
         let (server, _) = open_control_socket(start, place, None)?;
-        let first = First::bind(config, workers, std::mem::take(&mut start.passed))?;
+        let passed = std::mem::take(&mut start.passed);
+        let first = First::bind(&start.loaded.config, workers, passed)
+            .map_err(|reasons| start.refused(Exit::Failed, reasons))?;
         Ok(Self {
             identity,
             server,
@@ -286,24 +294,18 @@ impl Foundation {
 
 impl First {
     /// Binds all that is configured.
-    fn bind(config: &Config, workers: usize, passed: Vec<Passed>) -> Result<Self, Failure> {
+    ///
+    /// # Errors
+    /// All that is wrong.
+    fn bind(config: &Config, workers: usize, passed: Vec<Passed>) -> Result<Self, Vec<String>> {
         let nothing = Config {
             listeners: Default::default(),
             ..config.clone()
         };
         let changes = plan(&nothing, config, &Default::default(), Mood::Real).changes;
-        let prepared = Listeners::default()
-            .prepare(
-                config,
-                &changes,
-                workers,
-                passed::Sockets::sort(passed, config),
-                Mood::Real,
-            )
-            .map_err(|messages| Failure {
-                exit: Exit::Failed,
-                messages,
-            })?;
+        let passed = passed::Sockets::sort(passed, config);
+        let nothing_yet = Listeners::default();
+        let prepared = nothing_yet.prepare(config, &changes, workers, passed, Mood::Real)?;
         Ok(Self {
             config: Box::new(config.clone()),
             changes,
@@ -317,7 +319,7 @@ impl Daemon {
     fn begin(
         &mut self,
         first: First,
-        mut warnings: Vec<schema::Diagnostic>,
+        mut warnings: Vec<Diagnostic>,
         begun: Instant,
     ) -> Result<(), Failure> {
         let First {
@@ -333,14 +335,17 @@ impl Daemon {
         let committed = self
             .listeners
             .commit(prepared, &config, &changes, &self.workers, now);
-        more.extend(committed.map_err(|messages| Failure {
-            exit: Exit::Failed,
-            messages,
+        more.extend(committed.map_err(|reasons| {
+            let reasons = Diagnostic::list(reasons, "error").into_iter();
+            Failure {
+                exit: Exit::Failed,
+                messages: reasons.map(|reason| reason.message).collect(),
+            }
         })?);
-        warnings.extend(more.iter().map(schema::Diagnostic::general));
+        warnings.extend(more.iter().map(Diagnostic::general));
         for warning in &warnings {
             log::warn!(
-                reload_id = reload::START_ID, listener = reload::listener_of(warning);
+                reload_id = reload::START_ID, listener = warning.listener();
                 "{warning}"
             );
         }
@@ -353,6 +358,7 @@ impl Daemon {
     fn succeed(
         &mut self,
         mut predecessor: Predecessor,
+        read: reload::Outcome,
         mut warnings: Vec<String>,
     ) -> UpgradeResult {
         self.passed.append(&mut predecessor.take_passed());
@@ -368,11 +374,11 @@ impl Daemon {
         // The manager has passed sockets again that were handed over as well.
         self.listeners.drop_known(&mut self.passed);
         // Finds the warnings of the configuration, too.
-        self.reload_at_start();
+        self.reload_at_start(read);
         self.update_store();
         warnings.extend(self.busy_poll_warning());
         warnings.iter().for_each(|warning| log::warn!("{warning}"));
-        let mut warnings: Vec<_> = warnings.iter().map(schema::Diagnostic::general).collect();
+        let mut warnings: Vec<_> = warnings.iter().map(Diagnostic::general).collect();
         warnings.extend(self.history.remarks());
         result.warnings = schema::bounded(warnings, 0, "warning");
         result

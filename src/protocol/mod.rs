@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+mod diagnostic;
 pub mod effects;
 pub mod methods;
 pub mod peers;
@@ -52,6 +53,8 @@ pub const INVALID_BACKLOG: &str = "io.echod.Control.InvalidBacklog";
 
 /// The error of an upgrade that does not take place.
 pub const UPGRADE_REFUSED: &str = "io.echod.Control.UpgradeRefused";
+/// The name of an error.
+pub const RELOAD_REFUSED: &str = "io.echod.Control.ReloadRefused";
 
 /// The error of a request that is too long to be read.
 pub const REQUEST_TOO_LARGE: &str = "io.echod.Control.RequestTooLarge";
@@ -183,6 +186,12 @@ pub fn reloaded(result: ReloadResult) -> Reply {
     } else {
         reply(&values)
     }
+}
+
+/// The answer to a reload that does not take place.
+#[must_use]
+pub fn reload_refused(reason: String) -> Reply {
+    *refused(RELOAD_REFUSED, &schema::ReloadRefused { reason })
 }
 
 /// The answer to an upgrade, given by the successor.

@@ -403,3 +403,33 @@ fn a_unix_path_changes_hands_whatever_its_length_and_its_neighbors() {
     let left: Vec<_> = left.filter(|name| name.starts_with(".echod-")).collect();
     assert!(left.is_empty(), "{left:?}");
 }
+
+/// An address was left open to others after it was bound beside a socket that was then retired, and
+/// after it had had several sockets: the kernel asks for more than the option.
+#[test]
+fn no_other_process_can_take_clients_once_a_reload_leaves_one_socket() {
+    let [stream, datagram] = [(); 2].map(|()| free_port());
+    let config = |ip: &str, sockets: usize| {
+        let more = format!("sockets = {sockets}");
+        tcp("a", &format!("{ip}:{stream}"), &more)
+            + &table("u", "udp", &format!("{ip}:{datagram}"), &more)
+    };
+    let daemon = Daemon::start(&config("0.0.0.0", 1));
+    for (ip, sockets) in [
+        ("127.0.0.1", 1),
+        ("0.0.0.0", 1),
+        ("127.0.0.1", 2),
+        ("127.0.0.1", 1),
+        ("*", 1),
+        ("127.0.0.1", 1),
+    ] {
+        assert_applied(&daemon, &config(ip, sockets));
+        for (kind, port) in [(Type::STREAM, stream), (Type::DGRAM, datagram)] {
+            let can_be_taken = || can_be_shared(kind, at(port));
+            match sockets {
+                1 => eventually("its address is its own", || !can_be_taken()),
+                _ => assert!(can_be_taken(), "the user's own processes may share it"),
+            }
+        }
+    }
+}

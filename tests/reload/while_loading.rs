@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use serde_json::json;
 
 use super::tcp;
-use crate::harness::{Control, Daemon, eventually, exchange};
+use crate::harness::{Control, Daemon, eventually, exchange, text};
 
 /// A thread that was stopped when it began.
 struct Held(Pid);
@@ -148,4 +148,32 @@ fn requests_during_a_reload_wait_and_signals_become_one() {
     let status = daemon.ctl_json(&["status"])["status"].clone();
     assert_eq!(status["last_reload"]["id"], 4);
     assert_eq!(status["generation"], 2);
+}
+
+/// A stop was called a wrong configuration, to scripts by the exit status.
+#[test]
+fn a_reload_while_the_daemon_is_stopping_is_refused_and_not_rejected() {
+    let mut daemon = daemon("");
+    let mut peer = daemon.connect("main");
+    assert_eq!(exchange(&mut peer, b"x"), b"x");
+    let mut caller = daemon.control();
+    let held = Held::next_thread(&daemon, || ask_for_reload(&mut caller, false));
+    daemon.signal(Signal::SIGTERM);
+    daemon.wait_for_notification("STOPPING=1");
+    // One that comes too late, and one that had begun.
+    drop(held);
+    let reply = caller.reply().expect("an answer");
+    assert_eq!(reply["error"], "io.echod.Control.ReloadRefused", "{reply}");
+    for arguments in [&["reload"][..], &["reload", "--dry-run"]] {
+        let output = daemon.ctl(arguments);
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(
+            text(&output.stderr),
+            "echoctl: no reload: the daemon is stopping: start it again instead\n"
+        );
+    }
+    let last = daemon.ctl_json(&["status"])["status"]["last_reload"].clone();
+    assert_eq!(last["outcome"], "applied", "{last}");
+    drop(peer);
+    assert!(daemon.wait().success());
 }

@@ -523,3 +523,15 @@ fn a_successor_that_this_machine_refuses_what_is_configured_serves_all_the_same(
     assert_eq!(exchange(&mut peer, b"y"), b"y");
     assert_eq!(exchange(&mut daemon.connect("main"), b"z"), b"z");
 }
+
+#[test]
+fn a_backlog_that_was_set_at_run_time_ends_with_the_protocol_that_has_one() {
+    let daemon = Daemon::start(CONFIG);
+    daemon.ctl_text(&["backlog", "main", "7"]);
+    daemon.write_config(&CONFIG.replacen("protocol = \"tcp\"", "protocol = \"udp\"", 1));
+    upgrade(&daemon);
+    let main = daemon.listener("main");
+    assert_eq!(main["protocol"], "udp", "{main}");
+    assert_eq!(main["overridden"], json!([]), "{main}");
+    assert!(!daemon.ctl_text(&["config", "show"]).contains("backlog = 7"));
+}

@@ -45,6 +45,7 @@ use connection::{Connection, End, Next, State};
 use listing::Listing;
 pub(super) use searches::Search;
 use searches::{Searches, Task};
+pub(super) use socket::missing_directory;
 pub use socket::{BindError, Place};
 use socket::{Permissions, Socket};
 use spare::Spare;

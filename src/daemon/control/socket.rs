@@ -115,7 +115,7 @@ impl Place {
             Some(directory) => {
                 socket_file::check_folder(directory).map_err(|cause| cannot_make(directory, &cause))
             }
-            None => socket_file::check(path).map_err(|error| BindError::of_file(path, error)),
+            None => socket_file::check(path, None).map_err(|error| BindError::of_file(path, error)),
         }
     }
 
@@ -123,11 +123,6 @@ impl Place {
     /// configuration file, does without one where the default path is unavailable.
     pub fn is_needed(&self, has_file: bool) -> bool {
         has_file || !self.is_default
-    }
-
-    /// The directory that is made together with the socket, if it is missing.
-    pub fn missing_directory(&self) -> Option<&Path> {
-        missing_directory(&self.path)
     }
 }
 
@@ -179,8 +174,9 @@ impl Socket {
     fn bind_private(path: &Path, permissions: Permissions) -> Result<Self, BindError> {
         must_fit(path)?;
         let made_directory = make_directory(path, permissions.group)?;
-        let (listener, file) = socket_file::bind(Type::STREAM, path, BACKLOG, &LockWait::default())
-            .map_err(|error| BindError::of_file(path, error))?;
+        let (listener, file) =
+            socket_file::bind(Type::STREAM, path, Some(BACKLOG), &LockWait::default())
+                .map_err(|error| BindError::of_file(path, error))?;
         Ok(Self {
             listener: listener.into(),
             file,
@@ -285,8 +281,8 @@ fn must_fit(path: &Path) -> Result<(), BindError> {
     Ok(())
 }
 
-/// The directory of the socket, where there is none.
-fn missing_directory(path: &Path) -> Option<&Path> {
+/// The directory of the socket where there is none, so that it is made together with the socket.
+pub(in crate::daemon) fn missing_directory(path: &Path) -> Option<&Path> {
     let directory = path.parent().filter(|name| !name.as_os_str().is_empty())?;
     (!directory.exists()).then_some(directory)
 }

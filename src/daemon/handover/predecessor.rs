@@ -67,6 +67,14 @@ impl Inherited {
         }
     }
 
+    /// The predecessor whose record could be read.
+    pub(in crate::daemon) fn predecessor(&self) -> Option<&Predecessor> {
+        match self {
+            Self::State(predecessor) => Some(predecessor),
+            Self::Nothing | Self::Descriptors { .. } => None,
+        }
+    }
+
     /// Whether the service manager has stored it, and can remove it now.
     pub(in crate::daemon) fn was_stored(&self) -> bool {
         match self {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use socket2::Type;
 
-use crate::config::{Address, Listener, Protocol};
+use crate::config::{Address, Listener, Mood, Protocol};
 use crate::sys::socket::{self, Binding, Inherited};
 use crate::worker::mailbox::SocketKind;
 
@@ -53,6 +53,7 @@ pub(crate) struct Bound {
 #[derive(Debug)]
 pub(super) struct Circumstances<'a> {
     pub workers: usize,
+    pub mood: Mood,
     /// Sockets of ours that were retired by an earlier reload and share their address until they are
     /// closed.
     pub retiring: &'a RetiringSockets,
@@ -93,6 +94,13 @@ impl Bound {
     pub(super) fn waits_at(&self) -> Option<SocketAddr> {
         let local = self.local.filter(|_| self.kind == SocketKind::Stream)?;
         (!socket::is_listening(self.fd.as_fd())).then_some(local)
+    }
+
+    /// No other socket can be bound to its address any more.
+    pub(super) fn end_sharing(&self) {
+        if let Err(error) = socket::end_sharing(self.fd.as_fd()) {
+            log::error!("{}: still shares its address: {error}", self.address);
+        }
     }
 
     /// The backlog that it is to have; none where it keeps the one that it has, which is not known.
@@ -244,21 +252,17 @@ pub(super) fn bind_beside(
     indexes.map(bind).collect()
 }
 
-/// Binds the socket of a path. Streams listen, for our own user alone as yet.
+/// Binds the socket of a path. Streams listen, for our own user alone as yet, unless it is only tried.
 pub(super) fn bind_path(
     listener: &Listener,
     path: &Path,
     circumstances: &Circumstances<'_>,
 ) -> Result<Bound, socket_file::Error> {
     let (_, socket_type) = kinds(listener.protocol);
+    let backlog = (circumstances.mood == Mood::Real).then_some(listener.backlog);
     let is_in_use = |error: &socket_file::Error| matches!(error, socket_file::Error::InUse);
     let (fd, file) = patiently(circumstances.patience, is_in_use, || {
-        socket_file::bind(
-            socket_type,
-            path,
-            listener.backlog,
-            &circumstances.lock_wait,
-        )
+        socket_file::bind(socket_type, path, backlog, &circumstances.lock_wait)
     })?;
     of_path(listener, path, (fd, file), circumstances.workers)
 }
@@ -325,11 +329,9 @@ pub(crate) fn check(
     made: Option<&Path>,
 ) -> Result<Option<String>, String> {
     match address {
-        Address::Unix(path) => match socket_file::check(path) {
-            Err(error) if path.parent() != made => {
-                Err(Failure::of_path(listener, path, &error, None).to_string())
-            }
-            _ => Ok(None),
+        Address::Unix(path) => match socket_file::check(path, made) {
+            Ok(()) => Ok(None),
+            Err(error) => Err(Failure::of_path(listener, path, &error, None).to_string()),
         },
         Address::Inet {
             address: inet,

@@ -42,6 +42,7 @@ impl Listeners {
         // Before new sockets are served, so that no datagram from one of their ports is answered.
         self.refuse_own_ports(prepared.udp_ports(), workers);
         let mut free = self.free_sockets(&prepared, new, changes);
+        let first_new = self.next_socket;
         for change in changes {
             let listener = change.listener.as_ref();
             if let Some(listener) = listener.and_then(|name| new.listeners.get(name)) {
@@ -54,6 +55,11 @@ impl Listeners {
             }
         }
         self.refuse_own_ports([], workers);
+        let new = (first_new..self.next_socket).map(SocketId);
+        let is_shared = |socket: Option<&Socket>| {
+            socket.is_some_and(|socket| socket::is_shared(socket.bound.fd.as_fd()))
+        };
+        self.end_sharing(new.filter(|id| is_shared(self.sockets.get(*id))));
         // They go when all that is new is there, so that an address which changes hands is never
         // without a socket.
         self.retire_sockets(free.into_values().collect(), now);

@@ -49,6 +49,17 @@ impl Failure {
         Self::new(message, error)
     }
 
+    /// A listener's socket is bound and can't listen.
+    pub(super) fn of_listening(
+        listener: &config::Listener,
+        address: &Address,
+        error: &io::Error,
+    ) -> Self {
+        let name = &listener.name;
+        let message = format!("listener \"{name}\": listen on {address}: {error}");
+        Self::new(message, error)
+    }
+
     /// A listener's path can't be bound.
     pub(super) fn of_path(
         listener: &config::Listener,

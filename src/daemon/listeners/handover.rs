@@ -249,26 +249,27 @@ impl Listeners {
         }
     }
 
-    /// What was overridden at run time is so in this configuration, too.
-    pub(in crate::daemon) fn keep_overrides(&self, config: &mut Config) {
+    /// What was overridden at run time is so in this configuration, too, where it still has a meaning.
+    /// Returns which keys of listeners that are.
+    pub(in crate::daemon) fn keep_overrides(
+        &self,
+        config: &mut Config,
+    ) -> Vec<(String, Vec<&'static str>)> {
+        let mut kept = Vec::new();
         for (name, listener) in &self.in_service {
             if let Some(new) = config.listeners.get_mut(name)
                 && listener.overridden.contains(&"backlog")
+                && new.protocol.is_stream()
             {
                 new.backlog = listener.config.backlog;
                 new.backlog_is_set = true;
+                kept.push((name.clone(), listener.overridden.clone()));
             }
         }
+        kept
     }
 
     /// Notes which keys are overridden, after a commit that took them over.
-    pub(in crate::daemon) fn overridden(&self) -> Vec<(String, Vec<&'static str>)> {
-        let overridden =
-            |(name, listener): (&String, &Listener)| (name.clone(), listener.overridden.clone());
-        self.in_service.iter().map(overridden).collect()
-    }
-
-    /// The same, back.
     pub(in crate::daemon) fn mark_overridden(&mut self, keys: Vec<(String, Vec<&'static str>)>) {
         for (name, keys) in keys {
             if let Some(listener) = self.in_service.get_mut(&name) {

@@ -64,12 +64,33 @@ impl Listeners {
             }
         }
         if failures.is_empty() {
+            self.listen(prepared, new, &mut failures);
+        }
+        if failures.is_empty() {
             return Ok(());
         }
         // First the new sockets go, then the old ones are again as they were.
         prepared.sockets.clear();
         undo.carry_out();
         failures.into_result()
+    }
+
+    /// Listens on the other sockets of listeners that had to be bound beside sockets in service: what
+    /// listens last at a port decides whether the kernel remembers it as shared (see
+    /// [`socket::end_sharing`]), and where both wildcards are wanted, one of them is not shared.
+    fn listen(&self, prepared: &Prepared, new: &Config, failures: &mut Failures) {
+        for (name, planned) in &prepared.sockets {
+            let listener = &new.listeners[name];
+            for planned in planned {
+                if let Planned::New(bound) = planned
+                    && let Some(local) = bound.waits_at()
+                    && !self.has_to_wait_at(local)
+                    && let Err(error) = bound.listen(listener)
+                {
+                    failures.add(Failure::of_listening(listener, &bound.address, &error));
+                }
+            }
+        }
     }
 
     fn bind_one_pending<'a>(
@@ -117,7 +138,8 @@ impl Listeners {
                     cause,
                 })?);
         }
-        let bound = socket_file::bind(socket_type, path, listener.backlog, &undo.lock_wait)?;
+        let backlog = Some(listener.backlog);
+        let bound = socket_file::bind(socket_type, path, backlog, &undo.lock_wait)?;
         bind::of_path(listener, path, bound, workers)
     }
 
@@ -158,12 +180,7 @@ struct Undo<'a> {
 impl Undo<'_> {
     fn carry_out(self) {
         for socket in self.shared {
-            if let Err(error) = socket::set_shared(socket.bound.fd.as_fd(), false) {
-                log::error!(
-                    "{}: still shares its address: {error}",
-                    socket.bound.address
-                );
-            }
+            socket.bound.end_sharing();
         }
         self.asides
             .into_iter()

@@ -27,7 +27,7 @@ const KILLED_PREDECESSOR_WAIT: Duration = Duration::from_millis(500);
 
 impl Listeners {
     /// Finds out what `changes` need, and binds what the service manager has not passed. What is only
-    /// tried does not listen at an IP address, so that no client reaches it.
+    /// tried does not listen, so that no client reaches it.
     ///
     /// # Errors
     /// All that is wrong.
@@ -45,6 +45,7 @@ impl Listeners {
             available: self.available(changes),
             circumstances: Circumstances {
                 workers,
+                mood,
                 retiring: &self.retiring,
                 landlock: self.landlock.as_ref(),
                 patience: is_start.then(|| Instant::now() + KILLED_PREDECESSOR_WAIT),
@@ -64,7 +65,7 @@ impl Listeners {
                 // A listener that changes nothing may still have lost a file.
                 ChangeAction::Add | ChangeAction::Rebind => preparation.plan(listener, change),
                 ChangeAction::Keep | ChangeAction::Update => {
-                    preparation.restore_files(listener, mood);
+                    preparation.restore_files(listener);
                 }
                 ChangeAction::Remove => {}
             }
@@ -72,7 +73,7 @@ impl Listeners {
                 break;
             }
         }
-        preparation.finish(new, mood)
+        preparation.finish(new)
     }
 
     /// The sockets of listeners that are removed or bound anew. Those that a `.socket` unit has defined
@@ -371,9 +372,9 @@ impl<'a> Preparation<'a> {
 
     /// Binds the paths of a listener again whose files are gone, so that clients find it again. One
     /// that can't be bound is only a warning: the configuration is not to blame.
-    fn restore_files(&mut self, listener: &config::Listener, mood: Mood) {
+    fn restore_files(&mut self, listener: &config::Listener) {
         let name = &listener.name;
-        let is_made = match mood {
+        let is_made = match self.circumstances.mood {
             Mood::Real => "is made",
             Mood::Conditional => "would be made",
         };
@@ -417,23 +418,25 @@ impl<'a> Preparation<'a> {
     }
 
     /// Listens on all new sockets, once all are bound and if that is not only tried.
-    fn finish(mut self, new: &Config, mood: Mood) -> Result<Prepared, Vec<String>> {
+    fn finish(mut self, new: &Config) -> Result<Prepared, Vec<String>> {
         self.prepared.warnings.extend(self.passed.warnings());
         self.prepared.left_over = self.passed.into_left_over();
         self.prepared.lock_wait = self.circumstances.lock_wait;
-        if self.failures.is_empty() && mood == Mood::Real {
+        if self.failures.is_empty() && self.circumstances.mood == Mood::Real {
             for (name, planned) in &self.prepared.sockets {
                 let listener = &new.listeners[name];
+                // It listens at the commit: see `listen` in `pending`.
+                if planned.iter().any(Planned::is_beside) {
+                    continue;
+                }
                 for planned in planned {
                     // A passed one listens: its backlog is set at the commit.
                     if let Planned::New(bound) = planned
                         && bound.passed.is_none()
                         && let Err(error) = bound.listen(listener)
                     {
-                        self.failures.add(format!(
-                            "listener \"{name}\": listen on {}: {error}",
-                            bound.address
-                        ));
+                        self.failures
+                            .add(Failure::of_listening(listener, &bound.address, &error));
                     }
                 }
             }

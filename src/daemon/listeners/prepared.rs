@@ -41,6 +41,13 @@ pub(super) enum Planned {
     Pending(Pending),
 }
 
+impl Planned {
+    /// Whether it will be bound beside sockets in service.
+    pub(super) fn is_beside(&self) -> bool {
+        matches!(self, Self::Pending(Pending::Beside { .. }))
+    }
+}
+
 /// A socket in service that its listener keeps, or gets from another one.
 #[derive(Debug)]
 pub(super) struct Kept {

@@ -137,9 +137,10 @@ impl Listeners {
         streams.filter(|bound| socket::is_listening(bound.fd.as_fd()))
     }
 
-    /// Whether a new socket has to wait before it listens at this address: see [`Waiting`].
+    /// Whether a new socket has to wait before it listens at this address: see [`Waiting`]. Without one
+    /// that listens there, clients would be refused meanwhile.
     pub(super) fn has_to_wait_at(&self, local: SocketAddr) -> bool {
-        self.retiring.are_directed_at(local)
+        self.retiring.are_directed_at(local) && self.listening_at(local).next().is_some()
     }
 
     /// What is known of a socket that waits to listen.
@@ -232,11 +233,30 @@ impl Listeners {
 
     /// A worker has closed its descriptor of a socket.
     pub(in crate::daemon) fn handle_retired(&mut self, id: SocketId, workers: &Workers) {
-        let closed = self.retiring.handle_closed(id);
-        if let Some((SocketKind::Stream, local)) = closed
-            && !self.has_to_wait_at(local)
-        {
+        let Some((kind, local)) = self.retiring.handle_closed(id) else {
+            return;
+        };
+        if kind == SocketKind::Stream && !self.has_to_wait_at(local) {
             self.complete_group(local, workers);
+        }
+        if !self.retiring.exclude(kind, local) {
+            let left = self.sockets.excluding(kind, local);
+            self.end_sharing(left.map(|socket| socket.id));
+        }
+    }
+
+    /// No other process can bind the addresses of these sockets any more and get a part of their
+    /// clients, unless they have several sockets: those share them for good.
+    pub(super) fn end_sharing(&self, ids: impl Iterator<Item = SocketId>) {
+        for bound in ids
+            .filter_map(|id| self.sockets.get(id))
+            .map(|socket| &socket.bound)
+        {
+            let at = |local| self.sockets.at(bound.kind, local).count();
+            let is_alone = bound.local.is_some_and(|local| at(local) == 1);
+            if is_alone && bound.passed.is_none() && bound.waits_at().is_none() {
+                bound.end_sharing();
+            }
         }
     }
 

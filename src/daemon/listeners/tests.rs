@@ -160,12 +160,21 @@ fn more_sockets_of_one_address_leave_those_of_another_alone() {
 #[test]
 fn what_is_only_tried_does_not_listen() {
     let service = Service::start(&tcp("old", "127.77.3.1", ""));
-    let new = load(&tcp("new", "127.77.3.2", ""));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s").display().to_string();
+    let unix = format!("[listener.u]\nprotocol = \"unix-stream\"\naddress = \"{path}\"\n");
+    let new = load(&(tcp("new", "127.77.3.2", "") + &unix));
     for (mood, listens) in [(Mood::Conditional, false), (Mood::Real, true)] {
         let prepared = service.prepare(&new, mood).unwrap();
         let bound: Vec<&Bound> = prepared.bound().collect();
-        assert_eq!(bound.len(), 1);
-        assert_eq!(socket::is_listening(bound[0].fd.as_fd()), listens);
+        assert_eq!(bound.len(), 2);
+        for bound in bound {
+            assert_eq!(socket::is_listening(bound.fd.as_fd()), listens);
+        }
+        assert_eq!(
+            std::os::unix::net::UnixStream::connect(&path).is_ok(),
+            listens
+        );
     }
     service.workers.stop();
 }

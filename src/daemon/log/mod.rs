@@ -84,11 +84,6 @@ pub(super) fn start_writer() -> io::Result<()> {
     Ok(())
 }
 
-/// Whether there is a log: the process is, or is to be, a service.
-pub(super) fn is_started() -> bool {
-    LOGGER.get().is_some()
-}
-
 /// Changes how much is logged; returns how much was before.
 pub(super) fn set_level(level: LevelFilter) -> LevelFilter {
     let before = ::log::max_level();

@@ -77,13 +77,13 @@ pub(super) fn log_result(result: &ReloadResult) {
     let id = *id;
     for warning in &result.warnings {
         log::warn!(
-            reload_id = id, listener = listener_of(warning);
+            reload_id = id, listener = warning.listener();
             "reload {id}: {warning}"
         );
     }
     for error in &result.errors {
         log::error!(
-            reload_id = id, listener = listener_of(error);
+            reload_id = id, listener = error.listener();
             "reload {id}: {error}"
         );
     }
@@ -121,45 +121,7 @@ pub(super) fn log_result(result: &ReloadResult) {
     }
 }
 
-/// The listener that a diagnostic is about: its key says so, or, where it is about no key, its text.
-pub(in crate::daemon) fn listener_of(diagnostic: &Diagnostic) -> Option<&str> {
-    // A listener's name may have dots in it, the name of a key has none.
-    let of_key = || {
-        let path = diagnostic.key.as_deref()?.strip_prefix("listener.")?;
-        Some(path.rsplit_once('.')?.0)
-    };
-    let of_text = || {
-        let name = diagnostic.message.strip_prefix("listener \"")?;
-        Some(name.split_once("\": ")?.0)
-    };
-    of_key().or_else(of_text)
-}
-
 /// The time of day, in UTC.
 pub(super) fn timestamp() -> String {
     humantime::format_rfc3339_millis(SystemTime::now()).to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_diagnostic_names_its_listener_by_key_or_by_text() {
-        let check = |key: Option<&str>, message: &str, expected: Option<&str>| {
-            let diagnostic = Diagnostic {
-                key: key.map(Into::into),
-                ..Diagnostic::general(message)
-            };
-            assert_eq!(listener_of(&diagnostic), expected);
-        };
-        check(Some("listener.main.backlog"), "not a number", Some("main"));
-        check(Some("listener.a.b.backlog"), "not a number", Some("a.b"));
-        check(Some("listener"), "not a name", None);
-        check(Some("daemon.workers"), "not a number", None);
-        let text = "listener \"main\": bind 127.0.0.1:7: address already in use";
-        check(None, text, Some("main"));
-        check(None, &text.replace("main", "a.b"), Some("a.b"));
-        check(None, "the daemon is stopping: start it again instead", None);
-    }
 }

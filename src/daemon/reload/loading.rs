@@ -6,7 +6,7 @@
 //! and the next reload has a thread of its own.
 
 use std::io;
-use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
 use crate::config::{self, Loaded};
@@ -34,6 +34,24 @@ pub(in crate::daemon) fn load(origin: &Origin, in_force: &[String]) -> Outcome {
     let texts = origin.read(in_force)?;
     let loaded = config::load(&texts.sources)?;
     Ok((texts, loaded))
+}
+
+/// The same in a bounded time, for a start that others wait for.
+///
+/// # Errors
+/// All that is wrong with it, or that it can't be read.
+pub(in crate::daemon) fn load_in_time(origin: &Origin, in_force: &[String]) -> Outcome {
+    let (origin, in_force) = (origin.clone(), in_force.to_vec());
+    let load = move || load(&origin, &in_force);
+    // Nothing else can happen meanwhile, so that nothing has to be woken.
+    let loading = Waker::new().and_then(|waker| Loading::run(load, waker, Instant::now()));
+    loading.map_err(|error| no_thread(&error))?.wait()
+}
+
+/// That a configuration is not read at all.
+pub(super) fn no_thread(error: &io::Error) -> Vec<Diagnostic> {
+    let message = format!("no thread to read the configuration: {error}");
+    vec![Diagnostic::general(message)]
 }
 
 /// See the module.
@@ -105,21 +123,37 @@ impl Loading {
 
     /// What came of it, once it is known, or has taken too long.
     pub(super) fn poll(&self, now: Instant) -> Option<Outcome> {
-        let message = match self.outcome.try_recv() {
-            Ok(outcome) => return Some(outcome),
-            Err(TryRecvError::Empty) if now < self.until => return None,
-            Err(TryRecvError::Empty) => format!(
-                "the configuration was not read within {}: its file system does not answer: reload \
-                 again when it does",
-                humantime::format_duration(LOADING_TIME_MAX)
-            ),
-            Err(TryRecvError::Disconnected) => {
-                "the check of the configuration did not come to its end, which is a defect of echod"
-                    .into()
-            }
-        };
-        Some(Err(vec![Diagnostic::general(message)]))
+        match self.outcome.try_recv() {
+            Ok(outcome) => Some(outcome),
+            Err(TryRecvError::Empty) if now < self.until => None,
+            Err(TryRecvError::Empty) => Some(Err(too_late())),
+            Err(TryRecvError::Disconnected) => Some(Err(defect())),
+        }
     }
+
+    /// The same, with nothing else to do until then.
+    fn wait(&self) -> Outcome {
+        let left = self.until.saturating_duration_since(Instant::now());
+        match self.outcome.recv_timeout(left) {
+            Ok(outcome) => outcome,
+            Err(RecvTimeoutError::Timeout) => Err(too_late()),
+            Err(RecvTimeoutError::Disconnected) => Err(defect()),
+        }
+    }
+}
+
+fn too_late() -> Vec<Diagnostic> {
+    vec![Diagnostic::general(format!(
+        "the configuration was not read within {}: its file system does not answer: reload again \
+         when it does",
+        humantime::format_duration(LOADING_TIME_MAX)
+    ))]
+}
+
+fn defect() -> Vec<Diagnostic> {
+    vec![Diagnostic::general(
+        "the check of the configuration did not come to its end, which is a defect of echod",
+    )]
 }
 
 #[cfg(test)]
@@ -150,5 +184,18 @@ mod tests {
             errors[0].message.starts_with("x: unknown table"),
             "{errors:?}"
         );
+    }
+
+    /// A start after an upgrade waited for a file system that was gone, and with it every connection.
+    #[test]
+    fn a_successor_does_not_wait_for_a_file_system_for_longer_than_a_reload() {
+        let (answers, file_system) = channel::<Outcome>();
+        let hung = move || file_system.recv().expect("the test ends it");
+        let begun = Instant::now().checked_sub(LOADING_TIME_MAX).unwrap();
+        let loading = Loading::run(hung, Waker::new().unwrap(), begun).unwrap();
+        let errors = loading.wait().unwrap_err();
+        let message = &errors[0].message;
+        assert!(message.contains("not read within 30s"), "{message}");
+        answers.send(Err(Vec::new())).expect("it still hangs");
     }
 }

@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use crate::config::{Config, Loaded, Mood, Plan, plan};
 use crate::protocol;
-use crate::protocol::schema::{Diagnostic, ReloadOutcome, ReloadResult, Trigger, bounded};
+use crate::protocol::schema::{Diagnostic, ReloadOutcome, ReloadResult, Trigger};
 use crate::sys::process::Passed;
 
 use super::Daemon;
@@ -29,11 +29,14 @@ use super::listeners::passed;
 use super::origin::Texts;
 use super::systemd::notify::Manager;
 use history::{log_result, timestamp};
-use loading::{Loading, Outcome};
+use loading::{Loading, no_thread};
 use queue::Queue;
 
-pub(super) use history::{History, START_ID, listener_of};
-pub(super) use loading::load;
+pub(super) use history::{History, START_ID};
+pub(super) use loading::{Outcome, load, load_in_time};
+
+/// Why a configuration is of no use any more.
+const STOPPING: &str = "the daemon is stopping: start it again instead";
 
 /// A reload that is wanted, and the client of the control socket that waits for the result.
 pub(super) type Request = queue::Request<ClientId>;
@@ -93,7 +96,11 @@ impl Daemon {
             && !self.is_settling()
             && let Some(request) = self.reloads.queue.next()
         {
-            self.begin_reload(request);
+            if self.is_stopping() {
+                self.refuse_reload(&request, STOPPING);
+            } else {
+                self.begin_reload(request);
+            }
         }
     }
 
@@ -112,10 +119,7 @@ impl Daemon {
                     loading,
                 });
             }
-            Err(error) => {
-                let message = format!("no thread to read the configuration: {error}");
-                self.finish_reload(request, begun, Err(vec![Diagnostic::general(message)]));
-            }
+            Err(error) => self.finish_reload(request, begun, Err(no_thread(&error))),
         }
     }
 
@@ -124,15 +128,23 @@ impl Daemon {
     /// if there is none the reload begins here.
     pub(super) fn refuse_waiting_reloads(&mut self) {
         for request in self.reloads.queue.take_called() {
-            let message = "an upgrade is under way, and the new program reads the configuration: \
-                           reload again for its result";
-            let refused = Err(vec![Diagnostic::general(message)]);
-            self.finish_reload(request, Instant::now(), refused);
+            let reason = "an upgrade is under way, and the new program reads the configuration: \
+                          reload again for its result";
+            self.refuse_reload(&request, reason);
         }
     }
 
-    /// A successor's first look at the configuration, before it serves clients.
-    pub(super) fn reload_at_start(&mut self) {
+    /// Whatever the configuration is, it is not read, or not applied.
+    fn refuse_reload(&mut self, request: &Request, reason: &str) {
+        log::warn!("no reload: {reason}");
+        if let Some((server, caller)) = self.server.as_mut().zip(request.caller) {
+            let refusal = protocol::reload_refused(reason.to_owned());
+            server.reply(caller, Reply::One(refusal), Instant::now());
+        }
+    }
+
+    /// Applies what a successor has read, before it answers clients.
+    pub(super) fn reload_at_start(&mut self, read: Outcome) {
         let begun = Instant::now();
         self.tell_manager(Manager::reloading);
         let request = Request {
@@ -140,12 +152,18 @@ impl Daemon {
             dry_run: false,
             caller: None,
         };
-        let outcome = load(&self.origin, &self.files);
-        self.finish_reload(request, begun, outcome);
+        self.finish_reload(request, begun, read);
     }
 
     /// Applies what was loaded, and reports what came of it.
     fn finish_reload(&mut self, request: Request, begun: Instant, outcome: Outcome) {
+        if self.is_stopping() {
+            self.refuse_reload(&request, STOPPING);
+            if !request.dry_run {
+                self.supervise(|supervision, summary| supervision.ready(summary, Instant::now()));
+            }
+            return;
+        }
         let Request {
             trigger,
             dry_run,
@@ -169,7 +187,9 @@ impl Daemon {
         // Whatever became of the configuration: without it echoctl could not say.
         if let Some(server) = &mut self.server {
             let restored = server.restore_file(dry_run);
-            result.warnings.extend(general(restored, "warning"));
+            result
+                .warnings
+                .extend(Diagnostic::list(restored, "warning"));
         }
         // It may be the next one now.
         result.generation = self.history.generation;
@@ -193,10 +213,6 @@ impl Daemon {
         dry_run: bool,
         result: &mut ReloadResult,
     ) -> Result<ReloadOutcome, Vec<Diagnostic>> {
-        if self.is_stopping() {
-            let message = "the daemon is stopping: start it again instead";
-            return Err(vec![Diagnostic::general(message)]);
-        }
         let mut config = loaded.config;
         // A successor continues with what was overridden at run time; a reload ends that.
         let succeeds = result.trigger == Trigger::Start;
@@ -212,7 +228,7 @@ impl Daemon {
         self.refuse_shared_files(&config)?;
         let passed = passed::Sockets::sort(self.duplicate_passed()?, &config);
         let workers = self.workers.count();
-        let errors = |failures| general(failures, "error");
+        let errors = |failures| Diagnostic::list(failures, "error");
         let mut prepared = self
             .listeners
             .prepare(&config, &plan.changes, workers, passed, mood)
@@ -234,7 +250,9 @@ impl Daemon {
             self.put_in_force(config, texts);
             self.history.generation += u64::from(!is_empty);
         }
-        result.warnings.extend(general(warnings, "warning"));
+        result
+            .warnings
+            .extend(Diagnostic::list(warnings, "warning"));
         Ok(if is_empty {
             ReloadOutcome::Unchanged
         } else {
@@ -247,7 +265,7 @@ impl Daemon {
         let shared = check::shared_files(config, control);
         match shared.is_empty() {
             true => Ok(()),
-            false => Err(general(shared, "error")),
+            false => Err(Diagnostic::list(shared, "error")),
         }
     }
 
@@ -267,8 +285,7 @@ impl Daemon {
         if self.log_level_overridden {
             config.log.level = self.config.log.level;
         }
-        self.listeners.keep_overrides(config);
-        self.listeners.overridden()
+        self.listeners.keep_overrides(config)
     }
 
     /// All but the listeners, which are committed already.
@@ -280,12 +297,6 @@ impl Daemon {
         let running = std::mem::replace(&mut self.config, config);
         self.config.keep_restart_keys_of(&running);
     }
-}
-
-/// What listeners report, which names no place: as many as are shown.
-pub(super) fn general(messages: Vec<String>, noun: &str) -> Vec<Diagnostic> {
-    let all = messages.into_iter().map(Diagnostic::general);
-    bounded(all.collect(), 0, noun)
 }
 
 fn restart_warnings(plan: &Plan) -> impl Iterator<Item = Diagnostic> {

@@ -7,12 +7,13 @@
 //! than was asked for.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::wire::Parameters;
+
+pub use super::diagnostic::{DIAGNOSTICS_MAX, Diagnostic, bounded};
 
 /// The daemon as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -220,52 +221,6 @@ pub struct UpgradeResult {
     pub warnings: Vec<Diagnostic>,
 }
 
-/// Something to say about the configuration, and where.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "each field says what it is")]
-pub struct Diagnostic {
-    pub file: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub line: Option<u32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub column: Option<u32>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key: Option<String>,
-    pub message: String,
-}
-
-/// `file:line:column: message`, as far as it is known: compilers write it so, and editors find the
-/// place. What is not about a place, such as an address in use, has its message only.
-impl fmt::Display for Diagnostic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.file.is_empty() {
-            return f.write_str(&self.message);
-        }
-        f.write_str(&self.file)?;
-        for number in [self.line, self.column].into_iter().flatten() {
-            write!(f, ":{number}")?;
-        }
-        write!(f, ": {}", self.message)
-    }
-}
-
-/// How many diagnostics of one kind a result has at most, before a count of the others.
-pub const DIAGNOSTICS_MAX: usize = 100;
-
-/// The first of a list, then a count of the others and of `more`, which are called `noun`.
-#[must_use]
-pub fn bounded(mut list: Vec<Diagnostic>, more: usize, noun: &str) -> Vec<Diagnostic> {
-    let more = more + list.len().saturating_sub(DIAGNOSTICS_MAX);
-    list.truncate(DIAGNOSTICS_MAX);
-    if more > 0 {
-        let s = if more == 1 { "" } else { "s" };
-        list.push(Diagnostic::general(format!(
-            "{more} more {noun}{s} not shown"
-        )));
-    }
-    list
-}
-
 impl ReloadResult {
     /// Whether nothing has changed but keys that only a start reads.
     #[must_use]
@@ -282,17 +237,6 @@ impl ReloadResult {
             1 => "1 error".into(),
             count if count > DIAGNOSTICS_MAX => format!("more than {DIAGNOSTICS_MAX} errors"),
             count => format!("{count} errors"),
-        }
-    }
-}
-
-impl Diagnostic {
-    /// A diagnostic on no particular place.
-    #[must_use]
-    pub fn general(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            ..Self::default()
         }
     }
 }
@@ -443,6 +387,10 @@ reply! {
 reply! {
     /// Of `HandOver`.
     HandOverReply { listeners: u64, connections: u64 }
+}
+reply! {
+    /// Of the error `ReloadRefused`.
+    ReloadRefused { reason: String }
 }
 reply! {
     /// Of the error `UpgradeRefused`.

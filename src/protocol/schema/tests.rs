@@ -233,6 +233,7 @@ fn samples() -> Vec<(&'static str, Value)> {
         ),
         ("ListenerNotFound", value(ListenerNotFound { name: text() })),
         ("ConfigRejected", value(ReloadReply { result })),
+        ("ReloadRefused", value(ReloadRefused { reason: text() })),
         ("UpgradeRefused", value(UpgradeRefused { reason: text() })),
         ("InvalidBacklog", value(InvalidBacklog { backlog: 1 })),
         ("RequestTooLarge", value(RequestTooLarge { bytes_max: 1 })),
@@ -341,4 +342,23 @@ fn names_in_tables_are_those_on_the_wire() {
     for action in [Add, Keep, Update, Rebind, Remove] {
         assert_eq!(serde_json::to_value(action).unwrap(), action.name());
     }
+}
+
+#[test]
+fn a_diagnostic_names_its_listener_by_key_or_by_text() {
+    let check = |key: Option<&str>, message: &str, expected: Option<&str>| {
+        let diagnostic = Diagnostic {
+            key: key.map(Into::into),
+            ..Diagnostic::general(message)
+        };
+        assert_eq!(diagnostic.listener(), expected);
+    };
+    check(Some("listener.main.backlog"), "not a number", Some("main"));
+    check(Some("listener.a.b.backlog"), "not a number", Some("a.b"));
+    check(Some("listener"), "not a name", None);
+    check(Some("daemon.workers"), "not a number", None);
+    let text = "listener \"main\": bind 127.0.0.1:7: address already in use";
+    check(None, text, Some("main"));
+    check(None, &text.replace("main", "a.b"), Some("a.b"));
+    check(None, "the daemon is stopping: start it again instead", None);
 }

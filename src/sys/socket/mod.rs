@@ -9,7 +9,7 @@ mod inspect;
 mod listening;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -133,6 +133,30 @@ pub fn adopt(fd: BorrowedFd<'_>) -> io::Result<()> {
 /// As `setsockopt(2)`.
 pub fn set_shared(fd: BorrowedFd<'_>, shared: bool) -> io::Result<()> {
     SockRef::from(&fd).set_reuse_port(shared)
+}
+
+/// Has the address of a socket be its own again, after others could be bound there
+/// ([`Binding::Shared`], [`set_shared`]). Of a TCP socket only once it listens: `listen(2)` asks the
+/// kernel for the address again, and others may still have it.
+///
+/// # Errors
+/// As `setsockopt(2)`.
+pub fn end_sharing(fd: BorrowedFd<'_>) -> io::Result<()> {
+    set_shared(fd, false)?;
+    let local = local_address(fd).filter(|_| kind(fd) == Some(Type::STREAM));
+    let Some(port) = local.map(|local| local.port()) else {
+        return Ok(());
+    };
+    // The kernel remembers of a TCP port that all its sockets can be shared, and then asks none of
+    // them (`inet_csk_get_port()`, net/ipv4/inet_connection_sock.c). One that can't be ends that, at
+    // any address that is free: of each family one. Both are taken only beside two wildcards.
+    let elsewhere: [IpAddr; 2] = [
+        Ipv4Addr::new(127, 255, 83, 7).into(),
+        Ipv6Addr::LOCALHOST.into(),
+    ];
+    let mut addresses = elsewhere.map(|ip| SocketAddr::new(ip, port)).into_iter();
+    addresses.any(|address| bind_inet(Type::STREAM, address, Binding::Exclusive).is_ok());
+    Ok(())
 }
 
 /// Options that connections inherit from the listening socket, so that they cost no system call for
