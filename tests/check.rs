@@ -336,11 +336,7 @@ fn a_check_knows_a_file_by_any_path_also_in_a_folder_that_a_start_makes() {
     // `dangling` leads there.
     let made = &["--socket", "{dir}/nowhere/control.sock"][..];
     let refused = |config: &str, words: &str| {
-        refused(
-            config,
-            made,
-            &format!("echod.toml:3:11: listener \"a\": bind "),
-        );
+        refused(config, made, "echod.toml:3:11: listener \"a\": bind ");
         refused(config, made, words);
     };
     refused(

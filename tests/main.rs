@@ -5,6 +5,7 @@
 
 mod activation;
 mod check;
+mod completion;
 mod control;
 mod descriptor_limit;
 mod drivers;
@@ -17,6 +18,7 @@ mod lifecycle;
 mod limits;
 mod load;
 mod log;
+mod operator;
 mod packaging;
 mod privileges;
 mod probe;

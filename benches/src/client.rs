@@ -37,7 +37,8 @@ pub(crate) fn run(plan: &Plan, site: &Site, echoprobe: &Path) -> Result<()> {
             // Neither always comes first.
             for turn in 0..2 {
                 if (round + turn) % 2 == 0 {
-                    let generate = || Ok(measure::take_sample(plan, load, &server)?.messages_in_all);
+                    let generate =
+                        || Ok(measure::take_sample(plan, load, &server)?.messages_in_all);
                     costs.0 = cost(generate)?;
                 } else {
                     costs.1 = cost(|| probe(plan, echoprobe, &server, &options))?;
@@ -109,7 +110,5 @@ fn probe(plan: &Plan, echoprobe: &Path, server: &Server, options: &[String]) -> 
     if report["corrupt"] != 0 {
         bail!("WRONG BYTES came back: {report}");
     }
-    report["messages"]
-        .as_u64()
-        .context("a number of messages")
+    report["messages"].as_u64().context("a number of messages")
 }

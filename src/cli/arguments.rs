@@ -1,9 +1,11 @@
-//! The command line, read by the crate `clap`. Help, versions and mistakes are printed as all else.
+//! The command line, read by the crate `clap`. Help, versions and mistakes are printed as all else;
+//! values that several programs take are read here.
 
 #![forbid(unsafe_code)]
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 
@@ -36,4 +38,18 @@ pub fn report(error: &clap::Error, name: &str) -> ExitCode {
     }
     let printed = print_or_end(text(io::stdout().is_terminal()).as_bytes());
     exit::end(name, printed)
+}
+
+/// `250ms`, `30s`, `1h 30m`.
+///
+/// # Errors
+/// What to write instead.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    if !text.is_empty() && text.chars().all(|digit| digit.is_ascii_digit()) {
+        return Err(format!(
+            "a number without a unit: write e.g. {text}s or {text}m"
+        ));
+    }
+    let parsed = humantime::parse_duration(text);
+    parsed.map_err(|_| "not a time: write e.g. 250ms, 30s or 10m".into())
 }

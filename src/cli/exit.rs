@@ -8,6 +8,7 @@
 use std::process::ExitCode;
 
 use crate::cli::terminal::{self, complain};
+use crate::cli::text::cause;
 
 /// The exit statuses of the three programs. Those above 63 are of `sysexits.h(3)`, so that the
 /// service manager has a name for them.
@@ -116,7 +117,7 @@ pub fn print_or_end(data: &[u8]) -> Result<(), Failure> {
     match terminal::print(data) {
         Ok(true) => Ok(()),
         Ok(false) => Err(Failure::quiet(Exit::Done)),
-        Err(error) => Err(Failure::new(format!("standard output: {error}"))),
+        Err(error) => Err(Failure::new(format!("standard output: {}", cause(&error)))),
     }
 }
 

@@ -31,6 +31,12 @@ enum Align {
 }
 
 impl Column {
+    /// What stands at its head.
+    #[must_use]
+    pub const fn header(&self) -> &'static str {
+        self.header
+    }
+
     /// A column of names. Where there is too little room, the columns with the highest rank are left
     /// out first, those of rank 0 never.
     #[must_use]
@@ -212,6 +218,20 @@ pub(crate) fn shortened(text: &str, width: usize) -> String {
         }
     }
     short + "…"
+}
+
+/// Pieces of a text, joined to lines of at most this width where that can be. A piece has its own end,
+/// such as a blank.
+pub(crate) fn wrapped<'a>(pieces: impl Iterator<Item = &'a str>, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for piece in pieces {
+        match lines.last_mut() {
+            Some(line) if line.width() + piece.trim_end().width() <= width => *line += piece,
+            _ => lines.push(piece.to_owned()),
+        }
+    }
+    let trimmed = lines.iter().map(|line| line.trim_end().to_owned());
+    trimmed.collect()
 }
 
 #[cfg(test)]

@@ -5,9 +5,11 @@
 #![forbid(unsafe_code)]
 
 use std::fmt::Write;
+use std::io;
 
 use anstyle::{AnsiColor, Style};
 use bytesize::ByteSize;
+use nix::errno::Errno;
 
 /// Text from the daemon or the network, so that it cannot steer a terminal: what is no printable
 /// character is written as an escape.
@@ -57,6 +59,16 @@ fn is_unprintable(character: char) -> bool {
         || matches!(character,
             '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
             | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// Why an operation failed, in the words of the system and without its number: `no such file or
+/// directory`.
+#[must_use]
+pub fn cause(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(errno) => Errno::from_raw(errno).desc().to_lowercase(),
+        None => error.to_string(),
+    }
 }
 
 /// Colors, or none.

@@ -155,6 +155,7 @@ impl Claim {
         let source = &sources[early.place.source];
         let (line, _) = position_of(&source.text, early.place.offset.unwrap_or_default());
         let place = match early.place.source == self.place.source {
+            _ if source.is_argument() => source.name.clone(),
             true => format!("line {line}"),
             false => format!("{}:{line}", source.name),
         };

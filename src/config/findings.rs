@@ -66,7 +66,8 @@ impl Findings {
                               message,
                           }| {
             let source = sources.get(place.source);
-            let position = source.zip(place.offset);
+            let file = source.filter(|source| !source.is_argument());
+            let position = file.zip(place.offset);
             let position = position.map(|(source, offset)| position_of(&source.text, offset));
             Diagnostic {
                 file: source.map(|source| source.name.clone()).unwrap_or_default(),

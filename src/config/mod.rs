@@ -27,6 +27,7 @@ mod value;
 mod words;
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -46,6 +47,9 @@ pub use plan::{Mood, Plan, plan};
 pub use render::render;
 pub use table::Section;
 pub use words::quote;
+
+/// The file that is read where none is named; its drop-ins are in `echod.d` beside it.
+pub const DEFAULT_FILE: &str = "/etc/echod/echod.toml";
 
 /// What is served without any file: loopback, a port that needs no privilege, TCP and UDP.
 pub const EMBEDDED: &str = r#"# Built into echod, for when there is no configuration file.
@@ -223,10 +227,18 @@ pub enum Address {
 /// A text, and the name that messages give it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
-    /// What messages call it: the path that was read.
+    /// What messages call it: the path that was read, or the argument that says it.
     pub name: String,
     /// The TOML text.
     pub text: String,
+}
+
+impl Source {
+    /// Whether it is an argument, as in `--listen URL`: its text was made of it, and the operator
+    /// knows no lines of that.
+    fn is_argument(&self) -> bool {
+        self.name.starts_with("--")
+    }
 }
 
 /// A valid configuration, and what is odd about it.
@@ -246,6 +258,20 @@ pub struct Loaded {
 /// What is wrong in all sources, in order of place: at most 100 errors, then how many more there are.
 pub fn load(sources: &[Source]) -> Result<Loaded, Vec<Diagnostic>> {
     resolve::load(sources)
+}
+
+/// Whether a file of this name is a drop-in: what the shell's `*.toml` matches, not the hidden files
+/// that editors leave beside one.
+#[must_use]
+pub fn is_drop_in(name: &OsStr) -> bool {
+    let bytes = name.as_encoded_bytes();
+    bytes.ends_with(b".toml") && !bytes.starts_with(b".")
+}
+
+/// What `[control] socket` says, also where all else is wrong.
+#[must_use]
+pub fn control_socket(sources: &[Source]) -> Option<PathBuf> {
+    resolve::control_socket(sources)
 }
 
 impl Config {

@@ -4,6 +4,8 @@
 //! overrides: by its row in the table of keys, and then together with others. A message about a
 //! value begins with the operator's own words.
 
+use std::path::PathBuf;
+
 use super::clashes::{self, Claim, Owner};
 use super::file::{self, Entries, File};
 use super::findings::{Findings, Remarks};
@@ -26,6 +28,13 @@ pub(super) fn load(sources: &[Source]) -> Result<Loaded, Vec<Diagnostic>> {
     } else {
         Err(resolver.errors.diagnostics(sources, "error"))
     }
+}
+
+/// The way of [`super::control_socket`].
+pub(super) fn control_socket(sources: &[Source]) -> Option<PathBuf> {
+    let file = file::read(sources, &mut Findings::default());
+    let typed = last(file.tables.get(&Table::Control)?, "socket")?;
+    address::parse_socket_path(typed).ok()?
 }
 
 #[derive(Default)]

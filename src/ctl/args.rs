@@ -3,10 +3,18 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::PossibleValuesParser;
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use clap_complete::Shell;
+use clap_complete::engine::ArgValueCandidates;
 
+use crate::cli::arguments::parse_duration;
 use crate::cli::terminal::Color;
+use crate::protocol::SortKey;
+use crate::protocol::methods::{BACKLOG_MAX, LEVELS};
+use crate::protocol::peers::parse_network;
+
+use super::completion;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -19,9 +27,9 @@ Examples:
 Exit status: 0 done, 1 refused or failed, 2 usage, 69 echod is not running,
 75 timed out, 77 not permitted, 78 configuration rejected.
 
-The socket is --socket, else $ECHOCTL_SOCKET, else $RUNTIME_DIRECTORY/control.sock, else
-/run/echod/control.sock for root and $XDG_RUNTIME_DIR/echod/control.sock, if it is there, for
-others.";
+The socket is --socket, else $ECHOCTL_SOCKET, else [control] socket in /etc/echod/echod.toml, else
+$RUNTIME_DIRECTORY/control.sock, else /run/echod/control.sock for root and
+$XDG_RUNTIME_DIR/echod/control.sock, if it is there, for others.";
 
 /// See and control a running echod.
 #[derive(Debug, Parser)]
@@ -42,7 +50,7 @@ pub struct Options {
     /// The daemon's control socket
     #[arg(long, global = true, value_name = "PATH")]
     pub socket: Option<PathBuf>,
-    /// Print the reply as it came, JSON
+    /// Print the reply as it came, JSON; an error as well
     #[arg(long, global = true)]
     pub json: bool,
     /// Show every column of a table, however wide it gets
@@ -59,7 +67,7 @@ pub struct Options {
     )]
     pub color: Color,
     /// How long to wait for each answer [default: 5s; 40s where a new program is asked first]
-    #[arg(long, global = true, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, global = true, value_name = "TIME", value_parser = parse_duration)]
     pub timeout: Option<Duration>,
 }
 
@@ -89,6 +97,7 @@ pub enum Command {
   echoctl listeners --watch               with bytes per second")]
     Listeners {
         /// The listener to show in full
+        #[arg(add = ArgValueCandidates::new(completion::listeners))]
         name: Option<String>,
         /// Whether to show them again and again
         #[command(flatten)]
@@ -104,15 +113,17 @@ pub enum Command {
     #[command(after_help = "Example:\n  echoctl backlog main 4096")]
     Backlog {
         /// The listener
+        #[arg(add = ArgValueCandidates::new(completion::listeners))]
         listener: String,
         /// How many connections may wait to be accepted, in each listening socket
-        #[arg(value_name = "N", allow_negative_numbers = true)]
+        #[arg(value_name = "N", allow_negative_numbers = true, value_parser = parse_backlog)]
         backlog: Option<i64>,
     },
     /// Close connections
     #[command(after_help = "Examples:
   echoctl kick 4711                       this one
   echoctl kick 192.0.2.0/24 --dry-run     how many are there of this network?
+  echoctl kick 192.0.2.0/24 --verbose     and which were they?
   echoctl kick main --idle 1h             those of a listener that are idle")]
     Kick(KickArgs),
     /// Read the configuration again and apply it, all or nothing
@@ -132,7 +143,9 @@ pub enum Command {
         quiet: bool,
     },
     /// Check a configuration file without a daemon
-    #[command(after_help = "Example:\n  echoctl check ./echod.toml")]
+    #[command(after_help = "Examples:
+  echoctl check                           the one that echod would read
+  echoctl check ./echod.toml")]
     Check {
         /// The file, else the one that echod would read
         file: Option<PathBuf>,
@@ -140,11 +153,14 @@ pub enum Command {
     /// The configuration
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Set what is logged, until the next reload
-    #[command(after_help = "Example:\n  echoctl log-level debug")]
+    /// Show what is logged, or set it until the next reload
+    #[command(after_help = "Examples:
+  echoctl log-level                       what is logged?
+  echoctl log-level debug")]
     LogLevel {
-        /// off, error, warn, info, debug or trace
-        level: String,
+        /// The least important messages to log
+        #[arg(value_parser = PossibleValuesParser::new(LEVELS))]
+        level: Option<String>,
     },
     /// Hand every listener and connection to the program that is now installed
     #[command(after_help = "\
@@ -199,16 +215,16 @@ Example:
 #[derive(Clone, Debug, Default, Args)]
 pub struct Which {
     /// Those of this listener
-    #[arg(long)]
+    #[arg(long, value_name = "NAME", add = ArgValueCandidates::new(completion::listeners))]
     pub listener: Option<String>,
     /// Those of this address or network
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, value_name = "CIDR", value_parser = parse_address)]
     pub address: Option<String>,
     /// Those that are at least this old
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub older: Option<Duration>,
     /// Those that have been idle for at least this time
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub idle: Option<Duration>,
 }
 
@@ -221,11 +237,11 @@ pub struct PeersArgs {
         reason = "its documentation would become that of the command"
     )]
     pub which: Which,
-    /// id, listener, address, age, idle, received, sent or rtt
-    #[arg(long, value_name = "KEY")]
+    /// In which order; numbers come largest first
+    #[arg(long, value_name = "KEY", value_parser = PossibleValuesParser::new(SortKey::ALL.map(SortKey::name)))]
     pub sort: Option<String>,
     /// How many to list
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_limit)]
     pub limit: Option<u64>,
     /// Whether to list them again and again.
     #[command(flatten)]
@@ -243,9 +259,28 @@ pub struct WatchArgs {
     pub interval: Duration,
 }
 
+/// An address or a network, which the daemon reads as well.
+fn parse_address(text: &str) -> Result<String, String> {
+    match parse_network(text) {
+        Some(_) => Ok(text.to_owned()),
+        None => Err("not an address: write e.g. 192.0.2.1 or 192.0.2.0/24".into()),
+    }
+}
+
+fn parse_backlog(text: &str) -> Result<i64, String> {
+    let backlog = text.parse().ok();
+    let backlog = backlog.filter(|backlog| (1..=BACKLOG_MAX).contains(backlog));
+    backlog.ok_or_else(|| format!("not a backlog: write a number from 1 to {BACKLOG_MAX}"))
+}
+
+fn parse_limit(text: &str) -> Result<u64, String> {
+    text.parse()
+        .map_err(|_| "not a number: write e.g. 20".into())
+}
+
 /// A daemon that is asked without a pause would have nothing else to do.
 fn parse_interval(text: &str) -> Result<Duration, String> {
-    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let interval = parse_duration(text)?;
     if interval < Duration::from_millis(100) {
         return Err("too short: 100ms at least".into());
     }
@@ -262,6 +297,7 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
 ))]
 pub struct KickArgs {
     /// A peer's id, an address or network, or a listener's name
+    #[arg(add = ArgValueCandidates::new(completion::listeners))]
     pub selector: Option<String>,
     #[command(flatten)]
     #[expect(
@@ -272,6 +308,9 @@ pub struct KickArgs {
     /// Only count them
     #[arg(long)]
     pub dry_run: bool,
+    /// List the connections too that are closed, or would be
+    #[arg(long)]
+    pub verbose: bool,
 }
 
 /// Of `echoctl config`.

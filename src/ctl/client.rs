@@ -18,6 +18,7 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
 
+use crate::cli::text;
 use crate::protocol::wire::{Frames, Parameters, REPLY_BYTES_MAX, Reply, Request};
 
 /// Why there is no answer, or an error.
@@ -177,7 +178,7 @@ impl Client {
                  as it takes (32, 4 of them for root and its own user; 8 of one user)"
                     .to_owned()
             }
-            _ => cause.to_string(),
+            _ => text::cause(cause),
         };
         let path = self.path.clone();
         Error::Broken { path, what }

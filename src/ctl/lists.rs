@@ -7,7 +7,6 @@ use crate::cli::table::{Column, Table};
 use crate::cli::text::{Paint, age, bytes, counted, escape, microseconds};
 use crate::protocol::schema::{Backlog, Listener, ListenerState, Peer};
 
-use super::show::joined;
 use super::watch::{List, Rates};
 
 /// How a table is shown.
@@ -19,27 +18,55 @@ pub struct Screen {
     pub width: Option<usize>,
 }
 
+/// What is shown of a listener; the most important have the lowest rank.
+const LISTENER_COLUMNS: &[Column] = &[
+    Column::names("NAME", 0),
+    Column::names("PROTOCOL", 3),
+    Column::names("ADDRESSES", 1),
+    Column::names("REPLY", 8),
+    Column::names("STATE", 0),
+    Column::numbers("SOCKETS", 10),
+    Column::numbers("BACKLOG", 6),
+    Column::numbers("QUEUED", 2),
+    Column::numbers("CONNECTIONS", 0),
+    Column::numbers("ACCEPTED", 7),
+    Column::numbers("DATAGRAMS", 5),
+    Column::numbers("REFUSED", 2),
+    Column::numbers("RECEIVED", 9),
+    Column::numbers("SENT", 9),
+    Column::numbers("IN/S", 1),
+    Column::numbers("OUT/S", 1),
+];
+
+/// What is shown of a peer.
+const PEER_COLUMNS: &[Column] = &[
+    Column::numbers("ID", 0),
+    Column::names("LISTENER", 3),
+    Column::names("PROTOCOL", 8),
+    Column::whole("ADDRESS", 0),
+    Column::whole("LOCAL", 9),
+    Column::names("VIA", 10),
+    Column::numbers("AGE", 2),
+    Column::numbers("IDLE", 1),
+    Column::numbers("RECEIVED", 5),
+    Column::numbers("SENT", 5),
+    Column::numbers("IN/S", 1),
+    Column::numbers("OUT/S", 1),
+    Column::numbers("RTT", 6),
+    Column::numbers("RETRANSMITS", 10),
+    Column::numbers("UNSENT", 7),
+    Column::numbers("PID", 7),
+    Column::numbers("UID", 7),
+];
+
+pub(super) fn joined(texts: &[String]) -> String {
+    escape(&texts.join(", "))
+}
+
 /// All listeners; with rates where they are watched.
 #[must_use]
 pub fn listeners(listeners: &[Listener], rates: Option<&Rates>, screen: Screen) -> List {
-    let mut table = Table::new(&[
-        Column::names("NAME", 0),
-        Column::names("PROTOCOL", 3),
-        Column::names("ADDRESSES", 1),
-        Column::names("REPLY", 8),
-        Column::names("STATE", 0),
-        Column::numbers("SOCKETS", 10),
-        Column::numbers("BACKLOG", 6),
-        Column::numbers("QUEUED", 2),
-        Column::numbers("CONNECTIONS", 0),
-        Column::numbers("ACCEPTED", 7),
-        Column::numbers("DATAGRAMS", 5),
-        Column::numbers("REFUSED", 2),
-        Column::numbers("RECEIVED", 9),
-        Column::numbers("SENT", 9),
-        Column::numbers("IN/S", 1),
-        Column::numbers("OUT/S", 1),
-    ]);
+    let mut table = Table::new(LISTENER_COLUMNS);
     for listener in listeners {
         // Datagram listeners have no backlog and no connections, all others no datagrams.
         let of_backlog = |value: &dyn Fn(&Backlog) -> String| {
@@ -137,26 +164,28 @@ fn rate_cells(rates: Option<&Rates>, key: &str) -> [String; 2] {
 /// A list of peers; `total` counts those too that are not listed. With rates where they are watched.
 #[must_use]
 pub fn peers(peers: &[Peer], total: u64, rates: Option<&Rates>, screen: Screen) -> List {
-    let mut table = Table::new(&[
-        Column::numbers("ID", 0),
-        Column::names("LISTENER", 3),
-        Column::names("PROTOCOL", 8),
-        Column::whole("ADDRESS", 0),
-        Column::whole("LOCAL", 9),
-        Column::names("VIA", 10),
-        Column::numbers("AGE", 2),
-        Column::numbers("IDLE", 1),
-        Column::numbers("RECEIVED", 5),
-        Column::numbers("SENT", 5),
-        Column::numbers("IN/S", 1),
-        Column::numbers("OUT/S", 1),
-        Column::numbers("RTT", 6),
-        Column::numbers("RETRANSMITS", 10),
-        Column::numbers("UNSENT", 7),
-        Column::numbers("PID", 7),
-        Column::numbers("UID", 7),
-    ]);
+    // The total includes peers beyond --limit.
+    let listed = peers.len() as u64;
+    let totals = if listed == total {
+        counted(total, "peer")
+    } else {
+        format!("{listed} of {}", counted(total, "peer"))
+    };
+    let List { table, footer } = peer_table(peers, rates, screen);
+    List {
+        table,
+        footer: totals + "\n" + &footer,
+    }
+}
+
+/// Peers without their number; nothing where there are none.
+pub(super) fn peer_table(peers: &[Peer], rates: Option<&Rates>, screen: Screen) -> List {
+    if peers.is_empty() {
+        return List::default();
+    }
+    let mut table = Table::new(PEER_COLUMNS);
     let number = |value: Option<u64>| value.map_or(String::new(), |value| value.to_string());
+    // What does not apply to a peer is empty, and a column without content is left out.
     for peer in peers {
         let [received, sent] = rate_cells(rates, &peer.id.to_string());
         table.row(vec![
@@ -179,20 +208,39 @@ pub fn peers(peers: &[Peer], total: u64, rates: Option<&Rates>, screen: Screen) 
             number(peer.uid.map(u64::from)),
         ]);
     }
-    // The total includes peers beyond --limit.
-    let listed = peers.len() as u64;
-    let totals = if listed == total {
-        counted(total, "peer")
-    } else {
-        format!("{listed} of {}", counted(total, "peer"))
-    };
     let rendered = table.render(screen.paint, screen.width);
-    let table = match peers.is_empty() {
-        true => String::new(),
-        false => rendered.text,
-    };
     List {
-        table,
-        footer: totals + "\n" + &hint(rendered.left_out),
+        table: rendered.text,
+        footer: hint(rendered.left_out),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn section<'a>(page: &'a str, from: &str, to: &str) -> &'a str {
+        let start = page.find(from).expect("the section is there");
+        let length = page[start..].find(to).expect("it has an end");
+        &page[start..start + length]
+    }
+
+    /// The manual page explains what stands at the head of each table.
+    #[test]
+    fn every_column_is_in_the_manual_page() {
+        let page = include_str!("../../docs/man/echoctl.1");
+        let listeners = section(page, ".It Cm listeners", ".Cm peers\n");
+        let peers = section(page, ".Cm peers\n", ".It Cm backlog");
+        for (columns, text) in [(LISTENER_COLUMNS, listeners), (PEER_COLUMNS, peers)] {
+            let items: Vec<&str> = text
+                .lines()
+                .filter_map(|line| line.strip_prefix(".It "))
+                .flat_map(|item| item.split(" , "))
+                .collect();
+            for column in columns {
+                let header = column.header();
+                assert!(items.contains(&header), "{header}");
+            }
+        }
     }
 }

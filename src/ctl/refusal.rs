@@ -1,8 +1,9 @@
-//! What a refusal of the daemon means in words, and with which status it ends the program.
+//! Why a command did not work: what a refusal of the daemon means in words, with which status it ends
+//! the program, and how a program reads it.
 //!
 //! Knows the errors of the protocol; never which call was refused.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::text;
@@ -10,8 +11,69 @@ use crate::protocol;
 use crate::protocol::wire::Parameters;
 
 use super::client;
+use super::location::Location;
 
-impl From<client::Error> for Failure {
+/// A failure, and the error that it came from.
+#[derive(Debug)]
+pub(super) struct Complaint {
+    /// For people; without a message where everything is reported already.
+    pub(super) failure: Failure,
+    /// For programs: the daemon's error; none where it did not come from the daemon.
+    error: Option<Box<DaemonError>>,
+}
+
+/// Its name and its parameters.
+type DaemonError = (String, Parameters);
+
+impl Complaint {
+    /// What `--json` prints of it: the error's parameters, as of any reply, its name and what people
+    /// would read. None where everything is reported already.
+    pub(super) fn json(&self) -> Option<Value> {
+        let Failure { exit, messages } = &self.failure;
+        if messages.is_empty() {
+            return None;
+        }
+        let own = || (own_name(*exit).to_owned(), Parameters::new());
+        let (name, parameters) = self.error.as_deref().cloned().unwrap_or_else(own);
+        let mut object = Parameters::new();
+        object.insert("error".into(), name.into());
+        object.extend(parameters);
+        object.insert("messages".into(), json!(messages));
+        object.insert("exit_status".into(), json!(*exit as u8));
+        Some(Value::Object(object))
+    }
+
+    /// The reason of a failure to connect, with why this path was tried.
+    pub(super) fn explained_by(mut self, location: &Location) -> Self {
+        for message in &mut self.failure.messages {
+            *message += &format!("; the path is {}", location.reason);
+        }
+        self
+    }
+}
+
+/// What an error is called that is not the daemon's.
+fn own_name(exit: Exit) -> &'static str {
+    match exit {
+        Exit::Usage => "echoctl.Usage",
+        Exit::NotRunning => "echoctl.NotRunning",
+        Exit::TimedOut => "echoctl.TimedOut",
+        Exit::NotPermitted => "echoctl.NotPermitted",
+        Exit::Configuration => "echoctl.ConfigRejected",
+        Exit::Done | Exit::Failed | Exit::Unreached => "echoctl.Failed",
+    }
+}
+
+impl From<Failure> for Complaint {
+    fn from(failure: Failure) -> Self {
+        Self {
+            failure,
+            error: None,
+        }
+    }
+}
+
+impl From<client::Error> for Complaint {
     fn from(error: client::Error) -> Self {
         use client::Error;
         let exit = match &error {
@@ -21,12 +83,12 @@ impl From<client::Error> for Failure {
             Error::Broken { .. } => Exit::Failed,
             Error::Refused { name, parameters } => return refusal(name, parameters),
         };
-        Self::with(exit, text::escape(&error.to_string()))
+        Failure::with(exit, text::escape(&error.to_string())).into()
     }
 }
 
 /// An error reply in words.
-pub(super) fn refusal(name: &str, parameters: &Parameters) -> Failure {
+pub(super) fn refusal(name: &str, parameters: &Parameters) -> Complaint {
     let exit = match name {
         protocol::PERMISSION_DENIED => Exit::NotPermitted,
         protocol::CONFIG_REJECTED => Exit::Configuration,
@@ -54,25 +116,27 @@ pub(super) fn refusal(name: &str, parameters: &Parameters) -> Failure {
             "backlog {}: not possible: give a number from 1 to 2147483647",
             parameter("backlog")
         ),
-        protocol::INVALID_PARAMETER => invalid_parameter(named("parameter").unwrap_or_default()),
+        // What the command line takes, this echoctl has checked.
+        protocol::INVALID_PARAMETER => format!(
+            "{}: missing, unknown to this echod, or not what it should be",
+            named("parameter").unwrap_or_default()
+        ),
         protocol::METHOD_NOT_FOUND => {
             format!("{}: this echod has no such method", parameter("method"))
         }
         _ => format!("{name} {}", Value::Object(parameters.clone())),
     };
-    Failure::with(exit, text::escape(&message))
+    Complaint {
+        failure: Failure::with(exit, text::escape(&message)),
+        error: Some(Box::new((name.to_owned(), parameters.clone()))),
+    }
 }
 
-/// What a parameter should be that the daemon did not accept.
-fn invalid_parameter(key: &str) -> String {
-    match key {
-        "sort" => {
-            let names = protocol::SortKey::ALL.map(protocol::SortKey::name);
-            format!("sort: not a key: use one of {}", names.join(", "))
-        }
-        "level" => "level: not one: use off, error, warn, info, debug or trace".to_owned(),
-        "address" => "address: not one: write 192.0.2.1 or 192.0.2.0/24".to_owned(),
-        key => format!("{key}: missing, unknown, or not what it should be"),
+/// A configuration that the daemon has rejected: all that is wrong with it, as `messages` say.
+pub(super) fn rejected(messages: Vec<String>, parameters: Parameters) -> Complaint {
+    Complaint {
+        failure: Failure::configuration(messages),
+        error: Some(Box::new((protocol::CONFIG_REJECTED.to_owned(), parameters))),
     }
 }
 

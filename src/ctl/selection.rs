@@ -29,6 +29,8 @@ pub(super) fn closed(args: KickArgs) -> Result<schema::ClosePeers, Failure> {
         older_ms: args.which.older.map(milliseconds),
         idle_ms: args.which.idle.map(milliseconds),
         dry_run: args.dry_run.then_some(true),
+        // A daemon of an earlier version refuses what it does not know.
+        list: args.verbose.then_some(true),
     };
     let twice = |option| {
         let message = format!("SELECTOR and {option} mean the same: give one of them");

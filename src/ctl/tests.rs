@@ -1,20 +1,31 @@
 //! What a command line means, and how refusals are reported.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use clap::Parser;
 use serde_json::json;
 
 use super::args::Which;
+use super::location::Reason;
 use super::*;
 
 fn path(option: Option<&str>, variables: &[(&str, &str)], root: bool, there: &[&str]) -> PathBuf {
-    socket_path(
+    location(option, variables, None, root, there).path
+}
+
+fn location(
+    option: Option<&str>,
+    variables: &[(&str, &str)],
+    configured: Option<&str>,
+    root: bool,
+    there: &[&str],
+) -> Location {
+    location::socket_path(
         option.map(PathBuf::from),
         |name| {
             let found = variables.iter().find(|(known, _)| *known == name);
             found.map(|(_, value)| value.into())
         },
+        || configured.map(PathBuf::from),
         root,
         |path| there.iter().any(|known| Path::new(known) == path),
     )
@@ -59,6 +70,26 @@ fn a_named_socket_comes_first() {
     );
 }
 
+/// `systemctl reload` ran echoctl, which did not find a socket that was moved by the configuration.
+#[test]
+fn a_configured_socket_comes_after_what_is_said_and_before_the_defaults() {
+    let of = |variables: &[(&str, &str)], option| {
+        let found = location(option, variables, Some("/srv/c.sock"), true, &[]);
+        (found.path.display().to_string(), found.reason)
+    };
+    let runtime = ("RUNTIME_DIRECTORY", "/run/echod");
+    let configured = ("/srv/c.sock".to_owned(), Reason::Configuration);
+    assert_eq!(of(&[], None), configured);
+    assert_eq!(of(&[runtime], None), configured);
+    let variable = [runtime, ("ECHOCTL_SOCKET", "/a.sock")];
+    assert_eq!(of(&variable, None), ("/a.sock".into(), Reason::Variable));
+    assert_eq!(of(&variable, Some("o")), ("o".into(), Reason::Option));
+    let default = location(None, &[], None, true, &[]);
+    assert_eq!(default.reason, Reason::System);
+    let own = [("XDG_RUNTIME_DIR", "/run/user/1000")];
+    assert_eq!(location(None, &own, None, false, &[]).reason, Reason::User);
+}
+
 fn selected(selector: &str) -> Value {
     let selector = Some(selector.to_owned());
     let args = KickArgs {
@@ -85,6 +116,7 @@ fn a_selector_can_be_narrowed_down_and_not_contradicted() {
             ..Which::default()
         },
         dry_run: true,
+        verbose: false,
     };
     let asked = serde_json::to_value(selection::closed(args.clone()).unwrap()).unwrap();
     assert_eq!(
@@ -102,7 +134,7 @@ fn refusals_have_words_and_an_exit_status() {
         let Value::Object(parameters) = parameters else {
             panic!("parameters are an object");
         };
-        let failure = refusal(name, &parameters);
+        let failure = refusal::refusal(name, &parameters).failure;
         (failure.exit, failure.messages.join("\n"))
     };
     let (exit, text) = reported(protocol::LISTENER_NOT_FOUND, json!({"name": "x\u{1b}"}));
@@ -116,9 +148,92 @@ fn refusals_have_words_and_an_exit_status() {
         reported(protocol::CONFIG_REJECTED, json!({})).0,
         Exit::Configuration
     );
-    let (_, text) = reported(protocol::INVALID_PARAMETER, json!({"parameter": "sort"}));
-    assert!(text.contains("idle"), "{text}");
+    let (_, text) = reported(protocol::INVALID_PARAMETER, json!({"parameter": "via"}));
+    assert!(
+        text.starts_with("via: missing, unknown to this echod"),
+        "{text}"
+    );
     assert_eq!(reported("a.B", json!({"c": 1})).1, "a.B {\"c\":1}");
+}
+
+#[test]
+fn an_error_is_one_object_for_programs() {
+    let Value::Object(parameters) = json!({"name": "x"}) else {
+        unreachable!("it is an object");
+    };
+    let refused = refusal::refusal(protocol::LISTENER_NOT_FOUND, &parameters);
+    assert_eq!(
+        refused.json(),
+        Some(json!({
+            "error": "io.echod.Control.ListenerNotFound",
+            "name": "x",
+            "messages": ["listener \"x\": there is none of this name"],
+            "exit_status": 1,
+        }))
+    );
+    let own = Complaint::from(Failure::with(Exit::TimedOut, "late"));
+    assert_eq!(
+        own.json(),
+        Some(json!({
+            "error": "echoctl.TimedOut",
+            "messages": ["late"],
+            "exit_status": 75,
+        }))
+    );
+    // The reply has said it already.
+    assert_eq!(Complaint::from(Failure::quiet(Exit::Failed)).json(), None);
+}
+
+/// Exit status 1 and "not one", without the value, were all that one learned.
+#[test]
+fn a_wrong_value_is_a_usage_error_that_quotes_it_and_says_what_would_be_right() {
+    for (line, value, right) in [
+        (
+            "log-level loud",
+            "'loud'",
+            "possible values: off, error, warn, info, debug, trace",
+        ),
+        (
+            "peers --sort size",
+            "'size'",
+            "possible values: id, listener, address, age",
+        ),
+        (
+            "peers --address main",
+            "'main'",
+            "write e.g. 192.0.2.1 or 192.0.2.0/24",
+        ),
+        (
+            "kick --address 1.2.3.4/33",
+            "'1.2.3.4/33'",
+            "write e.g. 192.0.2.1",
+        ),
+        (
+            "peers --older soon",
+            "'soon'",
+            "write e.g. 250ms, 30s or 10m",
+        ),
+        (
+            "kick --idle 90",
+            "'90'",
+            "a number without a unit: write e.g. 90s or 90m",
+        ),
+        ("peers --limit many", "'many'", "write e.g. 20"),
+        ("backlog main -1", "'-1'", "a number from 1 to 2147483647"),
+        ("backlog main 0", "'0'", "a number from 1 to 2147483647"),
+        (
+            "listeners --watch --interval 1ms",
+            "'1ms'",
+            "100ms at least",
+        ),
+        ("status --timeout 1", "'1'", "write e.g. 1s or 1m"),
+    ] {
+        let words = std::iter::once("echoctl").chain(line.split(' '));
+        let error = Cli::try_parse_from(words).expect_err(line);
+        let text = error.to_string();
+        assert_eq!(error.exit_code(), Exit::Usage as i32, "{line}");
+        assert!(text.contains(value) && text.contains(right), "{text}");
+    }
 }
 
 #[test]

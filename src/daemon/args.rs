@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Parser;
+use clap::builder::PossibleValuesParser;
+
+use crate::echo;
 
 /// The echo service a network can rely on: sends back what it receives over TCP, UDP and Unix
 /// sockets (RFC 862).
@@ -25,7 +28,7 @@ pub struct Args {
     pub check: bool,
 
     /// Print the configuration as it was understood, every key, and end
-    #[arg(long)]
+    #[arg(long, conflicts_with = "check")]
     pub print_config: bool,
 
     /// Serve this without a file: tcp://HOST:PORT, udp://HOST:PORT, unix://PATH or unixgram://PATH;
@@ -33,8 +36,13 @@ pub struct Args {
     #[arg(long, value_name = "URL", conflicts_with = "config")]
     pub listen: Vec<String>,
 
-    /// What comes back where no file says: echo, upper or discard
-    #[arg(long, value_name = "MODE", conflicts_with = "config")]
+    /// What comes back where no file says
+    #[arg(
+        long,
+        value_name = "MODE",
+        conflicts_with = "config",
+        value_parser = PossibleValuesParser::new(echo::Reply::ALL.map(echo::Reply::name))
+    )]
     pub reply: Option<String>,
 
     /// Whether this program can take over from another one that writes records of this version: 0, or

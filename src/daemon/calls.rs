@@ -10,14 +10,20 @@ use crate::protocol::schema;
 use crate::protocol::wire;
 use crate::protocol::{self, Effect, Outcome, View};
 
+use crate::sys::process;
+
 use super::Daemon;
-use super::control::{Call, Reply};
+use super::control::{Call, Reply, Server};
+use super::listeners;
 use super::log;
 use super::reload::Request;
 
-impl View for Daemon {
-    fn status(&self) -> schema::Status {
+impl Daemon {
+    /// What `GetStatus` returns; `on_disk` takes a look at the files.
+    pub(super) fn status(&self, config_on_disk: Option<schema::OnDisk>) -> schema::Status {
         let totals = self.listeners.totals();
+        let control = self.server.as_ref().map(Server::path);
+        let control = control.and_then(|path| std::path::absolute(path).ok());
         schema::Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
@@ -25,16 +31,27 @@ impl View for Daemon {
             state: self.stage.name().into(),
             driver: self.workers.driver().name().into(),
             workers: self.workers.count() as u32,
-            config: self.files.clone(),
+            config: self.origin.absolute(&self.files.names),
             generation: self.history.generation,
             last_reload: self.history.last.clone(),
             listeners: self.listeners.count() as u64,
             connections: totals.connections(),
             bytes_received: totals.bytes_received,
             bytes_sent: totals.bytes_sent,
+            config_on_disk,
+            control_socket: control.map(|path| path.display().to_string()),
+            log_level: level_name(::log::max_level()),
+            max_connections: self.listeners.max_connections(),
+            descriptors: process::open_descriptors(),
+            max_descriptors: process::descriptor_limit(),
+            refused: listeners::refused(&totals),
+            closed: listeners::closed(&totals),
+            faults: totals.faults,
         }
     }
+}
 
+impl View for Daemon {
     fn listeners(&self) -> Vec<schema::Listener> {
         self.listeners.report()
     }
@@ -78,12 +95,23 @@ impl Daemon {
     /// Does what a call asks for; none if it will be answered later.
     fn carry_out(&mut self, effect: Effect, call: &Call, now: Instant) -> Option<wire::Reply> {
         match effect {
+            // The reply waits for the disk, not this thread.
+            Effect::GetStatus => {
+                self.files.ask(call.id);
+                None
+            }
             Effect::ListPeers { query, sort, limit } => {
                 self.server.as_mut()?.list_peers(call, query, sort, limit);
                 None
             }
-            Effect::ClosePeers { query, dry_run } => {
-                self.server.as_mut()?.close_peers(call, query, dry_run);
+            Effect::ClosePeers {
+                query,
+                dry_run,
+                list,
+            } => {
+                self.server
+                    .as_mut()?
+                    .close_peers(call, query, dry_run, list);
                 None
             }
             Effect::SetBacklog { listener, backlog } => Some(self.set_backlog(&listener, backlog)),
@@ -129,8 +157,7 @@ impl Daemon {
         let before = log::set_level(level);
         self.config.log.level = level;
         self.log_level_overridden = true;
-        let name = |level: ::log::LevelFilter| level.as_str().to_ascii_lowercase();
-        let (before, after) = (name(before), name(level));
+        let (before, after) = (level_name(before), level_name(level));
         ::log::info!("log level: {before} → {after}");
         protocol::reply(&schema::SetLogLevelReply { before, after })
     }
@@ -146,4 +173,8 @@ impl Daemon {
             self.workers.command_all(|_| search.command());
         }
     }
+}
+
+fn level_name(level: ::log::LevelFilter) -> String {
+    level.as_str().to_ascii_lowercase()
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::cli::exit::{Exit, Failure, print_or_end};
 use crate::cli::terminal::complain;
 use crate::cli::text::counted;
-use crate::config::{self, Address, Config, Key, Loaded, Section, plan};
+use crate::config::{self, Address, Config, DEFAULT_FILE, Key, Loaded, Section, plan};
 use crate::protocol::schema::Diagnostic;
 
 use super::args::Args;
@@ -51,7 +51,9 @@ pub(super) fn check_only(
     }
     match driver {
         Ok(driver) if findings.refusals.is_empty() => {
-            let names = texts.names().join(", ");
+            let none = format!("no file {DEFAULT_FILE}; ");
+            let none = if texts.built_in { &none } else { "" };
+            let names = none.to_owned() + &texts.names().join(", ");
             let listeners = counted(config.listeners.len() as u64, "listener");
             let fine = format!("{names}: fine; {listeners}, driver {driver}\n");
             print_or_end(fine.as_bytes())

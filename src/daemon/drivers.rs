@@ -11,6 +11,7 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use nix::sys::utsname::uname;
 
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::text::cause;
 use crate::config::DriverChoice;
 use crate::driver::uring::Uring;
 
@@ -151,7 +152,7 @@ fn explain(error: &io::Error, facts: &Facts) -> String {
             )
         }
         Some(Errno::EINVAL) => {
-            format!("Linux {release} does not take the settings of this driver ({error})")
+            format!("Linux {release} does not take the settings of this driver ({})", cause(error))
         }
         Some(Errno::ENOMEM) => match facts.locked_memory {
             Some(bytes) => format!(
@@ -170,7 +171,7 @@ fn explain(error: &io::Error, facts: &Facts) -> String {
         Some(Errno::ENFILE) => {
             "no descriptor is left in the whole system: raise the sysctl fs.file-max".into()
         }
-        _ => format!("io_uring: {error}"),
+        _ => format!("io_uring: {}", cause(error)),
     }
 }
 
@@ -301,14 +302,14 @@ mod tests {
             Errno::EINVAL,
             &facts("6.18.44", None),
             &expect![[r#"
-            Linux 6.18.44 does not take the settings of this driver (Invalid argument (os error 22))
+            Linux 6.18.44 does not take the settings of this driver (invalid argument)
         "#]],
         );
         check(
             Errno::EINVAL,
             &facts("of an unknown release", None),
             &expect![[r#"
-                Linux of an unknown release does not take the settings of this driver (Invalid argument (os error 22))
+                Linux of an unknown release does not take the settings of this driver (invalid argument)
             "#]],
         );
     }
@@ -355,7 +356,7 @@ mod tests {
             Errno::EFAULT,
             &facts(KERNEL, None),
             &expect![[r#"
-            io_uring: Bad address (os error 14)
+            io_uring: bad address
         "#]],
         );
     }

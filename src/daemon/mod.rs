@@ -6,7 +6,8 @@
 //! another, in `check` for what a start refuses, in `upgrade` and `handover` for how a successor goes
 //! on, in `listeners` for what is bound, in `workers` for the pool, in `privileges` for the user of the
 //! process, in `systemd` for what the service manager receives, in [`control`] for the socket that
-//! `echoctl` speaks to, in `calls` for the calls of its clients.
+//! `echoctl` speaks to, in `calls` for the calls of its clients, in `files` for what became of the
+//! configuration files.
 
 #![forbid(unsafe_code)]
 
@@ -15,6 +16,7 @@ mod calls;
 mod check;
 pub mod control;
 mod drivers;
+mod files;
 mod handover;
 mod listeners;
 mod log;
@@ -42,12 +44,14 @@ use nix::sys::signal::SigSet;
 
 use crate::cli::arguments;
 use crate::cli::exit::{self, Exit, Failure, print_or_end};
+use crate::cli::text::cause;
 use crate::config::{self, Config, render};
 use crate::sys::process::{self, Passed};
 use crate::worker::mailbox::{Command, Report};
 
 use args::Args;
 use control::Server;
+use files::Files;
 use handover::predecessor::{Inherited, Predecessor};
 use handover::program::CommandLine;
 use handover::upgrade::Handover;
@@ -104,12 +108,14 @@ fn run(args: &Args) -> Result<(), Failure> {
     if let (Some(version), false) = (args.can_take_over, args.check) {
         return can_take_over(version);
     }
-    let mut passed = process::take_passed_sockets()
-        .map_err(|error| Failure::new(format!("sockets of the service manager: {error}")))?;
+    let mut passed = process::take_passed_sockets().map_err(|error| {
+        Failure::new(format!("sockets of the service manager: {}", cause(&error)))
+    })?;
     // What was left may be much.
     let raised = process::raise_descriptor_limit();
     let inherited = Inherited::find(&mut passed);
-    signals::inherit_nothing().map_err(|error| Failure::new(format!("signals: {error}")))?;
+    signals::inherit_nothing()
+        .map_err(|error| Failure::new(format!("signals: {}", cause(&error))))?;
     let origin = Origin::of(args).map_err(|message| Failure::with(Exit::Usage, message))?;
     let read = match inherited.predecessor() {
         // Its connections wait.
@@ -123,8 +129,9 @@ fn run(args: &Args) -> Result<(), Failure> {
             let before = inherited.predecessor().and_then(Predecessor::loaded);
             before.ok_or(errors)
         })
-        .map_err(|errors| {
-            Failure::configuration(errors.iter().map(ToString::to_string).collect())
+        .map_err(|errors| Failure {
+            exit: origin.rejection(),
+            messages: errors.iter().map(ToString::to_string).collect(),
         })?;
     if args.print_config {
         return print_or_end(render(&loaded.config).as_bytes());
@@ -195,8 +202,8 @@ struct Daemon {
     origin: Origin,
     // `--socket`.
     socket: Option<PathBuf>,
-    // The names of the texts in force.
-    files: Vec<String>,
+    // The texts in force.
+    files: Files,
     // What is in force, with what was overridden at run time. Without the listeners, whose
     // configurations `listeners` has: see [`Listeners::complete`].
     config: Config,
@@ -249,7 +256,7 @@ impl Daemon {
         process::reap_children_of_this_thread();
         while !matches!(self.stage, Stage::Ended | Stage::HandedOver) {
             self.turn()
-                .map_err(|error| Failure::new(format!("control plane: {error}")))?;
+                .map_err(|error| Failure::new(format!("control plane: {}", cause(&error))))?;
         }
         Ok(())
     }
@@ -281,6 +288,7 @@ impl Daemon {
             self.handle_call(&call, now);
         }
         self.search_peers(now);
+        self.continue_looks(now);
         self.continue_reloads(now);
         self.listeners.sweep(&self.workers, now);
         self.continue_stopping(now);
@@ -308,7 +316,8 @@ impl Daemon {
         let supervision = self.supervision.as_ref();
         let supervision = supervision.map(|supervision| supervision.poll_timeout(self.stage));
         let reload = self.reloads.poll_timeout();
-        let until = [stage, control, sweep, handover, supervision, reload]
+        let look = self.files.poll_timeout();
+        let until = [stage, control, sweep, handover, supervision, reload, look]
             .into_iter()
             .flatten()
             .min();
@@ -350,13 +359,9 @@ impl Daemon {
                     server.handle_peers(query, peers, matched, more_after, &self.listeners, now);
                 }
             }
-            Report::PeersClosed {
-                query,
-                matched,
-                closed,
-            } => {
+            Report::PeersClosed { query, closed } => {
                 if let Some(server) = &mut self.server {
-                    server.handle_closed(query, matched, closed, now);
+                    server.handle_closed(query, closed, &self.listeners, now);
                 }
             }
             Report::HandedOver {

@@ -9,14 +9,15 @@ use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
-use crate::config::{EMBEDDED, Source, quote};
-use crate::protocol::schema::{Diagnostic, bounded};
+use crate::cli::exit::Exit;
+use crate::cli::text::cause;
+use crate::config::{DEFAULT_FILE, EMBEDDED, Source, is_drop_in, quote};
+use crate::protocol::schema::{Diagnostic, OnDisk, bounded};
 
 use super::args::Args;
-
-const DEFAULT_FILE: &str = "/etc/echod/echod.toml";
 
 /// What messages and `GetStatus` call the built-in configuration.
 const BUILT_IN: &str = "built-in";
@@ -52,6 +53,20 @@ impl Texts {
     pub fn names(&self) -> Vec<String> {
         let names = self.sources.iter().map(|source| source.name.clone());
         names.collect()
+    }
+
+    /// A number that other texts do not have, as far as can be (FNV-1a). It is written down for a
+    /// successor, so it is always computed in this way.
+    pub fn fingerprint(&self) -> u64 {
+        let parts = self
+            .sources
+            .iter()
+            .flat_map(|source| [&source.name, &source.text]);
+        // No UTF-8 text has this byte, so that it can end each.
+        let bytes = parts.flat_map(|part| part.bytes().chain([0xff]));
+        bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        })
     }
 }
 
@@ -90,6 +105,40 @@ impl Origin {
             });
         }
         Ok(Self::Arguments(sources))
+    }
+
+    /// With which status a start ends that is refused for its configuration.
+    pub fn rejection(&self) -> Exit {
+        match self {
+            Self::Arguments(_) => Exit::Usage,
+            Self::Default { .. } | Self::File(_) => Exit::Configuration,
+        }
+    }
+
+    /// The names of texts that were read, with absolute paths where they are those of files.
+    pub fn absolute(&self, names: &[String]) -> Vec<String> {
+        let absolute = |name: &String| match (self, std::path::absolute(name)) {
+            (Self::File(_), Ok(path)) => path.display().to_string(),
+            // The default file is absolute already; other names are no paths.
+            _ => name.clone(),
+        };
+        names.iter().map(absolute).collect()
+    }
+
+    /// What became of the files since the texts of these names and this fingerprint were read; none
+    /// where there are no files, or it is not known what was read. It takes as long as the disk.
+    pub fn compare(&self, names: &[String], fingerprint: Option<u64>) -> Option<OnDisk> {
+        if matches!(self, Self::Arguments(_)) {
+            return None;
+        }
+        match self.read(names) {
+            Ok(texts) if texts.fingerprint() == fingerprint? => Some(OnDisk::Same),
+            Ok(_) => Some(OnDisk::Changed),
+            // Then nothing was found out.
+            Err(_) if are_descriptors_used_up() => None,
+            Err(_) if names.iter().any(|name| is_absent(Path::new(name))) => Some(OnDisk::Missing),
+            Err(_) => Some(OnDisk::Unreadable),
+        }
     }
 
     /// Whether a configuration file was read.
@@ -222,6 +271,12 @@ fn read_with_drop_ins(file: &Path, required: bool) -> Result<Vec<Source>, Vec<Di
     }
 }
 
+/// Whether nothing can be opened, whatever it is.
+fn are_descriptors_used_up() -> bool {
+    let opened = fs::File::open("/dev/null").map_err(|error| error.raw_os_error());
+    matches!(opened, Err(Some(errno)) if [Errno::EMFILE as i32, Errno::ENFILE as i32].contains(&errno))
+}
+
 /// Whether there is nothing of this name. A symbolic link to nothing is something.
 fn is_absent(path: &Path) -> bool {
     fs::symlink_metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound)
@@ -232,8 +287,7 @@ fn drop_ins(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder)? {
         let name = entry?.file_name();
-        let bytes = name.as_encoded_bytes();
-        if bytes.ends_with(b".toml") && !bytes.starts_with(b".") {
+        if is_drop_in(&name) {
             paths.push(folder.join(name));
         }
     }
@@ -269,12 +323,14 @@ fn must_be_file(metadata: &fs::Metadata) -> io::Result<()> {
         () if kind.is_socket() => "a socket",
         () => "a device",
     };
-    Err(io::Error::other(format!(
-        "{what}, not a file: remove it, or give it another name"
-    )))
+    Err(io::Error::other(format!("{what}, not a file")))
 }
 
+/// What is wrong with a file that is read because it was named, or lies among others.
 fn diagnostic(path: &Path, error: &io::Error) -> Diagnostic {
+    let is_drop_in = path
+        .parent()
+        .is_some_and(|folder| folder.ends_with("echod.d"));
     let message = match error.kind() {
         ErrorKind::NotFound if path.is_symlink() => {
             "a symbolic link to a file that does not exist: correct it, or remove it".to_owned()
@@ -289,7 +345,9 @@ fn diagnostic(path: &Path, error: &io::Error) -> Diagnostic {
         ErrorKind::FileTooLarge => {
             "the configuration is larger than 1 MiB in all: is this the right file?".to_owned()
         }
-        _ => error.to_string(),
+        _ if error.raw_os_error().is_some() => cause(error),
+        _ if is_drop_in => format!("{error}: remove it, or give it another name"),
+        _ => format!("{error}: name another with --config"),
     };
     Diagnostic {
         file: path.display().to_string(),

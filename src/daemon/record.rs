@@ -46,6 +46,9 @@ pub(in crate::daemon) struct Record {
     pub log_level_overridden: bool,
     /// The names of the texts that it came from.
     pub files: Vec<String>,
+    /// What tells these texts from others.
+    #[serde(default)]
+    pub fingerprint: Option<u64>,
     /// How many configurations have been in force.
     pub generation: u64,
     /// What came of the last reload.
@@ -244,6 +247,7 @@ mod tests {
             config: "[listener.tcp]".into(),
             log_level_overridden: false,
             files: vec!["echod.toml".into()],
+            fingerprint: Some(7),
             generation: 3,
             last_reload: ReloadResult {
                 id: 3,

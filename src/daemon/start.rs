@@ -20,6 +20,7 @@ use super::Daemon;
 use super::args::Args;
 use super::check;
 use super::control::{ClientId, Place, Reply, Server};
+use super::files::Files;
 use super::handover::STORED;
 use super::handover::predecessor::{Inherited, Predecessor};
 use super::handover::program::CommandLine;
@@ -107,7 +108,7 @@ impl Start<'_> {
             command_line,
             origin: self.origin,
             socket: self.args.socket.clone(),
-            files: self.texts.names(),
+            files: Files::of(&self.texts),
             // Its listeners are not in service yet.
             config: Config {
                 listeners: Default::default(),
@@ -364,6 +365,7 @@ impl Daemon {
         self.passed.append(&mut predecessor.take_passed());
         let record = predecessor.record();
         self.history = History::resume(record.last_reload.clone(), record.generation);
+        self.files.fingerprint = record.fingerprint;
         self.started = predecessor.started(Instant::now());
         self.log_level_overridden = record.log_level_overridden;
         let (config, mut result) = predecessor.restore(&mut self.listeners, &self.workers);

@@ -127,6 +127,7 @@ impl Daemon {
             Action::Wait => {}
             Action::StopWorkers => {
                 self.refuse_waiting_reloads();
+                self.end_looks(now);
                 // What a slow output takes is not added to the time that the workers are stopped.
                 log::logger().flush();
                 self.workers.command_all(|_| Command::HandOver);
@@ -201,7 +202,8 @@ impl Daemon {
         let service = Service {
             config: &self.config,
             log_level_overridden: self.log_level_overridden,
-            files: &self.files,
+            files: &self.files.names,
+            fingerprint: self.files.fingerprint,
             generation: self.history.generation,
             last_reload: &self.history.last,
             started: self.started,

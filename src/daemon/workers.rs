@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::text::cause;
 use crate::config::{self, DriverChoice};
 use crate::driver::epoll::Epoll;
 use crate::driver::uring::Uring;
@@ -52,15 +53,17 @@ fn failed(error: &io::Error) -> Failure {
         // Memory is mapped, and of it only what is used counts; but a limit of the address space
         // counts all of it.
         Some(libc::ENOMEM) => format!(
-            "workers: no memory for the buffers ({error}): raise LimitAS= or MemoryMax= in the unit, or \
-             \"ulimit -v\", or lower [daemon] workers"
+            "workers: no memory for the buffers ({}): raise LimitAS= or MemoryMax= in the unit, or \
+             \"ulimit -v\", or lower [daemon] workers",
+            cause(error)
         ),
         // pthread_create(3) does not tell the two apart.
         Some(libc::EAGAIN) => format!(
-            "workers: no memory for the stack of a thread, or too many threads ({error}): raise LimitAS= \
-             or TasksMax= in the unit, \"ulimit -v\" or \"ulimit -u\", or lower [daemon] workers"
+            "workers: no memory for the stack of a thread, or too many threads ({}): raise LimitAS= \
+             or TasksMax= in the unit, \"ulimit -v\" or \"ulimit -u\", or lower [daemon] workers",
+            cause(error)
         ),
-        _ => format!("workers: {error}"),
+        _ => format!("workers: {}", cause(error)),
     })
 }
 

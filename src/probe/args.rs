@@ -379,8 +379,7 @@ fn parse_time(text: &str) -> Result<Duration, String> {
     if let Ok(seconds) = text.parse() {
         return Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string());
     }
-    let parsed = humantime::parse_duration(text);
-    parsed.map_err(|_| "not a time: write e.g. 250ms, 1s or 2m".into())
+    arguments::parse_duration(text)
 }
 
 fn parse_message_size(text: &str) -> Result<usize, String> {

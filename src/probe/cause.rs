@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 
-use nix::errno::Errno;
 use nix::libc;
 use serde::Serialize;
 
+use crate::cli::text;
 use crate::sys::measure;
 
 /// What went wrong.
@@ -56,7 +56,7 @@ impl Cause {
             }
             ErrorKind::Interrupted => Self::Interrupted,
             _ if error.raw_os_error() == Some(libc::EMSGSIZE) => Self::TooLarge,
-            _ => Self::Other(words_of(error)),
+            _ => Self::Other(text::cause(error)),
         }
     }
 
@@ -89,14 +89,6 @@ impl Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.words())
-    }
-}
-
-/// `permission denied`, without the number that stands behind it.
-pub(super) fn words_of(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(errno) => Errno::from_raw(errno).desc().to_lowercase(),
-        None => error.to_string(),
     }
 }
 

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use serde::Serialize;
 
 use super::args::Options;
-use super::cause::{Cause, Trouble, words_of};
+use super::cause::{Cause, Trouble};
 use super::printable::Printable;
 use super::report::{self, Report, Verdict};
 use crate::cli::exit::Failure;
@@ -74,7 +74,7 @@ pub(super) fn input() -> Result<File, Stop> {
 impl Stop {
     /// An error of a system call, which says what it was called for.
     pub fn of(what: &str, error: &io::Error) -> Self {
-        Self::Failed(Failure::new(format!("{what}: {}", words_of(error))))
+        Self::Failed(Failure::new(format!("{what}: {}", text::cause(error))))
     }
 }
 

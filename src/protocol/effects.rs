@@ -10,6 +10,9 @@ use super::peers::{PeerQuery, SortKey};
 /// Something for the daemon to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
+    /// Look at the configuration files, and report on the daemon as a whole; the answer is a
+    /// [`super::schema::GetStatusReply`].
+    GetStatus,
     /// List these peers; the answer is a [`super::page`] or several.
     ListPeers {
         /// Which.
@@ -25,6 +28,8 @@ pub enum Effect {
         query: PeerQuery,
         /// Only count them.
         dry_run: bool,
+        /// Report which ones those are.
+        list: bool,
     },
     /// Give the listener's sockets this backlog; the answer is a [`super::schema::SetBacklogReply`].
     SetBacklog {
@@ -56,7 +61,7 @@ impl Effect {
     #[must_use]
     pub fn changes_something(&self) -> bool {
         match self {
-            Self::ListPeers { .. } => false,
+            Self::GetStatus | Self::ListPeers { .. } => false,
             Self::ClosePeers { dry_run, .. } | Self::Reload { dry_run } => !dry_run,
             Self::SetBacklog { .. } | Self::Upgrade | Self::HandOver | Self::SetLogLevel { .. } => {
                 true
@@ -72,7 +77,11 @@ impl Effect {
                 query.listener.as_deref()
             }
             Self::SetBacklog { listener, .. } => Some(listener),
-            Self::Reload { .. } | Self::Upgrade | Self::HandOver | Self::SetLogLevel { .. } => None,
+            Self::GetStatus
+            | Self::Reload { .. }
+            | Self::Upgrade
+            | Self::HandOver
+            | Self::SetLogLevel { .. } => None,
         }
     }
 }
@@ -82,8 +91,9 @@ impl Display for Effect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verb = |dry_run, real, tried| if dry_run { tried } else { real };
         match self {
+            Self::GetStatus => f.write_str("asks for the status"),
             Self::ListPeers { query, .. } => write!(f, "lists the peers{query}"),
-            Self::ClosePeers { query, dry_run } => {
+            Self::ClosePeers { query, dry_run, .. } => {
                 let verb = verb(*dry_run, "closes", "counts");
                 write!(f, "{verb} the connections{query}")
             }
@@ -127,6 +137,7 @@ mod tests {
         let close = |query: &PeerQuery, dry_run| Effect::ClosePeers {
             query: query.clone(),
             dry_run,
+            list: false,
         };
         check(
             close(&query, false),

@@ -17,7 +17,10 @@ use super::{
 };
 
 /// The largest backlog that `listen(2)` can be given.
-const BACKLOG_MAX: i64 = i32::MAX as i64;
+pub const BACKLOG_MAX: i64 = i32::MAX as i64;
+
+/// What can be logged, from nothing to everything.
+pub const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 type Handler = fn(&Request, &dyn View) -> Result<Outcome, Refusal>;
 
@@ -93,11 +96,9 @@ fn get_interface_description(request: &Request, _: &dyn View) -> Result<Outcome,
     }
 }
 
-fn get_status(request: &Request, view: &dyn View) -> Result<Outcome, Refusal> {
+fn get_status(request: &Request, _: &dyn View) -> Result<Outcome, Refusal> {
     let schema::Nothing {} = read(request)?;
-    Ok(replied(&schema::GetStatusReply {
-        status: view.status(),
-    }))
+    Ok(Outcome::Effect(Effect::GetStatus))
 }
 
 fn list_listeners(request: &Request, view: &dyn View) -> Result<Outcome, Refusal> {
@@ -144,8 +145,11 @@ fn close_peers(request: &Request, view: &dyn View) -> Result<Outcome, Refusal> {
         // No call closes all connections because a parameter was forgotten.
         return Err(invalid("id"));
     }
-    let dry_run = asked.dry_run.unwrap_or(false);
-    Ok(Outcome::Effect(Effect::ClosePeers { query, dry_run }))
+    Ok(Outcome::Effect(Effect::ClosePeers {
+        query,
+        dry_run: asked.dry_run.unwrap_or(false),
+        list: asked.list.unwrap_or(false),
+    }))
 }
 
 fn set_backlog(request: &Request, view: &dyn View) -> Result<Outcome, Refusal> {

@@ -24,7 +24,7 @@ use serde_json::json;
 pub use effects::Effect;
 pub use methods::{METHODS, Method};
 pub use peers::{PeerQuery, SortKey};
-use schema::{Listener, ReloadOutcome, ReloadResult, Status};
+use schema::{Listener, ReloadOutcome, ReloadResult};
 use wire::{Parameters, Reply, Request};
 
 /// The name of our interface.
@@ -82,9 +82,6 @@ pub enum Role {
 /// The daemon as it is at the moment of a request. A handler asks for what it returns and nothing
 /// else: some of it takes system calls for each socket.
 pub trait View {
-    /// What `GetStatus` returns.
-    fn status(&self) -> Status;
-
     /// What `ListListeners` returns.
     fn listeners(&self) -> Vec<Listener>;
 

@@ -60,6 +60,27 @@ pub fn descriptor_limit() -> Option<u64> {
     Some(soft)
 }
 
+/// Descriptors are counted one by one up to this number only.
+const DESCRIPTORS_COUNTED_MAX: usize = 4096;
+
+/// How many descriptors this process has open; none where that takes long to find out: many, before
+/// Linux 6.2.
+#[must_use]
+pub fn open_descriptors() -> Option<u64> {
+    let folder = "/proc/self/fd";
+    // Since Linux 6.2 this is their number (proc_pid_fd(5)).
+    let count = std::fs::metadata(folder).ok()?.len();
+    if count > 0 {
+        return Some(count);
+    }
+    let counted = std::fs::read_dir(folder)
+        .ok()?
+        .take(DESCRIPTORS_COUNTED_MAX);
+    // One of them reads the folder.
+    let counted = counted.count().checked_sub(1)?;
+    (counted + 1 < DESCRIPTORS_COUNTED_MAX).then_some(counted as u64)
+}
+
 /// Signals that keep their action: the first two have no other, the others are the standard
 /// library's, which ignores SIGPIPE and reports a stack overflow.
 const ACTIONS_KEPT: [Signal; 5] = [

@@ -84,12 +84,13 @@ pub enum Command<S> {
         after: Option<Rank>,
         max: usize,
     },
-    /// Close the connections of this selection, or with `dry_run` only count them:
-    /// [`Report::PeersClosed`].
+    /// Close the connections of this selection, or with `dry_run` only count them, and describe the
+    /// first `max` of them: [`Report::PeersClosed`].
     ClosePeers {
         query: u64,
         selection: Selection,
         dry_run: bool,
+        max: usize,
     },
     /// Finish every connection: send its pending output, then our FIN.
     Finish,
@@ -131,12 +132,8 @@ pub enum Report<S> {
         matched: u64,
         more_after: Option<Rank>,
     },
-    /// The number of connections that were found, and of those that were closed.
-    PeersClosed {
-        query: u64,
-        matched: u64,
-        closed: u64,
-    },
+    /// What was closed.
+    PeersClosed { query: u64, closed: ClosedPeers },
     /// The worker has no sockets left. These are all its connections and all sources of datagrams
     /// seen recently; no peer has an id above `last_id`.
     HandedOver {
@@ -147,6 +144,29 @@ pub enum Report<S> {
     },
     /// The worker's loop is running.
     Alive { worker: usize },
+}
+
+/// What a worker, or several together, have closed or, in a dry run, only counted.
+#[derive(Clone, Debug, Default)]
+pub struct ClosedPeers {
+    /// Connections that were found.
+    pub matched: u64,
+    /// Those of them that were closed.
+    pub closed: u64,
+    /// Sources of datagrams that were found, which have nothing to close.
+    pub sources: u64,
+    /// Descriptions of what was closed or would be, as far as they were asked for.
+    pub peers: Vec<Peer>,
+}
+
+impl ClosedPeers {
+    /// Adds what another worker has closed.
+    pub fn add(&mut self, more: Self) {
+        self.matched += more.matched;
+        self.closed += more.closed;
+        self.sources += more.sources;
+        self.peers.extend(more.peers);
+    }
 }
 
 /// A connection, or a source of datagrams seen recently.

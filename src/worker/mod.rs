@@ -386,9 +386,10 @@ impl<D: Driver> Worker<D> {
                 query,
                 selection,
                 dry_run,
+                max,
             } => self
                 .searches
-                .push_back(Search::close(query, selection, dry_run)),
+                .push_back(Search::close(query, selection, dry_run, max)),
             Command::Finish => self.finish_all(now),
             Command::HandOver => self.hand_over_requested = true,
             Command::TakeOver { connection } => self.take_over(now, connection),

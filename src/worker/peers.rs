@@ -11,7 +11,7 @@ use crate::driver::{Closing, Details, Driver, Source, Token};
 use crate::policy::CloseReason;
 
 use super::ids::ListenerId;
-use super::mailbox::{Peer, Report, SocketKind};
+use super::mailbox::{ClosedPeers, Peer, Report, SocketKind};
 use super::selection::{Candidate, Order, Rank, Selection};
 use super::sources::SourceEntry;
 use super::streams::Connection;
@@ -29,14 +29,13 @@ pub(super) struct Search {
     next_slot: usize,
     // The index of the listener whose sources are visited next, after all slots.
     next_listener: usize,
-    matched: u64,
 }
 
 /// What happens to the peers that are found.
 #[derive(Debug)]
 enum Task {
     List(Ranking),
-    Close { dry_run: bool, closed: u64 },
+    Close(Closure),
 }
 
 /// The first peers in an order, behind those that were listed before.
@@ -48,6 +47,16 @@ struct Ranking {
     found: BTreeMap<Rank, Found>,
     // Others come behind those that were found.
     has_more: bool,
+    matched: u64,
+}
+
+/// What is closed.
+#[derive(Debug)]
+struct Closure {
+    dry_run: bool,
+    // How many are described.
+    max: usize,
+    closed: ClosedPeers,
 }
 
 #[derive(Debug)]
@@ -85,7 +94,6 @@ impl Search {
             task,
             next_slot: 0,
             next_listener: 0,
-            matched: 0,
         }
     }
 
@@ -103,13 +111,19 @@ impl Search {
             max,
             found: BTreeMap::new(),
             has_more: false,
+            matched: 0,
         };
         Self::new(query, selection, Task::List(ranking))
     }
 
-    /// Closes the connections, or only counts them.
-    pub(super) fn close(query: u64, selection: Selection, dry_run: bool) -> Self {
-        Self::new(query, selection, Task::Close { dry_run, closed: 0 })
+    /// Closes the connections, or only counts them, and describes the first `max`.
+    pub(super) fn close(query: u64, selection: Selection, dry_run: bool, max: usize) -> Self {
+        let closure = Closure {
+            dry_run,
+            max,
+            closed: ClosedPeers::default(),
+        };
+        Self::new(query, selection, Task::Close(closure))
     }
 }
 
@@ -150,19 +164,29 @@ impl<D: Driver> Worker<D> {
             if connection.is_refused() || !search.selection.matches(now, &candidate) {
                 continue;
             }
-            search.matched += 1;
             match &mut search.task {
                 Task::List(ranking) => {
+                    ranking.matched += 1;
                     let rtt_us = || self.driver.details(slot.token).rtt_us;
                     let rank = ranking.order.rank(&candidate, rtt_us);
                     ranking.add(rank, |_| Found::Connection(slot.token));
                 }
-                // One that is being closed already is found, but not closed a second time.
-                Task::Close { dry_run, closed } if !*dry_run && !connection.is_closing() => {
-                    *closed += 1;
-                    to_close.push(slot.token);
+                Task::Close(closure) => {
+                    closure.closed.matched += 1;
+                    // One that is being closed already is found, but not closed a second time.
+                    if connection.is_closing() {
+                        continue;
+                    }
+                    if closure.closed.peers.len() < closure.max {
+                        let rank = Order::Id.rank(&candidate, || None);
+                        let peer = self.connected_peer(now, rank, slot.token);
+                        closure.closed.peers.extend(peer);
+                    }
+                    if !closure.dry_run {
+                        closure.closed.closed += 1;
+                        to_close.push(slot.token);
+                    }
                 }
-                Task::Close { .. } => {}
             }
         }
         for token in to_close {
@@ -172,37 +196,40 @@ impl<D: Driver> Worker<D> {
     }
 
     /// Visits the sources of the next listener, of which the number is bounded, and returns how many
-    /// those were. Sources have nothing to close.
+    /// those were. Sources have nothing to close, and are only counted then.
     fn search_sources(&mut self, now: Instant, search: &mut Search) -> usize {
         let listener = &self.listeners[search.next_listener];
         search.next_listener += 1;
-        let (Some(listener), Task::List(ranking)) = (listener, &mut search.task) else {
+        let Some(listener) = listener else {
             return 0;
         };
         let mut visited = 0;
         for entry in listener.sources.iter() {
             visited += 1;
             let candidate = candidate_of_source(entry, &listener.settings.name);
-            if search.selection.matches(now, &candidate) {
-                search.matched += 1;
-                let rank = ranking.order.rank(&candidate, || None);
-                ranking.add(rank, |rank| {
-                    Found::Source(Box::new(datagram_peer(now, listener.id, entry, rank)))
-                });
+            if !search.selection.matches(now, &candidate) {
+                continue;
+            }
+            match &mut search.task {
+                Task::List(ranking) => {
+                    ranking.matched += 1;
+                    let rank = ranking.order.rank(&candidate, || None);
+                    ranking.add(rank, |rank| {
+                        Found::Source(Box::new(datagram_peer(now, listener.id, entry, rank)))
+                    });
+                }
+                Task::Close(closure) => closure.closed.sources += 1,
             }
         }
         visited
     }
 
     fn report_search(&mut self, now: Instant, search: Search) {
-        let Search { query, matched, .. } = search;
+        let query = search.query;
         let report = match search.task {
-            Task::Close { closed, .. } => Report::PeersClosed {
-                query,
-                matched,
-                closed,
-            },
+            Task::Close(Closure { closed, .. }) => Report::PeersClosed { query, closed },
             Task::List(ranking) => {
+                let matched = ranking.matched;
                 let last = ranking.found.last_key_value();
                 let more_after = last
                     .filter(|_| ranking.has_more)

@@ -48,8 +48,8 @@ fn status_tells_people_and_programs_the_same() {
         format!("pid {}, ", daemon.pid()),
         format!("generation 1: {}", daemon.path("echod.toml").display()),
         "listeners      4\n".into(),
-        "connections    1\n".into(),
-        "received       12 B\n".into(),
+        "connections    1 of ".into(),
+        "traffic        12 B received, 12 B sent\n".into(),
     ] {
         assert!(shown.contains(&expected), "{expected:?} in {shown}");
     }

@@ -72,13 +72,13 @@ fn echoctl_reloads_and_says_what_has_changed() {
     for (text, row) in [
         (
             &plan,
-            "update  changed             1  changed: would change: backlog 100 → 200 (live); 1 connection would stay",
+            "update  changed             1  would change: backlog 100 → 200 (live); 1 connection would stay",
         ),
         (&plan, "add     new"),
         (&plan, "remove  gone"),
         (
             &told,
-            "update  changed             1  changed: backlog 100 → 200 (live); 1 connection stays",
+            "update  changed             1  backlog 100 → 200 (live); 1 connection stays",
         ),
         (&told, "add     new"),
         (&told, "remove  gone"),

@@ -26,7 +26,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("config", &["policy", "echo", "cli", "protocol"]),
     ("driver", &["sys"]),
     ("worker", &["driver", "echo", "policy", "stats"]),
-    ("ctl", &["protocol", "cli"]),
+    ("ctl", &["protocol", "cli", "config"]),
     ("probe", &["stats", "sys", "driver", "cli"]),
     (
         "daemon",

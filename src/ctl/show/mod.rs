@@ -5,61 +5,23 @@
 
 use std::collections::BTreeMap;
 
-use crate::cli::table::{Column, Table};
-use crate::cli::text::{Paint, age, bytes, counted, escape, microseconds};
+use unicode_width::UnicodeWidthStr;
+
+use crate::cli::table::{Column, Table, wrapped};
+use crate::cli::text::{Paint, bytes, counted, escape, microseconds};
 use crate::protocol::schema::{
-    Backlog, ChangeAction, ClosePeersReply, Diagnostic, HandOverReply, Listener, ListenerState,
-    ReloadOutcome, ReloadResult, SetBacklogReply, SetLogLevelReply, Status, UpgradeResult,
+    Backlog, Change, ChangeAction, ClosePeersReply, Diagnostic, HandOverReply, Listener,
+    ListenerState, ReloadOutcome, ReloadResult, SetBacklogReply, SetLogLevelReply, UpgradeResult,
 };
 
-/// The daemon as a whole, on one screen.
-#[must_use]
-pub fn status(status: &Status, paint: Paint) -> String {
-    let title = format!("echod {}", escape(&status.version));
-    let uptime = age(status.uptime_ms);
-    let mut text = format!(
-        "{}, {}, up {uptime}\n",
-        paint.bold(&title),
-        escape(&status.state)
-    );
-    let mut line = |name: &str, value: &str| text += &field(name, value);
-    line(
-        "process",
-        &format!(
-            "pid {}, {}, {}",
-            status.pid,
-            counted(status.workers.into(), "worker"),
-            escape(&status.driver)
-        ),
-    );
-    let files = joined(&status.config);
-    let files = if files.is_empty() { "built in" } else { &files };
-    line(
-        "configuration",
-        &format!("generation {}: {files}", status.generation),
-    );
-    line("last reload", &reload_line(&status.last_reload, paint));
-    // A rejected reload is why many look here at all.
-    for diagnostic in &status.last_reload.errors {
-        line("", &paint.red(&escape(&diagnostic.to_string())));
-    }
-    for diagnostic in &status.last_reload.warnings {
-        line("", &paint.yellow(&escape(&diagnostic.to_string())));
-    }
-    line("listeners", &status.listeners.to_string());
-    line("connections", &status.connections.to_string());
-    line("received", &bytes(status.bytes_received));
-    line("sent", &bytes(status.bytes_sent));
-    text
-}
+use super::lists::{self, Screen};
+
+/// A text is not broken into shorter lines, whatever the terminal has room for.
+const CHANGE_WIDTH_MIN: usize = 20;
 
 /// A line of a list of names and values.
-fn field(name: &str, value: &str) -> String {
+pub(super) fn field(name: &str, value: &str) -> String {
     format!("  {name:<15}{value}\n")
-}
-
-pub(super) fn joined(texts: &[String]) -> String {
-    escape(&texts.join(", "))
 }
 
 /// All about one listener.
@@ -100,7 +62,10 @@ pub fn listener(listener: &Listener, paint: Paint) -> String {
     line("received", &bytes(listener.bytes_received));
     line("sent", &bytes(listener.bytes_sent));
     if !listener.overridden.is_empty() {
-        line("overridden", &paint.yellow(&joined(&listener.overridden)));
+        line(
+            "overridden",
+            &paint.yellow(&lists::joined(&listener.overridden)),
+        );
     }
     text
 }
@@ -121,7 +86,7 @@ fn connections(listener: &Listener) -> String {
 }
 
 /// A sum and its parts: `12: 10 denied, 2 full`.
-fn by_reason(counts: &BTreeMap<String, u64>) -> String {
+pub(super) fn by_reason(counts: &BTreeMap<String, u64>) -> String {
     let reasons: Vec<String> = counts
         .iter()
         .filter(|(_, count)| **count > 0)
@@ -191,16 +156,37 @@ fn backlog_lines(backlog: &Backlog) -> Vec<String> {
     lines
 }
 
-/// What came of `kick`.
+/// What came of `kick`: which connections, if they are listed, and how many.
 #[must_use]
-pub fn kicked(reply: &ClosePeersReply, dry_run: bool) -> String {
-    let ClosePeersReply { matched, closed } = *reply;
-    match (matched, dry_run) {
-        (0, _) => "no connection matches\n".to_owned(),
-        (_, true) => format!("would close {}\n", counted(matched, "connection")),
-        _ if matched == closed => format!("closed {}\n", counted(closed, "connection")),
-        _ => format!("closed {closed} of {}\n", counted(matched, "connection")),
+pub fn kicked(reply: &ClosePeersReply, dry_run: bool, screen: Screen) -> String {
+    let ClosePeersReply {
+        matched, closed, ..
+    } = *reply;
+    let mut line = match (matched, dry_run) {
+        (0, _) => "no connection matches".to_owned(),
+        (_, true) => format!("would close {}", counted(matched, "connection")),
+        _ if matched == closed => format!("closed {}", counted(closed, "connection")),
+        _ => format!("closed {closed} of {}", counted(matched, "connection")),
+    };
+    if let Some(sources) = reply.sources {
+        line += &format!("; {}", nothing_to_close(sources));
     }
+    let listed = reply.peers.as_deref().unwrap_or_default();
+    let of = if dry_run { matched } else { closed };
+    if listed.len() < usize::try_from(of).unwrap_or(usize::MAX) && reply.peers.is_some() {
+        line += &format!("; the first {} are listed", listed.len());
+    }
+    lists::peer_table(listed, None, screen).table + &line + "\n"
+}
+
+/// Sources of datagrams are peers, but no connections.
+#[must_use]
+pub fn nothing_to_close(sources: u64) -> String {
+    let verb = if sources == 1 { "has" } else { "have" };
+    format!(
+        "{} {verb} nothing to close: datagrams have no connection",
+        counted(sources, "source")
+    )
 }
 
 /// What was logged, and what is.
@@ -245,20 +231,23 @@ pub fn handed_over(reply: &HandOverReply) -> String {
 
 /// What came of a reload: how it ended, warnings, changes.
 #[must_use]
-pub fn reload(result: &ReloadResult, paint: Paint) -> String {
-    reload_line(result, paint) + "\n" + &details(result, paint)
+pub fn reload(result: &ReloadResult, screen: Screen) -> String {
+    let line = reload_line(result, screen.paint);
+    let pieces = line.split_inclusive(", ");
+    let lines = wrapped(pieces, screen.width.unwrap_or(usize::MAX));
+    lines.join("\n  ") + "\n" + &details(result, screen)
 }
 
 /// What a reload would do.
 #[must_use]
-pub fn reload_plan(result: &ReloadResult, paint: Paint) -> String {
+pub fn reload_plan(result: &ReloadResult, screen: Screen) -> String {
     let outcome = match result.outcome {
         _ if result.waits_for_start() => "nothing would change before the next start",
         ReloadOutcome::Unchanged => "the configuration would be unchanged",
         _ => "the configuration would be applied",
     };
-    let heading = paint.bold("dry run, nothing has changed: ");
-    format!("{heading}{outcome}\n{}", details(result, paint))
+    let heading = screen.paint.bold("dry run, nothing has changed: ");
+    format!("{heading}{outcome}\n{}", details(result, screen))
 }
 
 /// A line for each.
@@ -271,31 +260,16 @@ fn warnings(warnings: &[Diagnostic], paint: Paint) -> String {
 }
 
 /// Warnings, and the changes as a table.
-fn details(result: &ReloadResult, paint: Paint) -> String {
-    let mut text = warnings(&result.warnings, paint);
+fn details(result: &ReloadResult, screen: Screen) -> String {
+    let mut text = warnings(&result.warnings, screen.paint);
     let changes = result.changes.iter();
     let changes: Vec<_> = changes
         .filter(|change| change.action != ChangeAction::Keep)
         .collect();
     // Listeners that stay as they are would hide those that change.
     let kept = result.changes.len() - changes.len();
-    let mut table = Table::new(&[
-        Column::names("ACTION", 0),
-        Column::names("LISTENER", 0),
-        Column::numbers("CONNECTIONS", 1),
-        Column::names("CHANGE", 0),
-    ]);
-    for change in &changes {
-        table.row(vec![
-            change.action.name().to_owned(),
-            escape(change.listener.as_deref().unwrap_or("(daemon)")),
-            change.connections.to_string(),
-            escape(&change.text),
-        ]);
-    }
     if !changes.is_empty() {
-        // Whole also where the terminal folds it: what changes must not be cut off.
-        text += &table.render(paint, None).text;
+        text += &change_table(&changes, screen);
     }
     if !result.changes.is_empty() {
         text += &format!(
@@ -306,6 +280,40 @@ fn details(result: &ReloadResult, paint: Paint) -> String {
     text
 }
 
+/// A row for each change, of several lines where the terminal is narrow: none of it may be cut off.
+fn change_table(changes: &[&Change], screen: Screen) -> String {
+    let mut table = Table::new(&[
+        Column::names("ACTION", 0),
+        Column::whole("LISTENER", 0),
+        Column::numbers("CONNECTIONS", 0),
+        Column::whole("CHANGE", 0),
+    ]);
+    let name = |change: &Change| escape(change.listener.as_deref().unwrap_or("(daemon)"));
+    let names = changes.iter().map(|change| name(change).width());
+    // The other columns, with two blanks behind each.
+    let others =
+        "ACTION  ".len() + names.fold("LISTENER".len(), usize::max) + "  CONNECTIONS  ".len();
+    let room = screen
+        .width
+        .map_or(usize::MAX, |width| width.saturating_sub(others));
+    for change in changes {
+        // Alone, the text names its subject; here a column does.
+        let prefix = format!("{}: ", change.listener.as_deref().unwrap_or("daemon"));
+        let text = escape(change.text.strip_prefix(&prefix).unwrap_or(&change.text));
+        let mut cells = [
+            change.action.name().to_owned(),
+            name(change),
+            change.connections.to_string(),
+        ];
+        for line in wrapped(text.split_inclusive(' '), room.max(CHANGE_WIDTH_MIN)) {
+            table.row([cells.to_vec(), vec![line]].concat());
+            // An empty cell would be shown as one in which nothing stands.
+            cells = [(); 3].map(|()| " ".to_owned());
+        }
+    }
+    table.render(screen.paint, None).text
+}
+
 /// `applied, generation 4, in 1.20 ms, by signal, at 2026-01-02T03:04:05Z`
 fn reload_line(result: &ReloadResult, paint: Paint) -> String {
     let words = if result.waits_for_start() {
@@ -313,13 +321,9 @@ fn reload_line(result: &ReloadResult, paint: Paint) -> String {
     } else {
         result.outcome.words()
     };
-    let outcome = match result.outcome {
-        ReloadOutcome::Applied | ReloadOutcome::Unchanged => paint.green(words),
-        ReloadOutcome::RolledBack => paint.yellow(words),
-        ReloadOutcome::Rejected => paint.red(words),
-    };
     format!(
-        "{outcome}, generation {}, in {}, {}, at {}",
+        "{}, generation {}, in {}, {}, at {}",
+        outcome(result.outcome, words, paint),
         result.generation,
         microseconds(result.duration_us),
         result.trigger.words(),
@@ -327,13 +331,20 @@ fn reload_line(result: &ReloadResult, paint: Paint) -> String {
     )
 }
 
-/// The errors of a configuration, a line each.
+/// The color of how a reload ended.
+pub(super) fn outcome(outcome: ReloadOutcome, words: &str, paint: Paint) -> String {
+    match outcome {
+        ReloadOutcome::Applied | ReloadOutcome::Unchanged => paint.green(words),
+        ReloadOutcome::RolledBack => paint.yellow(words),
+        ReloadOutcome::Rejected => paint.red(words),
+    }
+}
+
+/// The errors of a configuration, a message each.
 #[must_use]
-pub fn errors(diagnostics: &[Diagnostic], paint: Paint) -> String {
-    let lines = diagnostics.iter().map(|diagnostic| {
-        let line = escape(&diagnostic.to_string());
-        format!("echoctl: {}\n", paint.red(&line))
-    });
+pub fn errors(diagnostics: &[Diagnostic], paint: Paint) -> Vec<String> {
+    let lines = diagnostics.iter();
+    let lines = lines.map(|diagnostic| paint.red(&escape(&diagnostic.to_string())));
     lines.collect()
 }
 

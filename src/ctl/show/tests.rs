@@ -4,7 +4,7 @@ use expect_test::{Expect, expect};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::ctl::lists::{Screen, listeners, peers};
+use crate::ctl::lists::{listeners, peers};
 use crate::ctl::watch::Rates;
 use crate::protocol::schema::Peer;
 
@@ -13,7 +13,6 @@ const WHOLE: Screen = Screen {
     paint: PLAIN,
     width: None,
 };
-const COLORED: Paint = Paint { colored: true };
 
 fn parse<T: serde::de::DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).unwrap()
@@ -48,11 +47,11 @@ fn applied() -> ReloadResult {
                       "message": "workers: needs a restart"}],
         "changes": [
             {"listener": "lab", "action": "add", "keys": [], "connections": 0,
-             "text": "listens on 127.0.0.1:7"},
+             "text": "lab: added on 127.0.0.1:7 (tcp)"},
             {"listener": "main", "action": "update", "keys": ["backlog"], "connections": 812,
-             "text": "backlog 1024 → 4096"},
+             "text": "main: backlog 1024 → 4096 (live)"},
             {"listener": "dgram", "action": "keep", "keys": [], "connections": 0, "text": ""},
-            {"action": "update", "keys": ["level"], "connections": 0, "text": "log level debug"},
+            {"action": "update", "keys": ["level"], "connections": 0, "text": "daemon: log level info → debug (live)"},
         ],
     }))
 }
@@ -74,53 +73,6 @@ fn two_listeners() -> Vec<Listener> {
          "datagrams_received": 9, "datagrams_sent": 8, "bytes_received": 90, "bytes_sent": 80,
          "overridden": []},
     ]))
-}
-
-fn a_status(last_reload: &ReloadResult) -> Status {
-    parse(json!({
-        "version": "0.1.0", "pid": 4711, "uptime_ms": 190_800_000, "state": "serving",
-        "driver": "io_uring", "workers": 4,
-        "config": ["/etc/echod/echod.toml", "/etc/echod/echod.d/lab.toml"], "generation": 2,
-        "last_reload": last_reload, "listeners": 2, "connections": 812,
-        "bytes_received": 1_288_490_188, "bytes_sent": 1_288_490_188,
-    }))
-}
-
-#[test]
-fn status_is_one_screen() {
-    check(
-        status(&a_status(&applied()), PLAIN),
-        expect![[r#"
-            echod 0.1.0, serving, up 2d 5h
-              process        pid 4711, 4 workers, io_uring
-              configuration  generation 2: /etc/echod/echod.toml, /etc/echod/echod.d/lab.toml
-              last reload    applied, generation 3, in 1.25 ms, by the control socket, at 2026-01-02T03:04:05Z
-                             /etc/echod/echod.toml:9:1: workers: needs a restart
-              listeners      2
-              connections    812
-              received       1.2 GiB
-              sent           1.2 GiB
-        "#]],
-    );
-}
-
-#[test]
-fn status_shows_a_rejected_reload_in_red() {
-    check(
-        status(&a_status(&rejected()), COLORED).replace('\x1b', "ESC"),
-        expect![[r#"
-            ESC[1mechod 0.1.0ESC[0m, serving, up 2d 5h
-              process        pid 4711, 4 workers, io_uring
-              configuration  generation 2: /etc/echod/echod.toml, /etc/echod/echod.d/lab.toml
-              last reload    ESC[31mrejectedESC[0m, generation 2, in 480 µs, by signal, at 2026-01-02T03:04:05Z
-                             ESC[31m/etc/echod/echod.toml:14:3: backlog "many": not a number: write 1 to 2147483647ESC[0m
-                             ESC[31m/etc/echod/echod.d/x.toml: evil \u{1b}[31m nameESC[0m
-              listeners      2
-              connections    812
-              received       1.2 GiB
-              sent           1.2 GiB
-        "#]],
-    );
 }
 
 #[test]
@@ -338,36 +290,99 @@ fn a_backlog_says_when_the_kernel_capped_it() {
 
 #[test]
 fn kick_counts() {
-    let text = |matched, closed, dry_run| kicked(&ClosePeersReply { matched, closed }, dry_run);
-    assert_eq!(text(0, 0, false), "no connection matches\n");
-    assert_eq!(text(3, 0, true), "would close 3 connections\n");
-    assert_eq!(text(1, 1, false), "closed 1 connection\n");
-    assert_eq!(text(3, 2, false), "closed 2 of 3 connections\n");
+    let text = |matched, closed, sources, dry_run| {
+        let reply = ClosePeersReply {
+            matched,
+            closed,
+            sources: (sources > 0).then_some(sources),
+            peers: None,
+        };
+        kicked(&reply, dry_run, WHOLE)
+    };
+    assert_eq!(text(0, 0, 0, false), "no connection matches\n");
+    assert_eq!(text(3, 0, 0, true), "would close 3 connections\n");
+    assert_eq!(text(1, 1, 0, false), "closed 1 connection\n");
+    assert_eq!(text(3, 2, 0, false), "closed 2 of 3 connections\n");
+    assert_eq!(
+        text(3, 3, 1, false),
+        "closed 3 connections; 1 source has nothing to close: datagrams have no connection\n"
+    );
+    let listed = |closed| {
+        let peer = Peer {
+            id: 7,
+            listener: "main".into(),
+            address: "192.0.2.1:50000".into(),
+            ..Peer::default()
+        };
+        let reply = ClosePeersReply {
+            matched: closed,
+            closed,
+            sources: None,
+            peers: Some(vec![peer]),
+        };
+        kicked(&reply, false, NARROW)
+    };
+    check(
+        listed(1),
+        expect![[r#"
+            ID  LISTENER  ADDRESS          AGE  IDLE  RECEIVED  SENT
+             7  main      192.0.2.1:50000  0ms   0ms       0 B   0 B
+            closed 1 connection
+        "#]],
+    );
+    let many = listed(300);
+    assert!(
+        many.ends_with("closed 300 connections; the first 1 are listed\n"),
+        "{many}"
+    );
 }
 
 #[test]
 fn a_reload_lists_what_changed() {
     check(
-        reload(&applied(), PLAIN),
+        reload(&applied(), WHOLE),
         expect![[r#"
         applied, generation 3, in 1.25 ms, by the control socket, at 2026-01-02T03:04:05Z
         warning: /etc/echod/echod.toml:9:1: workers: needs a restart
         ACTION  LISTENER  CONNECTIONS  CHANGE
-        add     lab                 0  listens on 127.0.0.1:7
-        update  main              812  backlog 1024 → 4096
-        update  (daemon)            0  log level debug
+        add     lab                 0  added on 127.0.0.1:7 (tcp)
+        update  main              812  backlog 1024 → 4096 (live)
+        update  (daemon)            0  log level info → debug (live)
         3 changes, 1 kept as is
     "#]],
     );
     check(
-        reload_plan(&applied(), PLAIN),
+        reload_plan(&applied(), WHOLE),
         expect![[r#"
         dry run, nothing has changed: the configuration would be applied
         warning: /etc/echod/echod.toml:9:1: workers: needs a restart
         ACTION  LISTENER  CONNECTIONS  CHANGE
-        add     lab                 0  listens on 127.0.0.1:7
-        update  main              812  backlog 1024 → 4096
-        update  (daemon)            0  log level debug
+        add     lab                 0  added on 127.0.0.1:7 (tcp)
+        update  main              812  backlog 1024 → 4096 (live)
+        update  (daemon)            0  log level info → debug (live)
+        3 changes, 1 kept as is
+    "#]],
+    );
+}
+
+/// The terminal folded what is longer than a line at any letter.
+#[test]
+fn on_a_narrow_terminal_a_change_takes_several_lines() {
+    let mut result = applied();
+    result.warnings.clear();
+    result.changes[1].text = "main: backlog 1024 → 4096 (live), idle-timeout 10m → 1h (live); \
+                              812 connections stay"
+        .into();
+    check(
+        reload(&result, NARROW),
+        expect![[r#"
+        applied, generation 3, in 1.25 ms, by the control socket,
+          at 2026-01-02T03:04:05Z
+        ACTION  LISTENER  CONNECTIONS  CHANGE
+        add     lab                 0  added on 127.0.0.1:7 (tcp)
+        update  main              812  backlog 1024 → 4096 (live), idle-timeout 10m → 1h
+                                       (live); 812 connections stay
+        update  (daemon)            0  log level info → debug (live)
         3 changes, 1 kept as is
     "#]],
     );
@@ -376,11 +391,10 @@ fn a_reload_lists_what_changed() {
 #[test]
 fn the_errors_of_a_configuration_say_where() {
     check(
-        errors(&rejected().errors, PLAIN),
+        errors(&rejected().errors, PLAIN).join("\n"),
         expect![[r#"
-        echoctl: /etc/echod/echod.toml:14:3: backlog "many": not a number: write 1 to 2147483647
-        echoctl: /etc/echod/echod.d/x.toml: evil \u{1b}[31m name
-    "#]],
+            /etc/echod/echod.toml:14:3: backlog "many": not a number: write 1 to 2147483647
+            /etc/echod/echod.d/x.toml: evil \u{1b}[31m name"#]],
     );
 }
 
@@ -389,9 +403,9 @@ fn keys_that_wait_for_the_next_start_are_not_said_to_be_unchanged() {
     let mut result = applied();
     result.outcome = ReloadOutcome::Unchanged;
     let begins = |text: String, begin: &str| assert!(text.starts_with(begin), "{text}");
-    begins(reload(&result, PLAIN), "unchanged before the next start, ");
+    begins(reload(&result, WHOLE), "unchanged before the next start, ");
     let plan = "dry run, nothing has changed: nothing would change before the next start\n";
-    begins(reload_plan(&result, PLAIN), plan);
+    begins(reload_plan(&result, WHOLE), plan);
     result.changes.clear();
-    begins(reload(&result, PLAIN), "unchanged, ");
+    begins(reload(&result, WHOLE), "unchanged, ");
 }

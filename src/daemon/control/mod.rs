@@ -33,7 +33,7 @@ use std::time::Instant;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use crate::protocol::schema::ListPeersReply;
+use crate::protocol::schema::{ClosePeersReply, ListPeersReply};
 use crate::protocol::wire::{self, Request};
 use crate::protocol::{self, PeerQuery, SortKey};
 use crate::worker::mailbox;
@@ -44,7 +44,7 @@ pub use caller::Caller;
 use connection::{Connection, End, Next, State};
 use listing::Listing;
 pub(super) use searches::Search;
-use searches::{Searches, Task};
+use searches::{Closure, Searches, Task};
 pub(super) use socket::missing_directory;
 pub use socket::{BindError, Place};
 use socket::{Permissions, Socket};
@@ -67,6 +67,13 @@ const LISTENING: u64 = 0;
 /// A connection, for as long as it lives and never again after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ClientId(u64);
+
+#[cfg(test)]
+impl ClientId {
+    pub(super) fn of(number: u64) -> Self {
+        Self(number)
+    }
+}
 
 /// A request to be answered with [`Server::reply`], sooner or later, also when it is `oneway`.
 #[derive(Debug)]
@@ -293,10 +300,14 @@ impl Server {
 
     /// Closes connections, or only counts them, and answers a call with how many, when its turn
     /// comes.
-    pub(super) fn close_peers(&mut self, call: &Call, query: PeerQuery, dry_run: bool) {
-        let selection = peer::selection(query);
-        let task = Task::Close { selection, dry_run };
-        self.searches.add(call.id, call.request.clone(), task);
+    pub(super) fn close_peers(&mut self, call: &Call, query: PeerQuery, dry_run: bool, list: bool) {
+        let closure = Closure {
+            selection: peer::selection(query),
+            dry_run,
+            list,
+        };
+        let request = call.request.clone();
+        self.searches.add(call.id, request, Task::Close(closure));
     }
 
     /// From now on no search is begun, or again: those that wait are left to a successor.
@@ -346,10 +357,25 @@ impl Server {
     }
 
     /// A worker has closed some peers.
-    pub(super) fn handle_closed(&mut self, query: u64, matched: u64, closed: u64, now: Instant) {
-        if let Some((id, sum)) = self.searches.handle_closed(query, matched, closed) {
-            self.reply(id, Reply::One(protocol::reply(&sum)), now);
-        }
+    pub(super) fn handle_closed(
+        &mut self,
+        query: u64,
+        closed: mailbox::ClosedPeers,
+        listeners: &Listeners,
+        now: Instant,
+    ) {
+        let Some((id, closed, list)) = self.searches.handle_closed(query, closed) else {
+            return;
+        };
+        let peers = closed.peers.iter();
+        let peers = peers.filter_map(|peer| peer::describe(peer, listeners));
+        let reply = ClosePeersReply {
+            matched: closed.matched,
+            closed: closed.closed,
+            sources: (closed.sources > 0).then_some(closed.sources),
+            peers: list.then(|| peers.collect()),
+        };
+        self.reply(id, Reply::One(protocol::reply(&reply)), now);
     }
 
     fn send_page(

@@ -7,12 +7,11 @@
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
-use crate::protocol::schema::ClosePeersReply;
 use crate::protocol::wire::Request;
-use crate::worker::mailbox::{Command, Order, Peer, Rank, Selection};
+use crate::worker::mailbox::{ClosedPeers, Command, Order, Peer, Rank, Selection};
 
 use super::ClientId;
-use super::listing::{Found, Listing};
+use super::listing::{Found, Listing, PAGE_PEERS_MAX};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -35,7 +34,24 @@ struct Waiting {
 #[derive(Debug)]
 pub(super) enum Task {
     List(Box<Listing>),
-    Close { selection: Selection, dry_run: bool },
+    Close(Closure),
+}
+
+/// Connections to close.
+#[derive(Debug)]
+pub(super) struct Closure {
+    pub(super) selection: Selection,
+    /// They are only counted.
+    pub(super) dry_run: bool,
+    /// They are described.
+    pub(super) list: bool,
+}
+
+impl Closure {
+    /// How many of them are described.
+    fn max(&self) -> usize {
+        if self.list { PAGE_PEERS_MAX } else { 0 }
+    }
 }
 
 #[derive(Debug)]
@@ -50,7 +66,7 @@ struct Running {
 #[derive(Debug)]
 enum Results {
     List { listing: Box<Listing>, found: Found },
-    Close(ClosePeersReply),
+    Close { closed: ClosedPeers, list: bool },
 }
 
 /// A search for all workers to make.
@@ -70,6 +86,7 @@ enum Kind {
     },
     Close {
         dry_run: bool,
+        max: usize,
     },
 }
 
@@ -85,10 +102,11 @@ impl Search {
                 after,
                 max,
             },
-            Kind::Close { dry_run } => Command::ClosePeers {
+            Kind::Close { dry_run, max } => Command::ClosePeers {
                 query,
                 selection,
                 dry_run,
+                max,
             },
         }
     }
@@ -177,14 +195,15 @@ impl Searches {
                     Results::List { listing, found },
                 )
             }
-            Task::Close { selection, dry_run } => (
-                selection,
-                Kind::Close { dry_run },
-                Results::Close(ClosePeersReply {
-                    matched: 0,
-                    closed: 0,
-                }),
-            ),
+            Task::Close(closure) => {
+                let (dry_run, max, list) = (closure.dry_run, closure.max(), closure.list);
+                let closed = ClosedPeers::default();
+                (
+                    closure.selection,
+                    Kind::Close { dry_run, max },
+                    Results::Close { closed, list },
+                )
+            }
         };
         self.running = Some(Running {
             id,
@@ -219,20 +238,22 @@ impl Searches {
         Some((client, listing))
     }
 
-    /// A worker has closed these. Returns the sum when it was the last.
+    /// A worker has closed these. Returns all when it was the last, and whether they are to be listed.
     pub(super) fn handle_closed(
         &mut self,
         id: u64,
-        matched: u64,
-        closed: u64,
-    ) -> Option<(ClientId, ClosePeersReply)> {
+        more: ClosedPeers,
+    ) -> Option<(ClientId, ClosedPeers, bool)> {
         let running = self.running.as_mut().filter(|running| running.id == id)?;
-        if let Results::Close(sum) = &mut running.result {
-            sum.matched += matched;
-            sum.closed += closed;
+        if let Results::Close { closed, .. } = &mut running.result {
+            closed.add(more);
         }
         match self.finish_if_last()? {
-            (client, Results::Close(sum)) => Some((client, sum)),
+            (client, Results::Close { mut closed, list }) => {
+                closed.peers.sort_unstable_by_key(|peer| peer.id);
+                closed.peers.truncate(PAGE_PEERS_MAX);
+                Some((client, closed, list))
+            }
             (_, Results::List { .. }) => None,
         }
     }

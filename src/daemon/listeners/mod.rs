@@ -49,6 +49,7 @@ use own_ports::OwnPorts;
 pub(super) use own_ports::udp_port;
 pub(super) use prepared::Prepared;
 use report::Queues;
+pub(super) use report::{closed, refused};
 use retire::Waiting;
 use retiring::RetiringSockets;
 use sockets::{Socket, Sockets};

@@ -3,7 +3,7 @@
 //! Knows how to ask the kernel, and asks once for a whole report; never changes anything.
 
 use std::cell::OnceCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::config::Address;
 use crate::policy::{CloseReason, Refusal};
 use crate::protocol::schema;
+use crate::stats::Totals;
 use crate::sys::socket;
 
 use super::{Listener, Listeners};
@@ -35,6 +36,15 @@ impl Listeners {
         };
         let (listener, state) = in_service.or_else(retired)?;
         Some(self.report_of(listener, state, &Queues::default()))
+    }
+
+    /// How many connections all listeners in service may have together.
+    pub(in crate::daemon) fn max_connections(&self) -> u64 {
+        let streams = self.in_service.values().map(|listener| &listener.config);
+        let streams = streams.filter(|config| config.protocol.is_stream());
+        streams
+            .map(|config| u64::from(config.max_connections))
+            .sum()
     }
 
     /// Whether the listener of this name has a backlog; none if there is no such listener in service.
@@ -125,10 +135,6 @@ impl Listeners {
                 addresses.push(address);
             }
         }
-        let refused =
-            Refusal::ALL.map(|reason| (reason.name().to_owned(), totals.refused[reason as usize]));
-        let closed = CloseReason::ALL
-            .map(|reason| (reason.name().to_owned(), totals.closed_by[reason as usize]));
         let is_stream = config.protocol.is_stream();
         schema::Listener {
             name: config.name.clone(),
@@ -142,8 +148,8 @@ impl Listeners {
             max_connections: if is_stream { config.max_connections } else { 0 },
             peak: listener.gate.peak(),
             accepted: totals.accepted,
-            refused: refused.into_iter().collect(),
-            closed: closed.into_iter().collect(),
+            refused: refused(&totals),
+            closed: closed(&totals),
             faults: totals.faults,
             datagrams_received: totals.datagrams_received,
             datagrams_sent: totals.datagrams_sent,
@@ -156,6 +162,20 @@ impl Listeners {
                 .collect(),
         }
     }
+}
+
+/// The refusals by reason.
+pub(in crate::daemon) fn refused(totals: &Totals) -> BTreeMap<String, u64> {
+    let counts = Refusal::ALL.map(|reason| (reason, totals.refused[reason as usize]));
+    let named = counts.map(|(reason, count)| (reason.name().to_owned(), count));
+    named.into()
+}
+
+/// The connections closed, by reason.
+pub(in crate::daemon) fn closed(totals: &Totals) -> BTreeMap<String, u64> {
+    let counts = CloseReason::ALL.map(|reason| (reason, totals.closed_by[reason as usize]));
+    let named = counts.map(|(reason, count)| (reason.name().to_owned(), count));
+    named.into()
 }
 
 /// The kernel's cap on every backlog (`listen(2)`). Under `ProcSubset=pid` the file can't be

@@ -15,6 +15,7 @@ use std::time::Duration;
 use ::syslog::Facility;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::cli::text::cause;
 use crate::config::{self, LogTarget};
 
 use super::journal::{self, Journal};
@@ -52,8 +53,9 @@ impl Output {
                 Ok(journal) => (Self::Journal(journal), None),
                 Err(error) => {
                     let remark = format!(
-                        "log: {}: {error}: lines reach the journal without fields",
-                        journal::SOCKET
+                        "log: {}: {}: lines reach the journal without fields",
+                        journal::SOCKET,
+                        cause(&error)
                     );
                     (Self::stderr(true)?, Some(remark))
                 }
@@ -68,7 +70,7 @@ impl Output {
 
     fn stderr(prefixes: bool) -> Result<Self, String> {
         let own = io::stderr().as_fd().try_clone_to_owned();
-        let file = own.map_err(|error| format!("log: standard error: {error}"))?;
+        let file = own.map_err(|error| format!("log: standard error: {}", cause(&error)))?;
         Ok(Self::Stderr {
             prefixes,
             file: file.into(),

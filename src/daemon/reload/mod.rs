@@ -111,7 +111,7 @@ impl Daemon {
         }
         let control = self.workers.control().clone();
         let in_force = InForce::new(&self.config, self.socket.as_deref());
-        match Loading::start(&self.origin, &self.files, in_force, control, begun) {
+        match Loading::start(&self.origin, &self.files.names, in_force, control, begun) {
             Ok(loading) => {
                 self.reloads.current = Some(Current {
                     request,
@@ -292,7 +292,7 @@ impl Daemon {
     fn put_in_force(&mut self, mut config: Config, texts: &Texts) {
         config.listeners.clear();
         self.update_store();
-        self.files = texts.names();
+        self.files.put_in_force(texts);
         super::log::set_level(config.log.level);
         let running = std::mem::replace(&mut self.config, config);
         self.config.keep_restart_keys_of(&running);

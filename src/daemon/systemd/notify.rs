@@ -19,6 +19,8 @@ use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
 use nix::sys::time::TimeSpec;
 use sd_notify::NotifyState;
 
+use crate::cli::text::cause;
+
 /// The environment variable with the manager's address.
 const VARIABLE: &str = "NOTIFY_SOCKET";
 
@@ -106,7 +108,10 @@ impl Destination {
             match &result {
                 Ok(()) => is_working = true,
                 Err(error) if is_working => {
-                    log::warn!("the service manager can't be notified: {VARIABLE}: {error}");
+                    log::warn!(
+                        "the service manager can't be notified: {VARIABLE}: {}",
+                        cause(error)
+                    );
                     is_working = false;
                 }
                 Err(error) => log::debug!("{VARIABLE}: {error}"),
@@ -135,8 +140,9 @@ impl Manager {
         let started = Destination::named(&name).and_then(Self::start);
         let warn = |error: &io::Error| {
             log::warn!(
-                "the service manager can't be notified: {VARIABLE}={}: {error}",
-                name.display()
+                "the service manager can't be notified: {VARIABLE}={}: {}",
+                name.display(),
+                cause(error)
             );
         };
         started.inspect_err(warn).ok()

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
+use crate::cli::text::cause;
 use crate::daemon::listeners::bind::Bound;
 use crate::daemon::listeners::survivors::{stored_name, stored_number};
 
@@ -69,7 +70,11 @@ impl Store {
                     manager.keep(name, vec![fd], &self.sender);
                     self.kept.insert(name.clone());
                 }
-                Err(error) => log::warn!("{}: not kept over a crash: {error}", socket.address),
+                Err(error) => log::warn!(
+                    "{}: not kept over a crash: {}",
+                    socket.address,
+                    cause(&error)
+                ),
             }
         }
         // A name whose removal was dropped is still kept.

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::args::{DATAGRAM_BYTES_MAX, LoadArgs};
-use super::cause::{Cause, Trouble, words_of};
+use super::cause::{Cause, Trouble};
 use super::compare::Expect;
 use super::console::{Console, Stop};
 use super::figures;
@@ -34,6 +34,7 @@ use super::report::Verdict;
 use super::session::Session;
 use super::tally::Tally;
 use crate::cli::exit::Failure;
+use crate::cli::text;
 use crate::driver::epoll::Epoll;
 use crate::driver::uring::Uring;
 use crate::driver::{Driver, Envelope, Source, UnixName};
@@ -186,7 +187,7 @@ fn check_writable(file: &FilePath) -> Result<(), Stop> {
 
 fn unwritable(file: &FilePath, error: &io::Error) -> Stop {
     let file = file.display();
-    Failure::new(format!("{file}: can't be written: {}", words_of(error))).into()
+    Failure::new(format!("{file}: can't be written: {}", text::cause(error))).into()
 }
 
 /// Loads the service through these sockets.

@@ -32,6 +32,39 @@ pub struct Status {
     pub connections: u64,
     pub bytes_received: u64,
     pub bytes_sent: u64,
+    // A daemon of an earlier version does not report what follows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_on_disk: Option<OnDisk>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control_socket: Option<String>,
+    #[serde(default)]
+    pub log_level: String,
+    #[serde(default)]
+    pub max_connections: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub descriptors: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_descriptors: Option<u64>,
+    #[serde(default)]
+    pub refused: BTreeMap<String, u64>,
+    #[serde(default)]
+    pub closed: BTreeMap<String, u64>,
+    #[serde(default)]
+    pub faults: u64,
+}
+
+/// The configuration files, compared with the configuration in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnDisk {
+    /// They are what was read.
+    Same,
+    /// A reload would read something else.
+    Changed,
+    /// One that was read does not exist any more.
+    Missing,
+    /// They can't be read.
+    Unreadable,
 }
 
 /// One listener, all its sockets together.
@@ -328,6 +361,7 @@ request! {
         older_ms: u64,
         idle_ms: u64,
         dry_run: bool,
+        list: bool,
     }
 }
 request! {
@@ -372,10 +406,19 @@ reply! {
     /// Of `SetBacklog`.
     SetBacklogReply { before: Backlog, after: Backlog }
 }
-reply! {
-    /// Of `ClosePeers`.
-    ClosePeersReply { matched: u64, closed: u64 }
+
+/// Of `ClosePeers`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "each field is explained in the interface text")]
+pub struct ClosePeersReply {
+    pub matched: u64,
+    pub closed: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sources: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peers: Option<Vec<Peer>>,
 }
+
 reply! {
     /// Of `Reload`, and of the error `ConfigRejected`.
     ReloadReply { result: ReloadResult }

@@ -128,6 +128,15 @@ fn samples() -> Vec<(&'static str, Value)> {
         connections: 1,
         bytes_received: 1,
         bytes_sent: 1,
+        config_on_disk: Some(OnDisk::Unreadable),
+        control_socket: Some(text()),
+        log_level: text(),
+        max_connections: 1,
+        descriptors: Some(1),
+        max_descriptors: Some(1),
+        refused: BTreeMap::from([(text(), 1)]),
+        closed: BTreeMap::from([(text(), 1)]),
+        faults: 1,
     };
     let listener = Listener {
         name: text(),
@@ -184,7 +193,7 @@ fn samples() -> Vec<(&'static str, Value)> {
         (
             "ListPeersReply",
             value(ListPeersReply {
-                peers: vec![peer],
+                peers: vec![peer.clone()],
                 total: 1,
             }),
         ),
@@ -202,6 +211,8 @@ fn samples() -> Vec<(&'static str, Value)> {
             value(ClosePeersReply {
                 matched: 1,
                 closed: 1,
+                sources: Some(1),
+                peers: Some(vec![peer]),
             }),
         ),
         ("Reload", every_parameter::<Reload>()),
@@ -244,7 +255,7 @@ fn samples() -> Vec<(&'static str, Value)> {
 fn every_parameter<T: Serialize + serde::de::DeserializeOwned>() -> Value {
     let names = [
         "id", "name", "listener", "address", "older_ms", "idle_ms", "sort", "limit", "backlog",
-        "level", "dry_run",
+        "level", "dry_run", "list",
     ];
     let mut all = Parameters::new();
     for name in names {

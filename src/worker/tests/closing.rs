@@ -145,6 +145,7 @@ fn a_connection_that_an_operator_closes_is_counted_as_kicked() {
             ..Selection::default()
         },
         dry_run: false,
+        max: 0,
     });
     rig.run();
     check(&mut rig, CloseReason::Kicked, 0);

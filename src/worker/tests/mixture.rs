@@ -258,6 +258,7 @@ impl Mixture {
                         ..Selection::default()
                     },
                     dry_run: false,
+                    max: 0,
                 });
             }
             16 if self.connected > STREAM_PEERS / 2 && !self.services[3].retired => {

@@ -95,18 +95,15 @@ fn peers_are_listed_in_parts_in_every_order_and_closed_by_id() {
             ..Selection::default()
         },
         dry_run,
+        max: 1,
     };
     for (dry_run, expected) in [(true, 0), (false, 1)] {
         let report = search(&mut rig, close(dry_run));
-        let Report::PeersClosed {
-            query: 3,
-            matched: 1,
-            closed,
-        } = report
-        else {
+        let Report::PeersClosed { query: 3, closed } = report else {
             panic!("{report:?}");
         };
-        assert_eq!(closed, expected);
+        assert_eq!((closed.matched, closed.closed), (1, expected));
+        assert_eq!(closed.peers[0].id, busy.id);
     }
     assert_eq!(rig.network.end(peers[0]), Some(End::Fin));
     assert_eq!(listed(&mut rig, Order::Id, 256).0.len(), 600);

@@ -66,6 +66,7 @@ fn relayed_bytes_are_counted_and_listed() {
             ..Selection::default()
         },
         dry_run: false,
+        max: 0,
     });
     rig.run();
     assert_eq!(rig.network.end(peer), Some(End::Fin));

@@ -1,0 +1,68 @@
+//! `echoctl reload`: what came of it, or would, or came of the last one.
+
+use crate::cli::exit::{Exit, Failure};
+use crate::protocol::{self, schema};
+
+use super::calls::{decode, full_name};
+use super::refusal::{self, Complaint};
+use super::{Session, client, show};
+
+impl Session {
+    pub(super) fn reload(&self, dry_run: bool, quiet: bool) -> Result<(), Complaint> {
+        let asked = schema::Reload {
+            dry_run: dry_run.then_some(true),
+        };
+        match self
+            .connect()?
+            .call(&full_name("Reload"), schema::parameters(&asked))
+        {
+            Ok(_) if quiet => Ok(()),
+            Ok(reply) => self.answer(reply, |reply: schema::ReloadReply| {
+                if dry_run {
+                    show::reload_plan(&reply.result, self.screen())
+                } else {
+                    show::reload(&reply.result, self.screen())
+                }
+            }),
+            Err(client::Error::Refused { name, parameters })
+                if name == protocol::CONFIG_REJECTED =>
+            {
+                if quiet {
+                    return Err(Failure::quiet(Exit::Configuration).into());
+                }
+                let reply: schema::ReloadReply = decode(parameters.clone())?;
+                Err(refusal::rejected(self.rejection(&reply.result), parameters))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(super) fn last_reload(&self) -> Result<(), Complaint> {
+        let reply = self.call("GetStatus", &schema::Nothing {})?;
+        let status: schema::GetStatusReply = decode(reply.clone())?;
+        let result = status.status.last_reload;
+        let printed = self.answer(reply, |_: schema::GetStatusReply| {
+            show::reload(&result, self.screen())
+        });
+        match result.outcome {
+            // For a program the reply says it.
+            schema::ReloadOutcome::Rejected if self.json => {
+                Err(Failure::quiet(Exit::Configuration).into())
+            }
+            schema::ReloadOutcome::Rejected => {
+                Err(Failure::configuration(self.rejection(&result)).into())
+            }
+            _ => printed,
+        }
+    }
+
+    /// All that is wrong with a configuration, and that it is not in force.
+    fn rejection(&self, result: &schema::ReloadResult) -> Vec<String> {
+        let mut messages = show::errors(&result.errors, self.error_paint);
+        let count = result.error_count();
+        messages.push(format!(
+            "configuration rejected: {count}; nothing has changed"
+        ));
+        messages
+    }
+}

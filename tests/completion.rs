@@ -1,0 +1,168 @@
+//! Completion as people have it: in the real shells, on a terminal, with a running daemon.
+//!
+//! A key is pressed in the middle of a word, and the line is then run: what the daemon answers shows
+//! what the shell has made of it.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use nix::pty::{Winsize, openpty};
+
+use crate::harness::{Daemon, ECHOCTL, eventually, not_tested, text};
+
+/// A shell, how it starts without the settings of its user, and how it takes the script.
+struct Kind {
+    name: &'static str,
+    arguments: &'static [&'static str],
+    load: &'static str,
+}
+
+const BASH: Kind = Kind {
+    name: "bash",
+    arguments: &["--noprofile", "--norc", "-i"],
+    load: "source <(echoctl completions bash)",
+};
+
+const ZSH: Kind = Kind {
+    name: "zsh",
+    arguments: &["-f", "-i"],
+    load: "autoload -U compinit; compinit -u -D; source <(echoctl completions zsh)",
+};
+
+const FISH: Kind = Kind {
+    name: "fish",
+    arguments: &["--no-config", "-i"],
+    load: "echoctl completions fish | source",
+};
+
+/// A shell on a terminal, of which all output is kept.
+struct Shell {
+    child: Child,
+    keyboard: File,
+    shown: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Shell {
+    /// None where there is no such shell, which is reported.
+    fn start(kind: &Kind, daemon: &Daemon) -> Option<Self> {
+        let found = Command::new(kind.name).arg("--version").output();
+        if found.is_err() {
+            not_tested(format!("this machine has no {}", kind.name));
+            return None;
+        }
+        let size = Winsize {
+            ws_row: 50,
+            ws_col: 200,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        let pty = openpty(Some(&size), None).expect("a terminal");
+        let line = || Stdio::from(pty.slave.try_clone().expect("a descriptor"));
+        let programs = Path::new(ECHOCTL).parent().expect("a folder");
+        let path = std::env::var("PATH").unwrap_or_default();
+        let child = Command::new("setsid")
+            .args(["--ctty", kind.name])
+            .args(kind.arguments)
+            .current_dir(daemon.folder.path())
+            .env("PATH", format!("{}:{path}", programs.display()))
+            .env("HOME", daemon.folder.path())
+            .env("ECHOCTL_SOCKET", daemon.path("control.sock"))
+            .env("TERM", "xterm")
+            .env("NO_COLOR", "1")
+            .env("LC_ALL", "C.UTF-8")
+            .stdin(line())
+            .stdout(line())
+            .stderr(line())
+            .spawn()
+            .expect("it runs");
+        Some(Self {
+            child,
+            shown: shown_on(&pty.master),
+            keyboard: File::from(pty.master),
+        })
+    }
+
+    /// Presses these keys, and waits for what comes of them.
+    fn type_line(&mut self, keys: &str, expected: &str) {
+        let before = self.text().len();
+        self.keyboard.write_all(keys.as_bytes()).expect("typed");
+        let shown = || self.text()[before..].contains(expected);
+        eventually(&format!("{expected:?} after {keys:?}"), shown);
+    }
+
+    fn text(&self) -> String {
+        text(&self.shown.lock().expect("a screen"))
+    }
+}
+
+/// Reads what the terminal shows, until the programs on it have ended.
+fn shown_on(terminal: &OwnedFd) -> Arc<Mutex<Vec<u8>>> {
+    let mut output = File::from(terminal.try_clone().expect("a descriptor"));
+    let shown = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&shown);
+    thread::spawn(move || {
+        let mut memory = [0; 4096];
+        while let Ok(len @ 1..) = output.read(&mut memory) {
+            seen.lock().expect("a screen").extend(&memory[..len]);
+        }
+    });
+    shown
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("--- on the screen ---\n{}", self.text());
+        }
+    }
+}
+
+fn completes(kind: &Kind) {
+    let daemon = Daemon::start(
+        "[listener.main]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\n\
+         [listener.other]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\n",
+    );
+    let Some(mut shell) = Shell::start(kind, &daemon) else {
+        return;
+    };
+    // What is typed is on the screen as well, in which this sum is not.
+    let load = format!("{}; echo loaded-$(expr 40 + 2)\r", kind.load);
+    let load = match kind.name {
+        "fish" => load.replace("$(", "("),
+        _ => load,
+    };
+    shell.type_line(&load, "loaded-42");
+    // Of the running daemon.
+    shell.type_line("echoctl backlog mai\t\r", "main: backlog 1024 requested");
+    shell.type_line("echoctl listeners oth\t\r", "other, tcp, listening");
+    shell.type_line("echoctl peers --listener oth\t\r", "0 peers");
+    shell.type_line("echoctl kick mai\t --dry-run\r", "no connection matches");
+    // Words that are known.
+    shell.type_line("echoctl log-l\t deb\t\r", "info → debug");
+    shell.type_line("echoctl peers --sort rec\t --lim\t 7\r", "0 peers");
+    // Files.
+    shell.type_line("echoctl check ./echod.t\t\r", "fine; 2 listeners");
+}
+
+#[test]
+fn bash_completes_listeners_keys_levels_and_files() {
+    completes(&BASH);
+}
+
+#[test]
+fn zsh_completes_listeners_keys_levels_and_files() {
+    completes(&ZSH);
+}
+
+#[test]
+fn fish_completes_listeners_keys_levels_and_files() {
+    completes(&FISH);
+}
