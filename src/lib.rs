@@ -15,33 +15,33 @@
 
 // Decides.
 
-pub mod echo;
+mod echo;
 
-pub mod policy;
+mod policy;
 
-pub mod stats;
+mod stats;
 
-pub mod config;
+mod config;
 
-pub mod protocol;
+mod protocol;
 
 // Touches the kernel.
 
-pub mod sys;
+mod sys;
 
-pub mod driver;
+mod driver;
 
 // Runs.
 
-pub mod worker;
+mod worker;
 
-pub mod daemon;
+mod daemon;
 
-pub mod ctl;
+mod ctl;
 
-pub mod probe;
+mod probe;
 
-pub mod cli;
+mod cli;
 
 use std::process::ExitCode;
 
@@ -64,4 +64,32 @@ pub fn echoctl_main() -> ExitCode {
 #[must_use]
 pub fn echoprobe_main() -> ExitCode {
     probe::main()
+}
+
+/// What the tests and benchmarks of this repository need of the library. It is no interface: it
+/// changes as they do.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::cli::exit;
+    pub use crate::config::{Source as ConfigSource, load as load_config};
+    pub use crate::driver::buffers::BUFFER_BYTES;
+    pub use crate::driver::epoll::Epoll;
+    pub use crate::driver::uring::Uring;
+    pub use crate::driver::{Completion, Driver, Envelope, Op, Permits, Source, Waker};
+    pub use crate::echo::{Reply, Stream};
+    pub use crate::policy::limits::{Activity, Timeouts, WhenFull};
+    pub use crate::policy::{Access, CloseReason, Refusal, SourcePorts};
+    pub use crate::protocol::METHODS;
+    pub use crate::protocol::schema::{ChangeAction, ListenerState};
+    pub use crate::stats::{Counters, Totals};
+    pub use crate::sys::handover::{put_into_carriers, store};
+    pub use crate::sys::process::raise_descriptor_limit;
+    pub use crate::sys::{measure, socket};
+    pub use crate::worker::Worker;
+    pub use crate::worker::mailbox::{
+        Command, Destination, Gate, ListenerId, Mailbox, Settings, SocketId, SocketKind,
+        SourceEntry,
+    };
+    pub use crate::worker::sources::SourceTable;
+    pub use crate::worker::timers::Timers;
 }

@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::{Deserialize, Serialize};
 
 /// Reasons of refusal in a set at most. What each index means is defined by the writer.
-pub const REASONS_MAX: usize = 8;
+pub(crate) const REASONS_MAX: usize = 8;
 
 /// Reasons of closing in a set at most, with room for more than there are: the number of counters in a
 /// hand-over record never changes.
-pub const CLOSE_REASONS_MAX: usize = 16;
+pub(crate) const CLOSE_REASONS_MAX: usize = 16;
 
 /// A number that one thread increases and any thread may read.
 #[derive(Debug, Default)]
@@ -90,10 +90,6 @@ impl Counters {
 
 /// The sum of several sets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(
-    missing_docs,
-    reason = "each field is the sum of the counter of the same name"
-)]
 pub struct Totals {
     pub accepted: u64,
     pub closed: u64,

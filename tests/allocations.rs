@@ -17,17 +17,12 @@ use std::time::Duration;
 use allocation_counter::{AllocationInfo, measure};
 use socket2::{SockRef, Socket, Type};
 
-use echod::driver::buffers::BUFFER_BYTES;
-use echod::driver::epoll::Epoll;
-use echod::driver::uring::Uring;
-use echod::driver::{Completion, Driver, Envelope, Op, Permits, Source, Waker};
-use echod::echo::Reply;
-use echod::policy::limits::{Timeouts, WhenFull};
-use echod::policy::{Access, SourcePorts};
-use echod::stats::{Counters, Totals};
-use echod::sys::socket::{self, Binding};
-use echod::worker::Worker;
-use echod::worker::mailbox::{Command, Gate, ListenerId, Mailbox, Settings, SocketId, SocketKind};
+use echod::internals::socket::{self, Binding};
+use echod::internals::{
+    Access, BUFFER_BYTES, Command, Completion, Counters, Driver, Envelope, Epoll, Gate, ListenerId,
+    Mailbox, Op, Permits, Reply, Settings, SocketId, SocketKind, Source, SourcePorts, Timeouts,
+    Totals, Uring, Waker, WhenFull, Worker,
+};
 
 /// How long anything may take before it is called broken. Generous: the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::process::{Command, Output, Stdio};
 
-use echod::cli::exit::{self, Exit};
+use echod::internals::exit::{self, Exit};
 
 use crate::harness::{Daemon, ECHOCTL, ECHOD, ECHOPROBE, not_tested, repository, text};
 

@@ -637,7 +637,7 @@ pub(crate) fn has_ipv6() -> bool {
 
 /// Lets this process open as many files as it may, and returns how many that is.
 pub(crate) fn allow_many_descriptors() -> u64 {
-    echod::sys::process::raise_descriptor_limit().expect("setrlimit")
+    echod::internals::raise_descriptor_limit().expect("setrlimit")
 }
 
 /// A program that another test was starting had a copy of the socket, so that the address was in

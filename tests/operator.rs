@@ -348,8 +348,7 @@ fn a_check_names_what_it_checked_and_gives_advice_that_can_be_followed() {
 /// What a person meets in a table is explained in the page.
 #[test]
 fn every_state_refusal_reason_and_change_is_in_the_manual_page() {
-    use echod::policy::{CloseReason, Refusal};
-    use echod::protocol::schema::{ChangeAction, ListenerState};
+    use echod::internals::{ChangeAction, CloseReason, ListenerState, Refusal};
 
     let page = include_str!("../docs/man/echoctl.1");
     let has = |line: &str| {

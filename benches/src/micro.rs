@@ -8,14 +8,9 @@ use std::time::{Duration, Instant};
 use divan::Bencher;
 use ipnet::IpNet;
 
-use echod::config;
-use echod::driver::Source;
-use echod::echo::{Reply, Stream};
-use echod::policy::Access;
-use echod::policy::limits::{Activity, Timeouts};
-use echod::worker::mailbox::{Destination, SocketId, SourceEntry};
-use echod::worker::sources::SourceTable;
-use echod::worker::timers::Timers;
+use echod::internals::{
+    Access, Activity, ConfigSource, Destination, Reply, SocketId, Source, SourceEntry, SourceTable, Stream, Timeouts, Timers, load_config,
+};
 
 /// As many connections as one worker may well have.
 const CONNECTIONS: u32 = 10_000;
@@ -138,9 +133,9 @@ fn source_found(bencher: Bencher<'_, '_>, sources: u16) {
 /// The shipped configuration, with every key.
 #[divan::bench]
 fn config_load(bencher: Bencher<'_, '_>) {
-    let source = [config::Source {
+    let source = [ConfigSource {
         name: "echod.toml".into(),
         text: include_str!("../../etc/echod.toml").into(),
     }];
-    bencher.bench_local(|| config::load(black_box(&source)).expect("it is shipped"));
+    bencher.bench_local(|| load_config(black_box(&source)).expect("it is shipped"));
 }

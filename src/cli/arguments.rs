@@ -16,14 +16,14 @@ use crate::cli::terminal::{Color, complain};
 ///
 /// # Errors
 /// The exit status of [`report`].
-pub fn parse<C: Parser>() -> Result<C, ExitCode> {
+pub(crate) fn parse<C: Parser>() -> Result<C, ExitCode> {
     C::try_parse().map_err(|error| report(&error, C::command().get_name()))
 }
 
 /// Prints the help that the command line of the program of this name asks for, or what is wrong with
 /// it. Returns the exit status.
 #[must_use]
-pub fn report(error: &clap::Error, name: &str) -> ExitCode {
+pub(crate) fn report(error: &clap::Error, name: &str) -> ExitCode {
     let text = |is_terminal| {
         let text = error.render();
         if Color::Auto.paint(is_terminal).colored {
@@ -44,7 +44,7 @@ pub fn report(error: &clap::Error, name: &str) -> ExitCode {
 ///
 /// # Errors
 /// What to write instead.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     if !text.is_empty() && text.chars().all(|digit| digit.is_ascii_digit()) {
         return Err(format!(
             "a number without a unit: write e.g. {text}s or {text}m"

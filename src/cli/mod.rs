@@ -4,8 +4,8 @@
 
 #![forbid(unsafe_code)]
 
-pub mod arguments;
+pub(crate) mod arguments;
 pub mod exit;
-pub mod table;
-pub mod terminal;
-pub mod text;
+pub(crate) mod table;
+pub(crate) mod terminal;
+pub(crate) mod text;

@@ -17,7 +17,7 @@ const SHORTENED_WIDTH: usize = 16;
 
 /// One column of a table.
 #[derive(Clone, Copy, Debug)]
-pub struct Column {
+pub(crate) struct Column {
     header: &'static str,
     align: Align,
     is_whole: bool,
@@ -32,15 +32,15 @@ enum Align {
 
 impl Column {
     /// What stands at its head.
-    #[must_use]
-    pub const fn header(&self) -> &'static str {
+    #[cfg(test)]
+    pub(crate) const fn header(&self) -> &'static str {
         self.header
     }
 
     /// A column of names. Where there is too little room, the columns with the highest rank are left
     /// out first, those of rank 0 never.
     #[must_use]
-    pub const fn names(header: &'static str, rank: u8) -> Self {
+    pub(crate) const fn names(header: &'static str, rank: u8) -> Self {
         Self {
             header,
             align: Align::Left,
@@ -51,7 +51,7 @@ impl Column {
 
     /// A column of names that are not shortened, because their ends tell them apart.
     #[must_use]
-    pub const fn whole(header: &'static str, rank: u8) -> Self {
+    pub(crate) const fn whole(header: &'static str, rank: u8) -> Self {
         Self {
             is_whole: true,
             ..Self::names(header, rank)
@@ -60,7 +60,7 @@ impl Column {
 
     /// A column of numbers, which are never shortened.
     #[must_use]
-    pub const fn numbers(header: &'static str, rank: u8) -> Self {
+    pub(crate) const fn numbers(header: &'static str, rank: u8) -> Self {
         Self {
             align: Align::Right,
             ..Self::whole(header, rank)
@@ -70,14 +70,14 @@ impl Column {
 
 /// A table under construction. A column without any content is left out.
 #[derive(Debug)]
-pub struct Table {
+pub(crate) struct Table {
     columns: Vec<Column>,
     rows: Vec<Vec<String>>,
 }
 
 /// A table as text.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Rendered {
+pub(crate) struct Rendered {
     /// Its lines, each ended.
     pub text: String,
     /// How many columns with content there was no room for.
@@ -87,7 +87,7 @@ pub struct Rendered {
 impl Table {
     /// With these columns.
     #[must_use]
-    pub fn new(columns: &[Column]) -> Self {
+    pub(crate) fn new(columns: &[Column]) -> Self {
         Self {
             columns: columns.to_vec(),
             rows: Vec::new(),
@@ -95,14 +95,14 @@ impl Table {
     }
 
     /// Adds a row: a cell for each column.
-    pub fn row(&mut self, cells: Vec<String>) {
+    pub(crate) fn row(&mut self, cells: Vec<String>) {
         debug_assert_eq!(cells.len(), self.columns.len(), "a cell for each column");
         self.rows.push(cells);
     }
 
     /// The table as text, in lines of at most `width` columns where that is given and can be.
     #[must_use]
-    pub fn render(&self, paint: Paint, width: Option<usize>) -> Rendered {
+    pub(crate) fn render(&self, paint: Paint, width: Option<usize>) -> Rendered {
         let mut shown: Vec<usize> = (0..self.columns.len())
             .filter(|&column| self.has_content(column))
             .collect();

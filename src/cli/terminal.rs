@@ -13,7 +13,7 @@ use crate::cli::text::Paint;
 
 /// When to use colors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Color {
+pub(crate) enum Color {
     /// On a terminal, unless NO_COLOR is set.
     #[default]
     Auto,
@@ -26,7 +26,7 @@ pub enum Color {
 impl Color {
     /// The colors of a stream that is a terminal or not.
     #[must_use]
-    pub fn paint(self, terminal: bool) -> Paint {
+    pub(crate) fn paint(self, terminal: bool) -> Paint {
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
             || std::env::var_os("TERM").is_some_and(|value| value == "dumb");
         Paint {
@@ -44,7 +44,7 @@ impl Color {
 ///
 /// # Errors
 /// When it can't be written for another reason, such as a full disk.
-pub fn print(data: &[u8]) -> io::Result<bool> {
+pub(crate) fn print(data: &[u8]) -> io::Result<bool> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(data).and_then(|()| stdout.flush()) {
         Ok(()) => Ok(true),
@@ -54,6 +54,6 @@ pub fn print(data: &[u8]) -> io::Result<bool> {
 }
 
 /// Prints diagnostics, which do not mix with data. Where standard error takes none they are lost.
-pub fn complain(text: &str) {
+pub(crate) fn complain(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }

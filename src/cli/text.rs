@@ -14,13 +14,13 @@ use nix::errno::Errno;
 /// Text from the daemon or the network, so that it cannot steer a terminal: what is no printable
 /// character is written as an escape.
 #[must_use]
-pub fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     escape_but(text, &[])
 }
 
 /// The same for text of several lines.
 #[must_use]
-pub fn escape_lines(text: &str) -> String {
+pub(crate) fn escape_lines(text: &str) -> String {
     escape_but(text, &['\n', '\t'])
 }
 
@@ -39,7 +39,7 @@ fn escape_but(text: &str, kept: &[char]) -> String {
 /// JSON with what JSON itself lets through written as an escape; it means the same. Such a
 /// character can only be within a string.
 #[must_use]
-pub fn escape_json(json: &str) -> String {
+pub(crate) fn escape_json(json: &str) -> String {
     let mut escaped = String::with_capacity(json.len());
     for character in json.chars() {
         if character != '\n' && is_unprintable(character) {
@@ -64,7 +64,7 @@ fn is_unprintable(character: char) -> bool {
 /// Why an operation failed, in the words of the system and without its number: `no such file or
 /// directory`.
 #[must_use]
-pub fn cause(error: &io::Error) -> String {
+pub(crate) fn cause(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(errno) => Errno::from_raw(errno).desc().to_lowercase(),
         None => error.to_string(),
@@ -73,7 +73,7 @@ pub fn cause(error: &io::Error) -> String {
 
 /// Colors, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Paint {
+pub(crate) struct Paint {
     /// Whether there are any.
     pub colored: bool,
 }
@@ -81,25 +81,25 @@ pub struct Paint {
 impl Paint {
     /// Of headers and names.
     #[must_use]
-    pub fn bold(self, text: &str) -> String {
+    pub(crate) fn bold(self, text: &str) -> String {
         self.wrap(Style::new().bold(), text)
     }
 
     /// Of what is wrong.
     #[must_use]
-    pub fn red(self, text: &str) -> String {
+    pub(crate) fn red(self, text: &str) -> String {
         self.wrap(AnsiColor::Red.on_default(), text)
     }
 
     /// Of what deserves a look.
     #[must_use]
-    pub fn yellow(self, text: &str) -> String {
+    pub(crate) fn yellow(self, text: &str) -> String {
         self.wrap(AnsiColor::Yellow.on_default(), text)
     }
 
     /// Of what is well.
     #[must_use]
-    pub fn green(self, text: &str) -> String {
+    pub(crate) fn green(self, text: &str) -> String {
         self.wrap(AnsiColor::Green.on_default(), text)
     }
 
@@ -114,14 +114,14 @@ impl Paint {
 
 /// A size: `512 B`, `1.5 KiB`, `64.0 MiB`.
 #[must_use]
-pub fn bytes(count: u64) -> String {
+pub(crate) fn bytes(count: u64) -> String {
     ByteSize::b(count).display().iec().to_string()
 }
 
 /// `64KiB`, `4096`; `None` for what is no size. What is too large saturates. Units of 1000, which
 /// some write for units of 1024, are not accepted.
 #[must_use]
-pub fn parse_size(text: &str) -> Option<u64> {
+pub(crate) fn parse_size(text: &str) -> Option<u64> {
     let end = text
         .find(|digit: char| !digit.is_ascii_digit())
         .unwrap_or(text.len());
@@ -141,7 +141,7 @@ pub fn parse_size(text: &str) -> Option<u64> {
 
 /// An age: `850ms`, `12s`, `5m 12s`, `3h 4m`, `2d 5h`.
 #[must_use]
-pub fn age(milliseconds: u64) -> String {
+pub(crate) fn age(milliseconds: u64) -> String {
     let seconds = milliseconds / 1000;
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
     match () {
@@ -159,7 +159,7 @@ pub fn age(milliseconds: u64) -> String {
     clippy::cast_precision_loss,
     reason = "two digits after the point are shown"
 )]
-pub fn microseconds(count: u64) -> String {
+pub(crate) fn microseconds(count: u64) -> String {
     match count {
         0..1000 => format!("{count} µs"),
         1000..1_000_000 => format!("{:.2} ms", count as f64 / 1e3),
@@ -169,13 +169,13 @@ pub fn microseconds(count: u64) -> String {
 
 /// A number with what it counts: `1 peer`, `2 peers`.
 #[must_use]
-pub fn counted(count: u64, one: &str) -> String {
+pub(crate) fn counted(count: u64, one: &str) -> String {
     plural(&count.to_string(), one)
 }
 
 /// The same for a number that is text already.
 #[must_use]
-pub fn plural(number: &str, one: &str) -> String {
+pub(crate) fn plural(number: &str, one: &str) -> String {
     let end = if number == "1" { "" } else { "s" };
     format!("{number} {one}{end}")
 }

@@ -12,7 +12,7 @@ use super::words::quote;
 use super::{Address, Protocol, value};
 
 /// The longest path that a `sockaddr_un` has room for: unix(7).
-pub const PATH_BYTES_MAX: usize = 107;
+pub(crate) const PATH_BYTES_MAX: usize = 107;
 
 /// The value of `address`: one address, or a list. What is refused is left out.
 pub(super) fn parse_all(

@@ -7,7 +7,7 @@ use super::{Config, Listener, Protocol};
 
 /// One key of the configuration.
 #[derive(Debug)]
-pub struct Key {
+pub(crate) struct Key {
     /// The table it belongs to.
     pub section: Section,
     /// Its name, in kebab-case.
@@ -18,14 +18,12 @@ pub struct Key {
     pub effect: Effect,
     /// The protocols of listeners that it applies to.
     pub protocols: &'static [Protocol],
-    /// What it is for, in a line.
-    pub doc: &'static str,
     pub(super) field: Field,
 }
 
 /// What a reload does with a new value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
+pub(crate) enum Effect {
     /// It takes effect at once, for established connections too.
     Live,
     /// It takes effect for connections that are accepted from now on.
@@ -57,14 +55,14 @@ pub(super) struct Lens<T> {
 impl Key {
     /// Whether every listener has to write it itself.
     #[must_use]
-    pub fn is_required(&self) -> bool {
+    pub(crate) fn is_required(&self) -> bool {
         self.section == Section::Listener && self.default.is_empty()
     }
 
     /// The value of the configuration for it as TOML; none where it is absent, or another is a
     /// listener's.
     #[must_use]
-    pub fn show(&self, config: &Config) -> Option<String> {
+    pub(crate) fn show(&self, config: &Config) -> Option<String> {
         match &self.field {
             Field::Config(lens) => (lens.show)(config),
             Field::Listener(_) => None,
@@ -73,7 +71,7 @@ impl Key {
 
     /// A listener's value for it as TOML; none where it does not apply.
     #[must_use]
-    pub fn show_of(&self, listener: &Listener) -> Option<String> {
+    pub(crate) fn show_of(&self, listener: &Listener) -> Option<String> {
         match &self.field {
             Field::Listener(lens) if self.protocols.contains(&listener.protocol) => {
                 (lens.show)(listener)
@@ -86,7 +84,7 @@ impl Key {
 impl Effect {
     /// The effect in words, as plans and manuals say it.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Live => "live",
             Self::NewConnections => "new connections",

@@ -48,7 +48,7 @@ pub(super) static DEFAULTS: LazyLock<(Config, Listener)> = LazyLock::new(|| {
 
 impl Section {
     /// The keys of this section, in the order in which they are shown.
-    pub fn keys(self) -> impl Iterator<Item = &'static Key> {
+    pub(crate) fn keys(self) -> impl Iterator<Item = &'static Key> {
         KEYS.iter().filter(move |key| key.section == self)
     }
 }
@@ -58,7 +58,6 @@ const fn global(
     name: &'static str,
     default: &'static str,
     effect: Effect,
-    doc: &'static str,
     lens: Lens<Config>,
 ) -> Key {
     Key {
@@ -67,7 +66,6 @@ const fn global(
         default,
         effect,
         protocols: ANY,
-        doc,
         field: Field::Config(lens),
     }
 }
@@ -77,7 +75,6 @@ const fn listener(
     default: &'static str,
     effect: Effect,
     protocols: &'static [Protocol],
-    doc: &'static str,
     lens: Lens<Listener>,
 ) -> Key {
     Key {
@@ -86,7 +83,6 @@ const fn listener(
         default,
         effect,
         protocols,
-        doc,
         field: Field::Listener(lens),
     }
 }
@@ -121,159 +117,159 @@ const BACKLOG_MAX: u32 = i32::MAX as u32;
 const CONNECTIONS_MAX: u32 = 10_000_000;
 
 /// Every key there is.
-pub const KEYS: &[Key] = &[
+pub(crate) const KEYS: &[Key] = &[
+    // Threads that serve; auto: the CPUs this process may use.
     global(
         Daemon,
         "workers",
         "\"auto\"",
         Restart,
-        "threads that serve; auto: the CPUs this process may use",
         lens!(daemon.workers, value::count, |count: &Option<u16>| show_or(
             *count,
             "auto",
             |count| count.to_string()
         )),
     ),
+    // Way to the kernel: io_uring, epoll, or auto: io_uring where the kernel allows it.
     global(
         Daemon,
         "driver",
         "\"auto\"",
         Restart,
-        "way to the kernel: io_uring, epoll, or auto: io_uring where the kernel allows it",
         lens!(
             daemon.driver,
             |typed| value::choice(typed, &DriverChoice::ALL, DriverChoice::name),
             |driver: &DriverChoice| quote(driver.name())
         ),
     ),
+    // How long established connections may continue after SIGTERM.
     global(
         Daemon,
         "drain-timeout",
         "\"30s\"",
         Live,
-        "how long established connections may continue after SIGTERM",
         lens!(daemon.drain_timeout, value::time, value::show_time),
     ),
+    // How long to keep serving as not ready before that.
     global(
         Daemon,
         "shutdown-delay",
         "\"0s\"",
         Live,
-        "how long to keep serving as not ready before that",
         lens!(daemon.shutdown_delay, value::time, value::show_time),
     ),
+    // How long a worker spins before it sleeps: less latency, for a CPU.
     global(
         Daemon,
         "busy-poll",
         "\"off\"",
         Restart,
-        "how long a worker spins before it sleeps: less latency, for a CPU",
         lens!(daemon.busy_poll, value::busy_poll, value::show_time_or_off),
     ),
+    // User to switch to after binding, when started as root; empty: no other.
     global(
         Daemon,
         "user",
         "\"\"",
         Restart,
-        "user to switch to after binding, when started as root; empty: no other",
         lens!(
             daemon.user,
             |typed| value::account(typed, "user"),
             |user: &Option<String>| quote(user.as_deref().unwrap_or_default())
         ),
     ),
+    // Group to switch to; empty: the user's own.
     global(
         Daemon,
         "group",
         "\"\"",
         Restart,
-        "group to switch to; empty: the user's own",
         lens!(
             daemon.group,
             |typed| value::account(typed, "group"),
             |group: &Option<String>| quote(group.as_deref().unwrap_or_default())
         ),
     ),
+    // Path of the control socket; absent: in the runtime directory.
     global(
         Control,
         "socket",
         "",
         Restart,
-        "path of the control socket; absent: in the runtime directory",
         lens!(
             control.socket,
             address::parse_socket_path,
             |path: &Option<PathBuf>| path.as_ref().map(|path| quote(&path.to_string_lossy()))
         ),
     ),
+    // Permissions of the control socket.
     global(
         Control,
         "mode",
         "\"0660\"",
         Restart,
-        "permissions of the control socket",
         lens!(control.mode, value::mode, |mode: &u32| show_mode(*mode)),
     ),
+    // Group of the control socket; absent: the daemon's own.
     global(
         Control,
         "group",
         "",
         Restart,
-        "group of the control socket; absent: the daemon's own",
         lens!(control.group, value::group, |group: &Option<String>| group
             .as_deref()
             .map(quote)),
     ),
+    // Where the log goes: auto, syslog or stderr.
     global(
         Log,
         "target",
         "\"auto\"",
         Restart,
-        "where the log goes: auto, syslog or stderr",
         lens!(
             log.target,
             |typed| value::choice(typed, &LogTarget::ALL, LogTarget::name),
             |target: &LogTarget| quote(target.name())
         ),
     ),
+    // The least important messages to log.
     global(
         Log,
         "level",
         "\"info\"",
         Live,
-        "the least important messages to log",
         lens!(log.level, value::level, |level: &LevelFilter| quote(
             value::level_name(*level)
         )),
     ),
+    // Syslog facility of the log.
     global(
         Log,
         "facility",
         "\"daemon\"",
         Restart,
-        "syslog facility of the log",
         lens!(log.facility, value::facility, |facility: &String| quote(
             facility
         )),
     ),
+    // Tcp, udp, unix-stream or unix-datagram; required.
     listener(
         "protocol",
         "",
         Rebind,
         ANY,
-        "tcp, udp, unix-stream or unix-datagram; required",
         lens!(
             protocol,
             |typed| value::choice(typed, &Protocol::ALL, Protocol::name),
             |protocol: &Protocol| quote(protocol.name())
         ),
     ),
+    // Where to listen: an address, a path, or a list; required.
     listener(
         "address",
         "",
         Rebind,
         ANY,
-        "where to listen: an address, a path, or a list; required",
         Lens {
             set: |listener, typed, remarks| {
                 listener.addresses = address::parse_all(listener.protocol, typed, remarks);
@@ -282,44 +278,44 @@ pub const KEYS: &[Key] = &[
             copy: |to, from| to.addresses.clone_from(&from.addresses),
         },
     ),
+    // What comes back: echo, upper or discard.
     listener(
         "reply",
         "\"echo\"",
         NewConnections,
         ANY,
-        "what comes back: echo, upper or discard",
         lens!(
             reply,
             |typed| value::choice(typed, &Reply::ALL, Reply::name),
             |reply: &Reply| quote(reply.name())
         ),
     ),
+    // Answer what the first read brings, then close.
     listener(
         "one-shot",
         "false",
         NewConnections,
         STREAMS,
-        "answer what the first read brings, then close",
         lens!(one_shot, value::flag, bool::to_string),
     ),
+    // Sockets per address; auto: one per worker.
     listener(
         "sockets",
         "\"auto\"",
         Rebind,
         ANY,
-        "sockets per address; auto: one per worker",
         lens!(sockets, value::count, |count: &Option<u16>| show_or(
             *count,
             "auto",
             |count| count.to_string()
         )),
     ),
+    // Connections that may wait to be accepted, of each socket.
     listener(
         "backlog",
         "1024",
         Live,
         STREAMS,
-        "connections that may wait to be accepted, of each socket",
         Lens {
             set: |listener, typed, remarks| {
                 let backlog = remarks.accept(typed, value::required_number(typed, BACKLOG_MAX));
@@ -333,108 +329,108 @@ pub const KEYS: &[Key] = &[
             },
         },
     ),
+    // Connections at one time.
     listener(
         "max-connections",
         "10000",
         Live,
         STREAMS,
-        "connections at one time",
         lens!(
             max_connections,
             |typed| value::required_number(typed, CONNECTIONS_MAX),
             u32::to_string
         ),
     ),
+    // At max-connections: wait in the backlog, or reset.
     listener(
         "when-full",
         "\"wait\"",
         Live,
         STREAMS,
-        "at max-connections: wait in the backlog, or reset",
         lens!(
             when_full,
             |typed| value::choice(typed, &[WhenFull::Wait, WhenFull::Reset], when_full_name),
             |when_full: &WhenFull| quote(when_full_name(*when_full))
         ),
     ),
+    // Connections of one IPv4 address or IPv6 /64.
     listener(
         "max-per-source",
         "\"off\"",
         Live,
         TCP,
-        "connections of one IPv4 address or IPv6 /64",
         lens!(
             max_per_source,
             |typed| value::number(typed, 1, CONNECTIONS_MAX, Some("off")),
             |count: &Option<u32>| show_or(*count, "off", |count| count.to_string())
         ),
     ),
+    // Close a connection that has sent nothing for this long.
     listener(
         "idle-timeout",
         "\"10m\"",
         Live,
         STREAMS,
-        "close a connection that has sent nothing for this long",
         lens!(timeouts.idle, value::timeout, value::show_time_or_off),
     ),
+    // Close a connection after this long.
     listener(
         "max-lifetime",
         "\"off\"",
         Live,
         STREAMS,
-        "close a connection after this long",
         lens!(timeouts.lifetime, value::timeout, value::show_time_or_off),
     ),
+    // Reset a peer that has read nothing for this long.
     listener(
         "write-stall-timeout",
         "\"30s\"",
         Live,
         STREAMS,
-        "reset a peer that has read nothing for this long",
         lens!(
             timeouts.write_stall,
             value::timeout,
             value::show_time_or_off
         ),
     ),
+    // Send small answers at once (TCP_NODELAY).
     listener(
         "no-delay",
         "true",
         NewConnections,
         TCP,
-        "send small answers at once (TCP_NODELAY)",
         lens!(no_delay, value::flag, bool::to_string),
     ),
+    // Probe a silent peer after this long.
     listener(
         "keepalive",
         "\"60s\"",
         NewConnections,
         TCP,
-        "probe a silent peer after this long",
         lens!(keepalive, value::keepalive, value::show_time_or_off),
     ),
+    // Kernel's receive buffer (SO_RCVBUF).
     listener(
         "receive-buffer",
         "\"auto\"",
         NewConnections,
         INTERNET,
-        "kernel's receive buffer (SO_RCVBUF)",
         lens!(receive_buffer, value::buffer, value::show_size_or_auto),
     ),
+    // Kernel's send buffer (SO_SNDBUF).
     listener(
         "send-buffer",
         "\"auto\"",
         NewConnections,
         OWN_SEND_BUFFER,
-        "kernel's send buffer (SO_SNDBUF)",
         lens!(send_buffer, value::buffer, value::show_size_or_auto),
     ),
+    // Networks that may connect or send; empty: all.
     listener(
         "allow",
         "[]",
         Live,
         INTERNET,
-        "networks that may connect or send; empty: all",
         Lens {
             set: |listener, typed, remarks| {
                 listener.access.allow = lists::networks(typed, remarks).into();
@@ -443,12 +439,12 @@ pub const KEYS: &[Key] = &[
             copy: |to, from| to.access.allow.clone_from(&from.access.allow),
         },
     ),
+    // Networks that may not; the most specific entry decides.
     listener(
         "deny",
         "[]",
         Live,
         INTERNET,
-        "networks that may not; the most specific entry decides",
         Lens {
             set: |listener, typed, remarks| {
                 listener.access.deny = lists::networks(typed, remarks).into();
@@ -457,12 +453,13 @@ pub const KEYS: &[Key] = &[
             copy: |to, from| to.access.deny.clone_from(&from.access.deny),
         },
     ),
+    // Source ports that are not answered; default: those of services and of this daemon, which
+    // could loop.
     listener(
         "refuse-source-ports",
         "\"default\"",
         Live,
         UDP,
-        "source ports that are not answered; default: those of services and of this daemon, which could loop",
         Lens {
             set: |listener, typed, remarks| {
                 listener.source_ports = lists::source_ports(typed, remarks);
@@ -471,12 +468,12 @@ pub const KEYS: &[Key] = &[
             copy: |to, from| to.source_ports.clone_from(&from.source_ports),
         },
     ),
+    // Permissions of a Unix socket's file.
     listener(
         "mode",
         "\"0660\"",
         Live,
         UNIX,
-        "permissions of a Unix socket's file",
         lens!(mode, value::mode, |mode: &u32| show_mode(*mode)),
     ),
 ];

@@ -9,7 +9,7 @@ use super::{Diagnostic, Source};
 
 /// Adds to each diagnostic about a listener's key the place of the value that counts; of a list that of
 /// the item which the message quotes.
-pub fn locate(sources: &[Source], diagnostics: &mut [Diagnostic]) {
+pub(crate) fn locate(sources: &[Source], diagnostics: &mut [Diagnostic]) {
     let file = file::read(sources, &mut Findings::default());
     for diagnostic in diagnostics {
         let Some(place) = place(&file, diagnostic) else {

@@ -13,11 +13,11 @@ mod address;
 mod clashes;
 mod file;
 mod findings;
-pub mod key;
-pub mod keys;
+pub(crate) mod key;
+pub(crate) mod keys;
 mod lists;
 mod locate;
-pub mod plan;
+pub(crate) mod plan;
 mod render;
 mod resolve;
 mod syntax;
@@ -38,21 +38,21 @@ use log::LevelFilter;
 use crate::echo;
 use crate::policy::{self, limits};
 
-pub use crate::protocol::schema::{Change, ChangeAction, Diagnostic};
-pub use address::PATH_BYTES_MAX;
-pub use key::{Effect, Key};
-pub use keys::KEYS;
-pub use locate::locate;
-pub use plan::{Mood, Plan, plan};
-pub use render::render;
-pub use table::Section;
-pub use words::quote;
+pub(crate) use crate::protocol::schema::{Change, ChangeAction, Diagnostic};
+pub(crate) use address::PATH_BYTES_MAX;
+pub(crate) use key::{Effect, Key};
+pub(crate) use keys::KEYS;
+pub(crate) use locate::locate;
+pub(crate) use plan::{Mood, Plan, plan};
+pub(crate) use render::render;
+pub(crate) use table::Section;
+pub(crate) use words::quote;
 
 /// The file that is read where none is named; its drop-ins are in `echod.d` beside it.
-pub const DEFAULT_FILE: &str = "/etc/echod/echod.toml";
+pub(crate) const DEFAULT_FILE: &str = "/etc/echod/echod.toml";
 
 /// What is served without any file: loopback, a port that needs no privilege, TCP and UDP.
-pub const EMBEDDED: &str = r#"# Built into echod, for when there is no configuration file.
+pub(crate) const EMBEDDED: &str = r#"# Built into echod, for when there is no configuration file.
 [listener.tcp]
 protocol = "tcp"
 address = "localhost:7007"
@@ -263,14 +263,14 @@ pub fn load(sources: &[Source]) -> Result<Loaded, Vec<Diagnostic>> {
 /// Whether a file of this name is a drop-in: what the shell's `*.toml` matches, not the hidden files
 /// that editors leave beside one.
 #[must_use]
-pub fn is_drop_in(name: &OsStr) -> bool {
+pub(crate) fn is_drop_in(name: &OsStr) -> bool {
     let bytes = name.as_encoded_bytes();
     bytes.ends_with(b".toml") && !bytes.starts_with(b".")
 }
 
 /// What `[control] socket` says, also where all else is wrong.
 #[must_use]
-pub fn control_socket(sources: &[Source]) -> Option<PathBuf> {
+pub(crate) fn control_socket(sources: &[Source]) -> Option<PathBuf> {
     resolve::control_socket(sources)
 }
 

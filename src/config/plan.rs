@@ -11,7 +11,7 @@ use super::{Change, ChangeAction, Config, Listener, address};
 
 /// What becomes of each listener and of the daemon as a whole.
 #[derive(Debug, Default)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// One for each listener of either side, in the order of their names, then one for the daemon if
     /// it changes.
     pub changes: Vec<Change>,
@@ -22,7 +22,7 @@ pub struct Plan {
 impl Plan {
     /// Whether nothing changes before the next start.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         let changes = |change: &Change| match &change.listener {
             Some(_) => change.action != ChangeAction::Keep,
             None => change.keys.len() > self.restart.len(),
@@ -33,7 +33,7 @@ impl Plan {
 
 /// Whether the plan is carried out. Its words say so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mood {
+pub(crate) enum Mood {
     /// It is.
     Real,
     /// It is a dry run: the words are about what would be.
@@ -43,7 +43,7 @@ pub enum Mood {
 impl Mood {
     /// That of a reload, or of a dry run of one.
     #[must_use]
-    pub fn of_dry_run(dry_run: bool) -> Self {
+    pub(crate) fn of_dry_run(dry_run: bool) -> Self {
         if dry_run {
             Self::Conditional
         } else {
@@ -79,7 +79,12 @@ impl Mood {
 /// The way from one configuration to the other. `connections` counts the established ones by
 /// listener.
 #[must_use]
-pub fn plan(old: &Config, new: &Config, connections: &BTreeMap<String, u64>, mood: Mood) -> Plan {
+pub(crate) fn plan(
+    old: &Config,
+    new: &Config,
+    connections: &BTreeMap<String, u64>,
+    mood: Mood,
+) -> Plan {
     let names: BTreeSet<&String> = old.listeners.keys().chain(new.listeners.keys()).collect();
     let mut plan = Plan::default();
     for name in names {
@@ -108,7 +113,7 @@ pub fn plan(old: &Config, new: &Config, connections: &BTreeMap<String, u64>, moo
 
 /// The keys of the daemon that differ and take effect at the next start.
 #[must_use]
-pub fn restart_keys(old: &Config, new: &Config) -> Vec<&'static Key> {
+pub(crate) fn restart_keys(old: &Config, new: &Config) -> Vec<&'static Key> {
     let keys = daemon_differences(old, new).into_iter();
     keys.map(|difference| difference.key)
         .filter(|key| key.effect == Effect::Restart)

@@ -9,7 +9,7 @@ use super::words::quote;
 /// The effective configuration: every key that applies, with its value. A key whose value is its
 /// absence is a comment.
 #[must_use]
-pub fn render(config: &Config) -> String {
+pub(crate) fn render(config: &Config) -> String {
     let mut text = String::new();
     for section in [Section::Daemon, Section::Control, Section::Log] {
         text += &format!("[{}]\n", section.name());

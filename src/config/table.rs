@@ -2,7 +2,7 @@
 
 /// The tables of the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Section {
+pub(crate) enum Section {
     /// `[daemon]`
     Daemon,
     /// `[control]`
@@ -26,7 +26,7 @@ pub(super) enum Table {
 impl Section {
     /// The section's name as a table.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Daemon => "daemon",
             Self::Control => "control",

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 
 /// A text as TOML writes it: in quotes, with escapes where they are needed.
 #[must_use]
-pub fn quote(text: &str) -> String {
+pub(crate) fn quote(text: &str) -> String {
     let mut quoted = String::from('"');
     for character in text.chars() {
         match character {

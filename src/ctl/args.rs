@@ -34,7 +34,7 @@ $XDG_RUNTIME_DIR/echod/control.sock, if it is there, for others.";
 /// See and control a running echod.
 #[derive(Debug, Parser)]
 #[command(name = "echoctl", version, after_help = EXAMPLES)]
-pub struct Cli {
+pub(crate) struct Cli {
     /// What holds for every command.
     #[command(flatten)]
     pub options: Options,
@@ -46,7 +46,7 @@ pub struct Cli {
 /// What holds for every command.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "For every command")]
-pub struct Options {
+pub(crate) struct Options {
     /// The daemon's control socket
     #[arg(long, global = true, value_name = "PATH")]
     pub socket: Option<PathBuf>,
@@ -74,7 +74,7 @@ pub struct Options {
 impl Cli {
     /// How long to wait for each answer.
     #[must_use]
-    pub fn patience(&self) -> Duration {
+    pub(crate) fn patience(&self) -> Duration {
         let usual = match self.command {
             // The daemon gives up on the new program before that, and answers.
             Command::Upgrade | Command::HandOver { .. } => Duration::from_secs(40),
@@ -86,7 +86,7 @@ impl Cli {
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Version, state, configuration and totals on one screen
     #[command(after_help = "Example:\n  echoctl status")]
     Status,
@@ -213,7 +213,7 @@ Example:
 
 /// Which peers a command is about.
 #[derive(Clone, Debug, Default, Args)]
-pub struct Which {
+pub(crate) struct Which {
     /// Those of this listener
     #[arg(long, value_name = "NAME", add = ArgValueCandidates::new(completion::listeners))]
     pub listener: Option<String>,
@@ -230,10 +230,10 @@ pub struct Which {
 
 /// Of `echoctl peers`.
 #[derive(Clone, Debug, Default, Args)]
-pub struct PeersArgs {
+pub(crate) struct PeersArgs {
     #[command(flatten)]
-    #[expect(
-        missing_docs,
+    #[allow(
+        clippy::missing_docs_in_private_items,
         reason = "its documentation would become that of the command"
     )]
     pub which: Which,
@@ -250,7 +250,7 @@ pub struct PeersArgs {
 
 /// Of the commands that can show their list again and again.
 #[derive(Clone, Copy, Debug, Default, Args)]
-pub struct WatchArgs {
+pub(crate) struct WatchArgs {
     /// Show them again and again, with bytes per second; ^C ends it
     #[arg(long)]
     pub watch: bool,
@@ -295,13 +295,13 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
         .multiple(true)
         .args(["selector", "listener", "address", "older", "idle"])
 ))]
-pub struct KickArgs {
+pub(crate) struct KickArgs {
     /// A peer's id, an address or network, or a listener's name
     #[arg(add = ArgValueCandidates::new(completion::listeners))]
     pub selector: Option<String>,
     #[command(flatten)]
-    #[expect(
-        missing_docs,
+    #[allow(
+        clippy::missing_docs_in_private_items,
         reason = "its documentation would become that of the command"
     )]
     pub which: Which,
@@ -315,7 +315,7 @@ pub struct KickArgs {
 
 /// Of `echoctl config`.
 #[derive(Clone, Copy, Debug, Subcommand)]
-pub enum ConfigCommand {
+pub(crate) enum ConfigCommand {
     /// The configuration in force, TOML
     #[command(after_help = "Example:\n  echoctl config show > echod.toml")]
     Show,

@@ -23,7 +23,7 @@ use crate::protocol::wire::{Frames, Parameters, REPLY_BYTES_MAX, Reply, Request}
 
 /// Why there is no answer, or an error.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// Nothing listens there.
     #[error("{}: {what}; is echod running? (systemctl status echod)", path.display())]
     NotRunning {
@@ -68,7 +68,7 @@ pub enum Error {
 
 /// A connection to the daemon.
 #[derive(Debug)]
-pub struct Client {
+pub(crate) struct Client {
     stream: UnixStream,
     frames: Frames,
     path: PathBuf,
@@ -82,7 +82,7 @@ impl Client {
     /// # Errors
     ///
     /// [`Error`], with what to do about it.
-    pub fn connect(path: &Path, timeout: Duration) -> Result<Self, Error> {
+    pub(crate) fn connect(path: &Path, timeout: Duration) -> Result<Self, Error> {
         let stream =
             connect_within(path, timeout).map_err(|cause| explain(path, timeout, cause))?;
         Ok(Self {
@@ -98,7 +98,12 @@ impl Client {
     /// # Errors
     ///
     /// [`Error`], when it cannot be sent.
-    pub fn send(&mut self, method: &str, parameters: Parameters, more: bool) -> Result<(), Error> {
+    pub(crate) fn send(
+        &mut self,
+        method: &str,
+        parameters: Parameters,
+        more: bool,
+    ) -> Result<(), Error> {
         let request = Request {
             method: method.to_owned(),
             parameters,
@@ -119,7 +124,7 @@ impl Client {
     /// # Errors
     ///
     /// [`Error`]; an error reply is one too.
-    pub fn next_reply(&mut self) -> Result<Reply, Error> {
+    pub(crate) fn next_reply(&mut self) -> Result<Reply, Error> {
         let deadline = Instant::now() + self.timeout;
         let frame = loop {
             match self.frames.next_frame() {
@@ -143,7 +148,11 @@ impl Client {
     /// # Errors
     ///
     /// As [`Self::next_reply`].
-    pub fn call(&mut self, method: &str, parameters: Parameters) -> Result<Parameters, Error> {
+    pub(crate) fn call(
+        &mut self,
+        method: &str,
+        parameters: Parameters,
+    ) -> Result<Parameters, Error> {
         self.send(method, parameters, false)?;
         Ok(self.next_reply()?.parameters)
     }

@@ -11,7 +11,7 @@ use super::watch::{List, Rates};
 
 /// How a table is shown.
 #[derive(Clone, Copy, Debug)]
-pub struct Screen {
+pub(crate) struct Screen {
     /// Its colors.
     pub paint: Paint,
     /// The columns of the terminal; none where a table may be as wide as it is.
@@ -65,7 +65,7 @@ pub(super) fn joined(texts: &[String]) -> String {
 
 /// All listeners; with rates where they are watched.
 #[must_use]
-pub fn listeners(listeners: &[Listener], rates: Option<&Rates>, screen: Screen) -> List {
+pub(crate) fn listeners(listeners: &[Listener], rates: Option<&Rates>, screen: Screen) -> List {
     let mut table = Table::new(LISTENER_COLUMNS);
     for listener in listeners {
         // Datagram listeners have no backlog and no connections, all others no datagrams.
@@ -163,7 +163,7 @@ fn rate_cells(rates: Option<&Rates>, key: &str) -> [String; 2] {
 
 /// A list of peers; `total` counts those too that are not listed. With rates where they are watched.
 #[must_use]
-pub fn peers(peers: &[Peer], total: u64, rates: Option<&Rates>, screen: Screen) -> List {
+pub(crate) fn peers(peers: &[Peer], total: u64, rates: Option<&Rates>, screen: Screen) -> List {
     // The total includes peers beyond --limit.
     let listed = peers.len() as u64;
     let totals = if listed == total {

@@ -9,21 +9,21 @@
 
 #![forbid(unsafe_code)]
 
-pub mod args;
+pub(crate) mod args;
 mod calls;
 mod check;
-pub mod client;
+pub(crate) mod client;
 mod completion;
 mod listing;
-pub mod lists;
+pub(crate) mod lists;
 mod location;
 mod refusal;
 mod reload;
 mod selection;
-pub mod show;
+pub(crate) mod show;
 mod status;
 mod systemd;
-pub mod watch;
+pub(crate) mod watch;
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
@@ -47,7 +47,7 @@ use refusal::{Complaint, is_parameter, no_backlog};
 /// The entry point: reads the command line, calls the daemon, prints the answer. `others` are the
 /// command lines of the programs beside this one, for their completions.
 #[must_use]
-pub fn main(others: fn() -> Vec<clap::Command>) -> ExitCode {
+pub(crate) fn main(others: fn() -> Vec<clap::Command>) -> ExitCode {
     if completion::answer::<Cli>() {
         return Exit::Done.into();
     }

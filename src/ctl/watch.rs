@@ -12,7 +12,7 @@ use crate::cli::table::shortened;
 
 /// A list as text, its lines ended.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct List {
+pub(crate) struct List {
     /// A header and a line for each row.
     pub table: String,
     /// What is below.
@@ -22,14 +22,14 @@ pub struct List {
 impl List {
     /// All of it.
     #[must_use]
-    pub fn whole(self) -> String {
+    pub(crate) fn whole(self) -> String {
         self.table + &self.footer
     }
 }
 
 /// Bytes received and sent per second since the look before, by the name of what is counted.
 #[derive(Debug, Default)]
-pub struct Rates {
+pub(crate) struct Rates {
     at: Option<Instant>,
     counts: BTreeMap<String, [u64; 2]>,
     rates: BTreeMap<String, [u64; 2]>,
@@ -38,7 +38,11 @@ pub struct Rates {
 impl Rates {
     /// Takes what is counted now. What was not there at the look before has no rate yet, and one
     /// whose counters began anew has none either.
-    pub fn update(&mut self, now: Instant, counts: impl IntoIterator<Item = (String, [u64; 2])>) {
+    pub(crate) fn update(
+        &mut self,
+        now: Instant,
+        counts: impl IntoIterator<Item = (String, [u64; 2])>,
+    ) {
         let counts: BTreeMap<_, _> = counts.into_iter().collect();
         self.rates.clear();
         let elapsed = self.at.map(|at| now.saturating_duration_since(at));
@@ -62,7 +66,7 @@ impl Rates {
 
     /// Received and sent, in bytes per second.
     #[must_use]
-    pub fn of(&self, name: &str) -> Option<[u64; 2]> {
+    pub(crate) fn of(&self, name: &str) -> Option<[u64; 2]> {
         self.rates.get(name).copied()
     }
 }
@@ -71,7 +75,7 @@ impl Rates {
 /// of its lines as there is room for, and how many rows there are besides. The footer is always
 /// there.
 #[must_use]
-pub fn redraw(list: &List, (width, height): (usize, usize)) -> String {
+pub(crate) fn redraw(list: &List, (width, height): (usize, usize)) -> String {
     let mut lines: Vec<&str> = list.table.lines().collect();
     let footer: Vec<&str> = list.footer.lines().collect();
     // One is for the cursor.

@@ -14,7 +14,7 @@ use crate::echo;
 /// without those it serves 127.0.0.1 and ::1, port 7007, TCP and UDP.
 #[derive(Debug, Parser)]
 #[command(name = "echod", version, max_term_width = 100, after_help = AFTER_HELP)]
-pub struct Args {
+pub(crate) struct Args {
     /// Read this file, and then *.toml in the folder echod.d beside it
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,

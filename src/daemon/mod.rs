@@ -11,19 +11,19 @@
 
 #![forbid(unsafe_code)]
 
-pub mod args;
+pub(crate) mod args;
 mod calls;
 mod check;
-pub mod control;
+pub(crate) mod control;
 mod drivers;
 mod files;
 mod handover;
 mod listeners;
 mod log;
-pub mod origin;
+pub(crate) mod origin;
 mod privileges;
 mod record;
-pub mod reload;
+pub(crate) mod reload;
 mod signals;
 mod socket_file;
 mod stage;
@@ -70,7 +70,7 @@ use workers::Workers;
 
 /// The program.
 #[must_use]
-pub fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let args: Args = match arguments::parse() {
         Ok(args) => args,
         Err(status) => return status,

@@ -27,7 +27,7 @@ const BYTES_MAX: u64 = 1024 * 1024;
 
 /// See the module.
 #[derive(Clone, Debug)]
-pub enum Origin {
+pub(crate) enum Origin {
     /// The default file and its drop-ins, or the built-in configuration where there are none.
     Default {
         /// `--reply`, for the built-in one.
@@ -41,7 +41,7 @@ pub enum Origin {
 
 /// What was read.
 #[derive(Clone, Debug)]
-pub struct Texts {
+pub(crate) struct Texts {
     /// The texts in order; later ones override earlier ones.
     pub sources: Vec<Source>,
     /// Whether it is the built-in configuration, because there is no other.
@@ -50,14 +50,14 @@ pub struct Texts {
 
 impl Texts {
     /// The names of the texts, in order.
-    pub fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         let names = self.sources.iter().map(|source| source.name.clone());
         names.collect()
     }
 
     /// A number that other texts do not have, as far as can be (FNV-1a). It is written down for a
     /// successor, so it is always computed in this way.
-    pub fn fingerprint(&self) -> u64 {
+    pub(crate) fn fingerprint(&self) -> u64 {
         let parts = self
             .sources
             .iter()
@@ -75,7 +75,7 @@ impl Origin {
     ///
     /// # Errors
     /// A message that names the argument.
-    pub fn of(args: &Args) -> Result<Self, String> {
+    pub(crate) fn of(args: &Args) -> Result<Self, String> {
         if let Some(file) = &args.config {
             return Ok(Self::File(file.clone()));
         }
@@ -108,7 +108,7 @@ impl Origin {
     }
 
     /// With which status a start ends that is refused for its configuration.
-    pub fn rejection(&self) -> Exit {
+    pub(crate) fn rejection(&self) -> Exit {
         match self {
             Self::Arguments(_) => Exit::Usage,
             Self::Default { .. } | Self::File(_) => Exit::Configuration,
@@ -116,7 +116,7 @@ impl Origin {
     }
 
     /// The names of texts that were read, with absolute paths where they are those of files.
-    pub fn absolute(&self, names: &[String]) -> Vec<String> {
+    pub(crate) fn absolute(&self, names: &[String]) -> Vec<String> {
         let absolute = |name: &String| match (self, std::path::absolute(name)) {
             (Self::File(_), Ok(path)) => path.display().to_string(),
             // The default file is absolute already; other names are no paths.
@@ -127,7 +127,7 @@ impl Origin {
 
     /// What became of the files since the texts of these names and this fingerprint were read; none
     /// where there are no files, or it is not known what was read. It takes as long as the disk.
-    pub fn compare(&self, names: &[String], fingerprint: Option<u64>) -> Option<OnDisk> {
+    pub(crate) fn compare(&self, names: &[String], fingerprint: Option<u64>) -> Option<OnDisk> {
         if matches!(self, Self::Arguments(_)) {
             return None;
         }
@@ -171,7 +171,7 @@ impl Origin {
     ///
     /// # Errors
     /// Everything that could not be read.
-    pub fn read(&self, in_force: &[String]) -> Result<Texts, Vec<Diagnostic>> {
+    pub(crate) fn read(&self, in_force: &[String]) -> Result<Texts, Vec<Diagnostic>> {
         match self {
             Self::Arguments(sources) => Ok(Texts {
                 sources: sources.clone(),
@@ -345,16 +345,14 @@ fn diagnostic(path: &Path, error: &io::Error) -> Diagnostic {
         ErrorKind::FileTooLarge => {
             "the configuration is larger than 1 MiB in all: is this the right file?".to_owned()
         }
+        // The words of the system are enough.
         _ if error.raw_os_error().is_some() => cause(error),
         _ if is_drop_in => format!("{error}: remove it, or give it another name"),
         _ => format!("{error}: name another with --config"),
     };
     Diagnostic {
         file: path.display().to_string(),
-        line: None,
-        column: None,
-        key: None,
-        message,
+        ..Diagnostic::general(message)
     }
 }
 

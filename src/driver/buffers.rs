@@ -15,7 +15,7 @@ use super::region::Region;
 pub const BUFFER_BYTES: usize = 64 * 1024;
 
 /// How many buffers a driver has: 16 MiB at most, in memory only once touched.
-pub const BUFFER_COUNT: u16 = 256;
+pub(crate) const BUFFER_COUNT: u16 = 256;
 
 /// Buffers that datagrams leave to streams: answers that wait for a slow network can hold a buffer
 /// for as long as that network likes, and connections must not wait for them.
@@ -40,6 +40,7 @@ pub enum Need {
 }
 
 impl Need {
+    /// In the order of their numbers.
     pub(crate) const ALL: [Self; 3] = [Self::Small, Self::Large, Self::Datagram];
 }
 
@@ -142,14 +143,17 @@ impl Buffers {
         &self.memory.bytes()[start(buffer.index)..][part]
     }
 
+    /// Puts a buffer behind all others of a queue.
     pub(crate) fn push(&mut self, queue: &mut Queue, buffer: Buffer) {
         self.links.push(queue, buffer);
     }
 
+    /// Puts a buffer before all others of a queue.
     pub(crate) fn push_front(&mut self, queue: &mut Queue, buffer: Buffer) {
         self.links.push_front(queue, buffer);
     }
 
+    /// Takes the first buffer out of a queue.
     pub(crate) fn pop(&mut self, queue: &mut Queue) -> Option<Buffer> {
         self.links.pop(queue)
     }
@@ -202,12 +206,13 @@ fn start(index: u16) -> usize {
 
 /// Leased buffers in order, linked through [`Links`]: any number of queues, and no allocation.
 #[derive(Debug)]
-pub struct Queue {
+pub(crate) struct Queue {
     head: u16,
     tail: u16,
 }
 
 impl Queue {
+    /// An empty one.
     pub(crate) const fn new() -> Self {
         Self {
             head: NONE,
@@ -215,6 +220,7 @@ impl Queue {
         }
     }
 
+    /// Whether no buffer is in it.
     pub(crate) fn is_empty(&self) -> bool {
         self.head == NONE
     }
@@ -236,6 +242,7 @@ impl Links {
         Self(vec![Note { len: 0, next: NONE }; usize::from(count)].into_boxed_slice())
     }
 
+    /// Puts a buffer behind all others.
     #[expect(
         clippy::needless_pass_by_value,
         reason = "the queue holds the lease now"
@@ -269,6 +276,7 @@ impl Links {
         queue.head = buffer.index;
     }
 
+    /// Takes the first buffer out.
     pub(crate) fn pop(&mut self, queue: &mut Queue) -> Option<Buffer> {
         let (index, len) = self.front(queue)?;
         queue.head = self.0[usize::from(index)].next;

@@ -91,24 +91,24 @@
 
 mod accept;
 mod alarm;
-pub mod buffers;
+pub(crate) mod buffers;
 #[cfg(test)]
 pub(crate) mod conformance;
 mod connection;
 mod datagrams;
-pub mod endpoints;
-pub mod epoll;
+pub(crate) mod endpoints;
+pub(crate) mod epoll;
 mod lifecycle;
-pub mod permits;
+pub(crate) mod permits;
 mod pipes;
 mod region;
 mod relay;
 #[cfg(test)]
 pub(crate) mod sim;
-pub mod sockets;
+pub(crate) mod sockets;
 mod table;
 mod unsent;
-pub mod uring;
+pub(crate) mod uring;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -119,8 +119,9 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 pub use permits::Permits;
 
-pub use crate::sys::message::{Envelope, Source, UnixName};
-pub use crate::sys::socket::Details;
+pub(crate) use crate::sys::message::UnixName;
+pub use crate::sys::message::{Envelope, Source};
+pub(crate) use crate::sys::socket::Details;
 
 /// A listener, connection or datagram socket of one driver.
 ///
@@ -151,17 +152,15 @@ impl Token {
 #[derive(Debug)]
 #[must_use = "a buffer that is dropped is never returned to the pool"]
 pub struct Buffer {
+    /// Which one it is.
     pub(crate) index: u16,
+    /// How many bytes of it are used.
     pub(crate) len: u32,
 }
 
 impl Buffer {
     /// How many bytes it holds.
     #[must_use]
-    #[expect(
-        clippy::len_without_is_empty,
-        reason = "an empty datagram is data like any other"
-    )]
     pub fn len(&self) -> u32 {
         self.len
     }
@@ -169,7 +168,6 @@ impl Buffer {
 
 /// What a worker asks of its driver.
 #[derive(Debug)]
-#[expect(missing_docs, reason = "each operation says what its fields are for")]
 pub enum Op {
     /// Accept connections from a listener until it is closed or reports [`Completion::AcceptPaused`].
     Accept { listener: Token },
@@ -210,7 +208,6 @@ pub enum Closing {
 
 /// What has happened.
 #[derive(Debug)]
-#[expect(missing_docs, reason = "each completion says what its fields are")]
 pub enum Completion {
     /// A client of this listener was accepted; it is not yet received from. A Unix socket's client
     /// has no address. `has_permit`: a permit was taken for it, and the listener's permits may have
@@ -369,7 +366,7 @@ impl Waker {
 
 /// The address of the other side without its port, where it has one.
 #[must_use]
-pub fn ip_of(source: &Source) -> Option<IpAddr> {
+pub(crate) fn ip_of(source: &Source) -> Option<IpAddr> {
     match source {
         Source::Inet(address) => Some(address.ip()),
         Source::Unix(_) => None,

@@ -11,11 +11,11 @@ use super::{Answer, Reply};
 /// the IPv6 header (RFC 8200, section 3): 65,535 − 8. Over IPv4 the limit is 65,507 bytes, for
 /// IPv4's length field counts its header of 20 bytes (RFC 791, section 3.1); the network enforces
 /// that. Unix datagrams have no limit of their own, so this one holds for them.
-pub const DATAGRAM_BYTES_MAX: usize = 65_527;
+pub(crate) const DATAGRAM_BYTES_MAX: usize = 65_527;
 
 /// Why a datagram from a permitted peer is not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unanswerable {
+pub(crate) enum Unanswerable {
     /// The datagram is larger than [`DATAGRAM_BYTES_MAX`] or was truncated on receipt. A partial
     /// echo would look like a fault of the network.
     Oversize,
@@ -33,7 +33,7 @@ pub enum Unanswerable {
 /// # Errors
 /// [`Unanswerable`] if an answer would be incomplete or has no destination. The bytes may have been
 /// changed.
-pub fn answer(
+pub(crate) fn answer(
     reply: Reply,
     size: usize,
     has_address: bool,

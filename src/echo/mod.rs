@@ -6,8 +6,8 @@
 
 #![forbid(unsafe_code)]
 
-pub mod datagram;
-pub mod stream;
+pub(crate) mod datagram;
+pub(crate) mod stream;
 
 use serde::{Deserialize, Serialize};
 

@@ -38,7 +38,7 @@ use serde::{Deserialize, Serialize};
 use super::{Answer, Reply};
 
 /// The largest number of unsent bytes with which a connection is still read.
-pub const HELD_BYTES_MAX: u32 = 64 * 1024;
+pub(crate) const HELD_BYTES_MAX: u32 = 64 * 1024;
 
 /// Receiving resumes when no more than this number of bytes is unsent.
 const RESUME_BYTES: u32 = HELD_BYTES_MAX / 4;

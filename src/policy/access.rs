@@ -46,14 +46,14 @@ fn longest(nets: &[IpNet], source: IpAddr) -> Option<u8> {
 /// The IPv4 address of an IPv4-mapped IPv6 address (`::ffff:a.b.c.d`; RFC 4291, section 2.5.5.2);
 /// any other address unchanged.
 #[must_use]
-pub fn canonical(address: IpAddr) -> IpAddr {
+pub(crate) fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
 
 /// The IPv4 network of an IPv4-mapped one (`::ffff:10.0.0.0/104` is `10.0.0.0/8`); any other network
 /// unchanged. It contains what [`canonical`] makes of the addresses in the network.
 #[must_use]
-pub fn canonical_network(network: IpNet) -> IpNet {
+pub(crate) fn canonical_network(network: IpNet) -> IpNet {
     const MAPPED_BITS: u8 = 96;
     if let (IpAddr::V4(address), Some(prefix_len)) = (
         canonical(network.addr()),
@@ -68,7 +68,7 @@ pub fn canonical_network(network: IpNet) -> IpNet {
 /// The prefix that counts as one source: a single IPv4 address, or an IPv6 /64, since a host can use
 /// any address of its subnet (RFC 4291, section 2.5.4).
 #[must_use]
-pub fn source_prefix(address: IpAddr) -> IpNet {
+pub(crate) fn source_prefix(address: IpAddr) -> IpNet {
     match canonical(address) {
         IpAddr::V4(address) => Ipv4Net::from(address).into(),
         IpAddr::V6(address) => {

@@ -35,7 +35,7 @@ pub struct Timeouts {
 }
 
 /// The longest time from our FIN to the peer's.
-pub const LINGER: Duration = Duration::from_secs(2);
+pub(crate) const LINGER: Duration = Duration::from_secs(2);
 
 /// The times of a connection that the timeouts are about.
 ///
@@ -158,13 +158,13 @@ impl Timeouts {
 ///
 /// It has an entry only for a source with a connection, so their number bounds it.
 #[derive(Debug, Default)]
-pub struct Sources {
+pub(crate) struct Sources {
     counts: HashMap<IpNet, u32>,
 }
 
 impl Sources {
     /// Counts one more connection of this source and returns true, unless it already has `max`.
-    pub fn admit(&mut self, source: IpAddr, max: u32) -> bool {
+    pub(crate) fn admit(&mut self, source: IpAddr, max: u32) -> bool {
         let prefix = access::source_prefix(source);
         let count = self.counts.get(&prefix).copied().unwrap_or(0);
         if count < max {
@@ -174,7 +174,7 @@ impl Sources {
     }
 
     /// Counts one connection of this source less.
-    pub fn release(&mut self, source: IpAddr) {
+    pub(crate) fn release(&mut self, source: IpAddr) {
         let prefix = access::source_prefix(source);
         let count = self.counts.get(&prefix).copied().unwrap_or(0);
         debug_assert!(

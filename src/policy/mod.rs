@@ -7,14 +7,15 @@
 
 #![forbid(unsafe_code)]
 
-pub mod access;
-pub mod limits;
-pub mod ports;
+pub(crate) mod access;
+pub(crate) mod limits;
+pub(crate) mod ports;
 
 use serde::{Deserialize, Serialize};
 
 pub use access::Access;
-pub use ports::{RefusedPorts, SourcePorts};
+pub(crate) use ports::RefusedPorts;
+pub use ports::SourcePorts;
 
 /// Why a connection was not accepted, or a datagram not answered. Each reason has its own counter in
 /// `refused`.

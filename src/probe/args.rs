@@ -43,7 +43,7 @@ const PATH_OPTIONS: &str = "Path options, for every command";
     subcommand_negates_reqs = true,
     override_usage = "echoprobe [OPTIONS] URL\n       echoprobe [OPTIONS] COMMAND URL [OPTIONS]"
 )]
-pub struct Cli {
+pub(crate) struct Cli {
     /// The service: tcp://HOST:PORT, udp://HOST:PORT, unix://PATH or unixgram://PATH; a conversation
     /// with it, line by line
     #[arg(required = true)]
@@ -67,7 +67,7 @@ impl Cli {
     ///
     /// # Panics
     /// Never: the parser asks for one.
-    pub fn target(&self) -> &Target {
+    pub(crate) fn target(&self) -> &Target {
         let Some(command) = &self.command else {
             return self.url.as_ref().expect("it is required");
         };
@@ -86,7 +86,7 @@ impl Cli {
 /// # Errors
 /// The exit status where it only asks for help, or is not understood; the help or the error is
 /// printed.
-pub fn parse() -> Result<Cli, ExitCode> {
+pub(crate) fn parse() -> Result<Cli, ExitCode> {
     let words: Vec<OsString> = std::env::args_os().collect();
     parse_from(&words).map_err(|error| arguments::report(&error, "echoprobe"))
 }
@@ -139,7 +139,7 @@ fn command() -> clap::Command {
 /// What applies to every command.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "For every command")]
-pub struct Options {
+pub(crate) struct Options {
     /// Print one JSON object instead of text
     #[arg(long, global = true)]
     pub json: bool,
@@ -154,7 +154,7 @@ pub struct Options {
 /// The way to the service.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = PATH_OPTIONS)]
-pub struct Path {
+pub(crate) struct Path {
     /// Only over IPv4
     #[arg(short = '4', long, global = true, conflicts_with = "ipv6")]
     pub ipv4: bool,
@@ -180,7 +180,7 @@ pub struct Path {
 
 impl Path {
     /// Whether the service is to be reached over IPv4; none: over either family.
-    pub fn family(&self) -> Option<bool> {
+    pub(crate) fn family(&self) -> Option<bool> {
         let source = self.source.and_then(|source| source.address);
         match (self.ipv4, self.ipv6) {
             (false, false) => source.map(|address| address.is_ipv4()),
@@ -191,7 +191,7 @@ impl Path {
 
 /// An address of this host, a port, or both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Source {
+pub(crate) struct Source {
     /// The address; none: the kernel chooses.
     pub address: Option<IpAddr>,
     /// The port; 0: the kernel chooses.
@@ -200,7 +200,7 @@ pub struct Source {
 
 /// A version of the PROXY protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ProxyVersion {
+pub(crate) enum ProxyVersion {
     /// A line of text.
     V1,
     /// Binary.
@@ -209,7 +209,7 @@ pub enum ProxyVersion {
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Send standard input, print what comes back, and compare
     #[command(after_help = "\
 Streams are half-closed at the end of the input (RFC 862). Datagrams are sent one by one, each when \
@@ -263,7 +263,7 @@ Example:
 
 /// Of `send`.
 #[derive(Clone, Debug, Args)]
-pub struct SendArgs {
+pub(crate) struct SendArgs {
     /// The service
     pub url: Target,
     /// What is to come back: echo, upper or any
@@ -279,7 +279,7 @@ pub struct SendArgs {
 
 /// Of `ping`.
 #[derive(Clone, Debug, Args)]
-pub struct PingArgs {
+pub(crate) struct PingArgs {
     /// The service
     pub url: Target,
     /// The number of messages, of each flow [default: until interrupted]
@@ -307,7 +307,7 @@ pub struct PingArgs {
 
 /// Of `load`.
 #[derive(Clone, Debug, Args)]
-pub struct LoadArgs {
+pub(crate) struct LoadArgs {
     /// The service
     pub url: Target,
     /// The number of connections, or flows of datagrams
@@ -341,7 +341,7 @@ pub struct LoadArgs {
 
 /// Of `check`.
 #[derive(Clone, Debug, Args)]
-pub struct CheckArgs {
+pub(crate) struct CheckArgs {
     /// The service
     pub url: Target,
     /// How long to wait for what should come
@@ -354,7 +354,7 @@ pub struct CheckArgs {
 
 /// Of `mtu`.
 #[derive(Clone, Debug, Args)]
-pub struct MtuArgs {
+pub(crate) struct MtuArgs {
     /// The service, over UDP
     pub url: Target,
     /// How long to wait for each answer
@@ -366,10 +366,10 @@ pub struct MtuArgs {
 }
 
 /// The largest payload of a datagram, in bytes: over IPv6, 65,535 less 8 of UDP's header.
-pub const DATAGRAM_BYTES_MAX: usize = 65_527;
+pub(crate) const DATAGRAM_BYTES_MAX: usize = 65_527;
 
 /// The largest over IPv4, whose packet counts its own header of 20 bytes as well.
-pub const DATAGRAM_BYTES_MAX_IPV4: usize = 65_507;
+pub(crate) const DATAGRAM_BYTES_MAX_IPV4: usize = 65_507;
 
 /// The largest message, of streams.
 const MESSAGE_BYTES_MAX: usize = 1 << 30;

@@ -15,7 +15,7 @@ use crate::sys::measure;
 
 /// What went wrong.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Cause {
+pub(crate) enum Cause {
     /// The host is there, and no service at that port (RST, ICMP port unreachable).
     Refused,
     /// Nothing arrived in time.
@@ -42,7 +42,7 @@ pub enum Cause {
 
 impl Cause {
     /// The cause behind an error of a socket.
-    pub fn of(error: &io::Error) -> Self {
+    pub(crate) fn of(error: &io::Error) -> Self {
         use io::ErrorKind;
         match error.kind() {
             ErrorKind::ConnectionRefused => Self::Refused,
@@ -61,7 +61,7 @@ impl Cause {
     }
 
     /// The cause behind a datagram that was not delivered.
-    pub fn of_failure(failure: &measure::Failure) -> Self {
+    pub(crate) fn of_failure(failure: &measure::Failure) -> Self {
         match failure.expired {
             true => Self::TtlExceeded,
             false => Self::of(&failure.error),
@@ -69,7 +69,7 @@ impl Cause {
     }
 
     /// In a word or two; also the key in JSON.
-    pub fn words(&self) -> &str {
+    pub(crate) fn words(&self) -> &str {
         match self {
             Self::Refused => "refused",
             Self::TimedOut => "timed out",
@@ -94,7 +94,7 @@ impl fmt::Display for Cause {
 
 /// What went wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
+pub(crate) struct Trouble {
     /// The cause, for programs.
     pub cause: Cause,
     /// The service: `tcp://127.0.0.1:7`.
@@ -105,7 +105,7 @@ pub struct Trouble {
 
 impl Trouble {
     /// At this place, for this reason.
-    pub fn new(place: impl fmt::Display, cause: Cause) -> Self {
+    pub(crate) fn new(place: impl fmt::Display, cause: Cause) -> Self {
         Self {
             cause,
             place: place.to_string(),
@@ -114,7 +114,7 @@ impl Trouble {
     }
 
     /// With what may help.
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = hint.into();
         self
     }
@@ -132,23 +132,23 @@ impl fmt::Display for Trouble {
 
 /// The number of times that each cause was met.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Causes(BTreeMap<Cause, u64>);
+pub(crate) struct Causes(BTreeMap<Cause, u64>);
 
 impl Causes {
     /// Adds one.
-    pub fn count(&mut self, cause: Cause) {
+    pub(crate) fn count(&mut self, cause: Cause) {
         self.add(cause, 1);
     }
 
     /// Adds several of one cause.
-    pub fn add(&mut self, cause: Cause, count: u64) {
+    pub(crate) fn add(&mut self, cause: Cause, count: u64) {
         if count > 0 {
             *self.0.entry(cause).or_default() += count;
         }
     }
 
     /// Takes one back: it was not that after all.
-    pub fn uncount(&mut self, cause: &Cause) {
+    pub(crate) fn uncount(&mut self, cause: &Cause) {
         if let Some(count) = self.0.get_mut(cause) {
             *count -= 1;
             if *count == 0 {
@@ -158,19 +158,19 @@ impl Causes {
     }
 
     /// Adds others.
-    pub fn merge(&mut self, others: &Self) {
+    pub(crate) fn merge(&mut self, others: &Self) {
         for (cause, count) in &others.0 {
             self.add(cause.clone(), *count);
         }
     }
 
     /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// The one that was met most.
-    pub fn chief(&self) -> Option<&Cause> {
+    pub(crate) fn chief(&self) -> Option<&Cause> {
         let most = self.0.iter().max_by_key(|(_, count)| **count);
         most.map(|(cause, _)| cause)
     }

@@ -9,7 +9,7 @@ use crate::cli::text::counted;
 
 /// What is expected to come back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Expect {
+pub(crate) enum Expect {
     /// The same bytes.
     #[default]
     Echo,
@@ -21,7 +21,7 @@ pub enum Expect {
 
 impl Expect {
     /// What comes back of these bytes.
-    pub fn of(self, bytes: &[u8]) -> Vec<u8> {
+    pub(crate) fn of(self, bytes: &[u8]) -> Vec<u8> {
         match self {
             Self::Upper => bytes.to_ascii_uppercase(),
             Self::Echo | Self::Any => bytes.to_vec(),

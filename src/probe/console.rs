@@ -18,7 +18,7 @@ use crate::cli::text::{self, Paint};
 
 /// See the module.
 #[derive(Clone, Copy, Debug)]
-pub struct Console {
+pub(crate) struct Console {
     /// One JSON object instead of text.
     pub json: bool,
     /// The colors of standard output.
@@ -33,7 +33,7 @@ pub struct Console {
 
 /// What ends a command before its result.
 #[derive(Debug)]
-pub enum Stop {
+pub(crate) enum Stop {
     /// A failure with its message.
     Failed(Failure),
     /// The reader of standard output has closed it.
@@ -73,14 +73,14 @@ pub(super) fn input() -> Result<File, Stop> {
 
 impl Stop {
     /// An error of a system call, which says what it was called for.
-    pub fn of(what: &str, error: &io::Error) -> Self {
+    pub(crate) fn of(what: &str, error: &io::Error) -> Self {
         Self::Failed(Failure::new(format!("{what}: {}", text::cause(error))))
     }
 }
 
 impl Console {
     /// As the command line asks.
-    pub fn new(options: &Options) -> Self {
+    pub(crate) fn new(options: &Options) -> Self {
         let terminal = io::stdout().is_terminal();
         let progress = io::stderr().is_terminal();
         Self {
@@ -93,7 +93,7 @@ impl Console {
     }
 
     /// The width of a picture made of characters.
-    pub fn width(&self) -> usize {
+    pub(crate) fn width(&self) -> usize {
         const USUAL: usize = 80;
         const WIDEST: usize = 120;
         let size = terminal_size::terminal_size().filter(|_| self.terminal);
@@ -104,7 +104,7 @@ impl Console {
     ///
     /// # Errors
     /// When standard output is closed or cannot be written.
-    pub fn say(&self, text: &str) -> Result<(), Stop> {
+    pub(crate) fn say(&self, text: &str) -> Result<(), Stop> {
         if self.json {
             return Ok(());
         }
@@ -140,7 +140,7 @@ impl Console {
     ///
     /// # Errors
     /// When standard output is closed or cannot be written.
-    pub fn report(&self, report: &impl Serialize) -> Result<(), Stop> {
+    pub(crate) fn report(&self, report: &impl Serialize) -> Result<(), Stop> {
         if !self.json {
             return Ok(());
         }
@@ -154,7 +154,7 @@ impl Console {
     }
 
     /// Reports a fault, or what spoils a result, on standard error.
-    pub fn warn(&self, text: &str) {
+    pub(crate) fn warn(&self, text: &str) {
         let line = format!("echoprobe: {}", text::escape(text));
         complain(&(self.error_paint.yellow(&line) + "\n"));
     }
@@ -163,7 +163,7 @@ impl Console {
     ///
     /// # Errors
     /// When standard output is closed or cannot be written.
-    pub fn unreached(&self, trouble: &Trouble) -> Result<Verdict, Stop> {
+    pub(crate) fn unreached(&self, trouble: &Trouble) -> Result<Verdict, Stop> {
         let mut report = Report::default();
         report.errors.count(trouble.cause.clone());
         self.report(&report)?;

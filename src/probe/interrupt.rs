@@ -12,11 +12,11 @@ use signal_hook::flag;
 
 /// The longest wait between two looks at the flag. A signal ends the `ppoll(2)` of the main thread,
 /// unless it is delivered to another thread, or between the look and the wait.
-pub const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Whether the command is to end.
 #[derive(Clone, Debug)]
-pub struct Interrupt {
+pub(crate) struct Interrupt {
     asked: Arc<AtomicBool>,
     deadline: Option<Instant>,
 }
@@ -26,7 +26,7 @@ impl Interrupt {
     ///
     /// # Errors
     /// As `sigaction(2)`.
-    pub fn new(deadline: Option<Duration>) -> io::Result<Self> {
+    pub(crate) fn new(deadline: Option<Duration>) -> io::Result<Self> {
         let asked = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
             // In this order: the first signal finds the flag down and raises it.
@@ -40,7 +40,7 @@ impl Interrupt {
     }
 
     /// Whether the end is asked for, by a signal or the deadline.
-    pub fn is_requested(&self) -> bool {
+    pub(crate) fn is_requested(&self) -> bool {
         self.asked.load(Ordering::Relaxed)
             || self
                 .deadline
@@ -48,7 +48,7 @@ impl Interrupt {
     }
 
     /// The longest that a wait which begins now may last.
-    pub fn longest_wait(&self, now: Instant) -> Duration {
+    pub(crate) fn longest_wait(&self, now: Instant) -> Duration {
         let left = self
             .deadline
             .map(|deadline| deadline.saturating_duration_since(now));

@@ -15,7 +15,7 @@ const DIGITS: u8 = 3;
 
 /// Times, counted in nanoseconds, with three digits of each.
 #[derive(Clone, Debug)]
-pub struct Latencies {
+pub(crate) struct Latencies {
     histogram: Histogram<u64>,
     // What the histogram rounds.
     min: Duration,
@@ -24,7 +24,7 @@ pub struct Latencies {
 
 /// The figures of many times, by their names; microseconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Spread(pub [(&'static str, f64); 8]);
+pub(crate) struct Spread(pub [(&'static str, f64); 8]);
 
 impl Serialize for Spread {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -46,7 +46,7 @@ impl Default for Latencies {
 
 impl Latencies {
     /// Adds a time.
-    pub fn record(&mut self, time: Duration) {
+    pub(crate) fn record(&mut self, time: Duration) {
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1);
         self.histogram.saturating_record(nanoseconds);
         self.min = self.min.min(time);
@@ -54,29 +54,29 @@ impl Latencies {
     }
 
     /// Adds others.
-    pub fn merge(&mut self, others: &Self) {
+    pub(crate) fn merge(&mut self, others: &Self) {
         self.histogram += &others.histogram;
         self.min = self.min.min(others.min);
         self.max = self.max.max(others.max);
     }
 
     /// The number of times.
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.histogram.len()
     }
 
     /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.histogram.is_empty()
     }
 
     /// The longest; zero if there are none.
-    pub fn max(&self) -> Duration {
+    pub(crate) fn max(&self) -> Duration {
         self.max
     }
 
     /// The time that this share of them does not exceed: 0.5 is the median.
-    pub fn quantile(&self, share: f64) -> Duration {
+    pub(crate) fn quantile(&self, share: f64) -> Duration {
         let value = self.histogram.value_at_quantile(share);
         // The middle of what the histogram does not distinguish is nearest to the time itself.
         let value = self.histogram.median_equivalent(value);
@@ -84,12 +84,12 @@ impl Latencies {
     }
 
     /// All of them, to be drawn; nanoseconds.
-    pub fn histogram(&self) -> &Histogram<u64> {
+    pub(crate) fn histogram(&self) -> &Histogram<u64> {
         &self.histogram
     }
 
     /// The figures; none where there are no times.
-    pub fn spread(&self) -> Option<Spread> {
+    pub(crate) fn spread(&self) -> Option<Spread> {
         if self.is_empty() {
             return None;
         }
@@ -115,7 +115,7 @@ fn microseconds(seconds: f64) -> f64 {
 /// How much times vary from one to the next: the interarrival jitter of RFC 3550, section 6.4.1,
 /// over round trips, which need no clock of another host.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Jitter {
+pub(crate) struct Jitter {
     before: Option<Duration>,
     seconds: f64,
     count: u64,
@@ -123,7 +123,7 @@ pub struct Jitter {
 
 impl Jitter {
     /// Adds the next time, in the order of arrival.
-    pub fn record(&mut self, time: Duration) {
+    pub(crate) fn record(&mut self, time: Duration) {
         if let Some(before) = self.before.replace(time) {
             let difference = time.abs_diff(before).as_secs_f64();
             self.seconds += (difference - self.seconds) / 16.0;
@@ -132,7 +132,7 @@ impl Jitter {
     }
 
     /// In microseconds; none of fewer than two times.
-    pub fn microseconds(&self) -> Option<f64> {
+    pub(crate) fn microseconds(&self) -> Option<f64> {
         (self.count > 0).then(|| microseconds(self.seconds))
     }
 }

@@ -29,7 +29,7 @@ pub(super) const RETRY_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Where a service is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
+pub(crate) enum Address {
     /// On IP.
     Inet(SocketAddr),
     /// At a path; an abstract name begins with `@`.
@@ -75,7 +75,11 @@ pub(super) fn unix_name(path: &Path) -> Vec<u8> {
 ///
 /// # Errors
 /// As `ppoll(2)`.
-pub fn wait(polled: &mut [PollFd<'_>], until: Instant, interrupt: &Interrupt) -> io::Result<()> {
+pub(crate) fn wait(
+    polled: &mut [PollFd<'_>],
+    until: Instant,
+    interrupt: &Interrupt,
+) -> io::Result<()> {
     let now = Instant::now();
     let left = until.saturating_duration_since(now);
     let left = left.min(interrupt.longest_wait(now));
@@ -86,7 +90,7 @@ pub fn wait(polled: &mut [PollFd<'_>], until: Instant, interrupt: &Interrupt) ->
 }
 
 /// Whether a descriptor can be read, or has an end or an error to be read.
-pub fn is_readable(polled: &PollFd<'_>) -> bool {
+pub(crate) fn is_readable(polled: &PollFd<'_>) -> bool {
     let wanted = PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR;
     polled
         .revents()
@@ -95,7 +99,7 @@ pub fn is_readable(polled: &PollFd<'_>) -> bool {
 
 /// A connected stream; nonblocking.
 #[derive(Debug)]
-pub struct Stream {
+pub(crate) struct Stream {
     /// The socket.
     pub socket: Socket,
     /// The service.
@@ -116,14 +120,14 @@ impl Stream {
     }
 
     /// Queues bytes to be sent by [`Stream::flush`].
-    pub fn push(&mut self, bytes: &[u8]) {
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.unsent.drain(..self.taken);
         self.taken = 0;
         self.unsent.extend_from_slice(bytes);
     }
 
     /// Bytes that the kernel has not taken yet.
-    pub fn unsent(&self) -> usize {
+    pub(crate) fn unsent(&self) -> usize {
         self.unsent.len() - self.taken
     }
 
@@ -131,7 +135,7 @@ impl Stream {
     ///
     /// # Errors
     /// As `send(2)`.
-    pub fn flush(&mut self) -> io::Result<()> {
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
         while self.unsent() > 0 {
             match self.send_some(&self.unsent[self.taken..])? {
                 0 => break,
@@ -145,7 +149,7 @@ impl Stream {
     ///
     /// # Errors
     /// As `send(2)`.
-    pub fn send_some(&self, bytes: &[u8]) -> io::Result<usize> {
+    pub(crate) fn send_some(&self, bytes: &[u8]) -> io::Result<usize> {
         match (&self.socket).write(bytes) {
             Err(error) if is_transient(&error) => Ok(0),
             other => other,
@@ -156,7 +160,7 @@ impl Stream {
     ///
     /// # Errors
     /// As `recv(2)`.
-    pub fn receive(&self, memory: &mut [u8]) -> io::Result<Option<usize>> {
+    pub(crate) fn receive(&self, memory: &mut [u8]) -> io::Result<Option<usize>> {
         match (&self.socket).read(memory) {
             Ok(len) => Ok(Some(len)),
             Err(error) if is_transient(&error) => Ok(None),
@@ -165,12 +169,12 @@ impl Stream {
     }
 
     /// Sends FIN behind what was sent. An error is found by the next [`Stream::receive`].
-    pub fn half_close(&self) {
+    pub(crate) fn half_close(&self) {
         let _ = self.socket.shutdown(Shutdown::Write);
     }
 
     /// What to wait for: input, and room while something is unsent.
-    pub fn polled(&self) -> PollFd<'_> {
+    pub(crate) fn polled(&self) -> PollFd<'_> {
         let mut wanted = PollFlags::POLLIN;
         wanted.set(PollFlags::POLLOUT, self.unsent() > 0);
         PollFd::new(self.socket.as_fd(), wanted)
@@ -185,7 +189,7 @@ pub(super) fn is_transient(error: &io::Error) -> bool {
 /// A socket for datagrams to and from one service; nonblocking. It is not connected, so that
 /// answers from elsewhere are seen, too.
 #[derive(Debug)]
-pub struct Flow {
+pub(crate) struct Flow {
     /// The socket.
     pub socket: Socket,
     /// The service.
@@ -195,7 +199,7 @@ pub struct Flow {
 
 /// What a flow of datagrams has received.
 #[derive(Debug)]
-pub enum News {
+pub(crate) enum News {
     /// A datagram; its bytes are in the memory.
     Arrival(Arrival),
     /// A datagram of ours was not delivered; as many of its bytes as were returned are in the
@@ -219,7 +223,7 @@ impl Flow {
     ///
     /// # Errors
     /// As `sendto(2)`.
-    pub fn send(&self, bytes: &[u8]) -> io::Result<bool> {
+    pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<bool> {
         let sent = match self.socket.send_to(bytes, &self.encoded) {
             // The error belongs to an earlier datagram, and is cleared by being returned (udp(7)).
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
@@ -243,7 +247,7 @@ impl Flow {
     ///
     /// # Errors
     /// As `connect(2)`.
-    pub fn refuse_answers(&self) -> io::Result<()> {
+    pub(crate) fn refuse_answers(&self) -> io::Result<()> {
         let Address::Inet(mut other) = self.peer else {
             return Ok(());
         };
@@ -259,7 +263,7 @@ impl Flow {
     ///
     /// # Errors
     /// As `recvmsg(2)`.
-    pub fn receive(&self, memory: &mut [u8]) -> io::Result<Option<News>> {
+    pub(crate) fn receive(&self, memory: &mut [u8]) -> io::Result<Option<News>> {
         loop {
             match measure::receive(self.socket.as_fd(), memory) {
                 Ok(arrival) => return Ok(Some(News::Arrival(arrival))),
@@ -283,7 +287,7 @@ impl Flow {
 
     /// Whether this sender is the service. The name of a Unix socket is as its owner wrote it, and
     /// may not be comparable to ours; no other process knows our name.
-    pub fn is_peer(&self, source: &Source) -> bool {
+    pub(crate) fn is_peer(&self, source: &Source) -> bool {
         match (&self.peer, source) {
             (Address::Inet(peer), Source::Inet(source)) => {
                 (peer.ip(), peer.port()) == (source.ip(), source.port())
@@ -294,7 +298,7 @@ impl Flow {
     }
 
     /// What to wait for.
-    pub fn polled(&self) -> PollFd<'_> {
+    pub(crate) fn polled(&self) -> PollFd<'_> {
         PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)
     }
 }
@@ -303,7 +307,11 @@ impl Flow {
 ///
 /// # Errors
 /// As `ppoll(2)`.
-pub fn wait_for(fd: BorrowedFd<'_>, until: Instant, interrupt: &Interrupt) -> io::Result<bool> {
+pub(crate) fn wait_for(
+    fd: BorrowedFd<'_>,
+    until: Instant,
+    interrupt: &Interrupt,
+) -> io::Result<bool> {
     let mut polled = [PollFd::new(fd, PollFlags::POLLIN)];
     wait(&mut polled, until, interrupt)?;
     Ok(is_readable(&polled[0]))

@@ -12,30 +12,30 @@
 
 #![forbid(unsafe_code)]
 
-pub mod args;
-pub mod cause;
+pub(crate) mod args;
+pub(crate) mod cause;
 mod check;
-pub mod compare;
-pub mod console;
+pub(crate) mod compare;
+pub(crate) mod console;
 mod exchange;
 mod figures;
-pub mod interrupt;
-pub mod latency;
+pub(crate) mod interrupt;
+pub(crate) mod latency;
 mod ledger;
-pub mod link;
+pub(crate) mod link;
 mod load;
 mod mtu;
-pub mod payload;
+pub(crate) mod payload;
 mod ping;
 mod printable;
-pub mod report;
-pub mod route;
+pub(crate) mod report;
+pub(crate) mod route;
 mod send;
 mod sent;
 mod session;
 mod talk;
 mod tally;
-pub mod target;
+pub(crate) mod target;
 mod transfer;
 
 use std::process::ExitCode;
@@ -49,7 +49,7 @@ use route::Route;
 use session::Session;
 
 /// The entry point: reads the command line, carries it out, and ends with its exit status.
-pub fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let cli: Cli = match args::parse() {
         Ok(cli) => cli,
         Err(status) => return status,

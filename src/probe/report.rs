@@ -15,7 +15,7 @@ use super::latency::Spread;
 
 /// The fields of all commands, each where it applies.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// Messages sent whose fate is known; bytes, of a stream that `send` sends.
     pub sent: Option<u64>,
     /// Messages that came back whole and in time; of a stream, bytes that came back.
@@ -64,7 +64,7 @@ pub struct Report {
 ///
 /// # Errors
 /// Never, for numbers and words.
-pub fn object(report: &impl Serialize) -> serde_json::Result<Value> {
+pub(crate) fn object(report: &impl Serialize) -> serde_json::Result<Value> {
     fn strip(value: &mut Value) {
         match value {
             Value::Object(fields) => {
@@ -81,14 +81,14 @@ pub fn object(report: &impl Serialize) -> serde_json::Result<Value> {
 }
 
 /// Milliseconds, with the digits that mean something.
-pub fn milliseconds(time: Duration) -> f64 {
+pub(crate) fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
 /// How a command ends; the exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// All was as it should be.
     Good = Exit::Done as u8,
     /// Something was lost, late or wrong, or the command was ended before its result.

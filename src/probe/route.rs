@@ -31,7 +31,7 @@ const RECEIVE_BUFFER_BYTES: u32 = 8 << 20;
 
 /// The way to a service.
 #[derive(Clone, Debug)]
-pub struct Route {
+pub(crate) struct Route {
     target: Target,
     addresses: Vec<Address>,
     path: Path,
@@ -43,7 +43,11 @@ impl Route {
     ///
     /// # Errors
     /// When there is no suitable address, or the command is ended first.
-    pub fn resolve(target: &Target, path: &Path, interrupt: &Interrupt) -> Result<Self, Trouble> {
+    pub(crate) fn resolve(
+        target: &Target,
+        path: &Path,
+        interrupt: &Interrupt,
+    ) -> Result<Self, Trouble> {
         let addresses = match target {
             Target::Unix { path, .. } => vec![Address::Unix(path.clone())],
             Target::Inet { host, port, .. } => {
@@ -80,43 +84,43 @@ impl Route {
     }
 
     /// The same from another port of this host.
-    pub fn from_port(&self, port: u16) -> Self {
+    pub(crate) fn at_port(&self, port: u16) -> Self {
         let mut route = self.clone();
         route.path.source.get_or_insert_default().port = port;
         route
     }
 
     /// The port of this host that the command line names, if it does.
-    pub fn source_port(&self) -> Option<u16> {
+    pub(crate) fn source_port(&self) -> Option<u16> {
         let port = self.path.source.map_or(0, |source| source.port);
         (port > 0).then_some(port)
     }
 
     /// The same to another address of the service.
-    pub fn to(&self, address: Address) -> Self {
+    pub(crate) fn to(&self, address: Address) -> Self {
         let mut route = self.clone();
         route.addresses = vec![address];
         route
     }
 
     /// The service, as typed.
-    pub fn target(&self) -> &Target {
+    pub(crate) fn target(&self) -> &Target {
         &self.target
     }
 
     /// Where it is: the first address.
-    pub fn address(&self) -> &Address {
+    pub(crate) fn address(&self) -> &Address {
         &self.addresses[0]
     }
 
     /// Something went wrong on the way to the first address.
-    pub fn trouble(&self, error: &io::Error) -> Trouble {
+    pub(crate) fn trouble(&self, error: &io::Error) -> Trouble {
         self.trouble_at(self.address(), error)
     }
 
     /// A datagram to the first address was not delivered: why, and which host reports it, if that is not
     /// the service itself.
-    pub fn undelivered(&self, failure: &Failure) -> Trouble {
+    pub(crate) fn undelivered(&self, failure: &Failure) -> Trouble {
         let mut trouble = self.trouble(&failure.error);
         trouble.cause = Cause::of_failure(failure);
         let service = match self.address() {
@@ -170,7 +174,7 @@ impl Route {
     }
 
     /// `tcp://localhost:7`, with the address where that says more.
-    pub fn place(&self, address: &Address) -> String {
+    pub(crate) fn place(&self, address: &Address) -> String {
         match (&self.target, address) {
             (Target::Inet { host, .. }, Address::Inet(address))
                 if host.parse() != Ok(address.ip()) =>
@@ -186,7 +190,11 @@ impl Route {
     ///
     /// # Errors
     /// Those of the last address; [`Cause::Interrupted`] if the command is ended first.
-    pub fn connect(&self, timeout: Duration, interrupt: &Interrupt) -> Result<Stream, Trouble> {
+    pub(crate) fn connect(
+        &self,
+        timeout: Duration,
+        interrupt: &Interrupt,
+    ) -> Result<Stream, Trouble> {
         let mut last = None;
         for address in &self.addresses {
             match self.connect_to(address, timeout, interrupt) {
@@ -228,7 +236,7 @@ impl Route {
     ///
     /// # Errors
     /// As `socket(2)`, `bind(2)` and `setsockopt(2)`.
-    pub fn open(&self) -> Result<Flow, Trouble> {
+    pub(crate) fn open(&self) -> Result<Flow, Trouble> {
         let flow = self.datagrams();
         let flow = flow.and_then(|socket| Flow::new(socket, self.address().clone()));
         flow.map_err(|error| self.trouble(&error))
@@ -239,7 +247,7 @@ impl Route {
     ///
     /// # Errors
     /// As `socket(2)`, `bind(2)`, `connect(2)` and `setsockopt(2)`.
-    pub fn connect_datagrams(&self) -> Result<OwnedFd, Trouble> {
+    pub(crate) fn connect_datagrams(&self) -> Result<OwnedFd, Trouble> {
         let open = || {
             let socket = self.datagrams()?;
             socket.connect(&self.address().encode()?)?;
@@ -422,7 +430,7 @@ fn proxy_header(version: ProxyVersion, socket: &Socket) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// What does not, and what to write.
-pub fn check(target: &Target, path: &Path) -> Result<(), String> {
+pub(crate) fn check(target: &Target, path: &Path) -> Result<(), String> {
     let of_ip = [
         (path.ipv4, "--ipv4"),
         (path.ipv6, "--ipv6"),

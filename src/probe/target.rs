@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 /// An echo service, ours or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
+pub(crate) enum Target {
     /// Over IP.
     Inet {
         /// TCP or UDP.
@@ -29,7 +29,7 @@ pub enum Target {
 
 /// A port as typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Port {
+pub(crate) enum Port {
     /// Its number.
     Number(u16),
     /// The name of a service, as in services(5).
@@ -38,7 +38,7 @@ pub enum Port {
 
 /// A stream of bytes, or datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
+pub(crate) enum Transport {
     /// TCP, or a Unix stream.
     Stream,
     /// UDP, or Unix datagrams.
@@ -47,19 +47,19 @@ pub enum Transport {
 
 impl Target {
     /// A stream of bytes, or datagrams.
-    pub fn transport(&self) -> Transport {
+    pub(crate) fn transport(&self) -> Transport {
         match self {
             Self::Inet { transport, .. } | Self::Unix { transport, .. } => *transport,
         }
     }
 
     /// Whether it is a stream of bytes.
-    pub fn is_stream(&self) -> bool {
+    pub(crate) fn is_stream(&self) -> bool {
         self.transport() == Transport::Stream
     }
 
     /// Whether it is reached over IP.
-    pub fn is_inet(&self) -> bool {
+    pub(crate) fn is_inet(&self) -> bool {
         matches!(self, Self::Inet { .. })
     }
 

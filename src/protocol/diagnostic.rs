@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 
 /// Something to say about the configuration, and where.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "each field says what it is")]
+#[allow(
+    clippy::missing_docs_in_private_items,
+    reason = "each field says what it is"
+)]
 pub struct Diagnostic {
     pub file: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -36,11 +39,11 @@ impl fmt::Display for Diagnostic {
 }
 
 /// How many diagnostics of one kind a result has at most, before a count of the others.
-pub const DIAGNOSTICS_MAX: usize = 100;
+pub(crate) const DIAGNOSTICS_MAX: usize = 100;
 
 /// The first of a list, then a count of the others and of `more`, which are called `noun`.
 #[must_use]
-pub fn bounded(mut list: Vec<Diagnostic>, more: usize, noun: &str) -> Vec<Diagnostic> {
+pub(crate) fn bounded(mut list: Vec<Diagnostic>, more: usize, noun: &str) -> Vec<Diagnostic> {
     let more = more + list.len().saturating_sub(DIAGNOSTICS_MAX);
     list.truncate(DIAGNOSTICS_MAX);
     if more > 0 {

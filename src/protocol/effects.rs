@@ -9,7 +9,7 @@ use super::peers::{PeerQuery, SortKey};
 
 /// Something for the daemon to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
+pub(crate) enum Effect {
     /// Look at the configuration files, and report on the daemon as a whole; the answer is a
     /// [`super::schema::GetStatusReply`].
     GetStatus,
@@ -59,7 +59,7 @@ pub enum Effect {
 impl Effect {
     /// Whether something is different afterwards: the log then says which caller it was.
     #[must_use]
-    pub fn changes_something(&self) -> bool {
+    pub(crate) fn changes_something(&self) -> bool {
         match self {
             Self::GetStatus | Self::ListPeers { .. } => false,
             Self::ClosePeers { dry_run, .. } | Self::Reload { dry_run } => !dry_run,
@@ -71,7 +71,7 @@ impl Effect {
 
     /// The listener that it is about.
     #[must_use]
-    pub fn listener(&self) -> Option<&str> {
+    pub(crate) fn listener(&self) -> Option<&str> {
         match self {
             Self::ListPeers { query, .. } | Self::ClosePeers { query, .. } => {
                 query.listener.as_deref()

@@ -17,10 +17,10 @@ use super::{
 };
 
 /// The largest backlog that `listen(2)` can be given.
-pub const BACKLOG_MAX: i64 = i32::MAX as i64;
+pub(crate) const BACKLOG_MAX: i64 = i32::MAX as i64;
 
 /// What can be logged, from nothing to everything.
-pub const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+pub(crate) const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 type Handler = fn(&Request, &dyn View) -> Result<Outcome, Refusal>;
 
@@ -69,7 +69,7 @@ const fn row(name: &'static str, role: Role, handler: Handler) -> Method {
 
 /// The method of this name.
 #[must_use]
-pub fn find(name: &str) -> Option<&'static Method> {
+pub(crate) fn find(name: &str) -> Option<&'static Method> {
     METHODS.iter().find(|method| method.name == name)
 }
 

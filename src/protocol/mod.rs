@@ -12,58 +12,58 @@
 #![forbid(unsafe_code)]
 
 mod diagnostic;
-pub mod effects;
-pub mod methods;
-pub mod peers;
-pub mod schema;
-pub mod wire;
+pub(crate) mod effects;
+pub(crate) mod methods;
+pub(crate) mod peers;
+pub(crate) mod schema;
+pub(crate) mod wire;
 
 use serde::Serialize;
 use serde_json::json;
 
-pub use effects::Effect;
-pub use methods::{METHODS, Method};
-pub use peers::{PeerQuery, SortKey};
+pub(crate) use effects::Effect;
+pub use methods::METHODS;
+pub(crate) use peers::{PeerQuery, SortKey};
 use schema::{Listener, ReloadOutcome, ReloadResult};
 use wire::{Parameters, Reply, Request};
 
 /// The name of our interface.
-pub const INTERFACE: &str = "io.echod.Control";
+pub(crate) const INTERFACE: &str = "io.echod.Control";
 
 /// The text of our interface.
-pub const INTERFACE_TEXT: &str = include_str!("io.echod.Control.varlink");
+pub(crate) const INTERFACE_TEXT: &str = include_str!("io.echod.Control.varlink");
 
 /// The name of the interface that every Varlink service has.
-pub const SERVICE: &str = "org.varlink.service";
+pub(crate) const SERVICE: &str = "org.varlink.service";
 
 /// The text of that interface.
-pub const SERVICE_TEXT: &str = include_str!("org.varlink.service.varlink");
+pub(crate) const SERVICE_TEXT: &str = include_str!("org.varlink.service.varlink");
 
 /// The error of a caller that may connect, but not call this method.
-pub const PERMISSION_DENIED: &str = "org.varlink.service.PermissionDenied";
+pub(crate) const PERMISSION_DENIED: &str = "org.varlink.service.PermissionDenied";
 
 /// The error of a configuration that has errors; its parameters are a [`schema::ReloadReply`].
-pub const CONFIG_REJECTED: &str = "io.echod.Control.ConfigRejected";
+pub(crate) const CONFIG_REJECTED: &str = "io.echod.Control.ConfigRejected";
 
 /// The error of a name that no listener has.
-pub const LISTENER_NOT_FOUND: &str = "io.echod.Control.ListenerNotFound";
+pub(crate) const LISTENER_NOT_FOUND: &str = "io.echod.Control.ListenerNotFound";
 
 /// The error of a number that is no backlog.
-pub const INVALID_BACKLOG: &str = "io.echod.Control.InvalidBacklog";
+pub(crate) const INVALID_BACKLOG: &str = "io.echod.Control.InvalidBacklog";
 
 /// The error of an upgrade that does not take place.
-pub const UPGRADE_REFUSED: &str = "io.echod.Control.UpgradeRefused";
+pub(crate) const UPGRADE_REFUSED: &str = "io.echod.Control.UpgradeRefused";
 /// The name of an error.
-pub const RELOAD_REFUSED: &str = "io.echod.Control.ReloadRefused";
+pub(crate) const RELOAD_REFUSED: &str = "io.echod.Control.ReloadRefused";
 
 /// The error of a request that is too long to be read.
-pub const REQUEST_TOO_LARGE: &str = "io.echod.Control.RequestTooLarge";
+pub(crate) const REQUEST_TOO_LARGE: &str = "io.echod.Control.RequestTooLarge";
 
 /// The error of a parameter that is missing, unknown or invalid.
-pub const INVALID_PARAMETER: &str = "org.varlink.service.InvalidParameter";
+pub(crate) const INVALID_PARAMETER: &str = "org.varlink.service.InvalidParameter";
 
 /// The error of a method that does not exist.
-pub const METHOD_NOT_FOUND: &str = "org.varlink.service.MethodNotFound";
+pub(crate) const METHOD_NOT_FOUND: &str = "org.varlink.service.MethodNotFound";
 
 const INTERFACE_NOT_FOUND: &str = "org.varlink.service.InterfaceNotFound";
 
@@ -81,7 +81,7 @@ pub enum Role {
 
 /// The daemon as it is at the moment of a request. A handler asks for what it returns and nothing
 /// else: some of it takes system calls for each socket.
-pub trait View {
+pub(crate) trait View {
     /// What `ListListeners` returns.
     fn listeners(&self) -> Vec<Listener>;
 
@@ -97,7 +97,7 @@ pub trait View {
 
 /// What comes of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// This is the answer: the values, or the error.
     Reply(Reply),
     /// The caller has too small a role; the answer is [`permission_denied`].
@@ -108,7 +108,7 @@ pub enum Outcome {
 
 /// Answers a request of a caller with this role, refuses it, or says what is to be done.
 #[must_use]
-pub fn handle(request: &Request, role: Role, view: &dyn View) -> Outcome {
+pub(crate) fn handle(request: &Request, role: Role, view: &dyn View) -> Outcome {
     let Some(method) = methods::find(&request.method) else {
         return Outcome::Reply(*not_found(&request.method));
     };
@@ -147,13 +147,13 @@ fn refused(name: &str, values: &impl Serialize) -> Refusal {
 
 /// The answer to an effect that was carried out.
 #[must_use]
-pub fn reply(values: &impl Serialize) -> Reply {
+pub(crate) fn reply(values: &impl Serialize) -> Reply {
     Reply::done(schema::parameters(values))
 }
 
 /// One page of a list of peers; another one follows if it `continues`.
 #[must_use]
-pub fn page(page: &schema::ListPeersReply, continues: bool) -> Reply {
+pub(crate) fn page(page: &schema::ListPeersReply, continues: bool) -> Reply {
     Reply {
         continues,
         ..reply(page)
@@ -162,20 +162,20 @@ pub fn page(page: &schema::ListPeersReply, continues: bool) -> Reply {
 
 /// The answer to a caller with too small a role.
 #[must_use]
-pub fn permission_denied() -> Reply {
+pub(crate) fn permission_denied() -> Reply {
     Reply::error(PERMISSION_DENIED, Parameters::new())
 }
 
 /// The answer to a request that is too long to be read.
 #[must_use]
-pub fn request_too_large() -> Reply {
+pub(crate) fn request_too_large() -> Reply {
     let bytes_max = wire::REQUEST_BYTES_MAX as u64;
     *refused(REQUEST_TOO_LARGE, &schema::RequestTooLarge { bytes_max })
 }
 
 /// The answer to a reload, or a dry run of one: a configuration with errors is an error.
 #[must_use]
-pub fn reloaded(result: ReloadResult) -> Reply {
+pub(crate) fn reloaded(result: ReloadResult) -> Reply {
     let rejected = result.outcome == ReloadOutcome::Rejected;
     let values = schema::ReloadReply { result };
     if rejected {
@@ -187,19 +187,19 @@ pub fn reloaded(result: ReloadResult) -> Reply {
 
 /// The answer to a reload that does not take place.
 #[must_use]
-pub fn reload_refused(reason: String) -> Reply {
+pub(crate) fn reload_refused(reason: String) -> Reply {
     *refused(RELOAD_REFUSED, &schema::ReloadRefused { reason })
 }
 
 /// The answer to an upgrade, given by the successor.
 #[must_use]
-pub fn upgraded(result: schema::UpgradeResult) -> Reply {
+pub(crate) fn upgraded(result: schema::UpgradeResult) -> Reply {
     reply(&schema::UpgradeReply { result })
 }
 
 /// The answer to an upgrade that does not take place.
 #[must_use]
-pub fn upgrade_refused(reason: String) -> Reply {
+pub(crate) fn upgrade_refused(reason: String) -> Reply {
     *refused(UPGRADE_REFUSED, &schema::UpgradeRefused { reason })
 }
 

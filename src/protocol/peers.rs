@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 /// Which peers are meant: those that fit every field that is given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PeerQuery {
+pub(crate) struct PeerQuery {
     /// The peer with this id.
     pub id: Option<u64>,
     /// Those of this listener.
@@ -26,7 +26,7 @@ pub struct PeerQuery {
 impl PeerQuery {
     /// Whether anything narrows it down.
     #[must_use]
-    pub fn has_selector(&self) -> bool {
+    pub(crate) fn has_selector(&self) -> bool {
         *self != Self::default()
     }
 }
@@ -56,7 +56,7 @@ impl Display for PeerQuery {
 
 /// The order of a list of peers. Numbers come largest first; peers that are equal by id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SortKey {
+pub(crate) enum SortKey {
     /// By id, which is the order in which they came, within a worker.
     #[default]
     Id,
@@ -78,7 +78,7 @@ pub enum SortKey {
 
 impl SortKey {
     /// Every key, in the order in which messages list them.
-    pub const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Id,
         Self::Listener,
         Self::Address,
@@ -91,7 +91,7 @@ impl SortKey {
 
     /// The key's name on the wire and on the command line.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Id => "id",
             Self::Listener => "listener",
@@ -106,14 +106,14 @@ impl SortKey {
 
     /// The key of this name.
     #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|key| key.name() == name)
     }
 }
 
 /// A network as people write it: `10.0.0.0/8`, or a single address.
 #[must_use]
-pub fn parse_network(text: &str) -> Option<IpNet> {
+pub(crate) fn parse_network(text: &str) -> Option<IpNet> {
     let network = text.parse::<IpNet>().ok();
     network.or_else(|| Some(text.parse::<IpAddr>().ok()?.into()))
 }

@@ -11,18 +11,18 @@ use serde_json::{Map, Value};
 
 /// The most that a request may have, in bytes, without its NUL. The longest sensible one has
 /// some hundred; what is larger is not meant for us.
-pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
+pub(crate) const REQUEST_BYTES_MAX: usize = 64 * 1024;
 
 /// The most that `echoctl` takes as one reply, in bytes: a page of 256 peers has about 100 KiB,
 /// and a configuration may be long.
-pub const REPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub(crate) const REPLY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// The named values of a request or a reply.
-pub type Parameters = Map<String, Value>;
+pub(crate) type Parameters = Map<String, Value>;
 
 /// Cuts a stream of bytes into messages.
 #[derive(Debug)]
-pub struct Frames {
+pub(crate) struct Frames {
     /// Bytes that are received and not yet taken: `len_max` and a NUL at most.
     held: Vec<u8>,
     /// The number of bytes of `held` that are known to be no NUL.
@@ -33,7 +33,7 @@ pub struct Frames {
 /// A message is longer than it may be; nothing after it can be understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a message of more than {len_max} bytes")]
-pub struct TooLong {
+pub(crate) struct TooLong {
     /// The number of bytes that is allowed.
     pub len_max: usize,
 }
@@ -41,7 +41,7 @@ pub struct TooLong {
 impl Frames {
     /// For messages of at most `len_max` bytes.
     #[must_use]
-    pub fn new(len_max: usize) -> Self {
+    pub(crate) fn new(len_max: usize) -> Self {
         Self {
             held: Vec::new(),
             searched: 0,
@@ -51,7 +51,7 @@ impl Frames {
 
     /// Continues with what another had [held](Self::held), however much that is.
     #[must_use]
-    pub fn resume(len_max: usize, held: Vec<u8>) -> Self {
+    pub(crate) fn resume(len_max: usize, held: Vec<u8>) -> Self {
         Self {
             held,
             ..Self::new(len_max)
@@ -61,18 +61,18 @@ impl Frames {
     /// How many bytes can be pushed now. Zero until a message is taken, when one is complete
     /// or too long.
     #[must_use]
-    pub fn room(&self) -> usize {
+    pub(crate) fn room(&self) -> usize {
         (self.len_max + 1).saturating_sub(self.held.len())
     }
 
     /// Bytes that are received and not yet taken.
     #[must_use]
-    pub fn held(&self) -> &[u8] {
+    pub(crate) fn held(&self) -> &[u8] {
         &self.held
     }
 
     /// Takes as many of these bytes as there is room for, and returns their number.
-    pub fn push(&mut self, bytes: &[u8]) -> usize {
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> usize {
         let taken = bytes.len().min(self.room());
         self.held.extend_from_slice(&bytes[..taken]);
         taken
@@ -83,7 +83,7 @@ impl Frames {
     /// # Errors
     ///
     /// [`TooLong`], from then on.
-    pub fn next_frame(&mut self) -> Result<Option<Vec<u8>>, TooLong> {
+    pub(crate) fn next_frame(&mut self) -> Result<Option<Vec<u8>>, TooLong> {
         let fresh = &self.held[self.searched..];
         let Some(nul) = fresh.iter().position(|&byte| byte == 0) else {
             self.searched = self.held.len();
@@ -108,11 +108,11 @@ impl Frames {
 /// Not a message: the bytes are not JSON, or not of Varlink's shape.
 #[derive(Debug, thiserror::Error)]
 #[error("not a Varlink message: {0}")]
-pub struct Malformed(#[from] serde_json::Error);
+pub(crate) struct Malformed(#[from] serde_json::Error);
 
 /// A call of a method.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Request {
+pub(crate) struct Request {
     /// Interface and name, for example `io.echod.Control.GetStatus`.
     pub method: String,
     /// `null` is the same as nothing: `varlink-cli` sends it.
@@ -138,20 +138,20 @@ impl Request {
     /// # Errors
     ///
     /// [`Malformed`]: after it, a client cannot be relied on to mean what it sends.
-    pub fn decode(frame: &[u8]) -> Result<Self, Malformed> {
+    pub(crate) fn decode(frame: &[u8]) -> Result<Self, Malformed> {
         Ok(serde_json::from_slice(frame)?)
     }
 
     /// The message, with its NUL.
     #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         encode(self)
     }
 }
 
 /// The answer to a call: the values asked for, or an error with its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reply {
+pub(crate) struct Reply {
     /// The error's full name; absent when all is well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -167,26 +167,16 @@ pub struct Reply {
 impl Reply {
     /// The one reply to a call, or the last.
     #[must_use]
-    pub fn done(parameters: Parameters) -> Self {
+    pub(crate) fn done(parameters: Parameters) -> Self {
         Self {
             parameters,
-            ..Self::default()
-        }
-    }
-
-    /// A reply that is followed by another.
-    #[must_use]
-    pub fn continued(parameters: Parameters) -> Self {
-        Self {
-            parameters,
-            continues: true,
             ..Self::default()
         }
     }
 
     /// The call could not be done.
     #[must_use]
-    pub fn error(name: &str, parameters: Parameters) -> Self {
+    pub(crate) fn error(name: &str, parameters: Parameters) -> Self {
         Self {
             error: Some(name.to_owned()),
             parameters,
@@ -199,13 +189,13 @@ impl Reply {
     /// # Errors
     ///
     /// [`Malformed`]: the other side does not speak Varlink.
-    pub fn decode(frame: &[u8]) -> Result<Self, Malformed> {
+    pub(crate) fn decode(frame: &[u8]) -> Result<Self, Malformed> {
         Ok(serde_json::from_slice(frame)?)
     }
 
     /// The message, with its NUL.
     #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         encode(self)
     }
 }
@@ -317,7 +307,10 @@ mod tests {
     fn messages_look_as_varlink_wants_them() {
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         let some = parameters(json!({"a": 1}));
-        let reply = Reply::continued(some.clone());
+        let reply = Reply {
+            continues: true,
+            ..Reply::done(some.clone())
+        };
         let expected = "{\"parameters\":{\"a\":1},\"continues\":true}\0";
         assert_eq!(text(reply.encode()), expected);
         let reply = Reply::error("a.B", some);

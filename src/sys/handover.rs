@@ -57,7 +57,7 @@ pub fn put_into_carriers(descriptors: &[BorrowedFd<'_>]) -> io::Result<Vec<Owned
 /// # Errors
 /// As `recvmsg(2)`, and if the process cannot have all of them open (`RLIMIT_NOFILE`). Descriptors
 /// that were taken out until then are closed.
-pub fn take_out_of_carriers(carriers: &[OwnedFd]) -> io::Result<Vec<OwnedFd>> {
+pub(crate) fn take_out_of_carriers(carriers: &[OwnedFd]) -> io::Result<Vec<OwnedFd>> {
     let mut chunks = Vec::new();
     for carrier in carriers {
         while let Some(chunk) = receive(carrier)? {
@@ -136,7 +136,7 @@ pub fn store(name: &str, parts: &[&[u8]]) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// As `read(2)`.
-pub fn fetch(file: OwnedFd) -> io::Result<Vec<u8>> {
+pub(crate) fn fetch(file: OwnedFd) -> io::Result<Vec<u8>> {
     let mut file = File::from(file);
     let mut bytes = Vec::new();
     file.rewind()?;
@@ -148,7 +148,7 @@ pub fn fetch(file: OwnedFd) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// As `fcntl(2)`.
-pub fn survive_exec(descriptor: BorrowedFd<'_>, survives: bool) -> io::Result<()> {
+pub(crate) fn survive_exec(descriptor: BorrowedFd<'_>, survives: bool) -> io::Result<()> {
     let flags = if survives {
         FdFlag::empty()
     } else {
@@ -163,7 +163,7 @@ pub fn survive_exec(descriptor: BorrowedFd<'_>, survives: bool) -> io::Result<()
 ///
 /// # Errors
 /// If the number is that of a standard stream or is not open.
-pub fn inherit(number: RawFd) -> io::Result<OwnedFd> {
+pub(crate) fn inherit(number: RawFd) -> io::Result<OwnedFd> {
     if number <= libc::STDERR_FILENO {
         return Err(io::ErrorKind::InvalidInput.into());
     }

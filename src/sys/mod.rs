@@ -9,10 +9,10 @@
 #![allow(unsafe_code)]
 
 mod ancillary;
-pub mod handover;
+pub(crate) mod handover;
 pub mod measure;
-pub mod message;
-pub mod process;
+pub(crate) mod message;
+pub(crate) mod process;
 pub mod socket;
 
 use std::io;

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 /// The CPUs that the calling thread may run on, by number; empty if that cannot be determined, as
 /// on a machine with more than 1,024 CPUs (`sched_getaffinity(2)`).
 #[must_use]
-pub fn allowed_cpus() -> Vec<usize> {
+pub(crate) fn allowed_cpus() -> Vec<usize> {
     let Ok(set) = sched_getaffinity(Pid::from_raw(0)) else {
         return Vec::new();
     };
@@ -25,7 +25,7 @@ pub fn allowed_cpus() -> Vec<usize> {
 ///
 /// # Errors
 /// As `sched_setaffinity(2)`; a service manager's system call filter may forbid it.
-pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
+pub(crate) fn pin_to_cpu(cpu: usize) -> io::Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu)?;
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
@@ -33,7 +33,7 @@ pub fn pin_to_cpu(cpu: usize) -> io::Result<()> {
 
 /// Returns memory that was freed to the kernel, which the C library otherwise keeps for later
 /// (`malloc_trim(3)`).
-pub fn return_free_memory() {
+pub(crate) fn return_free_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it takes a number, and touches only memory that is free.
     unsafe {
@@ -55,7 +55,7 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
 
 /// How many descriptors this process may have; none if that cannot be determined.
 #[must_use]
-pub fn descriptor_limit() -> Option<u64> {
+pub(crate) fn descriptor_limit() -> Option<u64> {
     let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
     Some(soft)
 }
@@ -66,7 +66,7 @@ const DESCRIPTORS_COUNTED_MAX: usize = 4096;
 /// How many descriptors this process has open; none where that takes long to find out: many, before
 /// Linux 6.2.
 #[must_use]
-pub fn open_descriptors() -> Option<u64> {
+pub(crate) fn open_descriptors() -> Option<u64> {
     let folder = "/proc/self/fd";
     // Since Linux 6.2 this is their number (proc_pid_fd(5)).
     let count = std::fs::metadata(folder).ok()?.len();
@@ -95,7 +95,7 @@ const ACTIONS_KEPT: [Signal; 5] = [
 /// (`execve(2)`), and with SIGCHLD ignored, for example, no child can be waited for.
 ///
 /// To be called once, before the first handler is installed.
-pub fn restore_default_actions() {
+pub(crate) fn restore_default_actions() {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     for signal in Signal::iterator().filter(|signal| !ACTIONS_KEPT.contains(signal)) {
         // SAFETY: the default action runs no code of this process.
@@ -109,7 +109,7 @@ pub fn restore_default_actions() {
 /// On the main thread these are the children that this process was started with, and as process 1
 /// of a container the orphans of all others (`pid_namespaces(7)`). A child that another thread has
 /// started is left to that thread.
-pub fn reap_children_of_this_thread() {
+pub(crate) fn reap_children_of_this_thread() {
     let flags = libc::WNOHANG | libc::__WNOTHREAD;
     // SAFETY: without a place for the status, waitpid(2) writes to no memory.
     while unsafe { libc::waitpid(-1, std::ptr::null_mut(), flags) } > 0 {}
@@ -117,7 +117,7 @@ pub fn reap_children_of_this_thread() {
 
 /// A descriptor that the service manager has passed.
 #[derive(Debug)]
-pub struct Passed {
+pub(crate) struct Passed {
     /// Its `FileDescriptorName=`: the name of the `.socket` unit unless that sets another.
     pub name: String,
     /// The descriptor, with close-on-exec.
@@ -129,7 +129,7 @@ impl Passed {
     ///
     /// # Errors
     /// As `fcntl(2)` (`F_DUPFD_CLOEXEC`).
-    pub fn try_clone(&self) -> io::Result<Self> {
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
         Ok(Self {
             name: self.name.clone(),
             fd: self.fd.try_clone()?,
@@ -143,7 +143,7 @@ impl Passed {
 /// # Errors
 /// If `$LISTEN_PID` or `$LISTEN_FDS` is not a number, a descriptor is not open, or the number of
 /// names in `$LISTEN_FDNAMES` is not that of the descriptors.
-pub fn take_passed_sockets() -> io::Result<Vec<Passed>> {
+pub(crate) fn take_passed_sockets() -> io::Result<Vec<Passed>> {
     // `$LISTEN_FDNAMES` of another process (`$LISTEN_PID`) would be rejected for its number of
     // names, so it is not looked at.
     if sd_notify::listen_fds()?.len() == 0 {

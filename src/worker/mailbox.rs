@@ -13,18 +13,15 @@ use crate::policy::limits::{Timeouts, WhenFull};
 use crate::policy::{Access, SourcePorts};
 use crate::stats::Counters;
 
-pub use super::gate::{Admission, Gate};
+pub(crate) use super::gate::Admission;
+pub use super::gate::Gate;
 pub use super::ids::{ListenerId, SocketId};
-pub use super::selection::{Order, Rank, Selection};
+pub(crate) use super::selection::{Order, Rank, Selection};
 pub use super::sources::{Destination, SourceEntry};
-pub use super::transfer::TransferredConnection;
+pub(crate) use super::transfer::TransferredConnection;
 
 /// The part of a listener's configuration that workers need.
 #[derive(Clone, Debug)]
-#[expect(
-    missing_docs,
-    reason = "each field is the configuration key of the same name"
-)]
 pub struct Settings {
     pub name: String,
     pub reply: Reply,
@@ -47,10 +44,6 @@ pub enum SocketKind {
 
 /// What the control plane asks a worker to do. A `query` is repeated in the report that answers it.
 #[derive(Debug)]
-#[expect(
-    missing_docs,
-    reason = "the documentation of a variant covers its fields"
-)]
 pub enum Command<S> {
     /// Add this listener, or change its settings: they apply from now on. The gate is shared with
     /// the other workers and must not change; the counters have this worker as their only writer.
@@ -115,8 +108,8 @@ pub enum Command<S> {
 
 /// What a worker reports to the control plane. `worker` is its index.
 #[derive(Debug)]
-#[expect(
-    missing_docs,
+#[allow(
+    clippy::missing_docs_in_private_items,
     reason = "the documentation of a variant covers its fields"
 )]
 pub enum Report<S> {
@@ -171,8 +164,8 @@ impl ClosedPeers {
 
 /// A connection, or a source of datagrams seen recently.
 #[derive(Clone, Debug)]
-#[expect(
-    missing_docs,
+#[allow(
+    clippy::missing_docs_in_private_items,
     reason = "the names say it; they are those of the control protocol"
 )]
 pub struct Peer {

@@ -17,17 +17,17 @@ mod ids;
 
 mod gate;
 mod pace;
-pub mod sources;
-pub mod timers;
-pub mod transfer;
+pub(crate) mod sources;
+pub(crate) mod timers;
+pub(crate) mod transfer;
 
-pub mod mailbox;
+pub(crate) mod mailbox;
 
 mod datagrams;
 mod handover;
 mod listening;
 mod peers;
-pub mod selection;
+pub(crate) mod selection;
 mod streams;
 
 use std::collections::{HashMap, VecDeque};

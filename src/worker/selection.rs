@@ -28,7 +28,10 @@ pub struct Selection {
 
 /// What is known of a peer at no cost.
 #[derive(Clone, Copy, Debug)]
-#[expect(missing_docs, reason = "the names are those of the control protocol")]
+#[allow(
+    clippy::missing_docs_in_private_items,
+    reason = "the names are those of the control protocol"
+)]
 pub struct Candidate<'a> {
     pub id: u64,
     pub listener: &'a str,

@@ -12,7 +12,7 @@ use crate::driver::Source;
 use super::ids::SocketId;
 
 /// The number of entries, for each listener and worker.
-pub const SOURCES_MAX: usize = 1024;
+pub(crate) const SOURCES_MAX: usize = 1024;
 
 /// The number of entries in a set.
 const WAYS: usize = 4;
@@ -27,7 +27,6 @@ pub struct SourceTable {
 
 /// One source.
 #[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "the names say it")]
 pub struct SourceEntry {
     pub id: u64,
     pub source: Source,

@@ -12,7 +12,7 @@
 use std::time::{Duration, Instant};
 
 /// The resolution: a timer fires no later than this after its time.
-pub const TICK: Duration = Duration::from_millis(16);
+pub(crate) const TICK: Duration = Duration::from_millis(16);
 
 /// One turn of the wheel is about half a minute. A timer that is due later is visited once a turn.
 const BUCKETS: usize = 2048;

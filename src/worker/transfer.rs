@@ -18,7 +18,7 @@ use super::ids::ListenerId;
 /// A connection that has left one worker and has not reached another. The unsent bytes are sent
 /// before anything else.
 #[derive(Debug)]
-#[expect(missing_docs, reason = "the names say it")]
+#[allow(clippy::missing_docs_in_private_items, reason = "the names say it")]
 pub struct TransferredConnection<S> {
     pub listener: ListenerId,
     pub socket: S,
@@ -35,7 +35,7 @@ pub struct TransferredConnection<S> {
 /// It is part of the hand-over record, which programs of other versions read and write. So a field
 /// keeps its name there, a new one has a default, and one that is no longer used is still written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names say it")]
+#[allow(clippy::missing_docs_in_private_items, reason = "the names say it")]
 pub struct ConnectionState {
     pub id: u64,
     pub peer: Option<SocketAddr>,
@@ -58,7 +58,7 @@ pub struct ConnectionState {
 /// The time that was `nanos` nanoseconds before `now`, or `now` where the clock does not reach back
 /// that far: a machine may have booted since then.
 #[must_use]
-pub fn instant_before(now: Instant, nanos: u64) -> Instant {
+pub(crate) fn instant_before(now: Instant, nanos: u64) -> Instant {
     now.checked_sub(Duration::from_nanos(nanos)).unwrap_or(now)
 }
 

@@ -5,8 +5,7 @@ use std::net::{Shutdown, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use echod::sys::measure;
-use echod::sys::message::Source;
+use echod::internals::{Source, measure};
 use serde_json::json;
 
 use super::fault;

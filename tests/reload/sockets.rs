@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use echod::sys::socket::details;
+use echod::internals::socket::details;
 use socket2::{Domain, Socket, Type};
 
 use crate::harness::{Daemon, PATIENCE, connect, eventually, exchange, free_port, udp};

@@ -303,7 +303,7 @@ fn everything_that_the_programs_print_passes_through_one_module() {
 #[test]
 fn every_control_method_is_documented() {
     let page = fs::read_to_string(repository("docs/control.md")).expect("a page");
-    for method in echod::protocol::METHODS {
+    for method in echod::internals::METHODS {
         let name = method.name.trim_start_matches("io.echod.Control.");
         let row = format!("\n| `{name}` | ");
         assert!(page.contains(&row), "{name} is missing in docs/control.md");
@@ -314,7 +314,7 @@ fn every_control_method_is_documented() {
 fn every_reason_of_closing_is_documented() {
     let page = fs::read_to_string(repository("docs/control.md")).expect("a page");
     let manual = fs::read_to_string(repository("docs/man/echoctl.1")).expect("a page");
-    for reason in echod::policy::CloseReason::ALL {
+    for reason in echod::internals::CloseReason::ALL {
         let name = reason.name();
         let row = format!("\n| `{name}` | ");
         assert!(page.contains(&row), "{name} is missing in docs/control.md");
@@ -331,11 +331,11 @@ fn every_configuration_that_is_shipped_loads_without_a_warning() {
             continue;
         }
         count += 1;
-        let source = echod::config::Source {
+        let source = echod::internals::ConfigSource {
             name: file.name.clone(),
             text: file.text,
         };
-        let loaded = echod::config::load(&[source]);
+        let loaded = echod::internals::load_config(&[source]);
         let loaded = loaded.unwrap_or_else(|errors| panic!("{}", errors[0]));
         assert!(loaded.warnings.is_empty(), "{}", file.name);
     }

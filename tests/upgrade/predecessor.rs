@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::process::Stdio;
 
-use echod::sys::handover::{put_into_carriers, store};
+use echod::internals::{put_into_carriers, store};
 use nix::sys::signal::Signal;
 use serde_json::json;
 

@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use echod::driver::uring::Uring;
+use echod::internals::Uring;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 

@@ -8,8 +8,7 @@ use std::io::Write;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use echod::driver::uring::Uring;
-use echod::driver::{Completion, Driver, Op};
+use echod::internals::{Completion, Driver, Op, Uring};
 
 use super::pattern::Pattern;
 use super::stream::Stream;

@@ -26,7 +26,7 @@ pub(super) fn field(name: &str, value: &str) -> String {
 
 /// All about one listener.
 #[must_use]
-pub fn listener(listener: &Listener, paint: Paint) -> String {
+pub(crate) fn listener(listener: &Listener, paint: Paint) -> String {
     let state = match listener.state {
         ListenerState::Listening => paint.green(listener.state.name()),
         _ => paint.yellow(listener.state.name()),
@@ -100,7 +100,7 @@ pub(super) fn by_reason(counts: &BTreeMap<String, u64>) -> String {
 
 /// The backlog of a listener.
 #[must_use]
-pub fn backlog(listener: &str, backlog: &Backlog, paint: Paint) -> String {
+pub(crate) fn backlog(listener: &str, backlog: &Backlog, paint: Paint) -> String {
     let lines = backlog_lines(backlog);
     let mut text = format!("{}: backlog {}\n", paint.bold(&escape(listener)), lines[0]);
     for line in &lines[1..] {
@@ -111,7 +111,7 @@ pub fn backlog(listener: &str, backlog: &Backlog, paint: Paint) -> String {
 
 /// The backlog of a listener that was given another.
 #[must_use]
-pub fn backlog_set(listener: &str, reply: &SetBacklogReply, paint: Paint) -> String {
+pub(crate) fn backlog_set(listener: &str, reply: &SetBacklogReply, paint: Paint) -> String {
     let before = format!("  before: {}\n", backlog_words(&reply.before));
     backlog(listener, &reply.after, paint) + &before
 }
@@ -158,7 +158,7 @@ fn backlog_lines(backlog: &Backlog) -> Vec<String> {
 
 /// What came of `kick`: which connections, if they are listed, and how many.
 #[must_use]
-pub fn kicked(reply: &ClosePeersReply, dry_run: bool, screen: Screen) -> String {
+pub(crate) fn kicked(reply: &ClosePeersReply, dry_run: bool, screen: Screen) -> String {
     let ClosePeersReply {
         matched, closed, ..
     } = *reply;
@@ -181,7 +181,7 @@ pub fn kicked(reply: &ClosePeersReply, dry_run: bool, screen: Screen) -> String 
 
 /// Sources of datagrams are peers, but no connections.
 #[must_use]
-pub fn nothing_to_close(sources: u64) -> String {
+pub(crate) fn nothing_to_close(sources: u64) -> String {
     let verb = if sources == 1 { "has" } else { "have" };
     format!(
         "{} {verb} nothing to close: datagrams have no connection",
@@ -191,13 +191,13 @@ pub fn nothing_to_close(sources: u64) -> String {
 
 /// What was logged, and what is.
 #[must_use]
-pub fn log_level(reply: &SetLogLevelReply) -> String {
+pub(crate) fn log_level(reply: &SetLogLevelReply) -> String {
     format!("{} → {}\n", escape(&reply.before), escape(&reply.after))
 }
 
 /// What came of an upgrade.
 #[must_use]
-pub fn upgraded(result: &UpgradeResult, paint: Paint) -> String {
+pub(crate) fn upgraded(result: &UpgradeResult, paint: Paint) -> String {
     let UpgradeResult {
         listeners,
         connections,
@@ -221,7 +221,7 @@ pub fn upgraded(result: &UpgradeResult, paint: Paint) -> String {
 
 /// What waits for the next process.
 #[must_use]
-pub fn handed_over(reply: &HandOverReply) -> String {
+pub(crate) fn handed_over(reply: &HandOverReply) -> String {
     format!(
         "{} and {} wait for the next process\n",
         counted(reply.listeners, "listener"),
@@ -231,7 +231,7 @@ pub fn handed_over(reply: &HandOverReply) -> String {
 
 /// What came of a reload: how it ended, warnings, changes.
 #[must_use]
-pub fn reload(result: &ReloadResult, screen: Screen) -> String {
+pub(crate) fn reload(result: &ReloadResult, screen: Screen) -> String {
     let line = reload_line(result, screen.paint);
     let pieces = line.split_inclusive(", ");
     let lines = wrapped(pieces, screen.width.unwrap_or(usize::MAX));
@@ -240,7 +240,7 @@ pub fn reload(result: &ReloadResult, screen: Screen) -> String {
 
 /// What a reload would do.
 #[must_use]
-pub fn reload_plan(result: &ReloadResult, screen: Screen) -> String {
+pub(crate) fn reload_plan(result: &ReloadResult, screen: Screen) -> String {
     let outcome = match result.outcome {
         _ if result.waits_for_start() => "nothing would change before the next start",
         ReloadOutcome::Unchanged => "the configuration would be unchanged",
@@ -342,7 +342,7 @@ pub(super) fn outcome(outcome: ReloadOutcome, words: &str, paint: Paint) -> Stri
 
 /// The errors of a configuration, a message each.
 #[must_use]
-pub fn errors(diagnostics: &[Diagnostic], paint: Paint) -> Vec<String> {
+pub(crate) fn errors(diagnostics: &[Diagnostic], paint: Paint) -> Vec<String> {
     let lines = diagnostics.iter();
     let lines = lines.map(|diagnostic| paint.red(&escape(&diagnostic.to_string())));
     lines.collect()

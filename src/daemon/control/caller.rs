@@ -14,7 +14,7 @@ const PROGRAM_BYTES_MAX: u64 = 64;
 
 /// The process at the other end (`SO_PEERCRED`), as it was when the connection was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Caller {
+pub(crate) struct Caller {
     /// The process; 0 if it is in another PID namespace.
     pub pid: i32,
     /// Its user.
@@ -34,7 +34,7 @@ impl Caller {
     /// What it may do: every user that can connect may change listeners and peers, and only those
     /// that could stop the daemon without asking may change the daemon itself.
     #[must_use]
-    pub fn role(self) -> Role {
+    pub(crate) fn role(self) -> Role {
         if self.uid == 0 || self.uid == geteuid().as_raw() {
             Role::Admin
         } else {
@@ -44,7 +44,7 @@ impl Caller {
 
     /// The subject of a line of the log: `uid 0 (pid 4711, program "echoctl")`.
     #[must_use]
-    pub fn describe(self) -> String {
+    pub(crate) fn describe(self) -> String {
         let Self { uid, pid } = self;
         match program(pid) {
             // Any process can choose its name, so it is quoted.

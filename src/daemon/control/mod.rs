@@ -40,33 +40,33 @@ use crate::worker::mailbox;
 
 use super::listeners::Listeners;
 use super::privileges::CreatedPath;
-pub use caller::Caller;
+pub(crate) use caller::Caller;
 use connection::{Connection, End, Next, State};
 use listing::Listing;
 pub(super) use searches::Search;
 use searches::{Closure, Searches, Task};
 pub(super) use socket::missing_directory;
-pub use socket::{BindError, Place};
+pub(crate) use socket::{BindError, Place};
 use socket::{Permissions, Socket};
 use spare::Spare;
 
 /// Connections at one time. People and monitoring need a handful; the rest bounds what all of
 /// them can make us hold, 2 MiB of requests.
-pub const CONNECTIONS_MAX: usize = 32;
+pub(crate) const CONNECTIONS_MAX: usize = 32;
 
 /// How many of these are kept for root and the daemon's own user: other users together must not
 /// keep out those that can stop the daemon or change its configuration.
 const CONNECTIONS_RESERVED: usize = 4;
 
 /// Connections of one user at one time.
-pub const CONNECTIONS_PER_USER_MAX: usize = 8;
+pub(crate) const CONNECTIONS_PER_USER_MAX: usize = 8;
 
 /// The listening socket among the epoll events; connections count from 1.
 const LISTENING: u64 = 0;
 
 /// A connection, for as long as it lives and never again after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ClientId(u64);
+pub(crate) struct ClientId(u64);
 
 #[cfg(test)]
 impl ClientId {
@@ -77,7 +77,7 @@ impl ClientId {
 
 /// A request to be answered with [`Server::reply`], sooner or later, also when it is `oneway`.
 #[derive(Debug)]
-pub struct Call {
+pub(crate) struct Call {
     /// The connection that it came from.
     pub id: ClientId,
     /// The process at the other end.
@@ -88,17 +88,16 @@ pub struct Call {
 
 /// What is answered.
 #[derive(Debug)]
-pub enum Reply {
+pub(crate) enum Reply {
     /// One message.
     One(wire::Reply),
     /// A page of a list, and the rest of it, of which the next is made when this one was taken.
-    #[expect(private_interfaces, reason = "pages are made here and nowhere else")]
     Page(wire::Reply, Box<Listing>),
 }
 
 /// The control socket and all its connections.
 #[derive(Debug)]
-pub struct Server {
+pub(crate) struct Server {
     epoll: Epoll,
     socket: Socket,
     connections: BTreeMap<ClientId, Connection>,
@@ -120,7 +119,7 @@ impl Server {
     /// # Errors
     ///
     /// [`BindError`], which says what to do about it; nothing is left behind.
-    pub fn bind(path: &Path, mode: u32, group: Option<u32>) -> Result<Self, BindError> {
+    pub(crate) fn bind(path: &Path, mode: u32, group: Option<u32>) -> Result<Self, BindError> {
         Self::new(Socket::bind(path, Permissions { mode, group })?)
     }
 
@@ -155,7 +154,7 @@ impl Server {
 
     /// When [`Self::turn`] has to be called although the descriptor is not readable.
     #[must_use]
-    pub fn poll_timeout(&self) -> Option<Instant> {
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         if !self.pending.is_empty() || self.searches.is_ready() {
             return Some(self.now);
         }
@@ -165,7 +164,7 @@ impl Server {
 
     /// Accepts, reads and writes what can be without waiting, closes connections that have used up
     /// their time, and returns the requests that are complete, one of each client at most.
-    pub fn turn(&mut self, now: Instant) -> Vec<Call> {
+    pub(crate) fn turn(&mut self, now: Instant) -> Vec<Call> {
         self.now = now;
         self.end_overdue();
         self.end_pause();
@@ -195,7 +194,7 @@ impl Server {
 
     /// Answers a request. A client that is gone by now is no mistake, and one that wants no reply
     /// gets none.
-    pub fn reply(&mut self, id: ClientId, reply: Reply, now: Instant) {
+    pub(crate) fn reply(&mut self, id: ClientId, reply: Reply, now: Instant) {
         self.now = now;
         if let Some(connection) = self.connections.get_mut(&id) {
             let next = connection.handle_reply(reply, now);

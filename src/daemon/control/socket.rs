@@ -25,7 +25,7 @@ const DIRECTORY_MODE: u32 = 0o750;
 
 /// Why there is no control socket: where, what, and what to do.
 #[derive(Debug, thiserror::Error)]
-pub enum BindError {
+pub(crate) enum BindError {
     /// A process is bound to it.
     #[error("{}: already running: a daemon listens there; stop it, or use another --socket", .0.display())]
     AlreadyRunning(PathBuf),
@@ -84,7 +84,7 @@ fn hint(cause: Errno) -> &'static str {
 
 /// Where the control socket is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub(crate) struct Place {
     /// The path.
     pub path: PathBuf,
     /// It is the default, since neither the command line nor the configuration says one.
@@ -94,7 +94,11 @@ pub struct Place {
 impl Place {
     /// The path of the option `--socket`, else of the configuration, else the default for root or
     /// another user; none if that is not known.
-    pub fn find(option: Option<&Path>, config: &config::Control, as_root: bool) -> Option<Self> {
+    pub(crate) fn find(
+        option: Option<&Path>,
+        config: &config::Control,
+        as_root: bool,
+    ) -> Option<Self> {
         let asked = option.or(config.socket.as_deref());
         let is_default = asked.is_none();
         let path = asked
@@ -107,7 +111,7 @@ impl Place {
     ///
     /// # Errors
     /// [`BindError`], as of a start.
-    pub fn check(&self) -> Result<(), BindError> {
+    pub(crate) fn check(&self) -> Result<(), BindError> {
         let path = &self.path;
         must_fit(path)?;
         match missing_directory(path) {
@@ -121,7 +125,7 @@ impl Place {
 
     /// Whether there is no start without it: a daemon that was started for a moment, without a
     /// configuration file, does without one where the default path is unavailable.
-    pub fn is_needed(&self, has_file: bool) -> bool {
+    pub(crate) fn is_needed(&self, has_file: bool) -> bool {
         has_file || !self.is_default
     }
 }

@@ -28,7 +28,7 @@ use super::table::Table;
 use super::{Closing, Completion, Token};
 use crate::sys::socket;
 
-pub use endpoint::Registration;
+pub(crate) use endpoint::Registration;
 pub(super) use endpoint::{Endpoint, Kind};
 
 /// See the module.

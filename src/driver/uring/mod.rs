@@ -17,8 +17,8 @@
 //!
 //! [`Driver::wait`]: super::Driver::wait
 
-pub mod memory;
-pub mod requests;
+pub(crate) mod memory;
+pub(crate) mod requests;
 mod ring;
 
 use std::io;

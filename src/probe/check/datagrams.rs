@@ -320,7 +320,7 @@ fn loop_guard(service: &Service<'_>) -> Finding {
     }
     let mut cause = None;
     for port in LOOPING_PORTS {
-        match Client::open_on(service, &service.session.route.from_port(port)) {
+        match Client::open_on(service, &service.session.route.at_port(port)) {
             Ok(client) => return ask_from(client, service, port),
             Err(trouble) => cause = Some(trouble.cause),
         }

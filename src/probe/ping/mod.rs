@@ -76,7 +76,7 @@ fn open(route: &Route, args: &PingArgs, began: Instant) -> Result<Vec<PingFlow>,
     let pause = args.interval / u32::from(args.flows);
     let open = |index: u16| {
         let route = match route.source_port() {
-            Some(first) => route.from_port(first + index),
+            Some(first) => route.at_port(first + index),
             None => route.clone(),
         };
         PingFlow::open(route, args, began + pause * u32::from(index))

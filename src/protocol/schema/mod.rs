@@ -13,12 +13,15 @@ use serde_json::Value;
 
 use super::wire::Parameters;
 
-pub use super::diagnostic::{DIAGNOSTICS_MAX, Diagnostic, bounded};
+pub(crate) use super::diagnostic::{DIAGNOSTICS_MAX, Diagnostic, bounded};
 
 /// The daemon as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "each field is explained in the interface text")]
-pub struct Status {
+#[allow(
+    clippy::missing_docs_in_private_items,
+    reason = "each field is explained in the interface text"
+)]
+pub(crate) struct Status {
     pub version: String,
     pub pid: u32,
     pub uptime_ms: u64,
@@ -56,7 +59,7 @@ pub struct Status {
 /// The configuration files, compared with the configuration in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum OnDisk {
+pub(crate) enum OnDisk {
     /// They are what was read.
     Same,
     /// A reload would read something else.
@@ -69,8 +72,11 @@ pub enum OnDisk {
 
 /// One listener, all its sockets together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "each field is explained in the interface text")]
-pub struct Listener {
+#[allow(
+    clippy::missing_docs_in_private_items,
+    reason = "each field is explained in the interface text"
+)]
+pub(crate) struct Listener {
     pub name: String,
     pub protocol: String,
     pub addresses: Vec<String>,
@@ -131,7 +137,7 @@ impl ListenerState {
 
 /// The queue of connections that wait to be accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Backlog {
+pub(crate) struct Backlog {
     /// What was asked for, of each listening socket.
     pub requested: u32,
     /// What the kernel made of it.
@@ -146,8 +152,11 @@ pub struct Backlog {
 
 /// A connection, or a source of datagrams seen lately.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "each field is explained in the interface text")]
-pub struct Peer {
+#[allow(
+    clippy::missing_docs_in_private_items,
+    reason = "each field is explained in the interface text"
+)]
+pub(crate) struct Peer {
     pub id: u64,
     pub listener: String,
     pub protocol: String,
@@ -173,8 +182,11 @@ pub struct Peer {
 
 /// What became of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "each field is explained in the interface text")]
-pub struct ReloadResult {
+#[allow(
+    clippy::missing_docs_in_private_items,
+    reason = "each field is explained in the interface text"
+)]
+pub(crate) struct ReloadResult {
     pub id: u64,
     pub generation: u64,
     pub trigger: Trigger,
@@ -189,7 +201,7 @@ pub struct ReloadResult {
 /// Why the configuration was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Trigger {
+pub(crate) enum Trigger {
     /// The daemon started.
     Start,
     /// SIGHUP.
@@ -203,7 +215,7 @@ pub enum Trigger {
 impl Trigger {
     /// In the words of a person.
     #[must_use]
-    pub fn words(self) -> &'static str {
+    pub(crate) fn words(self) -> &'static str {
         match self {
             Self::Start => "at start",
             Self::Signal => "by signal",
@@ -216,7 +228,7 @@ impl Trigger {
 /// How a reload ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ReloadOutcome {
+pub(crate) enum ReloadOutcome {
     /// The configuration is in force.
     Applied,
     /// It is the one that was in force already, except for keys that only a start reads.
@@ -230,7 +242,7 @@ pub enum ReloadOutcome {
 impl ReloadOutcome {
     /// In the words of a person.
     #[must_use]
-    pub fn words(self) -> &'static str {
+    pub(crate) fn words(self) -> &'static str {
         match self {
             Self::Applied => "applied",
             Self::Unchanged => "unchanged",
@@ -242,8 +254,11 @@ impl ReloadOutcome {
 
 /// What became of an upgrade.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "each field is explained in the interface text")]
-pub struct UpgradeResult {
+#[allow(
+    clippy::missing_docs_in_private_items,
+    reason = "each field is explained in the interface text"
+)]
+pub(crate) struct UpgradeResult {
     pub from: String,
     pub to: String,
     pub listeners: u64,
@@ -257,7 +272,7 @@ pub struct UpgradeResult {
 impl ReloadResult {
     /// Whether nothing has changed but keys that only a start reads.
     #[must_use]
-    pub fn waits_for_start(&self) -> bool {
+    pub(crate) fn waits_for_start(&self) -> bool {
         let mut changes = self.changes.iter();
         self.outcome == ReloadOutcome::Unchanged
             && changes.any(|change| change.action != ChangeAction::Keep)
@@ -265,7 +280,7 @@ impl ReloadResult {
 
     /// `3 errors`, as far as they are counted here.
     #[must_use]
-    pub fn error_count(&self) -> String {
+    pub(crate) fn error_count(&self) -> String {
         match self.errors.len() {
             1 => "1 error".into(),
             count if count > DIAGNOSTICS_MAX => format!("more than {DIAGNOSTICS_MAX} errors"),
@@ -276,8 +291,11 @@ impl ReloadResult {
 
 /// What a configuration changes: of one listener, or, without a name, of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "each field is explained in the interface text")]
-pub struct Change {
+#[allow(
+    clippy::missing_docs_in_private_items,
+    reason = "each field is explained in the interface text"
+)]
+pub(crate) struct Change {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listener: Option<String>,
     pub action: ChangeAction,
@@ -323,11 +341,10 @@ macro_rules! request {
         $(#[$doc])*
         #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields)]
-        #[expect(missing_docs, reason = "each field is explained in the interface text")]
-        pub struct $name {
+        pub(crate) struct $name {
             $(
                 #[serde(default, skip_serializing_if = "Option::is_none")]
-                pub $field: Option<$type>,
+                pub(crate) $field: Option<$type>,
             )*
         }
     };
@@ -376,16 +393,15 @@ request! {
 /// No parameters at all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Nothing {}
+pub(crate) struct Nothing {}
 
 /// The values that a method returns, or that belong to an error.
 macro_rules! reply {
     ($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* $(,)? }) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-        #[expect(missing_docs, reason = "each field is explained in the interface text")]
-        pub struct $name {
-            $(pub $field: $type,)*
+        pub(crate) struct $name {
+            $(pub(crate) $field: $type,)*
         }
     };
 }
@@ -409,8 +425,11 @@ reply! {
 
 /// Of `ClosePeers`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "each field is explained in the interface text")]
-pub struct ClosePeersReply {
+#[allow(
+    clippy::missing_docs_in_private_items,
+    reason = "each field is explained in the interface text"
+)]
+pub(crate) struct ClosePeersReply {
     pub matched: u64,
     pub closed: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -462,7 +481,7 @@ reply! {
 
 /// The values of a request or reply by name, as they go over the wire.
 #[must_use]
-pub fn parameters(values: &impl Serialize) -> Parameters {
+pub(crate) fn parameters(values: &impl Serialize) -> Parameters {
     match serde_json::to_value(values) {
         Ok(Value::Object(parameters)) => parameters,
         other => unreachable!("the types of this file become objects, not {other:?}"),

@@ -11,7 +11,7 @@ use crate::sys::socket::{decode_inet, encode_inet};
 use crate::sys::{check, check_len};
 
 /// Messages, and pieces of memory, for one system call at most.
-pub const BATCH_MAX: usize = 64;
+pub(crate) const BATCH_MAX: usize = 64;
 
 /// The structures that the kernel reads and writes for a batch. The headers' pointers are valid only
 /// during a system call.
@@ -36,7 +36,7 @@ impl Memory {
 }
 
 /// Receives messages, with memory that is reused; [`Self::read`] is about the last batch.
-pub struct Incoming {
+pub(crate) struct Incoming {
     memory: Memory,
     received: usize,
     inet: bool,
@@ -62,7 +62,7 @@ impl Incoming {
     ///
     /// # Errors
     /// `WouldBlock` if the queue is empty; others as recvmsg(2).
-    pub fn receive<'a>(
+    pub(crate) fn receive<'a>(
         &mut self,
         fd: BorrowedFd<'_>,
         inet: bool,
@@ -120,7 +120,7 @@ impl Incoming {
     ///
     /// # Panics
     /// If `index` is not below the number of messages received.
-    pub fn read(&self, index: usize, envelope: &mut Envelope) -> usize {
+    pub(crate) fn read(&self, index: usize, envelope: &mut Envelope) -> usize {
         assert!(
             index < self.received,
             "only messages that were received are read"
@@ -149,7 +149,7 @@ impl Incoming {
 }
 
 /// A message to be sent: one datagram, or several that the kernel cuts it into.
-pub struct Message<'a, P> {
+pub(crate) struct Message<'a, P> {
     /// Where it goes.
     pub to: &'a Source,
     /// The address that it leaves from; none for the one that the socket is bound to.
@@ -162,7 +162,7 @@ pub struct Message<'a, P> {
 }
 
 /// Sends messages, with memory that is reused.
-pub struct Outgoing(Memory);
+pub(crate) struct Outgoing(Memory);
 
 impl Default for Outgoing {
     fn default() -> Self {
@@ -181,7 +181,7 @@ impl Outgoing {
     ///
     /// # Panics
     /// If the messages have more than [`BATCH_MAX`] parts in all.
-    pub fn send<'a, P: Iterator<Item = &'a [u8]>>(
+    pub(crate) fn send<'a, P: Iterator<Item = &'a [u8]>>(
         &mut self,
         fd: BorrowedFd<'_>,
         messages: impl Iterator<Item = Message<'a, P>>,

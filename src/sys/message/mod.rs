@@ -12,7 +12,7 @@ use std::mem::{offset_of, size_of};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 
-pub use batch::{BATCH_MAX, Incoming, Message, Outgoing};
+pub(crate) use batch::{BATCH_MAX, Incoming, Message, Outgoing};
 
 /// The addresses and the size of the datagrams in one buffer.
 ///
