@@ -550,11 +550,12 @@ pub(crate) fn close_socket(socket: impl Into<OwnedFd>) {
     });
 }
 
-/// The same of a listener at a path.
-pub(crate) fn close_listener(listener: std::os::unix::net::UnixListener, path: &Path) {
-    drop(listener);
-    eventually("no process listens there", || {
-        UnixStream::connect(path).is_err()
+/// The same of a Unix socket at a path.
+pub(crate) fn close_unix(socket: impl Into<OwnedFd>, path: &Path) {
+    drop(socket.into());
+    let datagrams = UnixDatagram::unbound().expect("a socket");
+    eventually("no process has it", || {
+        UnixStream::connect(path).is_err() && datagrams.connect(path).is_err()
     });
 }
 

@@ -10,7 +10,7 @@ use nix::fcntl::{Flock, FlockArg};
 use serde_json::json;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::harness::{Daemon, close_listener, eventually, exchange};
+use crate::harness::{Daemon, close_unix, eventually, exchange};
 
 fn unix(name: &str, path: &str, more: &str) -> String {
     format!("[listener.{name}]\nprotocol = \"unix-stream\"\naddress = \"{path}\"\n{more}\n")
@@ -100,7 +100,7 @@ fn a_lock_that_any_user_can_take_prevents_neither_a_start_nor_a_reload() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |number| folder.path().join(format!("s{number}"));
     // Left by a killed daemon.
-    drop(UnixListener::bind(path(0)).expect("bound"));
+    close_unix(UnixListener::bind(path(0)).expect("bound"), &path(0));
     let _locked = locked(folder.path());
     let some = |count: usize| {
         let one = |number| {
@@ -203,7 +203,7 @@ fn a_lost_control_socket_is_made_anew_by_the_next_reload() {
             "{said}"
         );
     }
-    close_listener(other, &path);
+    close_unix(other, &path);
     // It leaves a stale socket, which is no other process's.
     assert_eq!(reload(false), format!("{gone}is made anew"));
     assert_eq!(daemon.ctl_json(&["status"])["status"]["state"], "serving");

@@ -13,8 +13,8 @@ use std::process::{Command, Output};
 use nix::sys::signal::Signal;
 
 use crate::harness::{
-    Daemon, ECHOD, after_shell_line, connect, exchange, has_ipv6, not_tested, repository, run,
-    text, udp,
+    Daemon, ECHOD, after_shell_line, close_unix, connect, exchange, has_ipv6, not_tested,
+    repository, run, text, udp,
 };
 
 /// Runs echod, which is to end by itself, with this configuration and these arguments.
@@ -524,8 +524,12 @@ fn a_socket_file_that_no_process_serves_any_more_is_replaced() {
         let config = command.get_args().nth(1).expect("--config FILE");
         let folder = Path::new(config).parent().expect("a folder").to_owned();
         // As after a crash: the files stay.
-        drop(UnixListener::bind(folder.join("stream")).expect("a socket"));
-        drop(UnixDatagram::bind(folder.join("datagram")).expect("a socket"));
+        let (stream, datagrams) = (folder.join("stream"), folder.join("datagram"));
+        close_unix(UnixListener::bind(&stream).expect("a socket"), &stream);
+        close_unix(
+            UnixDatagram::bind(&datagrams).expect("a socket"),
+            &datagrams,
+        );
     });
     let mut client = UnixStream::connect(daemon.path("stream")).expect("connected");
     assert_eq!(exchange(&mut client, b"new"), b"new");

@@ -93,6 +93,7 @@ pub(crate) fn plan(
             (Some(old), Some(new)) => changed(old, new, count, mood),
             (None, Some(new)) => added(new, count, mood),
             (Some(old), None) => removed(old, count, mood),
+            // The names are those of the two.
             (None, None) => continue,
         };
         plan.changes.push(change);

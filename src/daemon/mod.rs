@@ -45,7 +45,7 @@ use nix::sys::signal::SigSet;
 use crate::cli::arguments;
 use crate::cli::exit::{self, Exit, Failure, print_or_end};
 use crate::cli::text::cause;
-use crate::config::{self, Config, render};
+use crate::config::{self, Config, Loaded, render};
 use crate::sys::process::{self, Passed};
 use crate::worker::mailbox::{Command, Report};
 
@@ -57,7 +57,7 @@ use handover::program::CommandLine;
 use handover::upgrade::Handover;
 use handover::write::Transferred;
 use listeners::Listeners;
-use origin::Origin;
+use origin::{Origin, Texts};
 use reload::{History, Reloads, Request};
 use signals::{Signal, Signals};
 use stage::Stage;
@@ -122,17 +122,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         Some(predecessor) => reload::load_in_time(&origin, &predecessor.record().files),
         None => reload::load(&origin, &[]),
     };
-    let (texts, loaded) = read
-        .clone()
-        .or_else(|errors| {
-            // It is logged as soon as there is a log; connections do not suffer for it.
-            let before = inherited.predecessor().and_then(Predecessor::loaded);
-            before.ok_or(errors)
-        })
-        .map_err(|errors| Failure {
-            exit: origin.rejection(),
-            messages: errors.iter().map(ToString::to_string).collect(),
-        })?;
+    let (texts, loaded) = to_be_in_force(&read, &origin, &inherited)?;
     if args.print_config {
         return print_or_end(render(&loaded.config).as_bytes());
     }
@@ -163,6 +153,22 @@ fn run(args: &Args) -> Result<(), Failure> {
         daemon.end();
     }
     Ok(())
+}
+
+/// What was read, or, where that is wrong, what the predecessor had. That it is wrong is logged as soon
+/// as there is a log; connections do not suffer for it.
+fn to_be_in_force(
+    read: &reload::Outcome,
+    origin: &Origin,
+    inherited: &Inherited,
+) -> Result<(Texts, Loaded), Failure> {
+    let before = || inherited.predecessor().and_then(Predecessor::loaded);
+    read.clone()
+        .or_else(|errors| before().ok_or(errors))
+        .map_err(|errors| Failure {
+            exit: origin.rejection(),
+            messages: errors.iter().map(ToString::to_string).collect(),
+        })
 }
 
 /// Starts the log; that of a successor anywhere rather than nowhere, which is a warning: connections do

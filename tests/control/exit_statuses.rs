@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 
 use super::{ALL_KINDS, as_nobody, code};
-use crate::harness::{Daemon, text};
+use crate::harness::{Daemon, close_unix, text};
 
 #[test]
 fn every_exit_status_means_one_thing() {
@@ -37,7 +37,7 @@ fn every_exit_status_means_one_thing() {
         "no such file; is echod running?",
     );
     let stale = daemon.path("stale.sock");
-    drop(UnixListener::bind(&stale).expect("a socket"));
+    close_unix(UnixListener::bind(&stale).expect("a socket"), &stale);
     check(
         &["--socket", &stale.display().to_string(), "status"],
         69,

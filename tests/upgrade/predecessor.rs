@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::harness::{
-    Control, Daemon, ECHOD, after_shell_line, asked_driver, close_listener, connect, exchange,
+    Control, Daemon, ECHOD, after_shell_line, asked_driver, close_unix, connect, exchange,
     folder_of, instead, text, udp,
 };
 
@@ -225,7 +225,7 @@ fn a_successor_whose_control_socket_another_process_has_taken_answers_its_client
     let warnings = reply["parameters"]["result"]["warnings"].to_string();
     assert!(warnings.contains("already running"), "{reply}");
     assert!(daemon.log().contains("already running"), "{}", daemon.log());
-    close_listener(other, &path);
+    close_unix(other, &path);
     // When the path is free again, the next reload takes it.
     let reply = caller.ask("Reload", &json!({})).expect("an answer");
     let warnings = reply["parameters"]["result"]["warnings"].to_string();
