@@ -117,7 +117,7 @@ fn one_wrong_byte_of_a_stream_is_found() {
             }
         });
     });
-    let line = format!("load {url} -c 1 -d 10 -s 500 -t 500ms --warm-up 0s --timeout 10s");
+    let line = format!("load {url} -c 1 -d 10 -s 500 -t 2s --warm-up 0s --timeout 10s");
     let (status, report) = json_of(&line);
     assert_eq!(status, 1, "{report}");
     assert_eq!(number(&report, "corrupt"), 1, "{report}");
@@ -139,11 +139,11 @@ fn a_load_that_sent_nothing_says_why() {
     let output = output_of(&line);
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{said}");
-    // On a busy machine the second is so; or the warm-up has passed before the first message is sent,
-    // which is lost then.
+    // On a busy machine the second is so; or the warm-up has passed before the first messages are sent,
+    // which are lost then.
     let whys = ["no answer since the warm-up", "this process did not run"];
     let is_said = said.lines().count() == 1 && whys.iter().any(|why| said.contains(why));
-    let is_lost = text(&output.stdout).contains("1 sent, 0 received, 1 lost");
+    let is_lost = text(&output.stdout).contains(" sent, 0 received, ");
     assert!(is_said || is_lost, "{said}{}", text(&output.stdout));
 }
 
