@@ -9,7 +9,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use socket2::{SockAddr, Socket};
 
 use super::pattern::{self, Random};
-use crate::harness::Daemon;
+use crate::harness::{Daemon, text};
 
 /// The longest time without progress. Longer than the kernel ever waits before it tries again
 /// (120 s, `TCP_RTO_MAX`): where small socket buffers are full on both sides it drops segments, and
@@ -335,11 +335,33 @@ impl Crowd {
         }
         assert!(
             self.progressed.elapsed() < BACK_OFF,
-            "seed {}: no peer makes progress: {:?}",
+            "seed {}: no peer makes progress: {:?}\n{}",
             self.seed,
-            self.talkers.iter().flatten().collect::<Vec<_>>()
+            self.talkers.iter().flatten().collect::<Vec<_>>(),
+            self.both_ends()
         );
         progress
+    }
+
+    /// What the kernel knows of some of the connections: the queues, timers and windows of both ends.
+    fn both_ends(&self) -> String {
+        let mut ports = self.talkers.iter().flatten().filter_map(|talker| {
+            let local = talker.socket.local_addr().ok()?;
+            Some(local.as_socket()?.port())
+        });
+        let first = ports.next().unwrap_or(0);
+        let filter = ports
+            .take(5)
+            .fold(format!("sport = :{first}"), |filter, port| {
+                format!("{filter} or sport = :{port}")
+            });
+        let filter = format!("{filter} or {}", filter.replace("sport", "dport"));
+        let shown = std::process::Command::new("ss")
+            .args(["-tnoemi", &filter])
+            .output()
+            .map(|output| text(&output.stdout));
+        let memory = std::fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
+        format!("{}\n{memory}", shown.unwrap_or_default())
     }
 
     /// Turns until each peer has done all of its plan.
