@@ -2,12 +2,14 @@
 //! survive.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::process::{Command, Output};
 
 use nix::errno::Errno;
+use nix::unistd::geteuid;
 use serde_json::Value;
 
 use crate::drivers::where_io_uring_fails;
@@ -82,7 +84,7 @@ fn a_check_refuses_a_listener_where_a_start_could_bind_no_socket() {
         ("{dir}/file", "there is a file that is not a socket"),
         ("{dir}/below", "there is a file that is not a socket"),
         ("{dir}/dangling", "there is a file that is not a socket"),
-        ("{dir}/file/s", "Not a directory"),
+        ("{dir}/file/s", "not a directory"),
     ] {
         refused(&unix("a", path), HERE, words);
         let datagram = unix("a", path).replace("unix-stream", "unix-datagram");
@@ -383,7 +385,13 @@ fn a_check_knows_a_file_by_any_path_also_in_a_folder_that_a_start_makes() {
 
 #[test]
 fn a_check_refuses_a_path_where_the_kernel_makes_all_files_itself() {
-    for path in ["/proc/s", "/proc/self/s", "/sys/s"] {
+    let mut paths = vec!["/proc/s", "/proc/self/s", "/sys/s", "/dev/pts/s"];
+    // Refused even to root, unless it may trace the first process.
+    let first = fs::metadata("/proc/1/root/.").map_err(|error| error.kind());
+    if geteuid().is_root() && first.is_err_and(|kind| kind == ErrorKind::PermissionDenied) {
+        paths.push("/proc/1/root/tmp/s");
+    }
+    for path in paths {
         refused(
             &unix("a", path),
             HERE,

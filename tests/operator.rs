@@ -114,6 +114,42 @@ fn the_status_has_paths_limits_and_sums() {
     assert!(open.abs_diff(daemon.descriptors() as u64) <= 4, "{status}");
 }
 
+/// The errors of a text that was repaired since stood there as those of the present one.
+#[test]
+fn the_status_shows_errors_only_of_the_texts_that_are_on_disk() {
+    let daemon = Daemon::start(TWO);
+    let wait = |is_current: bool| {
+        eventually("the files are compared", || {
+            let status = status(&daemon);
+            status["rejected_on_disk"] == is_current && !status["config_on_disk"].is_null()
+        });
+        let shown = daemon.ctl_text(&["status"]);
+        let is_first = shown.starts_with("configuration rejected: ");
+        assert_eq!(is_first, is_current, "{shown}");
+    };
+    assert!(status(&daemon)["rejected_on_disk"].is_null());
+    let wrong = format!("zz = 1\n{TWO}");
+    daemon.write_config(&wrong);
+    assert_eq!(daemon.reload()["outcome"], "rejected");
+    wait(true);
+    daemon.write_config(&format!("{TWO}# repaired, with a change\n"));
+    wait(false);
+    daemon.write_config(&wrong);
+    wait(true);
+    let file = daemon.path("echod.toml");
+    fs::remove_file(&file).expect("removed");
+    wait(false);
+    // What could not be read is the same as long as it can't be read for the same reason.
+    assert_eq!(daemon.reload()["outcome"], "rejected");
+    wait(true);
+    fs::create_dir(&file).expect("a folder");
+    wait(false);
+    fs::remove_dir(&file).expect("removed");
+    daemon.write_config(TWO);
+    assert_eq!(daemon.reload()["outcome"], "unchanged");
+    assert!(status(&daemon)["rejected_on_disk"].is_null());
+}
+
 /// It was the relative path of another process's folder.
 #[test]
 fn the_status_has_absolute_paths_whatever_was_typed() {

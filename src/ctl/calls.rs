@@ -65,7 +65,12 @@ impl Session {
             && let Ok(reply) = self.call("ListListeners", &schema::ListListeners::default())
             && let Ok(reply) = decode::<schema::ListListenersReply>(reply)
         {
-            let names = reply.listeners.into_iter().map(|listener| listener.name);
+            // A retired one has connections, and nothing else that can be changed.
+            let listeners = reply.listeners.into_iter();
+            let names = listeners.map(|listener| match listener.state {
+                schema::ListenerState::Retired => format!("{} (removed)", listener.name),
+                _ => listener.name,
+            });
             let names: Vec<String> = names.collect();
             complaint.failure.messages[0] +=
                 &format!("; there are: {}", text::escape(&names.join(", ")));

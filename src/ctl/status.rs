@@ -57,10 +57,12 @@ pub(super) fn status(status: &Status, paint: Paint) -> String {
     text
 }
 
-/// Whether the files as they are now were refused. Repaired ones are as good as never broken.
+/// Whether the files as they are now were refused, as far as is known. Repaired ones are as good as
+/// never broken.
 fn is_rejected(status: &Status) -> bool {
     status.last_reload.outcome == ReloadOutcome::Rejected
         && status.config_on_disk != Some(OnDisk::Same)
+        && status.rejected_on_disk != Some(false)
 }
 
 /// A rejected reload is why many look here at all.
@@ -123,12 +125,15 @@ fn on_disk(status: &Status, is_rejected: bool, paint: Paint) -> Vec<String> {
         return Vec::new();
     }
     let words = match status.config_on_disk {
-        Some(OnDisk::Same) => return vec![paint.green("as it is in force")],
+        Some(OnDisk::Same) => return vec![paint.green("the texts in force")],
         Some(_) if is_rejected => "not in force: see above",
+        Some(OnDisk::Changed) if status.rejected_on_disk == Some(false) => {
+            "changed since the rejection: see echoctl reload --dry-run"
+        }
         Some(OnDisk::Changed) => "changed and not in force: see echoctl reload --dry-run",
         Some(OnDisk::Missing) => "a file is missing: the next reload will be rejected",
         Some(OnDisk::Unreadable) => "not readable: the next reload will be rejected",
-        None => "unknown: the disk does not answer",
+        None => "unknown: the files could not be compared",
     };
     vec![paint.yellow(words)]
 }
@@ -213,7 +218,7 @@ mod tests {
               process        pid 4711, 1 worker, io_uring, log level info
               configuration  generation 2: /etc/echod/echod.toml
                              /etc/echod/echod.d/lab.toml
-              on disk        as it is in force
+              on disk        the texts in force
               last reload    applied by the control socket, 2026-01-02T03:04:05.678Z
                              /etc/echod/echod.toml:9:1: workers: needs a restart
               control socket /run/echod/control.sock
@@ -266,6 +271,30 @@ mod tests {
             red.starts_with("\u{1b}[31mconfiguration rejected: "),
             "{red}"
         );
+        // Changed since then, its errors are those of a text that is gone.
+        for (on_disk, words) in [
+            (
+                "changed",
+                "changed since the rejection: see echoctl reload --dry-run",
+            ),
+            (
+                "missing",
+                "a file is missing: the next reload will be rejected",
+            ),
+        ] {
+            value["config_on_disk"] = on_disk.into();
+            value["rejected_on_disk"] = false.into();
+            let text = status(&parse(&value), PLAIN);
+            assert!(text.starts_with("echod 0.1.0, serving"), "{text}");
+            assert!(
+                text.contains(&format!("  on disk        {words}\n")),
+                "{text}"
+            );
+            assert!(text.contains("  last reload    rejected by"), "{text}");
+            value["rejected_on_disk"] = true.into();
+            let text = status(&parse(&value), PLAIN);
+            assert!(text.starts_with("configuration rejected: "), "{text}");
+        }
         // Repaired, it is as good as never broken.
         value["config_on_disk"] = "same".into();
         let text = status(&parse(&value), PLAIN);
@@ -291,7 +320,7 @@ mod tests {
         let refused = "the next reload will be rejected";
         check("missing".into(), &format!("a file is missing: {refused}"));
         check("unreadable".into(), &format!("not readable: {refused}"));
-        check(Value::Null, "unknown: the disk does not answer");
+        check(Value::Null, "unknown: the files could not be compared");
         let mut built_in = sample();
         built_in["config"] = json!(["built-in"]);
         assert!(!status(&parse(&built_in), PLAIN).contains("on disk"));

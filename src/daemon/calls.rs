@@ -5,6 +5,7 @@
 
 use std::time::Instant;
 
+use crate::cli::text::cause;
 use crate::config::render;
 use crate::protocol::schema;
 use crate::protocol::wire;
@@ -16,11 +17,12 @@ use super::Daemon;
 use super::control::{Call, Reply, Server};
 use super::listeners;
 use super::log;
+use super::origin::Comparison;
 use super::reload::Request;
 
 impl Daemon {
-    /// What `GetStatus` returns; `on_disk` takes a look at the files.
-    pub(super) fn status(&self, config_on_disk: Option<schema::OnDisk>) -> schema::Status {
+    /// What `GetStatus` returns, with what was `found` of the files.
+    pub(super) fn status(&self, found: Option<Comparison>) -> schema::Status {
         let totals = self.listeners.totals();
         let control = self.server.as_ref().map(Server::path);
         let control = control.and_then(|path| std::path::absolute(path).ok());
@@ -38,7 +40,8 @@ impl Daemon {
             connections: totals.connections(),
             bytes_received: totals.bytes_received,
             bytes_sent: totals.bytes_sent,
-            config_on_disk,
+            config_on_disk: found.map(|found| found.on_disk),
+            rejected_on_disk: found.and_then(|found| found.is_rejected),
             control_socket: control.map(|path| path.display().to_string()),
             log_level: level_name(::log::max_level()),
             max_connections: self.listeners.max_connections(),
@@ -58,6 +61,10 @@ impl View for Daemon {
 
     fn listener(&self, name: &str) -> Option<schema::Listener> {
         self.listeners.report_one(name)
+    }
+
+    fn has_listener(&self, name: &str) -> bool {
+        self.listeners.has(name)
     }
 
     fn has_backlog(&self, name: &str) -> Option<bool> {
@@ -135,7 +142,7 @@ impl Daemon {
         let (before, after) = match self.listeners.set_backlog(name, backlog) {
             Ok(changed) => changed,
             Err(error) => {
-                ::log::error!(listener = name; "listener \"{name}\": backlog {backlog}: {error}");
+                ::log::error!(listener = name; "listener \"{name}\": backlog {backlog}: {}", cause(&error));
                 // The reply says that nothing has changed.
                 let present = self.listeners.report_one(name);
                 let present = present.and_then(|listener| listener.backlog);

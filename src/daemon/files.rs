@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use crate::driver::Waker;
 use crate::protocol;
-use crate::protocol::schema::{GetStatusReply, OnDisk};
+use crate::protocol::schema::GetStatusReply;
 
 use super::Daemon;
 use super::control::{ClientId, Reply};
-use super::origin::Texts;
+use super::origin::{Comparison, Texts};
 
 /// How long a caller waits for the disk.
 const LOOK_TIME_MAX: Duration = Duration::from_secs(1);
@@ -27,6 +27,8 @@ pub(super) struct Files {
     pub(super) names: Vec<String>,
     /// What tells these texts from others; none where a predecessor has not written it down.
     pub(super) fingerprint: Option<u64>,
+    /// The same of what the last reload has rejected.
+    pub(super) rejected: Option<u64>,
     looks: Looks,
 }
 
@@ -35,6 +37,7 @@ impl Files {
         Self {
             names: texts.names(),
             fingerprint: Some(texts.fingerprint()),
+            rejected: None,
             looks: Looks::default(),
         }
     }
@@ -67,12 +70,12 @@ struct Looks {
 #[derive(Debug)]
 struct Look {
     callers: Vec<ClientId>,
-    found: Receiver<Option<OnDisk>>,
+    found: Receiver<Option<Comparison>>,
     until: Instant,
 }
 
 /// The callers to be answered, and what was found.
-type Answer = (Vec<ClientId>, Option<OnDisk>);
+type Answer = (Vec<ClientId>, Option<Comparison>);
 
 impl Looks {
     fn poll_timeout(&self) -> Option<Instant> {
@@ -84,7 +87,7 @@ impl Looks {
     fn advance(
         &mut self,
         now: Instant,
-        begin: impl FnOnce() -> io::Result<Receiver<Option<OnDisk>>>,
+        begin: impl FnOnce() -> io::Result<Receiver<Option<Comparison>>>,
     ) -> Vec<Answer> {
         let mut answers = Vec::new();
         if let Some(look) = &mut self.current {
@@ -135,11 +138,13 @@ impl Daemon {
     /// Answers those that wait for a look at the files, and begins the next one.
     pub(super) fn continue_looks(&mut self, now: Instant) {
         let (origin, names) = (&self.origin, &self.files.names);
-        let fingerprint = self.files.fingerprint;
+        let (in_force, rejected) = (self.files.fingerprint, self.files.rejected);
         let control = self.workers.control();
         let begin = || {
             let (origin, names) = (origin.clone(), names.clone());
-            look(control.clone(), move || origin.compare(&names, fingerprint))
+            look(control.clone(), move || {
+                origin.compare(&names, in_force, rejected)
+            })
         };
         for answer in self.files.looks.advance(now, begin) {
             self.answer_status(answer, now);
@@ -152,9 +157,9 @@ impl Daemon {
         self.answer_status((callers, None), now);
     }
 
-    fn answer_status(&mut self, (callers, on_disk): Answer, now: Instant) {
+    fn answer_status(&mut self, (callers, found): Answer, now: Instant) {
         for caller in callers {
-            let status = self.status(on_disk);
+            let status = self.status(found);
             if let Some(server) = &mut self.server {
                 let reply = protocol::reply(&GetStatusReply { status });
                 server.reply(caller, Reply::One(reply), now);
@@ -166,8 +171,8 @@ impl Daemon {
 /// Looks in a thread of its own, and wakes the control thread afterwards.
 fn look(
     control: Waker,
-    compare: impl FnOnce() -> Option<OnDisk> + Send + 'static,
-) -> io::Result<Receiver<Option<OnDisk>>> {
+    compare: impl FnOnce() -> Option<Comparison> + Send + 'static,
+) -> io::Result<Receiver<Option<Comparison>>> {
     let (sender, found) = channel();
     std::thread::Builder::new()
         .name("look".into())
@@ -182,6 +187,14 @@ fn look(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::schema::OnDisk;
+
+    fn found(on_disk: OnDisk) -> Option<Comparison> {
+        Some(Comparison {
+            on_disk,
+            is_rejected: None,
+        })
+    }
 
     #[test]
     fn a_disk_that_hangs_delays_an_answer_by_a_second_once() {
@@ -204,18 +217,18 @@ mod tests {
         let unused = || panic!("one looks still");
         assert_eq!(looks.advance(late, unused), [(vec![third], None)]);
 
-        disk.send(Some(OnDisk::Same)).unwrap();
+        disk.send(found(OnDisk::Same)).unwrap();
         looks.waiting.push(third);
         let (disk, next) = channel();
         assert_eq!(
             looks.advance(late, || Ok(next)),
-            [(vec![], Some(OnDisk::Same))]
+            [(vec![], found(OnDisk::Same))]
         );
-        disk.send(Some(OnDisk::Changed)).unwrap();
+        disk.send(found(OnDisk::Changed)).unwrap();
         let unused = || panic!("no caller waits");
         assert_eq!(
             looks.advance(late, unused),
-            [(vec![third], Some(OnDisk::Changed))]
+            [(vec![third], found(OnDisk::Changed))]
         );
     }
 

@@ -164,10 +164,10 @@ fn to_be_in_force(
 ) -> Result<(Texts, Loaded), Failure> {
     let before = || inherited.predecessor().and_then(Predecessor::loaded);
     read.clone()
-        .or_else(|errors| before().ok_or(errors))
-        .map_err(|errors| Failure {
+        .or_else(|rejection| before().ok_or(rejection))
+        .map_err(|rejection| Failure {
             exit: origin.rejection(),
-            messages: errors.iter().map(ToString::to_string).collect(),
+            messages: rejection.errors.iter().map(ToString::to_string).collect(),
         })
 }
 

@@ -39,6 +39,15 @@ pub(crate) enum Origin {
     Arguments(Vec<Source>),
 }
 
+/// What became of the files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Comparison {
+    /// Compared with what is in force.
+    pub on_disk: OnDisk,
+    /// Whether they are what the last reload rejected; none if it did not reject any.
+    pub is_rejected: Option<bool>,
+}
+
 /// What was read.
 #[derive(Clone, Debug)]
 pub(crate) struct Texts {
@@ -62,12 +71,27 @@ impl Texts {
             .sources
             .iter()
             .flat_map(|source| [&source.name, &source.text]);
-        // No UTF-8 text has this byte, so that it can end each.
-        let bytes = parts.flat_map(|part| part.bytes().chain([0xff]));
-        bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        })
+        hash(parts.map(String::as_str))
     }
+}
+
+/// The fingerprint of the texts, or of the errors where they could not be read.
+pub(crate) fn fingerprint(read: &Result<Texts, Vec<Diagnostic>>) -> u64 {
+    match read {
+        Ok(texts) => texts.fingerprint(),
+        Err(errors) => {
+            let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            hash(errors.iter().map(String::as_str))
+        }
+    }
+}
+
+fn hash<'a>(parts: impl Iterator<Item = &'a str>) -> u64 {
+    // No UTF-8 text has this byte, so that it can end each.
+    let bytes = parts.flat_map(|part| part.bytes().chain([0xff]));
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 impl Origin {
@@ -125,20 +149,32 @@ impl Origin {
         names.iter().map(absolute).collect()
     }
 
-    /// What became of the files since the texts of these names and this fingerprint were read; none
-    /// where there are no files, or it is not known what was read. It takes as long as the disk.
-    pub(crate) fn compare(&self, names: &[String], fingerprint: Option<u64>) -> Option<OnDisk> {
+    /// What became of the files since the texts of these names and this fingerprint were read, and
+    /// others were `rejected`; none where there are no files, or it is not known what was read. It
+    /// takes as long as the disk.
+    pub(crate) fn compare(
+        &self,
+        names: &[String],
+        in_force: Option<u64>,
+        rejected: Option<u64>,
+    ) -> Option<Comparison> {
         if matches!(self, Self::Arguments(_)) {
             return None;
         }
-        match self.read(names) {
-            Ok(texts) if texts.fingerprint() == fingerprint? => Some(OnDisk::Same),
-            Ok(_) => Some(OnDisk::Changed),
+        let read = self.read(names);
+        let present = fingerprint(&read);
+        let on_disk = match read {
+            Ok(_) if present == in_force? => OnDisk::Same,
+            Ok(_) => OnDisk::Changed,
             // Then nothing was found out.
-            Err(_) if are_descriptors_used_up() => None,
-            Err(_) if names.iter().any(|name| is_absent(Path::new(name))) => Some(OnDisk::Missing),
-            Err(_) => Some(OnDisk::Unreadable),
-        }
+            Err(_) if are_descriptors_used_up() => return None,
+            Err(_) if names.iter().any(|name| is_absent(Path::new(name))) => OnDisk::Missing,
+            Err(_) => OnDisk::Unreadable,
+        };
+        Some(Comparison {
+            on_disk,
+            is_rejected: rejected.map(|rejected| rejected == present),
+        })
     }
 
     /// Whether a configuration file was read.

@@ -19,6 +19,7 @@ use nix::sys::statfs::statfs;
 use nix::unistd::{self, AccessFlags, Gid, Uid, access};
 use socket2::Type;
 
+use crate::cli::text;
 use crate::sys::socket;
 
 /// How long to wait for other processes to unlock folders. A daemon that binds a socket there holds
@@ -55,7 +56,7 @@ pub(crate) enum Error {
     #[error("there is a file that is not a socket")]
     NotASocket,
     /// A system call failed.
-    #[error("{cause}")]
+    #[error("{}", text::cause(cause))]
     Failed {
         /// What was attempted.
         what: &'static str,
@@ -150,12 +151,19 @@ pub(crate) fn check(path: &Path, made: Option<&Path>) -> Result<(), Error> {
     match existing(path) {
         Ok(true) => Ok(()),
         Ok(false) => check_folder(path).map_err(failed("bind")),
-        // It is known when the process starts that is to bind it.
-        Err(Error::Failed { cause, .. }) if cause.kind() == io::ErrorKind::PermissionDenied => {
+        Err(Error::Failed { cause, .. })
+            if cause.kind() == io::ErrorKind::PermissionDenied && is_known_at_start() =>
+        {
             Ok(())
         }
         Err(error) => Err(error),
     }
+}
+
+/// Whether EACCES says nothing about the process that is to bind a socket, which may be root. What is
+/// refused to root, as below `/proc/PID/root`, is refused to any.
+fn is_known_at_start() -> bool {
+    !unistd::geteuid().is_root()
 }
 
 /// Finds out whether a process has the socket at this path, by connecting to it.
@@ -179,11 +187,17 @@ pub(crate) fn check_folder(path: &Path) -> io::Result<()> {
     // The kernel's own file systems, where even root makes no file.
     match statfs(&folder).map(|file_system| file_system.filesystem_type().0) {
         Ok(libc::PROC_SUPER_MAGIC) => return Err(Errno::ENOENT.into()),
-        Ok(libc::SYSFS_MAGIC) => return Err(Errno::EPERM.into()),
+        Ok(
+            libc::SYSFS_MAGIC
+            | libc::DEVPTS_SUPER_MAGIC
+            | libc::CGROUP_SUPER_MAGIC
+            | libc::CGROUP2_SUPER_MAGIC,
+        ) => return Err(Errno::EPERM.into()),
         _ => {}
     }
     match access(&folder, AccessFlags::W_OK) {
-        Ok(()) | Err(Errno::EACCES) => Ok(()),
+        Ok(()) => Ok(()),
+        Err(Errno::EACCES) if is_known_at_start() => Ok(()),
         Err(errno) => Err(errno.into()),
     }
 }

@@ -196,10 +196,18 @@ impl Foundation {
         if !shared.is_empty() {
             return Err(start.refused(Exit::Configuration, shared));
         }
-        let (server, _) = open_control_socket(start, place, None)?;
+        let opened = open_control_socket(start, place, None);
         let passed = std::mem::take(&mut start.passed);
-        let first = First::bind(&start.loaded.config, workers, passed)
-            .map_err(|reasons| start.refused(Exit::Failed, reasons))?;
+        let bound = First::bind(&start.loaded.config, workers, passed)
+            .map_err(|reasons| start.refused(Exit::Failed, reasons));
+        let ((server, _), first) = match (opened, bound) {
+            (Ok(opened), Ok(first)) => (opened, first),
+            (Err(mut failure), Err(other)) => {
+                failure.messages.extend(other.messages);
+                return Err(failure);
+            }
+            (Err(failure), _) | (_, Err(failure)) => return Err(failure),
+        };
         Ok(Self {
             identity,
             server,

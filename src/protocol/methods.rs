@@ -214,7 +214,7 @@ fn read<T: DeserializeOwned>(request: &Request) -> Result<T, Refusal> {
 /// A listener that is named has to be there.
 fn check_listener(query: &PeerQuery, view: &dyn View) -> Result<(), Refusal> {
     match &query.listener {
-        Some(name) if view.has_backlog(name).is_none() => Err(no_listener(name.clone())),
+        Some(name) if !view.has_listener(name) => Err(no_listener(name.clone())),
         _ => Ok(()),
     }
 }

@@ -88,6 +88,9 @@ pub(crate) trait View {
     /// One of them; none if no listener has this name.
     fn listener(&self, name: &str) -> Option<Listener>;
 
+    /// Whether a listener has this name, or one that is removed and still has connections.
+    fn has_listener(&self, name: &str) -> bool;
+
     /// Whether the listener has a backlog; none if no listener has this name.
     fn has_backlog(&self, name: &str) -> Option<bool>;
 

@@ -72,6 +72,10 @@ impl View for Fixture {
         all.find(|listener| listener.name == name)
     }
 
+    fn has_listener(&self, name: &str) -> bool {
+        ["main", "dgram", "removed"].contains(&name)
+    }
+
     fn has_backlog(&self, name: &str) -> Option<bool> {
         match name {
             "main" => Some(true),
@@ -252,6 +256,18 @@ fn a_listener_is_found_by_its_name() {
         json!({"name": "absent"}),
         expect![[r#"io.echod.Control.ListenerNotFound {"name":"absent"}"#]],
     );
+}
+
+/// Its connections could be listed and closed by everything but its name.
+#[test]
+fn the_peers_of_a_removed_listener_are_found_by_its_name() {
+    for method in ["ListPeers", "ClosePeers"] {
+        let method = format!("io.echod.Control.{method}");
+        let said = outcome(&method, json!({"listener": "removed"}));
+        assert!(said.contains(r#"listener: Some("removed")"#), "{said}");
+        let said = outcome(&method, json!({"listener": "absent"}));
+        assert!(said.contains("ListenerNotFound"), "{said}");
+    }
 }
 
 #[test]

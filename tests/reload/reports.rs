@@ -95,6 +95,16 @@ fn echoctl_reloads_and_says_what_has_changed() {
     assert!(refuses(at(gone)));
     assert_eq!(daemon.listener("gone")["state"], "retired");
     assert_eq!(daemon.listener("gone")["connections"], 1);
+    // Its name still finds its connections; nothing else of it can be changed.
+    assert_eq!(
+        daemon.ctl_json(&["peers", "--listener", "gone"])["total"],
+        1
+    );
+    let found = daemon.ctl_json(&["kick", "--dry-run", "gone"]);
+    assert_eq!(found["matched"], 1, "{found}");
+    let refused = daemon.ctl(&["backlog", "gone", "5"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("gone (removed)"), "{said}");
     let log = daemon.log();
     assert!(log.contains("reload 2 applied in "), "{log}");
     assert!(log.contains("backlog 100 → 200 (live)"), "{log}");

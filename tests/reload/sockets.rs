@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
@@ -179,7 +179,10 @@ fn view(daemon: &Daemon, ports: &[u16]) -> BTreeSet<String> {
 
 /// Whether another process of this user could bind the port and get a part of the clients.
 fn can_be_shared(kind: Type, address: SocketAddr) -> bool {
-    let socket = Socket::new(Domain::IPV4, kind, None).expect("a socket");
+    let socket = Socket::new(Domain::for_address(address), kind, None).expect("a socket");
+    if address.is_ipv6() {
+        socket.set_only_v6(true).expect("an option");
+    }
     socket.set_reuse_port(true).expect("an option");
     // Only of TCP does this permit nothing that is not permitted anyway.
     socket
@@ -432,4 +435,50 @@ fn no_other_process_can_take_clients_once_a_reload_leaves_one_socket() {
             }
         }
     }
+}
+
+/// The addresses of a port at which the kernel lets other processes listen beside the daemon.
+fn open_addresses(port: u16) -> Vec<&'static str> {
+    let mut all = vec!["0.0.0.0", "127.0.0.1", "::", "::1"];
+    all.retain(|ip| {
+        let ip: IpAddr = ip.parse().expect("an IP address");
+        can_be_shared(Type::STREAM, (ip, port).into())
+    });
+    all
+}
+
+/// Beside a wildcard and an address of the other family, and beside both wildcards, the kernel went on
+/// to share the port.
+#[test]
+fn no_address_of_a_port_stays_open_to_other_processes_after_a_reload() {
+    let port = free_port();
+    let config = |ips: &[&str], sockets: usize| {
+        let addresses: Vec<String> = ips.iter().map(|ip| format!("\"{ip}:{port}\"")).collect();
+        let addresses = addresses.join(", ");
+        format!("[listener.a]\nprotocol = \"tcp\"\naddress = [{addresses}]\nsockets = {sockets}\n")
+    };
+    let daemon = Daemon::start(&config(&["127.0.0.1", "[::1]"], 1));
+    for ips in [
+        ["0.0.0.0", "[::1]"],
+        ["127.0.0.1", "[::1]"],
+        ["127.0.0.1", "[::]"],
+        ["0.0.0.0", "[::]"],
+        ["0.0.0.0", "[::1]"],
+        ["127.0.0.1", "[::]"],
+    ] {
+        for sockets in [1, 2, 1] {
+            assert_applied(&daemon, &config(&ips, sockets));
+            if sockets == 1 {
+                eventually("each address is its own", || {
+                    open_addresses(port).is_empty()
+                });
+            }
+        }
+    }
+    // Also from one socket and both wildcards to the same with other addresses.
+    assert_applied(&daemon, &config(&["*"], 1));
+    eventually("each address is its own", || {
+        open_addresses(port).is_empty()
+    });
+    connect(at(port));
 }

@@ -96,6 +96,15 @@ impl AddressIndex {
         self.between(place, last).chain(wider.into_iter().flatten())
     }
 
+    /// The sockets that have this port, at any address.
+    pub(super) fn at_port(&self, kind: SocketKind, port: u16) -> impl Iterator<Item = SocketId> {
+        let families: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        let first = families.map(|ip| Place::new(kind, SocketAddr::new(ip, port)));
+        first
+            .into_iter()
+            .flat_map(|first| self.between(first, first.last_of_port()))
+    }
+
     fn between(&self, first: Place, last: Place) -> impl Iterator<Item = SocketId> {
         let range = (first, SocketId(0))..=(last, SocketId(u32::MAX));
         self.0.range(range).map(|(_, id)| *id)

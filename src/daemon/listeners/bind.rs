@@ -96,13 +96,6 @@ impl Bound {
         (!socket::is_listening(self.fd.as_fd())).then_some(local)
     }
 
-    /// No other socket can be bound to its address any more.
-    pub(super) fn end_sharing(&self) {
-        if let Err(error) = socket::end_sharing(self.fd.as_fd()) {
-            log::error!("{}: still shares its address: {error}", self.address);
-        }
-    }
-
     /// The backlog that it is to have; none where it keeps the one that it has, which is not known.
     pub(super) fn backlog(&self, listener: &Listener) -> Option<u32> {
         match self.passed {

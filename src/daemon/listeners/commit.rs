@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::cli::text::cause;
 use crate::config::{self, Change, ChangeAction, Config};
 use crate::driver::Permits;
 use crate::sys::socket;
@@ -59,7 +60,7 @@ impl Listeners {
         let is_shared = |socket: Option<&Socket>| {
             socket.is_some_and(|socket| socket::is_shared(socket.bound.fd.as_fd()))
         };
-        self.end_sharing(new.filter(|id| is_shared(self.sockets.get(*id))));
+        warnings.extend(self.end_sharing(new.filter(|id| is_shared(self.sockets.get(*id)))));
         // They go when all that is new is there, so that an address which changes hands is never
         // without a socket.
         self.retire_sockets(free.into_values().collect(), now);
@@ -263,7 +264,8 @@ fn set_options(
 ) {
     let mut warn = |what: &str, error: std::io::Error| {
         let (name, address) = (&new.name, &socket.address);
-        warnings.push(format!("listener \"{name}\": {address}: {what}: {error}"));
+        let cause = cause(&error);
+        warnings.push(format!("listener \"{name}\": {address}: {what}: {cause}"));
     };
     let options = bind::inherited(new);
     if old.is_none_or(|old| bind::inherited(old) != options)
@@ -297,7 +299,8 @@ fn take_ownership(new: &mut Bound, listener: &config::Listener, warnings: &mut V
     {
         let (name, address) = (&listener.name, &new.address);
         warnings.push(format!(
-            "listener \"{name}\": {address}: backlog is not set: {error}"
+            "listener \"{name}\": {address}: backlog is not set: {}",
+            cause(&error)
         ));
     }
 }
@@ -310,7 +313,8 @@ fn set_mode(socket: &Bound, listener: &config::Listener, warnings: &mut Vec<Stri
     {
         let (name, address, mode) = (&listener.name, &socket.address, listener.mode);
         warnings.push(format!(
-            "listener \"{name}\": {address}: mode {mode:04o} is not set: {error}"
+            "listener \"{name}\": {address}: mode {mode:04o} is not set: {}",
+            cause(&error)
         ));
     }
 }

@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use crate::cli::text::cause;
 use crate::config::{self, Address, Protocol};
 use crate::daemon::privileges::Landlock;
 use crate::daemon::socket_file;
@@ -56,7 +57,7 @@ impl Failure {
         error: &io::Error,
     ) -> Self {
         let name = &listener.name;
-        let message = format!("listener \"{name}\": listen on {address}: {error}");
+        let message = format!("listener \"{name}\": listen on {address}: {}", cause(error));
         Self::new(message, error)
     }
 
@@ -185,6 +186,6 @@ pub(super) fn explain(error: &io::Error) -> String {
             "this machine has no descriptor left, for it and all that follows: raise fs.file-max"
                 .into()
         }
-        _ => error.to_string(),
+        _ => cause(error),
     }
 }

@@ -71,13 +71,13 @@ impl Listeners {
         }
         // First the new sockets go, then the old ones are again as they were.
         prepared.sockets.clear();
-        undo.carry_out();
+        undo.carry_out(self);
         failures.into_result()
     }
 
     /// Listens on the other sockets of listeners that had to be bound beside sockets in service: what
     /// listens last at a port decides whether the kernel remembers it as shared (see
-    /// [`socket::end_sharing`]), and where both wildcards are wanted, one of them is not shared.
+    /// [`socket::end_sharing`]).
     fn listen(&self, prepared: &Prepared, new: &Config, failures: &mut Failures) {
         for (name, planned) in &prepared.sockets {
             let listener = &new.listeners[name];
@@ -178,9 +178,11 @@ struct Undo<'a> {
 }
 
 impl Undo<'_> {
-    fn carry_out(self) {
+    fn carry_out(self, listeners: &Listeners) {
         for socket in self.shared {
-            socket.bound.end_sharing();
+            if let Some(warning) = listeners.end_sharing_of(socket) {
+                log::warn!("{warning}");
+            }
         }
         self.asides
             .into_iter()

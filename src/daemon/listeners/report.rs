@@ -47,6 +47,11 @@ impl Listeners {
             .sum()
     }
 
+    /// Whether a listener has this name, in service or not.
+    pub(in crate::daemon) fn has(&self, name: &str) -> bool {
+        self.all().any(|listener| listener.config.name == name)
+    }
+
     /// Whether the listener of this name has a backlog; none if there is no such listener in service.
     pub(in crate::daemon) fn has_backlog(&self, name: &str) -> Option<bool> {
         let listener = self.in_service.get(name)?;
@@ -166,16 +171,16 @@ impl Listeners {
 
 /// The refusals by reason.
 pub(in crate::daemon) fn refused(totals: &Totals) -> BTreeMap<String, u64> {
-    let counts = Refusal::ALL.map(|reason| (reason, totals.refused[reason as usize]));
-    let named = counts.map(|(reason, count)| (reason.name().to_owned(), count));
-    named.into()
+    by_name(Refusal::ALL.map(|reason| (reason.name(), totals.refused[reason as usize])))
 }
 
 /// The connections closed, by reason.
 pub(in crate::daemon) fn closed(totals: &Totals) -> BTreeMap<String, u64> {
-    let counts = CloseReason::ALL.map(|reason| (reason, totals.closed_by[reason as usize]));
-    let named = counts.map(|(reason, count)| (reason.name().to_owned(), count));
-    named.into()
+    by_name(CloseReason::ALL.map(|reason| (reason.name(), totals.closed_by[reason as usize])))
+}
+
+fn by_name<const N: usize>(counts: [(&str, u64); N]) -> BTreeMap<String, u64> {
+    counts.map(|(name, count)| (name.to_owned(), count)).into()
 }
 
 /// The kernel's cap on every backlog (`listen(2)`). Under `ProcSubset=pid` the file can't be

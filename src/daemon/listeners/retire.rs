@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use crate::cli::text::cause;
 use crate::config;
 use crate::sys::socket;
 use crate::worker::mailbox::{Command, ListenerId, SocketId, SocketKind};
@@ -100,7 +101,9 @@ impl Listeners {
                         retiring.directed = bound.fd.try_clone().ok();
                     }
                     Ok(false) => {}
-                    Err(error) => log::warn!("{}: clients may be lost: {error}", bound.address),
+                    Err(error) => {
+                        log::warn!("{}: clients may be lost: {}", bound.address, cause(&error))
+                    }
                 }
             }
             // With it goes the file of a Unix socket, so that no new client finds it. That of a
@@ -241,23 +244,40 @@ impl Listeners {
         }
         if !self.retiring.exclude(kind, local) {
             let left = self.sockets.excluding(kind, local);
-            self.end_sharing(left.map(|socket| socket.id));
+            for warning in self.end_sharing(left.map(|socket| socket.id)) {
+                log::warn!("{warning}");
+            }
         }
     }
 
     /// No other process can bind the addresses of these sockets any more and get a part of their
-    /// clients, unless they have several sockets: those share them for good.
-    pub(super) fn end_sharing(&self, ids: impl Iterator<Item = SocketId>) {
-        for bound in ids
-            .filter_map(|id| self.sockets.get(id))
-            .map(|socket| &socket.bound)
-        {
+    /// clients, unless they have several sockets: those share them for good. Returns a warning for
+    /// each that stays open.
+    pub(super) fn end_sharing(&self, ids: impl Iterator<Item = SocketId>) -> Vec<String> {
+        let sockets = ids.filter_map(|id| self.sockets.get(id));
+        let own = sockets.filter(|Socket { bound, .. }| {
             let at = |local| self.sockets.at(bound.kind, local).count();
             let is_alone = bound.local.is_some_and(|local| at(local) == 1);
-            if is_alone && bound.passed.is_none() && bound.waits_at().is_none() {
-                bound.end_sharing();
-            }
-        }
+            is_alone && bound.passed.is_none() && bound.waits_at().is_none()
+        });
+        own.filter_map(|socket| self.end_sharing_of(socket))
+            .collect()
+    }
+
+    /// The same of one socket.
+    pub(super) fn end_sharing_of(&self, socket: &Socket) -> Option<String> {
+        let Socket { bound, .. } = socket;
+        let port = bound.local?.port();
+        let neighbors = self.sockets.at_port(bound.kind, port);
+        let neighbors = neighbors.map(|neighbor| neighbor.bound.fd.as_fd());
+        let error = socket::end_sharing(bound.fd.as_fd(), neighbors).err()?;
+        let name = &self.listener(socket.listener)?.config.name;
+        Some(format!(
+            "listener \"{name}\": {}: other processes of the daemon's user can still bind this \
+             address and take clients, until a restart: {}",
+            bound.address,
+            cause(&error)
+        ))
     }
 
     /// All sockets at this address that were retired beside others are closed: all that are left
@@ -276,7 +296,7 @@ impl Listeners {
                 Ok(()) => add_to_workers(socket, waiting.handles, workers),
                 Err(error) => {
                     let name = &listener.config.name;
-                    log::error!("listener \"{name}\": listen on {local}: {error}");
+                    log::error!("listener \"{name}\": listen on {local}: {}", cause(&error));
                 }
             }
         }

@@ -112,6 +112,11 @@ impl Sockets {
         self.of(self.addresses.excluding(kind, address))
     }
 
+    /// Those that have this port, at any address.
+    pub(super) fn at_port(&self, kind: SocketKind, port: u16) -> impl Iterator<Item = &Socket> {
+        self.of(self.addresses.at_port(kind, port))
+    }
+
     fn of(&self, ids: impl Iterator<Item = SocketId>) -> impl Iterator<Item = &Socket> {
         ids.filter_map(|id| self.get(id))
     }

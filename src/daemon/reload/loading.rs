@@ -6,18 +6,37 @@
 //! and the next reload has a thread of its own.
 
 use std::io;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use crate::cli::text::cause;
 use crate::config::{self, Loaded};
 use crate::daemon::check::InForce;
-use crate::daemon::origin::{Origin, Texts};
+use crate::daemon::origin::{self, Origin, Texts};
 use crate::driver::Waker;
 use crate::protocol::schema::Diagnostic;
 use crate::sys::process;
 
 /// The texts and what they mean, or all that is wrong.
-pub(in crate::daemon) type Outcome = Result<(Texts, Loaded), Vec<Diagnostic>>;
+pub(in crate::daemon) type Outcome = Result<(Texts, Loaded), Rejection>;
+
+/// A configuration that can't be applied.
+#[derive(Clone, Debug)]
+pub(in crate::daemon) struct Rejection {
+    /// All that is wrong with it.
+    pub errors: Vec<Diagnostic>,
+    /// Of what was read ([`origin::fingerprint`]); none where nothing was.
+    pub fingerprint: Option<u64>,
+}
+
+impl From<Vec<Diagnostic>> for Rejection {
+    fn from(errors: Vec<Diagnostic>) -> Self {
+        Self {
+            errors,
+            fingerprint: None,
+        }
+    }
+}
 
 /// Its recursion is as deep as TOML may be nested, tables in lists in tables, which takes more than
 /// the 2 MiB that threads have. Only what is used counts as memory.
@@ -31,8 +50,14 @@ const LOADING_TIME_MAX: Duration = Duration::from_secs(30);
 /// # Errors
 /// All that is wrong with it.
 pub(in crate::daemon) fn load(origin: &Origin, in_force: &[String]) -> Outcome {
-    let texts = origin.read(in_force)?;
-    let loaded = config::load(&texts.sources)?;
+    let read = origin.read(in_force);
+    let fingerprint = Some(origin::fingerprint(&read));
+    let rejection = |errors| Rejection {
+        errors,
+        fingerprint,
+    };
+    let texts = read.map_err(rejection)?;
+    let loaded = config::load(&texts.sources).map_err(rejection)?;
     Ok((texts, loaded))
 }
 
@@ -49,9 +74,9 @@ pub(in crate::daemon) fn load_in_time(origin: &Origin, in_force: &[String]) -> O
 }
 
 /// That a configuration is not read at all.
-pub(super) fn no_thread(error: &io::Error) -> Vec<Diagnostic> {
-    let message = format!("no thread to read the configuration: {error}");
-    vec![Diagnostic::general(message)]
+pub(super) fn no_thread(error: &io::Error) -> Rejection {
+    let message = format!("no thread to read the configuration: {}", cause(error));
+    vec![Diagnostic::general(message)].into()
 }
 
 /// See the module.
@@ -123,37 +148,40 @@ impl Loading {
 
     /// What came of it, once it is known, or has taken too long.
     pub(super) fn poll(&self, now: Instant) -> Option<Outcome> {
-        match self.outcome.try_recv() {
-            Ok(outcome) => Some(outcome),
-            Err(TryRecvError::Empty) if now < self.until => None,
-            Err(TryRecvError::Empty) => Some(Err(too_late())),
-            Err(TryRecvError::Disconnected) => Some(Err(defect())),
-        }
+        let is_late = now >= self.until;
+        self.receive(Duration::ZERO)
+            .or_else(|| is_late.then(|| Err(too_late())))
     }
 
     /// The same, with nothing else to do until then.
     fn wait(&self) -> Outcome {
         let left = self.until.saturating_duration_since(Instant::now());
-        match self.outcome.recv_timeout(left) {
-            Ok(outcome) => outcome,
-            Err(RecvTimeoutError::Timeout) => Err(too_late()),
-            Err(RecvTimeoutError::Disconnected) => Err(defect()),
+        self.receive(left).unwrap_or_else(|| Err(too_late()))
+    }
+
+    /// What came of it within this time.
+    fn receive(&self, time: Duration) -> Option<Outcome> {
+        match self.outcome.recv_timeout(time) {
+            Ok(outcome) => Some(outcome),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(Err(defect())),
         }
     }
 }
 
-fn too_late() -> Vec<Diagnostic> {
-    vec![Diagnostic::general(format!(
+fn too_late() -> Rejection {
+    let message = format!(
         "the configuration was not read within {}: its file system does not answer: reload again \
          when it does",
         humantime::format_duration(LOADING_TIME_MAX)
-    ))]
+    );
+    vec![Diagnostic::general(message)].into()
 }
 
-fn defect() -> Vec<Diagnostic> {
-    vec![Diagnostic::general(
-        "the check of the configuration did not come to its end, which is a defect of echod",
-    )]
+fn defect() -> Rejection {
+    let message =
+        "the check of the configuration did not come to its end, which is a defect of echod";
+    vec![Diagnostic::general(message)].into()
 }
 
 #[cfg(test)]
@@ -170,7 +198,7 @@ mod tests {
         let control = Waker::new().unwrap();
         let in_force = InForce::new(&Config::embedded(), None);
         let loading = Loading::start(&origin, &[], in_force, control, Instant::now()).unwrap();
-        loading.outcome.recv().unwrap().unwrap_err()
+        loading.outcome.recv().unwrap().unwrap_err().errors
     }
 
     #[test]
@@ -193,9 +221,11 @@ mod tests {
         let hung = move || file_system.recv().expect("the test ends it");
         let begun = Instant::now().checked_sub(LOADING_TIME_MAX).unwrap();
         let loading = Loading::run(hung, Waker::new().unwrap(), begun).unwrap();
-        let errors = loading.wait().unwrap_err();
+        let errors = loading.wait().unwrap_err().errors;
         let message = &errors[0].message;
         assert!(message.contains("not read within 30s"), "{message}");
-        answers.send(Err(Vec::new())).expect("it still hangs");
+        answers
+            .send(Err(Vec::new().into()))
+            .expect("it still hangs");
     }
 }

@@ -17,6 +17,7 @@ mod queue;
 use std::io;
 use std::time::Instant;
 
+use crate::cli::text::cause;
 use crate::config::{Config, Loaded, Mood, Plan, plan};
 use crate::protocol;
 use crate::protocol::schema::{Diagnostic, ReloadOutcome, ReloadResult, Trigger};
@@ -29,7 +30,7 @@ use super::listeners::passed;
 use super::origin::Texts;
 use super::systemd::notify::Manager;
 use history::{log_result, timestamp};
-use loading::{Loading, no_thread};
+use loading::{Loading, Rejection, no_thread};
 use queue::Queue;
 
 pub(super) use history::{History, START_ID};
@@ -180,9 +181,17 @@ impl Daemon {
             warnings: Vec::new(),
             changes: Vec::new(),
         };
-        match outcome.and_then(|(texts, loaded)| self.apply(&texts, loaded, dry_run, &mut result)) {
+        let applied = outcome.and_then(|(texts, loaded)| {
+            let applied = self.apply(&texts, loaded, dry_run, &mut result);
+            applied.map_err(|errors| Rejection {
+                errors,
+                fingerprint: Some(texts.fingerprint()),
+            })
+        });
+        let mut rejected = None;
+        match applied {
             Ok(outcome) => result.outcome = outcome,
-            Err(errors) => result.errors = errors,
+            Err(rejection) => (result.errors, rejected) = (rejection.errors, rejection.fingerprint),
         }
         // Whatever became of the configuration: without it echoctl could not say.
         if let Some(server) = &mut self.server {
@@ -196,6 +205,7 @@ impl Daemon {
         result.duration_us = begun.elapsed().as_micros() as u64;
         let now = Instant::now();
         if !dry_run {
+            self.files.rejected = rejected;
             log_result(&result);
             self.history.last = result.clone();
             self.supervise(|supervision, summary| supervision.ready(summary, now));
@@ -274,7 +284,7 @@ impl Daemon {
     fn duplicate_passed(&self) -> Result<Vec<Passed>, Vec<Diagnostic>> {
         let duplicates: io::Result<_> = self.passed.iter().map(Passed::try_clone).collect();
         duplicates.map_err(|error| {
-            let message = format!("sockets of the service manager: {error}");
+            let message = format!("sockets of the service manager: {}", cause(&error));
             vec![Diagnostic::general(message)]
         })
     }
@@ -343,7 +353,7 @@ mod tests {
         );
         assert_eq!(reloads.poll_timeout(), Some(late));
         let (_, outcome) = reloads.take_loaded(late).expect("it is given up");
-        let errors = outcome.expect_err("nothing was read");
+        let errors = outcome.expect_err("nothing was read").errors;
         let message = &errors[0].message;
         assert!(message.contains("not read within 30s"), "{message}");
         assert!(!reloads.is_loading() && reloads.poll_timeout().is_none());
@@ -351,14 +361,16 @@ mod tests {
         let (done, is_done) = channel();
         let next = move || {
             done.send(()).expect("the test waits");
-            Err(vec![Diagnostic::general("as a test")])
+            Err(vec![Diagnostic::general("as a test")].into())
         };
         begin(&mut reloads, Loading::run(next, control, late).unwrap());
         is_done.recv().expect("it has a thread of its own");
         let outcome = std::iter::repeat_with(|| reloads.take_loaded(late)).find_map(|taken| taken);
-        let errors = outcome.expect("it has ended").1.unwrap_err();
+        let errors = outcome.expect("it has ended").1.unwrap_err().errors;
         assert_eq!(errors[0].message, "as a test");
         // The first one finds that nothing waits for it.
-        answers.send(Err(Vec::new())).expect("it still hangs");
+        answers
+            .send(Err(Vec::new().into()))
+            .expect("it still hangs");
     }
 }

@@ -39,6 +39,8 @@ pub(crate) struct Status {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_on_disk: Option<OnDisk>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected_on_disk: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub control_socket: Option<String>,
     #[serde(default)]
     pub log_level: String,

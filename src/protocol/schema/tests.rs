@@ -129,6 +129,7 @@ fn samples() -> Vec<(&'static str, Value)> {
         bytes_received: 1,
         bytes_sent: 1,
         config_on_disk: Some(OnDisk::Unreadable),
+        rejected_on_disk: Some(true),
         control_socket: Some(text()),
         log_level: text(),
         max_connections: 1,

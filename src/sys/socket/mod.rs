@@ -9,7 +9,7 @@ mod inspect;
 mod listening;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -137,26 +137,67 @@ pub fn set_shared(fd: BorrowedFd<'_>, shared: bool) -> io::Result<()> {
 
 /// Has the address of a socket be its own again, after others could be bound there
 /// ([`Binding::Shared`], [`set_shared`]). Of a TCP socket only once it listens: `listen(2)` asks the
-/// kernel for the address again, and others may still have it.
+/// kernel for the address again, and others may still have it. `neighbors` are the process's own TCP
+/// sockets at the same port, whatever their address.
 ///
 /// # Errors
-/// As `setsockopt(2)`.
-pub fn end_sharing(fd: BorrowedFd<'_>) -> io::Result<()> {
+/// As `setsockopt(2)`; EADDRINUSE if the kernel still lets others be bound to the address.
+pub fn end_sharing<'a>(
+    fd: BorrowedFd<'a>,
+    neighbors: impl Iterator<Item = BorrowedFd<'a>>,
+) -> io::Result<()> {
     set_shared(fd, false)?;
-    let local = local_address(fd).filter(|_| kind(fd) == Some(Type::STREAM));
-    let Some(port) = local.map(|local| local.port()) else {
+    let local = local_address(fd).filter(|_| kind(fd) == Some(Type::STREAM) && is_listening(fd));
+    let Some(local) = local else {
         return Ok(());
     };
-    // The kernel remembers of a TCP port that all its sockets can be shared, and then asks none of
-    // them (`inet_csk_get_port()`, net/ipv4/inet_connection_sock.c). One that can't be ends that, at
-    // any address that is free: of each family one. Both are taken only beside two wildcards.
-    let elsewhere: [IpAddr; 2] = [
-        Ipv4Addr::new(127, 255, 83, 7).into(),
-        Ipv6Addr::LOCALHOST.into(),
-    ];
-    let mut addresses = elsewhere.map(|ip| SocketAddr::new(ip, port)).into_iter();
-    addresses.any(|address| bind_inet(Type::STREAM, address, Binding::Exclusive).is_ok());
-    Ok(())
+    // The kernel remembers of a TCP port that its sockets can be shared, and then asks none of those
+    // that conflict with the address that it remembers (`inet_csk_get_port()`,
+    // net/ipv4/inet_connection_sock.c). A socket that can't be shared ends that, at any address that
+    // does not conflict: one of a family that has no wildcard at this port.
+    let bind_at_unused =
+        |binding| unused_addresses(local.port()).map(|at| bind_unused(at, binding));
+    if bind_at_unused(Binding::Exclusive).iter().any(Result::is_ok) {
+        return Ok(());
+    }
+    // Beside both wildcards there is none. A shared socket can be bound there while they are shared as
+    // well, and then the kernel remembers its address instead, unless it has that of a wildcard of
+    // the same family. Of the second socket it never has: by then it has an IPv6 address.
+    let exclusive: Vec<BorrowedFd<'_>> = neighbors
+        .filter(|neighbor| !is_shared(*neighbor))
+        .chain([fd])
+        .collect();
+    let set_all = |shared| {
+        let results = exclusive.iter().map(|fd| set_shared(*fd, shared));
+        results.fold(Ok(()), Result::and)
+    };
+    let moved = set_all(true).map(|()| bind_at_unused(Binding::Shared));
+    set_all(false)?;
+    drop(moved?);
+    match bind_inet(Type::STREAM, local, Binding::Shared) {
+        Ok(_) => Err(io::Error::from_raw_os_error(libc::EADDRINUSE)),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Addresses that no client connects to: the discard prefix (RFC 6666), and the limited broadcast
+/// address, which TCP does not use.
+fn unused_addresses(port: u16) -> [SocketAddr; 2] {
+    let discard = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1);
+    [(discard, port).into(), (Ipv4Addr::BROADCAST, port).into()]
+}
+
+/// Binds a TCP socket to an address that this host does not have (`IP_FREEBIND`, ip(7)).
+fn bind_unused(address: SocketAddr, binding: Binding) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+        socket.set_freebind_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(binding == Binding::Shared)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
 }
 
 /// Options that connections inherit from the listening socket, so that they cost no system call for
