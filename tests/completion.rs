@@ -145,6 +145,19 @@ fn completes(kind: &Kind) {
     shell.type_line("echoctl listeners oth\t\r", "other, tcp, listening");
     shell.type_line("echoctl peers --listener oth\t\r", "0 peers");
     shell.type_line("echoctl kick mai\t --dry-run\r", "no connection matches");
+    // Of the daemon that the line names; elsewhere there is none.
+    if kind.name != "fish" {
+        shell.type_line("export ECHOCTL_SOCKET=/nowhere\r", "");
+        shell.type_line(
+            "echoctl --socket=control.sock backlog mai\t\r",
+            "main: backlog 1024 requested",
+        );
+        shell.type_line(
+            "echoctl --socket ~/'control.sock' listeners oth\t\r",
+            "other, tcp, listening",
+        );
+        shell.type_line("export ECHOCTL_SOCKET=$PWD/control.sock\r", "");
+    }
     // Words that are known.
     shell.type_line("echoctl log-l\t deb\t\r", "info → debug");
     shell.type_line("echoctl peers --sort rec\t --lim\t 7\r", "0 peers");

@@ -297,8 +297,15 @@ fn every_error_is_one_object_for_programs() {
     check(&["kick", "main", "--listener", "main"], "echoctl.Usage", 2);
     check(&["peers", "--sort", "size"], "echoctl.Usage", 2);
     check(&["upgrade", "main"], "echoctl.Usage", 2);
+    let output = daemon.ctl(&["--json=1", "status"]);
+    assert_eq!(only_json(&output)["error"], "echoctl.Usage");
     daemon.write_config("[listener.main]\nprotocol = \"tpc\"\n");
-    for arguments in [&["reload"][..], &["reload", "--dry-run"]] {
+    // --quiet is for people, who have it in the log.
+    for arguments in [
+        &["reload"][..],
+        &["reload", "--dry-run"],
+        &["reload", "--quiet"],
+    ] {
         let rejected = check(arguments, "io.echod.Control.ConfigRejected", 78);
         assert_eq!(rejected["result"]["outcome"], "rejected");
     }
@@ -424,7 +431,7 @@ fn a_socket_that_the_default_configuration_moves_is_found() {
     let daemon = Daemon::start(TWO);
     let socket = daemon.path("control.sock").display().to_string();
     let file = daemon.path("default.toml");
-    let ask = |socket: &str| {
+    let ask_with = |socket: &str, default: &str| {
         fs::write(&file, format!("[control]\nsocket = \"{socket}\"\n")).expect("written");
         // An /etc that nothing else sees, with this configuration in it.
         let own = "mount -t tmpfs tmpfs /etc && mkdir /etc/echod && \
@@ -433,8 +440,10 @@ fn a_socket_that_the_default_configuration_moves_is_found() {
         command.args(["--mount", "--propagation", "private", "sh", "-c", own]);
         command.arg(&file).args([ECHOCTL, "status"]);
         command.env_remove("ECHOCTL_SOCKET");
+        command.env("RUNTIME_DIRECTORY", default);
         run(&mut command)
     };
+    let ask = |socket: &str| ask_with(socket, "/nowhere/default");
     let output = ask(&socket);
     let stderr = text(&output.stderr);
     if stderr.starts_with("unshare: ") || stderr.starts_with("mount: ") {
@@ -451,4 +460,11 @@ fn a_socket_that_the_default_configuration_moves_is_found() {
         "{stderr}"
     );
     assert!(stderr.contains(reason), "{stderr}");
+    let default = "\nechoctl: /nowhere/default/control.sock: no such file;";
+    assert!(stderr.contains(default), "{stderr}");
+    // The daemon that runs does not know yet that its socket is to be elsewhere.
+    let folder = daemon.path("");
+    let output = ask_with("/nowhere/c.sock", &folder.display().to_string());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains(&socket));
 }

@@ -12,6 +12,8 @@ use clap::Parser;
 use crate::cli::exit::{self, Exit, print_or_end};
 use crate::cli::terminal::{Color, complain};
 
+const NOT_A_TIME: &str = "not a time: write e.g. 250ms, 30s or 10m";
+
 /// The command line of a program.
 ///
 /// # Errors
@@ -40,6 +42,35 @@ pub(crate) fn report(error: &clap::Error, name: &str) -> ExitCode {
     exit::end(name, printed)
 }
 
+/// A whole number in this range.
+///
+/// # Errors
+/// The range.
+pub(crate) fn parse_number<T: TryFrom<u64>, const LEAST: u64, const MOST: u64>(
+    text: &str,
+) -> Result<T, String> {
+    let number = text.parse().ok();
+    let number = number.filter(|number| (LEAST..=MOST).contains(number));
+    // A limit that only the type sets means nothing to people.
+    let limit = match MOST {
+        0..=0x1_0000 => format!("from {LEAST} to {MOST}"),
+        _ => format!("from {LEAST} on"),
+    };
+    let number = number.and_then(|number| T::try_from(number).ok());
+    number.ok_or_else(|| format!("write a whole number {limit}"))
+}
+
+/// A time that is waited for.
+///
+/// # Errors
+/// That it is none.
+pub(crate) fn above_zero(time: Duration) -> Result<Duration, String> {
+    match time.is_zero() {
+        true => Err("no time at all: write e.g. 250ms, 30s or 10m".into()),
+        false => Ok(time),
+    }
+}
+
 /// `250ms`, `30s`, `1h 30m`.
 ///
 /// # Errors
@@ -51,5 +82,53 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
         ));
     }
     let parsed = humantime::parse_duration(text);
-    parsed.map_err(|_| "not a time: write e.g. 250ms, 30s or 10m".into())
+    parsed.map_err(|_| NOT_A_TIME.into())
+}
+
+/// `250ms`, `1m 30s`; a number alone is seconds.
+///
+/// # Errors
+/// What to write instead.
+pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
+    match text.parse().map(Duration::try_from_secs_f64) {
+        Ok(Ok(seconds)) => Ok(seconds),
+        Ok(Err(_)) => Err(NOT_A_TIME.into()),
+        Err(_) => parse_duration(text),
+    }
+}
+
+/// The same, and more than none.
+///
+/// # Errors
+/// What to write instead.
+pub(crate) fn parse_span(text: &str) -> Result<Duration, String> {
+    parse_time(text).and_then(above_zero)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_alone_is_seconds_and_no_time_is_refused() {
+        assert_eq!(
+            ["1", "0.5", "250ms", "1m 30s", "-1"].map(|text| parse_time(text).ok()),
+            [Some(1000), Some(500), Some(250), Some(90_000), None]
+                .map(|millis| millis.map(Duration::from_millis))
+        );
+        assert!(parse_time("0").is_ok());
+        assert!(parse_span("0").is_err());
+    }
+
+    /// "64 is not in 0..64" and "invalid digit found in string" stood there.
+    #[test]
+    fn a_number_out_of_its_range_is_refused_in_words() {
+        assert_eq!(parse_number::<u8, 0, 63>("63"), Ok(63));
+        for wrong in ["64", "-1", "x", ""] {
+            let error = Err("write a whole number from 0 to 63".to_owned());
+            assert_eq!(parse_number::<u8, 0, 63>(wrong), error);
+        }
+        let error = Err("write a whole number from 1 on".to_owned());
+        assert_eq!(parse_number::<u64, 1, { u64::MAX }>("0"), error);
+    }
 }

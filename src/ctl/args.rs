@@ -8,7 +8,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 use clap_complete::Shell;
 use clap_complete::engine::ArgValueCandidates;
 
-use crate::cli::arguments::parse_duration;
+use crate::cli::arguments::{above_zero, parse_duration};
 use crate::cli::terminal::Color;
 use crate::protocol::SortKey;
 use crate::protocol::methods::{BACKLOG_MAX, LEVELS};
@@ -20,7 +20,7 @@ const EXAMPLES: &str = "\
 Examples:
   echoctl status                          is it up, and with which configuration?
   echoctl peers --sort idle --limit 10    which have been idle longest?
-  echoctl backlog main 4096               a longer queue, at once
+  echoctl backlog tcp 4096                a longer queue, at once
   echoctl reload --dry-run                what would change?
   echoctl --json listeners | jq .         the same facts for programs
 
@@ -67,7 +67,7 @@ pub(crate) struct Options {
     )]
     pub color: Color,
     /// How long to wait for each answer [default: 5s; 40s where a new program is asked first]
-    #[arg(long, global = true, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, global = true, value_name = "TIME", value_parser = parse_timeout)]
     pub timeout: Option<Duration>,
 }
 
@@ -93,7 +93,7 @@ pub(crate) enum Command {
     /// The listeners, or all about one
     #[command(after_help = "Examples:
   echoctl listeners
-  echoctl listeners main                  all about one
+  echoctl listeners tcp                   all about one
   echoctl listeners --watch               with bytes per second")]
     Listeners {
         /// The listener to show in full
@@ -105,12 +105,12 @@ pub(crate) enum Command {
     },
     /// The peers of the daemon
     #[command(after_help = "Examples:
-  echoctl peers --listener main --address 10.0.0.0/8
+  echoctl peers --listener tcp --address 10.0.0.0/8
   echoctl peers --older 10m --idle 30s --sort received --limit 20
   echoctl peers --watch")]
     Peers(PeersArgs),
     /// Show a listener's backlog, or set it at once
-    #[command(after_help = "Example:\n  echoctl backlog main 4096")]
+    #[command(after_help = "Example:\n  echoctl backlog tcp 4096")]
     Backlog {
         /// The listener
         #[arg(add = ArgValueCandidates::new(completion::listeners))]
@@ -124,7 +124,7 @@ pub(crate) enum Command {
   echoctl kick 4711                       this one
   echoctl kick 192.0.2.0/24 --dry-run     how many are there of this network?
   echoctl kick 192.0.2.0/24 --verbose     and which were they?
-  echoctl kick main --idle 1h             those of a listener that are idle")]
+  echoctl kick tcp --idle 1h              those of a listener that are idle")]
     Kick(KickArgs),
     /// Read the configuration again and apply it, all or nothing
     #[command(after_help = "Examples:
@@ -221,10 +221,10 @@ pub(crate) struct Which {
     #[arg(long, value_name = "CIDR", value_parser = parse_address)]
     pub address: Option<String>,
     /// Those that are at least this old
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = parse_duration)]
     pub older: Option<Duration>,
     /// Those that have been idle for at least this time
-    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = parse_duration)]
     pub idle: Option<Duration>,
 }
 
@@ -241,7 +241,7 @@ pub(crate) struct PeersArgs {
     #[arg(long, value_name = "KEY", value_parser = PossibleValuesParser::new(SortKey::ALL.map(SortKey::name)))]
     pub sort: Option<String>,
     /// How many to list
-    #[arg(long, value_name = "N", value_parser = parse_limit)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = parse_limit)]
     pub limit: Option<u64>,
     /// Whether to list them again and again.
     #[command(flatten)]
@@ -276,6 +276,10 @@ fn parse_backlog(text: &str) -> Result<i64, String> {
 fn parse_limit(text: &str) -> Result<u64, String> {
     text.parse()
         .map_err(|_| "not a number: write e.g. 20".into())
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    parse_duration(text).and_then(above_zero)
 }
 
 /// A daemon that is asked without a pause would have nothing else to do.

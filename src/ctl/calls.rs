@@ -15,8 +15,7 @@ use super::refusal::{Complaint, refusal};
 
 impl Session {
     pub(super) fn connect(&self) -> Result<Client, Complaint> {
-        let connected = Client::connect(&self.socket.path, self.timeout);
-        connected.map_err(|error| Complaint::from(error).explained_by(&self.socket))
+        self.socket.connect(self.timeout)
     }
 
     /// Asks for one reply.

@@ -4,8 +4,12 @@ use std::ffi::OsString;
 use std::fmt::{self, Display};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::config::{self, DEFAULT_FILE, Source};
+
+use super::client::{self, Client};
+use super::refusal::Complaint;
 
 /// The default configuration of echod is never larger; what is not it may be.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -15,6 +19,37 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 pub(super) struct Location {
     pub(super) path: PathBuf,
     pub(super) reason: Reason,
+    /// Where a daemon may be that does not answer here: one that runs has its socket where the
+    /// configuration said when it started.
+    pub(super) otherwise: Option<Box<Self>>,
+}
+
+impl Location {
+    /// Connects to the daemon that answers there, or else at the default.
+    ///
+    /// # Errors
+    /// Each path that was tried, why that one, and why not.
+    pub(super) fn connect(&self, timeout: Duration) -> Result<Client, Complaint> {
+        let error = match Client::connect(&self.path, timeout) {
+            Ok(client) => return Ok(client),
+            Err(error) => error,
+        };
+        let is_absent = matches!(error, client::Error::NotRunning { .. });
+        let mut complaint = Complaint::from(error);
+        for message in &mut complaint.failure.messages {
+            *message += &format!("; the path is {}", self.reason);
+        }
+        match &self.otherwise {
+            Some(default) if is_absent => default.connect(timeout).map_err(|mut other| {
+                other
+                    .failure
+                    .messages
+                    .splice(0..0, complaint.failure.messages);
+                other
+            }),
+            _ => Err(complaint),
+        }
+    }
 }
 
 /// What says where the socket is.
@@ -59,18 +94,30 @@ pub(super) fn socket_path(
     root: bool,
     exists: impl Fn(&Path) -> bool,
 ) -> Location {
-    let at = |path: PathBuf, reason| Location { path, reason };
-    let variable = |name| variable(name).filter(|value| !value.is_empty());
-    let system = PathBuf::from("/run/echod/control.sock");
+    let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
     if let Some(path) = option {
         return at(path, Reason::Option);
     }
     if let Some(path) = variable("ECHOCTL_SOCKET") {
         return at(path.into(), Reason::Variable);
     }
-    if let Some(path) = configured() {
-        return at(path, Reason::Configuration);
+    let default = default_path(variable, root, exists);
+    match configured() {
+        Some(path) => Location {
+            otherwise: (path != default.path).then(|| Box::new(default)),
+            ..at(path, Reason::Configuration)
+        },
+        None => default,
     }
+}
+
+/// Where the socket is that nothing names.
+fn default_path(
+    variable: impl Fn(&str) -> Option<OsString>,
+    root: bool,
+    exists: impl Fn(&Path) -> bool,
+) -> Location {
+    let system = PathBuf::from("/run/echod/control.sock");
     if let Some(directories) = variable("RUNTIME_DIRECTORY") {
         // systemd puts a colon between several (systemd.exec(5)).
         let first = std::env::split_paths(&directories)
@@ -89,6 +136,14 @@ pub(super) fn socket_path(
             }
         }
         _ => at(system, Reason::System),
+    }
+}
+
+fn at(path: PathBuf, reason: Reason) -> Location {
+    Location {
+        path,
+        reason,
+        otherwise: None,
     }
 }
 

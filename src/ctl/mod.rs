@@ -74,7 +74,8 @@ pub(crate) fn main(others: fn() -> Vec<clap::Command>) -> ExitCode {
 fn wants_json() -> bool {
     let words = std::env::args_os().skip(1);
     let mut options = words.take_while(|word| word != "--");
-    options.any(|word| word == "--json")
+    // With a value, which it does not take, it is that option all the same.
+    options.any(|word| word == "--json" || word.as_encoded_bytes().starts_with(b"--json="))
 }
 
 /// The error as an object on standard output, where the reply would be.
@@ -194,7 +195,7 @@ impl Session {
     fn completions(&self, shell: Shell, program: &str) -> Result<(), Complaint> {
         let mut programs = (self.others)();
         programs.push(Cli::command());
-        let Some(command) = programs.iter_mut().find(|one| one.get_name() == program) else {
+        let Some(command) = programs.iter().find(|one| one.get_name() == program) else {
             let names: Vec<&str> = programs.iter().map(clap::Command::get_name).collect();
             let (last, others) = names.split_last().expect("there is echoctl");
             let message = format!(
@@ -204,13 +205,12 @@ impl Session {
             );
             return Err(Failure::with(Exit::Usage, message).into());
         };
-        let mut script = Vec::new();
-        if program == "echoctl" {
+        let script = if program == "echoctl" {
             let failed = |error| Failure::new(format!("completions: {}", text::cause(&error)));
-            script = completion::script(shell).map_err(failed)?;
+            completion::script(shell).map_err(failed)?
         } else {
-            clap_complete::generate(shell, command, program, &mut script);
-        }
+            completion::script_of(command, program, shell)
+        };
         Ok(print_or_end(&script)?)
     }
 

@@ -11,7 +11,6 @@ use crate::protocol;
 use crate::protocol::wire::Parameters;
 
 use super::client;
-use super::location::Location;
 
 /// A failure, and the error that it came from.
 #[derive(Debug)]
@@ -41,14 +40,6 @@ impl Complaint {
         object.insert("messages".into(), json!(messages));
         object.insert("exit_status".into(), json!(*exit as u8));
         Some(Value::Object(object))
-    }
-
-    /// The reason of a failure to connect, with why this path was tried.
-    pub(super) fn explained_by(mut self, location: &Location) -> Self {
-        for message in &mut self.failure.messages {
-            *message += &format!("; the path is {}", location.reason);
-        }
-        self
     }
 }
 

@@ -27,7 +27,8 @@ impl Session {
             Err(client::Error::Refused { name, parameters })
                 if name == protocol::CONFIG_REJECTED =>
             {
-                if quiet {
+                // For a program an error is always an object.
+                if quiet && !self.json {
                     return Err(Failure::quiet(Exit::Configuration).into());
                 }
                 let reply: schema::ReloadReply = decode(parameters.clone())?;

@@ -84,6 +84,14 @@ fn a_configured_socket_comes_after_what_is_said_and_before_the_defaults() {
     let variable = [runtime, ("ECHOCTL_SOCKET", "/a.sock")];
     assert_eq!(of(&variable, None), ("/a.sock".into(), Reason::Variable));
     assert_eq!(of(&variable, Some("o")), ("o".into(), Reason::Option));
+    // The daemon that runs may have been started before the configuration named a socket.
+    let otherwise = |path| {
+        let found = location(None, &[runtime], Some(path), true, &[]);
+        found.otherwise.map(|default| default.path)
+    };
+    let default = "/run/echod/control.sock";
+    assert_eq!(otherwise("/srv/c.sock"), Some(default.into()));
+    assert_eq!(otherwise(default), None);
     let default = location(None, &[], None, true, &[]);
     assert_eq!(default.reason, Reason::System);
     let own = [("XDG_RUNTIME_DIR", "/run/user/1000")];
@@ -227,6 +235,9 @@ fn a_wrong_value_is_a_usage_error_that_quotes_it_and_says_what_would_be_right() 
             "100ms at least",
         ),
         ("status --timeout 1", "'1'", "write e.g. 1s or 1m"),
+        ("status --timeout 0s", "'0s'", "no time at all"),
+        ("peers --limit -1", "'-1'", "write e.g. 20"),
+        ("peers --older -1s", "'-1s'", "write e.g. 250ms"),
     ] {
         let words = std::iter::once("echoctl").chain(line.split(' '));
         let error = Cli::try_parse_from(words).expect_err(line);

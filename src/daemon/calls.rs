@@ -40,6 +40,7 @@ impl Daemon {
             connections: totals.connections(),
             bytes_received: totals.bytes_received,
             bytes_sent: totals.bytes_sent,
+            // Both are absent where the files could not be compared.
             config_on_disk: found.map(|found| found.on_disk),
             rejected_on_disk: found.and_then(|found| found.is_rejected),
             control_socket: control.map(|path| path.display().to_string()),

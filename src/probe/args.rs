@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use super::compare::Expect;
 use super::target::Target;
-use crate::cli::arguments;
+use crate::cli::arguments::{self, parse_number, parse_span, parse_time};
 use crate::cli::terminal::Color;
 use crate::cli::text::parse_size;
 
@@ -49,7 +50,7 @@ pub(crate) struct Cli {
     #[arg(required = true)]
     pub url: Option<Target>,
     /// How long to wait for each answer
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_time)]
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_span)]
     pub timeout: Duration,
     /// What applies to every command.
     #[command(flatten)]
@@ -147,7 +148,7 @@ pub(crate) struct Options {
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto", hide_possible_values = true, value_parser = clap::value_parser!(Color))]
     pub color: Color,
     /// End after this time, whatever is still to come
-    #[arg(long, global = true, value_name = "TIME", value_parser = parse_time)]
+    #[arg(long, global = true, value_name = "TIME", value_parser = parse_span)]
     pub deadline: Option<Duration>,
 }
 
@@ -165,10 +166,10 @@ pub(crate) struct Path {
     #[arg(long, global = true, value_name = "ADDRESS", value_parser = parse_source)]
     pub source: Option<Source>,
     /// Mark packets with this DSCP, 0 to 63 (46 is EF)
-    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u8).range(0..64))]
+    #[arg(long, global = true, value_name = "N", value_parser = parse_number::<u8, 0, 63>)]
     pub dscp: Option<u8>,
     /// The most routers that packets may pass
-    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    #[arg(long, global = true, value_name = "N", value_parser = parse_number::<u8, 1, 255>)]
     pub ttl: Option<u8>,
     /// Never fragment; what is too large for the path is lost
     #[arg(long, global = true)]
@@ -273,7 +274,7 @@ pub(crate) struct SendArgs {
     #[arg(short, long, value_name = "BYTES", default_value = "1200", value_parser = parse_datagram_size)]
     pub size: usize,
     /// Give up when nothing was returned for this time [default: 10s; 1s for each datagram]
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    #[arg(long, value_name = "TIME", value_parser = parse_span)]
     pub timeout: Option<Duration>,
 }
 
@@ -283,7 +284,7 @@ pub(crate) struct PingArgs {
     /// The service
     pub url: Target,
     /// The number of messages, of each flow [default: until interrupted]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(short, long, value_name = "N", value_parser = parse_number::<u64, 1, { u64::MAX }>)]
     pub count: Option<u64>,
     /// The time from one message to the next; a number alone is seconds
     #[arg(short, long, value_name = "TIME", default_value = "100ms", value_parser = parse_time)]
@@ -292,13 +293,13 @@ pub(crate) struct PingArgs {
     #[arg(short, long, value_name = "BYTES", default_value = "64", value_parser = parse_message_size)]
     pub size: usize,
     /// What comes later than this is late
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_time)]
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_span)]
     pub timeout: Duration,
     /// What is to come back: echo or upper
-    #[arg(long, value_name = "WHAT", default_value = "echo", hide_possible_values = true, value_parser = clap::value_parser!(Expect))]
+    #[arg(long, value_name = "WHAT", default_value = "echo", hide_possible_values = true, value_parser = compared())]
     pub expect: Expect,
     /// The number of source ports to send from, with a row for each
-    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = parse_number::<u16, 1, 4096>)]
     pub flows: u16,
     /// Only print the summary
     #[arg(short, long)]
@@ -311,16 +312,16 @@ pub(crate) struct LoadArgs {
     /// The service
     pub url: Target,
     /// The number of connections, or flows of datagrams
-    #[arg(short, long, value_name = "N", default_value = "10", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(short, long, value_name = "N", default_value = "10", value_parser = parse_number::<u32, 1, 0xffff_ffff>)]
     pub connections: u32,
-    /// The number of messages on the way on each, without --rate
-    #[arg(short, long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    /// The number of messages in flight on each, without --rate
+    #[arg(short, long, value_name = "N", default_value = "1", value_parser = parse_number::<u32, 1, 65_536>)]
     pub depth: u32,
     /// The size of each message
     #[arg(short, long, value_name = "BYTES", default_value = "64", value_parser = parse_message_size)]
     pub size: usize,
     /// How long to measure
-    #[arg(short = 't', long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
+    #[arg(short = 't', long, value_name = "TIME", default_value = "10s", value_parser = parse_span)]
     pub time: Duration,
     /// How long to run before that, uncounted
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_time)]
@@ -329,10 +330,10 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_name = "N", value_parser = parse_rate)]
     pub rate: Option<u64>,
     /// What comes later than this is late, or lost if it never comes
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_time)]
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_span)]
     pub timeout: Duration,
     /// What is to come back: echo or upper
-    #[arg(long, value_name = "WHAT", default_value = "echo", hide_possible_values = true, value_parser = clap::value_parser!(Expect))]
+    #[arg(long, value_name = "WHAT", default_value = "echo", hide_possible_values = true, value_parser = compared())]
     pub expect: Expect,
     /// Draw the latencies by percentile into this file
     #[arg(long, value_name = "FILE")]
@@ -345,10 +346,10 @@ pub(crate) struct CheckArgs {
     /// The service
     pub url: Target,
     /// How long to wait for what should come
-    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_time)]
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_span)]
     pub timeout: Duration,
     /// What is to come back: echo or upper
-    #[arg(long, value_name = "WHAT", default_value = "echo", hide_possible_values = true, value_parser = clap::value_parser!(Expect))]
+    #[arg(long, value_name = "WHAT", default_value = "echo", hide_possible_values = true, value_parser = compared())]
     pub expect: Expect,
 }
 
@@ -358,10 +359,10 @@ pub(crate) struct MtuArgs {
     /// The service, over UDP
     pub url: Target,
     /// How long to wait for each answer
-    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = parse_time)]
+    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = parse_span)]
     pub timeout: Duration,
     /// The number of times to try a size before it is taken for too large
-    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value = "3", value_parser = parse_number::<u32, 1, 0xffff_ffff>)]
     pub tries: u32,
 }
 
@@ -374,12 +375,10 @@ pub(crate) const DATAGRAM_BYTES_MAX_IPV4: usize = 65_507;
 /// The largest message, of streams.
 const MESSAGE_BYTES_MAX: usize = 1 << 30;
 
-/// `250ms`, `1m 30s`; a number alone is seconds.
-fn parse_time(text: &str) -> Result<Duration, String> {
-    if let Ok(seconds) = text.parse() {
-        return Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string());
-    }
-    arguments::parse_duration(text)
+/// What may come back of a message, which is known only by its bytes.
+fn compared() -> impl TypedValueParser<Value = Expect> {
+    let is_expected = |name: String| Expect::from_str(&name, false);
+    PossibleValuesParser::new(["echo", "upper"]).try_map(is_expected)
 }
 
 fn parse_message_size(text: &str) -> Result<usize, String> {
@@ -537,11 +536,7 @@ mod tests {
     }
 
     #[test]
-    fn times_rates_sizes_and_sources_are_read() {
-        assert_eq!(
-            ["1", "0.5", "250ms", "1m 30s"].map(|text| parse_time(text).ok()),
-            [1000, 500, 250, 90_000].map(|millis| Some(Duration::from_millis(millis)))
-        );
+    fn rates_sizes_and_sources_are_read() {
         assert_eq!(
             ["5000", "20k", "1.5M"].map(|text| parse_rate(text).ok()),
             [Some(5000), Some(20_000), Some(1_500_000)]

@@ -54,11 +54,14 @@ pub(super) fn share(part: u64, all: u64) -> String {
     }
 }
 
-/// Counts with their names: `, 2 late, 1 corrupt`; what there is none of is left out.
+/// Counts with the names of several: `, 2 late, 1 stray`; what there is none of is left out.
 pub(super) fn counts(counts: &[(u64, &str)]) -> String {
     let some = counts.iter().filter(|(count, _)| *count > 0);
-    some.map(|(count, what)| format!(", {count} {what}"))
-        .collect()
+    let number = |count, what: &str| match count {
+        1 => format!(", 1 {}", what.trim_end_matches('s')),
+        _ => format!(", {count} {what}"),
+    };
+    some.map(|(count, what)| number(*count, what)).collect()
 }
 
 /// The figures of many times in two lines, each ended; nothing where there are none.
@@ -122,8 +125,8 @@ mod tests {
         let shown = [(0, 9), (1, 3_000_000), (1, 8), (9, 9), (0, 0)];
         let shown = shown.map(|(part, all)| share(part, all));
         assert_eq!(shown, ["0 %", "<0.1 %", "12.5 %", "100 %", "0 %"]);
-        let all = [(2, "late"), (0, "lost"), (1, "corrupt")];
-        assert_eq!(counts(&all), ", 2 late, 1 corrupt");
+        let all = [(2, "late"), (0, "lost"), (1, "strays")];
+        assert_eq!(counts(&all), ", 2 late, 1 stray");
     }
 
     #[test]

@@ -78,8 +78,8 @@ fn run(cli: &Cli, console: Console, interrupt: Interrupt) -> Result<Verdict, Sto
         }
         None | Some(Command::Send(_)) => Ok(()),
         Some(Command::Ping(args)) => ping::check(args, &cli.path),
-        Some(Command::Load(args)) => load::check(args),
-        Some(Command::Check(args)) => check::check(args, &cli.path),
+        Some(Command::Load(args)) => load::check(args, &cli.path),
+        Some(Command::Check(_)) => check::check(&cli.path),
         Some(Command::Mtu(args)) => mtu::check(args),
     });
     // A command line that makes no sense is refused before anything is sent.

@@ -448,10 +448,18 @@ pub(crate) fn check(target: &Target, path: &Path) -> Result<(), String> {
     if path.proxy.is_some() && !target.is_stream() {
         return Err("--proxy: only streams begin with such a header".into());
     }
-    // The source alone chooses the family; an option may contradict it.
+    // The source alone chooses the family; an option or the service may contradict it.
     let source = path.source.and_then(|source| source.address);
-    match source.is_some_and(|address| path.family() != Some(address.is_ipv4())) {
-        true => Err("--source: an address of the other family".into()),
+    let host = match target {
+        Target::Inet { host, .. } => host.parse::<IpAddr>().ok(),
+        Target::Unix { .. } => None,
+    };
+    let mut families = path
+        .family()
+        .into_iter()
+        .chain(host.map(|host| host.is_ipv4()));
+    match source.is_some_and(|address| families.any(|is_ipv4| is_ipv4 != address.is_ipv4())) {
+        true => Err("--source: the service, -4 or -6 is of the other family of addresses".into()),
         false => Ok(()),
     }
 }

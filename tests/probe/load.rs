@@ -193,6 +193,22 @@ fn an_interrupt_before_the_first_answer_is_no_timeout() {
     assert_eq!(status, 1);
 }
 
+/// It said "0 messages in 0 ns" and nothing more.
+#[test]
+fn an_interrupt_in_the_warm_up_says_that_nothing_was_measured() {
+    let daemon = Daemon::start(LISTENERS);
+    let url = format!("tcp://{}", daemon.address("tcp"));
+    let child = spawn_line(&format!("load {url} --warm-up 1h"));
+    eventually("the load has begun", || {
+        daemon.listener("tcp")["bytes_received"].as_u64() > Some(64 * 100)
+    });
+    let output = interrupt(child);
+    let said = text(&output.stderr);
+    assert!(said.contains("interrupted; nothing was measured"), "{said}");
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(text(&output.stdout), "");
+}
+
 #[test]
 fn a_picture_is_written_where_that_is_asked() {
     let daemon = Daemon::start(LISTENERS);

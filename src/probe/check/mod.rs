@@ -52,15 +52,10 @@ impl Service<'_> {
 }
 
 /// Whether the command line makes sense.
-pub(super) fn check(args: &CheckArgs, path: &Path) -> Result<(), String> {
-    match () {
-        () if args.expect == Expect::Any => {
-            Err("--expect any: then nothing could be wrong: write echo or upper".into())
-        }
-        () if path.source.is_some_and(|source| source.port != 0) => {
-            Err("--source: several clients can't share a port: write an address alone".into())
-        }
-        () => Ok(()),
+pub(super) fn check(path: &Path) -> Result<(), String> {
+    match path.source.is_some_and(|source| source.port != 0) {
+        true => Err("--source: several clients can't share a port: write an address alone".into()),
+        false => Ok(()),
     }
 }
 

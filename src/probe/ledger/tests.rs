@@ -144,7 +144,7 @@ fn an_answer_from_elsewhere_is_a_loss_until_the_service_answers() {
     assert_eq!(desk.comes(2, &bytes, false), AnswerKind::Misaddressed);
     assert_eq!(
         desk.says(),
-        "1 sent, 1 lost, 1 misaddressed, 1 strays (1 mismatch)"
+        "1 sent, 1 lost, 1 misaddressed, 1 stray (1 mismatch)"
     );
     assert_eq!(desk.echo(3, number), AnswerKind::Received);
     assert_eq!(desk.comes(4, b"what?", true), AnswerKind::Stray);
@@ -177,7 +177,7 @@ fn empty_datagrams_are_counted_in_order() {
     assert_eq!(desk.comes(5, b"", true), AnswerKind::Received);
     assert_eq!(desk.comes(150, b"", true), AnswerKind::Late);
     assert_eq!(desk.comes(151, b"", true), AnswerKind::Duplicate);
-    assert_eq!(desk.says(), "3 sent, 2 received, 1 late, 1 duplicates");
+    assert_eq!(desk.says(), "3 sent, 2 received, 1 late, 1 duplicate");
 }
 
 #[test]

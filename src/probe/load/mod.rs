@@ -23,9 +23,8 @@ use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::args::{DATAGRAM_BYTES_MAX, LoadArgs};
+use super::args::{DATAGRAM_BYTES_MAX, LoadArgs, Path};
 use super::cause::{Cause, Trouble};
-use super::compare::Expect;
 use super::console::{Console, Stop};
 use super::figures;
 use super::ledger::Ledger;
@@ -74,13 +73,14 @@ impl Measured {
         }
     }
 
-    /// Why no message was due in the time that is measured; none: some were, or it was ended early.
+    /// Why no message was due in the time that is measured; none: some were.
     fn why_unsent(&self, args: &LoadArgs) -> Option<Trouble> {
-        if self.tally.sent > 0 || self.is_cut_short {
+        if self.tally.sent > 0 {
             return None;
         }
         let busy = Cause::Other("this process did not run in the time measured".into());
         let (cause, hint) = match self.course.ends.chief() {
+            _ if self.is_cut_short => (Cause::Interrupted, "nothing was measured"),
             _ if !self.course.has_run => (busy, "is this machine busy?"),
             _ if args.rate.is_some() => {
                 let cause = Cause::Other("no message was due in the time measured".into());
@@ -94,16 +94,15 @@ impl Measured {
 }
 
 /// Whether the command line makes sense.
-pub(super) fn check(args: &LoadArgs) -> Result<(), String> {
+pub(super) fn check(args: &LoadArgs, path: &Path) -> Result<(), String> {
     match () {
         () if !args.url.is_stream() && args.size > DATAGRAM_BYTES_MAX => Err(format!(
             "--size {}: a datagram has {DATAGRAM_BYTES_MAX} bytes at most",
             args.size
         )),
         () if args.size == 0 => Err("--size 0: write 1 or more".into()),
-        () if args.time.is_zero() => Err("--time 0s: write the time to measure".into()),
-        () if args.expect == Expect::Any => {
-            Err("--expect any: every byte is compared: write echo or upper".into())
+        () if args.connections > 1 && path.source.is_some_and(|source| source.port > 0) => {
+            Err("--source: a port is for one connection: write an address alone, or -c 1".into())
         }
         () => Ok(()),
     }

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use nix::poll::PollFd;
 
 use super::args::{DATAGRAM_BYTES_MAX, Path, PingArgs};
-use super::compare::Expect;
 use super::console::Stop;
 use super::figures;
 use super::latency::Jitter;
@@ -35,9 +34,6 @@ pub(super) fn check(args: &PingArgs, path: &Path) -> Result<(), String> {
     let is_stream = args.url.is_stream();
     let last = path.source.map_or(0, |source| u32::from(source.port)) + u32::from(args.flows) - 1;
     match () {
-        () if args.expect == Expect::Any => {
-            Err("--expect any: a message is known only by its bytes: write echo or upper".into())
-        }
         () if is_stream && args.size == 0 => {
             Err("--size 0: an empty message has no bytes on a stream: write 1 or more".into())
         }
