@@ -184,7 +184,7 @@ pub(crate) fn check_unused(kind: Type, path: &Path) -> Result<(), Error> {
 pub(crate) fn check_folder(path: &Path) -> io::Result<()> {
     // With the dot it is an error if it is not a folder.
     let folder = folder(path).join(".");
-    // The kernel's own file systems, where even root makes no file.
+    // The kernel's own file systems, where even root makes no file, and others have not the right.
     match statfs(&folder).map(|file_system| file_system.filesystem_type().0) {
         Ok(libc::PROC_SUPER_MAGIC) => return Err(Errno::ENOENT.into()),
         Ok(
@@ -192,7 +192,12 @@ pub(crate) fn check_folder(path: &Path) -> io::Result<()> {
             | libc::DEVPTS_SUPER_MAGIC
             | libc::CGROUP_SUPER_MAGIC
             | libc::CGROUP2_SUPER_MAGIC,
-        ) => return Err(Errno::EPERM.into()),
+        ) => {
+            return Err(access(&folder, AccessFlags::W_OK)
+                .err()
+                .unwrap_or(Errno::EPERM)
+                .into());
+        }
         _ => {}
     }
     match access(&folder, AccessFlags::W_OK) {
