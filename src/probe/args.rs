@@ -249,7 +249,7 @@ Examples:
     #[command(after_help = "\
 Each check passes, fails, is not applicable, or is not run because the service has stopped answering. \
 There are up to nine connections at once, and a service that takes whatever it gets has to hold up to \
-32 MiB for a moment.
+64 MiB for a moment.
 
 Examples:
   echoprobe check tcp://192.0.2.1:7

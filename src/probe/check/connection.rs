@@ -142,6 +142,12 @@ impl<'a> Client<'a> {
     pub(super) fn stuff(&mut self, stall: Duration) -> Result<usize, Halt> {
         let began = Instant::now();
         self.transfer.last = began;
+        // Or our own kernel takes very much of what comes back.
+        let _ = self
+            .transfer
+            .stream
+            .socket
+            .set_recv_buffer_size(PIECE_BYTES);
         while self.unsent() > 0 {
             if self.send(PIECE_BYTES) {
                 self.service.look()?;

@@ -58,8 +58,8 @@ pub(super) const HELLO: &[u8] = b"Does this come back?\n";
 const MUCH_BYTES: usize = 1 << 20;
 
 /// Enough to see that a service reads on whatever happens. One that stops, stops at the buffers of
-/// two kernels, which grow to some megabytes.
-const STUFFING_BYTES_MAX: usize = 32 << 20;
+/// two kernels, which grow to 32 MiB on the side that receives (`tcp_rmem` of Linux, tcp(7)).
+const STUFFING_BYTES_MAX: usize = 64 << 20;
 
 /// A service that drops unsent bytes does so only where the end overtakes them: now and then.
 const HALF_CLOSES: u32 = 5;

@@ -251,7 +251,7 @@ fn one_that_ends_connections_with_a_reset_is_found_out() {
 
 #[test]
 fn one_that_takes_whatever_it_gets_is_found_out() {
-    let words = "it took all of 32.0 MiB from a client that read nothing";
+    let words = "it took all of 64.0 MiB from a client that read nothing";
     check_streams(&faulty::hoarding(), &["slow-reader"], words);
 }
 
