@@ -9,7 +9,8 @@ use divan::Bencher;
 use ipnet::IpNet;
 
 use echod::internals::{
-    Access, Activity, ConfigSource, Destination, Reply, SocketId, Source, SourceEntry, SourceTable, Stream, Timeouts, Timers, load_config,
+    Access, Activity, ConfigSource, Destination, Reply, SocketId, Source, SourceEntry, SourceTable,
+    Stream, Timeouts, Timers, load_config,
 };
 
 /// As many connections as one worker may well have.
