@@ -102,9 +102,13 @@ pub(crate) fn assert_adds_up(report: &Value) {
 /// Starts echoprobe, with a pipe for each of its streams. There is more time for each answer where
 /// the arguments say none: a busy machine is no finding.
 pub(crate) fn spawn(arguments: &[&str]) -> Child {
+    spawn_reading(arguments, Stdio::piped())
+}
+
+fn spawn_reading(arguments: &[&str], input: impl Into<Stdio>) -> Child {
     Command::new(ECHOPROBE)
         .args(patiently(arguments))
-        .stdin(Stdio::piped())
+        .stdin(input)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -136,8 +140,20 @@ pub(crate) fn interrupt(child: Child) -> Output {
     child.wait_with_output().expect("a child of ours")
 }
 
+/// What any pipe holds (pipe(7)).
+const SHORT_BYTES: usize = 4096;
+
 /// Runs echoprobe to its end with this as its input.
 pub(crate) fn probe_with(arguments: &[&str], input: &[u8]) -> Output {
+    // All of a short one, and its end, is there from the beginning: a service may answer and close
+    // before a thread of ours runs again.
+    if input.len() <= SHORT_BYTES {
+        let (reader, mut writer) = std::io::pipe().expect("a pipe");
+        writer.write_all(input).expect("there is room");
+        drop(writer);
+        let child = spawn_reading(arguments, reader);
+        return child.wait_with_output().expect("a child of ours");
+    }
     let mut child = spawn(arguments);
     let mut stdin = child.stdin.take().expect("a pipe");
     thread::scope(|scope| {
