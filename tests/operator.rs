@@ -300,7 +300,7 @@ fn every_error_is_one_object_for_programs() {
     let output = daemon.ctl(&["--json=1", "status"]);
     assert_eq!(only_json(&output)["error"], "echoctl.Usage");
     daemon.write_config("[listener.main]\nprotocol = \"tpc\"\n");
-    // --quiet is for people, who have it in the log.
+    // --quiet is for text that the log repeats; a program has only this object.
     for arguments in [
         &["reload"][..],
         &["reload", "--dry-run"],

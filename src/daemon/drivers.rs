@@ -175,7 +175,7 @@ fn explain(error: &io::Error, facts: &Facts) -> String {
     }
 }
 
-/// What EPERM means: the administrator's choice, or that of whoever runs the service.
+/// What EPERM means: a filter of system calls, or the sysctl that limits io_uring.
 fn explain_refusal(facts: &Facts) -> String {
     match (facts.disabled, facts.group) {
         (Some(0), _) => FILTER.into(),

@@ -375,7 +375,7 @@ pub(crate) const DATAGRAM_BYTES_MAX_IPV4: usize = 65_507;
 /// The largest message, of streams.
 const MESSAGE_BYTES_MAX: usize = 1 << 30;
 
-/// What may come back of a message, which is known only by its bytes.
+/// What may be returned for a message, which is known only by its bytes.
 fn compared() -> impl TypedValueParser<Value = Expect> {
     let is_expected = |name: String| Expect::from_str(&name, false);
     PossibleValuesParser::new(["echo", "upper"]).try_map(is_expected)

@@ -447,8 +447,8 @@ fn open_addresses(port: u16) -> Vec<&'static str> {
     all
 }
 
-/// Beside a wildcard and an address of the other family, and beside both wildcards, the kernel went on
-/// to share the port.
+/// Beside a wildcard and an address of the other family, and beside both wildcards, the port
+/// stayed shared.
 #[test]
 fn no_address_of_a_port_stays_open_to_other_processes_after_a_reload() {
     let port = free_port();

@@ -141,7 +141,7 @@ impl Listeners {
     }
 
     /// Whether a new socket has to wait before it listens at this address: see [`Waiting`]. Without one
-    /// that listens there, clients would be refused meanwhile.
+    /// that listens there, clients would be refused until then.
     pub(super) fn has_to_wait_at(&self, local: SocketAddr) -> bool {
         self.retiring.are_directed_at(local) && self.listening_at(local).next().is_some()
     }

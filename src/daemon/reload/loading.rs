@@ -68,7 +68,7 @@ pub(in crate::daemon) fn load(origin: &Origin, in_force: &[String]) -> Outcome {
 pub(in crate::daemon) fn load_in_time(origin: &Origin, in_force: &[String]) -> Outcome {
     let (origin, in_force) = (origin.clone(), in_force.to_vec());
     let load = move || load(&origin, &in_force);
-    // Nothing else can happen meanwhile, so that nothing has to be woken.
+    // Nothing else is in progress, so that nothing has to be woken.
     let loading = Waker::new().and_then(|waker| Loading::run(load, waker, Instant::now()));
     loading.map_err(|error| no_thread(&error))?.wait()
 }

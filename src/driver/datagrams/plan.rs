@@ -181,8 +181,8 @@ impl Plan {
         envelopes[usize::from(planned.buffer)].source
     }
 
-    /// A message as the kernel takes it, for a socket that is bound to this address. The kernel need
-    /// not be told to send from there, and without being told it is a little faster.
+    /// A message as the kernel takes it, for a socket that is bound to this address. The kernel
+    /// sends from there anyway, and is a little faster without a control message that names it.
     pub(super) fn message<'a>(
         &'a self,
         planned: &Planned,
