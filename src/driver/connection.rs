@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, shutdown};
 
-use super::buffers::{Buffers, Memory};
+use super::buffers::{BUFFER_BYTES, Buffers, Memory};
 use super::pipes::Pipes;
 use super::relay::Relay;
 use super::unsent::{RECEIVE_BELOW, Unsent};
@@ -25,6 +25,8 @@ pub(super) struct Connection {
     stalled: bool,
     /// `Ended` was reported.
     ended: bool,
+    /// How much is unsent does not matter: what is sent answers nothing that is received.
+    receives_always: bool,
     write_side: WriteSide,
 }
 
@@ -62,6 +64,7 @@ impl Connection {
             stalled: !unsent.is_empty(),
             unsent,
             ended: false,
+            receives_always: false,
             write_side: WriteSide::Open,
         }
     }
@@ -80,12 +83,17 @@ impl Connection {
         self.ended
     }
 
+    /// From now on it may be received from however much is unsent.
+    pub(super) fn receive_always(&mut self) {
+        self.receives_always = true;
+    }
+
     /// Whether there is room for what a receive would bring. What was delivered goes back before
     /// anything is relayed.
     pub(super) fn may_receive(&self) -> bool {
         !self.ended
             && !self.relay.holds()
-            && self.unsent.bytes() <= RECEIVE_BELOW
+            && (self.receives_always || self.unsent.bytes() <= RECEIVE_BELOW)
             && (self.unsent.is_empty() || !self.relay.is_due())
     }
 
@@ -208,7 +216,10 @@ impl Connection {
             return Ok(Reception::Relayed(received as usize));
         }
         // What is received is likely to be sent back, and no more than the maximum may be unsent.
-        let room = self.unsent.room();
+        let room = match self.receives_always {
+            true => BUFFER_BYTES,
+            false => self.unsent.room(),
+        };
         let Some((_, memory)) = buffers.peek() else {
             return Ok(Reception::Starved);
         };

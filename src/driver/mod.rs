@@ -12,7 +12,7 @@
 //! 2. Each `Send` and `Close` has exactly one completion, except that the sends of a connection that
 //!    fails have one `Failed` together, and those of one that is closed or taken first have none.
 //!    Each datagram of a `SendTo` is counted in exactly one `DatagramSent`, which may count several.
-//!    `Accept`, `Receive`, `Relay` and `ReceiveFrom` repeat until they are ended; `Pause` and
+//!    `Accept`, `Receive`, `ReceiveAlways`, `Relay` and `ReceiveFrom` repeat until they are ended; `Pause` and
 //!    `ShutDown` have no completion. For `Detach` see 18. Nothing is reported of a connection before
 //!    its `Accepted`.
 //! 3. A `Send` completes when all of its bytes are with the kernel. If that is not possible at once,
@@ -24,7 +24,9 @@
 //!    does not take can hold all of them: streams and datagrams always find some.
 //! 7. After `Pause` at most the bytes that had been taken already still arrive. A connection is
 //!    received from whatever is unsent on it, up to 64 KiB: more is never held for a peer that does
-//!    not read (before Linux 6.18, io_uring may hold what it had taken in one go).
+//!    not read (before Linux 6.18, io_uring may hold what it had taken in one go). After
+//!    `ReceiveAlways` it is received from however much is unsent, so that two ends which both send
+//!    before they read do not wait for each other.
 //! 8. After `Close` nothing more is reported of the token except its `Closed`; then its buffers are
 //!    returned, its descriptor is closed, and that token never returns (its slot does, a generation
 //!    later).
@@ -173,6 +175,9 @@ pub enum Op {
     Accept { listener: Token },
     /// Receive bytes until the peer's end, an error, or `Pause`.
     Receive { connection: Token },
+    /// The same, and from now on however much is unsent: for a user that sends bytes of its own,
+    /// and no answers.
+    ReceiveAlways { connection: Token },
     /// Receive, and what arrives may also be sent back at once, unseen. `Receive` ends that
     /// allowance, `Pause` both.
     Relay { connection: Token },

@@ -13,8 +13,7 @@ use super::buffers::{Memory, Queue};
 pub(super) const UNSENT_BYTES_MAX: u32 = 64 * 1024;
 
 /// A connection is received from while no more than this is unsent. Half of the maximum, so that
-/// there is room for what one receive brings, and so that two endpoints which both send before
-/// they read do not wait for each other.
+/// there is room for what one receive brings.
 pub(super) const RECEIVE_BELOW: u32 = UNSENT_BYTES_MAX / 2;
 
 /// See the module. Small: an idle connection has one, too.

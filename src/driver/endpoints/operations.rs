@@ -19,6 +19,15 @@ impl<R: Registration, M: Memory> Endpoints<R, M> {
                 self.allow_relaying(connection, false);
                 self.set_wanted(connection, true);
             }
+            Op::ReceiveAlways { connection: token } => {
+                if let Some(Kind::Connection(connection)) =
+                    self.get_mut(token).map(|endpoint| &mut endpoint.kind)
+                {
+                    connection.receive_always();
+                }
+                self.allow_relaying(token, false);
+                self.set_wanted(token, true);
+            }
             Op::Relay { connection } => {
                 self.allow_relaying(connection, true);
                 self.set_wanted(connection, true);

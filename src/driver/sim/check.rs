@@ -94,7 +94,9 @@ impl Sim {
     pub(super) fn check_user(&mut self, op: &Op) -> bool {
         match op {
             Op::Accept { listener } => self.request(*listener, "Accept"),
-            Op::Receive { connection } => self.request(*connection, "Receive"),
+            Op::Receive { connection } | Op::ReceiveAlways { connection } => {
+                self.request(*connection, "Receive")
+            }
             Op::Relay { connection } => self.request(*connection, "Relay"),
             Op::ReceiveFrom { socket } => self.request(*socket, "ReceiveFrom"),
             // A `Pause` without a `Receive` is allowed.

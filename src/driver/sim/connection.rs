@@ -18,6 +18,8 @@ pub(super) struct Connection {
     pub(super) peer: Peer,
     /// The user has allowed relaying (`Op::Relay`).
     pub(super) relay_allowed: bool,
+    /// However much is unsent (`Op::ReceiveAlways`).
+    pub(super) receives_always: bool,
     pub(super) outgoing: VecDeque<Outgoing>,
     /// `Accepted` has been reported, so that other completions may follow.
     pub(super) accept_reported: bool,
@@ -49,6 +51,7 @@ impl Connection {
         Self {
             peer,
             relay_allowed: false,
+            receives_always: false,
             outgoing: VecDeque::new(),
             accept_reported: false,
             shut_down: false,
@@ -143,10 +146,14 @@ impl Connection {
         world: &mut World,
         buffers: &mut Buffers,
     ) {
-        if self.unsent() > RECEIVE_BELOW || self.pipe_holds() {
+        let is_full = self.unsent() > RECEIVE_BELOW && !self.receives_always;
+        if is_full || self.pipe_holds() {
             return;
         }
-        let room = UNSENT_BYTES_MAX - self.unsent();
+        let room = match self.receives_always {
+            true => usize::MAX,
+            false => UNSENT_BYTES_MAX - self.unsent(),
+        };
         if world.end_is_due(self.peer) {
             self.ended = true;
             ready.push_back(Completion::Ended { connection: token });

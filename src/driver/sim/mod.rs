@@ -212,6 +212,7 @@ impl Sim {
             | Op::ReceiveFrom { socket: token }
             | Op::SendTo { socket: token, .. } => *token,
             Op::Receive { connection: token }
+            | Op::ReceiveAlways { connection: token }
             | Op::Relay { connection: token }
             | Op::Pause { connection: token }
             | Op::Detach { connection: token } => *token,
@@ -234,7 +235,11 @@ impl Sim {
                 slot.active = true;
             }
             // A connection that has failed, or is being detached, receives nothing more.
-            (Op::Receive { .. }, Resource::Connection(connection)) => {
+            (
+                op @ (Op::Receive { .. } | Op::ReceiveAlways { .. }),
+                Resource::Connection(connection),
+            ) => {
+                connection.receives_always |= matches!(op, Op::ReceiveAlways { .. });
                 slot.active = !connection.failed && !connection.detaching;
                 connection.relay_allowed = false;
             }

@@ -94,7 +94,7 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
         let token = match &lane.kind {
             Kind::Stream(_) => {
                 let connection = self.driver.add_connection(socket, Vec::new());
-                self.driver.submit(Op::Receive { connection });
+                self.driver.submit(Op::ReceiveAlways { connection });
                 connection
             }
             Kind::Flow(_) => {
@@ -221,16 +221,15 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
         };
         match &mut lane.kind {
             Kind::Stream(stream) => {
-                let Some(bytes) = stream.next_send() else {
-                    return;
-                };
-                let Some(buffer) = self.driver.lease(bytes.len()) else {
-                    return self.waiting.push(index as u32);
-                };
-                self.driver.bytes(&buffer).copy_from_slice(bytes);
-                stream.handle_given(bytes.len());
-                let connection = token;
-                self.driver.submit(Op::Send { connection, buffer });
+                while let Some(bytes) = stream.next_send() {
+                    let Some(buffer) = self.driver.lease(bytes.len()) else {
+                        return self.waiting.push(index as u32);
+                    };
+                    self.driver.bytes(&buffer).copy_from_slice(bytes);
+                    stream.handle_given(bytes.len());
+                    let connection = token;
+                    self.driver.submit(Op::Send { connection, buffer });
+                }
             }
             Kind::Flow(flow) => {
                 // One buffer at a time: so it is known which datagrams could not be sent.

@@ -5,14 +5,15 @@
 
 use std::time::Instant;
 
+use crate::driver::buffers::BUFFER_BYTES;
 use crate::probe::cause::Cause;
 use crate::probe::compare::Expect;
 use crate::probe::ledger::Ledger;
 use crate::probe::payload::{self, Recognized};
 
-/// The most bytes that are sent at once. A driver receives on a connection while no more than this
-/// is unsent on it, so that two peers that both send never wait for each other.
-const SEND_BYTES_MAX: u64 = 32 * 1024;
+/// The most pieces that are being sent at once: the kernel and the service then work on large ones,
+/// and a connection leaves buffers to others.
+const PIECES_MAX: u8 = 4;
 
 /// See the module.
 #[derive(Debug)]
@@ -27,9 +28,9 @@ pub(super) struct Lane {
     /// The number of the first message of this connection, and how many were due on it.
     first: u64,
     begun: u64,
-    /// Bytes that were given out to be sent, and whether the last of them are still being sent.
+    /// Bytes that were given out to be sent, and how many pieces of them are still being sent.
     given: u64,
-    is_sending: bool,
+    sending: u8,
     received: u64,
 }
 
@@ -49,7 +50,7 @@ impl Lane {
             first: 0,
             begun: 0,
             given: 0,
-            is_sending: false,
+            sending: 0,
             received: 0,
         }
     }
@@ -63,22 +64,25 @@ impl Lane {
         }
     }
 
-    /// The bytes to be sent next, if there are any and none are being sent.
+    /// The bytes to be sent next, if there are any. Fewer than fit into a buffer wait for those
+    /// that are being sent, so that small messages leave together.
     pub(super) fn next_send(&self) -> Option<&'static [u8]> {
-        let len = (self.begun * self.size - self.given).min(SEND_BYTES_MAX);
-        let may_send = len > 0 && !self.is_sending;
+        let most = BUFFER_BYTES as u64;
+        let len = (self.begun * self.size - self.given).min(most);
+        let pieces_max = if len == most { PIECES_MAX } else { 1 };
+        let may_send = len > 0 && self.sending < pieces_max;
         may_send.then(|| payload::stream_piece(self.base + self.given, len))
     }
 
     /// The first `len` of these bytes are being sent.
     pub(super) fn handle_given(&mut self, len: usize) {
         self.given += len as u64;
-        self.is_sending = true;
+        self.sending += 1;
     }
 
-    /// The bytes given out are with the kernel.
+    /// A piece that was given out is with the kernel.
     pub(super) fn handle_sent(&mut self) {
-        self.is_sending = false;
+        self.sending -= 1;
     }
 
     /// Bytes have returned. At the first wrong one the stream is of no more use.
@@ -112,7 +116,7 @@ impl Lane {
         self.base += self.begun * self.size;
         self.first += self.begun;
         (self.begun, self.given, self.received) = (0, 0, 0);
-        self.is_sending = false;
+        self.sending = 0;
         self.ledger.handle_end(cause)
     }
 }
@@ -164,6 +168,25 @@ mod tests {
         assert_eq!(receive(&mut lane, &all), Ok(2));
         assert_eq!(lane.ledger.outstanding(), 0);
         assert_eq!(lane.ledger.tally().bytes, 40);
+    }
+
+    #[test]
+    fn whole_buffers_leave_one_behind_the_other_and_what_is_smaller_alone() {
+        let mut lane = lane(BUFFER_BYTES);
+        due(&mut lane, 5);
+        for _ in 0..PIECES_MAX {
+            assert_eq!(send(&mut lane).map(<[u8]>::len), Some(BUFFER_BYTES));
+        }
+        assert_eq!(send(&mut lane), None, "others need buffers, too");
+        lane.handle_sent();
+        assert_eq!(send(&mut lane).map(<[u8]>::len), Some(BUFFER_BYTES));
+        let mut small = self::lane(10);
+        due(&mut small, 1);
+        assert_eq!(send(&mut small).map(<[u8]>::len), Some(10));
+        due(&mut small, 2);
+        assert_eq!(send(&mut small), None, "more may come to it");
+        small.handle_sent();
+        assert_eq!(send(&mut small).map(<[u8]>::len), Some(20));
     }
 
     #[test]
