@@ -21,11 +21,11 @@
 //! 5. A buffer is chosen only when bytes have arrived. An idle connection holds none.
 //! 6. When buffers run out, receiving waits; nothing fails, nothing spins, and it resumes when
 //!    buffers are returned. Neither peers that do not read nor datagrams whose answers the network
-//!    does not take can hold all of them: streams and datagrams always find some.
+//!    does not take can hold all of them: streams and datagrams always find some. While buffers are
+//!    scarce, such datagrams are dropped, and reported with ENOBUFS.
 //! 7. After `Pause` at most the bytes that had been taken already still arrive. A connection is
 //!    received from whatever is unsent on it, up to 64 KiB: more is never held for a peer that does
-//!    not read (before Linux 6.18, io_uring may hold what it had taken in one go). After
-//!    `ReceiveAlways` it is received from however much is unsent, so that two ends which both send
+//!    not read. After `ReceiveAlways` it is received from however much is unsent, so that two ends which both send
 //!    before they read do not wait for each other.
 //! 8. After `Close` nothing more is reported of the token except its `Closed`; then its buffers are
 //!    returned, its descriptor is closed, and that token never returns (its slot does, a generation

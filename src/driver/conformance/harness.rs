@@ -44,10 +44,6 @@ pub(super) trait Harness: Sized {
     fn unavailable() -> Option<io::Error> {
         None
     }
-    /// The most bytes that are held for a peer that does not read.
-    fn held_bytes_max() -> usize {
-        HELD_BYTES_MAX
-    }
     fn new() -> (Self, Self::Driver);
     /// Another driver on the same network.
     fn another(&self) -> (Self, Self::Driver);

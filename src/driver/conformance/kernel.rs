@@ -2,7 +2,7 @@
 //! them: a client wakes one of several drivers, and a small path MTU affects one peer only.
 
 use std::io::IoSlice;
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::driver_test::{Answer, DriverTest, Event, pattern};
 use super::harness::{Harness, SocketKind};
 use super::loopback::{Loopback, SocketDriver, socket_promises, where_uring_is_available};
 use crate::driver::uring::Uring;
-use crate::driver::{Closing, Driver, Op, Permits};
+use crate::driver::{Closing, Driver, Op, Permits, Source};
 
 // 10. Accepting.
 
@@ -103,6 +103,68 @@ fn a_flood_on_draining_sockets_does_not_delay_other_connections<D: SocketDriver>
         send(&mut test, 64);
         test.turn();
     }
+}
+
+// 6. Exhaustion.
+
+/// The answers go to a neighbor that is never found, so that the kernel keeps them and soon has no
+/// room for more.
+fn answers_that_the_network_does_not_take_keep_no_socket_from_receiving<D: SocketDriver>() {
+    let name = "answers_that_the_network_does_not_take_keep_no_socket_from_receiving";
+    if !has_own_network(D::NAME, name) {
+        return;
+    }
+    ip("link set lo up");
+    ip("link add near type veth peer name far");
+    ip("address add 10.9.0.1/24 dev near");
+    ip("link set near up");
+    ip("link set far up");
+    let mut test = DriverTest::<Loopback<D>>::new(Answer::Keep);
+    let mut answered = 0;
+    for _ in 0..8 {
+        let socket = UdpSocket::bind("10.9.0.1:0").expect("the address belongs to this host");
+        setsockopt(&socket, sockopt::SndBuf, &4096).expect("SO_SNDBUF can be set");
+        socket.set_nonblocking(true).expect("it is a socket");
+        let address = socket.local_addr().expect("it is bound");
+        let socket = test.driver.add_datagram_socket(socket.into());
+        test.driver.submit(Op::ReceiveFrom { socket });
+        // Of two clients in turn: those of one might share a buffer.
+        let clients = ["127.0.0.1", "10.9.0.1"].map(client);
+        for index in 0..60 {
+            let sent = clients[index % 2].send_to(&[0; 1200], address);
+            assert_eq!(sent.ok(), Some(1200));
+        }
+        test.until_quiet();
+        while let Some((socket, buffer)) = test.kept.pop_front() {
+            let mut envelope = *test.driver.envelope(&buffer);
+            // Answers to one port could leave as one message, however long it is.
+            let port = 1000 + answered as u16;
+            envelope.source = Source::Inet((Ipv4Addr::new(10, 9, 0, 2), port).into());
+            test.driver.set_envelope(&buffer, &envelope);
+            test.driver.submit(Op::SendTo { socket, buffer });
+            answered += 1;
+            if test.kept.is_empty() {
+                test.until_quiet();
+            }
+        }
+    }
+    test.answer = Answer::Echo;
+    let (_, address) = test.datagrams(SocketKind::Ipv4).expect("IPv4 is available");
+    let mut client = test.network.client(&address);
+    for _ in 0..3 {
+        test.network.send(&mut client, &address, None, b"hello");
+        assert_eq!(test.reply_to(&mut client).1, b"hello");
+        answered += 1;
+    }
+    assert_eq!(answered, 8 * 60 + 3);
+    // Now it is found, and what had not been dropped leaves.
+    ip("neighbor replace 10.9.0.2 lladdr 02:00:00:00:00:02 dev near nud permanent");
+    test.until("every answer is accounted for", |test| {
+        test.datagrams_done().0 == answered
+    });
+    let (done, sent) = test.datagrams_done();
+    assert!(sent > 100 && sent < done, "{sent} of {done} were sent");
+    test.assert_all_returned();
 }
 
 // 17. Dropping a driver.
@@ -262,5 +324,6 @@ fn a_small_path_mtu_does_not_affect_other_peers<D: SocketDriver>() {
 socket_promises![
     a_flood_on_draining_sockets_does_not_delay_other_connections,
     a_driver_dropped_between_waits_keeps_no_address,
+    answers_that_the_network_does_not_take_keep_no_socket_from_receiving,
     a_small_path_mtu_does_not_affect_other_peers,
 ];

@@ -17,13 +17,13 @@ use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg, setso
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::driver_test::DEADLINE;
-use super::harness::{HELD_BYTES_MAX, Harness, SocketKind, inet_address};
+use super::harness::{Harness, SocketKind, inet_address};
 use crate::driver::Driver;
 use crate::driver::buffers::BUFFER_COUNT;
 use crate::driver::epoll::Epoll;
 use crate::driver::sim::End;
 use crate::driver::uring::Uring;
-use crate::driver::uring::memory::{SMALL_BYTES, SMALL_COUNT};
+use crate::driver::uring::memory::SMALL_COUNT;
 use crate::sys::socket::{self, Binding, Inherited};
 
 /// A driver on real sockets, or one in a certain state.
@@ -33,10 +33,6 @@ pub(super) trait SocketDriver {
     const NAME: &str;
     /// As in [`Harness`].
     const BUFFERS: usize;
-    /// How many bytes the driver may hold beyond the limit.
-    fn held_excess() -> usize {
-        0
-    }
     fn open() -> io::Result<Self::Driver>;
 }
 
@@ -53,33 +49,18 @@ impl SocketDriver for Uring {
     type Driver = Self;
     const NAME: &str = "uring";
     const BUFFERS: usize = SMALL_COUNT as usize;
-    fn held_excess() -> usize {
-        let release = nix::sys::utsname::uname().expect("uname(2) succeeds");
-        let release = release.release().to_string_lossy().into_owned();
-        let mut numbers = release.split(|digit: char| !digit.is_ascii_digit());
-        let mut number = || numbers.next()?.parse::<u32>().ok();
-        if number().zip(number()) < Some((6, 18)) {
-            UringWithoutLimits::held_excess()
-        } else {
-            0
-        }
-    }
     fn open() -> io::Result<Self> {
         Self::new()
     }
 }
 
-/// io_uring as on Linux before 6.18, where a repeated receive has no limit.
+/// io_uring as on Linux before 6.18, where a repeated receive has no limit, and is not used.
 pub(super) enum UringWithoutLimits {}
 
 impl SocketDriver for UringWithoutLimits {
     type Driver = Uring;
     const NAME: &str = "uring_without_limits";
     const BUFFERS: usize = Uring::BUFFERS;
-    fn held_excess() -> usize {
-        // One repeated receive may fill every buffer of the ring.
-        256 * SMALL_BYTES
-    }
     fn open() -> io::Result<Uring> {
         Uring::without_receive_limits()
     }
@@ -151,10 +132,6 @@ impl<D: SocketDriver> Harness for Loopback<D> {
         D::open()
             .err()
             .filter(|error| matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)))
-    }
-
-    fn held_bytes_max() -> usize {
-        HELD_BYTES_MAX + D::held_excess()
     }
 
     fn new() -> (Self, D::Driver) {

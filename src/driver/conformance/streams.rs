@@ -3,7 +3,7 @@
 use super::CLIENT_COUNT;
 use super::driver_test::{Answer, DriverTest, Event, pattern};
 use super::handover::detach;
-use super::harness::{Harness, SocketKind};
+use super::harness::{HELD_BYTES_MAX, Harness, SocketKind};
 use crate::driver::buffers::BUFFER_BYTES;
 use crate::driver::sim::End;
 use crate::driver::{Closing, Driver, Op};
@@ -288,7 +288,7 @@ pub(super) fn at_most_64_kib_are_held_for_a_peer_that_does_not_read<H: Harness>(
                 });
                 let held = detach(&mut test, connection).unsent.len();
                 assert!(
-                    (1..=H::held_bytes_max()).contains(&held),
+                    (1..=HELD_BYTES_MAX).contains(&held),
                     "{answer:?}, {kind:?}, {size} bytes per write: {held} bytes are held"
                 );
             }

@@ -16,7 +16,7 @@ use std::os::fd::BorrowedFd;
 use self::burst::Burst;
 use self::paths::Paths;
 use self::plan::Plan;
-use super::buffers::{BUFFER_COUNT, Buffers, Queue};
+use super::buffers::{BUFFER_COUNT, Buffers, Memory, Queue};
 use super::{Buffer, Completion, Envelope, Source, Token};
 use crate::sys::message::{BATCH_MAX, Incoming, Outgoing};
 use crate::sys::socket;
@@ -243,6 +243,37 @@ impl Datagrams {
                 socket: token,
                 count: tally.count,
                 result: Ok(tally.bytes),
+            });
+        }
+        self.drop_while_scarce(workspace, buffers, token, done);
+    }
+
+    /// Drops what waits, the oldest first, while buffers are scarce, and reports it as not sent: what
+    /// the network does not take on some sockets must not keep the other ones from receiving. The
+    /// kernel drops datagrams for which it has no room, too.
+    pub(super) fn drop_while_scarce(
+        &mut self,
+        workspace: &Workspace,
+        buffers: &mut Buffers,
+        token: Token,
+        done: &mut Vec<Completion>,
+    ) {
+        let mut count = 0;
+        while self.stalled
+            && buffers.is_scarce()
+            && let Some(buffer) = buffers.pop(&mut self.unsent)
+        {
+            let unsent = buffer.len - std::mem::take(&mut self.sent);
+            let size = workspace.envelope(&buffer).size.max(1) as u32;
+            count += unsent.div_ceil(size).max(1);
+            buffers.recycle(buffer);
+        }
+        if count > 0 {
+            self.stalled = self.has_unsent();
+            done.push(Completion::DatagramSent {
+                socket: token,
+                count,
+                result: Err(io::Error::from_raw_os_error(libc::ENOBUFS)),
             });
         }
     }

@@ -173,8 +173,10 @@ impl<R: Registration, M: Memory> Endpoints<R, M> {
             // Also before a close: what was submitted before it is sent before it, if the kernel
             // takes it at once.
             Kind::Datagrams(datagrams) => {
-                if datagrams.has_unsent() && !datagrams.is_stalled() {
-                    let (fd, buffers) = (endpoint.fd.as_fd(), self.memory.large());
+                let (fd, buffers) = (endpoint.fd.as_fd(), self.memory.large());
+                if datagrams.is_stalled() {
+                    datagrams.drop_while_scarce(&self.workspace, buffers, token, done);
+                } else if datagrams.has_unsent() {
                     datagrams.flush(fd, &mut self.workspace, buffers, token, done);
                 }
             }

@@ -75,7 +75,7 @@ impl Uring {
         Self::on(Ring::new()?)
     }
 
-    /// A driver as on kernels before 6.18, where a repeated receive has no limit.
+    /// A driver as on kernels before 6.18, where a repeated receive has no limit, and is not used.
     #[cfg(test)]
     pub(crate) fn without_receive_limits() -> io::Result<Self> {
         let mut ring = Ring::new()?;

@@ -158,13 +158,18 @@ impl Ring {
         unsafe { self.push(poll.build().user_data(name(request, token))) };
     }
 
-    /// Asks for bytes as they arrive, in buffers of the group, `bytes_max` of them altogether where
-    /// the kernel knows such a limit.
+    /// Asks for bytes as they arrive, in buffers of the group, `bytes_max` of them altogether: again
+    /// and again, or, where the kernel knows no such limit, once, for one buffer.
     pub(super) fn receive(&mut self, fd: BorrowedFd<'_>, group: u16, bytes_max: u32, token: Token) {
-        let mut receive = opcode::RecvMulti::new(Fd(fd.as_raw_fd()), group).build();
-        if self.limits_receives {
+        let fd = Fd(fd.as_raw_fd());
+        let receive = if self.limits_receives {
+            let mut receive = opcode::RecvMulti::new(fd, group).build();
             set_total(&mut receive, bytes_max);
-        }
+            receive
+        } else {
+            let receive = opcode::Recv::new(fd, std::ptr::null_mut(), 0).buf_group(group);
+            receive.build().flags(squeue::Flags::BUFFER_SELECT)
+        };
         // SAFETY: it points nowhere; the group's buffers are its owner's promise.
         unsafe { self.push(receive.user_data(name(Request::Receive, token))) };
     }
