@@ -124,14 +124,27 @@ fn a_check_refuses_a_control_socket_that_a_start_could_not_bind() {
         ("{dir}/dangling", "dangling: not a socket: remove the file"),
         ("{dir}/file/c", "not a directory"),
         ("{dir}/file/deep/c", "not a directory"),
-        (&long, "are too long for a socket's path"),
+        ("{dir}/below/x/", "not the path of a file"),
+        (&long, "a socket's has at most 107"),
     ] {
         refused(TCP, &["--socket", path], words);
-        if path != long {
+        if path != long && !path.ends_with('/') {
             let config = format!("[control]\nsocket = \"{path}\"\n{TCP}");
             refused(&config, &[], words);
         }
     }
+}
+
+#[test]
+fn an_abstract_name_is_refused_wherever_it_is_written() {
+    let words = "abstract sockets are not supported: write a path";
+    refused(TCP, &["--socket", "@echod"], words);
+    refused(&unix("a", "@echo"), HERE, words);
+    refused(
+        &format!("[control]\nsocket = \"@echod\"\n{TCP}"),
+        HERE,
+        words,
+    );
 }
 
 #[test]
@@ -154,6 +167,49 @@ fn a_check_refuses_the_system_log_where_there_is_none() {
     }
     let config = format!("[log]\ntarget = \"syslog\"\n{TCP}");
     refused(&config, HERE, "log: /dev/log: ");
+}
+
+/// An unknown user ended a start alone, and was not said at all beside a mistake in the text.
+#[test]
+fn an_unknown_user_is_reported_with_its_place_among_all_other_errors() {
+    let daemon = "[daemon]\nuser = \"root\"\ngroup = \"no-such-group\"\n";
+    let control = "[control]\ngroup = \"no-such-group\"\nsocket = \"{dir}/no/such/c\"\n";
+    let listener = unix("a", "{dir}/missing/s");
+    let config = format!("{daemon}{control}{listener}");
+    for place in [
+        "echod.toml:3:9: [daemon] group \"no-such-group\": ",
+        "echod.toml:5:9: [control] group \"no-such-group\": ",
+        "echod.toml:6:10: control socket: ",
+        "echod.toml:9:11: listener \"a\": bind ",
+    ] {
+        refused(&config, &[], place);
+    }
+    let user = config.replace("\"root\"", "\"no-such-user\"");
+    refused(
+        &user,
+        &[],
+        "echod.toml:2:8: [daemon] user \"no-such-user\": ",
+    );
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = format!("{user}replay = \"echo\"\n").replacen("[daemon]", "[damon]\n[daemon]", 1);
+    for arguments in [&[][..], &["--check"]] {
+        let output = echod(folder.path(), &config, arguments);
+        assert_eq!(output.status.code(), Some(78));
+        let file = format!("echod: {}/echod.toml:", folder.path().display());
+        let said = text(&output.stderr);
+        let said = said.lines().map(|line| line.replace(&file, ""));
+        let places: Vec<String> = said.map(|line| line.chars().take(20).collect()).collect();
+        assert_eq!(
+            places,
+            [
+                "1:2: damon: unknown ",
+                "3:8: [daemon] user \"",
+                "6:9: [control] group",
+                "11:1: listener \"a\": ",
+            ]
+        );
+    }
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! A configuration that needs more descriptors than there are: refused at once, with one reason and
 //! nothing changed.
 
+use std::fs;
 use std::process::Command;
 
-use crate::harness::{Daemon, after_shell_line, connect, eventually, exchange};
+use crate::harness::{Daemon, ECHOD, after_shell_line, connect, eventually, exchange, run, text};
 
 const HEAD: &str = "[daemon]\nworkers = 1\ndriver = \"epoll\"\n";
 const MAIN: &str = "[listener.main]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\n";
@@ -39,6 +40,31 @@ fn a_start_that_needs_too_many_descriptors_is_refused_before_anything_is_bound()
         "the listeners need at least 1000 descriptors, and the limit is 200: raise LimitNOFILE=";
     assert!(log.contains(line), "{log}");
     assert_eq!(log.lines().count(), 1, "{log}");
+}
+
+/// A check said that such a configuration was fine.
+#[test]
+fn a_check_refuses_what_needs_too_many_descriptors_in_the_words_of_the_start() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("echod.toml");
+    let config = format!("{HEAD}{}", listeners(500));
+    let config = config.replace("{dir}", &folder.path().display().to_string());
+    fs::write(&file, config).expect("a configuration");
+    let run_with = |more: &[&str], descriptors| {
+        let mut command = Command::new(ECHOD);
+        command.arg("--config").arg(&file).arg("--socket");
+        command.arg(folder.path().join("control.sock")).args(more);
+        limit(&mut command, descriptors);
+        run(&mut command)
+    };
+    let checked = run_with(&["--check"], 200);
+    assert_eq!(checked.status.code(), Some(78));
+    let said = text(&checked.stderr);
+    assert!(said.contains("need at least 1000 descriptors"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert_eq!(text(&run_with(&[], 200).stderr), said);
+    let checked = run_with(&["--check"], 1000);
+    assert_eq!(checked.status.code(), Some(0), "{}", text(&checked.stderr));
 }
 
 #[test]

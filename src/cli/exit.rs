@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::io;
 use std::process::ExitCode;
 
 use crate::cli::terminal::{self, complain};
@@ -72,6 +73,12 @@ impl Failure {
         Self::with(Exit::Failed, message)
     }
 
+    /// What failed, and why.
+    #[must_use]
+    pub fn of(what: &str, error: &io::Error) -> Self {
+        Self::new(format!("{what}: {}", cause(error)))
+    }
+
     /// A failure with this status and one message.
     #[must_use]
     pub fn with(exit: Exit, message: impl Into<String>) -> Self {
@@ -117,7 +124,7 @@ pub fn print_or_end(data: &[u8]) -> Result<(), Failure> {
     match terminal::print(data) {
         Ok(true) => Ok(()),
         Ok(false) => Err(Failure::quiet(Exit::Done)),
-        Err(error) => Err(Failure::new(format!("standard output: {}", cause(&error)))),
+        Err(error) => Err(Failure::of("standard output", &error)),
     }
 }
 

@@ -12,7 +12,7 @@ use super::words::quote;
 use super::{Address, Protocol, value};
 
 /// The longest path that a `sockaddr_un` has room for: unix(7).
-pub(crate) const PATH_BYTES_MAX: usize = 107;
+const PATH_BYTES_MAX: usize = 107;
 
 /// The value of `address`: one address, or a list. What is refused is left out.
 pub(super) fn parse_all(
@@ -103,9 +103,19 @@ pub(super) fn parse_socket_path(typed: &Typed) -> Result<Option<PathBuf>, String
 }
 
 /// The path of a socket file.
-fn parse_path(text: &str) -> Result<PathBuf, String> {
+///
+/// # Errors
+/// Why it can't be one, and what to write.
+pub(crate) fn parse_path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() || text.ends_with('/') {
         return Err("not the path of a file: write one, as in \"/run/echod/NAME.sock\"".into());
+    }
+    // So other programs write the name of a socket without a file.
+    if text.starts_with('@') {
+        return Err(
+            "abstract sockets are not supported: write a path, as in \"/run/echod/NAME.sock\""
+                .into(),
+        );
     }
     if text.contains('\0') {
         return Err("a path with a NUL: remove it".into());

@@ -20,7 +20,7 @@ use super::words::{nearest, shorten};
 pub(super) type Entries = BTreeMap<&'static str, Vec<Typed>>;
 
 /// All sources together.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct File {
     pub(super) tables: BTreeMap<Table, Entries>,
     /// Where each listener is first named.

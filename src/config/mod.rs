@@ -39,10 +39,10 @@ use crate::echo;
 use crate::policy::{self, limits};
 
 pub(crate) use crate::protocol::schema::{Change, ChangeAction, Diagnostic};
-pub(crate) use address::PATH_BYTES_MAX;
+pub(crate) use address::parse_path;
+use file::File;
 pub(crate) use key::{Effect, Key};
 pub(crate) use keys::KEYS;
-pub(crate) use locate::locate;
 pub(crate) use plan::{Mood, Plan, plan};
 pub(crate) use render::render;
 pub(crate) use table::Section;
@@ -248,6 +248,8 @@ pub struct Loaded {
     pub config: Config,
     /// What is allowed but hardly meant.
     pub warnings: Vec<Diagnostic>,
+    /// What was typed, for [`Loaded::locate`].
+    file: File,
 }
 
 /// Reads the sources in order: a later one overrides an earlier one key by key, and a list is
@@ -258,6 +260,12 @@ pub struct Loaded {
 /// What is wrong in all sources, in order of place: at most 100 errors, then how many more there are.
 pub fn load(sources: &[Source]) -> Result<Loaded, Vec<Diagnostic>> {
     resolve::load(sources)
+}
+
+/// What [`load`] would return if the values that it refuses were not there.
+#[must_use]
+pub(crate) fn load_valid(sources: &[Source]) -> Loaded {
+    resolve::judge(sources).0
 }
 
 /// Whether a file of this name is a drop-in: what the shell's `*.toml` matches, not the hidden files
@@ -282,6 +290,17 @@ impl Config {
             if let key::Field::Config(lens) = &key.field {
                 (lens.copy)(self, running);
             }
+        }
+    }
+}
+
+impl From<Config> for Loaded {
+    /// A configuration that was not read from a text.
+    fn from(config: Config) -> Self {
+        Self {
+            config,
+            warnings: Vec::new(),
+            file: File::default(),
         }
     }
 }

@@ -19,15 +19,26 @@ use crate::policy::{RefusedPorts, SourcePorts};
 
 /// The way of [`super::load`].
 pub(super) fn load(sources: &[Source]) -> Result<Loaded, Vec<Diagnostic>> {
+    let (loaded, errors) = judge(sources);
+    if errors.is_empty() {
+        Ok(loaded)
+    } else {
+        Err(errors.diagnostics(sources, "error"))
+    }
+}
+
+/// What is meant as far as it is valid, and what is wrong.
+pub(super) fn judge(sources: &[Source]) -> (Loaded, Findings) {
     let mut resolver = Resolver::default();
     let file = file::read(sources, &mut resolver.errors);
     let config = resolver.config(&file, sources);
-    if resolver.errors.is_empty() {
-        let warnings = resolver.warnings.diagnostics(sources, "warning");
-        Ok(Loaded { config, warnings })
-    } else {
-        Err(resolver.errors.diagnostics(sources, "error"))
-    }
+    let warnings = resolver.warnings.diagnostics(sources, "warning");
+    let loaded = Loaded {
+        config,
+        warnings,
+        file,
+    };
+    (loaded, resolver.errors)
 }
 
 /// The way of [`super::control_socket`].

@@ -46,6 +46,20 @@ impl Table {
         }
     }
 
+    /// The table and the key of a path that [`Self::path`] has made.
+    pub(super) fn of_path(path: &str) -> Option<(Self, &str)> {
+        let (table, key) = path.rsplit_once('.')?;
+        let table = match table {
+            "daemon" => Self::Daemon,
+            "control" => Self::Control,
+            "log" => Self::Log,
+            "defaults" => Self::Defaults,
+            // A listener's name may have dots in it.
+            listener => Self::Listener(listener.strip_prefix("listener.")?.into()),
+        };
+        Some((table, key))
+    }
+
     /// How messages begin: `daemon`, `listener "main"`.
     pub(super) fn subject(&self) -> String {
         match self {

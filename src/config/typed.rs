@@ -17,7 +17,7 @@ pub(super) struct Place {
 }
 
 /// A value as typed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Typed {
     pub(super) place: Place,
     /// The words in the file, shortened for a message.
@@ -25,7 +25,7 @@ pub(super) struct Typed {
     pub(super) value: Value,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Value {
     Text(String),
     Integer(i128),

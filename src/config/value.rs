@@ -17,6 +17,19 @@ const DURATION_MAX: Duration = Duration::from_secs(1000 * 24 * 60 * 60);
 /// The least timeout: more than nothing.
 const NONZERO: Duration = Duration::from_nanos(1);
 
+/// The units of durations, the largest first, with their length in nanoseconds. Never months and years,
+/// whose length varies.
+const UNITS: [(&str, u128); 8] = [
+    ("w", 604_800_000_000_000),
+    ("d", 86_400_000_000_000),
+    ("h", 3_600_000_000_000),
+    ("m", 60_000_000_000),
+    ("s", 1_000_000_000),
+    ("ms", 1_000_000),
+    ("us", 1_000),
+    ("ns", 1),
+];
+
 /// What a key may hold beside its range: a word that stands for "none".
 type Word = Option<&'static str>;
 
@@ -111,8 +124,16 @@ pub(super) fn duration(
             "a number without a unit: write e.g. \"{text}s\"{or_word}"
         ));
     }
-    let duration = humantime::parse_duration(text).map_err(|_| {
-        format!("not a duration: write e.g. \"250ms\", \"30s\" or \"10m30s\"{or_word}")
+    // The library takes more units than those.
+    let words = text.split(|letter: char| !letter.is_alphabetic());
+    let mut units = words.filter(|word| !word.is_empty());
+    let are_known = units.all(|word| UNITS.iter().any(|(unit, _)| *unit == word));
+    let duration = humantime::parse_duration(text).ok().filter(|_| are_known);
+    let duration = duration.ok_or_else(|| {
+        format!(
+            "not a duration: write e.g. \"250ms\", \"30s\" or \"10m30s\"{or_word}; the units are \
+             ns, us, ms, s, m, h, d and w"
+        )
     })?;
     if duration > DURATION_MAX {
         return Err(format!(
@@ -294,20 +315,11 @@ pub(super) fn facility(typed: &Typed) -> Result<String, String> {
     choice(typed, &FACILITIES, |name| name).map(Into::into)
 }
 
-/// `"10m30s"`: the largest unit first, no spaces, and never months, whose length varies.
+/// `"10m30s"`: the largest unit first, no spaces, and days rather than weeks.
 fn show_duration(duration: Duration) -> String {
-    const UNITS: [(&str, u128); 7] = [
-        ("d", 86_400_000_000_000),
-        ("h", 3_600_000_000_000),
-        ("m", 60_000_000_000),
-        ("s", 1_000_000_000),
-        ("ms", 1_000_000),
-        ("us", 1_000),
-        ("ns", 1),
-    ];
     let mut rest = duration.as_nanos();
     let mut shown = String::new();
-    for (unit, scale) in UNITS {
+    for (unit, scale) in UNITS.into_iter().filter(|(unit, _)| *unit != "w") {
         if rest >= scale {
             shown += &format!("{}{unit}", rest / scale);
             rest %= scale;

@@ -12,13 +12,13 @@ use crate::cli::exit::{Exit, Failure, print_or_end};
 use crate::cli::terminal::complain;
 use crate::cli::text::counted;
 use crate::config::{self, Address, Config, DEFAULT_FILE, Key, Loaded, Section, plan};
-use crate::protocol::schema::Diagnostic;
+use crate::protocol::schema::{DIAGNOSTICS_MAX, Diagnostic, bounded};
 
 use super::args::Args;
-use super::control::{BindError, Place, missing_directory};
-use super::listeners::bind;
+use super::control::{BindError, Place, SaidBy, missing_directory};
+use super::listeners::{bind, descriptors};
 use super::origin::{Origin, Texts};
-use super::{drivers, log, privileges, socket_file};
+use super::{drivers, log, privileges, socket_file, workers};
 
 /// `--check`, of a configuration without errors in the text.
 ///
@@ -34,7 +34,7 @@ pub(super) fn check_only(
     let driver = drivers::foresee(config.daemon.driver);
     let mut findings = Findings {
         refusals: of_daemon(config, |_, _| true),
-        warnings: loaded.warnings.iter().map(ToString::to_string).collect(),
+        warnings: loaded.warnings.clone(),
     };
     findings.refusals.extend(driver.as_ref().err().cloned());
     // A successor inherits its sockets, wherever they could be bound by now.
@@ -43,10 +43,11 @@ pub(super) fn check_only(
         findings.add_sockets(config, place.as_ref(), origin.has_file(texts));
     }
     let driver = driver.map(|(driver, remark)| {
+        let remark = remark.map(Diagnostic::general);
         findings.warnings.extend(remark);
         driver
     });
-    for warning in Diagnostic::list(findings.warnings, "warning") {
+    for warning in bounded(findings.warnings, 0, "warning") {
         complain(&format!("echod: warning: {warning}\n"));
     }
     match driver {
@@ -59,33 +60,68 @@ pub(super) fn check_only(
             print_or_end(fine.as_bytes())
         }
         _ => {
-            let refusals = findings.refusals;
-            Err(refused(Exit::Configuration, refusals, origin, texts))
+            let refusals = located(findings.refusals, loaded, origin, texts);
+            Err(refused(Exit::Configuration, &refusals))
         }
     }
 }
 
-/// A start that is refused for these reasons, or for the first of very many: each with the place of its
-/// listener's address, where there is a file.
-pub(super) fn refused(exit: Exit, reasons: Vec<String>, origin: &Origin, texts: &Texts) -> Failure {
-    let mut reasons = Diagnostic::list(reasons, "error");
-    if origin.has_file(texts) {
-        for reason in &mut reasons {
-            let listener = reason.listener();
-            reason.key = listener.map(|name| format!("listener.{name}.address"));
-        }
-        config::locate(&texts.sources, &mut reasons);
-    }
+/// A start that is refused for these reasons.
+pub(super) fn refused(exit: Exit, reasons: &[Diagnostic]) -> Failure {
     Failure {
         exit,
         messages: reasons.iter().map(ToString::to_string).collect(),
     }
 }
 
+/// These errors, or the first of very many, each with its place where there is a file: that of the value
+/// that it is about, which is the address where it is about a listener as a whole.
+pub(super) fn located(
+    errors: Vec<Diagnostic>,
+    loaded: &Loaded,
+    origin: &Origin,
+    texts: &Texts,
+) -> Vec<Diagnostic> {
+    let mut errors = bounded(errors, 0, "error");
+    if origin.has_file(texts) {
+        for error in &mut errors {
+            let address = error
+                .listener()
+                .map(|name| format!("listener.{name}.address"));
+            error.key = error.key.take().or(address);
+        }
+        loaded.locate(&texts.sources, &mut errors);
+    }
+    errors
+}
+
+/// All errors of a configuration whose text is wrong: with what a start would refuse of the values that
+/// are right, so that all is said at once.
+pub(super) fn completed(errors: Vec<Diagnostic>, origin: &Origin) -> Vec<Diagnostic> {
+    let texts = match origin.read(&[]) {
+        Ok(texts) if errors.len() <= DIAGNOSTICS_MAX => texts,
+        _ => return errors,
+    };
+    let loaded = config::load_valid(&texts.sources);
+    let more = of_daemon(&loaded.config, |_, _| true);
+    let more = located(more, &loaded, origin, &texts);
+    let mut all = [errors, more].concat();
+    let source = |error: &Diagnostic| texts.names().iter().position(|name| *name == error.file);
+    // What has no place says how many more there are.
+    all.sort_by_cached_key(|error| {
+        (
+            source(error).unwrap_or(usize::MAX),
+            error.line,
+            error.column,
+        )
+    });
+    all
+}
+
 /// What is found out for `--check`.
 struct Findings {
-    refusals: Vec<String>,
-    warnings: Vec<String>,
+    refusals: Vec<Diagnostic>,
+    warnings: Vec<Diagnostic>,
 }
 
 impl Findings {
@@ -93,21 +129,25 @@ impl Findings {
         if let Some(place) = place
             && let Err(error) = place.check()
         {
-            let message = no_control_socket(&error);
+            let refusal = no_control_socket(&error, place);
             if place.is_needed(has_file) {
-                self.refusals.push(message);
+                self.refusals.push(refusal);
             } else {
-                self.warnings.push(format!("no {message}"));
+                let warning = format!("no {}", refusal.message);
+                self.warnings.push(Diagnostic::general(warning));
             }
         }
         let control = place.map(|place| place.path.as_path());
         let made = control.and_then(missing_directory);
         self.refusals.extend(shared_files(config, control));
+        let workers = workers::count(&config.daemon);
+        let enough = descriptors::check(config.listeners.values(), workers);
+        self.refusals.extend(enough.err().map(Diagnostic::general));
         for listener in config.listeners.values() {
             for address in &listener.addresses {
                 match bind::check(listener, address, made) {
-                    Ok(warning) => self.warnings.extend(warning),
-                    Err(refusal) => self.refusals.push(refusal),
+                    Ok(warning) => self.warnings.extend(warning.map(Diagnostic::general)),
+                    Err(refusal) => self.refusals.push(Diagnostic::general(refusal)),
                 }
             }
         }
@@ -115,13 +155,17 @@ impl Findings {
 }
 
 /// Why there is no control socket, in the words of a start.
-pub(super) fn no_control_socket(error: &BindError) -> String {
-    format!("control socket: {error}")
+pub(super) fn no_control_socket(error: &BindError, place: &Place) -> Diagnostic {
+    let message = format!("control socket: {error}");
+    match place.said_by {
+        SaidBy::Configuration => Diagnostic::about("control.socket", message),
+        SaidBy::CommandLine | SaidBy::Default => Diagnostic::general(message),
+    }
 }
 
 /// What a start refuses of the sections that exist once, except for the driver and the place of the
 /// control socket: of those keys that are `wanted`.
-fn of_daemon(config: &Config, wanted: impl Fn(Section, &str) -> bool) -> Vec<String> {
+fn of_daemon(config: &Config, wanted: impl Fn(Section, &str) -> bool) -> Vec<Diagnostic> {
     let mut refusals = Vec::new();
     if wanted(Section::Daemon, "user") || wanted(Section::Daemon, "group") {
         refusals.extend(privileges::check(&config.daemon).err());
@@ -137,7 +181,7 @@ fn of_daemon(config: &Config, wanted: impl Fn(Section, &str) -> bool) -> Vec<Str
 
 /// Unix sockets that have the file of another one by another path, as through a symbolic link to its
 /// folder: which, and whose it is. `control` is the path of the control socket.
-pub(super) fn shared_files(config: &Config, control: Option<&Path>) -> Vec<String> {
+pub(super) fn shared_files(config: &Config, control: Option<&Path>) -> Vec<Diagnostic> {
     let mut owners = BTreeMap::new();
     if let Some(path) = control {
         owners.insert(socket_file::real(path), "the control socket".to_owned());
@@ -157,10 +201,10 @@ pub(super) fn shared_files(config: &Config, control: Option<&Path>) -> Vec<Strin
                 Entry::Vacant(entry) => {
                     entry.insert(format!("listener \"{name}\""));
                 }
-                Entry::Occupied(owner) => shared.push(format!(
+                Entry::Occupied(owner) => shared.push(Diagnostic::general(format!(
                     "listener \"{name}\": bind {address}: {} has this file, by the same or another path",
                     owner.get()
-                )),
+                ))),
             }
         }
     }
@@ -209,14 +253,15 @@ impl InForce {
             let place = Place::find(self.socket.as_deref(), &new.control, true);
             let path = place.as_ref().map(|place| place.path.as_path());
             refusals.extend(shared_files(new, path));
-            let checked = place.as_ref().map_or(Ok(()), Place::check);
-            refusals.extend(checked.err().as_ref().map(no_control_socket));
+            if let Some(place) = &place
+                && let Err(error) = place.check()
+            {
+                refusals.push(no_control_socket(&error, place));
+            }
         }
-        let warnings = refusals.into_iter();
-        warnings
-            .map(|refusal| {
-                Diagnostic::general(format!("{refusal}; the next start will be refused"))
-            })
-            .collect()
+        for refusal in &mut refusals {
+            refusal.message += "; the next start will be refused";
+        }
+        refusals
     }
 }

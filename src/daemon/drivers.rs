@@ -10,10 +10,11 @@ use nix::errno::Errno;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use nix::sys::utsname::uname;
 
-use crate::cli::exit::{Exit, Failure};
+use crate::cli::exit::Exit;
 use crate::cli::text::cause;
 use crate::config::DriverChoice;
 use crate::driver::uring::Uring;
+use crate::protocol::schema::Diagnostic;
 
 /// The first kernel with all that the driver needs: `IORING_SETUP_DEFER_TASKRUN`
 /// (`io_uring_setup(2)`).
@@ -31,7 +32,7 @@ const SYSCTL: &str = "\"sysctl kernel.io_uring_disabled=0\" permits it";
 ///
 /// # Errors
 /// Why there would be none.
-pub(super) fn foresee(choice: DriverChoice) -> Result<(Kind, Option<String>), String> {
+pub(super) fn foresee(choice: DriverChoice) -> Result<(Kind, Option<String>), Diagnostic> {
     if choice == DriverChoice::Epoll {
         return Ok((Kind::Epoll, None));
     }
@@ -42,19 +43,20 @@ pub(super) fn foresee(choice: DriverChoice) -> Result<(Kind, Option<String>), St
     }
 }
 
-fn refusal(error: &io::Error) -> String {
+fn refusal(error: &io::Error) -> Diagnostic {
     let reason = explain(error, &Facts::gather());
-    format!("[daemon] driver \"io_uring\": {reason}; driver = \"auto\" does without")
+    let message = format!("[daemon] driver \"io_uring\": {reason}; driver = \"auto\" does without");
+    Diagnostic::about("daemon.driver", message)
 }
 
 /// io_uring was asked for and is unavailable. A start that is tried again finds it as it is now,
 /// except where something was used up.
-pub(super) fn refused(error: &io::Error) -> Failure {
+pub(super) fn refused(error: &io::Error) -> (Exit, Diagnostic) {
     let exit = match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE) => Exit::Failed,
         _ => Exit::Configuration,
     };
-    Failure::with(exit, refusal(error))
+    (exit, refusal(error))
 }
 
 /// io_uring would have been better and is unavailable.

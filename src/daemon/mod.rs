@@ -46,6 +46,7 @@ use crate::cli::arguments;
 use crate::cli::exit::{self, Exit, Failure, print_or_end};
 use crate::cli::text::cause;
 use crate::config::{self, Config, Loaded, render};
+use crate::protocol::schema::Diagnostic;
 use crate::sys::process::{self, Passed};
 use crate::worker::mailbox::{Command, Report};
 
@@ -108,19 +109,20 @@ fn run(args: &Args) -> Result<(), Failure> {
     if let (Some(version), false) = (args.can_take_over, args.check) {
         return can_take_over(version);
     }
-    let mut passed = process::take_passed_sockets().map_err(|error| {
-        Failure::new(format!("sockets of the service manager: {}", cause(&error)))
-    })?;
+    let mut passed = process::take_passed_sockets()
+        .map_err(|error| Failure::of("sockets of the service manager", &error))?;
     // What was left may be much.
     let raised = process::raise_descriptor_limit();
     let inherited = Inherited::find(&mut passed);
-    signals::inherit_nothing()
-        .map_err(|error| Failure::new(format!("signals: {}", cause(&error))))?;
+    signals::inherit_nothing().map_err(|error| Failure::of("signals", &error))?;
     let origin = Origin::of(args).map_err(|message| Failure::with(Exit::Usage, message))?;
     let read = match inherited.predecessor() {
         // Its connections wait.
         Some(predecessor) => reload::load_in_time(&origin, &predecessor.record().files),
-        None => reload::load(&origin, &[]),
+        None => reload::load(&origin, &[]).map_err(|mut rejection| {
+            rejection.errors = check::completed(rejection.errors, &origin);
+            rejection
+        }),
     };
     let (texts, loaded) = to_be_in_force(&read, &origin, &inherited)?;
     if args.print_config {
@@ -129,9 +131,13 @@ fn run(args: &Args) -> Result<(), Failure> {
     if args.check {
         return check::check_only(args, &origin, &texts, &loaded);
     }
-    let warnings = start_log(&loaded.config.log, inherited.predecessor().is_some())?;
+    let succeeds = inherited.predecessor().is_some();
+    let warnings = start_log(&loaded.config.log, succeeds).map_err(|error| {
+        let error = check::located(vec![error], &loaded, &origin, &texts);
+        check::refused(Exit::Failed, &error)
+    })?;
     if let Err(error) = raised {
-        ::log::warn!("the limit of descriptors stays as it is: {error}");
+        ::log::warn!("the limit of descriptors stays as it is: {}", cause(&error));
     }
     let start = Start {
         args,
@@ -173,18 +179,18 @@ fn to_be_in_force(
 
 /// Starts the log; that of a successor anywhere rather than nowhere, which is a warning: connections do
 /// not suffer for that.
-fn start_log(settings: &config::Log, succeeds: bool) -> Result<Vec<String>, Failure> {
+fn start_log(settings: &config::Log, succeeds: bool) -> Result<Vec<String>, Diagnostic> {
     let Err(error) = log::start(settings) else {
         return Ok(Vec::new());
     };
     if !succeeds {
-        return Err(Failure::new(error));
+        return Err(error);
     }
     let stderr = config::Log {
         target: config::LogTarget::Stderr,
         ..settings.clone()
     };
-    log::start(&stderr).map_err(Failure::new)?;
+    log::start(&stderr)?;
     let warning = format!("{error}; meanwhile it goes to standard error");
     Ok(vec![warning])
 }
@@ -262,7 +268,7 @@ impl Daemon {
         process::reap_children_of_this_thread();
         while !matches!(self.stage, Stage::Ended | Stage::HandedOver) {
             self.turn()
-                .map_err(|error| Failure::new(format!("control plane: {}", cause(&error))))?;
+                .map_err(|error| Failure::of("control plane", &error))?;
         }
         Ok(())
     }

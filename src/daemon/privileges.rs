@@ -21,8 +21,9 @@ use nix::sys::prctl;
 use nix::unistd::{self, Gid, Group, Uid, User};
 use serde::{Deserialize, Serialize};
 
-use crate::cli::exit::{Exit, Failure};
+use crate::cli::text::cause;
 use crate::config;
+use crate::protocol::schema::Diagnostic;
 
 use super::socket_file;
 
@@ -105,51 +106,57 @@ impl Landlock {
 ///
 /// # Errors
 /// There is no such user or group, or this process can't become it.
-pub(super) fn find(settings: &config::Daemon) -> Result<Option<Identity>, Failure> {
-    let Some(user) = &settings.user else {
-        return Ok(None);
-    };
-    look_up(user, settings.group.as_deref())
-        .and_then(|wanted| choose(wanted, unistd::geteuid(), unistd::getegid()))
-        .map_err(|message| Failure::with(Exit::Configuration, message))
+pub(super) fn find(settings: &config::Daemon) -> Result<Option<Identity>, Diagnostic> {
+    find_as(settings, unistd::geteuid(), unistd::getegid())
 }
 
 /// Whether a start as root would find the user and the group, and become them.
 ///
 /// # Errors
 /// Why not.
-pub(super) fn check(settings: &config::Daemon) -> Result<(), String> {
+pub(super) fn check(settings: &config::Daemon) -> Result<(), Diagnostic> {
+    find_as(settings, Uid::from_raw(0), Gid::from_raw(0)).map(drop)
+}
+
+fn find_as(settings: &config::Daemon, uid: Uid, gid: Gid) -> Result<Option<Identity>, Diagnostic> {
     let Some(user) = &settings.user else {
-        return Ok(());
+        return Ok(None);
     };
     let wanted = look_up(user, settings.group.as_deref())?;
-    choose(wanted, Uid::from_raw(0), Gid::from_raw(0)).map(drop)
+    choose(wanted, uid, gid).map_err(|message| Diagnostic::about("daemon.user", message))
 }
 
 /// The group that may connect to the control socket, if one is configured.
 ///
 /// # Errors
 /// There is no such group.
-pub(super) fn control_group(settings: &config::Control) -> Result<Option<Gid>, String> {
+pub(super) fn control_group(settings: &config::Control) -> Result<Option<Gid>, Diagnostic> {
     let name = settings.group.as_deref();
     name.map(|name| find_group("control", name)).transpose()
 }
 
-fn find_group(table: &str, name: &str) -> Result<Gid, String> {
-    Group::from_name(name)
-        .map_err(|errno| format!("[{table}] group \"{name}\": {errno}"))?
-        .map(|group| group.gid)
-        .ok_or_else(|| {
-            format!("[{table}] group \"{name}\": there is no such group: groupadd --system {name}")
-        })
+fn find_group(table: &str, name: &str) -> Result<Gid, Diagnostic> {
+    let reason = match Group::from_name(name) {
+        Ok(Some(group)) => return Ok(group.gid),
+        Ok(None) => format!("there is no such group: groupadd --system {name}"),
+        Err(errno) => cause(&errno.into()),
+    };
+    let message = format!("[{table}] group \"{name}\": {reason}");
+    Err(Diagnostic::about(format!("{table}.group"), message))
 }
 
-fn look_up(user: &str, group: Option<&str>) -> Result<Identity, String> {
-    let found = User::from_name(user)
-        .map_err(|errno| format!("[daemon] user \"{user}\": {errno}"))?
-        .ok_or_else(|| {
-            format!("[daemon] user \"{user}\": there is no such user: useradd --system --user-group {user}")
-        })?;
+fn find_user(name: &str) -> Result<User, Diagnostic> {
+    let reason = match User::from_name(name) {
+        Ok(Some(user)) => return Ok(user),
+        Ok(None) => format!("there is no such user: useradd --system --user-group {name}"),
+        Err(errno) => cause(&errno.into()),
+    };
+    let message = format!("[daemon] user \"{name}\": {reason}");
+    Err(Diagnostic::about("daemon.user", message))
+}
+
+fn look_up(user: &str, group: Option<&str>) -> Result<Identity, Diagnostic> {
+    let found = find_user(user)?;
     let gid = match group {
         None => found.gid,
         Some(name) => find_group("daemon", name)?,
@@ -195,12 +202,17 @@ pub(super) fn drop_to(
 ) -> Result<Option<Landlock>, String> {
     let user = &identity.user;
     for made in made {
-        give(made, identity)
-            .map_err(|error| format!("{}: give it to \"{user}\": {error}", made.path.display()))?;
+        give(made, identity).map_err(|error| {
+            format!(
+                "{}: give it to \"{user}\": {}",
+                made.path.display(),
+                cause(&error)
+            )
+        })?;
     }
     become_user(identity).map_err(|error| format!("[daemon] user \"{user}\": {error}"))?;
     let programs = fs::read_to_string("/proc/self/maps")
-        .map_err(|error| format!("/proc/self/maps: {error}"))?;
+        .map_err(|error| format!("/proc/self/maps: {}", cause(&error)))?;
     confine(rules(readable, made, &programs)).map_err(|error| format!("Landlock: {error}"))
 }
 
@@ -337,7 +349,7 @@ pub(super) fn announce(identity: Option<&Identity>, landlock: Option<&Landlock>)
             let standing = Standing::parse(&status);
             log::info!("in force: {}", describe(&standing, user, group, landlock));
         }
-        Err(error) => log::info!("in force: unknown: /proc/self/status: {error}"),
+        Err(error) => log::info!("in force: unknown: /proc/self/status: {}", cause(&error)),
     }
     if identity.is_some() && landlock.is_none() {
         log::info!(

@@ -20,6 +20,7 @@ use nix::unistd::{self, AccessFlags, Gid, Uid, access};
 use socket2::Type;
 
 use crate::cli::text;
+use crate::cli::text::cause;
 use crate::sys::socket;
 
 /// How long to wait for other processes to unlock folders. A daemon that binds a socket there holds
@@ -480,8 +481,9 @@ impl Aside {
     pub(crate) fn put_back(self) {
         if let Err(error) = fs::rename(&self.aside, &self.path) {
             log::error!(
-                "{}: the socket can't be put back: {error}",
-                self.path.display()
+                "{}: the socket can't be put back: {}",
+                self.path.display(),
+                cause(&error)
             );
         }
     }

@@ -7,7 +7,7 @@
 
 use std::time::Instant;
 
-use nix::unistd::geteuid;
+use nix::unistd::{Gid, geteuid};
 
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::text::counted;
@@ -19,7 +19,7 @@ use crate::sys::process::Passed;
 use super::Daemon;
 use super::args::Args;
 use super::check;
-use super::control::{ClientId, Place, Reply, Server};
+use super::control::{ClientId, Place, Reply, SaidBy, Server};
 use super::files::Files;
 use super::handover::STORED;
 use super::handover::predecessor::{Inherited, Predecessor};
@@ -33,7 +33,7 @@ use super::stage::Stage;
 use super::systemd::Supervision;
 use super::systemd::notify::Manager;
 use super::systemd::store::Store;
-use super::workers::Workers;
+use super::workers::{self, Workers};
 
 /// What a start is given: the command line, the configuration, and what the process has inherited.
 pub(super) struct Start<'a> {
@@ -83,11 +83,11 @@ impl Start<'_> {
     /// All that is wrong.
     pub(super) fn run(mut self) -> Result<Daemon, Failure> {
         let command_line = CommandLine::of_this_process()
-            .map_err(|error| Failure::new(format!("where this program is: {error}")))?;
+            .map_err(|error| Failure::of("where this program is", &error))?;
         let was_stored = self.inherited.was_stored();
         let predecessor = self.take_predecessor();
-        let signals = Signals::new().map_err(|error| Failure::new(format!("signals: {error}")))?;
-        let count = self.worker_count();
+        let signals = Signals::new().map_err(|error| Failure::of("signals", &error))?;
+        let count = workers::count(&self.loaded.config.daemon);
         let store = self.known_store(predecessor.as_deref());
         let mut foundation = match predecessor {
             None => Foundation::bind(&mut self, count)?,
@@ -95,12 +95,12 @@ impl Start<'_> {
         };
         // From here on there are threads: what this one gives up, they don't have either.
         let landlock = foundation.drop_privileges(&self)?;
-        super::log::start_writer().map_err(|error| Failure::new(format!("log: {error}")))?;
+        super::log::start_writer().map_err(|error| Failure::of("log", &error))?;
         let manager = Manager::find();
         if let Some(manager) = manager.as_ref().filter(|_| was_stored) {
             manager.remove_stored(STORED);
         }
-        let workers = foundation.start_workers(count, &self.loaded.config.daemon)?;
+        let workers = foundation.start_workers(count, &self)?;
         privileges::announce(foundation.identity.as_ref(), landlock.as_ref());
         let now = Instant::now();
         announce_origin(&self.texts);
@@ -175,13 +175,9 @@ impl Start<'_> {
         Place::find(option, &self.loaded.config.control, geteuid().is_root())
     }
 
-    fn refused(&self, exit: Exit, reasons: Vec<String>) -> Failure {
-        check::refused(exit, reasons, &self.origin, &self.texts)
-    }
-
-    fn worker_count(&self) -> usize {
-        let configured = self.loaded.config.daemon.workers;
-        configured.map_or_else(available_cpus, usize::from)
+    fn refused(&self, exit: Exit, reasons: Vec<Diagnostic>) -> Failure {
+        let reasons = check::located(reasons, &self.loaded, &self.origin, &self.texts);
+        check::refused(exit, &reasons)
     }
 }
 
@@ -189,24 +185,35 @@ impl Foundation {
     /// Of a fresh start.
     fn bind(start: &mut Start<'_>, workers: usize) -> Result<Self, Failure> {
         let config = &start.loaded.config;
-        let identity = privileges::find(&config.daemon)?;
         let place = start.control_place();
         let control = place.as_ref().map(|place| place.path.as_path());
+        let mut reasons = Vec::new();
+        let identity = collect(privileges::find(&config.daemon), &mut reasons);
+        let group = collect(privileges::control_group(&config.control), &mut reasons);
         let shared = check::shared_files(config, control);
+        // Their files would be in use when they are bound.
         if !shared.is_empty() {
-            return Err(start.refused(Exit::Configuration, shared));
+            reasons.extend(shared);
+            return Err(start.refused(Exit::Configuration, reasons));
         }
-        let opened = open_control_socket(start, place, None);
+        let exit = if reasons.is_empty() {
+            Exit::Failed
+        } else {
+            Exit::Configuration
+        };
+        // What else is wrong is reported together with that.
+        let opened = open_control_socket(start, place, group.flatten(), None);
+        let opened = collect(opened, &mut reasons);
         let passed = std::mem::take(&mut start.passed);
-        let bound = First::bind(&start.loaded.config, workers, passed)
-            .map_err(|reasons| start.refused(Exit::Failed, reasons));
-        let ((server, _), first) = match (opened, bound) {
-            (Ok(opened), Ok(first)) => (opened, first),
-            (Err(mut failure), Err(other)) => {
-                failure.messages.extend(other.messages);
-                return Err(failure);
-            }
-            (Err(failure), _) | (_, Err(failure)) => return Err(failure),
+        let first = First::bind(&start.loaded.config, workers, passed);
+        let first = first.map_err(|unbound| {
+            let unbound = unbound.into_iter().map(Diagnostic::general);
+            reasons.extend(unbound);
+        });
+        let (Some(identity), Some(_), Some((server, _)), Ok(first)) =
+            (identity, group, opened, first)
+        else {
+            return Err(start.refused(exit, reasons));
         };
         Ok(Self {
             identity,
@@ -221,24 +228,28 @@ impl Foundation {
     fn take_over(start: &Start<'_>, mut predecessor: Box<Predecessor>) -> Self {
         let config = &start.loaded.config;
         let mut warnings = start.warnings.clone();
-        let identity = privileges::find(&config.daemon).unwrap_or_else(|failure| {
-            warnings.extend(failure.messages);
+        let identity = privileges::find(&config.daemon).unwrap_or_else(|refusal| {
+            warnings.push(refusal.message);
             None
         });
         // The default depends on the user: a predecessor may have been started by another one.
-        let place = start.control_place().filter(|place| !place.is_default);
+        let place = start
+            .control_place()
+            .filter(|place| place.said_by != SaidBy::Default);
         let before = || {
             let path = predecessor.control_path()?;
             Some(Place {
                 path,
-                is_default: true,
+                said_by: SaidBy::Default,
             })
         };
         let place = place.or_else(before).or_else(|| start.control_place());
-        let (mut server, caller) = match open_control_socket(start, place, Some(&mut predecessor)) {
+        let opened = privileges::control_group(&config.control)
+            .and_then(|group| open_control_socket(start, place, group, Some(&mut predecessor)));
+        let (mut server, caller) = match opened {
             Ok(opened) => opened,
-            Err(failure) => {
-                warnings.extend(failure.messages);
+            Err(refusal) => {
+                warnings.push(refusal.message);
                 // Where it was before, with the group that it has.
                 let opened = predecessor.control_path().and_then(|path| {
                     let mode = config.control.mode;
@@ -285,11 +296,11 @@ impl Foundation {
     }
 
     /// Starts the workers; those of a successor on any driver rather than none.
-    fn start_workers(&mut self, count: usize, config: &config::Daemon) -> Result<Workers, Failure> {
-        let started = Workers::start(count, config);
-        match (&self.listeners, started) {
-            (InitialListeners::Successor(_), Err(failure)) => {
-                self.warnings.extend(failure.messages);
+    fn start_workers(&mut self, count: usize, start: &Start<'_>) -> Result<Workers, Failure> {
+        let config = &start.loaded.config.daemon;
+        let started = match (&self.listeners, Workers::start(count, config)) {
+            (InitialListeners::Successor(_), Err((_, refusal))) => {
+                self.warnings.push(refusal.message);
                 let any = config::Daemon {
                     driver: DriverChoice::Auto,
                     ..config.clone()
@@ -297,7 +308,8 @@ impl Foundation {
                 Workers::start(count, &any)
             }
             (_, started) => started,
-        }
+        };
+        started.map_err(|(exit, refusal)| start.refused(exit, vec![refusal]))
     }
 }
 
@@ -336,7 +348,11 @@ impl Daemon {
             changes,
             mut prepared,
         } = first;
-        let mut more: Vec<String> = self.busy_poll_warning().into_iter().collect();
+        let mut more: Vec<String> = self
+            .workers
+            .busy_poll_warning(&self.config.daemon)
+            .into_iter()
+            .collect();
         more.append(&mut prepared.warnings);
         self.passed = std::mem::take(&mut prepared.left_over);
         // The last step that can fail: what was bound is not served before this.
@@ -386,24 +402,12 @@ impl Daemon {
         // Finds the warnings of the configuration, too.
         self.reload_at_start(read);
         self.update_store();
-        warnings.extend(self.busy_poll_warning());
+        warnings.extend(self.workers.busy_poll_warning(&self.config.daemon));
         warnings.iter().for_each(|warning| log::warn!("{warning}"));
         let mut warnings: Vec<_> = warnings.iter().map(Diagnostic::general).collect();
         warnings.extend(self.history.remarks());
         result.warnings = schema::bounded(warnings, 0, "warning");
         result
-    }
-
-    fn busy_poll_warning(&self) -> Option<String> {
-        let (workers, cpus) = (self.workers.count(), available_cpus());
-        let spins = self.config.daemon.busy_poll.is_some() && workers > cpus;
-        spins.then(|| {
-            format!(
-                "[daemon] busy-poll: {workers} workers spin on {} and take them from each other: \
-                 write workers = {cpus} or less, or busy-poll = \"off\"",
-                counted(cpus as u64, "CPU")
-            )
-        })
     }
 
     /// Tells the caller of an upgrade its outcome.
@@ -447,9 +451,9 @@ impl Daemon {
     }
 }
 
-/// As many workers as there are processors for this process, by affinity and cgroup quota.
-fn available_cpus() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+/// The value, or nothing and one more reason.
+fn collect<T>(result: Result<T, Diagnostic>, reasons: &mut Vec<Diagnostic>) -> Option<T> {
+    result.map_err(|reason| reasons.push(reason)).ok()
 }
 
 fn announce_origin(texts: &Texts) {
@@ -465,30 +469,28 @@ fn announce_origin(texts: &Texts) {
 fn open_control_socket(
     start: &Start<'_>,
     place: Option<Place>,
+    group: Option<Gid>,
     predecessor: Option<&mut Predecessor>,
-) -> Result<(Option<Server>, Option<ClientId>), Failure> {
-    let config = &start.loaded.config;
-    let group = privileges::control_group(&config.control)
-        .map_err(|message| Failure::with(Exit::Configuration, message))?
-        .map(|group| group.as_raw());
+) -> Result<(Option<Server>, Option<ClientId>), Diagnostic> {
     let Some(place) = place else {
         log::warn!(
             "no control socket: neither --socket nor $XDG_RUNTIME_DIR says where; echoctl can't reach this daemon"
         );
         return Ok((None, None));
     };
-    let (path, mode) = (&place.path, config.control.mode);
+    let (path, mode) = (&place.path, start.loaded.config.control.mode);
+    let group = group.map(Gid::as_raw);
     let opened = match predecessor {
         Some(predecessor) => predecessor.control_socket(path, mode, group),
         None => Server::bind(path, mode, group).map(|server| (server, None)),
     };
     let is_needed = place.is_needed(start.origin.has_file(&start.texts));
     // Without a configuration file it is a trial, which may do without; an operator may not.
-    match opened.map_err(|error| check::no_control_socket(&error)) {
+    match opened.map_err(|error| check::no_control_socket(&error, &place)) {
         Ok((server, caller)) => Ok((Some(server), caller)),
-        Err(message) if is_needed => Err(Failure::new(message)),
-        Err(message) => {
-            log::warn!("no {message}");
+        Err(refusal) if is_needed => Err(refusal),
+        Err(refusal) => {
+            log::warn!("no {refusal}");
             Ok((None, None))
         }
     }

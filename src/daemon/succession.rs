@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
-use crate::cli::text::counted;
+use crate::cli::text::{cause, counted};
 use crate::protocol::{self, schema};
 use crate::sys::handover as carriers;
 use crate::worker::mailbox::Command;
@@ -55,7 +55,7 @@ impl Daemon {
             Ok(answer) => {
                 self.handover = Some(Handover::begin(successor, caller, answer, now));
             }
-            Err(error) => self.refuse_successor(caller, &error.to_string(), now),
+            Err(error) => self.refuse_successor(caller, &cause(&error), now),
         }
     }
 
@@ -189,7 +189,7 @@ impl Daemon {
             Ok(()) => self.end_for_successor(caller, transferred.connections.len() as u64, now),
             Err(error) => {
                 self.give_back(transferred);
-                self.refuse_successor(caller, &error.to_string(), now);
+                self.refuse_successor(caller, &cause(&error), now);
             }
         }
     }
@@ -223,7 +223,7 @@ impl Daemon {
         log::logger().flush();
         self.command_line
             .execute(program, environment::of_successor(carriers))
-            .map_err(|error| io::Error::other(format!("{}: {error}", program.display())))
+            .map_err(|error| io::Error::other(format!("{}: {}", program.display(), cause(&error))))
     }
 
     /// Has the service manager store everything for the next process.

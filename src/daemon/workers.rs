@@ -10,12 +10,13 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::cli::exit::{Exit, Failure};
-use crate::cli::text::cause;
+use crate::cli::exit::Exit;
+use crate::cli::text::{cause, counted};
 use crate::config::{self, DriverChoice};
 use crate::driver::epoll::Epoll;
 use crate::driver::uring::Uring;
 use crate::driver::{Driver, Waker};
+use crate::protocol::schema::Diagnostic;
 use crate::sys::process;
 use crate::worker::Worker;
 use crate::worker::mailbox::{Command, Mailbox, Report};
@@ -48,8 +49,8 @@ enum StartError {
 }
 
 /// Why there are no workers, and what to do about it.
-fn failed(error: &io::Error) -> Failure {
-    Failure::new(match error.raw_os_error() {
+fn failed(error: &io::Error) -> (Exit, Diagnostic) {
+    let message = match error.raw_os_error() {
         // Memory is mapped, and of it only what is used counts; but a limit of the address space
         // counts all of it.
         Some(libc::ENOMEM) => format!(
@@ -64,7 +65,8 @@ fn failed(error: &io::Error) -> Failure {
             cause(error)
         ),
         _ => format!("workers: {}", cause(error)),
-    })
+    };
+    (Exit::Failed, Diagnostic::general(message))
 }
 
 /// Starts the thread of a worker, and waits until it has a driver.
@@ -83,12 +85,23 @@ fn start_thread(
     Ok((thread, made.map_err(StartError::Driver)?))
 }
 
+/// How many workers are configured, or as many as there are processors for this process, by affinity
+/// and cgroup quota.
+pub(super) fn count(config: &config::Daemon) -> usize {
+    config.workers.map_or_else(available_cpus, usize::from)
+}
+
+/// The processors for this process.
+fn available_cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 impl Workers {
     /// Starts `count` workers, with the driver that is configured, or the best that there is for all.
     ///
     /// # Errors
-    /// What is wrong, and what to do about it.
-    pub(super) fn start(count: usize, config: &config::Daemon) -> Result<Self, Failure> {
+    /// What is wrong, and what to do about it, with the status to end with.
+    pub(super) fn start(count: usize, config: &config::Daemon) -> Result<Self, (Exit, Diagnostic)> {
         let busy_poll = config.busy_poll.unwrap_or_default();
         if config.driver != DriverChoice::Epoll {
             match Self::start_on(Kind::IoUring, count, busy_poll, Uring::new) {
@@ -135,7 +148,7 @@ impl Workers {
                 if let Some(cpu) = cpu
                     && let Err(error) = process::pin_to_cpu(cpu)
                 {
-                    log::debug!("worker {index}: not kept on CPU {cpu}: {error}");
+                    log::debug!("worker {index}: not kept on CPU {cpu}: {}", cause(&error));
                 }
                 // A driver belongs to the thread that uses it, so it is made there.
                 match new() {
@@ -172,6 +185,19 @@ impl Workers {
     /// How many there are.
     pub(super) fn count(&self) -> usize {
         self.handles.len()
+    }
+
+    /// What there is to say about workers that spin.
+    pub(super) fn busy_poll_warning(&self, config: &config::Daemon) -> Option<String> {
+        let (workers, cpus) = (self.count(), available_cpus());
+        let spins = config.busy_poll.is_some() && workers > cpus;
+        spins.then(|| {
+            format!(
+                "[daemon] busy-poll: {workers} workers spin on {} and take them from each other: \
+                 write workers = {cpus} or less, or busy-poll = \"off\"",
+                counted(cpus as u64, "CPU")
+            )
+        })
     }
 
     /// All their wakers, for code that has to wake them from elsewhere.
@@ -222,7 +248,7 @@ impl Workers {
 fn serve<D: Driver>(index: usize, mut worker: Worker<D>) {
     let failure = match catch_unwind(AssertUnwindSafe(|| worker.run())) {
         Ok(Ok(())) => return,
-        Ok(Err(error)) => format!("worker {index}: waiting for the kernel: {error}"),
+        Ok(Err(error)) => format!("worker {index}: waiting for the kernel: {}", cause(&error)),
         Err(_) => format!("worker {index}: panicked, which is a bug in echod; the service ends"),
     };
     log::error!("{failure}");

@@ -24,7 +24,7 @@ pub struct Diagnostic {
 }
 
 /// `file:line:column: message`, as far as it is known: compilers write it so, and editors find the
-/// place. What is not about a place, such as an address in use, has its message only.
+/// place. What is not about a place, such as a limit of the process, has its message only.
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.file.is_empty() {
@@ -62,6 +62,15 @@ impl Diagnostic {
         Self {
             message: message.into(),
             ..Self::default()
+        }
+    }
+
+    /// A diagnostic on the value of a key, given with the path to it.
+    #[must_use]
+    pub fn about(key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            key: Some(key.into()),
+            ..Self::general(message)
         }
     }
 

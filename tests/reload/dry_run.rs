@@ -40,6 +40,14 @@ fn a_dry_run_reports_what_can_not_be_bound() {
     assert_eq!(result["outcome"], "rejected", "{result}");
     let error = result["errors"][0]["message"].as_str().expect("a text");
     assert!(error.contains("address already in use"), "{error}");
+    let error = &result["errors"][0];
+    let file = error["file"].as_str().expect("a path");
+    assert!(file.ends_with("/echod.toml"), "{error}");
+    let place = [&error["line"], &error["column"], &error["key"]];
+    assert_eq!(
+        place,
+        [&json!(7), &json!(11), &json!("listener.taken.address")]
+    );
     assert_eq!(
         change(result, "taken")["text"],
         format!("taken: would be added on 127.0.0.1:{taken} (tcp)")

@@ -75,7 +75,7 @@ fn a_program_that_does_not_know_this_record_is_never_executed() {
 fn a_program_that_is_gone_is_reported_as_gone() {
     refused_with(
         |daemon| std::fs::remove_file(daemon.path("echod")).unwrap(),
-        "No such file or directory",
+        "no such file or directory",
     );
 }
 
@@ -109,7 +109,7 @@ fn when_the_program_vanishes_after_its_yes_every_client_is_still_served() {
                 "case \"$*\" in *--check*) rm {dir}/echod; exit 0;; esac\nexec {echod} \"$@\"",
             );
         },
-        "No such file or directory",
+        "no such file or directory",
     );
 }
 

@@ -107,11 +107,11 @@ fn a_wrong_type_says_which_one_is_needed() {
 fn durations_have_limits_of_their_own() {
     check_listener(
         "tcp",
-        "idle-timeout = \"0s\"\nmax-lifetime = \"3years\"\nwrite-stall-timeout = \"5 parsecs\"\nkeepalive = \"12h\"",
+        "idle-timeout = \"0s\"\nmax-lifetime = \"1001d\"\nwrite-stall-timeout = \"5 parsecs\"\nkeepalive = \"12h\"",
         &expect![[r#"
             echod.toml:4:16: listener "a": idle-timeout "0s": too short: write more than 0, or "off"
-            echod.toml:5:16: listener "a": max-lifetime "3years": too long: write at most "1000d", or "off"
-            echod.toml:6:23: listener "a": write-stall-timeout "5 parsecs": not a duration: write e.g. "250ms", "30s" or "10m30s", or "off"
+            echod.toml:5:16: listener "a": max-lifetime "1001d": too long: write at most "1000d", or "off"
+            echod.toml:6:23: listener "a": write-stall-timeout "5 parsecs": not a duration: write e.g. "250ms", "30s" or "10m30s", or "off"; the units are ns, us, ms, s, m, h, d and w
             echod.toml:7:13: listener "a": keepalive "12h": too long: the kernel takes at most 32767s: write "9h" or less, or "off"
         "#]],
     );
@@ -120,7 +120,7 @@ fn durations_have_limits_of_their_own() {
         "keepalive = \"1500ms\"\nidle-timeout = \"\"",
         &expect![[r#"
         echod.toml:4:13: listener "a": keepalive "1500ms": not whole seconds: the kernel takes no fraction: write e.g. "60s", or "off"
-        echod.toml:5:16: listener "a": idle-timeout "": not a duration: write e.g. "250ms", "30s" or "10m30s", or "off"
+        echod.toml:5:16: listener "a": idle-timeout "": not a duration: write e.g. "250ms", "30s" or "10m30s", or "off"; the units are ns, us, ms, s, m, h, d and w
     "#]],
     );
     check_listener(
@@ -128,8 +128,51 @@ fn durations_have_limits_of_their_own() {
         "keepalive = \"10ms\"\nidle-timeout = \"99999999999999999999s\"",
         &expect![[r#"
         echod.toml:4:13: listener "a": keepalive "10ms": too short: write at least "1s", or "off"
-        echod.toml:5:16: listener "a": idle-timeout "99999999999999999999s": not a duration: write e.g. "250ms", "30s" or "10m30s", or "off"
+        echod.toml:5:16: listener "a": idle-timeout "99999999999999999999s": not a duration: write e.g. "250ms", "30s" or "10m30s", or "off"; the units are ns, us, ms, s, m, h, d and w
     "#]],
+    );
+}
+
+#[test]
+fn only_the_units_that_the_manual_names_are_taken() {
+    let others = [
+        ("idle-timeout", "1y"),
+        ("max-lifetime", "2months"),
+        ("write-stall-timeout", "1M"),
+        ("keepalive", "1m 30sec"),
+    ];
+    let keys = others.map(|(key, value)| format!("{key} = \"{value}\"\n"));
+    let errors = report(&sources(&[(
+        "echod.toml",
+        &(TCP.to_owned() + &keys.concat()),
+    )]));
+    for (error, (key, value)) in errors.lines().zip(others) {
+        assert!(
+            error.contains(&format!("{key} \"{value}\": not a duration: "))
+                && error.ends_with("the units are ns, us, ms, s, m, h, d and w"),
+            "{error}"
+        );
+    }
+    assert_eq!(errors.lines().count(), others.len(), "{errors}");
+    let documented = "idle-timeout = \"1w 2d 3h 4m 5s 6ms 7us 8ns\"\nmax-lifetime = \"1.5h\"";
+    check_listener("tcp", documented, &expect![]);
+}
+
+#[test]
+fn an_abstract_socket_is_refused_and_no_file_is_named_so() {
+    let refused =
+        "abstract sockets are not supported: write a path, as in \"/run/echod/NAME.sock\"";
+    let listener = "[listener.a]\nprotocol = \"unix-stream\"\naddress = [\"@echo\", \"./@echo\"]\n";
+    let errors = report(&sources(&[(
+        "echod.toml",
+        &format!("[control]\nsocket = \"@echod\"\n{listener}"),
+    )]));
+    assert_eq!(
+        errors,
+        format!(
+            "echod.toml:2:10: control: socket \"@echod\": {refused}\n\
+             echod.toml:5:12: listener \"a\": address \"@echo\": {refused}\n"
+        )
     );
 }
 
@@ -145,7 +188,7 @@ fn the_values_of_the_daemon_are_judged_too() {
             echod.toml:2:11: daemon: workers 257: out of range: write 1 to 256, or "auto"
             echod.toml:3:10: daemon: driver "io-uring": unknown: did you mean "io_uring"?
             echod.toml:4:13: daemon: busy-poll "2s": too long: a worker would hardly ever sleep: write at most "1s", e.g. "50us", or "off"
-            echod.toml:5:17: daemon: drain-timeout "off": not a duration: write e.g. "250ms", "30s" or "10m30s"
+            echod.toml:5:17: daemon: drain-timeout "off": not a duration: write e.g. "250ms", "30s" or "10m30s"; the units are ns, us, ms, s, m, h, d and w
             echod.toml:6:18: daemon: shutdown-delay 5: a number without a unit: write e.g. "5s"
             echod.toml:8:10: control: socket "": not the path of a file: write one, as in "/run/echod/NAME.sock"
             echod.toml:9:8: control: mode 660: not a text: write the octal digits in quotes, as in "0660"

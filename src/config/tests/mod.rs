@@ -237,7 +237,7 @@ fn durations_and_sizes_are_shown_in_one_form() {
         show(&valid(&format!("{TCP}{key} = {value}")).listeners["a"], key).unwrap()
     };
     assert_eq!(shown("idle-timeout", "\"90s\""), "\"1m30s\"");
-    assert_eq!(shown("idle-timeout", "\"1day 2h 250ms\""), "\"1d2h250ms\"");
+    assert_eq!(shown("idle-timeout", "\"1d 2h 250ms\""), "\"1d2h250ms\"");
     assert_eq!(shown("idle-timeout", "\"90d\""), "\"90d\"");
     assert_eq!(shown("send-buffer", "65536"), "\"64KiB\"");
     assert_eq!(shown("send-buffer", "\"4097\""), "\"4097B\"");

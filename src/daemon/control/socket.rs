@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use socket2::Type;
 
-use crate::config::{self, PATH_BYTES_MAX};
+use crate::config;
 use crate::daemon::privileges::CreatedPath;
 use crate::daemon::socket_file::{self, Identity, LockWait, SocketFile};
 
@@ -32,9 +32,14 @@ pub(crate) enum BindError {
     /// Another kind of file has this name, and it is not ours to remove.
     #[error("{}: not a socket: remove the file, or use another --socket", .0.display())]
     NotASocket(PathBuf),
-    /// The name does not fit into an address.
-    #[error("{}: {} bytes are too long for a socket's path: it has at most {PATH_BYTES_MAX}", .0.display(), .0.as_os_str().len())]
-    TooLong(PathBuf),
+    /// The name is not one that a configuration may have.
+    #[error("{}: {reason}", path.display())]
+    Unfit {
+        /// Where.
+        path: PathBuf,
+        /// Why not, and what to write.
+        reason: String,
+    },
     /// The name is not a text.
     #[error("{}: this is not UTF-8: choose another path", .0.display())]
     NotText(PathBuf),
@@ -87,8 +92,17 @@ fn hint(cause: Errno) -> &'static str {
 pub(crate) struct Place {
     /// The path.
     pub path: PathBuf,
-    /// It is the default, since neither the command line nor the configuration says one.
-    pub is_default: bool,
+    /// What says so.
+    pub said_by: SaidBy,
+}
+
+/// What says where the control socket is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SaidBy {
+    CommandLine,
+    Configuration,
+    /// Nothing else says it.
+    Default,
 }
 
 impl Place {
@@ -99,12 +113,12 @@ impl Place {
         config: &config::Control,
         as_root: bool,
     ) -> Option<Self> {
-        let asked = option.or(config.socket.as_deref());
-        let is_default = asked.is_none();
-        let path = asked
-            .map(Path::to_owned)
-            .or_else(|| default_path(as_root))?;
-        Some(Self { path, is_default })
+        let (path, said_by) = match (option, config.socket.as_deref()) {
+            (Some(path), _) => (path.to_owned(), SaidBy::CommandLine),
+            (None, Some(path)) => (path.to_owned(), SaidBy::Configuration),
+            (None, None) => (default_path(as_root)?, SaidBy::Default),
+        };
+        Some(Self { path, said_by })
     }
 
     /// Finds out why root could not bind the socket, whatever processes do. Touches nothing.
@@ -126,7 +140,7 @@ impl Place {
     /// Whether there is no start without it: a daemon that was started for a moment, without a
     /// configuration file, does without one where the default path is unavailable.
     pub(crate) fn is_needed(&self, has_file: bool) -> bool {
-        has_file || !self.is_default
+        has_file || self.said_by != SaidBy::Default
     }
 }
 
@@ -223,7 +237,7 @@ impl Socket {
         let path = self.file.path();
         Place {
             path: path.to_owned(),
-            is_default: false,
+            said_by: SaidBy::CommandLine,
         }
         .check()?;
         socket_file::check_unused(Type::STREAM, path)
@@ -276,13 +290,14 @@ impl Socket {
 
 fn must_fit(path: &Path) -> Result<(), BindError> {
     // It is recorded for a successor, as a text.
-    if path.to_str().is_none() {
+    let Some(text) = path.to_str() else {
         return Err(BindError::NotText(path.to_owned()));
-    }
-    if path.as_os_str().len() > PATH_BYTES_MAX {
-        return Err(BindError::TooLong(path.to_owned()));
-    }
-    Ok(())
+    };
+    let unfit = |reason| BindError::Unfit {
+        path: path.to_owned(),
+        reason,
+    };
+    config::parse_path(text).map(drop).map_err(unfit)
 }
 
 /// The directory of the socket where there is none, so that it is made together with the socket.
@@ -418,6 +433,6 @@ mod tests {
     fn a_path_that_is_too_long_is_said_to_be() {
         let path = PathBuf::from(format!("/tmp/{}", "x".repeat(120)));
         let error = bind(&path, 0o600, None).unwrap_err().to_string();
-        assert!(error.ends_with("at most 107"), "{error}");
+        assert!(error.contains("at most 107"), "{error}");
     }
 }

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
+use crate::cli::text::cause;
 use crate::sys::handover as carriers;
 
 /// Its name.
@@ -42,7 +43,7 @@ pub(super) fn inherited_carriers() -> Option<Result<Vec<OwnedFd>, String>> {
     let inherit = |numbers: BTreeSet<RawFd>| -> Result<Vec<OwnedFd>, String> {
         let carriers = numbers.into_iter().map(carriers::inherit);
         let carriers: io::Result<Vec<OwnedFd>> = carriers.collect();
-        carriers.map_err(|error| error.to_string())
+        carriers.map_err(|error| cause(&error))
     };
     let text = numbers.to_string_lossy();
     // A set: a number that appears twice is one descriptor.

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use crate::cli::text::cause;
 use crate::config::{self, Config, Loaded, Source};
 use crate::daemon::control::{BindError, ClientId, Server};
 use crate::daemon::origin::Texts;
@@ -90,14 +91,14 @@ impl Inherited {
             Err(error) => {
                 return Self::Descriptors {
                     descriptors: Vec::new(),
-                    error: error.to_string(),
+                    error: cause(&error),
                     executed,
                 };
             }
         };
         let read = || -> Result<(Record, Vec<u8>), String> {
             let file = descriptors.next().ok_or("it is missing")?;
-            let bytes = carriers::fetch(file).map_err(|error| error.to_string())?;
+            let bytes = carriers::fetch(file).map_err(|error| cause(&error))?;
             let (record, unsent) = Record::decode(&bytes)?;
             Ok((record, unsent.to_vec()))
         };
@@ -130,13 +131,7 @@ impl Predecessor {
             sources: self.record.files.iter().map(source).collect(),
             built_in: false,
         };
-        Some((
-            texts,
-            Loaded {
-                config,
-                warnings: Vec::new(),
-            },
-        ))
+        Some((texts, config.into()))
     }
 
     pub(super) fn config(&self) -> Option<Config> {

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{AccessFlags, access, execve};
 
+use crate::cli::text::cause;
 use crate::daemon::{record, signals};
 
 use super::environment;
@@ -68,7 +69,7 @@ impl CommandLine {
         let path = self.program.find()?;
         let file = path
             .canonicalize()
-            .map_err(|error| format!("{} can't take over: {error}", path.display()))?;
+            .map_err(|error| format!("{} can't take over: {}", path.display(), cause(&error)))?;
         let path = path.display();
         let question = ["--can-take-over".into(), record::VERSION.to_string().into()];
         let answer = self
@@ -125,8 +126,7 @@ impl CommandLine {
                 command.env_remove(name);
             }
         }
-        let child =
-            signals::start_unblocked(|| command.spawn()).map_err(|error| error.to_string())?;
+        let child = signals::start_unblocked(|| command.spawn()).map_err(|error| cause(&error))?;
         finish(child)
     }
 }
@@ -201,7 +201,7 @@ fn finish(mut child: Child) -> Result<String, String> {
                 let _ = child.wait();
                 return Err(format!("no answer within {} s", ANSWER_TIME_MAX.as_secs()));
             }
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(cause(&error)),
         }
     };
     // A process that it has left behind may still have the other end open.

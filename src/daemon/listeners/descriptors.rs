@@ -2,13 +2,14 @@
 //! the limit of the process, and that is better found at once than after some seconds of binding.
 
 use crate::config::{self, Address};
+use crate::sys::process;
 
 use super::bind;
 use super::failures::MORE_DESCRIPTORS;
 
 /// How many descriptors the sockets of a listener take: one of ours for each socket, and one for each
 /// worker that serves it. Addresses that this host may do without are not counted.
-pub(super) fn needed(listener: &config::Listener, workers: usize) -> u64 {
+fn needed(listener: &config::Listener, workers: usize) -> u64 {
     let count = bind::sockets_per_address(listener, workers);
     let handles = if listener.protocol.is_stream() {
         count.max(workers)
@@ -21,8 +22,22 @@ pub(super) fn needed(listener: &config::Listener, workers: usize) -> u64 {
     addresses as u64 * (count + handles) as u64
 }
 
+/// Refuses listeners that need more descriptors than this process may have.
+///
+/// # Errors
+/// How many they need, and what to do.
+pub(crate) fn check<'a>(
+    listeners: impl Iterator<Item = &'a config::Listener>,
+    workers: usize,
+) -> Result<(), String> {
+    let needed = listeners.map(|listener| needed(listener, workers)).sum();
+    let limit = process::descriptor_limit();
+    let excess = limit.and_then(|limit| excess(needed, limit));
+    excess.map_or(Ok(()), Err)
+}
+
 /// Why a configuration that needs more descriptors than the limit is refused.
-pub(super) fn excess(needed: u64, limit: u64) -> Option<String> {
+fn excess(needed: u64, limit: u64) -> Option<String> {
     (needed > limit).then(|| {
         format!(
             "the listeners need at least {needed} descriptors, and the limit is {limit}: {MORE_DESCRIPTORS}, \

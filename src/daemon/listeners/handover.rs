@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use crate::cli::text::cause;
 use crate::config::{self, Address, Config};
 use crate::driver::Permits;
 use crate::stats::{Counters, Totals};
@@ -197,9 +198,10 @@ impl Listeners {
             match bind::restore(config, address, fd, (index, count), workers.count()) {
                 Ok(bound) => restored.push((SocketId(socket.id), finish(bound, socket))),
                 Err(error) => log::error!(
-                    "listener \"{}\": {}: {error}",
+                    "listener \"{}\": {}: {}",
                     listener.name,
-                    socket.address
+                    socket.address,
+                    cause(&error)
                 ),
             }
         }
@@ -243,7 +245,8 @@ impl Listeners {
                 Ok(handles) => add_to_workers(socket, handles, workers),
                 Err(error) => {
                     let name = self.describe(socket.listener).map_or("", |(name, _)| name);
-                    log::error!("listener \"{name}\": {}: {error}", socket.bound.address);
+                    let (address, cause) = (&socket.bound.address, cause(&error));
+                    log::error!("listener \"{name}\": {address}: {cause}");
                 }
             }
         }

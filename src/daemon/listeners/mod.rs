@@ -12,7 +12,7 @@
 mod addresses;
 pub(super) mod bind;
 mod commit;
-mod descriptors;
+pub(super) mod descriptors;
 mod failures;
 mod handover;
 mod own_ports;

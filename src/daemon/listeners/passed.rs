@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use crate::cli::text::cause;
 use crate::config::{self, Address, Change, Config, Protocol};
 use crate::daemon::record::Adopted;
 use crate::sys::process::Passed;
@@ -83,14 +84,14 @@ impl Sockets {
         let named = self.by_name.remove(name).unwrap_or_default();
         for (index, fd) in named.into_iter().enumerate() {
             let place = describe(&fd);
-            match misfit(&fd, listener.protocol) {
-                Some(misfit) => failures.push(format!("listener \"{name}\": {misfit}")),
-                None => match adopt(listener, fd, true, index, workers) {
-                    Ok(socket) => sockets.push(socket),
-                    Err(error) => failures.push(format!(
-                        "listener \"{name}\": passed socket {place}: {error}"
-                    )),
-                },
+            let socket = match misfit(&fd, listener.protocol) {
+                Some(misfit) => Err(misfit),
+                None => adopt(listener, fd, true, index, workers)
+                    .map_err(|error| format!("passed socket {place}: {}", cause(&error))),
+            };
+            match socket {
+                Ok(socket) => sockets.push(socket),
+                Err(reason) => failures.push(format!("listener \"{name}\": {reason}")),
             }
         }
         if !failures.is_empty() {
@@ -129,7 +130,10 @@ impl Sockets {
                 let address = address.clone();
                 vec![Bound { address, ..bound }]
             })
-            .map_err(|error| format!("listener \"{name}\": passed socket {address}: {error}"))
+            .map_err(|error| {
+                let cause = cause(&error);
+                format!("listener \"{name}\": passed socket {address}: {cause}")
+            })
     }
 
     /// A warning for each socket that no listener has taken.

@@ -11,7 +11,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::config::{self, Address, Change, ChangeAction, Config, Mood};
-use crate::sys::process;
 use crate::worker::mailbox::{SocketId, SocketKind};
 
 use crate::daemon::socket_file;
@@ -117,11 +116,7 @@ impl<'a> Preparation<'a> {
                 || old.is_some_and(|old| self.listeners.has_sockets_by_name(old))
         };
         let ours = new.listeners.values().filter(|listener| !by_name(listener));
-        let workers = self.circumstances.workers;
-        let needed = ours.map(|listener| descriptors::needed(listener, workers));
-        let limit = process::descriptor_limit();
-        let excess = limit.and_then(|limit| descriptors::excess(needed.sum(), limit));
-        excess.map_or(Ok(()), |excess| Err(vec![excess]))
+        descriptors::check(ours, self.circumstances.workers).map_err(|excess| vec![excess])
     }
 
     /// Plans the sockets of a listener that is new or bound anew.

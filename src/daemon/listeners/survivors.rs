@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 
+use crate::cli::text::cause;
 use crate::config::{self, Address, Config};
 use crate::sys::process::Passed;
 use crate::sys::socket;
@@ -107,8 +108,9 @@ impl Survivors {
                 }),
                 Err(error) => log::error!(
                     listener = listener.name.as_str();
-                    "listener \"{}\": {address}: the predecessor's socket: {error}",
-                    listener.name
+                    "listener \"{}\": {address}: the predecessor's socket: {}",
+                    listener.name,
+                    cause(&error)
                 ),
             }
         }

@@ -23,8 +23,10 @@ use ::log::{LevelFilter, Log, Metadata, Record};
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
+use crate::cli::text::cause;
 use crate::config;
 use crate::driver::Waker;
+use crate::protocol::schema::Diagnostic;
 
 use limiter::{Class, Limiter, Suppressed, Verdict};
 use line::Line;
@@ -44,9 +46,10 @@ static LOGGER: OnceLock<Logger> = OnceLock::new();
 ///
 /// # Errors
 /// A message for the operator: `target = "syslog"` where there is none.
-pub(super) fn start(settings: &config::Log) -> Result<(), String> {
-    let (output, remark) = Output::open(settings)?;
-    let logger = Logger::new(output).map_err(|error| format!("log: {error}"))?;
+pub(super) fn start(settings: &config::Log) -> Result<(), Diagnostic> {
+    let (output, remark) = open(settings)?;
+    let logger = Logger::new(output)
+        .map_err(|error| Diagnostic::general(format!("log: {}", cause(&error))))?;
     ::log::set_max_level(settings.level);
     // It is set once, here; a second daemon in one process does not exist.
     let _ = ::log::set_logger(LOGGER.get_or_init(|| logger));
@@ -62,8 +65,12 @@ pub(super) fn start(settings: &config::Log) -> Result<(), String> {
 ///
 /// # Errors
 /// As [`start`].
-pub(super) fn check(settings: &config::Log) -> Result<(), String> {
-    Output::open(settings).map(drop)
+pub(super) fn check(settings: &config::Log) -> Result<(), Diagnostic> {
+    open(settings).map(drop)
+}
+
+fn open(settings: &config::Log) -> Result<(Output, Option<String>), Diagnostic> {
+    Output::open(settings).map_err(|message| Diagnostic::about("log.target", message))
 }
 
 /// Starts the thread that writes. It is not started together with the log: privileges are given up

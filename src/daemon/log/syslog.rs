@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use ::log::Level;
 use ::syslog::{Error, Facility, Formatter3164, Logger, LoggerBackend};
 
+use crate::cli::text::cause;
+
 use super::line::Line;
 
 /// The system log's socket (`syslog(3)`).
@@ -33,8 +35,9 @@ impl Syslog {
         };
         let logger = open(path, &formatter).map_err(|error| {
             format!(
-                "log: {}: {error}: is a system log running? (target = \"stderr\" needs none)",
-                path.display()
+                "log: {}: {}: is a system log running? (target = \"stderr\" needs none)",
+                path.display(),
+                cause(&error)
             )
         })?;
         Ok(Self {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::cli::text::cause;
 use crate::config::{self, Loaded};
-use crate::daemon::check::InForce;
+use crate::daemon::check::{self, InForce};
 use crate::daemon::origin::{self, Origin, Texts};
 use crate::driver::Waker;
 use crate::protocol::schema::Diagnostic;
@@ -110,6 +110,7 @@ impl Loading {
             let (texts, mut loaded) = load(&origin, &files)?;
             // Looking up a group may take long as well.
             let warnings = in_force.warnings(&loaded.config);
+            let warnings = check::located(warnings, &loaded, &origin, &texts);
             loaded.warnings.extend(warnings);
             Ok((texts, loaded))
         };

@@ -181,10 +181,10 @@ impl Daemon {
             warnings: Vec::new(),
             changes: Vec::new(),
         };
-        let applied = outcome.and_then(|(texts, loaded)| {
-            let applied = self.apply(&texts, loaded, dry_run, &mut result);
+        let applied = outcome.and_then(|(texts, mut loaded)| {
+            let applied = self.apply(&texts, &mut loaded, dry_run, &mut result);
             applied.map_err(|errors| Rejection {
-                errors,
+                errors: check::located(errors, &loaded, &self.origin, &texts),
                 fingerprint: Some(texts.fingerprint()),
             })
         });
@@ -219,11 +219,11 @@ impl Daemon {
     fn apply(
         &mut self,
         texts: &Texts,
-        loaded: Loaded,
+        loaded: &mut Loaded,
         dry_run: bool,
         result: &mut ReloadResult,
     ) -> Result<ReloadOutcome, Vec<Diagnostic>> {
-        let mut config = loaded.config;
+        let mut config = std::mem::take(&mut loaded.config);
         // A successor continues with what was overridden at run time; a reload ends that.
         let succeeds = result.trigger == Trigger::Start;
         let overridden = succeeds.then(|| self.keep_overrides(&mut config));
@@ -231,14 +231,16 @@ impl Daemon {
         let in_force = self.listeners.complete(&self.config);
         let plan = plan(&in_force, &config, &self.listeners.connections(), mood);
         let is_empty = plan.is_empty();
-        result.warnings = loaded.warnings;
+        result.warnings = std::mem::take(&mut loaded.warnings);
         result.warnings.extend(restart_warnings(&plan));
         result.changes.clone_from(&plan.changes);
 
         self.refuse_shared_files(&config)?;
         let passed = passed::Sockets::sort(self.duplicate_passed()?, &config);
         let workers = self.workers.count();
-        let errors = |failures| Diagnostic::list(failures, "error");
+        let errors = |failures: Vec<String>| -> Vec<_> {
+            failures.into_iter().map(Diagnostic::general).collect()
+        };
         let mut prepared = self
             .listeners
             .prepare(&config, &plan.changes, workers, passed, mood)
@@ -275,7 +277,7 @@ impl Daemon {
         let shared = check::shared_files(config, control);
         match shared.is_empty() {
             true => Ok(()),
-            false => Err(Diagnostic::list(shared, "error")),
+            false => Err(shared),
         }
     }
 
