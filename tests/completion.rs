@@ -3,17 +3,12 @@
 //! A key is pressed in the middle of a word, and the line is then run: what the daemon answers shows
 //! what the shell has made of it.
 
-use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::process::{Child, Command};
 use std::thread;
 
-use nix::pty::{Winsize, openpty};
-
-use crate::harness::{Daemon, ECHOCTL, eventually, not_tested, text};
+use crate::harness::{Daemon, ECHOCTL, eventually, not_tested};
+use crate::terminal::Screen;
 
 /// A shell, how it starts without the settings of its user, and how it takes the script.
 struct Kind {
@@ -43,8 +38,7 @@ const FISH: Kind = Kind {
 /// A shell on a terminal, of which all output is kept.
 struct Shell {
     child: Child,
-    keyboard: File,
-    shown: Arc<Mutex<Vec<u8>>>,
+    screen: Screen,
 }
 
 impl Shell {
@@ -55,63 +49,29 @@ impl Shell {
             not_tested(format!("this machine has no {}", kind.name));
             return None;
         }
-        let size = Winsize {
-            ws_row: 50,
-            ws_col: 200,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
-        let pty = openpty(Some(&size), None).expect("a terminal");
-        let line = || Stdio::from(pty.slave.try_clone().expect("a descriptor"));
+        let screen = Screen::of_size(200, 50);
         let programs = Path::new(ECHOCTL).parent().expect("a folder");
         let path = std::env::var("PATH").unwrap_or_default();
-        let child = Command::new("setsid")
-            .args(["--ctty", kind.name])
+        let child = screen
+            .command(kind.name)
             .args(kind.arguments)
             .current_dir(daemon.folder.path())
             .env("PATH", format!("{}:{path}", programs.display()))
             .env("HOME", daemon.folder.path())
             .env("ECHOCTL_SOCKET", daemon.path("control.sock"))
-            .env("TERM", "xterm")
-            .env("NO_COLOR", "1")
             .env("LC_ALL", "C.UTF-8")
-            .stdin(line())
-            .stdout(line())
-            .stderr(line())
             .spawn()
             .expect("it runs");
-        Some(Self {
-            child,
-            shown: shown_on(&pty.master),
-            keyboard: File::from(pty.master),
-        })
+        Some(Self { child, screen })
     }
 
     /// Presses these keys, and waits for what comes of them.
-    fn type_line(&mut self, keys: &str, expected: &str) {
-        let before = self.text().len();
-        self.keyboard.write_all(keys.as_bytes()).expect("typed");
-        let shown = || self.text()[before..].contains(expected);
+    fn type_line(&self, keys: &str, expected: &str) {
+        let before = self.screen.text().len();
+        self.screen.type_in(keys);
+        let shown = || self.screen.text()[before..].contains(expected);
         eventually(&format!("{expected:?} after {keys:?}"), shown);
     }
-
-    fn text(&self) -> String {
-        text(&self.shown.lock().expect("a screen"))
-    }
-}
-
-/// Reads what the terminal shows, until the programs on it have ended.
-fn shown_on(terminal: &OwnedFd) -> Arc<Mutex<Vec<u8>>> {
-    let mut output = File::from(terminal.try_clone().expect("a descriptor"));
-    let shown = Arc::new(Mutex::new(Vec::new()));
-    let seen = Arc::clone(&shown);
-    thread::spawn(move || {
-        let mut memory = [0; 4096];
-        while let Ok(len @ 1..) = output.read(&mut memory) {
-            seen.lock().expect("a screen").extend(&memory[..len]);
-        }
-    });
-    shown
 }
 
 impl Drop for Shell {
@@ -120,7 +80,7 @@ impl Drop for Shell {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
-            eprintln!("--- on the screen ---\n{}", self.text());
+            eprintln!("--- on the screen ---\n{}", self.screen.text());
         }
     }
 }
@@ -130,7 +90,7 @@ fn completes(kind: &Kind) {
         "[listener.main]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\n\
          [listener.other]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\n",
     );
-    let Some(mut shell) = Shell::start(kind, &daemon) else {
+    let Some(shell) = Shell::start(kind, &daemon) else {
         return;
     };
     // What is typed is on the screen as well, in which this sum is not.

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -24,6 +25,17 @@ const DRIVER_FILE: &str = "00-driver.toml";
 pub(crate) fn asked_driver() -> Option<String> {
     std::env::var("ECHOD_TEST_DRIVER").ok()
 }
+
+/// A listener of each kind that has a port.
+pub(crate) const STREAM_AND_DATAGRAMS: &str = r#"
+[listener.main]
+protocol = "tcp"
+address = "127.0.0.1:0"
+
+[listener.datagrams]
+protocol = "udp"
+address = "127.0.0.1:0"
+"#;
 
 /// Listeners of every kind, to speak to.
 pub(crate) const LISTENERS: &str = r#"
@@ -390,6 +402,15 @@ pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// Ends the threads of a scope also when the test fails.
+pub(crate) struct StopAtEnd<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Output of a program as text.
 pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -507,7 +528,7 @@ impl Control {
 /// gives to clients, so that only a process that asks for its number can bind it before the caller.
 pub(crate) fn free_port() -> u16 {
     use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
-    use std::sync::atomic::{AtomicU16, Ordering};
+    use std::sync::atomic::AtomicU16;
 
     // Every process begins elsewhere, so that two test runs on one machine keep out of each
     // other's way; within one, no port is given twice.

@@ -27,6 +27,7 @@ mod reload;
 mod smoke;
 mod socket_files;
 mod start;
+mod terminal;
 mod tidy;
 mod upgrade;
 mod varlink;

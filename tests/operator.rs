@@ -8,17 +8,9 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Daemon, ECHOCTL, ECHOD, eventually, exchange, run, text, udp};
-
-const TWO: &str = r#"
-[listener.main]
-protocol = "tcp"
-address = "127.0.0.1:0"
-
-[listener.datagrams]
-protocol = "udp"
-address = "127.0.0.1:0"
-"#;
+use crate::harness::{
+    Daemon, ECHOCTL, ECHOD, STREAM_AND_DATAGRAMS, eventually, exchange, run, text, udp,
+};
 
 fn status(daemon: &Daemon) -> Value {
     daemon.ctl_json(&["status"])["status"].clone()
@@ -41,16 +33,16 @@ fn only_json(output: &Output) -> Value {
 
 #[test]
 fn the_status_says_whether_what_is_on_disk_is_in_force() {
-    let daemon = Daemon::start(TWO);
+    let daemon = Daemon::start(STREAM_AND_DATAGRAMS);
     // The disk answers at once, but on a busy machine perhaps not within the time that it has.
     let is_seen = |state: &str| {
         eventually(state, || status(&daemon)["config_on_disk"] == state);
     };
     is_seen("same");
     // The same content is no change, whenever it was written.
-    daemon.write_config(TWO);
+    daemon.write_config(STREAM_AND_DATAGRAMS);
     is_seen("same");
-    daemon.write_config(&format!("{TWO}# a change\n"));
+    daemon.write_config(&format!("{STREAM_AND_DATAGRAMS}# a change\n"));
     is_seen("changed");
     let shown = daemon.ctl_text(&["status"]);
     assert!(shown.contains("\n  on disk        "), "{shown}");
@@ -70,7 +62,7 @@ fn the_status_says_whether_what_is_on_disk_is_in_force() {
 
 #[test]
 fn what_was_read_is_known_after_an_upgrade() {
-    let daemon = Daemon::start(TWO);
+    let daemon = Daemon::start(STREAM_AND_DATAGRAMS);
     daemon.ctl_text(&["upgrade"]);
     eventually("the same", || status(&daemon)["config_on_disk"] == "same");
 }
@@ -78,13 +70,13 @@ fn what_was_read_is_known_after_an_upgrade() {
 /// It stood below ten other lines.
 #[test]
 fn a_rejected_configuration_is_the_first_thing_that_the_status_shows() {
-    let daemon = Daemon::start(TWO);
+    let daemon = Daemon::start(STREAM_AND_DATAGRAMS);
     daemon.write_config("[listener.main]\nprotocol = \"tpc\"\n");
     assert_eq!(daemon.reload()["outcome"], "rejected");
     let shown = daemon.ctl_text(&["status"]);
     let first = "configuration rejected: 2 errors; generation 1 stays in force\n";
     assert!(shown.starts_with(first), "{shown}");
-    daemon.write_config(TWO);
+    daemon.write_config(STREAM_AND_DATAGRAMS);
     eventually("it is as good as never broken", || {
         daemon.ctl_text(&["status"]).starts_with("echod ")
     });
@@ -92,7 +84,7 @@ fn a_rejected_configuration_is_the_first_thing_that_the_status_shows() {
 
 #[test]
 fn the_status_has_paths_limits_and_sums() {
-    let daemon = Daemon::start(TWO);
+    let daemon = Daemon::start(STREAM_AND_DATAGRAMS);
     let mut peer = daemon.connect("main");
     exchange(&mut peer, b"hello");
     daemon.ctl_text(&["kick", "main"]);
@@ -117,7 +109,7 @@ fn the_status_has_paths_limits_and_sums() {
 /// The errors of a text that was repaired since stood there as those of the present one.
 #[test]
 fn the_status_shows_errors_only_of_the_texts_that_are_on_disk() {
-    let daemon = Daemon::start(TWO);
+    let daemon = Daemon::start(STREAM_AND_DATAGRAMS);
     let wait = |is_current: bool| {
         eventually("the files are compared", || {
             let status = status(&daemon);
@@ -128,11 +120,13 @@ fn the_status_shows_errors_only_of_the_texts_that_are_on_disk() {
         assert_eq!(is_first, is_current, "{shown}");
     };
     assert!(status(&daemon)["rejected_on_disk"].is_null());
-    let wrong = format!("zz = 1\n{TWO}");
+    let wrong = format!("zz = 1\n{STREAM_AND_DATAGRAMS}");
     daemon.write_config(&wrong);
     assert_eq!(daemon.reload()["outcome"], "rejected");
     wait(true);
-    daemon.write_config(&format!("{TWO}# repaired, with a change\n"));
+    daemon.write_config(&format!(
+        "{STREAM_AND_DATAGRAMS}# repaired, with a change\n"
+    ));
     wait(false);
     daemon.write_config(&wrong);
     wait(true);
@@ -145,7 +139,7 @@ fn the_status_shows_errors_only_of_the_texts_that_are_on_disk() {
     fs::create_dir(&file).expect("a folder");
     wait(false);
     fs::remove_dir(&file).expect("removed");
-    daemon.write_config(TWO);
+    daemon.write_config(STREAM_AND_DATAGRAMS);
     assert_eq!(daemon.reload()["outcome"], "unchanged");
     assert!(status(&daemon)["rejected_on_disk"].is_null());
 }
@@ -153,7 +147,7 @@ fn the_status_shows_errors_only_of_the_texts_that_are_on_disk() {
 /// It was the relative path of another process's folder.
 #[test]
 fn the_status_has_absolute_paths_whatever_was_typed() {
-    let daemon = Daemon::start_with(TWO, |command| {
+    let daemon = Daemon::start_with(STREAM_AND_DATAGRAMS, |command| {
         let folder = crate::harness::folder_of(command);
         let arguments = ["--config", "echod.toml", "--socket", "control.sock"];
         let arguments = arguments.map(Into::into).to_vec();
@@ -169,7 +163,7 @@ fn the_status_has_absolute_paths_whatever_was_typed() {
 
 #[test]
 fn the_log_level_is_read_without_an_argument() {
-    let daemon = Daemon::start(TWO);
+    let daemon = Daemon::start(STREAM_AND_DATAGRAMS);
     assert_eq!(daemon.ctl_text(&["log-level"]), "info\n");
     daemon.ctl_text(&["log-level", "debug"]);
     assert_eq!(daemon.ctl_text(&["log-level"]), "debug\n");
@@ -180,7 +174,7 @@ fn the_log_level_is_read_without_an_argument() {
 /// It said "no connection matches", and ended with 0.
 #[test]
 fn a_kick_of_a_datagram_source_says_that_there_is_nothing_to_close() {
-    let daemon = Daemon::start(TWO);
+    let daemon = Daemon::start(STREAM_AND_DATAGRAMS);
     let _source = send_datagram(&daemon);
     let id = daemon.ctl_json(&["peers"])["peers"][0]["id"].to_string();
     for selector in ["datagrams", &id] {
@@ -201,7 +195,7 @@ fn a_kick_of_a_datagram_source_says_that_there_is_nothing_to_close() {
 
 #[test]
 fn a_verbose_kick_lists_what_it_closes_or_would() {
-    let daemon = Daemon::start(TWO);
+    let daemon = Daemon::start(STREAM_AND_DATAGRAMS);
     let mut peers: Vec<_> = (0..2).map(|_| daemon.connect("main")).collect();
     for peer in &mut peers {
         exchange(peer, b"hello");
@@ -254,8 +248,10 @@ fn what_a_unix_peer_has_not_read_is_shown() {
 
 #[test]
 fn a_reload_names_each_listener_once() {
-    let daemon = Daemon::start(TWO);
-    daemon.write_config(&TWO.replace("[listener.main]", "[listener.main]\nbacklog = 77"));
+    let daemon = Daemon::start(STREAM_AND_DATAGRAMS);
+    daemon.write_config(
+        &STREAM_AND_DATAGRAMS.replace("[listener.main]", "[listener.main]\nbacklog = 77"),
+    );
     for (arguments, expected) in [
         (
             &["reload", "--dry-run"][..],
@@ -273,7 +269,7 @@ fn a_reload_names_each_listener_once() {
 
 #[test]
 fn every_error_is_one_object_for_programs() {
-    let daemon = Daemon::start(TWO);
+    let daemon = Daemon::start(STREAM_AND_DATAGRAMS);
     let missing = daemon.path("missing.sock").display().to_string();
     let check = |arguments: &[&str], error: &str, exit: i32| {
         let output = daemon.ctl(&[&["--json"], arguments].concat());
@@ -364,7 +360,7 @@ fn an_error_says_which_socket_was_tried_and_why() {
 fn a_check_names_what_it_checked_and_gives_advice_that_can_be_followed() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("right.toml");
-    fs::write(&file, TWO).expect("a configuration");
+    fs::write(&file, STREAM_AND_DATAGRAMS).expect("a configuration");
     let checked = |arguments: &[&str]| {
         let mut command = Command::new(ECHOD);
         command.arg("--check").args(arguments);
@@ -428,7 +424,7 @@ fn a_socket_that_the_default_configuration_moves_is_found() {
     if !nix::unistd::geteuid().is_root() {
         return crate::harness::not_tested("another user can't have an /etc of its own");
     }
-    let daemon = Daemon::start(TWO);
+    let daemon = Daemon::start(STREAM_AND_DATAGRAMS);
     let socket = daemon.path("control.sock").display().to_string();
     let file = daemon.path("default.toml");
     let ask_with = |socket: &str, default: &str| {

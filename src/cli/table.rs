@@ -13,7 +13,7 @@ use super::text::Paint;
 const GAP: &str = "  ";
 
 /// A column of names is not made narrower than this while others can be left out.
-const SHORTENED_WIDTH: usize = 16;
+const SHORTENED_WIDTH: usize = 14;
 
 /// One column of a table.
 #[derive(Clone, Copy, Debug)]

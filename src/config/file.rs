@@ -124,13 +124,15 @@ impl Reader<'_> {
             let message = || "listener: each one has a name: write [listener.NAME]".into();
             return self.refuse(place, || "listener".into(), message);
         };
-        self.file.astray |= listeners.keys().any(|name| !is_name(name.get_ref()));
+        self.file.astray |= listeners
+            .keys()
+            .any(|name| !is_listener_name(name.get_ref()));
         for (name, content) in in_order(listeners) {
             let place = self.place(name);
             let name = name.get_ref().as_ref();
             match content.get_ref() {
                 // A path would be ambiguous: only a valid name has no key within it.
-                DeValue::Table(_) if !is_name(name) => self.refuse(
+                DeValue::Table(_) if !is_listener_name(name) => self.refuse(
                     place,
                     || "listener".into(),
                     || {
@@ -242,7 +244,8 @@ fn home(name: &str) -> String {
     format!("move it to {}", sections.collect::<Vec<_>>().join(" or "))
 }
 
-fn is_name(name: &str) -> bool {
+/// Whether a listener may have this name.
+pub(crate) fn is_listener_name(name: &str) -> bool {
     let allowed = |character: char| character.is_ascii_alphanumeric() || "-_.".contains(character);
     (1..=64).contains(&name.len()) && name.chars().all(allowed)
 }

@@ -41,6 +41,7 @@ use crate::policy::{self, limits};
 pub(crate) use crate::protocol::schema::{Change, ChangeAction, Diagnostic};
 pub(crate) use address::parse_path;
 use file::File;
+pub(crate) use file::is_listener_name;
 pub(crate) use key::{Effect, Key};
 pub(crate) use keys::KEYS;
 pub(crate) use plan::{Mood, Plan, plan};

@@ -1,5 +1,6 @@
 //! The command line of `echoctl`: what can be typed, and the help that teaches it.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use clap_complete::engine::ArgValueCandidates;
 
 use crate::cli::arguments::{above_zero, parse_duration};
 use crate::cli::terminal::Color;
+use crate::config;
 use crate::protocol::SortKey;
 use crate::protocol::methods::{BACKLOG_MAX, LEVELS};
 use crate::protocol::peers::parse_network;
@@ -263,8 +265,53 @@ pub(crate) struct WatchArgs {
 fn parse_address(text: &str) -> Result<String, String> {
     match parse_network(text) {
         Some(_) => Ok(text.to_owned()),
-        None => Err("not an address: write e.g. 192.0.2.1 or 192.0.2.0/24".into()),
+        None => Err(no_network(text)),
     }
+}
+
+/// What is wrong with a text that is neither an address nor a network.
+fn no_network(text: &str) -> String {
+    let bits = |address: IpAddr| match address {
+        IpAddr::V4(_) => "IPv4 address has 0 to 32",
+        IpAddr::V6(_) => "IPv6 address has 0 to 128",
+    };
+    let address = text.split_once('/').map(|(address, _)| address.parse());
+    match address {
+        Some(Ok(address)) => format!("not a network: the prefix of an {} bits", bits(address)),
+        _ => "not an address: write e.g. 192.0.2.1 or 192.0.2.0/24".into(),
+    }
+}
+
+/// What stands for the peers that `kick` closes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Selector {
+    Id(u64),
+    Network(String),
+    Listener(String),
+}
+
+/// A number is an id, and what looks like an address has to be one: a typing error is not a listener
+/// that there is none of. A listener with such a name is reached by `--listener`.
+fn parse_selector(text: &str) -> Result<Selector, String> {
+    let consists_of = |characters: &str| text.chars().all(|one| characters.contains(one));
+    if let Ok(id) = text.parse() {
+        return Ok(Selector::Id(id));
+    }
+    if text.contains([':', '/']) || parse_network(text).is_some() {
+        return parse_address(text).map(Selector::Network);
+    }
+    if !config::is_listener_name(text) {
+        return Err(
+            "not a listener's name: these are 1 to 64 letters, digits, '-', '_' and '.'".into(),
+        );
+    }
+    if consists_of("0123456789") {
+        return Err(format!("not an id: the largest is {}", u64::MAX));
+    }
+    if consists_of("0123456789.") {
+        return Err(no_network(text));
+    }
+    Ok(Selector::Listener(text.to_owned()))
 }
 
 fn parse_backlog(text: &str) -> Result<i64, String> {
@@ -301,8 +348,8 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
 ))]
 pub(crate) struct KickArgs {
     /// A peer's id, an address or network, or a listener's name
-    #[arg(add = ArgValueCandidates::new(completion::listeners))]
-    pub selector: Option<String>,
+    #[arg(value_parser = parse_selector, add = ArgValueCandidates::new(completion::listeners))]
+    pub selector: Option<Selector>,
     #[command(flatten)]
     #[allow(
         clippy::missing_docs_in_private_items,

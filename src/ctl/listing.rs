@@ -35,7 +35,7 @@ impl Session {
                 rates.update(Instant::now(), counts);
                 match reply.listeners.as_slice() {
                     [listener] if single => List {
-                        footer: show::listener(listener, self.paint),
+                        table: show::listener(listener, rates_of(rates, watch), self.paint),
                         ..List::default()
                     },
                     listeners => lists::listeners(listeners, rates_of(rates, watch), self.screen()),

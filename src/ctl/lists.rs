@@ -18,31 +18,33 @@ pub(crate) struct Screen {
     pub width: Option<usize>,
 }
 
-/// What is shown of a listener; the most important have the lowest rank.
+/// What is shown of a listener; the most important have the lowest rank: which one it is, whether it
+/// serves, how many clients and how many not. The length of a queue is of interest once a listener is
+/// full, which CONNECTIONS says; how it is configured is in the configuration.
 const LISTENER_COLUMNS: &[Column] = &[
     Column::names("NAME", 0),
-    Column::names("PROTOCOL", 3),
+    Column::names("PROTOCOL", 0),
     Column::names("ADDRESSES", 1),
     Column::names("REPLY", 8),
     Column::names("STATE", 0),
     Column::numbers("SOCKETS", 10),
     Column::numbers("BACKLOG", 6),
-    Column::numbers("QUEUED", 2),
+    Column::numbers("QUEUED", 4),
     Column::numbers("CONNECTIONS", 0),
     Column::numbers("ACCEPTED", 7),
-    Column::numbers("DATAGRAMS", 5),
+    Column::numbers("DATAGRAMS", 3),
     Column::numbers("REFUSED", 2),
     Column::numbers("RECEIVED", 9),
     Column::numbers("SENT", 9),
-    Column::numbers("IN/S", 1),
-    Column::numbers("OUT/S", 1),
+    Column::numbers("IN/S", 0),
+    Column::numbers("OUT/S", 0),
 ];
 
-/// What is shown of a peer.
+/// What is shown of a peer. The protocol says whether there is a connection to close.
 const PEER_COLUMNS: &[Column] = &[
     Column::numbers("ID", 0),
     Column::names("LISTENER", 3),
-    Column::names("PROTOCOL", 8),
+    Column::names("PROTOCOL", 4),
     Column::whole("ADDRESS", 0),
     Column::whole("LOCAL", 9),
     Column::names("VIA", 10),

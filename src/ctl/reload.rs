@@ -16,7 +16,8 @@ impl Session {
             .connect()?
             .call(&full_name("Reload"), schema::parameters(&asked))
         {
-            Ok(_) if quiet => Ok(()),
+            // For a program a reply is always an object, as is an error.
+            Ok(_) if quiet && !self.json => Ok(()),
             Ok(reply) => self.answer(reply, |reply: schema::ReloadReply| {
                 if dry_run {
                     show::reload_plan(&reply.result, self.screen())
@@ -27,7 +28,6 @@ impl Session {
             Err(client::Error::Refused { name, parameters })
                 if name == protocol::CONFIG_REJECTED =>
             {
-                // For a program an error is always an object.
                 if quiet && !self.json {
                     return Err(Failure::quiet(Exit::Configuration).into());
                 }

@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use crate::cli::exit::{Exit, Failure};
-use crate::protocol::peers::parse_network;
 use crate::protocol::schema;
 
-use super::args::{KickArgs, PeersArgs};
+use super::args::{KickArgs, PeersArgs, Selector};
 
 /// The peers that are to be listed.
 pub(super) fn listed(args: &PeersArgs) -> schema::ListPeers {
@@ -36,18 +35,21 @@ pub(super) fn closed(args: KickArgs) -> Result<schema::ClosePeers, Failure> {
         let message = format!("SELECTOR and {option} mean the same: give one of them");
         Failure::with(Exit::Usage, message)
     };
-    if let Some(selector) = args.selector {
-        if let Ok(id) = selector.parse() {
+    match args.selector {
+        None => Ok(asked),
+        Some(Selector::Id(id)) => {
             asked.id = Some(id);
-        } else if parse_network(&selector).is_some() {
-            if asked.address.replace(selector).is_some() {
-                return Err(twice("--address"));
-            }
-        } else if asked.listener.replace(selector).is_some() {
-            return Err(twice("--listener"));
+            Ok(asked)
         }
+        Some(Selector::Network(network)) => match asked.address.replace(network) {
+            Some(_) => Err(twice("--address")),
+            None => Ok(asked),
+        },
+        Some(Selector::Listener(name)) => match asked.listener.replace(name) {
+            Some(_) => Err(twice("--listener")),
+            None => Ok(asked),
+        },
     }
-    Ok(asked)
 }
 
 fn milliseconds(time: Duration) -> u64 {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::args::Which;
+use super::args::{Selector, Which};
 use super::location::Reason;
 use super::*;
 
@@ -99,10 +99,9 @@ fn a_configured_socket_comes_after_what_is_said_and_before_the_defaults() {
 }
 
 fn selected(selector: &str) -> Value {
-    let selector = Some(selector.to_owned());
-    let args = KickArgs {
-        selector,
-        ..KickArgs::default()
+    let line = Cli::try_parse_from(["echoctl", "kick", selector]).unwrap();
+    let Command::Kick(args) = line.command else {
+        panic!("not a kick")
     };
     serde_json::to_value(selection::closed(args).unwrap()).unwrap()
 }
@@ -112,13 +111,45 @@ fn a_selector_is_an_id_an_address_or_a_name() {
     assert_eq!(selected("4711"), json!({"id": 4711}));
     assert_eq!(selected("10.0.0.0/8"), json!({"address": "10.0.0.0/8"}));
     assert_eq!(selected("::1"), json!({"address": "::1"}));
-    assert_eq!(selected("main"), json!({"listener": "main"}));
+    for name in ["main", "v1.2", "10.0.0.0a"] {
+        assert_eq!(selected(name), json!({ "listener": name }));
+    }
+}
+
+/// "there is none of this name" was the answer to a typing error in a network.
+#[test]
+fn a_selector_that_looks_like_an_address_and_is_none_is_a_usage_error() {
+    let ipv4 = "not a network: the prefix of an IPv4 address has 0 to 32 bits";
+    let ipv6 = "not a network: the prefix of an IPv6 address has 0 to 128 bits";
+    let address = "not an address: write e.g. 192.0.2.1 or 192.0.2.0/24";
+    for (selector, expected) in [
+        ("10.0.0.0/33", ipv4),
+        ("1.2.3.4/", ipv4),
+        ("1.2.3.4/x", ipv4),
+        ("::1/129", ipv6),
+        ("10.0.0.256", address),
+        ("10.0.0.256/8", address),
+        ("10.0.0", address),
+        ("10.0.0.1:7", address),
+        ("main/8", address),
+        ("[::1]", address),
+        ("fe80::1%lo", address),
+        ("99999999999999999999", "not an id: the largest is "),
+        ("my listener", "not a listener's name: these are 1 to 64 "),
+        ("", "not a listener's name: "),
+    ] {
+        let error = Cli::try_parse_from(["echoctl", "kick", selector]).expect_err(selector);
+        let text = error.to_string();
+        assert_eq!(error.exit_code(), Exit::Usage as i32, "{selector}");
+        let quoted = format!("'{selector}'");
+        assert!(text.contains(&quoted) && text.contains(expected), "{text}");
+    }
 }
 
 #[test]
 fn a_selector_can_be_narrowed_down_and_not_contradicted() {
     let mut args = KickArgs {
-        selector: Some("main".to_owned()),
+        selector: Some(Selector::Listener("main".to_owned())),
         which: Which {
             idle: Some(Duration::from_secs(3600)),
             ..Which::default()
@@ -214,7 +245,7 @@ fn a_wrong_value_is_a_usage_error_that_quotes_it_and_says_what_would_be_right() 
         (
             "kick --address 1.2.3.4/33",
             "'1.2.3.4/33'",
-            "write e.g. 192.0.2.1",
+            "the prefix of an IPv4 address has 0 to 32 bits",
         ),
         (
             "peers --older soon",

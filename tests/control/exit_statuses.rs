@@ -25,6 +25,7 @@ fn every_exit_status_means_one_thing() {
     check(&["peers", "--sort", "beauty"], 2, "possible values: id");
     check(&["peers", "--address", "main"], 2, "write e.g. 192.0.2.1");
     check(&["kick", "nobody"], 1, "there is none of this name");
+    check(&["kick", "10.0.0.0/33"], 2, "0 to 32 bits");
     check(&["no-such-command"], 2, "unrecognized");
     check(&["kick"], 2, "required");
     check(&["peers", "--limit", "many"], 2, "invalid value");

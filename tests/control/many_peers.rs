@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{StopAtEnd, resident_kilobytes};
-use crate::harness::{Control, Daemon, allow_many_descriptors, eventually, text};
+use super::resident_kilobytes;
+use crate::harness::{Control, Daemon, StopAtEnd, allow_many_descriptors, eventually, text};
 
 const CONFIG: &str = r#"
 [log]

@@ -6,16 +6,17 @@ mod backlog;
 mod commands;
 mod completions;
 mod exit_statuses;
+mod json;
 mod lists;
 mod many_peers;
 mod misbehaving_clients;
 mod under_load;
+mod watch;
 
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
 
@@ -127,13 +128,4 @@ fn resident_kilobytes(pid: i32) -> u64 {
     number
         .and_then(|number| number.parse().ok())
         .expect("a number")
-}
-
-/// Ends the threads of a scope also when the test fails.
-struct StopAtEnd<'a>(&'a AtomicBool);
-
-impl Drop for StopAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }

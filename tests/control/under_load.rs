@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{ALL_KINDS, StopAtEnd};
-use crate::harness::{Control, Daemon, after_shell_line, connect, eventually, exchange};
+use super::ALL_KINDS;
+use crate::harness::{Control, Daemon, StopAtEnd, after_shell_line, connect, eventually, exchange};
 
 /// Asks often, each time anew, and prints how long that took.
 fn measure_answers(daemon: &Daemon, what: &str) {

@@ -9,10 +9,10 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use super::terminal::Screen;
 use super::{LISTENERS, assert_adds_up, ended, fault, interrupt, json_of, number, output_of};
 use super::{signal, spawn_line, url};
 use crate::harness::{Daemon, ECHOPROBE, eventually, text};
+use crate::terminal::Screen;
 
 #[test]
 fn services_of_ours_answer_every_message_on_both_drivers() {

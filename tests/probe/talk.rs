@@ -6,9 +6,10 @@ use std::net::TcpStream;
 
 use nix::sys::signal::Signal;
 
-use super::terminal::{CONTROL_C, CONTROL_D, Terminal};
+use super::terminal::Terminal;
 use super::{LISTENERS, OTHER_REPLIES, fault, probe_with, reset, server, spawn, url};
 use crate::harness::{Daemon, noise, text, udp};
+use crate::terminal::{CONTROL_C, CONTROL_D};
 
 fn start() -> Daemon {
     Daemon::start(&(LISTENERS.to_owned() + OTHER_REPLIES))

@@ -1,73 +1,16 @@
-//! A terminal with echoprobe on it, a keyboard and a screen.
+//! echoprobe on a terminal.
 
-use std::fs::File;
-use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::process::{Child, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::termios::{Termios, tcgetattr};
+use nix::sys::termios::Termios;
 use nix::unistd::Pid;
 
 use super::patiently;
 use crate::harness::{ECHOPROBE, PATIENCE, eventually};
-
-/// Keys.
-pub(crate) const CONTROL_C: &str = "\x03";
-pub(crate) const CONTROL_D: &str = "\x04";
-
-/// A pseudo-terminal: its keyboard, what is on its screen, and the side that programs have.
-pub(crate) struct Screen {
-    keyboard: File,
-    shown: Arc<Mutex<Vec<u8>>>,
-    line: OwnedFd,
-}
-
-impl Screen {
-    pub(crate) fn new() -> Self {
-        let size = Winsize {
-            ws_row: 24,
-            ws_col: 80,
-            ws_xpixel: 0,
-            ws_ypixel: 0,
-        };
-        let pty = openpty(Some(&size), None).expect("a terminal");
-        let keyboard = File::from(pty.master);
-        let mut output = keyboard.try_clone().expect("a descriptor");
-        let shown = Arc::new(Mutex::new(Vec::new()));
-        let seen = Arc::clone(&shown);
-        // It ends when the other side is closed.
-        thread::spawn(move || {
-            let mut memory = [0; 4096];
-            while let Ok(len @ 1..) = output.read(&mut memory) {
-                seen.lock().expect("a screen").extend(&memory[..len]);
-            }
-        });
-        Self {
-            keyboard,
-            shown,
-            line: pty.slave,
-        }
-    }
-
-    /// The side that a program has.
-    pub(crate) fn line(&self) -> Stdio {
-        Stdio::from(self.line.try_clone().expect("a descriptor"))
-    }
-
-    /// All that was ever shown.
-    pub(crate) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.shown.lock().expect("a screen")).into_owned()
-    }
-
-    fn mode(&self) -> Termios {
-        tcgetattr(&self.line).expect("its mode")
-    }
-}
+use crate::terminal::Screen;
 
 /// echoprobe on a terminal of its own.
 pub(crate) struct Terminal {
@@ -83,14 +26,9 @@ impl Terminal {
     pub(crate) fn start(arguments: &[&str]) -> Self {
         let screen = Screen::new();
         let mode_before = screen.mode();
-        let child = Command::new("setsid")
-            .args(["--ctty", ECHOPROBE])
+        let child = screen
+            .command(ECHOPROBE)
             .args(patiently(arguments))
-            .env("TERM", "xterm")
-            .env("NO_COLOR", "1")
-            .stdin(screen.line())
-            .stdout(screen.line())
-            .stderr(screen.line())
             .spawn()
             .expect("setsid(1) runs");
         Self {
@@ -102,8 +40,7 @@ impl Terminal {
     }
 
     pub(crate) fn type_in(&mut self, keys: &str) {
-        let typed = self.screen.keyboard.write_all(keys.as_bytes());
-        typed.expect("typed");
+        self.screen.type_in(keys);
     }
 
     /// Reads up to the end of this text, which has to come.

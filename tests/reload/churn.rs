@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::{assert_applied, at, local, refuses, still_echoes, tcp};
-use crate::harness::{Daemon, PATIENCE, connect, eventually, exchange, free_port, udp};
+use crate::harness::{Daemon, PATIENCE, StopAtEnd, connect, eventually, exchange, free_port, udp};
 
 #[test]
 fn a_datagram_that_arrives_while_its_address_changes_hands_is_answered() {
@@ -59,15 +59,6 @@ fn a_datagram_that_arrives_while_its_address_changes_hands_is_answered() {
         "{} datagrams in turn through 100 reloads, each answered",
         answered.load(Relaxed)
     );
-}
-
-/// Ends the threads of a scope also when the test fails.
-struct StopAtEnd<'a>(&'a AtomicBool);
-
-impl Drop for StopAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Relaxed);
-    }
 }
 
 #[test]

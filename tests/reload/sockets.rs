@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use echod::internals::socket::details;
 use socket2::{Domain, Socket, Type};
 
-use crate::harness::{Daemon, PATIENCE, connect, eventually, exchange, free_port, udp};
+use crate::harness::{Daemon, PATIENCE, StopAtEnd, connect, eventually, exchange, free_port, udp};
 
 fn at(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
@@ -36,15 +36,6 @@ fn assert_applied(daemon: &Daemon, config: &str) {
 fn assert_rejected(daemon: &Daemon, config: &str) {
     let result = daemon.reload_with(config);
     assert_eq!(result["outcome"], "rejected", "{result}");
-}
-
-/// Ends the threads of a scope also when the test fails.
-struct StopAtEnd<'a>(&'a AtomicBool);
-
-impl Drop for StopAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Relaxed);
-    }
 }
 
 /// Connects and exchanges a message; returns how many segments the client had to retransmit, its SYN

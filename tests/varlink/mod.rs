@@ -10,17 +10,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Daemon, connect, exchange, repository, text};
-
-const CONFIG: &str = r#"
-[listener.main]
-protocol = "tcp"
-address = "127.0.0.1:0"
-
-[listener.datagrams]
-protocol = "udp"
-address = "127.0.0.1:0"
-"#;
+use crate::harness::{Daemon, STREAM_AND_DATAGRAMS, connect, exchange, repository, text};
 
 const INTERFACE: &str = "io.echod.Control";
 
@@ -28,7 +18,7 @@ const INTERFACE: &str = "io.echod.Control";
 const PEERS: usize = 300;
 
 fn start() -> (Daemon, Vec<TcpStream>) {
-    let daemon = Daemon::start(CONFIG);
+    let daemon = Daemon::start(STREAM_AND_DATAGRAMS);
     let address = daemon.address("main");
     let mut peers: Vec<TcpStream> = (0..PEERS).map(|_| connect(address)).collect();
     for peer in &mut peers {
@@ -170,7 +160,7 @@ fn the_python_command_line_sees_and_steers_the_daemon() {
 fn varlink_cli_sees_and_steers_the_daemon() {
     check_command_line(varlink_cli);
     // This one tells a refusal by its exit status, too.
-    let daemon = Daemon::start(CONFIG);
+    let daemon = Daemon::start(STREAM_AND_DATAGRAMS);
     let method = format!("{}/{INTERFACE}.SetBacklog", address(&daemon));
     let output = run(
         varlink_cli(),
@@ -197,7 +187,7 @@ fn a_python_program_sees_and_steers_the_daemon() {
 
 #[test]
 fn the_interface_that_is_served_is_the_file() {
-    let daemon = Daemon::start(CONFIG);
+    let daemon = Daemon::start(STREAM_AND_DATAGRAMS);
     let parameters = json!({ "interface": INTERFACE }).to_string();
     let reply = daemon.ctl_json(&[
         "call",

@@ -15,6 +15,7 @@ use crate::protocol::schema::{
 };
 
 use super::lists::{self, Screen};
+use super::watch::Rates;
 
 /// A text is not broken into shorter lines, whatever the terminal has room for.
 const CHANGE_WIDTH_MIN: usize = 20;
@@ -24,9 +25,9 @@ pub(super) fn field(name: &str, value: &str) -> String {
     format!("  {name:<15}{value}\n")
 }
 
-/// All about one listener.
+/// All about one listener; with rates where it is watched.
 #[must_use]
-pub(crate) fn listener(listener: &Listener, paint: Paint) -> String {
+pub(crate) fn listener(listener: &Listener, rates: Option<&Rates>, paint: Paint) -> String {
     let state = match listener.state {
         ListenerState::Listening => paint.green(listener.state.name()),
         _ => paint.yellow(listener.state.name()),
@@ -59,8 +60,13 @@ pub(crate) fn listener(listener: &Listener, paint: Paint) -> String {
         line("closed", &by_reason(&listener.closed));
         line("faults", &listener.faults.to_string());
     }
-    line("received", &bytes(listener.bytes_received));
-    line("sent", &bytes(listener.bytes_sent));
+    let rate = rates.and_then(|rates| rates.of(&listener.name));
+    let [received, sent] = match rate {
+        Some(rates) => rates.map(|rate| format!(", {} per second", bytes(rate))),
+        None => Default::default(),
+    };
+    line("received", &(bytes(listener.bytes_received) + &received));
+    line("sent", &(bytes(listener.bytes_sent) + &sent));
     if !listener.overridden.is_empty() {
         line(
             "overridden",

@@ -99,9 +99,9 @@ fn on_a_narrow_terminal_less_important_columns_are_left_out() {
     check(
         listeners(&two_listeners(), None, NARROW).whole(),
         expect![[r#"
-            NAME   PROTOCOL  ADDRESSES          STATE      QUEUED  CONNECTIONS  REFUSED
-            main   tcp       0.0.0.0:7, [::]:7  listening       2          812       12
-            dgram  udp       0.0.0.0:7          paused          -            -        0
+            NAME   PROTOCOL  ADDRESSES          STATE      CONNECTIONS  DATAGRAMS  REFUSED
+            main   tcp       0.0.0.0:7, [::]:7  listening          812          -       12
+            dgram  udp       0.0.0.0:7          paused               -          9        0
             2 listeners, 812 connections, 1.2 GiB received, 1.2 GiB sent
             7 more columns: --wide
         "#]],
@@ -117,11 +117,66 @@ fn a_full_listener_says_so_and_a_retired_one_is_counted_apart() {
     check(
         listeners(&full, None, NARROW).whole(),
         expect![[r#"
-            NAME   PROTOCOL  ADDRESSES          STATE      QUEUED       CONNECTIONS  REFUSED
-            main   tcp       0.0.0.0:7, [::]:7  listening       2  10000/10000 full       12
-            dgram  udp       0.0.0.0:7          retired         -                 -        0
+            NAME   PROTOCOL  ADDRESSES       STATE           CONNECTIONS  DATAGRAMS  REFUSED
+            main   tcp       0.0.0.0:7, [:…  listening  10000/10000 full          -       12
+            dgram  udp       0.0.0.0:7       retired                   -          9        0
             1 listener, 1 retired, 10000 connections, 1.2 GiB received, 1.2 GiB sent
             7 more columns: --wide
+        "#]],
+    );
+}
+
+/// At 80 columns there was no room for PROTOCOL.
+#[test]
+fn the_protocol_is_shown_on_a_narrow_terminal_however_long_the_names_are() {
+    let mut long = two_listeners();
+    long[0].name = "a-service-with-a-long-name".into();
+    long[0].protocol = "unix-datagram".into();
+    long[0].addresses = vec!["/run/a-service/with/a/long/path.sock".into()];
+    long[0].connections = 10_000;
+    let start = std::time::Instant::now();
+    let mut rates = Rates::default();
+    for (seconds, count) in [(0, 0), (1, 1_040_000_000)] {
+        let name = long[0].name.clone();
+        let at = start + std::time::Duration::from_secs(seconds);
+        rates.update(at, [(name, [count, count])]);
+    }
+    check(
+        listeners(&long, None, NARROW).whole(),
+        expect![[r#"
+            NAME                  PROTOCOL       ADDRESSES       STATE           CONNECTIONS
+            a-service-with-a-lo…  unix-datagram  /run/a-servic…  listening  10000/10000 full
+            dgram                 udp            0.0.0.0:7       paused                    -
+            2 listeners, 10000 connections, 1.2 GiB received, 1.2 GiB sent
+            9 more columns: --wide
+        "#]],
+    );
+    check(
+        listeners(&long, Some(&rates), NARROW).whole(),
+        expect![[r#"
+            NAME            PROTOCOL       STATE           CONNECTIONS       IN/S      OUT/S
+            a-service-wit…  unix-datagram  listening  10000/10000 full  991.8 MiB  991.8 MiB
+            dgram           udp            paused                    -          -          -
+            2 listeners, 10000 connections, 1.2 GiB received, 1.2 GiB sent
+            10 more columns: --wide
+        "#]],
+    );
+    let peer = Peer {
+        id: 4711,
+        listener: long[0].name.clone(),
+        protocol: "unix-stream".into(),
+        address: "192.168.100.101:50000".into(),
+        age_ms: 312_000,
+        idle_ms: 312_000,
+        ..Peer::default()
+    };
+    check(
+        peers(&[peer], 1, None, NARROW).whole(),
+        expect![[r#"
+              ID  LISTENER                PROTOCOL     ADDRESS                   AGE    IDLE
+            4711  a-service-with-a-long…  unix-stream  192.168.100.101:50000  5m 12s  5m 12s
+            1 peer
+            2 more columns: --wide
         "#]],
     );
 }
@@ -136,9 +191,9 @@ fn a_watched_list_has_rates() {
     check(
         listeners(&two_listeners(), Some(&rates), NARROW).whole(),
         expect![[r#"
-            NAME   ADDRESSES          STATE      QUEUED  CONNECTIONS     IN/S    OUT/S
-            main   0.0.0.0:7, [::]:7  listening       2          812  2.0 KiB  1.0 KiB
-            dgram  0.0.0.0:7          paused          -            -        -        -
+            NAME   PROTOCOL  ADDRESSES          STATE      CONNECTIONS     IN/S    OUT/S
+            main   tcp       0.0.0.0:7, [::]:7  listening          812  2.0 KiB  1.0 KiB
+            dgram  udp       0.0.0.0:7          paused               -        -        -
             2 listeners, 812 connections, 1.2 GiB received, 1.2 GiB sent
             9 more columns: --wide
         "#]],
@@ -148,7 +203,7 @@ fn a_watched_list_has_rates() {
 #[test]
 fn one_listener_is_shown_in_full() {
     check(
-        listener(&two_listeners()[0], PLAIN),
+        listener(&two_listeners()[0], None, PLAIN),
         expect![[r#"
             main, tcp, listening
               addresses      0.0.0.0:7
@@ -169,7 +224,7 @@ fn one_listener_is_shown_in_full() {
         "#]],
     );
     check(
-        listener(&two_listeners()[1], PLAIN),
+        listener(&two_listeners()[1], None, PLAIN),
         expect![[r#"
             dgram, udp, paused
               addresses      0.0.0.0:7
@@ -193,7 +248,7 @@ fn a_listener_of_an_earlier_daemon_is_shown_without_what_that_does_not_report() 
          "datagrams_sent": 0, "bytes_received": 1, "bytes_sent": 1, "overridden": []}
     ));
     check(
-        listener(&earlier, PLAIN),
+        listener(&earlier, None, PLAIN),
         expect![[r#"
             main, tcp, listening
               reply          echo
