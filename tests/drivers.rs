@@ -30,7 +30,7 @@ fn check(driver: &str) -> Output {
 }
 
 /// Whether this machine allows io_uring; if not, reports that the test is skipped.
-fn has_io_uring() -> bool {
+pub(crate) fn has_io_uring() -> bool {
     let refusal = text(&check("io_uring").stderr);
     if !refusal.is_empty() {
         not_tested(refusal.trim_end());

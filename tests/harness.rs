@@ -229,6 +229,23 @@ impl Daemon {
         }
     }
 
+    /// Waits until it is ready or has ended; returns how it ended, if it did.
+    pub(crate) fn wait_until_ready_or_ended(&mut self) -> Option<ExitStatus> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut message = [0; 4096];
+        loop {
+            if let Ok(len) = self.notify.recv(&mut message) {
+                let text = String::from_utf8_lossy(&message[..len]);
+                if text.lines().any(|line| line == "READY=1") {
+                    return None;
+                }
+            } else if let Some(status) = self.child.try_wait().expect("a child of ours") {
+                return Some(status);
+            }
+            assert!(Instant::now() < deadline, "neither: {}", self.log_file());
+        }
+    }
+
     /// Runs echoctl against it.
     pub(crate) fn ctl(&self, arguments: &[&str]) -> Output {
         Command::new(ECHOCTL)

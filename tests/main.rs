@@ -18,6 +18,7 @@ mod lifecycle;
 mod limits;
 mod load;
 mod log;
+mod memory_limit;
 mod operator;
 mod packaging;
 mod privileges;

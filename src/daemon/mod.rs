@@ -46,6 +46,7 @@ use crate::cli::arguments;
 use crate::cli::exit::{self, Exit, Failure, print_or_end};
 use crate::cli::text::cause;
 use crate::config::{self, Config, Loaded, render};
+use crate::driver::region::ensure_room;
 use crate::protocol::schema::Diagnostic;
 use crate::sys::process::{self, Passed};
 use crate::worker::mailbox::{Command, Report};
@@ -72,6 +73,10 @@ use workers::Workers;
 /// The program.
 #[must_use]
 pub(crate) fn main() -> ExitCode {
+    // First of all, because from here on the allocator ends the process where there is no memory.
+    if let Err(error) = ensure_room(0) {
+        return exit::end("echod", Err(workers::no_room(&error)));
+    }
     let args: Args = match arguments::parse() {
         Ok(args) => args,
         Err(status) => return status,

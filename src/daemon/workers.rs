@@ -14,6 +14,7 @@ use crate::cli::exit::Exit;
 use crate::cli::text::{cause, counted};
 use crate::config::{self, DriverChoice};
 use crate::driver::epoll::Epoll;
+use crate::driver::region::ensure_room;
 use crate::driver::uring::Uring;
 use crate::driver::{Driver, Waker};
 use crate::protocol::schema::Diagnostic;
@@ -48,6 +49,14 @@ enum StartError {
     Thread(io::Error),
 }
 
+/// Why the program does not even begin.
+pub(super) fn no_room(error: &io::Error) -> Failure {
+    Failure::new(format!(
+        "no memory to start ({}): raise LimitAS= or MemoryMax= in the unit, or \"ulimit -v\"",
+        cause(error)
+    ))
+}
+
 /// Why there are no workers, and what to do about it.
 fn failed(error: &io::Error) -> (Exit, Diagnostic) {
     let message = match error.raw_os_error() {
@@ -69,14 +78,19 @@ fn failed(error: &io::Error) -> (Exit, Diagnostic) {
     (Exit::Failed, Diagnostic::general(message))
 }
 
-/// Starts the thread of a worker, and waits until it has a driver.
+/// The stack of a worker's thread, in bytes.
+const STACK_BYTES: usize = 2 << 20;
+
+/// Starts the thread of a worker, and waits until it is ready to serve.
 fn start_thread(
     index: usize,
     run: impl FnOnce() + Send + 'static,
     driver: &Receiver<io::Result<Waker>>,
 ) -> Result<(JoinHandle<()>, Waker), StartError> {
+    ensure_room(STACK_BYTES).map_err(StartError::Thread)?;
     let thread = std::thread::Builder::new()
         .name(format!("worker-{index}"))
+        .stack_size(STACK_BYTES)
         .spawn(run)
         .map_err(StartError::Thread)?;
     let made = driver
@@ -153,9 +167,10 @@ impl Workers {
                 // A driver belongs to the thread that uses it, so it is made there.
                 match new() {
                     Ok(driver) => {
-                        // The starter waits for it.
-                        let _ = waker_sender.send(Ok(driver.waker()));
+                        let waker = driver.waker();
                         let worker = Worker::new(index, count, busy_poll, driver, mailbox);
+                        // The starter waits for it, and needs memory itself when it continues.
+                        let _ = waker_sender.send(Ok(waker));
                         serve(index, worker);
                     }
                     Err(error) => _ = waker_sender.send(Err(error)),

@@ -79,11 +79,14 @@ pub struct Buffers {
 }
 
 impl Buffers {
+    /// How much memory is mapped for them.
+    pub(crate) const REGION_BYTES: usize = BUFFER_BYTES * BUFFER_COUNT as usize;
+
     /// # Errors
     /// When the memory is unavailable (`mmap(2)`).
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
-            memory: Region::new(BUFFER_BYTES * usize::from(BUFFER_COUNT))?,
+            memory: Region::new(Self::REGION_BYTES)?,
             free: (0..BUFFER_COUNT).rev().collect(),
             links: Links::new(BUFFER_COUNT),
         })

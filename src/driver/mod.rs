@@ -103,7 +103,7 @@ pub(crate) mod epoll;
 mod lifecycle;
 pub(crate) mod permits;
 mod pipes;
-mod region;
+pub(crate) mod region;
 mod relay;
 #[cfg(test)]
 pub(crate) mod sim;

@@ -12,6 +12,9 @@ use std::ptr::NonNull;
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
+/// What the allocator may need beside what is mapped: a few times of what a start was seen to use.
+pub(crate) const HEADROOM_BYTES: usize = 4 << 20;
+
 /// One private mapping, unmapped when dropped.
 #[derive(Debug)]
 pub(super) struct Region {
@@ -48,6 +51,17 @@ impl Region {
         // SAFETY: as in `bytes`; `&mut self` makes this the only reference.
         unsafe { std::slice::from_raw_parts_mut(self.start(), self.len) }
     }
+}
+
+/// Makes sure that this much memory could be mapped now, and [`HEADROOM_BYTES`] beside it.
+///
+/// The allocator ends the process where a limit of the address space (RLIMIT_AS) leaves it nothing.
+/// So whoever is about to map much, or to start a thread, asks here first, and has an error instead.
+///
+/// # Errors
+/// As `mmap(2)`: ENOMEM where there is not as much.
+pub(crate) fn ensure_room(bytes: usize) -> io::Result<()> {
+    Region::new(bytes + HEADROOM_BYTES).map(drop)
 }
 
 // SAFETY: a mapping belongs to the process, not to the thread that made it, and is reached only

@@ -23,6 +23,7 @@ use super::buffers::Buffers;
 use super::connection::Reception;
 use super::endpoints::{Endpoints as AllEndpoints, Kind, Registration};
 use super::lifecycle::Lifecycle;
+use super::region::ensure_room;
 use super::sockets::{Backend, Sockets};
 use super::{Completion, Token, Waker};
 use crate::sys::socket;
@@ -153,6 +154,7 @@ impl Epoll {
     /// # Errors
     /// When no descriptor or no memory is left.
     pub fn new() -> io::Result<Self> {
+        ensure_room(Buffers::REGION_BYTES)?;
         let waker = Waker::new()?;
         let backend = Readiness::new(waker.clone())?;
         Ok(Self::of(backend, Buffers::new()?, waker))

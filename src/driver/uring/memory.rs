@@ -50,12 +50,20 @@ pub struct RingMemory {
 }
 
 impl RingMemory {
+    const SMALL_REGION_BYTES: usize = STRIDE * SMALL_COUNT as usize;
+
+    const RING_REGION_BYTES: usize = size_of::<BufRingEntry>() * RING_COUNT as usize;
+
+    /// How much memory is mapped for all of it.
+    pub(super) const REGION_BYTES: usize =
+        Buffers::REGION_BYTES + Self::SMALL_REGION_BYTES + Self::RING_REGION_BYTES;
+
     pub(super) fn new() -> io::Result<Self> {
         let mut memory = Self {
             large: Buffers::new()?,
             links: Links::new(BUFFER_COUNT + SMALL_COUNT),
-            bytes: Region::new(STRIDE * usize::from(SMALL_COUNT))?,
-            ring: Region::new(size_of::<BufRingEntry>() * usize::from(RING_COUNT))?,
+            bytes: Region::new(Self::SMALL_REGION_BYTES)?,
+            ring: Region::new(Self::RING_REGION_BYTES)?,
             tail: 0,
             offered: 0,
             spare: (BUFFER_COUNT..BUFFER_COUNT + SMALL_COUNT).rev().collect(),

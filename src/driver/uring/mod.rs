@@ -33,6 +33,7 @@ use super::buffers::{Memory, Need};
 use super::connection::Reception;
 use super::endpoints::{Endpoints as AllEndpoints, Kind};
 use super::lifecycle::Lifecycle;
+use super::region::ensure_room;
 use super::sockets::{Backend, Sockets};
 use super::{Completion, Token, Waker};
 
@@ -72,6 +73,7 @@ impl Uring {
     /// When the kernel is too old (6.1 is needed) or does not allow it, or no descriptor or memory
     /// is left.
     pub fn new() -> io::Result<Self> {
+        ensure_room(RingMemory::REGION_BYTES)?;
         Self::on(Ring::new()?)
     }
 
