@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::cli::text::{cause, counted};
 use crate::protocol::{self, schema};
@@ -22,6 +22,10 @@ use super::handover::write::{Service, Transferred};
 use super::handover::{STORED, environment};
 use super::stage::Stage;
 use super::systemd::Supervision;
+
+/// How long the output of the log may take, while the workers are stopped, for lines that were logged
+/// since the flush before.
+const LAST_LINES_TIME_MAX: Duration = Duration::from_millis(50);
 
 impl Daemon {
     /// Begins an upgrade, if there can be one.
@@ -116,8 +120,10 @@ impl Daemon {
 
     /// Takes the next step of a handover, if there is one.
     pub(super) fn continue_handing_over(&mut self, now: Instant) {
+        let flushing = self.handover.as_ref().and_then(Handover::flushing_since);
         let facts = Facts {
             unsettled: self.unsettled(),
+            is_log_flushed: flushing.is_some_and(|begun| super::log::is_flushed(begun, now)),
             workers: self.workers.count(),
         };
         let Some(handover) = &mut self.handover else {
@@ -125,11 +131,10 @@ impl Daemon {
         };
         match handover.advance(facts, now) {
             Action::Wait => {}
+            Action::FlushLog => super::log::begin_flush(),
             Action::StopWorkers => {
                 self.refuse_waiting_reloads();
                 self.end_looks(now);
-                // What a slow output takes is not added to the time that the workers are stopped.
-                log::logger().flush();
                 self.workers.command_all(|_| Command::HandOver);
             }
             Action::HandOver => self.hand_over(now),
@@ -219,8 +224,9 @@ impl Daemon {
         for carrier in carriers {
             carriers::survive_exec(carrier.as_fd(), true)?;
         }
-        // Lines that are still queued would be lost with this program.
-        log::logger().flush();
+        // Lines that are still queued are lost with this program. Since the flush before there are
+        // few, and the workers are stopped.
+        super::log::flush_within(LAST_LINES_TIME_MAX);
         self.command_line
             .execute(program, environment::of_successor(carriers))
             .map_err(|error| io::Error::other(format!("{}: {}", program.display(), cause(&error))))

@@ -1,8 +1,10 @@
 //! When a successor continues: the steps of an upgrade, or of leaving everything to the next process.
 //!
 //! ```text
-//!   asking ──it can──▶ settling ──no socket retires──▶ transferring ──all workers──▶ the successor
-//!     └──it can't──▶ refused                                └──one does not──▶ as before
+//!   asking ──it can──▶ settling ──no socket retires──▶ flushing ──the log is written──┐
+//!     └──it can't──▶ refused                                                          │
+//!                        the successor ◀──all workers── transferring ◀────────────────┘
+//!                                                            └──one does not──▶ as before
 //! ```
 //!
 //! Decides with the time and the facts that it is given; the main loop carries out what
@@ -54,6 +56,9 @@ enum Step {
     Asking(Receiver<Answer>),
     /// Sockets are retiring, listings are being answered.
     Settling { program: PathBuf },
+    /// The lines of the log are written, since this time: what a slow output takes is not added to
+    /// the time that the workers are stopped.
+    Flushing { program: PathBuf, begun: Instant },
     /// The workers transfer what they have.
     Transferring {
         program: PathBuf,
@@ -69,6 +74,8 @@ enum Step {
 pub(in crate::daemon) struct Facts {
     /// What has to end before the workers may stop, as a clause; none if nothing has to.
     pub unsettled: Option<&'static str>,
+    /// Whether the flush of the log is over that began at [`Handover::flushing_since`].
+    pub is_log_flushed: bool,
     /// The number of workers.
     pub workers: usize,
 }
@@ -78,6 +85,8 @@ pub(in crate::daemon) struct Facts {
 pub(in crate::daemon) enum Action {
     /// Wait for the next event.
     Wait,
+    /// Begin to flush the log.
+    FlushLog,
     /// Have the workers transfer everything.
     StopWorkers,
     /// Let the successor continue.
@@ -120,11 +129,21 @@ impl Handover {
         matches!(self.step, Step::Transferring { .. })
     }
 
+    /// Since when the log is flushed, if it is.
+    pub(in crate::daemon) fn flushing_since(&self) -> Option<Instant> {
+        match self.step {
+            Step::Flushing { begun, .. } => Some(begun),
+            Step::Asking(_) | Step::Settling { .. } | Step::Transferring { .. } => None,
+        }
+    }
+
     /// When to call [`Self::advance`] although nothing has happened.
     pub(in crate::daemon) fn poll_timeout(&self, now: Instant) -> Instant {
         match self.step {
             Step::Asking(_) => self.until,
-            Step::Settling { .. } | Step::Transferring { .. } => now + POLL_INTERVAL,
+            Step::Settling { .. } | Step::Flushing { .. } | Step::Transferring { .. } => {
+                now + POLL_INTERVAL
+            }
         }
     }
 
@@ -138,7 +157,7 @@ impl Handover {
                 transferred.append(more);
                 Ok(())
             }
-            Step::Asking(_) | Step::Settling { .. } => Err(more),
+            Step::Asking(_) | Step::Settling { .. } | Step::Flushing { .. } => Err(more),
         }
     }
 
@@ -163,6 +182,14 @@ impl Handover {
                 Err(TryRecvError::Empty) => Action::Wait,
             },
             Step::Settling { program } if facts.unsettled.is_none() => {
+                self.step = Step::Flushing {
+                    program: std::mem::take(program),
+                    begun: now,
+                };
+                Action::FlushLog
+            }
+            // Nothing else is begun meanwhile; a flush has a time limit of its own.
+            Step::Flushing { program, .. } if facts.is_log_flushed => {
                 self.step = Step::Transferring {
                     program: std::mem::take(program),
                     workers: facts.workers,
@@ -185,14 +212,16 @@ impl Handover {
             Step::Transferring { .. } if is_late => {
                 Action::GiveUp("a worker did not stop in time".into())
             }
-            Step::Settling { .. } | Step::Transferring { .. } => Action::Wait,
+            Step::Settling { .. } | Step::Flushing { .. } | Step::Transferring { .. } => {
+                Action::Wait
+            }
         }
     }
 
     /// Ends the handover. Returns what the workers have transferred, if they have been asked to.
     pub(in crate::daemon) fn end(self) -> Option<Outgoing> {
         match self.step {
-            Step::Asking(_) | Step::Settling { .. } => None,
+            Step::Asking(_) | Step::Settling { .. } | Step::Flushing { .. } => None,
             Step::Transferring {
                 program,
                 stopped,
@@ -215,10 +244,17 @@ mod tests {
 
     const BUSY: Facts = Facts {
         unsettled: Some("a list of peers is being read"),
+        is_log_flushed: true,
         workers: 2,
     };
     const SETTLED: Facts = Facts {
         unsettled: None,
+        is_log_flushed: true,
+        workers: 2,
+    };
+    const FLUSHING: Facts = Facts {
+        unsettled: None,
+        is_log_flushed: false,
         workers: 2,
     };
 
@@ -256,6 +292,7 @@ mod tests {
     fn every_step_comes_after_the_one_before_and_in_a_call_of_its_own() {
         let (mut handover, now) = settling();
         assert_eq!(handover.advance(BUSY, now), Action::Wait);
+        assert_eq!(handover.advance(SETTLED, now), Action::FlushLog);
         assert!(!handover.is_transferring());
         assert_eq!(handover.advance(SETTLED, now), Action::StopWorkers);
         assert!(handover.is_transferring());
@@ -273,6 +310,7 @@ mod tests {
     #[test]
     fn a_worker_that_answers_twice_does_not_count_for_another() {
         let (mut handover, now) = settling();
+        assert_eq!(handover.advance(SETTLED, now), Action::FlushLog);
         assert_eq!(handover.advance(SETTLED, now), Action::StopWorkers);
         for _ in 0..2 {
             assert!(handover.handle_transferred(of_worker(1, 7)).is_ok());
@@ -280,6 +318,26 @@ mod tests {
         }
         assert!(handover.handle_transferred(of_worker(0, 5)).is_ok());
         assert_eq!(handover.advance(SETTLED, now), Action::HandOver);
+    }
+
+    /// An upgrade was refused because a worker did not stop in time, though none had been asked to:
+    /// the log had taken that time.
+    #[test]
+    fn the_time_of_the_workers_begins_when_the_log_is_flushed() {
+        let (mut handover, now) = settling();
+        assert_eq!(handover.flushing_since(), None);
+        assert_eq!(handover.advance(FLUSHING, now), Action::FlushLog);
+        assert_eq!(handover.flushing_since(), Some(now));
+        // For as long as that takes, nothing is stopped and nothing is given up.
+        let later = now + SETTLE_TIME_MAX * 2;
+        assert_eq!(handover.advance(FLUSHING, later), Action::Wait);
+        assert!(!handover.is_transferring());
+        let before = clock();
+        assert_eq!(handover.advance(SETTLED, later), Action::StopWorkers);
+        let last = later + SETTLE_TIME_MAX - Duration::from_nanos(1);
+        assert_eq!(handover.advance(SETTLED, last), Action::Wait);
+        let outgoing = handover.end().expect("the workers have been asked");
+        assert!(outgoing.stopped >= before);
     }
 
     #[test]
@@ -305,6 +363,7 @@ mod tests {
         assert_eq!(said, "a list of peers is being read; try again later");
         let (mut handover, now) = settling();
         // Settled in the last moment: the workers have a limit of their own.
+        assert_eq!(handover.advance(SETTLED, late), Action::FlushLog);
         assert_eq!(handover.advance(SETTLED, late), Action::StopWorkers);
         assert_eq!(handover.advance(SETTLED, late), Action::Wait);
         let later = now.max(late) + SETTLE_TIME_MAX;

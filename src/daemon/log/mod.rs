@@ -17,7 +17,7 @@ use std::io;
 use std::panic::PanicHookInfo;
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ::log::{LevelFilter, Log, Metadata, Record};
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -32,7 +32,7 @@ use limiter::{Class, Limiter, Suppressed, Verdict};
 use line::Line;
 use output::Output;
 pub(super) use output::{stderr_is_journal, write_last_words};
-use queue::{Item, Queue};
+use queue::{FLUSH_TIME_MAX, Item, Queue};
 use writer::Writer;
 
 /// The stack of the thread that writes: little, where the address space is limited.
@@ -96,6 +96,28 @@ pub(super) fn set_level(level: LevelFilter) -> LevelFilter {
     let before = ::log::max_level();
     ::log::set_max_level(level);
     before
+}
+
+/// Begins a flush that the caller does not wait for; [`is_flushed`] says when it is over.
+pub(super) fn begin_flush() {
+    if let Some(logger) = LOGGER.get() {
+        logger.begin_flush();
+    }
+}
+
+/// Whether a flush that began at this time is over: everything has been written, or the output has
+/// had the time of a flush.
+pub(super) fn is_flushed(begun: Instant, now: Instant) -> bool {
+    LOGGER
+        .get()
+        .is_none_or(|logger| logger.is_flushed(begun, now))
+}
+
+/// Flushes, but for no longer than this.
+pub(super) fn flush_within(time_max: Duration) {
+    if let Some(logger) = LOGGER.get() {
+        logger.flush_within(time_max);
+    }
 }
 
 fn log_panic(panic: &PanicHookInfo<'_>) {
@@ -191,6 +213,37 @@ impl Logger {
         }
     }
 
+    /// Queues what was suppressed, and has the writer write everything.
+    fn begin_flush(&self) {
+        let mut state = self.state();
+        for suppressed in state.limiter.take_all() {
+            state.report(suppressed);
+        }
+        drop(state);
+        // A start that has failed has not come to this. Without a thread the lines are lost.
+        let _ = start_writer();
+        self.waker.wake();
+    }
+
+    fn is_flushed(&self, begun: Instant, now: Instant) -> bool {
+        let deadline = self.state().queue.flush_deadline(begun, FLUSH_TIME_MAX);
+        deadline.is_none_or(|until| now >= until)
+    }
+
+    fn flush_within(&self, time_max: Duration) {
+        let begun = Instant::now();
+        self.begin_flush();
+        let mut state = self.state();
+        while let Some(until) = state.queue.flush_deadline(begun, time_max) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let waited = self.written.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
     /// Waits until there may be something to write. Only here the writer sleeps without an item.
     fn wait(&self, until: Option<Instant>) {
         let left = until.map(|until| until.saturating_duration_since(Instant::now()));
@@ -221,24 +274,7 @@ impl Log for Logger {
     /// Waits, for a bounded time, until all lines have been written, and with them how many were
     /// suppressed.
     fn flush(&self) {
-        let begun = Instant::now();
-        let mut state = self.state();
-        for suppressed in state.limiter.take_all() {
-            state.report(suppressed);
-        }
-        drop(state);
-        // A start that has failed has not come to this. Without a thread the lines are lost.
-        let _ = start_writer();
-        self.waker.wake();
-        let mut state = self.state();
-        while let Some(until) = state.queue.flush_deadline(begun) {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            let waited = self.written.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
+        self.flush_within(FLUSH_TIME_MAX);
     }
 }
 

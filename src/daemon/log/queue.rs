@@ -16,8 +16,8 @@ const LINE_OVERHEAD_BYTES: usize = 100;
 /// longer is not waited for at all.
 const STALL_TIME_MAX: Duration = Duration::from_secs(1);
 
-/// For how long a flush waits for an output that is slow.
-const FLUSH_TIME_MAX: Duration = Duration::from_secs(3);
+/// For how long a flush waits for an output that is slow, unless it is to wait for less.
+pub(super) const FLUSH_TIME_MAX: Duration = Duration::from_secs(3);
 
 /// What the output gets next.
 #[derive(Debug, PartialEq, Eq)]
@@ -79,14 +79,15 @@ impl<T> Queue<T> {
         item
     }
 
-    /// Until when a flush that began at this time waits; none when everything was taken.
-    pub(super) fn flush_deadline(&self, begun: Instant) -> Option<Instant> {
+    /// Until when a flush that began at this time waits, and at most for this time; none when
+    /// everything was taken.
+    pub(super) fn flush_deadline(&self, begun: Instant, time_max: Duration) -> Option<Instant> {
         let is_empty = self.items.is_empty() && self.lost == 0;
         if is_empty && self.writing_since.is_none() {
             return None;
         }
         let stalled = self.writing_since.unwrap_or(begun) + STALL_TIME_MAX;
-        Some(stalled.min(begun + FLUSH_TIME_MAX))
+        Some(stalled.min(begun + time_max))
     }
 }
 
@@ -141,13 +142,13 @@ mod tests {
     fn a_flush_ends_when_everything_was_taken() {
         let now = Instant::now();
         let mut queue = Queue::default();
-        assert_eq!(queue.flush_deadline(now), None);
+        assert_eq!(queue.flush_deadline(now, FLUSH_TIME_MAX), None);
         queue.push(1, 0);
-        assert_eq!(queue.flush_deadline(now), Some(now + STALL_TIME_MAX));
+        assert_eq!(queue.flush_deadline(now, FLUSH_TIME_MAX), Some(now + STALL_TIME_MAX));
         queue.pop(now);
-        assert!(queue.flush_deadline(now).is_some(), "it is being written");
+        assert!(queue.flush_deadline(now, FLUSH_TIME_MAX).is_some(), "it is being written");
         assert_eq!(queue.pop(now), None);
-        assert_eq!(queue.flush_deadline(now), None);
+        assert_eq!(queue.flush_deadline(now, FLUSH_TIME_MAX), None);
     }
 
     #[test]
@@ -158,11 +159,11 @@ mod tests {
         queue.pop(begun);
         // It has been stuck for a minute when the flush begins.
         let later = begun + Duration::from_secs(60);
-        assert_eq!(queue.flush_deadline(later), Some(begun + STALL_TIME_MAX));
+        assert_eq!(queue.flush_deadline(later, FLUSH_TIME_MAX), Some(begun + STALL_TIME_MAX));
         // Each item that is taken gives it more time, up to a limit.
         queue.pop(later);
-        assert_eq!(queue.flush_deadline(later), Some(later + STALL_TIME_MAX));
+        assert_eq!(queue.flush_deadline(later, FLUSH_TIME_MAX), Some(later + STALL_TIME_MAX));
         queue.pop(later + FLUSH_TIME_MAX);
-        assert_eq!(queue.flush_deadline(later), Some(later + FLUSH_TIME_MAX));
+        assert_eq!(queue.flush_deadline(later, FLUSH_TIME_MAX), Some(later + FLUSH_TIME_MAX));
     }
 }
