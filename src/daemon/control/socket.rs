@@ -99,9 +99,11 @@ pub(crate) struct Place {
 /// What says where the control socket is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SaidBy {
+    /// The option `--socket`.
     CommandLine,
+    /// `[control] socket`.
     Configuration,
-    /// Nothing else says it.
+    /// Neither of them, so that it is where it always is.
     Default,
 }
 

@@ -114,7 +114,7 @@ impl Destination {
                     );
                     is_working = false;
                 }
-                Err(error) => log::debug!("{VARIABLE}: {}", cause(&error)),
+                Err(error) => log::debug!("{VARIABLE}: {}", cause(error)),
             }
             message.report(result);
         }
