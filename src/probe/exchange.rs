@@ -131,13 +131,7 @@ impl Datagrams {
             Err(error) => {
                 // The error queue has the same with more details, if it has it.
                 let _ = self.receive(account);
-                let failure = Failure {
-                    len: 0,
-                    error,
-                    reporter: None,
-                    mtu: None,
-                    expired: false,
-                };
+                let failure = Failure::from(error);
                 account.fail(number, Cause::of_failure(&failure), Some(failure));
             }
         }

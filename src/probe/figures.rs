@@ -64,11 +64,15 @@ pub(super) fn counts(counts: &[(u64, &str)]) -> String {
     some.map(|(count, what)| number(*count, what)).collect()
 }
 
-/// The figures of many times in two lines, each ended; nothing where there are none.
+/// The figures of many times in two lines, each ended; of one time that time, of none nothing.
 pub(super) fn spread(name: &str, spread: Option<Spread>) -> String {
     let Some(spread) = spread else {
         return String::new();
     };
+    let (min, max) = (spread.0[0].1, spread.0[5].1);
+    if min == max {
+        return format!("{name}: {}\n", time(min));
+    }
     let figures = spread.0.map(|(name, micros)| {
         let name = name.replace("p999", "p99.9");
         format!("{name} {}", time(micros))
@@ -144,5 +148,15 @@ mod tests {
                 && lines[1].ends_with("stddev 289 µs")
         );
         assert_eq!(spread("rtt", None), "");
+    }
+
+    /// The line of a message said 233 µs, and the summary 232 µs.
+    #[test]
+    fn one_time_is_one_figure_which_is_rounded_as_that_of_its_message() {
+        let mut latencies = Latencies::default();
+        let one = Duration::from_nanos(232_512);
+        latencies.record(one);
+        assert_eq!(spread("rtt", latencies.spread()), "rtt: 233 µs\n");
+        assert_eq!(duration(one), "233 µs");
     }
 }

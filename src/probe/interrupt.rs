@@ -41,17 +41,14 @@ impl Interrupt {
 
     /// Whether the end is asked for, by a signal or the deadline.
     pub(crate) fn is_requested(&self) -> bool {
-        self.asked.load(Ordering::Relaxed)
-            || self
-                .deadline
-                .is_some_and(|deadline| Instant::now() >= deadline)
+        let is_over = |deadline| Instant::now() >= deadline;
+        self.asked.load(Ordering::Relaxed) || self.deadline.is_some_and(is_over)
     }
 
     /// The longest that a wait which begins now may last.
     pub(crate) fn longest_wait(&self, now: Instant) -> Duration {
-        let left = self
-            .deadline
-            .map(|deadline| deadline.saturating_duration_since(now));
-        left.map_or(LOOK_INTERVAL, |left| left.min(LOOK_INTERVAL))
+        let left = |deadline: Instant| deadline.saturating_duration_since(now);
+        self.deadline
+            .map_or(LOOK_INTERVAL, |at| left(at).min(LOOK_INTERVAL))
     }
 }

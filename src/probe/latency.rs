@@ -22,13 +22,14 @@ pub(crate) struct Latencies {
     max: Duration,
 }
 
-/// The figures of many times, by their names; microseconds.
+/// The figures of many times, by their names; microseconds, for programs with one digit behind the
+/// point.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Spread(pub [(&'static str, f64); 8]);
 
 impl Serialize for Spread {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0)
+        serializer.collect_map(self.0.map(|(name, micros)| (name, rounded(micros))))
     }
 }
 
@@ -65,11 +66,6 @@ impl Latencies {
         self.histogram.len()
     }
 
-    /// Whether there are none.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.histogram.is_empty()
-    }
-
     /// The longest; zero if there are none.
     pub(crate) fn max(&self) -> Duration {
         self.max
@@ -78,9 +74,15 @@ impl Latencies {
     /// The time that this share of them does not exceed: 0.5 is the median.
     pub(crate) fn quantile(&self, share: f64) -> Duration {
         let value = self.histogram.value_at_quantile(share);
-        // The middle of what the histogram does not distinguish is nearest to the time itself.
-        let value = self.histogram.median_equivalent(value);
-        Duration::from_nanos(value).clamp(self.min.min(self.max), self.max)
+        let is_as = |time: Duration| self.histogram.equivalent(value, time.as_nanos() as u64);
+        match () {
+            // What the histogram does not distinguish from the longest or the shortest is shown as
+            // that, so that one time never has two figures.
+            () if is_as(self.max) => self.max,
+            () if is_as(self.min) => self.min,
+            // The middle of what it does not distinguish is nearest to the time itself.
+            () => Duration::from_nanos(self.histogram.median_equivalent(value)),
+        }
     }
 
     /// All of them, to be drawn; nanoseconds.
@@ -90,26 +92,27 @@ impl Latencies {
 
     /// The figures; none where there are no times.
     pub(crate) fn spread(&self) -> Option<Spread> {
-        if self.is_empty() {
+        if self.len() == 0 {
             return None;
         }
-        let at = |share| microseconds(self.quantile(share).as_secs_f64());
+        let micros = |time: Duration| time.as_secs_f64() * 1e6;
+        let at = |share| micros(self.quantile(share));
         Some(Spread([
-            ("min", microseconds(self.min.as_secs_f64())),
+            ("min", micros(self.min)),
             ("p50", at(0.5)),
             ("p90", at(0.9)),
             ("p99", at(0.99)),
             ("p999", at(0.999)),
-            ("max", microseconds(self.max.as_secs_f64())),
-            ("mean", microseconds(self.histogram.mean() / 1e9)),
-            ("stddev", microseconds(self.histogram.stdev() / 1e9)),
+            ("max", micros(self.max)),
+            ("mean", self.histogram.mean() / 1e3),
+            ("stddev", self.histogram.stdev() / 1e3),
         ]))
     }
 }
 
-/// Seconds as microseconds, with as many digits as mean something.
-fn microseconds(seconds: f64) -> f64 {
-    (seconds * 1e7).round() / 10.0
+/// Microseconds with as many digits as mean something.
+fn rounded(micros: f64) -> f64 {
+    (micros * 10.0).round() / 10.0
 }
 
 /// How much times vary from one to the next: the interarrival jitter of RFC 3550, section 6.4.1,
@@ -133,7 +136,7 @@ impl Jitter {
 
     /// In microseconds; none of fewer than two times.
     pub(crate) fn microseconds(&self) -> Option<f64> {
-        (self.count > 0).then(|| microseconds(self.seconds))
+        (self.count > 0).then(|| rounded(self.seconds * 1e6))
     }
 }
 
@@ -157,12 +160,16 @@ mod tests {
         }
     }
 
+    /// The largest was 7.52 ms, and 99.9 % were below 7.51 ms.
     #[test]
-    fn no_quantile_is_beyond_the_longest() {
+    fn no_quantile_is_beyond_the_longest_nor_another_figure_for_it() {
         let mut latencies = Latencies::default();
-        latencies.record(Duration::from_nanos(1_234_567));
-        let spread = latencies.spread().expect("one").0;
-        assert_eq!([1, 4, 5].map(|index: usize| spread[index].1), [1234.6; 3]);
+        assert_eq!(latencies.quantile(0.5), Duration::ZERO);
+        let times = [120, 130, 7_516_999].map(Duration::from_nanos);
+        times.iter().for_each(|time| latencies.record(*time));
+        let shown = [0.0, 0.1, 0.5, 0.9, 0.999].map(|share| latencies.quantile(share));
+        let [least, middle, longest] = times;
+        assert_eq!(shown, [least, least, middle, longest, longest]);
     }
 
     #[test]

@@ -34,8 +34,8 @@ const COMPARED_BYTES: usize = 256;
 
 /// The noise as it is sent, and as a service in upper case answers it.
 static NOISE: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let period = noise(PERIOD, 0).into_iter();
-    period.cycle().take(PERIOD + PIECE_BYTES_MAX).collect()
+    let repeats = 1 + PIECE_BYTES_MAX.div_ceil(PERIOD);
+    noise(PERIOD, 0).repeat(repeats)
 });
 static UPPER_NOISE: LazyLock<Vec<u8>> = LazyLock::new(|| NOISE.to_ascii_uppercase());
 
@@ -45,6 +45,8 @@ pub(super) struct Payload {
     /// The size of each message.
     pub(super) size: usize,
     nonce: u64,
+    /// Where the noise of the first message begins.
+    base: u64,
     expect: Expect,
 }
 
@@ -83,6 +85,7 @@ impl Payload {
         Self {
             size,
             nonce,
+            base: nonce % PERIOD as u64,
             expect,
         }
     }
@@ -109,18 +112,14 @@ impl Payload {
     /// Where the noise of a message begins. Messages on the way together are near each other, so
     /// that the processor's first cache has their noise.
     fn position(self, number: u64) -> u64 {
-        (self.nonce % PERIOD as u64 + number % PERIOD as u64 * STEP) % PERIOD as u64
+        self.base + number * STEP
     }
 
+    /// Whether these bytes are the message whose number they quote.
     fn is_whole(self, number: u64, bytes: &[u8]) -> bool {
-        if bytes.len() != self.size {
-            return false;
-        }
-        let (head, rest) = bytes.split_at(digits(bytes.len()));
-        let mut own = [0; 9];
-        self.write_digits(number, &mut own[..head.len()]);
-        let is_same = || stream_difference(self.position(number), rest, self.expect).is_none();
-        head == &own[..head.len()] && is_same()
+        let rest = &bytes[digits(self.size)..];
+        let differs = || stream_difference(self.position(number), rest, self.expect).is_some();
+        bytes.len() == self.size && !differs()
     }
 
     /// How many bytes of the noise behind the number are those of this message, and of how many.
@@ -128,7 +127,7 @@ impl Payload {
         let digits = digits(self.size);
         let rest = bytes.get(digits..).unwrap_or_default();
         let rest = &rest[..rest.len().min(COMPARED_BYTES)];
-        let noise = &noise_of(self.expect)[self.position(number) as usize..][..rest.len()];
+        let noise = &noise_from(self.position(number), self.expect)[..rest.len()];
         let same = noise.iter().zip(rest).filter(|(own, came)| own == came);
         (same.count(), rest.len())
     }
@@ -215,19 +214,23 @@ fn noise_of(expect: Expect) -> &'static [u8] {
     }
 }
 
+/// The noise as it comes back, from this position on: a piece at least.
+fn noise_from(position: u64, expect: Expect) -> &'static [u8] {
+    let start = (position % PERIOD as u64) as usize;
+    &noise_of(expect)[start..]
+}
+
 /// The noise from this position on as it is sent: this many bytes, or as many as one piece has.
 pub(super) fn stream_piece(position: u64, len: u64) -> &'static [u8] {
-    let start = (position % PERIOD as u64) as usize;
-    &NOISE[start..][..len.min(PIECE_BYTES_MAX as u64) as usize]
+    &noise_from(position, Expect::Echo)[..len.min(PIECE_BYTES_MAX as u64) as usize]
 }
 
 /// The index of the first of these bytes that is not the noise from this position on.
 pub(super) fn stream_difference(position: u64, bytes: &[u8], expect: Expect) -> Option<usize> {
-    let noise = noise_of(expect);
     let mut offset = 0;
     for piece in bytes.chunks(PIECE_BYTES_MAX) {
-        let start = ((position + offset as u64) % PERIOD as u64) as usize;
-        if let Some(at) = first_difference(&noise[start..][..piece.len()], piece) {
+        let noise = noise_from(position + offset as u64, expect);
+        if let Some(at) = first_difference(&noise[..piece.len()], piece) {
             return Some(offset + at);
         }
         offset += piece.len();

@@ -68,7 +68,15 @@ impl Route {
                     family.is_none_or(|is_ipv4| is_ipv4 == address.is_ipv4())
                 };
                 let wanted = found.into_iter().filter(suits).map(Address::Inet);
-                let wanted: Vec<Address> = wanted.collect();
+                let mut wanted: Vec<Address> = wanted.collect();
+                // It has an address of either family (RFC 6761, section 6.3), whatever files say.
+                if wanted.is_empty() && host.eq_ignore_ascii_case("localhost") {
+                    let own = match family {
+                        Some(true) => Ipv4Addr::LOCALHOST.into(),
+                        _ => Ipv6Addr::LOCALHOST.into(),
+                    };
+                    wanted.push(Address::Inet(SocketAddr::new(own, port)));
+                }
                 if wanted.is_empty() {
                     let family = if family == Some(true) { "IPv4" } else { "IPv6" };
                     return Err(unknown(format!("it has no {family} address")));
@@ -214,10 +222,7 @@ impl Route {
         timeout: Duration,
         interrupt: &Interrupt,
     ) -> io::Result<Stream> {
-        let kind = Type::STREAM.nonblocking().cloexec();
-        let socket = Socket::new(address.domain(), kind, None)?;
-        self.bind(&socket, address)?;
-        self.prepare(&socket, address)?;
+        let socket = self.socket(Type::STREAM, address)?;
         if self.target.is_inet() {
             socket.set_tcp_nodelay(true)?;
         }
@@ -261,11 +266,7 @@ impl Route {
     }
 
     fn datagrams(&self) -> io::Result<Socket> {
-        let address = self.address();
-        let kind = Type::DGRAM.nonblocking().cloexec();
-        let socket = Socket::new(address.domain(), kind, None)?;
-        self.bind(&socket, address)?;
-        self.prepare(&socket, address)?;
+        let socket = self.socket(Type::DGRAM, self.address())?;
         let options = Inherited {
             no_delay: None,
             keepalive: None,
@@ -273,6 +274,14 @@ impl Route {
             send_buffer: None,
         };
         set_inherited(socket.as_fd(), &options)?;
+        Ok(socket)
+    }
+
+    /// A nonblocking socket with what the command line asks for.
+    fn socket(&self, kind: Type, address: &Address) -> io::Result<Socket> {
+        let socket = Socket::new(address.domain(), kind.nonblocking().cloexec(), None)?;
+        self.bind(&socket, address)?;
+        self.prepare(&socket, address)?;
         Ok(socket)
     }
 

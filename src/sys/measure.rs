@@ -140,6 +140,19 @@ pub struct Failure {
     pub expired: bool,
 }
 
+/// Where nothing but the error is known.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self {
+            len: 0,
+            error,
+            reporter: None,
+            mtu: None,
+            expired: false,
+        }
+    }
+}
+
 /// Room for the control messages of one datagram: all that [`ask_for_all`] asks for.
 type Control = ControlMemory<256>;
 
@@ -198,13 +211,8 @@ pub fn receive_failure(fd: BorrowedFd<'_>, memory: &mut [u8]) -> io::Result<Fail
     let mut control = Control::new();
     let flags = libc::MSG_DONTWAIT | libc::MSG_ERRQUEUE;
     let message = ancillary::receive(fd, memory, &mut control, flags)?;
-    let mut failure = Failure {
-        len: message.len,
-        error: io::Error::other("the kernel gives no reason"),
-        reporter: None,
-        mtu: None,
-        expired: false,
-    };
+    let mut failure = Failure::from(io::Error::other("the kernel gives no reason"));
+    failure.len = message.len;
     for detail in message.control_messages() {
         let ((libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)) =
             (detail.level, detail.kind)

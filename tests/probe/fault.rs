@@ -193,12 +193,8 @@ pub(crate) fn echo(
     Ok(())
 }
 
-/// Over UDP: each datagram has the next fate of the plan, and those beyond it are echoed.
-pub(crate) fn planned(plan: Vec<Fate>, delay: Duration) -> String {
-    planned_datagrams(None, plan, delay)
-}
-
-/// The same over UDP, or at this path.
+/// Over UDP, or at this path: each datagram has the next fate of the plan, and those beyond it are
+/// echoed.
 pub(crate) fn planned_datagrams(path: Option<&Path>, plan: Vec<Fate>, delay: Duration) -> String {
     let mut fates = plan.into_iter();
     by_source(path, move |_| fates.next().unwrap_or(Fate::Echo), delay)

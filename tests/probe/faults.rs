@@ -1,14 +1,13 @@
 //! Every figure under faults, single and mixed, on each transport: what `ping`, `load` and `send`
 //! report is what the service did, and each message has one fate.
 
-use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::fault::{self, Fate, count, plan};
-use super::{assert_adds_up, ended, json_of, number, probe_with};
+use super::{assert_adds_up, ended, json_of, number, numbers, probe_with};
 use crate::harness::noise;
 
 /// What comes after the timeout, and before the end of the wait for it.
@@ -92,7 +91,7 @@ fn assert_has_copies(report: &Value, plan: &[Fate]) {
     let of = |fates: &[Fate]| count(plan, fates);
     let changed = of(&[Fate::Corrupt, Fate::CorruptTwice, Fate::Shorten]);
     let copies = of(&[Fate::Duplicate, Fate::CorruptTwice]);
-    let found = ["corrupt", "duplicates", "strays"].map(|field| number(report, field));
+    let found = numbers(report, ["corrupt", "duplicates", "strays"]);
     assert_eq!(found, [changed, copies, 0], "{report}");
     assert_adds_up(report);
 }
@@ -169,21 +168,15 @@ fn ping_reports_of_streams_what_the_service_did() {
     let folder = tempfile::tempdir().expect("a folder");
     for_each(streams(&folder), |(plan, url, met)| {
         let (_, report) = json_of(&format!("ping {url} -c 100 -i 3ms -s {SIZE} {TIMEOUT}"));
-        let met: HashMap<Fate, u64> = met.lock().expect("counts").clone();
-        let of = |fate| met.get(&fate).copied().unwrap_or(0);
+        let of = |fate| met.lock().expect("counts").get(&fate).copied().unwrap_or(0);
         let whole = number(&report, "received") + number(&report, "late");
-        assert_eq!(
-            whole,
-            of(Fate::Echo) + of(Fate::Delay),
-            "{plan:?}: {report}"
-        );
+        let answered = of(Fate::Echo) + of(Fate::Delay);
+        assert_eq!(whole, answered, "{plan:?}: {report}");
         assert_eq!(report["corrupt"], of(Fate::Corrupt), "{plan:?}: {report}");
         assert_eq!(report["sent"], 100, "{report}");
         assert!(number(&report, "late") >= of(Fate::Delay), "{report}");
-        assert!(
-            number(&report, "lost") >= of(Fate::Cut) + of(Fate::Stall),
-            "{report}"
-        );
+        let ends = of(Fate::Cut) + of(Fate::Stall);
+        assert!(number(&report, "lost") >= ends, "{plan:?}: {report}");
         assert_adds_up(&report);
     });
 }
@@ -194,8 +187,7 @@ fn load_reports_of_streams_what_the_service_did() {
     for_each(streams(&folder), |(plan, url, met)| {
         let options = "-c 2 -d 2 -t 500ms --warm-up 0s";
         let (_, report) = json_of(&format!("load {url} {options} -s {SIZE} {TIMEOUT}"));
-        let met: HashMap<Fate, u64> = met.lock().expect("counts").clone();
-        let of = |fate| met.get(&fate).copied().unwrap_or(0);
+        let of = |fate| met.lock().expect("counts").get(&fate).copied().unwrap_or(0);
         let whole = number(&report, "received") + number(&report, "late");
         let answered = of(Fate::Echo) + of(Fate::Delay);
         // After the first wrong byte a connection is closed, whatever is on the way.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::fault::{self, Fate, Peer};
-use super::{LISTENERS, json_of, output_of};
+use super::{LISTENERS, json_of, numbers, output_of, url};
 use crate::harness::{Daemon, free_port, text};
 
 fn ports_of(report: &Value) -> Vec<(u64, u64)> {
@@ -19,12 +19,11 @@ fn ports_of(report: &Value) -> Vec<(u64, u64)> {
 fn a_service_of_ours_answers_every_port() {
     let daemon = Daemon::start(LISTENERS);
     for listener in ["tcp", "udp"] {
-        let url = format!("{listener}://{}", daemon.address(listener));
+        let url = url(&daemon, listener);
         let line = format!("ping {url} --flows 8 -c 5 -i 2ms --timeout 10s");
         let (status, report) = json_of(&line);
         assert_eq!(status, 0, "{report}");
-        let counts = (&report["sent"], &report["received"]);
-        assert_eq!(counts, (&40.into(), &40.into()));
+        assert_eq!(numbers(&report, ["sent", "received"]), [40, 40]);
         let mut ports = ports_of(&report);
         ports.sort_unstable();
         ports.dedup();
@@ -66,7 +65,7 @@ fn the_ports_begin_with_the_one_of_the_source() {
     let daemon = Daemon::start(LISTENERS);
     let first = free_port();
     for listener in ["tcp", "udp"] {
-        let url = format!("{listener}://{}", daemon.address(listener));
+        let url = url(&daemon, listener);
         let line = format!("ping {url} --source :{first} -c 2 -i 1ms --timeout 10s");
         let (status, report) = json_of(&line);
         assert_eq!((status, &report["received"]), (0, &2.into()), "{report}");

@@ -1,12 +1,11 @@
 //! A Unix datagram service whose queue is full of datagrams of other clients: echoprobe waits for room,
 //! as long as for an answer.
 
-use std::io::{ErrorKind, Write};
 use std::os::unix::net::UnixDatagram;
 use std::process::Child;
 use std::thread;
 
-use super::spawn;
+use super::spawn_typing;
 use crate::harness::{PATIENCE, eventually, text};
 
 /// A service that has stopped taking anything.
@@ -25,14 +24,8 @@ impl Full {
         socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         let other = UnixDatagram::unbound().expect("a socket");
         other.set_nonblocking(true).expect("an option");
-        let count = (0..)
-            .map(|_| other.send_to(b"of others", &path))
-            .take_while(|sent| match sent {
-                Ok(_) => true,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => false,
-                Err(error) => panic!("{error}"),
-            })
-            .count();
+        let is_taken = |_: &usize| other.send_to(b"of others", &path).is_ok();
+        let count = (0..).take_while(is_taken).count();
         Self {
             folder,
             socket,
@@ -82,10 +75,8 @@ fn a_client_that_finds_the_queue_of_a_service_full_waits_for_room() {
     ] {
         let full = Full::new();
         let url = full.url();
-        let mut child = spawn(&[command, &[&url]].concat());
-        let mut stdin = child.stdin.take().expect("a pipe");
-        stdin.write_all(b"hello\n").expect("written");
-        drop(stdin);
+        let (child, input) = spawn_typing(&[command, &[&url]].concat(), b"hello\n");
+        drop(input);
         eventually("it waits", || waits(&child));
         thread::scope(|scope| {
             scope.spawn(|| full.recover(answers));

@@ -1,7 +1,7 @@
 //! `echoprobe load`: what it measures is what the service did.
 
 use std::io::Read;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Output};
 use std::thread;
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use super::{LISTENERS, assert_adds_up, ended, fault, interrupt, json_of, number, output_of};
-use super::{signal, spawn_line, url};
+use super::{LISTENERS, assert_adds_up, ended, fault, interrupt, json_of, number, numbers};
+use super::{output_of, printed_by, signal, spawn_line, url};
 use crate::harness::{Daemon, ECHOPROBE, eventually, text};
 use crate::terminal::Screen;
 
@@ -37,10 +37,7 @@ fn services_of_ours_answer_every_message_on_both_drivers() {
             let messages = number(&report, "messages");
             assert!(messages > 0, "{line}: {report}");
             assert_eq!(number(&report, "sent"), messages, "{line}: {report}");
-            assert_eq!(
-                (number(&report, "lost"), number(&report, "corrupt")),
-                (0, 0)
-            );
+            assert_eq!(numbers(&report, ["lost", "corrupt"]), [0, 0], "{line}");
             assert!(number(&report, "bytes") >= messages);
             assert!(report["rtt_us"]["p999"].as_f64() > Some(0.0), "{report}");
         }
@@ -53,30 +50,31 @@ fn services_of_ours_answer_every_message_on_both_drivers() {
 fn a_rate_is_kept() {
     let daemon = Daemon::start(LISTENERS);
     for listener in ["tcp", "udp"] {
-        let url = format!("{listener}://{}", daemon.address(listener));
+        let url = url(&daemon, listener);
         let line = format!("load {url} -c 5 --rate 1k -t 500ms --warm-up 100ms --timeout 10s");
         let (status, report) = json_of(&line);
         assert_eq!(status, 0, "{report}");
-        assert_eq!(number(&report, "rate"), 1000);
+        assert_eq!(report["rate"], 1000);
         // All that were due are sent, however busy this machine is.
         assert!((499..=501).contains(&number(&report, "sent")), "{report}");
-        assert_eq!(
-            number(&report, "sent"),
-            number(&report, "messages"),
-            "{report}"
-        );
+        assert_eq!(report["sent"], report["messages"], "{report}");
     }
+}
+
+/// A daemon, and a load of it that has begun.
+fn begun(options: &str) -> (Daemon, Child) {
+    let daemon = Daemon::start(LISTENERS);
+    let child = spawn_line(&format!("load {} {options}", url(&daemon, "tcp")));
+    eventually("the load has begun", || {
+        daemon.listener("tcp")["bytes_received"].as_u64() > Some(64 * 100)
+    });
+    (daemon, child)
 }
 
 /// What a load at a rate says in which something stands still for a second.
 fn load_with_a_stop(stop: impl Fn(&Daemon, &Child, Signal)) -> Output {
-    let daemon = Daemon::start(LISTENERS);
-    let url = format!("tcp://{}", daemon.address("tcp"));
     let rate = "-c 4 --rate 1000 -t 4s --warm-up 0s";
-    let child = spawn_line(&format!("load {url} {rate} --timeout 20s --json"));
-    eventually("the load has begun", || {
-        daemon.listener("tcp")["bytes_received"].as_u64() > Some(64 * 100)
-    });
+    let (daemon, child) = begun(&format!("{rate} --timeout 20s --json"));
     stop(&daemon, &child, Signal::SIGSTOP);
     thread::sleep(Duration::from_secs(1));
     stop(&daemon, &child, Signal::SIGCONT);
@@ -154,10 +152,8 @@ fn a_connection_that_the_service_closes_is_reported_and_connected_again() {
     let line = format!("load {url} -c 2 -s 64 -t 2s --warm-up 0s --timeout 10s");
     let (status, report) = json_of(&line);
     assert_eq!(status, 1, "{report}");
-    assert!(
-        number(&report, "messages") > 10,
-        "more than two connections: {report}"
-    );
+    // More than two connections.
+    assert!(number(&report, "messages") > 10, "{report}");
     let closed = report["ends"].as_object().expect("causes").values();
     let closed: u64 = closed.map(|count| count.as_u64().expect("a number")).sum();
     assert!(closed >= 2, "{report}");
@@ -196,12 +192,7 @@ fn an_interrupt_before_the_first_answer_is_no_timeout() {
 /// It said "0 messages in 0 ns" and nothing more.
 #[test]
 fn an_interrupt_in_the_warm_up_says_that_nothing_was_measured() {
-    let daemon = Daemon::start(LISTENERS);
-    let url = format!("tcp://{}", daemon.address("tcp"));
-    let child = spawn_line(&format!("load {url} --warm-up 1h"));
-    eventually("the load has begun", || {
-        daemon.listener("tcp")["bytes_received"].as_u64() > Some(64 * 100)
-    });
+    let (_daemon, child) = begun("--warm-up 1h");
     let output = interrupt(child);
     let said = text(&output.stderr);
     assert!(said.contains("interrupted; nothing was measured"), "{said}");
@@ -212,13 +203,11 @@ fn an_interrupt_in_the_warm_up_says_that_nothing_was_measured() {
 #[test]
 fn a_picture_is_written_where_that_is_asked() {
     let daemon = Daemon::start(LISTENERS);
-    let url = format!("tcp://{}", daemon.address("tcp"));
+    let url = url(&daemon, "tcp");
     let svg = daemon.path("load.svg");
     let name = svg.display().to_string();
     let line = format!("load {url} -t 200ms --warm-up 0s --svg {name} --timeout 10s");
-    let output = output_of(&line);
-    let said = text(&output.stdout);
-    assert!(output.status.success(), "{said}{}", text(&output.stderr));
+    let said = printed_by(&line);
     assert!(
         said.contains("p99.9") && said.contains("messages/s"),
         "{said}"
@@ -238,18 +227,12 @@ fn a_picture_is_written_where_that_is_asked() {
 #[test]
 fn a_person_sees_how_it_goes_and_a_file_gets_no_more_than_the_result() {
     let daemon = Daemon::start(LISTENERS);
-    let url = format!("tcp://{}", daemon.address("tcp"));
+    let url = url(&daemon, "tcp");
     let screen = Screen::new();
     let line = format!("load {url} -t 600ms --warm-up 0s --timeout 10s");
-    let output = Command::new(ECHOPROBE)
-        .args(line.split(' '))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(screen.line())
-        .spawn()
-        .expect("echoprobe runs")
-        .wait_with_output()
-        .expect("a child of ours");
+    let mut command = Command::new(ECHOPROBE);
+    let command = command.args(line.split(' ')).stderr(screen.line());
+    let output = command.output().expect("echoprobe runs");
     assert!(output.status.success());
     eventually("a bar with the rate was shown", || {
         let shown = screen.text();
@@ -264,12 +247,7 @@ fn a_person_sees_how_it_goes_and_a_file_gets_no_more_than_the_result() {
 
 #[test]
 fn an_interrupt_ends_with_what_was_measured() {
-    let daemon = Daemon::start(LISTENERS);
-    let url = format!("tcp://{}", daemon.address("tcp"));
-    let child = spawn_line(&format!("load {url} -t 1h --warm-up 0s --json"));
-    eventually("the load has begun", || {
-        daemon.listener("tcp")["bytes_received"].as_u64() > Some(64 * 100)
-    });
+    let (_daemon, child) = begun("-t 1h --warm-up 0s --json");
     let (status, report) = ended(&interrupt(child));
     assert_eq!(status, 1, "it was cut short");
     assert!(number(&report, "messages") > 0, "{report}");

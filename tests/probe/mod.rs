@@ -16,7 +16,7 @@ mod unreached;
 
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub(crate) use crate::harness::LISTENERS;
 use crate::harness::{Daemon, ECHOPROBE, PATIENCE, run, text};
 
 /// Listeners that do not echo, or only once.
-pub(crate) const OTHER_REPLIES: &str = r#"
+const OTHER_REPLIES: &str = r#"
 [listener.upper]
 protocol = "tcp"
 address = "127.0.0.1:0"
@@ -60,14 +60,28 @@ pub(crate) fn url(daemon: &Daemon, listener: &str) -> String {
     }
 }
 
-/// Runs echoprobe to its end, without any input.
-pub(crate) fn probe(arguments: &[&str]) -> Output {
-    run(Command::new(ECHOPROBE).args(arguments))
+/// The listeners of every kind, and those.
+pub(crate) fn start() -> Daemon {
+    Daemon::start(&(LISTENERS.to_owned() + OTHER_REPLIES))
 }
 
-/// The same of a whole line.
+/// The listeners of every kind, with a key for all of them.
+pub(crate) fn start_with_default(line: &str) -> Daemon {
+    Daemon::start(&format!("[defaults]\n{line}\n{LISTENERS}"))
+}
+
+/// Runs echoprobe with this line to its end, without any input.
 pub(crate) fn output_of(line: &str) -> Output {
-    probe(&line.split(' ').collect::<Vec<_>>())
+    run(Command::new(ECHOPROBE).args(line.split(' ')))
+}
+
+/// What it prints, if all is as it should be.
+#[track_caller]
+pub(crate) fn printed_by(line: &str) -> String {
+    let output = output_of(line);
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{said}{}", text(&output.stderr));
+    said
 }
 
 /// The same with `--json`: its exit status and what it prints.
@@ -88,6 +102,11 @@ pub(crate) fn ended(output: &Output) -> (i32, Value) {
 pub(crate) fn number(report: &Value, field: &str) -> u64 {
     let value = report[field].as_u64();
     value.unwrap_or_else(|| panic!("{field} of {report}"))
+}
+
+/// Several of them.
+pub(crate) fn numbers<const N: usize>(report: &Value, fields: [&str; N]) -> [u64; N] {
+    fields.map(|field| number(report, field))
 }
 
 /// Each message ends as one of these: they add up.
@@ -118,6 +137,14 @@ fn spawn_reading(arguments: &[&str], input: impl Into<Stdio>) -> Child {
 /// The same of a whole line.
 pub(crate) fn spawn_line(line: &str) -> Child {
     spawn(&line.split(' ').collect::<Vec<_>>())
+}
+
+/// Starts echoprobe with the beginning of an input, which stays open.
+pub(crate) fn spawn_typing(arguments: &[&str], typed: &[u8]) -> (Child, ChildStdin) {
+    let mut child = spawn(arguments);
+    let mut input = child.stdin.take().expect("a pipe");
+    input.write_all(typed).expect("written");
+    (child, input)
 }
 
 fn patiently(arguments: &[&str]) -> Vec<String> {
@@ -163,10 +190,21 @@ pub(crate) fn probe_with(arguments: &[&str], input: &[u8]) -> Output {
     })
 }
 
+/// A thread that has ended when this is dropped, without a panic.
+pub(crate) struct Served(Option<thread::JoinHandle<()>>);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // A test that has failed may never have been its client.
+        if !thread::panicking() {
+            let ended = self.0.take().map(thread::JoinHandle::join);
+            ended.expect("it was started").expect("a server");
+        }
+    }
+}
+
 /// A server that serves one client by this function, and its URL.
-pub(crate) fn server(
-    speak: impl FnOnce(TcpStream) + Send + 'static,
-) -> (String, thread::JoinHandle<()>) {
+pub(crate) fn server(speak: impl FnOnce(TcpStream) + Send + 'static) -> (String, Served) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("tcp://{}", listener.local_addr().expect("an address"));
     let server = thread::spawn(move || {
@@ -174,7 +212,7 @@ pub(crate) fn server(
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         speak(stream);
     });
-    (url, server)
+    (url, Served(Some(server)))
 }
 
 /// Cuts a connection off with an RST.

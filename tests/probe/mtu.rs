@@ -10,13 +10,13 @@ use std::sync::mpsc;
 
 use serde_json::{Value, json};
 
-use super::{LISTENERS, ended, fault, interrupt, json_of, output_of, spawn_line};
+use super::{LISTENERS, ended, fault, interrupt, json_of, output_of, spawn_line, url};
 use crate::harness::{Daemon, ECHOD, ECHOPROBE, eventually, has_ipv6, instead, run, text, udp};
 
 #[test]
 fn on_loopback_the_largest_datagram_there_is_passes_both_ways() {
     let daemon = Daemon::start(LISTENERS);
-    let url = format!("udp://{}", daemon.address("udp"));
+    let url = url(&daemon, "udp");
     let output = output_of(&format!("mtu {url}"));
     assert_eq!(
         text(&output.stdout),
@@ -134,7 +134,6 @@ impl Path {
         }
         path.link([(CLIENT, "c0", 1), (ROUTER, "r0", 2)], 1);
         path.link([(ROUTER, "r1", 2), (SERVER, "s0", 1)], 2);
-        path.wait_for_links();
         path.ip(CLIENT, "route add default via 10.1.0.2");
         path.ip(CLIENT, "-6 route add default via fd00:1::2");
         path.ip(SERVER, "route add default via 10.2.0.2");
@@ -171,17 +170,9 @@ impl Path {
             self.ip(place, &format!("addr add {v6} dev {device} nodad"));
             self.ip(place, &format!("link set {device} up"));
         }
-    }
-
-    /// The kernel takes a moment to notice that both ends are up, and then gives each an address of
-    /// the link, without which routers don't find their neighbors.
-    fn wait_for_links(&self) {
-        for (place, device) in [
-            (CLIENT, "c0"),
-            (ROUTER, "r0"),
-            (ROUTER, "r1"),
-            (SERVER, "s0"),
-        ] {
+        // The kernel takes a moment to notice that both ends are up, and then gives each an address
+        // of the link, without which routers don't find their neighbors.
+        for (place, device, _) in ends {
             eventually(&format!("{device} is up"), || {
                 let shown = self.ip(place, &format!("-6 addr show dev {device} scope link"));
                 shown.contains("inet6 fe80") && !shown.contains("tentative")

@@ -8,12 +8,9 @@ use std::thread;
 use serde_json::{Value, json};
 
 use super::fault;
-use super::{LISTENERS, OTHER_REPLIES, ended, interrupt, probe_with, reset, server, spawn, url};
-use crate::harness::{Daemon, eventually, noise, text, udp};
-
-fn start() -> Daemon {
-    Daemon::start(&(LISTENERS.to_owned() + OTHER_REPLIES))
-}
+use super::{ended, interrupt, numbers, probe_with, reset, server, spawn, spawn_typing};
+use super::{start, url};
+use crate::harness::{eventually, noise, text, udp};
 
 /// Sends this; what came back, the diagnostics, and the exit status.
 fn send(url: &str, options: &[&str], input: &[u8]) -> (Vec<u8>, String, i32) {
@@ -104,7 +101,7 @@ fn a_server_that_answers_once_is_enough_for_a_short_input() {
 #[test]
 fn one_wrong_byte_is_found_wherever_it_is() {
     for at in [0_usize, 65_536, 999_999] {
-        let (url, server) = server(move |stream| {
+        let (url, _server) = server(move |stream| {
             echo(&stream, |offset, piece| {
                 if let Some(byte) = at.checked_sub(offset).and_then(|at| piece.get_mut(at)) {
                     *byte = b'?';
@@ -114,13 +111,12 @@ fn one_wrong_byte_is_found_wherever_it_is() {
         let words = format!("byte {at} came back as 0x3f '?' instead of 0x00");
         let went = send(&url, &[], &vec![0; 1_000_000]);
         assert_says(&url, &went, &words, 1_000_000);
-        server.join().expect("a server");
     }
 }
 
 #[test]
 fn too_little_and_too_much_are_counted() {
-    let (url, too_little) = server(|stream| {
+    let (url, _too_little) = server(|stream| {
         echo(&stream, |offset, piece| {
             piece.truncate(1000_usize.saturating_sub(offset));
             piece.iter_mut().for_each(|byte| *byte = b'?');
@@ -131,8 +127,7 @@ fn too_little_and_too_much_are_counted() {
          echoprobe: {url}: 1000 of 5000 bytes, then the end of the connection"
     );
     assert_says(&url, &send(&url, &[], &[7; 5000]), &words, 1000);
-    too_little.join().expect("a server");
-    let (url, too_much) = server(|stream| {
+    let (url, _too_much) = server(|stream| {
         echo(&stream, |_, piece| {
             if piece.is_empty() {
                 piece.extend(b"more");
@@ -141,12 +136,11 @@ fn too_little_and_too_much_are_counted() {
     });
     let words = "more came back than the 5000 bytes sent";
     assert_says(&url, &send(&url, &[], &[7; 5000]), words, 5004);
-    too_much.join().expect("a server");
 }
 
 #[test]
 fn a_server_that_never_stops_is_stopped() {
-    let (url, server) = server(|mut stream| {
+    let (url, _server) = server(|mut stream| {
         let flood = noise(100_000, 9);
         while stream.write_all(&flood).is_ok() {}
     });
@@ -154,50 +148,38 @@ fn a_server_that_never_stops_is_stopped() {
     assert_eq!(status, 1);
     let words = ": more came back than the 0 bytes sent\n";
     assert!(said.ends_with(words), "{said}");
-    server.join().expect("a server");
 }
 
 #[test]
 fn a_server_that_closes_early_is_not_waited_for() {
-    let (url, server) = server(|stream| {
-        let mut line = [0; 1000];
-        (&stream).read_exact(&mut line).expect("sent");
-        (&stream).write_all(&line).expect("answered");
+    let (url, _server) = server(|stream| {
+        fault::echo(&stream, 1000, |_, _| {}).expect("answered");
     });
-    let mut child = spawn(&["send", &url]);
-    // It stays open.
-    let mut input = child.stdin.take().expect("a pipe");
-    input.write_all(&[7; 1000]).expect("written");
+    let (child, _input) = spawn_typing(&["send", &url], &[7; 1000]);
     let words = "1000 bytes, then the end of the connection before that of the input";
     assert_says(&url, &end(child), words, 1000);
-    server.join().expect("a server");
 }
 
 #[test]
 fn a_reset_is_reported_with_the_bytes_that_had_come_back() {
-    let (url, server) = server(|stream| {
-        let mut line = [0; 1000];
-        (&stream).read_exact(&mut line).expect("sent");
-        (&stream).write_all(&line).expect("answered");
+    let (url, _server) = server(|stream| {
+        fault::echo(&stream, 1000, |_, _| {}).expect("answered");
         // What was answered is not to be thrown away by the reset.
         (&stream).read_exact(&mut [0]).expect("it has arrived");
         reset(stream);
     });
-    let mut child = spawn(&["send", &url]);
-    let mut input = child.stdin.take().expect("a pipe");
-    input.write_all(&[7; 1000]).expect("written");
+    let (mut child, mut input) = spawn_typing(&["send", &url], &[7; 1000]);
     let mut stdout = child.stdout.take().expect("a pipe");
     stdout.read_exact(&mut [0; 1000]).expect("it came back");
     input.write_all(&[7; 1]).expect("written");
     assert_says(&url, &end(child), "1000 of 1001 bytes, then a reset", 0);
-    server.join().expect("a server");
 }
 
 /// Nothing was sent and nothing came: that was taken for "everything came back".
 #[test]
 fn after_silence_in_all_the_timeout_nothing_was_reached_whatever_was_sent() {
     // One that takes everything, up to what may be on the way, and two that take nothing.
-    let (greedy, greedy_server) = server(|mut stream| {
+    let (greedy, _greedy_server) = server(|mut stream| {
         let taken = std::io::copy(&mut stream, &mut std::io::sink());
         assert_eq!(taken.expect("to its end"), 16 << 20);
     });
@@ -205,7 +187,6 @@ fn after_silence_in_all_the_timeout_nothing_was_reached_whatever_was_sent() {
     let (_, said, status) = send(&greedy, &["--timeout", "2s"], &input);
     let words = "0 of 16777216 bytes, then nothing within 2s";
     assert!(said.contains(words) && status == 3, "{status}: {said}");
-    greedy_server.join().expect("a server");
     // The kernel accepts, and no process does.
     let lazy = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("tcp://{}", lazy.local_addr().expect("an address"));
@@ -219,7 +200,7 @@ fn after_silence_in_all_the_timeout_nothing_was_reached_whatever_was_sent() {
 #[test]
 fn a_connection_that_stays_open_is_reported_beside_the_complete_answer() {
     let (over, is_over) = std::sync::mpsc::channel::<()>();
-    let (url, server) = server(move |stream| {
+    let (url, _server) = server(move |stream| {
         echo(&stream, |_, _| {});
         is_over.recv().expect_err("the test lets go");
     });
@@ -228,7 +209,6 @@ fn a_connection_that_stays_open_is_reported_beside_the_complete_answer() {
     let words = "everything came back, and the connection is open after 200ms\n";
     assert!(said.ends_with(words), "{said}");
     drop(over);
-    server.join().expect("a server");
 }
 
 #[test]
@@ -242,8 +222,8 @@ fn programs_get_one_object() {
     }
     assert_eq!((&report["errors"], status), (&json!({}), 0));
     let (report, status) = send_json(&url(&daemon, "upper"), &[], b"ABCd");
-    let counts = ["sent", "received", "lost", "corrupt"].map(|key| &report[key]);
-    assert_eq!(counts, [&json!(4), &json!(3), &json!(0), &json!(1)]);
+    let fates = ["sent", "received", "lost", "corrupt"];
+    assert_eq!(numbers(&report, fates), [4, 3, 0, 1]);
     assert_eq!((&report["errors"], status), (&json!({"mismatch": 1}), 1));
 }
 
@@ -276,9 +256,8 @@ fn a_reader_of_its_output_may_have_seen_enough() {
 fn a_signal_ends_it_and_says_how_far_it_was() {
     let daemon = start();
     for listener in ["tcp", "udp"] {
-        let mut child = spawn(&["send", &url(&daemon, listener), "--size", "5"]);
-        let mut input = child.stdin.take().expect("a pipe");
-        input.write_all(b"hello").expect("written");
+        let arguments = ["send", &url(&daemon, listener), "--size", "5"];
+        let (mut child, _input) = spawn_typing(&arguments, b"hello");
         let mut answer = [0; 5];
         let output = child.stdout.as_mut().expect("a pipe");
         output.read_exact(&mut answer).expect("it comes back");
@@ -290,7 +269,6 @@ fn a_signal_ends_it_and_says_how_far_it_was() {
         };
         assert!(said.ends_with(words), "{said}");
         assert_eq!(output.status.code(), Some(1));
-        drop(input);
     }
 }
 
@@ -332,18 +310,10 @@ fn what_happens_to_a_datagram_is_reported_with_its_number() {
     );
     assert_eq!(status, 1);
     let report: Value = serde_json::from_slice(&printed).expect("JSON");
-    for (key, count) in [
-        ("sent", 9),
-        ("received", 5),
-        ("lost", 2),
-        ("late", 1),
-        ("duplicates", 1),
-        ("corrupt", 1),
-        ("misaddressed", 1),
-        ("bytes", 30),
-    ] {
-        assert_eq!(report[key], count, "{key}: {report}");
-    }
+    let fates = ["sent", "received", "lost", "late", "corrupt"];
+    assert_eq!(numbers(&report, fates), [9, 5, 2, 1, 1], "{report}");
+    let others = ["duplicates", "misaddressed", "bytes"];
+    assert_eq!(numbers(&report, others), [1, 1, 30], "{report}");
     assert_eq!(report["errors"], json!({"timed out": 1, "mismatch": 2}));
 }
 
@@ -367,7 +337,7 @@ fn a_silent_service_is_reported_after_one_timeout() {
 #[test]
 fn a_half_closed_peer_is_flushed_to_its_end() {
     // The server answers only when it has everything.
-    let (url, server) = server(|mut stream| {
+    let (url, _server) = server(|mut stream| {
         let mut all = Vec::new();
         stream.read_to_end(&mut all).expect("half-closed");
         stream.write_all(&all).expect("answered");
@@ -377,5 +347,4 @@ fn a_half_closed_peer_is_flushed_to_its_end() {
     let (output, said, status) = send(&url, &[], &input);
     assert_eq!((said.as_str(), status), ("", 0));
     assert!(output == input);
-    server.join().expect("a server");
 }

@@ -7,13 +7,9 @@ use std::net::TcpStream;
 use nix::sys::signal::Signal;
 
 use super::terminal::Terminal;
-use super::{LISTENERS, OTHER_REPLIES, fault, probe_with, reset, server, spawn, url};
-use crate::harness::{Daemon, noise, text, udp};
+use super::{fault, probe_with, reset, server, spawn_typing, start, url};
+use crate::harness::{noise, text, udp};
 use crate::terminal::{CONTROL_C, CONTROL_D};
-
-fn start() -> Daemon {
-    Daemon::start(&(LISTENERS.to_owned() + OTHER_REPLIES))
-}
 
 /// What a conversation from a pipe prints, says, and ends with.
 fn talk(arguments: &[&str], input: &[u8]) -> (String, String, i32) {
@@ -93,24 +89,21 @@ fn a_server_that_answers_once_is_a_conversation_as_well() {
 
 #[test]
 fn the_end_of_the_connection_ends_it_while_the_input_stays_open() {
-    let (url, server) = server(|mut stream| {
+    let (url, _server) = server(|mut stream| {
         let line = read(&stream, 5);
         stream.write_all(&line).expect("answered");
     });
-    let mut child = spawn(&[&url]);
-    let mut input = child.stdin.take().expect("a pipe");
-    input.write_all(b"hello\n").expect("written");
+    let (child, _input) = spawn_typing(&[&url], b"hello\n");
     let output = child.wait_with_output().expect("a child of ours");
     assert_eq!(text(&output.stdout), "hello\n");
     let said = format!("echoprobe: connection closed by {url}\n");
     assert_eq!(text(&output.stderr), said);
     assert!(output.status.success());
-    server.join().expect("a server");
 }
 
 #[test]
 fn a_reset_is_reported_and_is_a_failure_where_something_was_not_answered() {
-    let (url, server) = server(|mut stream| {
+    let (url, _server) = server(|mut stream| {
         let line = read(&stream, 5);
         stream.write_all(&line[..2]).expect("answered");
         // What is in the pipe comes before the reset.
@@ -125,12 +118,11 @@ fn a_reset_is_reported_and_is_a_failure_where_something_was_not_answered() {
     assert!(said.contains(" bytes of the answer are missing"), "{said}");
     assert!(printed.is_empty() || printed == "he\n", "{printed}");
     assert_eq!(status, 1);
-    server.join().expect("a server");
 }
 
 #[test]
 fn the_rest_is_waited_for_when_the_input_has_ended() {
-    let (url, server) = server(|mut stream| {
+    let (url, _server) = server(|mut stream| {
         let line = read(&stream, 5);
         stream.write_all(&line).expect("answered");
         let mut rest = Vec::new();
@@ -140,7 +132,6 @@ fn the_rest_is_waited_for_when_the_input_has_ended() {
     });
     let said = talk(&[&url], b"hello\n");
     assert_eq!(said, ("hello\ngood bye\x07\n".into(), String::new(), 0));
-    server.join().expect("a server");
 }
 
 #[test]
@@ -161,7 +152,7 @@ fn an_answer_from_elsewhere_is_a_mismatch() {
 #[test]
 fn a_proxy_header_with_this_client_and_the_service_comes_first() {
     for version in ["v1", "v2"] {
-        let (url, server) = server(move |mut stream| {
+        let (url, _server) = server(move |mut stream| {
             let own = stream.local_addr().expect("an address").port();
             let peer = stream.peer_addr().expect("an address").port();
             let header = match version {
@@ -176,7 +167,6 @@ fn a_proxy_header_with_this_client_and_the_service_comes_first() {
         });
         let said = talk(&[&url, "--proxy", version], b"hello");
         assert_eq!(said.0, "hello\n", "{version}");
-        server.join().expect("the header was right");
     }
 }
 
@@ -214,7 +204,7 @@ fn lines_that_are_pasted_are_answered_one_by_one() {
 fn the_end_of_the_connection_is_reported_at_the_prompt_and_leaves_the_terminal_as_it_was() {
     for end in ["closed", "reset"] {
         let (close, closing) = std::sync::mpsc::channel();
-        let (url, server) = server(move |mut stream| {
+        let (url, _server) = server(move |mut stream| {
             stream.write_all(&read(&stream, 5)).expect("answered");
             closing.recv().expect("told to");
             match end {
@@ -233,7 +223,6 @@ fn the_end_of_the_connection_is_reported_at_the_prompt_and_leaves_the_terminal_a
         }
         terminal.read_to(&format!("\r\n(connection {end} by {url})\r\n"));
         assert_eq!(terminal.wait().code(), Some(0), "nothing was unanswered");
-        server.join().expect("a server");
     }
 }
 
@@ -261,7 +250,7 @@ fn what_comes_late_is_shown_while_a_line_is_typed() {
 
 #[test]
 fn nothing_that_comes_back_steers_the_terminal() {
-    let (url, server) = server(move |mut stream| {
+    let (url, _server) = server(move |mut stream| {
         let line = read(&stream, 5);
         assert_eq!(line, b"hello");
         stream.write_all(b"\x1b[2J\xff").expect("answered");
@@ -273,7 +262,6 @@ fn nothing_that_comes_back_steers_the_terminal() {
     terminal.read_to("\r\n\\u{1b}[2J\\xff\r\n");
     terminal.answer_prompt(CONTROL_D);
     assert_eq!(terminal.wait().code(), Some(0));
-    server.join().expect("a server");
 }
 
 #[test]
@@ -290,7 +278,7 @@ fn control_c_ends_it_at_the_prompt_and_while_it_waits() {
         assert_eq!(terminal.wait().code(), Some(0));
     }
     let (took, taken) = std::sync::mpsc::channel();
-    let (url, server) = server(move |mut stream| {
+    let (url, _server) = server(move |mut stream| {
         assert_eq!(read(&stream, 5), b"hello");
         took.send(()).expect("a test");
         let _ = stream.read_to_end(&mut Vec::new());
@@ -300,7 +288,6 @@ fn control_c_ends_it_at_the_prompt_and_while_it_waits() {
     taken.recv().expect("a server");
     terminal.type_in(CONTROL_C);
     assert_eq!(terminal.wait().code(), Some(1), "it was on the way");
-    server.join().expect("a server");
 }
 
 #[test]

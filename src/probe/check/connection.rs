@@ -143,11 +143,8 @@ impl<'a> Client<'a> {
         let began = Instant::now();
         self.transfer.last = began;
         // Or our own kernel takes very much of what comes back.
-        let _ = self
-            .transfer
-            .stream
-            .socket
-            .set_recv_buffer_size(PIECE_BYTES);
+        let socket = &self.transfer.stream.socket;
+        let _ = socket.set_recv_buffer_size(PIECE_BYTES);
         while self.unsent() > 0 {
             if self.send(PIECE_BYTES) {
                 self.service.look()?;

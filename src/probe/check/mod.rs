@@ -21,7 +21,7 @@ use super::cause::Cause;
 use super::compare::Expect;
 use super::console::Stop;
 use super::figures;
-use super::report::Verdict;
+use super::report::{Verdict, milliseconds};
 use super::session::Session;
 use super::target::Transport;
 use finding::{Finding, Halt};
@@ -89,7 +89,7 @@ pub(super) fn run(session: &Session, args: &CheckArgs) -> Result<Verdict, Stop> 
         let finding = match finding {
             Err(Halt::Unreached(trouble)) if index == 0 => return Err(trouble.into()),
             Err(Halt::Interrupted) => {
-                record.interrupt();
+                record.interrupted = true;
                 break;
             }
             Err(Halt::Failed { .. }) if index == 0 && is_upper(service, echo) => {
@@ -109,7 +109,7 @@ pub(super) fn run(session: &Session, args: &CheckArgs) -> Result<Verdict, Stop> 
         }
     }
     line.finish_and_clear();
-    record.end(began.elapsed());
+    record.duration_ms = milliseconds(began.elapsed());
     console.say(&record.summary(console.paint))?;
     if let Some(name) = stopped.filter(|name| **name != checks[0].0) {
         let service = session.route.target();

@@ -2,15 +2,13 @@
 //!
 //! Knows words and never how anything was found. The names of the fields are fixed.
 
-use std::time::Duration;
-
 use serde::Serialize;
 
 use super::finding::{Finding, Halt};
 use crate::cli::text::{Paint, counted, escape};
 use crate::probe::cause::Causes;
 use crate::probe::figures;
-use crate::probe::report::{self, milliseconds};
+use crate::probe::report;
 
 /// What was found of one check.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -65,9 +63,9 @@ pub(super) struct Record {
     failed: u64,
     not_applicable: u64,
     not_run: u64,
-    /// Whether it was ended before its end.
-    interrupted: bool,
-    duration_ms: f64,
+    /// Whether the user, or the deadline, has ended it before its end.
+    pub(super) interrupted: bool,
+    pub(super) duration_ms: f64,
     errors: Causes,
 }
 
@@ -99,16 +97,6 @@ impl Record {
             hint,
         });
         self.checks.last().expect("just added")
-    }
-
-    /// The user, or the deadline, has ended it.
-    pub(super) fn interrupt(&mut self) {
-        self.interrupted = true;
-    }
-
-    /// It is over.
-    pub(super) fn end(&mut self, took: Duration) {
-        self.duration_ms = milliseconds(took);
     }
 
     /// For people: the sum.
@@ -176,8 +164,7 @@ mod tests {
 
     #[test]
     fn programs_get_an_object_with_fixed_names() {
-        let mut record = record();
-        record.end(Duration::from_millis(3));
+        let record = record();
         let json = serde_json::to_value(&record).expect("numbers and words");
         assert_eq!(json["checks"][1]["name"], "half-close");
         assert_eq!(json["checks"][1]["hint"], "clients wait for it");

@@ -334,17 +334,12 @@ impl Ledger {
             tally.service_strays += u64::from(from_service);
             tally.errors.add(Cause::Mismatch, u64::from(from_service));
         });
-        Answer {
-            number: None,
-            kind: AnswerKind::Stray,
-            rtt: Duration::ZERO,
-            reordered: false,
-        }
+        answer(None, AnswerKind::Stray, now, now)
     }
 
     fn handle_copy(&mut self, number: u64, due: Instant, now: Instant) -> Answer {
         self.count(due, |tally| tally.duplicates += 1);
-        answer(number, AnswerKind::Duplicate, due, now)
+        answer(Some(number), AnswerKind::Duplicate, due, now)
     }
 
     /// Takes a message out of those outstanding or missing; returns what was known of it.
@@ -381,12 +376,12 @@ impl Ledger {
             tally.misaddressed += u64::from(!from_service);
             tally.errors.count(Cause::Mismatch);
         });
-        answer(number, kind, entry.due, now)
+        answer(Some(number), kind, entry.due, now)
     }
 
     fn settle_whole(&mut self, number: u64, now: Instant, len: usize) -> Answer {
         let entry = self.settle(number, Fate::Settled);
-        let mut answer = answer(number, AnswerKind::Received, entry.due, now);
+        let mut answer = answer(Some(number), AnswerKind::Received, entry.due, now);
         // A delay of our own is part of its time, and not of its timeout.
         let delay = entry.sent.saturating_duration_since(entry.due);
         let is_late = answer.rtt.saturating_sub(delay) > self.timeout;
@@ -439,9 +434,9 @@ impl Ledger {
     }
 }
 
-fn answer(number: u64, kind: AnswerKind, due: Instant, now: Instant) -> Answer {
+fn answer(number: Option<u64>, kind: AnswerKind, due: Instant, now: Instant) -> Answer {
     Answer {
-        number: Some(number),
+        number,
         kind,
         rtt: now.saturating_duration_since(due),
         reordered: false,

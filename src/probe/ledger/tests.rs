@@ -7,7 +7,6 @@ use proptest::prelude::*;
 use super::*;
 use crate::probe::compare::Expect;
 use crate::probe::exchange::Account;
-use crate::probe::figures;
 use crate::probe::payload::{Messages, Payload};
 use crate::probe::report::Verdict;
 
@@ -70,28 +69,13 @@ impl Desk {
 
     /// What the account says; it adds up.
     fn says(&self) -> String {
-        let (tally, outstanding) = (
-            self.account.ledger.tally(),
-            self.account.ledger.outstanding(),
-        );
+        let tally = self.tally();
         let ended = tally.received + tally.late + tally.lost + tally.corrupt;
-        assert_eq!(tally.sent, ended + outstanding, "it adds up");
-        let counts = figures::counts(&[
-            (tally.received, "received"),
-            (tally.late, "late"),
-            (tally.lost, "lost"),
-            (tally.corrupt, "corrupt"),
-            (outstanding, "outstanding"),
-            (tally.misaddressed, "misaddressed"),
-            (tally.duplicates, "duplicates"),
-            (tally.reordered, "reordered"),
-            (tally.strays, "strays"),
-        ]);
-        let errors = match tally.errors.is_empty() {
-            true => String::new(),
-            false => format!(" ({})", tally.errors),
-        };
-        format!("{} sent{counts}{errors}", tally.sent)
+        assert_eq!(tally.sent, ended + self.outstanding(), "it adds up");
+        match tally.errors.is_empty() {
+            true => tally.account(),
+            false => format!("{}: {}", tally.account(), tally.errors),
+        }
     }
 }
 
@@ -101,12 +85,15 @@ fn lost_never_comes_back_and_late_comes_after_the_timeout() {
     let (lost, late, exact) = (desk.send(0), desk.send(1), desk.send(2));
     assert_eq!(desk.poll_timeout(), Some(desk.at(100)));
     assert_eq!(desk.echo(102, exact), AnswerKind::Received, "to the moment");
-    assert_eq!(desk.says(), "3 sent, 1 received, 2 lost (2 timed out)");
+    assert_eq!(
+        desk.says(),
+        "3 sent, 1 received, 2 lost (66.7 %): 2 timed out"
+    );
     assert_eq!(desk.poll_patience(), Some(desk.at(202)), "of {lost}");
     assert_eq!(desk.echo(150, late), AnswerKind::Late);
     assert_eq!(
         desk.says(),
-        "3 sent, 1 received, 1 late, 1 lost, 1 reordered (1 timed out)"
+        "3 sent, 1 received, 1 lost (33.3 %), 1 late, 1 reordered: 1 timed out"
     );
     assert_eq!(desk.tally().verdict(), Verdict::Flawed);
 }
@@ -121,7 +108,7 @@ fn what_was_given_up_too_soon_is_received_after_all() {
     let arrived = desk.at(99);
     let answer = desk.handle_answer(arrived, Recognized::Whole(number), 64, true);
     assert_eq!(answer.kind, AnswerKind::Received);
-    assert_eq!(desk.says(), "1 sent, 1 received");
+    assert_eq!(desk.says(), "1 sent, 1 received, 0 lost (0 %)");
 }
 
 /// A silent service was waited for through a second timeout.
@@ -144,13 +131,13 @@ fn an_answer_from_elsewhere_is_a_loss_until_the_service_answers() {
     assert_eq!(desk.comes(2, &bytes, false), AnswerKind::Misaddressed);
     assert_eq!(
         desk.says(),
-        "1 sent, 1 lost, 1 misaddressed, 1 stray (1 mismatch)"
+        "1 sent, 0 received, 1 lost (100 %), 1 misaddressed, 1 stray: 1 mismatch"
     );
     assert_eq!(desk.echo(3, number), AnswerKind::Received);
     assert_eq!(desk.comes(4, b"what?", true), AnswerKind::Stray);
     assert_eq!(
         desk.says(),
-        "1 sent, 1 received, 1 misaddressed, 2 strays (1 mismatch)"
+        "1 sent, 1 received, 0 lost (0 %), 1 misaddressed, 2 strays: 1 mismatch"
     );
     assert_eq!(desk.tally().verdict(), Verdict::Flawed);
 }
@@ -162,7 +149,10 @@ fn what_was_sent_in_vain_is_lost_for_that_reason() {
     assert!(desk.handle_failure(refused, &Cause::Refused));
     assert!(!desk.handle_failure(refused, &Cause::Refused));
     assert_eq!(desk.handle_end(&Cause::Reset), 1, "{other}");
-    assert_eq!(desk.says(), "2 sent, 2 lost (1 refused, 1 reset)");
+    assert_eq!(
+        desk.says(),
+        "2 sent, 0 received, 2 lost (100 %): 1 refused, 1 reset"
+    );
     assert_eq!(desk.poll_patience(), None, "nothing may still come");
     assert_eq!(desk.tally().verdict(), Verdict::Unreached);
 }
@@ -177,7 +167,10 @@ fn empty_datagrams_are_counted_in_order() {
     assert_eq!(desk.comes(5, b"", true), AnswerKind::Received);
     assert_eq!(desk.comes(150, b"", true), AnswerKind::Late);
     assert_eq!(desk.comes(151, b"", true), AnswerKind::Duplicate);
-    assert_eq!(desk.says(), "3 sent, 2 received, 1 late, 1 duplicate");
+    assert_eq!(
+        desk.says(),
+        "3 sent, 2 received, 0 lost (0 %), 1 late, 1 duplicate"
+    );
 }
 
 #[test]
@@ -290,11 +283,6 @@ proptest! {
         desk.account.handle_time(desk.at(100_000));
         model.lost = came.iter().filter(|came| !**came).count() as u64;
         desk.says();
-        let numbers = |tally: &Tally| [
-            tally.sent, tally.received, tally.late, tally.lost, tally.corrupt,
-            tally.duplicates, tally.reordered, tally.strays,
-        ];
-        prop_assert_eq!(numbers(&desk.tally()), numbers(&model));
-        prop_assert_eq!(model.sent, model.received + model.late + model.lost + model.corrupt);
+        prop_assert_eq!(desk.tally().account(), model.account());
     }
 }

@@ -19,9 +19,13 @@ const CONNECTING_MAX: usize = 32;
 /// After a failed attempt the next one waits this long.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Opens all connections or flows, several at a time.
+/// Opens all connections or flows; connections several at a time.
 pub(super) fn open_all(session: &Session, args: &LoadArgs) -> Result<Vec<OwnedFd>, Trouble> {
     let count = args.connections as usize;
+    if !args.url.is_stream() {
+        // No answer is waited for.
+        return (0..count).map(|_| open(session, args.timeout)).collect();
+    }
     let template = "connecting {bar:30} {pos}/{len}";
     let bar = figures::bar(&session.console, count as u64, template);
     let connector = Connector::start(session, args.timeout, CONNECTING_MAX.min(count), || {});

@@ -355,8 +355,15 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
             Completion::Failed { connection, error } => {
                 self.end(connection, &Cause::of(&error), now);
             }
-            // No listener, no relay; a stall ends by itself, and connections are taken later.
-            _ => {}
+            // There is no listener, no relay and no hand-over; a stall ends by itself; a close was
+            // asked for; and connections that were made again are taken behind all completions.
+            Completion::Accepted { .. }
+            | Completion::AcceptPaused { .. }
+            | Completion::Relayed { .. }
+            | Completion::Detached { .. }
+            | Completion::Stalled { .. }
+            | Completion::Closed { .. }
+            | Completion::Woken => {}
         }
     }
 

@@ -152,7 +152,7 @@ fn report(args: &LoadArgs, measured: &Measured, console: &Console) -> Result<(),
         ));
     }
     if let Some(file) = &args.svg
-        && !tally.latencies.is_empty()
+        && tally.latencies.len() > 0
     {
         let drawn = plot::svg(&show::heading(args, measured), &tally.latencies);
         std::fs::write(file, drawn).map_err(|error| unwritable(file, &error))?;
@@ -202,11 +202,9 @@ fn measure<D: Driver<Socket = OwnedFd>>(
     let times = Times::new(Instant::now(), args.warm_up, args.time, args.timeout);
     let account = Ledger::new(args.timeout, Some(times.window.clone()));
     let address = session.route.address();
-    let kind = |number: u64| lane(number, address, args, account.beside());
-    let lanes = sockets.into_iter().zip(0..);
-    let lanes = lanes
-        .map(|(socket, number)| (socket, kind(number)))
-        .collect();
+    let numbered = sockets.into_iter().zip(0..);
+    let with_lane = |(socket, number)| (socket, lane(number, address, args, account.beside()));
+    let lanes = numbered.map(with_lane).collect();
     let task = Task {
         schedule: args.rate.map(|rate| Schedule::new(rate, times.begin)),
         times: times.clone(),

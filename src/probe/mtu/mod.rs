@@ -77,7 +77,8 @@ pub(super) fn run(session: &Session, args: &MtuArgs) -> Result<Verdict, Stop> {
     if let Err(error) = &ended {
         console.warn(&format!("{}; the search ends here", route.trouble(error)));
     }
-    if ledger.tally().late > 0 && [there, back].iter().any(is_silent) {
+    let is_silent = |finding: Finding| finding.known_by == Some(Limit::Silence);
+    if ledger.tally().late > 0 && (is_silent(there) || is_silent(back)) {
         console.warn(
             "some answers came later than --timeout: a size may have been taken for too large; \
              give it more",
@@ -95,10 +96,6 @@ pub(super) fn run(session: &Session, args: &MtuArgs) -> Result<Verdict, Stop> {
         true => Verdict::Good,
         false => Verdict::Flawed,
     })
-}
-
-fn is_silent(finding: &Finding) -> bool {
-    finding.known_by == Some(Limit::Silence)
 }
 
 /// Sends one datagram after the other and waits for what becomes of each.

@@ -169,8 +169,7 @@ impl Survey {
     /// fragmented or not.
     pub(super) fn is_doubtful(&self) -> bool {
         let is_silent = |search: &Search| search.limit == Some(Limit::Silence);
-        let are_silent = is_silent(&self.there) && is_silent(&self.back);
-        are_silent && self.there.passes == self.back.passes
+        is_silent(&self.there) && is_silent(&self.back) && self.there.passes == self.back.passes
     }
 
     /// What to send next; none: it is over. First whether anything comes back; then what passes on

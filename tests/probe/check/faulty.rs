@@ -1,9 +1,8 @@
 //! Echo servers with one fault each.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use std::time::Duration;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{SockRef, Socket, Type};
 
-use crate::probe::fault::{self, Peer, echo, receive, send};
+use crate::probe::fault::{self, Fate, Peer, echo, receive, send};
 
 /// How long to wait for more of what is sent at once.
 const MOMENT: Duration = Duration::from_millis(30);
@@ -38,8 +37,7 @@ pub(super) fn guarded() -> String {
 }
 
 pub(super) fn answering_from_elsewhere() -> String {
-    let other = UdpSocket::bind("127.0.0.1:0").expect("a UDP socket");
-    fault::udp(move |_, bytes, from| _ = send(&other, &bytes, &from))
+    fault::by_source(None, |_| Fate::Misaddress, Duration::ZERO)
 }
 
 /// Has all addresses, and leaves it to the kernel which one an answer comes from.
@@ -173,27 +171,21 @@ pub(super) fn hoarding() -> String {
 
 /// Takes a reset for its own end.
 pub(super) fn dying_of_resets() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
-    let address = listener.local_addr().expect("an address");
-    let is_over = Arc::new(AtomicBool::new(false));
+    let (listener, url) = fault::bind(Type::STREAM, None);
+    listener.listen(128).expect("a listener");
+    let listener = Arc::new(listener);
     thread::spawn(move || {
-        for client in listener.incoming() {
-            if is_over.load(Ordering::Relaxed) {
-                return;
-            }
-            let is_over = Arc::clone(&is_over);
+        while let Ok((client, _)) = listener.accept() {
+            let listener = Arc::clone(&listener);
             thread::spawn(move || {
-                let client = client.expect("a client");
-                if echo(&client, usize::MAX, |_, _| {}).is_err()
-                    && !is_over.swap(true, Ordering::Relaxed)
-                {
-                    // Has it look.
-                    TcpStream::connect(address).expect("it listens");
+                if echo(&client.into(), usize::MAX, |_, _| {}).is_err() {
+                    // Ends it; another client may have done so.
+                    let _ = listener.shutdown(Shutdown::Both);
                 }
             });
         }
     });
-    format!("tcp://{address}")
+    url
 }
 
 pub(super) fn answering_at_the_end() -> String {

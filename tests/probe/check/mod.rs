@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::{json_of, output_of, signal, spawn};
+use super::{json_of, output_of, signal, spawn, start_with_default, url};
 use crate::harness::{Daemon, has_ipv6, not_tested, text};
 
 /// All checks that are not passed, and their verdicts.
@@ -28,13 +28,12 @@ fn flaws(json: &Value) -> BTreeMap<String, String> {
 
 /// What is to be failed, and what is not applicable.
 fn expected(failed: &[&str], not_applicable: &[&str]) -> BTreeMap<String, String> {
-    let all = |names: &[&str], verdict: &str| -> Vec<(String, String)> {
-        let pair = |name: &&str| ((*name).into(), verdict.into());
-        names.iter().map(pair).collect()
-    };
-    let mut pairs = all(failed, "fail");
-    pairs.extend(all(not_applicable, "not_applicable"));
-    pairs.into_iter().collect()
+    let failed = failed.iter().map(|name| (*name, "fail"));
+    let others = not_applicable.iter().map(|name| (*name, "not_applicable"));
+    let pairs = failed.chain(others);
+    pairs
+        .map(|(name, verdict)| (name.into(), verdict.into()))
+        .collect()
 }
 
 /// What was seen of one check.
@@ -92,15 +91,8 @@ fn our_daemon_passes_everything_on_all_kinds_of_sockets() {
             "[defaults]\nreply = \"{reply}\"\n{}",
             super::LISTENERS.replace("127.0.0.1:0", "*:0")
         ));
-        let port = |name| daemon.address(name).port();
-        let path = |name| daemon.path(name).display().to_string();
-        let (tcp, udp) = (port("tcp"), port("udp"));
-        let mut urls = vec![
-            format!("tcp://127.0.0.1:{tcp}"),
-            format!("udp://127.0.0.1:{udp}"),
-            format!("unix://{}", path("stream")),
-            format!("unixgram://{}", path("datagram")),
-        ];
+        let urls = ["tcp", "udp", "stream", "datagram"].map(|name| url(&daemon, name));
+        let mut urls = urls.map(|url| url.replace("0.0.0.0", "127.0.0.1")).to_vec();
         if has_ipv6() && reply == "echo" {
             let address = daemon.listener("udp")["addresses"][1].clone();
             let address: SocketAddr = address.as_str().unwrap_or("").parse().expect("of IPv6");
@@ -137,12 +129,9 @@ fn our_daemon_passes_everything_on_all_kinds_of_sockets() {
 /// Ten checks of a service in upper case failed for reasons that were not so.
 #[test]
 fn a_service_in_upper_case_fails_one_check_with_what_to_write() {
-    let daemon = Daemon::start(&format!(
-        "[defaults]\nreply = \"upper\"\n{}",
-        super::LISTENERS
-    ));
+    let daemon = start_with_default(r#"reply = "upper""#);
     for name in ["tcp", "udp"] {
-        let url = format!("{name}://{}", daemon.address(name));
+        let url = url(&daemon, name);
         let (status, json) = json_of(&format!("check {url}"));
         assert_eq!(status, 1, "{json:#}");
         let words = "it answers in upper case: write --expect upper";
@@ -265,17 +254,10 @@ fn one_that_ends_with_a_client_that_resets_is_found_out() {
 
 #[test]
 fn one_that_answers_once_and_closes_fails_what_takes_longer_and_hangs_nowhere() {
-    let daemon = Daemon::start(&format!(
-        "[defaults]\none-shot = true\n{}",
-        super::LISTENERS
-    ));
-    let url = format!("tcp://{}", daemon.address("tcp"));
-    let (status, json) = json_of(&format!("check {url}"));
-    let failed = ["megabyte", "pipelining", "slow-reader", "split-message"];
-    assert_eq!(flaws(&json), expected(&failed, &[]), "{json:#}");
-    assert_eq!(status, 1);
+    let daemon = start_with_default("one-shot = true");
+    let failed = ["split-message", "megabyte", "pipelining", "slow-reader"];
     let words = "1 of 21 bytes, then the end of the connection";
-    assert_eq!(seen(&json, "split-message"), words);
+    check_streams(&url(&daemon, "tcp"), &failed, words);
 }
 
 #[test]
@@ -289,15 +271,12 @@ fn one_that_answers_only_at_the_end_differs_from_one_that_never_does() {
 
 #[test]
 fn where_nothing_comes_back_there_is_nothing_to_check() {
-    let daemon = Daemon::start(&format!(
-        "[defaults]\nreply = \"discard\"\n{}",
-        super::LISTENERS
-    ));
-    for (name, scheme, hint) in [
-        ("tcp", "tcp", "it takes connections, but nothing comes back"),
-        ("udp", "udp", "nothing comes back"),
+    let daemon = start_with_default(r#"reply = "discard""#);
+    for (name, hint) in [
+        ("tcp", "it takes connections, but nothing comes back"),
+        ("udp", "nothing comes back"),
     ] {
-        let url = format!("{scheme}://{}", daemon.address(name));
+        let url = url(&daemon, name);
         let line = format!("check {url} --timeout 200ms");
         let output = output_of(&line);
         assert_eq!(output.status.code(), Some(3), "{url}");
