@@ -285,8 +285,11 @@ fn no_network(text: &str) -> String {
 /// What stands for the peers that `kick` closes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Selector {
+    /// The one with this id.
     Id(u64),
+    /// Those of this address or network.
     Network(String),
+    /// Those of the listener with this name.
     Listener(String),
 }
 

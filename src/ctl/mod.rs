@@ -139,7 +139,7 @@ impl Session {
             Command::Status => {
                 let reply = self.call("GetStatus", &schema::Nothing {})?;
                 self.answer(reply, |reply: schema::GetStatusReply| {
-                    status::status(&reply.status, self.paint)
+                    status::status(&reply.status, self.screen())
                 })
             }
             Command::Listeners { name, watch } => self.listeners(name, watch),

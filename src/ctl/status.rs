@@ -2,10 +2,11 @@
 //!
 //! What is wrong comes first. A list of any length is cut, with where to see the rest.
 
-use crate::cli::table::wrapped;
+use crate::cli::table::{shortened, wrapped};
 use crate::cli::text::{Paint, age, bytes, counted, escape};
 use crate::protocol::schema::{Diagnostic, OnDisk, ReloadOutcome, Status};
 
+use super::lists::Screen;
 use super::show::{by_reason, field, outcome};
 
 /// The screen has room for this number of lines of each list.
@@ -16,12 +17,16 @@ const WARNINGS_MAX: usize = 2;
 /// The width of a value, beside its name.
 const VALUE_WIDTH: usize = 62;
 
+/// Beside the width of a value: two blanks, the name and what is between them.
+const NAME_WIDTH: usize = 17;
+
 /// All of it.
-pub(super) fn status(status: &Status, paint: Paint) -> String {
+pub(super) fn status(status: &Status, screen: Screen) -> String {
+    let paint = screen.paint;
     let is_rejected = is_rejected(status);
     let mut text = String::new();
     if is_rejected {
-        text += &rejection(status, paint);
+        text += &rejection(status, screen);
     }
     let title = paint.bold(&format!("echod {}", escape(&status.version)));
     let state = escape(&status.state);
@@ -34,7 +39,7 @@ pub(super) fn status(status: &Status, paint: Paint) -> String {
     lines("process", vec![process(status)]);
     lines("configuration", configuration(status));
     lines("on disk", on_disk(status, is_rejected, paint));
-    lines("last reload", last_reload(status, is_rejected, paint));
+    lines("last reload", last_reload(status, is_rejected, screen));
     let socket = status.control_socket.as_deref().map(escape);
     lines("control socket", Vec::from_iter(socket));
     lines("listeners", vec![status.listeners.to_string()]);
@@ -66,15 +71,16 @@ fn is_rejected(status: &Status) -> bool {
 }
 
 /// A rejected reload is why many look here at all.
-fn rejection(status: &Status, paint: Paint) -> String {
+fn rejection(status: &Status, screen: Screen) -> String {
     let result = &status.last_reload;
     let heading = format!(
         "configuration rejected: {}; generation {} stays in force",
         result.error_count(),
         status.generation
     );
+    let paint = screen.paint;
     let mut text = paint.red(&heading) + "\n";
-    for line in diagnostics(&result.errors, ERRORS_MAX, "error") {
+    for line in diagnostics(&result.errors, ERRORS_MAX, "error", screen, "  ".len()) {
         text += &format!("  {}\n", paint.red(&line));
     }
     text
@@ -91,9 +97,30 @@ fn cut(mut lines: Vec<String>, max: usize, noun: &str, place: &str) -> Vec<Strin
     lines
 }
 
-fn diagnostics(all: &[Diagnostic], max: usize, noun: &str) -> Vec<String> {
+/// A line for each, which ends where the terminal does, of whose columns there are all but these. A
+/// single one may take two.
+fn diagnostics(
+    all: &[Diagnostic],
+    max: usize,
+    noun: &str,
+    screen: Screen,
+    except: usize,
+) -> Vec<String> {
     let lines = all.iter().map(|one| escape(&one.to_string()));
-    cut(lines.collect(), max, noun, "echoctl reload --last")
+    let lines = cut(lines.collect(), max, noun, "echoctl reload --last");
+    let Some(width) = screen.width.map(|width| width.saturating_sub(except)) else {
+        return lines;
+    };
+    let lines = match lines.as_slice() {
+        [single] => {
+            let mut lines = wrapped(single.split_inclusive(' '), width);
+            let rest = lines.split_off(1).join(" ");
+            lines.extend((!rest.is_empty()).then(|| format!("  {rest}")));
+            lines
+        }
+        _ => lines,
+    };
+    lines.iter().map(|line| shortened(line, width)).collect()
 }
 
 fn process(status: &Status) -> String {
@@ -138,7 +165,8 @@ fn on_disk(status: &Status, is_rejected: bool, paint: Paint) -> Vec<String> {
     vec![paint.yellow(words)]
 }
 
-fn last_reload(status: &Status, is_rejected: bool, paint: Paint) -> Vec<String> {
+fn last_reload(status: &Status, is_rejected: bool, screen: Screen) -> Vec<String> {
+    let paint = screen.paint;
     let result = &status.last_reload;
     let words = outcome(result.outcome, result.outcome.words(), paint);
     let trigger = result.trigger.words();
@@ -146,7 +174,13 @@ fn last_reload(status: &Status, is_rejected: bool, paint: Paint) -> Vec<String> 
     let mut lines = vec![line];
     // Those of a configuration that is not in force come after its errors.
     if !is_rejected {
-        let warnings = diagnostics(&result.warnings, WARNINGS_MAX, "warning");
+        let warnings = diagnostics(
+            &result.warnings,
+            WARNINGS_MAX,
+            "warning",
+            screen,
+            NAME_WIDTH,
+        );
         lines.extend(warnings.iter().map(|warning| paint.yellow(warning)));
     }
     lines
@@ -173,7 +207,10 @@ mod tests {
 
     use super::*;
 
-    const PLAIN: Paint = Paint { colored: false };
+    const PLAIN: Screen = Screen {
+        paint: Paint { colored: false },
+        width: Some(80),
+    };
 
     fn sample() -> Value {
         json!({
@@ -266,7 +303,8 @@ mod tests {
               traffic        1.2 GiB received, 1.2 GiB sent
         "#]],
         );
-        let red = status(&parse(&value), Paint { colored: true });
+        let paint = Paint { colored: true };
+        let red = status(&parse(&value), Screen { paint, ..PLAIN });
         assert!(
             red.starts_with("\u{1b}[31mconfiguration rejected: "),
             "{red}"
@@ -299,6 +337,40 @@ mod tests {
         value["config_on_disk"] = "same".into();
         let text = status(&parse(&value), PLAIN);
         assert!(text.starts_with("echod 0.1.0, serving"), "{text}");
+    }
+
+    /// The terminal folded it, so that a long one took the screen.
+    #[test]
+    fn an_error_takes_two_lines_of_a_terminal_and_is_whole_elsewhere() {
+        let mut value = sample();
+        let message = "foo: unknown key: the keys are protocol, address, reply, one-shot, sockets, \
+                       backlog, max-connections, when-full, max-per-source, idle-timeout";
+        value["config_on_disk"] = "changed".into();
+        value["last_reload"]["outcome"] = "rejected".into();
+        value["last_reload"]["errors"] =
+            json!([{"file": "/etc/echod/echod.toml", "line": 6, "column": 1, "message": message}]);
+        let lines = |screen| {
+            let text = status(&parse(&value), screen);
+            let lines = text.lines().skip(1).take(3);
+            lines.map(String::from).collect::<Vec<_>>()
+        };
+        let on_terminal = lines(PLAIN);
+        assert_eq!(
+            on_terminal[..2],
+            [
+                "  /etc/echod/echod.toml:6:1: foo: unknown key: the keys are protocol, address,",
+                "    reply, one-shot, sockets, backlog, max-connections, when-full, max-per-sour…",
+            ]
+        );
+        assert!(on_terminal[2].starts_with("echod 0.1.0"), "{on_terminal:?}");
+        let elsewhere = lines(Screen {
+            width: None,
+            ..PLAIN
+        });
+        assert_eq!(
+            elsewhere[0],
+            format!("  /etc/echod/echod.toml:6:1: {message}")
+        );
     }
 
     #[test]
@@ -364,7 +436,7 @@ mod tests {
         let mut value = sample();
         let many = |name: &str| -> Value {
             let one = json!({"file": "/etc/echod/echod.toml", "line": 4_294_967_295_u32,
-                             "column": 80, "message": name});
+                             "column": 80, "message": name.to_owned() + &" and more words".repeat(20)});
             vec![one; 100].into()
         };
         value["last_reload"]["outcome"] = "rejected".into();

@@ -233,9 +233,11 @@ impl Foundation {
             None
         });
         // The default depends on the user: a predecessor may have been started by another one.
+        // One that its configuration had moved goes back to the default.
+        let is_moved = predecessor.configures_its_control();
         let place = start
             .control_place()
-            .filter(|place| place.said_by != SaidBy::Default);
+            .filter(|place| is_moved || place.said_by != SaidBy::Default);
         let before = || {
             let path = predecessor.control_path()?;
             Some(Place {

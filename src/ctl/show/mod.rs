@@ -147,12 +147,11 @@ fn backlog_lines(backlog: &Backlog) -> Vec<String> {
     let mut lines = vec![backlog_words(backlog)];
     if effective < requested && limit <= effective {
         lines.push(format!(
-            "capped by net.core.somaxconn = {limit}; \
-             raise it with sysctl -w net.core.somaxconn={requested}"
+            "capped at {limit}; raise it: sysctl -w net.core.somaxconn={requested}"
         ));
     } else if effective < requested {
         lines.push(format!(
-            "capped when it was set; net.core.somaxconn = {limit} by now: set it again"
+            "capped when it was set; the limit is {limit} by now: set it again"
         ));
     }
     lines.push(format!(

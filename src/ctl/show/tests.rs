@@ -211,7 +211,7 @@ fn one_listener_is_shown_in_full() {
               reply          echo
               sockets        8
               backlog        8000 requested → 4096 effective
-                             capped by net.core.somaxconn = 4096; raise it with sysctl -w net.core.somaxconn=8000
+                             capped at 4096; raise it: sysctl -w net.core.somaxconn=8000
                              2 queued now, 12 overflows so far
               connections    812 of 10000, 900 at the peak
               accepted       4711
@@ -307,7 +307,7 @@ fn a_backlog_says_when_the_kernel_capped_it() {
         backlog("main", &capped, PLAIN),
         expect![[r#"
         main: backlog 8000 requested → 4096 effective
-          capped by net.core.somaxconn = 4096; raise it with sysctl -w net.core.somaxconn=8000
+          capped at 4096; raise it: sysctl -w net.core.somaxconn=8000
           2 queued now, 12 overflows so far
     "#]],
     );
@@ -319,7 +319,7 @@ fn a_backlog_says_when_the_kernel_capped_it() {
         backlog("main", &raised, PLAIN),
         expect![[r#"
         main: backlog 8000 requested → 4096 effective
-          capped when it was set; net.core.somaxconn = 65535 by now: set it again
+          capped when it was set; the limit is 65535 by now: set it again
           2 queued now, 12 overflows so far
     "#]],
     );

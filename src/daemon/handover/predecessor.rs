@@ -149,6 +149,12 @@ impl Predecessor {
         Some(self.record.control.as_ref()?.path.clone())
     }
 
+    /// Whether its control socket was where its configuration said, and not at a default.
+    pub(in crate::daemon) fn configures_its_control(&self) -> bool {
+        let configured = self.config().and_then(|config| config.control.socket);
+        configured.is_some() && configured == self.control_path()
+    }
+
     /// The names under which the service manager stores its sockets.
     pub(in crate::daemon) fn stored(&self) -> Vec<String> {
         let names = self.sockets().filter_map(|socket| socket.stored.clone());
