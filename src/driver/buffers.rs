@@ -106,19 +106,19 @@ impl Buffers {
     /// The memory that the next lease will be of, whole, if any is free.
     pub(crate) fn peek(&mut self) -> Option<(u16, &mut [u8])> {
         let index = *self.free.last()?;
-        Some((
-            index,
-            &mut self.memory.bytes_mut()[start(index)..][..BUFFER_BYTES],
-        ))
+        // SAFETY: the buffer is free, so that no lease has it nor the kernel, and it cannot be leased
+        // while `self` is borrowed.
+        let bytes = unsafe { &mut *self.memory.piece(start(index), BUFFER_BYTES) };
+        Some((index, bytes))
     }
 
     /// The memory that the next leases will be of, in their order: as many as are free.
     pub(crate) fn peek_all(&mut self) -> impl Iterator<Item = &mut [u8]> {
-        let memory = self.memory.start();
+        let memory = &self.memory;
         self.free.iter().rev().map(move |&index| {
-            // SAFETY: the piece is within the memory, which is borrowed for as long, and no other
-            // item is of the same piece: an index is in the list of free ones once.
-            unsafe { std::slice::from_raw_parts_mut(memory.add(start(index)), BUFFER_BYTES) }
+            // SAFETY: as in `peek`; no other item is of the same piece, because an index is in the
+            // list of free ones once.
+            unsafe { &mut *memory.piece(start(index), BUFFER_BYTES) }
         })
     }
 
@@ -143,7 +143,9 @@ impl Buffers {
     /// Some of the bytes of a leased buffer, to be sent.
     pub(crate) fn part(&self, buffer: &Buffer, part: Range<usize>) -> &[u8] {
         debug_assert!(part.end <= buffer.len as usize, "no more than it holds");
-        &self.memory.bytes()[start(buffer.index)..][part]
+        // SAFETY: the buffer is leased, so that no other lease has it, and the kernel reads it at most.
+        let bytes = unsafe { &*self.memory.piece(start(buffer.index), buffer.len as usize) };
+        &bytes[part]
     }
 
     /// Puts a buffer behind all others of a queue.
@@ -171,7 +173,9 @@ impl Buffers {
 
 impl Memory for Buffers {
     fn piece(&mut self, index: u16, len: u32) -> &mut [u8] {
-        &mut self.memory.bytes_mut()[start(index)..][..len as usize]
+        // SAFETY: the buffer is leased, so that no other lease has it; while the kernel reads what is
+        // sent of it, its bytes are only read here, too (`Ring::send`).
+        unsafe { &mut *self.memory.piece(start(index), len as usize) }
     }
 
     fn recycle(&mut self, buffer: Buffer) {

@@ -163,7 +163,7 @@ impl Connection {
         token: Token,
         done: &mut Vec<Completion>,
     ) {
-        if let Some(len) = self.unsent.advance(memory, len) {
+        if let Some(len) = self.unsent.handle_sent(memory, len) {
             done.push(Completion::Sent {
                 connection: token,
                 len,

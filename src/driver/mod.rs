@@ -94,6 +94,7 @@
 mod accept;
 mod alarm;
 pub(crate) mod buffers;
+mod burst;
 #[cfg(test)]
 pub(crate) mod conformance;
 mod connection;
@@ -111,15 +112,15 @@ pub(crate) mod sockets;
 mod table;
 mod unsent;
 pub(crate) mod uring;
+mod waker;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use nix::sys::eventfd::{EfdFlags, EventFd};
-
 pub use permits::Permits;
+pub use waker::Waker;
 
 pub(crate) use crate::sys::message::UnixName;
 pub use crate::sys::message::{Envelope, Source};
@@ -330,43 +331,13 @@ pub trait Driver {
     fn recycle(&mut self, buffer: Buffer);
 
     /// A number that changes whenever the peer has taken bytes of what was sent to it.
-    fn progress(&self, connection: Token) -> u64;
+    fn peer_progress(&self, connection: Token) -> u64;
 
     /// What the kernel knows about a connection; for people, not for the path of a message.
     fn details(&self, connection: Token) -> Details;
 
     /// A handle that makes `wait` return [`Completion::Woken`], from any thread.
     fn waker(&self) -> Waker;
-}
-
-/// Wakes a driver, or the control plane, out of its wait: an `eventfd(2)`.
-#[derive(Clone, Debug)]
-pub struct Waker(Arc<EventFd>);
-
-impl Waker {
-    /// # Errors
-    /// When no descriptor is left.
-    pub fn new() -> io::Result<Self> {
-        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        Ok(Self(Arc::new(EventFd::from_value_and_flags(0, flags)?)))
-    }
-
-    /// Wakes it now, or at its next wait. Any number of calls before that are one.
-    pub fn wake(&self) {
-        // It can fail only when 2^64 - 2 calls are pending: then it is awake.
-        let _ = self.0.write(1);
-    }
-
-    /// Forgets all calls until now; says whether there was any.
-    pub fn drain(&self) -> bool {
-        self.0.read().is_ok()
-    }
-
-    /// For waiting: readable while a call is pending.
-    #[must_use]
-    pub fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        std::os::fd::AsFd::as_fd(&*self.0)
-    }
 }
 
 /// The address of the other side without its port, where it has one.

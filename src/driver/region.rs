@@ -40,16 +40,16 @@ impl Region {
         self.start.as_ptr().cast()
     }
 
-    /// All bytes. For memory of which the kernel holds no part.
-    pub(super) fn bytes(&self) -> &[u8] {
-        // SAFETY: the mapping has this length, lives as long as `self`, and is initialized (zeroed).
-        unsafe { std::slice::from_raw_parts(self.start(), self.len) }
-    }
-
-    /// The same, to be written.
-    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `bytes`; `&mut self` makes this the only reference.
-        unsafe { std::slice::from_raw_parts_mut(self.start(), self.len) }
+    /// Some of the bytes, which are initialized (zeroed) and live as long as `self`. No reference,
+    /// because the kernel may read or write other pieces meanwhile: the caller knows who has this one.
+    pub(super) fn piece(&self, offset: usize, len: usize) -> *mut [u8] {
+        assert!(
+            offset <= self.len && len <= self.len - offset,
+            "a piece is within its region"
+        );
+        // SAFETY: the offset is within the mapping, as just seen.
+        let start = unsafe { self.start().add(offset) };
+        std::ptr::slice_from_raw_parts_mut(start, len)
     }
 }
 
@@ -87,9 +87,20 @@ mod tests {
 
     #[test]
     fn a_region_is_zeroed_and_writable() {
-        let mut region = Region::new(10_000).expect("there is memory");
-        assert!(region.bytes().iter().all(|&byte| byte == 0));
-        region.bytes_mut()[9_999] = 7;
-        assert_eq!(region.bytes()[9_999], 7);
+        let region = Region::new(10_000).expect("there is memory");
+        // SAFETY: there is no other reference.
+        let bytes = unsafe { &mut *region.piece(0, 10_000) };
+        assert!(bytes.iter().all(|&byte| byte == 0));
+        bytes[9_999] = 7;
+        // SAFETY: the reference above is no longer used.
+        let last = unsafe { &*region.piece(9_999, 1) };
+        assert_eq!(last, [7]);
+    }
+
+    #[test]
+    #[should_panic = "a piece is within its region"]
+    fn no_piece_reaches_beyond_its_region() {
+        let region = Region::new(10_000).expect("there is memory");
+        region.piece(9_999, 2);
     }
 }

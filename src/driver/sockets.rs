@@ -159,7 +159,7 @@ impl<B: Backend> Driver for Sockets<B> {
         self.endpoints.memory.recycle(buffer);
     }
 
-    fn progress(&self, connection: Token) -> u64 {
+    fn peer_progress(&self, connection: Token) -> u64 {
         self.descriptor(connection).map_or(0, socket::progress)
     }
 

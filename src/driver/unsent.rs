@@ -88,7 +88,7 @@ impl Unsent {
 
     /// Counts `len` bytes of the first piece as sent. If that is the last of them, the piece is
     /// removed, its buffer returned to the pool, and its whole length the result.
-    pub(super) fn advance(&mut self, memory: &mut impl Memory, len: u32) -> Option<u32> {
+    pub(super) fn handle_sent(&mut self, memory: &mut impl Memory, len: u32) -> Option<u32> {
         let rest = self.front(memory)?.len() as u32;
         debug_assert!(len <= rest, "no more is sent than there was");
         self.bytes -= len;
@@ -136,7 +136,7 @@ impl Unsent {
         while let Some(piece) = self.front(memory) {
             let len = piece.len() as u32;
             unsent.extend(piece);
-            self.advance(memory, len);
+            self.handle_sent(memory, len);
         }
         unsent
     }
@@ -169,26 +169,26 @@ mod tests {
     fn pieces_are_sent_in_order_and_each_is_reported_once_and_whole() {
         let (mut unsent, mut buffers) = with(&["abc", "de"]);
         assert_eq!(unsent.front(&mut buffers), Some(&b"abc"[..]));
-        assert_eq!(unsent.advance(&mut buffers, 2), None);
+        assert_eq!(unsent.handle_sent(&mut buffers, 2), None);
         assert_eq!(unsent.front(&mut buffers), Some(&b"c"[..]));
         assert_eq!(unsent.bytes(), 3);
-        assert_eq!(unsent.advance(&mut buffers, 1), Some(3));
-        assert_eq!(unsent.advance(&mut buffers, 2), Some(2));
+        assert_eq!(unsent.handle_sent(&mut buffers, 1), Some(3));
+        assert_eq!(unsent.handle_sent(&mut buffers, 2), Some(2));
         assert!(unsent.is_empty() && unsent.bytes() == 0);
-        assert_eq!(unsent.advance(&mut buffers, 0), None);
+        assert_eq!(unsent.handle_sent(&mut buffers, 0), None);
         assert_eq!(buffers.free(), usize::from(BUFFER_COUNT));
     }
 
     #[test]
     fn spilling_returns_the_buffers_and_changes_nothing_else() {
         let (mut unsent, mut buffers) = with(&["abc", "de"]);
-        unsent.advance(&mut buffers, 1);
+        unsent.handle_sent(&mut buffers, 1);
         unsent.spill(&mut buffers);
         assert_eq!(buffers.free(), usize::from(BUFFER_COUNT));
         let buffer = lease(&mut buffers, b"f");
         unsent.push(&mut buffers, buffer);
         assert_eq!(unsent.bytes(), 5);
-        assert_eq!(unsent.advance(&mut buffers, 2), Some(3));
+        assert_eq!(unsent.handle_sent(&mut buffers, 2), Some(3));
         assert_eq!(unsent.take(&mut buffers), b"def");
         assert_eq!(buffers.free(), usize::from(BUFFER_COUNT));
     }
@@ -198,7 +198,7 @@ mod tests {
         let mut unsent = Unsent::of(vec![0; 60_000]);
         let mut buffers = Buffers::new().expect("there is memory");
         assert_eq!(unsent.room(), UNSENT_BYTES_MAX as usize - 60_000);
-        unsent.advance(&mut buffers, 59_999);
+        unsent.handle_sent(&mut buffers, 59_999);
         assert_eq!(unsent.room(), UNSENT_BYTES_MAX as usize - 1);
         assert_eq!(Unsent::of(vec![0; 100_000]).room(), 0);
         assert!(Unsent::of(vec![]).is_empty());
@@ -224,7 +224,7 @@ mod tests {
                     2 => {
                         let first = unsent.front(&mut buffers).map_or(0, <[u8]>::len);
                         let len = len.min(first);
-                        unsent.advance(&mut buffers, len as u32);
+                        unsent.handle_sent(&mut buffers, len as u32);
                         model.drain(..len);
                     }
                     3 => unsent.spill(&mut buffers),

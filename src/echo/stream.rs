@@ -539,11 +539,12 @@ mod tests {
         Stalled,
         Ended,
         Finished,
+        HandedOver,
         Stepped(Step),
     }
 
     /// Every transition to another state: the second table at the top of the file.
-    const TRANSITIONS: [(State, Event, State); 10] = [
+    const TRANSITIONS: [(State, Event, State); 11] = [
         (State::Open, Event::Received, State::Flushing),
         (State::Open, Event::Finished, State::Flushing),
         (
@@ -553,6 +554,8 @@ mod tests {
         ),
         (State::Lingering, Event::Relayed, State::Trailing),
         (State::Trailing, Event::Relayed, State::Lingering),
+        // Bytes that were relayed are sent like any other after a hand-over.
+        (State::Trailing, Event::Sent, State::Lingering),
         (State::Open, Event::Ended, State::Ending),
         (State::Flushing, Event::Ended, State::Ending),
         (State::Lingering, Event::Ended, State::Ending),
@@ -581,6 +584,8 @@ mod tests {
         unreported: u32,
         // Receiving has to be paused.
         stalled: bool,
+        // The driver is another one by now, which has been given what was unsent.
+        was_handed_over: bool,
         transitions: Vec<(State, Event, State)>,
     }
 
@@ -592,6 +597,7 @@ mod tests {
                 asked: Step::Pause,
                 unreported: 0,
                 stalled: false,
+                was_handed_over: false,
                 transitions: Vec::new(),
             };
             history.run_steps();
@@ -648,7 +654,7 @@ mod tests {
                     self.stream.handle_relayed(received, sent);
                 }
                 // A driver reports as sent only what it was given, which is never after a shutdown.
-                Event::Sent if !self.stream.is_shut_down() => {
+                Event::Sent if !self.stream.is_shut_down() || self.was_handed_over => {
                     sent = unsent.min(size);
                     self.stream.handle_sent(sent);
                 }
@@ -662,6 +668,16 @@ mod tests {
                     self.stream.handle_end();
                 }
                 Event::Finished => self.stream.finish(),
+                // What the driver has relayed is reported before it is left.
+                Event::HandedOver => {
+                    self.stream.handle_relayed_if_any(&mut self.unreported);
+                    self.enter(Event::Relayed, state(&self.stream));
+                    let unsent = self.stream.unsent();
+                    self.stream = Stream::resume(self.stream.progress(), unsent);
+                    self.asked = Step::Pause;
+                    self.stalled = unsent > 0;
+                    self.was_handed_over = true;
+                }
                 _ => return,
             }
             self.enter(event, state(&self.stream));
@@ -714,6 +730,7 @@ mod tests {
             4 => Just(Event::Sent),
             2 => Just(Event::Stalled),
             1 => Just(Event::Finished),
+            1 => Just(Event::HandedOver),
         ]
     }
 
@@ -765,6 +782,8 @@ mod tests {
             false,
             &[trails.as_slice(), &[(Event::Relayed, 1000)]].concat(),
         );
+        let after = [(Event::HandedOver, 0), (Event::Sent, 1000)];
+        record(false, &[trails.as_slice(), &after].concat());
         for transition in TRANSITIONS {
             assert!(seen.contains(&transition), "never seen: {transition:?}");
         }

@@ -120,7 +120,7 @@ impl<D: Driver> Worker<D> {
             .driver
             .add_connection(transferred.socket, transferred.unsent);
         // What the peer read from an earlier worker's driver is no progress here.
-        connection.note_progress(self.driver.progress(token));
+        connection.note_progress(self.driver.peer_progress(token));
         self.slots
             .fill(token, index, SlotKind::Connection(connection));
         // The earlier driver may not have sent the FIN. A second shutdown is without effect.

@@ -270,8 +270,10 @@ impl<D: Driver> Worker<D> {
     ) {
         let id = self.ids.take();
         let has_permit = has_permit && !self.returns_permit(listening);
+        // Nothing is reported of a socket after its `Closed`, and a listener is removed when all of its
+        // sockets are closed. So there is a gate for the permit.
         let Some((slot, listener, _)) = self.slot(listening) else {
-            // The listening socket was closed in this very turn. Its last client gets a FIN.
+            debug_assert!(false, "a client of a listening socket that is closed");
             self.driver.submit(Op::Close {
                 token: connection,
                 how: Closing::Now,

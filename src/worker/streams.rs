@@ -305,7 +305,7 @@ impl<D: Driver> Worker<D> {
         };
         connection.stream.handle_stalled();
         connection.wait_from(now);
-        connection.note_progress(driver.progress(token));
+        connection.note_progress(driver.peer_progress(token));
         self.check_timeouts(now, token);
         self.run_steps(now, token);
     }
@@ -363,7 +363,7 @@ impl<D: Driver> Worker<D> {
         // have read much of what the kernel had already, which only the driver can tell.
         if connection.phase() != Phase::Lingering
             && connection.waiting_since.is_some()
-            && connection.note_progress(driver.progress(token))
+            && connection.note_progress(driver.peer_progress(token))
         {
             connection.wait_from(now);
         }

@@ -3,6 +3,8 @@
 use std::io::{Read, Write};
 use std::net::Shutdown;
 
+use socket2::Socket;
+
 use super::{KINDS, STREAMS, address_of, connect, read_to_end, streams_with, talk};
 use crate::harness::{Daemon, eventually, has_ipv6, noise};
 
@@ -134,17 +136,75 @@ fn discard_takes_everything_and_answers_nothing() {
     }
 }
 
+/// Sends these bytes with an urgent one between them, and whatever else is to be done, while all of
+/// the answer is read.
+fn exchange_urgent(socket: &Socket, before: &[u8], after: &[u8], then: impl FnOnce() + Send) {
+    let expected = [before, b"!", after].concat();
+    let mut answer = vec![0; expected.len()];
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut writer = socket;
+            writer.write_all(before).expect("sent");
+            socket.send_out_of_band(b"!").expect("sent");
+            writer.write_all(after).expect("sent");
+            then();
+        });
+        let mut reader = socket;
+        reader.read_exact(&mut answer).expect("answered");
+    });
+    let (before, after) = (before.len(), after.len());
+    assert!(answer == expected, "{before} bytes, an urgent one, {after}");
+}
+
+/// A few bytes are copied, and many are relayed.
+const AROUND_AN_URGENT_BYTE: [(usize, usize); 6] = [
+    (0, 0),
+    (6, 5),
+    (6, 0),
+    (0, 1_000_000),
+    (1_000_000, 0),
+    (1_000_000, 1_000_000),
+];
+
 #[test]
-fn an_urgent_byte_disturbs_nothing() {
+fn an_urgent_byte_comes_back_in_its_place_and_what_follows_too() {
     let daemon = Daemon::start(STREAMS);
-    let mut socket = connect(&address_of(&daemon, "tcp"));
-    socket.write_all(b"before").expect("sent");
-    socket.send_out_of_band(b"!").expect("sent");
-    socket.write_all(b"after").expect("sent");
-    socket.shutdown(Shutdown::Write).expect("half-closed");
-    // Urgent data are not part of the stream, and echod does not promise to send them back.
-    let answer = String::from_utf8(read_to_end(&socket)).expect("text");
-    assert_eq!(answer.replace('!', ""), "beforeafter");
+    for (before, after) in AROUND_AN_URGENT_BYTE {
+        let socket = connect(&address_of(&daemon, "tcp"));
+        // Three times, since what is relayed is learned from what came before.
+        for round in 0..3 {
+            exchange_urgent(&socket, &noise(before, round), &noise(after, 9), || {});
+        }
+        assert_eq!(talk(&socket, b"goodbye"), b"goodbye");
+    }
+}
+
+#[test]
+fn an_urgent_byte_comes_back_in_its_place_before_a_half_close() {
+    let daemon = Daemon::start(STREAMS);
+    for (before, after) in AROUND_AN_URGENT_BYTE {
+        let socket = connect(&address_of(&daemon, "tcp"));
+        let half_close = || socket.shutdown(Shutdown::Write).expect("half-closed");
+        exchange_urgent(&socket, &noise(before, 1), &noise(after, 2), half_close);
+        assert_eq!(read_to_end(&socket), b"", "nothing more");
+    }
+}
+
+#[test]
+fn an_urgent_byte_comes_back_in_its_place_after_an_upgrade() {
+    let daemon = Daemon::start(STREAMS);
+    let sockets = AROUND_AN_URGENT_BYTE.map(|(before, after)| {
+        let socket = connect(&address_of(&daemon, "tcp"));
+        exchange_urgent(&socket, &noise(before, 1), &noise(after, 2), || {});
+        (socket, before, after)
+    });
+    daemon.forget_notifications();
+    let upgrade = daemon.ctl(&["upgrade"]);
+    assert!(upgrade.status.success(), "{upgrade:?}");
+    for (socket, before, after) in sockets {
+        exchange_urgent(&socket, &noise(before, 3), &noise(after, 4), || {});
+        assert_eq!(talk(&socket, b"goodbye"), b"goodbye");
+    }
 }
 
 #[test]

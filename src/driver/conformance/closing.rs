@@ -69,7 +69,7 @@ pub(super) fn a_closed_token_is_never_reused_and_operations_on_it_are_ignored<H:
     test.answer = Answer::Echo;
     test.echo(&mut peer, b"unaffected");
     test.until("the send completes", |test| test.unsent[&new] == 0);
-    assert_eq!(test.driver.progress(old), 0);
+    assert_eq!(test.driver.peer_progress(old), 0);
     test.assert_all_returned();
 }
 

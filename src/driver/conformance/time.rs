@@ -91,14 +91,14 @@ pub(super) fn progress_changes_when_the_peer_reads<H: Harness>() {
     let (mut peer, connection, _) = test.stalled(&address);
     let mut before = 0;
     test.until("progress stops because the peer does not read", |test| {
-        before = test.driver.progress(connection);
+        before = test.driver.peer_progress(connection);
         test.until_quiet();
-        test.driver.progress(connection) == before
+        test.driver.peer_progress(connection) == before
     });
     let mut bytes = vec![];
     test.until("progress changes", |test| {
         test.network.read(&mut peer, usize::MAX, &mut bytes);
-        test.driver.progress(connection) != before
+        test.driver.peer_progress(connection) != before
     });
     assert!(!bytes.is_empty());
 }

@@ -5,7 +5,6 @@
 //! driver says when a socket can be read or written, and [`Remaining`] and [`Datagrams::is_stalled`]
 //! say what to wait for. Nothing here allocates once a driver has its [`Workspace`].
 
-mod burst;
 mod paths;
 mod plan;
 
@@ -13,10 +12,10 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
-use self::burst::Burst;
 use self::paths::Paths;
 use self::plan::Plan;
 use super::buffers::{BUFFER_COUNT, Buffers, Memory, Queue};
+use super::burst::Burst;
 use super::{Buffer, Completion, Envelope, Source, Token};
 use crate::sys::message::{BATCH_MAX, Incoming, Outgoing};
 use crate::sys::socket;

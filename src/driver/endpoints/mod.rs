@@ -126,9 +126,9 @@ impl<R: Registration, M: Memory> Endpoints<R, M> {
     }
 
     /// Takes the next step of an endpoint's life, if it is a legal one.
-    fn advance(&mut self, token: Token, next: Lifecycle) {
+    fn enter(&mut self, token: Token, next: Lifecycle) {
         if let Some(endpoint) = self.get_mut(token)
-            && endpoint.lifecycle.advance(next)
+            && endpoint.lifecycle.enter(next)
         {
             self.mark_changed(token);
         }
@@ -224,13 +224,23 @@ impl<R: Registration, M: Memory> Endpoints<R, M> {
             Kind::Datagrams(datagrams) => datagrams.clear(self.memory.large()),
         }
         self.draining.retain(|drain| drain.token != token);
+        self.forget_starved(token, endpoint.starved);
         done.push(Completion::Closed { token });
+    }
+
+    /// An endpoint that is taken out of the table is in no list any more.
+    fn forget_starved(&mut self, token: Token, is_starved: bool) {
+        if is_starved {
+            for tokens in &mut self.starved {
+                tokens.retain(|starved| *starved != token);
+            }
+        }
     }
 
     /// The connection is broken.
     pub(super) fn fail(&mut self, token: Token, errno: Errno, done: &mut Vec<Completion>) {
         if let Some(endpoint) = self.table.get_mut(token)
-            && endpoint.lifecycle.advance(Lifecycle::Failed)
+            && endpoint.lifecycle.enter(Lifecycle::Failed)
         {
             endpoint.wanted = false;
             done.push(Completion::Failed {
@@ -268,5 +278,40 @@ impl<R: Registration, M: Memory> Endpoints<R, M> {
             }
             self.starved[need as usize] = starved;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::super::buffers::Buffers;
+    use super::*;
+
+    #[derive(Debug, Default)]
+    struct Unregistered;
+
+    impl Registration for Unregistered {
+        fn of_connection(_: bool) -> Self {
+            Self
+        }
+    }
+
+    #[test]
+    fn a_connection_that_leaves_while_it_lacks_a_buffer_is_in_no_list_any_more() {
+        let buffers = Buffers::new().expect("there is memory");
+        let mut endpoints = Endpoints::<Unregistered, _>::new(buffers);
+        let mut starved = || {
+            let (ours, _peer) = UnixStream::pair().expect("descriptors are left");
+            let token = endpoints.add_connection(ours.into(), Vec::new());
+            endpoints.starve(token, Need::Large);
+            token
+        };
+        let (closed, taken) = (starved(), starved());
+        endpoints.close(closed, Closing::Now, &mut vec![]);
+        let endpoint = endpoints.get_mut(taken).expect("it was just added");
+        endpoint.lifecycle = Lifecycle::Detached;
+        assert!(endpoints.take_detached(taken).is_some());
+        assert!(endpoints.starved.iter().all(Vec::is_empty));
     }
 }

@@ -45,17 +45,17 @@ impl<R: Registration, M: Memory> Endpoints<R, M> {
             }
             Op::Detach { connection } => {
                 if self.is_connection(connection) {
-                    self.advance(connection, Lifecycle::Detaching);
+                    self.enter(connection, Lifecycle::Detaching);
                 }
             }
             // A draining endpoint serves its queue whether the user has asked for that or not; a
             // connection has no queue to drain.
             Op::Close { token, how } => {
                 if how == Closing::WhenDrained && !self.is_connection(token) {
-                    self.advance(token, Lifecycle::Draining);
+                    self.enter(token, Lifecycle::Draining);
                     self.set_wanted(token, true);
                 } else {
-                    self.advance(token, Lifecycle::Closing(how));
+                    self.enter(token, Lifecycle::Closing(how));
                 }
             }
         }
@@ -108,7 +108,11 @@ impl<R: Registration, M: Memory> Endpoints<R, M> {
             return None;
         }
         let unsent = connection.take_unsent(&mut self.memory, &mut self.pipes);
-        let socket = self.table.remove(token)?.fd;
-        Some(Detached { socket, unsent })
+        let endpoint = self.table.remove(token)?;
+        self.forget_starved(token, endpoint.starved);
+        Some(Detached {
+            socket: endpoint.fd,
+            unsent,
+        })
     }
 }

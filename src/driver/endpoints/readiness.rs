@@ -195,7 +195,7 @@ impl<R: Registration, M: Memory> Endpoints<R, M> {
         let served = done[before..].iter().filter(is_served).count() as u32;
         // What this turn received is answered in the next one.
         if remaining == Remaining::Nothing && served == 0 && !has_unsent {
-            self.advance(token, Lifecycle::Closing(Closing::Now));
+            self.enter(token, Lifecycle::Closing(Closing::Now));
         }
         Drain {
             left: left.saturating_sub(served),

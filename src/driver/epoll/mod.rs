@@ -13,7 +13,7 @@
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll as Kernel, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -33,6 +33,9 @@ const EVENTS_MAX: usize = 256;
 
 /// After a read there may be more, however short it was: an end, an error, urgent data (tcp(7)).
 const WARNINGS: EpollFlags = EpollFlags::EPOLLRDHUP.union(EpollFlags::EPOLLPRI);
+
+/// How soon a socket that the kernel could not watch is tried again.
+const WATCH_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// What is reported whether asked for or not.
 const BROKEN: EpollFlags = EpollFlags::EPOLLERR.union(EpollFlags::EPOLLHUP);
@@ -58,6 +61,9 @@ pub struct Readiness {
     // Events from the kernel, and those of them that are yet to be handled.
     events: Box<[EpollEvent]>,
     ready: Range<usize>,
+    /// The kernel could not watch a datagram socket, which is tried again.
+    has_unwatched: bool,
+    unwatched_logged: bool,
 }
 
 /// What the kernel reports of one endpoint.
@@ -190,7 +196,7 @@ impl Backend for Readiness {
             }
             // Everything that was received has been delivered by an earlier wait.
             Lifecycle::Detaching => {
-                endpoint.lifecycle.advance(Lifecycle::Detached);
+                endpoint.lifecycle.enter(Lifecycle::Detached);
                 done.push(Completion::Detached { connection: token });
             }
             Lifecycle::Failed => endpoints.discard(token),
@@ -211,6 +217,14 @@ impl Backend for Readiness {
         // A message was sent at once, and the user has to know. A drain, however, may report
         // something at every turn, and must not keep other endpoints from theirs.
         let drains = endpoints.is_draining();
+        // Nothing tells when the kernel has room for one more.
+        let until = match std::mem::take(&mut self.has_unwatched) {
+            true => {
+                let retry = Instant::now() + WATCH_AGAIN_AFTER;
+                Some(until.map_or(retry, |until| until.min(retry)))
+            }
+            false => until,
+        };
         if has_completions && !drains {
             return Ok(false);
         }
@@ -244,6 +258,8 @@ impl Readiness {
             alarm,
             events: vec![EpollEvent::empty(); EVENTS_MAX].into_boxed_slice(),
             ready: 0..0,
+            has_unwatched: false,
+            unwatched_logged: false,
         })
     }
 
@@ -259,7 +275,7 @@ impl Readiness {
     }
 
     /// Tells the kernel what an endpoint waits for, if it does not know yet.
-    fn register(&self, token: Token, endpoints: &mut Endpoints, done: &mut Vec<Completion>) {
+    fn register(&mut self, token: Token, endpoints: &mut Endpoints, done: &mut Vec<Completion>) {
         let Some(endpoint) = endpoints.get_mut(token) else {
             return;
         };
@@ -287,7 +303,14 @@ impl Readiness {
                 });
             }
             // There is no peer to turn away: tried again at the next turn that has buffers.
-            (Err(_), Kind::Datagrams(_)) => {
+            (Err(errno), Kind::Datagrams(_)) => {
+                self.has_unwatched = true;
+                if !std::mem::replace(&mut self.unwatched_logged, true) {
+                    log::warn!(
+                        "a datagram socket waits to be watched: epoll_ctl: {errno}; it is tried \
+                         again (sysctl fs.epoll.max_user_watches)"
+                    );
+                }
                 endpoints.starve(token, super::buffers::Need::Datagram);
             }
         }
@@ -362,6 +385,22 @@ fn hang_up(token: Token, endpoints: &mut Endpoints, done: &mut Vec<Completion>) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::driver::{Driver, Op};
+
+    /// The kernel watches no file (EPERM); of a socket it is short of room or memory.
+    #[test]
+    fn a_datagram_socket_that_cannot_be_watched_is_tried_again_without_any_event() {
+        let mut driver = Epoll::new().expect("epoll is available");
+        let file = std::fs::File::open("/proc/self/exe").expect("every process has a program");
+        let socket = driver.add_datagram_socket(file.into());
+        driver.submit(Op::ReceiveFrom { socket });
+        let until = Instant::now() + Duration::from_secs(3600);
+        let mut done = vec![];
+        for _ in 0..2 {
+            driver.wait(Some(until), &mut done).expect("it continues");
+        }
+        assert!(done.is_empty() && driver.now() < until, "{done:?}");
+    }
 
     #[test]
     fn an_idle_connection_is_small() {

@@ -555,7 +555,7 @@ impl Driver for Sim {
         self.buffers.recycle(buffer);
     }
 
-    fn progress(&self, connection: Token) -> u64 {
+    fn peer_progress(&self, connection: Token) -> u64 {
         self.wire(connection, |wire| wire.read_bytes).unwrap_or(0)
     }
 

@@ -124,6 +124,22 @@ impl RingMemory {
         Buffer { index, len }
     }
 
+    /// Leases all buffers of this size.
+    #[cfg(test)]
+    pub(super) fn lease_all(&mut self, size: Need) -> Vec<Buffer> {
+        if size == Need::Small {
+            // The kernel takes what it is offered, and is then offered the rest.
+            (BUFFER_COUNT..BUFFER_COUNT + SMALL_COUNT)
+                .map(|index| {
+                    self.publish();
+                    self.taken(index, 1)
+                })
+                .collect()
+        } else {
+            (0..BUFFER_COUNT).map(|_| self.large.lease(1)).collect()
+        }
+    }
+
     /// How many small buffers are free.
     fn free(&self) -> u16 {
         self.offered + self.spare.len() as u16

@@ -31,14 +31,14 @@ use nix::errno::Errno;
 use super::alarm::Alarm;
 use super::buffers::{Memory, Need};
 use super::connection::Reception;
-use super::endpoints::{Endpoints as AllEndpoints, Kind};
+use super::endpoints::Kind;
 use super::lifecycle::Lifecycle;
 use super::region::ensure_room;
 use super::sockets::{Backend, Sockets};
 use super::{Completion, Token, Waker};
 
 use memory::{RingMemory, SMALL_BYTES};
-use requests::{Receiving, Requests, Sending, update_receiving, update_sending};
+use requests::{Endpoints, Receiving, Requests, Sending, update_receiving, update_sending};
 use ring::{Request, Ring, read_name};
 
 /// After this many small reads in a row a peer is no longer read in large pieces.
@@ -52,8 +52,6 @@ const DRIVER: Token = Token {
 
 /// The driver over `io_uring(7)`.
 pub type Uring = Sockets<Completions>;
-
-type Endpoints = AllEndpoints<Requests, RingMemory>;
 
 /// The kernel's part of [`Uring`].
 #[derive(Debug)]
@@ -135,7 +133,7 @@ impl Backend for Completions {
             // What the requests have brought was delivered by an earlier wait, and its answers are
             // unsent like the rest.
             Lifecycle::Detaching if is_idle => {
-                endpoint.lifecycle.advance(Lifecycle::Detached);
+                endpoint.lifecycle.enter(Lifecycle::Detached);
                 done.push(Completion::Detached { connection: token });
             }
             // The kernel may still read the piece that a request sends.
@@ -367,11 +365,11 @@ fn sent(token: Token, result: i32, endpoints: &mut Endpoints, done: &mut Vec<Com
         _ => return endpoints.fail(token, Errno::from_raw(-result), done),
     }
     // Most often that was all, and the kernel receives on by itself.
-    let is_settled = is_open
+    let is_done = is_open
         && !connection.has_unsent()
         && !connection.shut_down_is_due()
         && endpoint.registration.receiving == Receiving::Repeatedly;
-    if !is_settled {
+    if !is_done {
         endpoints.mark_changed(token);
     }
 }
@@ -411,6 +409,30 @@ mod tests {
             sent(token, result, &mut endpoints, &mut done);
             assert_eq!(endpoints.next_changed(), Some(token), "after {result}");
             assert!(done.is_empty(), "nothing but Closed is reported: {done:?}");
+        }
+    }
+
+    #[test]
+    fn a_connection_resumes_when_there_are_buffers_of_the_size_that_it_lacked() {
+        for (lacked, other) in [(Need::Small, Need::Large), (Need::Large, Need::Small)] {
+            let mut endpoints = Endpoints::new(RingMemory::new().expect("there is memory"));
+            let mut starve = |need| {
+                let (ours, _peer) = UnixStream::pair().expect("descriptors are left");
+                let token = endpoints.add_connection(ours.into(), Vec::new());
+                endpoints.starve(token, need);
+                token
+            };
+            let (waits, resumes) = (starve(lacked), starve(other));
+            while endpoints.next_changed().is_some() {}
+            let leases = endpoints.memory.lease_all(lacked);
+            endpoints.resume_starved();
+            assert_eq!(endpoints.next_changed(), Some(resumes), "{lacked:?}");
+            assert_eq!(endpoints.next_changed(), None, "{lacked:?}");
+            for buffer in leases {
+                endpoints.memory.recycle(buffer);
+            }
+            endpoints.resume_starved();
+            assert_eq!(endpoints.next_changed(), Some(waits), "{lacked:?}");
         }
     }
 

@@ -10,13 +10,15 @@
 
 use std::os::fd::AsFd;
 
-use super::Endpoints;
-use super::memory::GROUP;
+use super::memory::{GROUP, RingMemory};
 use super::ring::{Request, Ring};
 use crate::driver::Token;
-use crate::driver::endpoints::{Endpoint, Kind, Registration};
+use crate::driver::endpoints::{Endpoint, Endpoints as AllEndpoints, Kind, Registration};
 use crate::driver::lifecycle::Lifecycle;
 use crate::driver::unsent::RECEIVE_BELOW;
+
+/// The endpoints of this driver.
+pub(super) type Endpoints = AllEndpoints<Requests, RingMemory>;
 
 /// The requests that the kernel has of one endpoint.
 #[derive(Debug, Default)]

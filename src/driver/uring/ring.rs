@@ -10,6 +10,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 use io_uring::types::{CancelBuilder, Fd};
 use io_uring::{IoUring, cqueue, opcode, squeue};
@@ -22,6 +23,9 @@ const SUBMISSIONS: u32 = 1024;
 
 /// Results that the kernel can put down without our help; more wait in the kernel's memory.
 const COMPLETIONS: u32 = 8192;
+
+/// How long to wait where the kernel has no memory for a request.
+const NO_MEMORY_PAUSE: Duration = Duration::from_millis(1);
 
 /// How many results are taken out at once.
 const RESULTS_MAX: usize = 128;
@@ -118,7 +122,12 @@ impl Ring {
         let result = loop {
             match self.next() {
                 Some(result) => break result.result(),
-                None => drop(self.uring.submit_and_wait(1)?),
+                None => match self.uring.submit_and_wait(1) {
+                    Ok(_) => {}
+                    // A signal came first.
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                },
             }
         };
         // EINVAL says that the field is not known, EBADF that only the descriptor is wrong.
@@ -261,19 +270,23 @@ impl Ring {
         Ok(true)
     }
 
-    fn enter(&self, call: impl Fn(&IoUring) -> io::Result<usize>) -> io::Result<()> {
-        match call(&self.uring) {
-            Ok(_) => Ok(()),
-            // A signal came first (EINTR); or the kernel has more results than it may keep, and
-            // some must be taken first (EBUSY, EAGAIN; io_uring_enter(2)).
-            Err(error)
-                if [libc::EINTR, libc::EBUSY, libc::EAGAIN]
-                    .map(Some)
-                    .contains(&error.raw_os_error()) =>
-            {
+    fn enter(&mut self, call: impl Fn(&IoUring) -> io::Result<usize>) -> io::Result<()> {
+        let Err(error) = call(&self.uring) else {
+            return Ok(());
+        };
+        match error.raw_os_error() {
+            // A signal came first; or the kernel has more results than it may keep, and some must be
+            // taken first (io_uring_enter(2)).
+            Some(libc::EINTR | libc::EBUSY) => Ok(()),
+            // It has no memory for a request. Nothing tells when it has, and where there is no result
+            // to make room with, to try again at once would only take the processor from others.
+            Some(libc::EAGAIN) => {
+                if !self.has_results() {
+                    std::thread::sleep(NO_MEMORY_PAUSE);
+                }
                 Ok(())
             }
-            Err(error) => Err(error),
+            _ => Err(error),
         }
     }
 
@@ -336,6 +349,10 @@ impl std::fmt::Debug for Ring {
 
 #[cfg(test)]
 mod tests {
+    use nix::errno::Errno;
+    use nix::sys::resource::{UsageWho, getrusage};
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+
     use super::*;
 
     #[test]
@@ -347,5 +364,37 @@ mod tests {
         for request in Request::ALL {
             assert_eq!(read_name(name(request, token)), (request, token));
         }
+    }
+
+    /// Has every later `io_uring_enter(2)` of this thread fail like this, for good.
+    fn refuse_to_enter(errno: Errno) {
+        let rules = std::collections::BTreeMap::from([(libc::SYS_io_uring_enter, vec![])]);
+        let fails = SeccompAction::Errno(errno as u32);
+        let architecture = std::env::consts::ARCH.try_into().expect("a known one");
+        let filter = SeccompFilter::new(rules, SeccompAction::Allow, fails, architecture)
+            .expect("a filter without conflicts");
+        let program: BpfProgram = filter.try_into().expect("a short program");
+        seccompiler::apply_filter(&program).expect("any process may restrict itself");
+    }
+
+    #[test]
+    fn a_kernel_without_memory_is_asked_again_after_a_pause_and_not_at_once() {
+        let asks = || {
+            let Ok(mut ring) = Ring::new() else {
+                return eprintln!("not tested: io_uring is not available");
+            };
+            refuse_to_enter(Errno::EAGAIN);
+            // The thread has left the processor by itself, which it does only to wait.
+            let waits = || {
+                let usage = getrusage(UsageWho::RUSAGE_THREAD).expect("every thread has one");
+                usage.voluntary_context_switches()
+            };
+            let before = waits();
+            for _ in 0..10 {
+                ring.submit_and_wait().expect("it may have memory later");
+            }
+            assert!(waits() - before >= 10, "{} waits", waits() - before);
+        };
+        std::thread::spawn(asks).join().expect("it has ended well");
     }
 }

@@ -1,10 +1,11 @@
-//! How many datagrams to receive at once: about as many as there have lately been.
+//! How many datagrams to receive, or clients to accept, at once: about as many as there have lately
+//! been.
 //!
 //! To ask for one more than there is costs an attempt that finds none; to ask for fewer costs
-//! another turn. So a socket that has a single datagram each time is asked for one, and a longer
-//! queue is met with more, up to a maximum.
+//! another turn. So a socket that has a single one each time is asked for one, and a longer queue is
+//! met with more, up to a maximum.
 
-/// After this many single datagrams in a row, more than one is asked for: there may be a queue.
+/// After this many single ones in a row, more than one is asked for: there may be a queue.
 const SINGLES_MAX: u8 = 16;
 
 /// By how much a burst grows that was filled.
@@ -14,7 +15,7 @@ const GROWTH: usize = 4;
 #[derive(Debug)]
 pub(super) struct Burst {
     size: usize,
-    // Bursts of one datagram in a row that were filled.
+    // Bursts of one in a row that were filled.
     singles: u8,
 }
 
