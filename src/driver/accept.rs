@@ -60,9 +60,9 @@ impl Listener {
         }
     }
 
-    /// Accepts a burst of clients: of a queue with one at a time no more than that, since another
-    /// attempt would find none, and readiness tells of the next. With `drains` every client is promised service, and gets a
-    /// permit whether one is left or not.
+    /// Accepts a burst of clients. Where they come one at a time it is a single one: another attempt
+    /// would find none, and readiness tells of the next. With `drains` every client is promised
+    /// service, and gets a permit whether one is left or not.
     pub(super) fn accept(
         &mut self,
         fd: BorrowedFd<'_>,
