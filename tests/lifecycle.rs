@@ -500,6 +500,33 @@ fn a_service_manager_at_an_abstract_name_is_notified() {
     assert!(daemon.wait().success());
 }
 
+/// The log had no line about why `systemctl start` did not return.
+#[test]
+fn a_service_manager_that_does_not_read_its_messages_is_one_warning() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("manager");
+    let manager = UnixDatagram::bind(&path).expect("bound");
+    let other = UnixDatagram::unbound().expect("a socket");
+    other.set_nonblocking(true).expect("nonblocking");
+    while other.send_to(b"of another service", &path).is_ok() {}
+    let mut daemon = Daemon::spawn(&tcp(""), |command| {
+        command.env("NOTIFY_SOCKET", &path);
+    });
+    let warning = "the service manager does not read its messages";
+    eventually("there is a warning", || daemon.log().contains(warning));
+    assert_eq!(exchange(&mut daemon.connect("main"), b"hello"), b"hello");
+    // It still gets the message once it reads.
+    let mut message = [0; 4096];
+    let mut next = || {
+        let len = manager.recv(&mut message).expect("a message");
+        text(&message[..len])
+    };
+    while !next().lines().any(|line| line == "READY=1") {}
+    daemon.signal(Signal::SIGTERM);
+    assert!(daemon.wait().success(), "{}", daemon.log());
+    assert_eq!(daemon.log().matches(warning).count(), 1);
+}
+
 #[test]
 fn a_service_manager_that_can_not_be_notified_is_a_warning() {
     for address in [

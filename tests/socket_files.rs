@@ -125,6 +125,34 @@ fn a_lock_that_any_user_can_take_prevents_neither_a_start_nor_a_reload() {
     assert_eq!(warnings.count(), 2, "{log}");
 }
 
+/// It was removed.
+#[test]
+fn a_stale_socket_stays_when_a_reload_is_rejected_or_only_tried() {
+    let daemon = Daemon::start(&unix("a", "{dir}/a", ""));
+    let path = daemon.path("stale");
+    drop(UnixListener::bind(&path).expect("bound"));
+    let inode = || fs::symlink_metadata(&path).expect("it is there").ino();
+    let before = inode();
+    let config = unix("a", "{dir}/a", "") + &unix("b", "{dir}/stale", "");
+    // An address for documentation, which no host has (RFC 5737).
+    let refused = "[listener.z]\nprotocol = \"tcp\"\naddress = \"192.0.2.1:7\"\n";
+    let result = daemon.reload_with(&format!("{config}{refused}"));
+    assert_eq!(result["outcome"], "rejected", "{result}");
+    assert_eq!(inode(), before);
+    daemon.write_config(&config);
+    let reply = daemon.ctl_json(&["reload", "--dry-run"]);
+    assert_eq!(reply["result"]["outcome"], "applied", "{reply}");
+    assert_eq!(inode(), before);
+    let result = daemon.reload();
+    assert_eq!(result["outcome"], "applied", "{result}");
+    let mut client = UnixStream::connect(&path).expect("connected");
+    assert_eq!(exchange(&mut client, b"anew"), b"anew");
+    let names = fs::read_dir(daemon.path(".")).expect("a folder");
+    let names = names.filter_map(|entry| entry.expect("an entry").file_name().into_string().ok());
+    let left: Vec<_> = names.filter(|name| name.starts_with(".echod-")).collect();
+    assert_eq!(left, [""; 0]);
+}
+
 #[test]
 fn a_lost_file_is_made_anew_by_the_next_reload() {
     let config = |mode: &str| {

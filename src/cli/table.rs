@@ -1,7 +1,8 @@
 //! Tables of aligned columns that fit the terminal.
 //!
 //! Knows strings and widths only. A cell is never folded: where there is too little room, columns are
-//! left out by their rank, and long names are shortened.
+//! left out by their rank, and long names are shortened. Libraries for tables, such as comfy-table, fold
+//! or cut cells instead, and leave out no column.
 
 #![forbid(unsafe_code)]
 

@@ -15,7 +15,7 @@ use crate::config::{self, Address, Config, DEFAULT_FILE, Key, Loaded, Section, p
 use crate::protocol::schema::{DIAGNOSTICS_MAX, Diagnostic, bounded};
 
 use super::args::Args;
-use super::control::{BindError, Place, SaidBy, missing_directory};
+use super::control::{BindError, SaidBy, SocketPath, missing_directory};
 use super::listeners::{bind, descriptors};
 use super::origin::{Origin, Texts};
 use super::{drivers, log, privileges, socket_file, workers};
@@ -39,7 +39,7 @@ pub(super) fn check_only(
     findings.refusals.extend(driver.as_ref().err().cloned());
     // A successor inherits its sockets, wherever they could be bound by now.
     if args.can_take_over.is_none() {
-        let place = Place::find(args.socket.as_deref(), &config.control, true);
+        let place = SocketPath::find(args.socket.as_deref(), &config.control, true);
         findings.add_sockets(config, place.as_ref(), origin.has_file(texts));
     }
     let driver = driver.map(|(driver, remark)| {
@@ -125,7 +125,7 @@ struct Findings {
 }
 
 impl Findings {
-    fn add_sockets(&mut self, config: &Config, place: Option<&Place>, has_file: bool) {
+    fn add_sockets(&mut self, config: &Config, place: Option<&SocketPath>, has_file: bool) {
         if let Some(place) = place
             && let Err(error) = place.check()
         {
@@ -155,7 +155,7 @@ impl Findings {
 }
 
 /// Why there is no control socket, in the words of a start.
-pub(super) fn no_control_socket(error: &BindError, place: &Place) -> Diagnostic {
+pub(super) fn no_control_socket(error: &BindError, place: &SocketPath) -> Diagnostic {
     let message = format!("control socket: {error}");
     match place.said_by {
         SaidBy::Configuration => Diagnostic::about("control.socket", message),
@@ -250,7 +250,7 @@ impl InForce {
             refusals.extend(drivers::foresee(new.daemon.driver).err());
         }
         if has(Section::Control, "socket") {
-            let place = Place::find(self.socket.as_deref(), &new.control, true);
+            let place = SocketPath::find(self.socket.as_deref(), &new.control, true);
             let path = place.as_ref().map(|place| place.path.as_path());
             refusals.extend(shared_files(new, path));
             if let Some(place) = &place

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub(crate) mod args;
+mod aside;
 mod calls;
 mod check;
 pub(crate) mod control;

@@ -259,6 +259,8 @@ mod tests {
                 errors: Vec::new(),
                 warnings: Vec::new(),
                 changes: Vec::new(),
+                kept: 0,
+                changes_omitted: 0,
             },
             departed: Totals::default(),
             last_peer: 7,

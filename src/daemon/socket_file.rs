@@ -20,8 +20,9 @@ use nix::unistd::{self, AccessFlags, Gid, Uid, access};
 use socket2::Type;
 
 use crate::cli::text;
-use crate::cli::text::cause;
 use crate::sys::socket;
+
+use super::aside::Aside;
 
 /// How long to wait for other processes to unlock folders. A daemon that binds a socket there holds
 /// the lock for a few system calls.
@@ -38,13 +39,9 @@ pub(crate) struct SocketFile {
     identity: Identity,
     /// Dropping it leaves the file alone.
     stays: bool,
-}
-
-/// A file that has made room for another one at its path. Dropping it removes the file.
-#[derive(Debug)]
-pub(crate) struct Aside {
-    aside: PathBuf,
-    path: PathBuf,
+    /// The stale socket that was at the path. Until [`SocketFile::keep`] it returns when this is
+    /// dropped.
+    stale: Option<Aside>,
 }
 
 /// Why a socket could not be bound to a path.
@@ -96,10 +93,11 @@ fn failed(what: &'static str) -> impl Fn(io::Error) -> Error {
 }
 
 /// Binds a socket to a path; one for streams listens at once, with this backlog if there is one. Only
-/// its owner can connect until [`SocketFile::set_mode`] permits others.
+/// its owner can connect until [`SocketFile::set_mode`] permits others. Dropped before
+/// [`SocketFile::keep`], the file leaves the path as it was.
 ///
 /// # Errors
-/// [`Error`]. The path is then as it was, except that a stale socket may be gone.
+/// [`Error`]. The path is then as it was.
 pub(crate) fn bind(
     kind: Type,
     path: &Path,
@@ -109,28 +107,41 @@ pub(crate) fn bind(
     // Held until the socket listens: before that, connecting to it fails in the same way as
     // connecting to one that a killed process has left.
     let lock = wait.lock_folder(path);
-    match occupant(kind, path)? {
-        Occupant::Nothing => {}
+    let stale = match occupant(kind, path)? {
+        Occupant::Nothing => None,
         // Without the lock it may be one that another daemon has bound in this moment.
         Occupant::Stale if lock.is_none() && has_socket(path) => return Err(Error::InUse),
-        Occupant::Stale => fs::remove_file(path).map_err(failed("remove the stale socket"))?,
+        Occupant::Stale => Some(Aside::rename(path).map_err(failed("remove the stale socket"))?),
         Occupant::Live => return Err(Error::InUse),
+    };
+    let (fd, identity) = match bind_free(kind, path) {
+        Ok(bound) => bound,
+        Err(error) => {
+            stale.into_iter().for_each(Aside::put_back);
+            return Err(error);
+        }
+    };
+    let file = SocketFile {
+        path: path.into(),
+        identity,
+        stays: false,
+        stale,
+    };
+    if let Some(backlog) = backlog.filter(|_| kind == Type::STREAM) {
+        socket::listen(fd.as_fd(), backlog).map_err(failed("listen"))?;
     }
+    Ok((fd, file))
+}
+
+/// Binds a socket to a path where nothing is.
+fn bind_free(kind: Type, path: &Path) -> Result<(OwnedFd, Identity), Error> {
     let fd = socket::bind_unix(kind, path).map_err(|cause| match cause.kind() {
         // Created in this moment by a process that does not lock.
         io::ErrorKind::AddrInUse => Error::InUse,
         _ => failed("bind")(cause),
     })?;
     let metadata = fs::symlink_metadata(path).map_err(failed("look at it"))?;
-    let file = SocketFile {
-        path: path.into(),
-        identity: identity_of(&metadata),
-        stays: false,
-    };
-    if let Some(backlog) = backlog.filter(|_| kind == Type::STREAM) {
-        socket::listen(fd.as_fd(), backlog).map_err(failed("listen"))?;
-    }
-    Ok((fd, file))
+    Ok((fd, identity_of(&metadata)))
 }
 
 /// Finds out why [`bind`] would fail on this path whatever processes do, for root, and where the folder
@@ -376,23 +387,26 @@ impl SocketFile {
             path,
             identity,
             stays: false,
+            stale: None,
         }
     }
 
     /// The socket's file that is at this path now. It stays when this is dropped, until
-    /// [`Self::remove_when_dropped`].
+    /// [`Self::keep`].
     pub(crate) fn at(path: &Path) -> Option<Self> {
         let metadata = fs::symlink_metadata(path).ok()?;
         metadata.file_type().is_socket().then(|| Self {
             path: path.into(),
             identity: identity_of(&metadata),
             stays: true,
+            stale: None,
         })
     }
 
-    /// From now on the file is one of ours.
-    pub(crate) fn remove_when_dropped(&mut self) {
+    /// From now on the file is one of ours, for good: a stale socket that was at its path is removed.
+    pub(crate) fn keep(&mut self) {
         self.stays = false;
+        self.stale = None;
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -448,51 +462,25 @@ impl SocketFile {
         }
     }
 
-    /// Makes room for another socket at the path: renames the file within its folder.
+    /// Makes room for another socket at the path.
     ///
     /// # Errors
     /// As `rename(2)`.
     pub(crate) fn set_aside(&self) -> io::Result<Aside> {
-        let process = std::process::id();
-        let names = (0..).map(|number| format!(".echod-{process}-{number}"));
-        let mut paths = names.map(|name| folder(&self.path).join(name));
-        // A name that is in use, by whatever, is passed over.
-        let free = paths.find(|path| fs::symlink_metadata(path).is_err());
-        let aside = free.expect("there are numbers without end");
-        fs::rename(&self.path, &aside)?;
-        Ok(Aside {
-            aside,
-            path: self.path.clone(),
-        })
+        Aside::rename(&self.path)
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if !self.stays && self.is_in_place() {
+        if self.stays || !self.is_in_place() {
+            return;
+        }
+        match self.stale.take() {
+            Some(stale) => stale.put_back(),
             // If that fails, the next start takes it for stale.
-            let _ = fs::remove_file(&self.path);
+            None => _ = fs::remove_file(&self.path),
         }
-    }
-}
-
-impl Aside {
-    /// Returns the file to its path, in place of what is there.
-    pub(crate) fn put_back(self) {
-        if let Err(error) = fs::rename(&self.aside, &self.path) {
-            log::error!(
-                "{}: the socket can't be put back: {}",
-                self.path.display(),
-                cause(&error)
-            );
-        }
-    }
-}
-
-impl Drop for Aside {
-    fn drop(&mut self) {
-        // After it was put back there is none.
-        let _ = fs::remove_file(&self.aside);
     }
 }
 
@@ -661,6 +649,38 @@ mod tests {
         });
     }
 
+    /// It was removed at once, also by a reload that was then rejected, and by a dry run.
+    #[test]
+    fn a_stale_socket_returns_to_its_path_unless_the_new_one_is_kept() {
+        in_folder(|path| {
+            drop(UnixListener::bind(path).unwrap());
+            let before = identity(path);
+            let (_fd, file) = bind(Type::STREAM, path, 1).unwrap();
+            UnixStream::connect(path).unwrap();
+            drop(file);
+            assert_eq!(identity(path), before);
+            let (_fd, mut file) = bind(Type::STREAM, path, 1).unwrap();
+            file.keep();
+            drop(file);
+            let left = fs::read_dir(path.parent().unwrap()).unwrap();
+            assert_eq!(left.count(), 0);
+        });
+    }
+
+    #[test]
+    fn a_stale_socket_does_not_return_in_place_of_another_file() {
+        in_folder(|path| {
+            drop(UnixListener::bind(path).unwrap());
+            let (_fd, file) = bind(Type::STREAM, path, 1).unwrap();
+            fs::remove_file(path).unwrap();
+            fs::write(path, "of another process").unwrap();
+            drop(file);
+            assert_eq!(fs::read(path).unwrap(), b"of another process");
+            let left = fs::read_dir(path.parent().unwrap()).unwrap();
+            assert_eq!(left.count(), 1);
+        });
+    }
+
     #[test]
     fn a_file_that_was_found_stays_until_it_is_one_of_ours() {
         in_folder(|path| {
@@ -668,7 +688,7 @@ mod tests {
             drop(SocketFile::at(path).unwrap());
             assert!(path.exists());
             let mut file = SocketFile::at(path).unwrap();
-            file.remove_when_dropped();
+            file.keep();
             drop(file);
             assert!(!path.exists());
         });

@@ -19,7 +19,7 @@ use crate::sys::process::Passed;
 use super::Daemon;
 use super::args::Args;
 use super::check;
-use super::control::{ClientId, Place, Reply, SaidBy, Server};
+use super::control::{ClientId, Reply, SaidBy, Server, SocketPath};
 use super::files::Files;
 use super::handover::STORED;
 use super::handover::predecessor::{Inherited, Predecessor};
@@ -170,9 +170,9 @@ impl Start<'_> {
         }
     }
 
-    fn control_place(&self) -> Option<Place> {
+    fn control_place(&self) -> Option<SocketPath> {
         let option = self.args.socket.as_deref();
-        Place::find(option, &self.loaded.config.control, geteuid().is_root())
+        SocketPath::find(option, &self.loaded.config.control, geteuid().is_root())
     }
 
     fn refused(&self, exit: Exit, reasons: Vec<Diagnostic>) -> Failure {
@@ -240,7 +240,7 @@ impl Foundation {
             .filter(|place| is_moved || place.said_by != SaidBy::Default);
         let before = || {
             let path = predecessor.control_path()?;
-            Some(Place {
+            Some(SocketPath {
                 path,
                 said_by: SaidBy::Default,
             })
@@ -470,7 +470,7 @@ fn announce_origin(texts: &Texts) {
 /// The control socket; none where it is not needed and its place is unavailable or unknown.
 fn open_control_socket(
     start: &Start<'_>,
-    place: Option<Place>,
+    place: Option<SocketPath>,
     group: Option<Gid>,
     predecessor: Option<&mut Predecessor>,
 ) -> Result<(Option<Server>, Option<ClientId>), Diagnostic> {

@@ -61,7 +61,7 @@ impl Cause {
     }
 
     /// The cause behind a datagram that was not delivered.
-    pub(crate) fn of_failure(failure: &measure::Failure) -> Self {
+    pub(crate) fn of_failure(failure: &measure::ReceiveFailure) -> Self {
         match failure.expired {
             true => Self::TtlExceeded,
             false => Self::of(&failure.error),

@@ -12,7 +12,7 @@ use super::ledger::{Answer, AnswerKind, Ledger};
 use super::link::{DATAGRAM_MEMORY, Flow, News, RETRY_INTERVAL};
 use super::payload::Messages;
 use super::route::Route;
-use crate::sys::measure::{Arrival, Failure};
+use crate::sys::measure::{Arrival, ReceiveFailure};
 
 /// Something that has happened.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub(super) enum Event {
     Failed {
         number: u64,
         cause: Cause,
-        failure: Option<Failure>,
+        failure: Option<ReceiveFailure>,
     },
     /// The stream has ended while this number of messages was on the way.
     Ended { cause: Cause, count: u64 },
@@ -78,7 +78,7 @@ impl<M: Messages> Account<M> {
     }
 
     /// A message was sent in vain.
-    pub(super) fn fail(&mut self, number: u64, cause: Cause, failure: Option<Failure>) {
+    pub(super) fn fail(&mut self, number: u64, cause: Cause, failure: Option<ReceiveFailure>) {
         if self.ledger.handle_failure(number, &cause) {
             self.events.push(Event::Failed {
                 number,
@@ -131,7 +131,7 @@ impl Datagrams {
             Err(error) => {
                 // The error queue has the same with more details, if it has it.
                 let _ = self.receive(account);
-                let failure = Failure::from(error);
+                let failure = ReceiveFailure::from(error);
                 account.fail(number, Cause::of_failure(&failure), Some(failure));
             }
         }

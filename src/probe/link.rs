@@ -17,7 +17,7 @@ use nix::sys::time::TimeSpec;
 use socket2::{Domain, SockAddr, Socket};
 
 use super::interrupt::Interrupt;
-use crate::sys::measure::{self, Arrival, Failure};
+use crate::sys::measure::{self, Arrival, ReceiveFailure};
 use crate::sys::message::Source;
 
 /// Room for the largest datagram over IP; one of a Unix socket that is larger is known by its
@@ -204,7 +204,7 @@ pub(crate) enum News {
     Arrival(Arrival),
     /// A datagram of ours was not delivered; as many of its bytes as were returned are in the
     /// memory.
-    Failure(Failure),
+    Failure(ReceiveFailure),
 }
 
 impl Flow {

@@ -22,7 +22,7 @@ use super::cause::{Cause, Trouble};
 use super::interrupt::{Interrupt, LOOK_INTERVAL};
 use super::link::{self, Address, Flow, RETRY_INTERVAL, Stream};
 use super::target::{Port, Target};
-use crate::sys::measure::{self, Failure, Fragmenting};
+use crate::sys::measure::{self, Fragmenting, ReceiveFailure};
 use crate::sys::socket::{Inherited, set_inherited};
 
 /// The room for what waits to be read, where the kernel allows it: what does not fit is lost by this
@@ -128,7 +128,7 @@ impl Route {
 
     /// A datagram to the first address was not delivered: why, and which host reports it, if that is not
     /// the service itself.
-    pub(crate) fn undelivered(&self, failure: &Failure) -> Trouble {
+    pub(crate) fn undelivered(&self, failure: &ReceiveFailure) -> Trouble {
         let mut trouble = self.trouble(&failure.error);
         trouble.cause = Cause::of_failure(failure);
         let service = match self.address() {

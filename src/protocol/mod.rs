@@ -15,6 +15,7 @@ mod diagnostic;
 pub(crate) mod effects;
 pub(crate) mod methods;
 pub(crate) mod peers;
+mod reload_result;
 pub(crate) mod schema;
 pub(crate) mod wire;
 
@@ -53,7 +54,8 @@ pub(crate) const INVALID_BACKLOG: &str = "io.echod.Control.InvalidBacklog";
 
 /// The error of an upgrade that does not take place.
 pub(crate) const UPGRADE_REFUSED: &str = "io.echod.Control.UpgradeRefused";
-/// The name of an error.
+
+/// The error of a reload that is not begun, since the daemon is stopping or hands over.
 pub(crate) const RELOAD_REFUSED: &str = "io.echod.Control.ReloadRefused";
 
 /// The error of a request that is too long to be read.

@@ -19,6 +19,8 @@ fn result(outcome: ReloadOutcome) -> ReloadResult {
         errors: Vec::new(),
         warnings: Vec::new(),
         changes: Vec::new(),
+        kept: 0,
+        changes_omitted: 0,
     }
 }
 

@@ -127,7 +127,7 @@ pub struct Arrival {
 
 /// A datagram that was sent and not delivered, as reported by ICMP or by this host.
 #[derive(Debug)]
-pub struct Failure {
+pub struct ReceiveFailure {
     /// The number of its payload bytes that were returned, by which it can be recognized.
     pub len: usize,
     /// The reason, as an errno.
@@ -141,7 +141,7 @@ pub struct Failure {
 }
 
 /// Where nothing but the error is known.
-impl From<io::Error> for Failure {
+impl From<io::Error> for ReceiveFailure {
     fn from(error: io::Error) -> Self {
         Self {
             len: 0,
@@ -207,11 +207,11 @@ pub fn receive(fd: BorrowedFd<'_>, memory: &mut [u8]) -> io::Result<Arrival> {
 ///
 /// # Errors
 /// `WouldBlock` if there is none; others as recvmsg(2).
-pub fn receive_failure(fd: BorrowedFd<'_>, memory: &mut [u8]) -> io::Result<Failure> {
+pub fn receive_failure(fd: BorrowedFd<'_>, memory: &mut [u8]) -> io::Result<ReceiveFailure> {
     let mut control = Control::new();
     let flags = libc::MSG_DONTWAIT | libc::MSG_ERRQUEUE;
     let message = ancillary::receive(fd, memory, &mut control, flags)?;
-    let mut failure = Failure::from(io::Error::other("the kernel gives no reason"));
+    let mut failure = ReceiveFailure::from(io::Error::other("the kernel gives no reason"));
     failure.len = message.len;
     for detail in message.control_messages() {
         let ((libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)) =

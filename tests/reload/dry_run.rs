@@ -58,3 +58,45 @@ fn a_dry_run_reports_what_can_not_be_bound() {
     assert_eq!(status["listeners"], 1);
     exchange(&mut connect(at(here)), b"still here");
 }
+
+/// A dry run said that it would be applied, and the reload was rejected.
+#[test]
+fn a_dry_run_tries_an_address_that_a_socket_in_service_has_a_part_of() {
+    let port = free_port();
+    let config = |ip: &str, sockets: usize| {
+        let more = format!("sockets = {sockets}");
+        tcp("main", &format!("\"{ip}:{port}\""), &more)
+    };
+    for sockets in [1, 2] {
+        let daemon = Daemon::start(&config("127.0.0.1", sockets));
+        daemon.write_config(&config("0.0.0.0", sockets));
+        let dry_run = || {
+            let output = daemon.ctl(&["--json", "reload", "--dry-run"]);
+            let reply: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+            reply["result"].clone()
+        };
+        let not_tried = |result: &Value| {
+            let warnings = result["warnings"].to_string();
+            warnings.contains(&format!("bind 0.0.0.0:{port}: not tried"))
+        };
+        // As long as no other process has the port it works, whether it was tried or not.
+        let result = dry_run();
+        assert_eq!(result["outcome"], "applied", "{result}");
+        assert_eq!(not_tried(&result), sockets == 1, "{result}");
+        let other = TcpListener::bind(("127.0.0.2", port)).expect("another process");
+        let inodes = listening_inodes(at(port));
+        let result = dry_run();
+        match sockets {
+            // A socket that shares its address with none would have to be changed.
+            1 => assert!(not_tried(&result), "{result}"),
+            _ => assert_eq!(result["outcome"], "rejected", "{result}"),
+        }
+        let refused = daemon.reload();
+        assert_eq!(refused["outcome"], "rejected", "{refused}");
+        if sockets > 1 {
+            assert_eq!(refused["errors"], result["errors"]);
+        }
+        assert_eq!(listening_inodes(at(port)), inodes);
+        drop(other);
+    }
+}

@@ -8,12 +8,15 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use echod::internals::socket::details;
 use socket2::{Domain, Socket, Type};
 
-use crate::harness::{Daemon, PATIENCE, StopAtEnd, connect, eventually, exchange, free_port, udp};
+use crate::harness::{
+    Daemon, PATIENCE, StopAtEnd, connect, eventually, exchange, free_port, not_tested, text, udp,
+};
 
 fn at(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
@@ -168,6 +171,48 @@ fn view(daemon: &Daemon, ports: &[u16]) -> BTreeSet<String> {
     view
 }
 
+/// What the kernel shows of the listening and UDP sockets of these ports: their backlogs and buffers;
+/// nothing where ss is missing.
+fn options(ports: &[u16]) -> BTreeSet<String> {
+    let ss = Command::new("ss").args(["-HOlntum"]).output();
+    let Ok(output) = ss else {
+        not_tested("the buffers of sockets, for there is no ss (iproute2)");
+        return BTreeSet::new();
+    };
+    let of_port = |row: &&str| {
+        let local = row.split_whitespace().nth(4);
+        ports
+            .iter()
+            .any(|port| local.is_some_and(|local| local.ends_with(&format!(":{port}"))))
+    };
+    let shown = text(&output.stdout);
+    let rows = shown.lines().filter(of_port).map(|row| {
+        let row: Vec<&str> = row.split_whitespace().collect();
+        // Of a listening socket the send queue is the backlog (ss(8)); memory in use may differ.
+        let memory = row.iter().find_map(|part| part.strip_prefix("skmem:("));
+        let limits = memory.into_iter().flat_map(|memory| memory.split(','));
+        let limits = limits.filter(|part| part.starts_with("rb") || part.starts_with("tb"));
+        let limits: Vec<&str> = limits.collect();
+        format!("{} {} {} {limits:?}", row[0], row[3], row[4])
+    });
+    rows.collect()
+}
+
+/// Whether the kernel's end of this connection, served or not, has a timer for keepalive.
+fn is_kept_alive(client: &TcpStream) -> bool {
+    let end = |address: SocketAddr| {
+        let port = address.port();
+        move |text: &str| text.ends_with(&format!(":{port:04X}"))
+    };
+    let is_server = end(client.peer_addr().expect("connected"));
+    let is_client = end(client.local_addr().expect("connected"));
+    let text = std::fs::read_to_string("/proc/net/tcp").expect("a table");
+    let mut rows = text.lines().map(|row| row.split_whitespace().collect());
+    let row = rows.find(|row: &Vec<&str>| is_server(row[1]) && is_client(row[2]));
+    // sl local rem st tx:rx tr:when (proc(5), /proc/net/tcp)
+    row.expect("it is there")[5].starts_with("02:")
+}
+
 /// Whether another process of this user could bind the port and get a part of the clients.
 fn can_be_shared(kind: Type, address: SocketAddr) -> bool {
     let socket = Socket::new(Domain::for_address(address), kind, None).expect("a socket");
@@ -186,7 +231,7 @@ fn can_be_shared(kind: Type, address: SocketAddr) -> bool {
 fn a_rejected_reload_leaves_options_files_and_queues_as_they_were() {
     let [stream, datagram, taken] = [(); 3].map(|()| free_port());
     let _other_process = TcpListener::bind(at(taken)).expect("a listener of another process");
-    let full = "sockets = 1\nmax-connections = 1";
+    let full = "sockets = 1\nmax-connections = 1\nbacklog = 77\nkeepalive = \"1m\"\nreceive-buffer = 65536\nsend-buffer = 65536";
     let before = [
         tcp("a", &at(stream).to_string(), full),
         table("u", "udp", &at(datagram).to_string(), "sockets = 1"),
@@ -203,8 +248,11 @@ fn a_rejected_reload_leaves_options_files_and_queues_as_they_were() {
     let queue = || daemon.listener("a")["backlog"]["queued"] == 5;
     eventually("they are queued", queue);
     let unchanged = view(&daemon, &[stream, datagram]);
+    let options_before = options(&[stream, datagram]);
+    assert!(queued.iter().all(is_kept_alive), "it was inherited");
     let check = || {
         assert_eq!(view(&daemon, &[stream, datagram]), unchanged);
+        assert_eq!(options(&[stream, datagram]), options_before);
         assert!(
             !can_be_shared(Type::STREAM, at(stream)),
             "the TCP port is open to others"
@@ -228,6 +276,22 @@ fn a_rejected_reload_leaves_options_files_and_queues_as_they_were() {
             tcp("b", &at(stream).to_string(), "sockets = 2"),
             table("v", "udp", &at(datagram).to_string(), "sockets = 2"),
             table("t", "unix-datagram", "{dir}/s", ""),
+        ],
+        // Other options of the same sockets.
+        [
+            tcp(
+                "a",
+                &at(stream).to_string(),
+                "sockets = 1\nbacklog = 5\nkeepalive = \"off\"\nno-delay = false\n\
+                 receive-buffer = 9000\nsend-buffer = 9000",
+            ),
+            table(
+                "u",
+                "udp",
+                &at(datagram).to_string(),
+                "sockets = 1\nreceive-buffer = 9000\nsend-buffer = 9000",
+            ),
+            table("s", "unix-stream", "{dir}/s", "backlog = 5"),
         ],
         // Wildcards.
         [
@@ -260,6 +324,10 @@ fn a_rejected_reload_leaves_options_files_and_queues_as_they_were() {
     assert!(!can_be_shared(Type::STREAM, at(stream)));
     let mut local = UnixStream::connect(daemon.path("s")).expect("it is a stream as before");
     exchange(&mut local, b"still here");
+    // What is connected now inherits what the listening socket has.
+    queued.push(connect(at(stream)));
+    assert!(is_kept_alive(&queued[5]), "keepalive is on as before");
+    queued[5].write_all(b"queued").expect("sent");
     // The queue is served in the end.
     drop(inside);
     for mut client in queued {

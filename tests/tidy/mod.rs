@@ -11,6 +11,7 @@ mod shape;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::harness::repository;
 
@@ -308,6 +309,81 @@ fn every_control_method_is_documented() {
         let row = format!("\n| `{name}` | ");
         assert!(page.contains(&row), "{name} is missing in docs/control.md");
     }
+}
+
+#[test]
+fn the_manual_of_echoctl_has_every_command_and_every_method() {
+    let manual = fs::read_to_string(repository("docs/man/echoctl.1")).expect("a page");
+    let (commands, json) = manual.split_once("\n.Sh JSON\n").expect("two sections");
+    let help = Command::new(crate::harness::ECHOCTL)
+        .arg("--help")
+        .output()
+        .expect("echoctl runs");
+    let help = String::from_utf8(help.stdout).expect("text");
+    let (_, listed) = help.split_once("\nCommands:\n").expect("a list");
+    let listed = listed.lines().take_while(|line| !line.is_empty());
+    let names = listed.filter_map(|line| line.split_whitespace().next());
+    let names: Vec<&str> = names.filter(|name| *name != "help").collect();
+    assert!(names.contains(&"status"), "{names:?}");
+    for name in names {
+        let is_item = |line: &str| {
+            let words = line.strip_prefix(".It ").unwrap_or(line);
+            let name_of_item = words.strip_prefix(".Cm ").or(words.strip_prefix("Cm "));
+            name_of_item.and_then(|rest| rest.split(' ').next()) == Some(name)
+        };
+        // An item of one line, or of several, of which the name is the first.
+        let lines: Vec<&str> = commands.lines().collect();
+        let has_item = lines.windows(2).any(|pair| {
+            (pair[0].starts_with(".It ") && is_item(pair[0]))
+                || (pair[0] == ".It Xo" && is_item(pair[1]))
+        });
+        assert!(has_item, "{name} is missing in echoctl.1");
+    }
+    for method in echod::internals::METHODS {
+        // Those of Varlink itself describe the service.
+        if let Some(name) = method.name.strip_prefix("io.echod.Control.") {
+            let has_line = json.lines().any(|line| {
+                line.strip_prefix(".Li ")
+                    .map(|line| line.trim_end_matches(" ;"))
+                    == Some(name)
+            });
+            assert!(has_line, "the list below JSON does not name {name}");
+        }
+    }
+}
+
+#[test]
+fn where_a_change_goes_names_files_that_exist() {
+    let page = fs::read_to_string(repository("CONTRIBUTING.md")).expect("a page");
+    let section = page
+        .split("\n## ")
+        .find(|part| part.starts_with("Where a change goes"));
+    let rows = section
+        .expect("a section")
+        .lines()
+        .filter(|line| line.starts_with("| "));
+    let mut count = 0;
+    for row in rows {
+        let quoted: Vec<&str> = row.split('`').skip(1).step_by(2).collect();
+        let is_path = |text: &&str| text.contains('/') && !text.contains(' ');
+        let paths = quoted.iter().copied().filter(is_path);
+        let paths: Vec<PathBuf> = paths.map(repository).collect();
+        for path in &paths {
+            assert!(path.exists(), "{} is missing: {row}", path.display());
+        }
+        // A file without its folder is in one that the row names.
+        let is_name = |text: &&str| !text.contains('/') && text.ends_with(".rs");
+        for name in quoted.iter().copied().filter(is_name) {
+            let mut folders = paths.iter().map(|path| match path.is_dir() {
+                true => path.as_path(),
+                false => path.parent().expect("a folder"),
+            });
+            let is_there = folders.any(|folder| folder.join(name).is_file());
+            assert!(is_there, "{name} is missing: {row}");
+        }
+        count += paths.len();
+    }
+    assert!(count > 40, "the table has paths");
 }
 
 #[test]

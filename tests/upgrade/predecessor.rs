@@ -18,7 +18,7 @@ use crate::harness::{
 use super::upgrade;
 
 /// Starts echod as a predecessor would that has left this at descriptor 3.
-fn start_with_legacy(config: &str, carrier: OwnedFd, variable: &str) -> Daemon {
+fn start_with_carrier(config: &str, carrier: OwnedFd, variable: &str) -> Daemon {
     Daemon::start_with(config, |command| {
         let line = format!("export ECHOD_HANDOVER='{variable}'; exec 3<&0 </dev/null");
         after_shell_line(command, &line);
@@ -130,7 +130,7 @@ fn when_the_record_can_not_be_read_queued_clients_are_served_all_the_same() {
 const SIMPLE: &str = "[listener.main]\nprotocol = \"tcp\"\naddress = \"127.0.0.1:0\"\n";
 
 fn starts_all_the_same(carrier: OwnedFd, variable: &str) {
-    let daemon = start_with_legacy(SIMPLE, carrier, variable);
+    let daemon = start_with_carrier(SIMPLE, carrier, variable);
     let log = daemon.log();
     assert!(
         log.contains("what the predecessor left can't be read"),
@@ -142,12 +142,12 @@ fn starts_all_the_same(carrier: OwnedFd, variable: &str) {
 }
 
 #[test]
-fn a_legacy_with_nothing_in_it_is_logged_and_the_start_is_a_normal_one() {
+fn a_carrier_with_nothing_in_it_is_logged_and_the_start_is_a_normal_one() {
     starts_all_the_same(carrier(&[] as &[OwnedFd]), "3");
 }
 
 #[test]
-fn a_legacy_that_is_no_legacy_is_logged_and_the_start_is_a_normal_one() {
+fn a_descriptor_that_is_no_carrier_is_logged_and_the_start_is_a_normal_one() {
     let null = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
     for variable in [
         "3",

@@ -272,15 +272,16 @@ fn details(result: &ReloadResult, screen: Screen) -> String {
         .filter(|change| change.action != ChangeAction::Keep)
         .collect();
     // Listeners that stay as they are would hide those that change.
-    let kept = result.changes.len() - changes.len();
+    let kept = (result.changes.len() - changes.len()) as u64 + result.kept;
+    let count = changes.len() as u64 + result.changes_omitted;
     if !changes.is_empty() {
         text += &change_table(&changes, screen);
     }
-    if !result.changes.is_empty() {
-        text += &format!(
-            "{}, {kept} kept as is\n",
-            counted(changes.len() as u64, "change")
-        );
+    if result.changes_omitted > 0 {
+        text += &format!("... and {} more\n", result.changes_omitted);
+    }
+    if count + kept > 0 {
+        text += &format!("{}, {kept} kept as is\n", counted(count, "change"));
     }
     text
 }

@@ -420,6 +420,24 @@ fn a_reload_lists_what_changed() {
     );
 }
 
+/// Each `GetStatus` had two megabytes about 18,000 listeners that a reload was to add.
+#[test]
+fn of_a_result_that_is_kept_the_first_changes_are_listed_and_all_are_counted() {
+    let mut result = applied();
+    let added = result.changes[0].clone();
+    result.changes.extend(vec![added; 100]);
+    let result = result.abridged();
+    assert_eq!(result.changes.len(), 100);
+    assert_eq!((result.kept, result.changes_omitted), (1, 3));
+    let text = reload(&result, WHOLE);
+    assert!(
+        text.ends_with("\n... and 3 more\n103 changes, 1 kept as is\n"),
+        "{text}"
+    );
+    // Once is enough.
+    assert_eq!(result.clone().abridged(), result);
+}
+
 /// The terminal folded what is longer than a line at any letter.
 #[test]
 fn on_a_narrow_terminal_a_change_takes_several_lines() {

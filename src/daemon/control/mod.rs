@@ -46,7 +46,7 @@ use listing::Listing;
 pub(super) use searches::Search;
 use searches::{Closure, Searches, Task};
 pub(super) use socket::missing_directory;
-pub(crate) use socket::{BindError, Place, SaidBy};
+pub(crate) use socket::{BindError, SaidBy, SocketPath};
 use socket::{Permissions, Socket};
 use spare::Spare;
 

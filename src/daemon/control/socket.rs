@@ -89,7 +89,7 @@ fn hint(cause: Errno) -> &'static str {
 
 /// Where the control socket is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct SocketPath {
     /// The path.
     pub path: PathBuf,
     /// What says so.
@@ -107,7 +107,7 @@ pub(crate) enum SaidBy {
     Default,
 }
 
-impl Place {
+impl SocketPath {
     /// The path of the option `--socket`, else of the configuration, else the default for root or
     /// another user; none if that is not known.
     pub(crate) fn find(
@@ -194,9 +194,10 @@ impl Socket {
     fn bind_private(path: &Path, permissions: Permissions) -> Result<Self, BindError> {
         must_fit(path)?;
         let made_directory = make_directory(path, permissions.group)?;
-        let (listener, file) =
+        let (listener, mut file) =
             socket_file::bind(Type::STREAM, path, Some(BACKLOG), &LockWait::default())
                 .map_err(|error| BindError::of_file(path, error))?;
+        file.keep();
         Ok(Self {
             listener: listener.into(),
             file,
@@ -237,7 +238,7 @@ impl Socket {
     /// Finds out why [`Self::bind_again`] would fail.
     pub(super) fn check_again(&self) -> Result<(), BindError> {
         let path = self.file.path();
-        Place {
+        SocketPath {
             path: path.to_owned(),
             said_by: SaidBy::CommandLine,
         }

@@ -10,11 +10,11 @@ use crate::worker::mailbox::{SocketId, SocketKind};
 
 /// Ids of sockets, sorted by their addresses.
 #[derive(Debug, Default)]
-pub(super) struct AddressIndex(BTreeSet<(Place, SocketId)>);
+pub(super) struct AddressIndex(BTreeSet<(ComparedAddress, SocketId)>);
 
 /// An address as the kernel compares it. All those of one port follow each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
+struct ComparedAddress {
     kind: SocketKind,
     is_ipv4: bool,
     port: u16,
@@ -23,7 +23,7 @@ struct Place {
     scope: u32,
 }
 
-impl Place {
+impl ComparedAddress {
     fn new(kind: SocketKind, address: SocketAddr) -> Self {
         Self {
             kind,
@@ -62,11 +62,11 @@ impl Place {
 
 impl AddressIndex {
     pub(super) fn insert(&mut self, kind: SocketKind, address: SocketAddr, id: SocketId) {
-        self.0.insert((Place::new(kind, address), id));
+        self.0.insert((ComparedAddress::new(kind, address), id));
     }
 
     pub(super) fn remove(&mut self, kind: SocketKind, address: SocketAddr, id: SocketId) {
-        self.0.remove(&(Place::new(kind, address), id));
+        self.0.remove(&(ComparedAddress::new(kind, address), id));
     }
 
     /// The sockets that have this very address, in ascending order.
@@ -75,7 +75,7 @@ impl AddressIndex {
         kind: SocketKind,
         address: SocketAddr,
     ) -> impl Iterator<Item = SocketId> {
-        let place = Place::new(kind, address);
+        let place = ComparedAddress::new(kind, address);
         self.between(place, place)
     }
 
@@ -86,7 +86,7 @@ impl AddressIndex {
         kind: SocketKind,
         address: SocketAddr,
     ) -> impl Iterator<Item = SocketId> {
-        let place = Place::new(kind, address);
+        let place = ComparedAddress::new(kind, address);
         let wildcard = place.wildcard();
         let last = match place == wildcard {
             true => place.last_of_port(),
@@ -99,13 +99,17 @@ impl AddressIndex {
     /// The sockets that have this port, at any address.
     pub(super) fn at_port(&self, kind: SocketKind, port: u16) -> impl Iterator<Item = SocketId> {
         let families: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
-        let first = families.map(|ip| Place::new(kind, SocketAddr::new(ip, port)));
+        let first = families.map(|ip| ComparedAddress::new(kind, SocketAddr::new(ip, port)));
         first
             .into_iter()
             .flat_map(|first| self.between(first, first.last_of_port()))
     }
 
-    fn between(&self, first: Place, last: Place) -> impl Iterator<Item = SocketId> {
+    fn between(
+        &self,
+        first: ComparedAddress,
+        last: ComparedAddress,
+    ) -> impl Iterator<Item = SocketId> {
         let range = (first, SocketId(0))..=(last, SocketId(u32::MAX));
         self.0.range(range).map(|(_, id)| *id)
     }

@@ -20,7 +20,7 @@ use crate::daemon::privileges::Landlock;
 use crate::daemon::record::Adopted;
 use crate::daemon::socket_file::{self, LockWait, SocketFile};
 
-use super::failures::Failure;
+use super::failures::BindFailure;
 use super::retiring::RetiringSockets;
 
 /// The buffer of a datagram socket where the configuration says "auto". Over UDP that for receiving:
@@ -324,7 +324,7 @@ pub(crate) fn check(
     match address {
         Address::Unix(path) => match socket_file::check(path, made) {
             Ok(()) => Ok(None),
-            Err(error) => Err(Failure::of_path(listener, path, &error, None).to_string()),
+            Err(error) => Err(BindFailure::of_path(listener, path, &error, None).to_string()),
         },
         Address::Inet {
             address: inet,
@@ -340,7 +340,9 @@ pub(crate) fn check(
                 Err(error) if *optional && is_missing_family(&error) => {
                     Ok(Some(left_out(listener, address)))
                 }
-                Err(error) => Err(Failure::of_inet(listener, address, *inet, &error).to_string()),
+                Err(error) => {
+                    Err(BindFailure::of_inet(listener, address, *inet, &error).to_string())
+                }
             }
         }
     }

@@ -288,11 +288,11 @@ fn set_options(
     }
 }
 
-/// Changes what a rejected reload must leave as it was: the file of a predecessor's socket, and the
-/// backlog of a passed one.
+/// Changes what a rejected reload must leave as it was: the file of a predecessor's socket, a stale one
+/// in place of which a socket was bound, and the backlog of a passed one.
 fn take_ownership(new: &mut Bound, listener: &config::Listener, warnings: &mut Vec<String>) {
     if let Some(file) = &mut new.file {
-        file.remove_when_dropped();
+        file.keep();
     }
     if new.passed.is_some()
         && let Err(error) = new.listen(listener)

@@ -17,7 +17,7 @@ pub(super) const MORE_DESCRIPTORS: &str = "raise LimitNOFILE= in the unit, or \"
 
 /// Why something can't be bound.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct BindFailure {
     message: String,
     /// The process has no descriptor left, so that nothing else can be bound either.
     is_exhausted: bool,
@@ -30,7 +30,7 @@ pub(super) struct Failures {
     is_exhausted: bool,
 }
 
-impl Failure {
+impl BindFailure {
     pub(super) fn new(message: String, cause: &io::Error) -> Self {
         Self {
             message,
@@ -83,13 +83,13 @@ impl Failure {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for BindFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.message.fmt(f)
     }
 }
 
-impl From<String> for Failure {
+impl From<String> for BindFailure {
     fn from(message: String) -> Self {
         Self {
             message,
@@ -99,7 +99,7 @@ impl From<String> for Failure {
 }
 
 impl Failures {
-    pub(super) fn add(&mut self, failure: impl Into<Failure>) {
+    pub(super) fn add(&mut self, failure: impl Into<BindFailure>) {
         let failure = failure.into();
         self.messages.push(failure.message);
         self.is_exhausted |= failure.is_exhausted;

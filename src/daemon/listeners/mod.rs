@@ -195,6 +195,9 @@ impl Listeners {
     }
 
     /// Gives all sockets of a listener this backlog; how it was before, and how it is now.
+    ///
+    /// # Errors
+    /// As `listen(2)`; all sockets then have what they had.
     pub(super) fn set_backlog(
         &mut self,
         name: &str,
@@ -207,8 +210,19 @@ impl Listeners {
         let before = self.backlog(listener, &queues).unwrap_or_default();
         // Those that wait to listen get it then.
         let waits = |socket: &&Socket| socket.bound.waits_at().is_some();
-        for socket in self.sockets_of(listener).filter(|socket| !waits(socket)) {
-            socket::listen(socket.bound.fd.as_fd(), backlog)?;
+        let mut changed = Vec::new();
+        for Socket { bound, .. } in self.sockets_of(listener).filter(|socket| !waits(socket)) {
+            let fd = bound.fd.as_fd();
+            let effective = socket::queue(fd).map(|queue| queue.effective);
+            if let Err(error) = socket::listen(fd, backlog) {
+                for (fd, backlog) in changed {
+                    // It listened with this backlog a moment ago.
+                    let _ = socket::listen(fd, backlog);
+                }
+                return Err(error);
+            }
+            let had = effective.or_else(|| bound.backlog(&listener.config));
+            changed.extend(had.map(|had| (fd, had)));
         }
         let Some(listener) = self.in_service.get_mut(name) else {
             return Ok(Default::default());

@@ -17,7 +17,7 @@ use crate::sys::process::Passed;
 use crate::sys::socket;
 
 use super::bind::{self, Bound};
-use super::place::{Place, address, protocol};
+use super::place::{BoundAddress, address, protocol};
 use super::survivors::Survivors;
 
 /// Names that begin so are ours: no listener's sockets are called so.
@@ -31,7 +31,7 @@ pub(crate) struct Sockets {
     // None in place of those that a listener has taken.
     others: Vec<Option<Passed>>,
     // Where they are, from the last on.
-    places: BTreeMap<Place, Vec<usize>>,
+    places: BTreeMap<BoundAddress, Vec<usize>>,
 }
 
 impl Sockets {
@@ -56,7 +56,7 @@ impl Sockets {
         }
         for (index, passed) in sockets.others.iter().enumerate().rev() {
             let fd = passed.as_ref().map(|passed| &passed.fd);
-            if let Some(place) = fd.filter(|fd| is_ready(fd)).and_then(Place::of) {
+            if let Some(place) = fd.filter(|fd| is_ready(fd)).and_then(BoundAddress::of) {
                 sockets.places.entry(place).or_default().push(index);
             }
         }
@@ -118,7 +118,7 @@ impl Sockets {
         if !survivors.is_empty() {
             return Ok(survivors);
         }
-        let place = Place::new(listener.protocol, address);
+        let place = BoundAddress::new(listener.protocol, address);
         let index = self.places.get_mut(&place).and_then(Vec::pop);
         let Some(Passed { fd, .. }) = index.and_then(|index| self.others[index].take()) else {
             return Ok(Vec::new());

@@ -13,11 +13,12 @@ use crate::config::{self, Address, Config};
 use crate::sys::socket;
 use crate::worker::mailbox::SocketId;
 
+use crate::daemon::aside::Aside;
 use crate::daemon::socket_file;
 
 use super::Listeners;
 use super::bind::{self, Bound};
-use super::failures::{Failure, Failures};
+use super::failures::{BindFailure, Failures};
 use super::prepared::{Pending, Planned, Prepared};
 use super::sockets::Socket;
 
@@ -87,7 +88,7 @@ impl Listeners {
                     && !self.has_to_wait_at(local)
                     && let Err(error) = bound.listen(listener)
                 {
-                    failures.add(Failure::of_listening(listener, &bound.address, &error));
+                    failures.add(BindFailure::of_listening(listener, &bound.address, &error));
                 }
             }
         }
@@ -99,12 +100,12 @@ impl Listeners {
         pending: Pending,
         workers: usize,
         undo: &mut Undo<'a>,
-    ) -> Result<Vec<Bound>, Failure> {
+    ) -> Result<Vec<Bound>, BindFailure> {
         match pending {
             Pending::Replacing { path, id } => {
                 let bound = self.bind_replacing(listener, &path, id, workers, undo);
                 bound.map(|bound| vec![bound]).map_err(|error| {
-                    Failure::of_path(listener, &path, &error, self.landlock.as_ref())
+                    BindFailure::of_path(listener, &path, &error, self.landlock.as_ref())
                 })
             }
             Pending::Beside {
@@ -113,7 +114,7 @@ impl Listeners {
                 indexes,
             } => {
                 let bound = self.bind_beside(listener, &address, (inet, indexes), workers, undo);
-                bound.map_err(|error| Failure::of_inet(listener, &address, inet, &error))
+                bound.map_err(|error| BindFailure::of_inet(listener, &address, inet, &error))
             }
         }
     }
@@ -173,7 +174,7 @@ impl Listeners {
 #[derive(Default)]
 struct Undo<'a> {
     shared: Vec<&'a Socket>,
-    asides: Vec<socket_file::Aside>,
+    asides: Vec<Aside>,
     lock_wait: socket_file::LockWait,
 }
 
@@ -184,8 +185,6 @@ impl Undo<'_> {
                 log::warn!("{warning}");
             }
         }
-        self.asides
-            .into_iter()
-            .for_each(socket_file::Aside::put_back);
+        self.asides.into_iter().for_each(Aside::put_back);
     }
 }

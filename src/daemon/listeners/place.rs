@@ -13,7 +13,7 @@ use super::bind;
 
 /// What a listener has if it is served by a socket.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
+pub(super) struct BoundAddress {
     protocol: Protocol,
     bound_to: BoundTo,
 }
@@ -24,7 +24,7 @@ enum BoundTo {
     Path(PathBuf),
 }
 
-impl Place {
+impl BoundAddress {
     /// That of a configured address.
     pub(super) fn new(protocol: Protocol, address: &Address) -> Self {
         let bound_to = match address {

@@ -7,16 +7,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::config::{self, Address, Change, ChangeAction, Config, Mood};
+use crate::sys::socket;
 use crate::worker::mailbox::{SocketId, SocketKind};
 
 use crate::daemon::socket_file;
 
 use super::bind::{self, Bound, Circumstances};
-use super::failures::{self, Failure, Failures};
+use super::failures::{self, BindFailure, Failures};
 use super::prepared::{Kept, Pending, Planned, Prepared};
 use super::sockets::Socket;
 use super::{Listeners, descriptors, passed};
@@ -203,7 +205,7 @@ impl<'a> Preparation<'a> {
         inet: SocketAddr,
         optional: bool,
         own: &Own<'a>,
-    ) -> Result<Vec<Planned>, Failure> {
+    ) -> Result<Vec<Planned>, BindFailure> {
         let (kind, _) = bind::kinds(listener.protocol);
         let count = bind::sockets_per_address(listener, self.circumstances.workers);
         let kept = self.keep_inet(listener, address, inet, count, own)?;
@@ -218,6 +220,7 @@ impl<'a> Preparation<'a> {
             Ok(bound) => Ok(bound.into_iter().map(Planned::New).collect()),
             // In use perhaps only by a socket of ours, which must not be touched yet.
             Err(error) if bind::is_in_use(&error) && self.overlaps(kind, inet) => {
+                self.try_beside(listener, address, inet)?;
                 Ok(vec![Planned::Pending(Pending::Beside {
                     address: address.clone(),
                     inet,
@@ -230,8 +233,38 @@ impl<'a> Preparation<'a> {
                     .push(bind::left_out(listener, address));
                 Ok(Vec::new())
             }
-            Err(error) => Err(Failure::of_inet(listener, address, inet, &error)),
+            Err(error) => Err(BindFailure::of_inet(listener, address, inet, &error)),
         }
+    }
+
+    /// A dry run finds out what the commit would find out about an address that sockets in service
+    /// have a part of: it binds a socket beside them, where that changes nothing. If they do not permit
+    /// that, they would have to be changed; a datagram socket would receive at once.
+    fn try_beside(
+        &mut self,
+        listener: &config::Listener,
+        address: &Address,
+        inet: SocketAddr,
+    ) -> Result<(), BindFailure> {
+        if self.circumstances.mood == Mood::Real {
+            return Ok(());
+        }
+        let (kind, _) = bind::kinds(listener.protocol);
+        let mut beside = self.listeners.sockets.excluding(kind, inet);
+        let is_harmless = kind == SocketKind::Stream
+            && beside.all(|socket| socket::is_shared(socket.bound.fd.as_fd()));
+        if is_harmless {
+            let workers = self.circumstances.workers;
+            return bind::bind_beside(listener, address, inet, 0..1, workers)
+                .map(drop)
+                .map_err(|error| BindFailure::of_inet(listener, address, inet, &error));
+        }
+        self.prepared.warnings.push(format!(
+            "listener \"{}\": bind {address}: not tried, for a socket in service has a part of it: \
+             the reload is rejected if another process has another part",
+            listener.name
+        ));
+        Ok(())
     }
 
     /// Plans the sockets in service that have the very address: they stay as they are, so that no
@@ -243,7 +276,7 @@ impl<'a> Preparation<'a> {
         inet: SocketAddr,
         count: usize,
         own: &Own<'a>,
-    ) -> Result<Vec<Planned>, Failure> {
+    ) -> Result<Vec<Planned>, BindFailure> {
         let (kind, _) = bind::kinds(listener.protocol);
         // A port 0 stands for the port that the same listener has got, and for no other.
         let same = (inet.port() != 0).then(|| self.listeners.sockets.at(kind, inet));
@@ -290,7 +323,7 @@ impl<'a> Preparation<'a> {
         listener: &config::Listener,
         address: &Address,
         path: &Path,
-    ) -> Result<Vec<Planned>, Failure> {
+    ) -> Result<Vec<Planned>, BindFailure> {
         let (kind, _) = bind::kinds(listener.protocol);
         let found = socket_file::identity(path);
         let sockets = &self.listeners.sockets;
@@ -314,9 +347,10 @@ impl<'a> Preparation<'a> {
         Ok(vec![Planned::New(bound)])
     }
 
-    fn bind_path(&self, listener: &config::Listener, path: &Path) -> Result<Bound, Failure> {
-        bind::bind_path(listener, path, &self.circumstances)
-            .map_err(|error| Failure::of_path(listener, path, &error, self.circumstances.landlock))
+    fn bind_path(&self, listener: &config::Listener, path: &Path) -> Result<Bound, BindFailure> {
+        bind::bind_path(listener, path, &self.circumstances).map_err(|error| {
+            BindFailure::of_path(listener, path, &error, self.circumstances.landlock)
+        })
     }
 
     /// Plans sockets in service for an address that is to have `count` of them.
@@ -326,7 +360,7 @@ impl<'a> Preparation<'a> {
         address: &Address,
         sockets: Vec<&Socket>,
         count: usize,
-    ) -> Result<Vec<Planned>, Failure> {
+    ) -> Result<Vec<Planned>, BindFailure> {
         let keep = |(index, socket): (usize, &Socket)| {
             // Two workers would answer the datagrams of one sender in another order than they came:
             // so the worker stays, too.
@@ -341,7 +375,7 @@ impl<'a> Preparation<'a> {
             let handles = bind::handles(&socket.bound.fd, new).map_err(|error| {
                 let reason = failures::explain(&error);
                 let message = format!("listener \"{}\": {address}: {reason}", listener.name);
-                Failure::new(message, &error)
+                BindFailure::new(message, &error)
             })?;
             let leaving = socket.workers.iter().copied();
             Ok(Planned::Kept(Kept {
@@ -359,7 +393,7 @@ impl<'a> Preparation<'a> {
         &mut self,
         listener: &config::Listener,
         address: &Address,
-    ) -> Result<Vec<Planned>, Failure> {
+    ) -> Result<Vec<Planned>, BindFailure> {
         let workers = self.circumstances.workers;
         let passed = self.passed.take_at(listener, address, workers)?;
         Ok(passed.into_iter().map(Planned::New).collect())
@@ -430,8 +464,11 @@ impl<'a> Preparation<'a> {
                         && bound.passed.is_none()
                         && let Err(error) = bound.listen(listener)
                     {
-                        self.failures
-                            .add(Failure::of_listening(listener, &bound.address, &error));
+                        self.failures.add(BindFailure::of_listening(
+                            listener,
+                            &bound.address,
+                            &error,
+                        ));
                     }
                 }
             }

@@ -15,7 +15,7 @@ use crate::sys::socket;
 use crate::daemon::socket_file::SocketFile;
 
 use super::bind::{self, Bound};
-use super::place::Place;
+use super::place::BoundAddress;
 
 /// Names of sockets in the store begin so, and end with a number.
 const PREFIX: &str = "echod-socket-";
@@ -25,7 +25,7 @@ const LEFT: &str = "echod-left";
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Survivors(BTreeMap<Place, Vec<Passed>>);
+pub(super) struct Survivors(BTreeMap<BoundAddress, Vec<Passed>>);
 
 /// The name by which the manager keeps the socket with this number.
 pub(crate) fn stored_name(number: u64) -> String {
@@ -49,11 +49,11 @@ pub(crate) fn left_behind(descriptors: Vec<OwnedFd>, config: &Config) -> Vec<Pas
     let listeners = config.listeners.values();
     let places = listeners.flat_map(|listener| {
         let addresses = listener.addresses.iter();
-        addresses.map(|address| Place::new(listener.protocol, address))
+        addresses.map(|address| BoundAddress::new(listener.protocol, address))
     });
-    let places: BTreeSet<Place> = places.collect();
+    let places: BTreeSet<BoundAddress> = places.collect();
     let is_wanted = |fd: &OwnedFd| {
-        let place = Place::of(fd).filter(|_| is_served(fd));
+        let place = BoundAddress::of(fd).filter(|_| is_served(fd));
         place.is_some_and(|place| places.contains(&place))
     };
     let wanted = descriptors.into_iter().filter(is_wanted);
@@ -72,9 +72,9 @@ impl Survivors {
         let mut survivors: Vec<Passed> = passed.extract_if(.., is_one).collect();
         // The order in which they were bound: sockets of one address are retired from the last on.
         survivors.sort_by_key(|passed| stored_number(&passed.name));
-        let mut by_place: BTreeMap<Place, Vec<Passed>> = BTreeMap::new();
+        let mut by_place: BTreeMap<BoundAddress, Vec<Passed>> = BTreeMap::new();
         for passed in survivors {
-            if let Some(place) = Place::of(&passed.fd).filter(|_| is_served(&passed.fd)) {
+            if let Some(place) = BoundAddress::of(&passed.fd).filter(|_| is_served(&passed.fd)) {
                 by_place.entry(place).or_default().push(passed);
             }
         }
@@ -88,7 +88,7 @@ impl Survivors {
         address: &Address,
         workers: usize,
     ) -> Vec<Bound> {
-        let place = Place::new(listener.protocol, address);
+        let place = BoundAddress::new(listener.protocol, address);
         let found = self.0.remove(&place).unwrap_or_default();
         let count = found.len();
         let mut bound = Vec::new();

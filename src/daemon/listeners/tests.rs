@@ -214,6 +214,24 @@ fn the_configuration_in_force_has_what_was_set_at_run_time_until_the_next_reload
     service.workers.stop();
 }
 
+/// The reply said that nothing had changed, and the sockets before the one that failed had changed.
+#[test]
+fn a_backlog_that_one_socket_refuses_is_changed_at_none() {
+    let text = tcp("main", "127.77.7.1", "backlog = 7\nsockets = 2");
+    let mut service = Service::start(&text);
+    let sockets = &mut service.listeners.sockets;
+    // As one of which the kernel refuses it.
+    let (connected, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+    let last = sockets.bound_mut().last().unwrap();
+    (last.fd, last.local) = (connected.into(), None);
+    assert!(service.listeners.set_backlog("main", 5).is_err());
+    let first = service.listeners.sockets.iter().next().unwrap();
+    let queue = socket::queue(first.bound.fd.as_fd()).unwrap();
+    assert_eq!(queue.effective, 7);
+    assert_eq!(service.listeners.in_service["main"].config.backlog, 7);
+    service.workers.stop();
+}
+
 /// A client that was accepted in that moment was never answered.
 #[test]
 fn a_listener_is_forgotten_when_the_workers_know_that_its_sockets_have_passed_to_another() {

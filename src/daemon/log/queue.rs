@@ -144,9 +144,15 @@ mod tests {
         let mut queue = Queue::default();
         assert_eq!(queue.flush_deadline(now, FLUSH_TIME_MAX), None);
         queue.push(1, 0);
-        assert_eq!(queue.flush_deadline(now, FLUSH_TIME_MAX), Some(now + STALL_TIME_MAX));
+        assert_eq!(
+            queue.flush_deadline(now, FLUSH_TIME_MAX),
+            Some(now + STALL_TIME_MAX)
+        );
         queue.pop(now);
-        assert!(queue.flush_deadline(now, FLUSH_TIME_MAX).is_some(), "it is being written");
+        assert!(
+            queue.flush_deadline(now, FLUSH_TIME_MAX).is_some(),
+            "it is being written"
+        );
         assert_eq!(queue.pop(now), None);
         assert_eq!(queue.flush_deadline(now, FLUSH_TIME_MAX), None);
     }
@@ -159,11 +165,20 @@ mod tests {
         queue.pop(begun);
         // It has been stuck for a minute when the flush begins.
         let later = begun + Duration::from_secs(60);
-        assert_eq!(queue.flush_deadline(later, FLUSH_TIME_MAX), Some(begun + STALL_TIME_MAX));
+        assert_eq!(
+            queue.flush_deadline(later, FLUSH_TIME_MAX),
+            Some(begun + STALL_TIME_MAX)
+        );
         // Each item that is taken gives it more time, up to a limit.
         queue.pop(later);
-        assert_eq!(queue.flush_deadline(later, FLUSH_TIME_MAX), Some(later + STALL_TIME_MAX));
+        assert_eq!(
+            queue.flush_deadline(later, FLUSH_TIME_MAX),
+            Some(later + STALL_TIME_MAX)
+        );
         queue.pop(later + FLUSH_TIME_MAX);
-        assert_eq!(queue.flush_deadline(later, FLUSH_TIME_MAX), Some(later + FLUSH_TIME_MAX));
+        assert_eq!(
+            queue.flush_deadline(later, FLUSH_TIME_MAX),
+            Some(later + FLUSH_TIME_MAX)
+        );
     }
 }

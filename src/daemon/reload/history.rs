@@ -12,7 +12,7 @@ pub(in crate::daemon) const START_ID: u64 = 1;
 /// The result of the last reload, and the count of those that were applied.
 #[derive(Debug)]
 pub(in crate::daemon) struct History {
-    /// Of the last reload.
+    /// Of the last reload, abridged.
     pub last: ReloadResult,
     /// How many configurations have been in force, the present one included.
     pub generation: u64,
@@ -56,9 +56,11 @@ impl History {
             errors: Vec::new(),
             warnings,
             changes,
+            kept: 0,
+            changes_omitted: 0,
         };
         Self {
-            last,
+            last: last.abridged(),
             generation: 1,
         }
     }

@@ -180,6 +180,8 @@ impl Daemon {
             errors: Vec::new(),
             warnings: Vec::new(),
             changes: Vec::new(),
+            kept: 0,
+            changes_omitted: 0,
         };
         let applied = outcome.and_then(|(texts, mut loaded)| {
             let applied = self.apply(&texts, &mut loaded, dry_run, &mut result);
@@ -207,7 +209,7 @@ impl Daemon {
         if !dry_run {
             self.files.rejected = rejected;
             log_result(&result);
-            self.history.last = result.clone();
+            self.history.last = result.clone().abridged();
             self.supervise(|supervision, summary| supervision.ready(summary, now));
         }
         if let Some((server, caller)) = self.server.as_mut().zip(caller) {

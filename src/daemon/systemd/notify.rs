@@ -31,6 +31,9 @@ const QUEUE_MESSAGES_MAX: usize = 16 * 1024;
 /// How long the manager may take to read everything that was sent.
 const READ_TIME_MAX: Duration = Duration::from_secs(5);
 
+/// How long the manager's queue may be full before that is logged.
+const SEND_TIME_MAX: Duration = Duration::from_secs(1);
+
 /// How long the end waits for the last message to be sent.
 const LAST_MESSAGE_TIME_MAX: Duration = Duration::from_secs(1);
 
@@ -80,13 +83,34 @@ struct Destination {
 
 impl Destination {
     fn named(name: &OsStr) -> io::Result<Self> {
+        let socket = UnixDatagram::unbound()?;
+        socket.set_write_timeout(Some(SEND_TIME_MAX))?;
         Ok(Self {
-            socket: UnixDatagram::unbound()?,
+            socket,
             address: address(name)?,
         })
     }
 
-    fn send(&self, message: &Message) -> io::Result<()> {
+    /// Sends a message, for as long as that takes. That the manager does not read is logged once.
+    fn send(&self, message: &Message, is_logged: &mut bool) -> io::Result<()> {
+        loop {
+            match self.try_send(message) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if !std::mem::replace(is_logged, true) {
+                        log::warn!(
+                            "{VARIABLE}: the service manager does not read its messages: it does not \
+                             know the state of the service until it does"
+                        );
+                    }
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// # Errors
+    /// `WouldBlock` if its queue was full for [`SEND_TIME_MAX`]; others as `sendmsg(2)`.
+    fn try_send(&self, message: &Message) -> io::Result<()> {
         let text = [IoSlice::new(message.text.as_bytes())];
         let descriptors: Vec<RawFd> = message.descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&descriptors)];
@@ -102,9 +126,9 @@ impl Destination {
 
     /// Sends all of them. Of failures in a row, the first is a warning.
     fn send_all(&self, messages: impl IntoIterator<Item = Message>) {
-        let mut is_working = true;
+        let (mut is_working, mut is_logged) = (true, false);
         for message in messages {
-            let result = self.send(&message);
+            let result = self.send(&message, &mut is_logged);
             match &result {
                 Ok(()) => is_working = true,
                 Err(error) if is_working => {

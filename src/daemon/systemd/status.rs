@@ -192,6 +192,8 @@ mod tests {
             errors: Vec::new(),
             warnings: Vec::new(),
             changes: Vec::new(),
+            kept: 0,
+            changes_omitted: 0,
         }
     }
 

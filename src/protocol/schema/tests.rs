@@ -113,6 +113,8 @@ fn samples() -> Vec<(&'static str, Value)> {
         errors: vec![diagnostic.clone()],
         warnings: vec![diagnostic.clone()],
         changes: vec![change.clone()],
+        kept: 1,
+        changes_omitted: 1,
     };
     let status = Status {
         version: text(),
