@@ -99,9 +99,9 @@ fn parse_from(words: &[OsString]) -> Result<Cli, clap::Error> {
         // A misspelled command is taken for a URL, and what follows it for an argument too many.
         let mut texts = words.iter().skip(1).filter_map(|word| word.to_str());
         let first = texts.find(|word| !word.starts_with('-'));
-        match first.and_then(misspelled) {
-            Some(name) if error.exit_code() != 0 => {
-                let words = format!("no such command: write {name}");
+        match first.and_then(|word| Some((word, misspelled(word)?))) {
+            Some((word, name)) if error.exit_code() != 0 => {
+                let words = format!("no such command {word:?}: write {name}");
                 command().error(ErrorKind::InvalidSubcommand, words)
             }
             _ => error,
@@ -524,9 +524,13 @@ mod tests {
 
     #[test]
     fn a_misspelled_command_is_suggested() {
-        for line in ["echoprobe pign udp://a:1 -c 3", "echoprobe lod tcp://a:1"] {
+        for (line, words) in [
+            ("echoprobe pign udp://a:1 -c 3", "\"pign\": write ping"),
+            ("echoprobe lod tcp://a:1", "\"lod\": write load"),
+        ] {
             let said = parse(line).expect_err("no command").to_string();
-            assert!(said.contains("no such command: write "), "{said}");
+            let words = format!("no such command {words}");
+            assert!(said.contains(&words), "{said}");
         }
         let error = parse("echoprobe localhost").expect_err("no URL");
         let said = error.to_string();

@@ -34,8 +34,10 @@ pub(crate) enum Cause {
     Mismatch,
     /// It is larger than can be sent whole.
     TooLarge,
-    /// The user, or the deadline, has ended it first.
+    /// The user has ended it first.
     Interrupted,
+    /// So has the deadline.
+    Deadline,
     /// Anything else, in the words of the operating system.
     Other(String),
 }
@@ -81,6 +83,7 @@ impl Cause {
             Self::Mismatch => "mismatch",
             Self::TooLarge => "too large",
             Self::Interrupted => "interrupted",
+            Self::Deadline => "deadline passed",
             Self::Other(words) => words,
         }
     }

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use serde::Serialize;
 
 use super::args::Options;
-use super::cause::{Cause, Trouble};
+use super::cause::Trouble;
 use super::printable::Printable;
 use super::report::{self, Report, Verdict};
 use crate::cli::exit::Failure;
@@ -169,9 +169,6 @@ impl Console {
         self.report(&report)?;
         let line = format!("echoprobe: {}", text::escape(&trouble.to_string()));
         complain(&(self.error_paint.red(&line) + "\n"));
-        Ok(match trouble.cause {
-            Cause::Interrupted => Verdict::Flawed,
-            _ => Verdict::Unreached,
-        })
+        Ok(Verdict::without_result(&trouble.cause))
     }
 }

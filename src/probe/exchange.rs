@@ -10,7 +10,7 @@ use super::cause::{Cause, Trouble};
 use super::compare::{Difference, difference};
 use super::ledger::{Answer, AnswerKind, Ledger};
 use super::link::{DATAGRAM_MEMORY, Flow, News, RETRY_INTERVAL};
-use super::payload::Messages;
+use super::payload::{Messages, Recognized};
 use super::route::Route;
 use crate::sys::measure::{Arrival, ReceiveFailure};
 
@@ -63,8 +63,35 @@ impl<M: Messages> Account<M> {
         from_service: bool,
         arrival: Option<Arrival>,
     ) -> AnswerKind {
+        let what = self.recognize(bytes, len);
+        self.handle_recognized(now, what, bytes, len, from_service, arrival)
+    }
+
+    /// As many bytes as a message has came on a stream. Those of no message belong to the one that
+    /// is outstanding longest; where the next one begins is unknown then, and this returns false.
+    pub(super) fn handle_piece(&mut self, now: Instant, bytes: &[u8]) -> bool {
+        let found = self.recognize(bytes, bytes.len());
+        let is_known = found != Recognized::Unknown;
+        let oldest = self.ledger.oldest().filter(|_| !is_known);
+        let what = oldest.map_or(found, Recognized::Changed);
+        let kind = self.handle_recognized(now, what, bytes, bytes.len(), true, None);
+        is_known && kind != AnswerKind::Stray
+    }
+
+    fn recognize(&self, bytes: &[u8], len: usize) -> Recognized {
         let next = self.ledger.next_sent();
-        let what = self.messages.recognize(bytes, len, next);
+        self.messages.recognize(bytes, len, next)
+    }
+
+    fn handle_recognized(
+        &mut self,
+        now: Instant,
+        what: Recognized,
+        bytes: &[u8],
+        len: usize,
+        from_service: bool,
+        arrival: Option<Arrival>,
+    ) -> AnswerKind {
         let answer = self.ledger.handle_answer(now, what, len, from_service);
         let corrupt = answer.number.filter(|_| answer.kind == AnswerKind::Corrupt);
         self.events.push(Event::Answered {

@@ -80,6 +80,7 @@ pub(crate) fn wait(
     until: Instant,
     interrupt: &Interrupt,
 ) -> io::Result<()> {
+    interrupt.look_at_output();
     let now = Instant::now();
     let left = until.saturating_duration_since(now);
     let left = left.min(interrupt.longest_wait(now));

@@ -42,6 +42,7 @@ use std::process::ExitCode;
 
 use crate::cli::exit::{self, Exit, Failure};
 use args::{Cli, Command};
+use cause::Cause;
 use console::{Console, Stop};
 use interrupt::Interrupt;
 use report::Verdict;
@@ -55,11 +56,19 @@ pub(crate) fn main() -> ExitCode {
         Err(status) => return status,
     };
     let console = Console::new(&cli.options);
-    let verdict = Interrupt::new(cli.options.deadline)
-        .map_err(|error| Stop::of("signals", &error))
-        .and_then(|interrupt| run(&cli, console, interrupt));
-    let verdict = match verdict {
-        Err(Stop::Unreached(trouble)) => console.unreached(&trouble),
+    let interrupt = match Interrupt::new(cli.options.deadline) {
+        Ok(interrupt) => interrupt,
+        Err(error) => {
+            return exit::end("echoprobe", Err(Failure::new(format!("signals: {error}"))));
+        }
+    };
+    let verdict = match run(&cli, console, interrupt.clone()) {
+        Err(Stop::Unreached(mut trouble)) if !interrupt.is_unread() => {
+            if trouble.cause == Cause::Interrupted {
+                trouble.cause = interrupt.cause();
+            }
+            console.unreached(&trouble)
+        }
         other => other,
     };
     match verdict {

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::cli::exit::Exit;
 
-use super::cause::Causes;
+use super::cause::{Cause, Causes};
 use super::latency::Spread;
 
 /// The fields of all commands, each where it applies.
@@ -56,6 +56,8 @@ pub(crate) struct Report {
     pub delayed: Option<u64>,
     /// How connections have ended.
     pub ends: Option<Causes>,
+    /// Messages on the way when the command was interrupted; not among those sent.
+    pub in_flight: Option<u64>,
     /// What went wrong, and how often.
     pub errors: Causes,
 }
@@ -95,4 +97,15 @@ pub(crate) enum Verdict {
     Flawed = Exit::Failed as u8,
     /// Nothing was reached.
     Unreached = Exit::Unreached as u8,
+}
+
+impl Verdict {
+    /// Of a command that has no result for this reason. Wrong bytes come from a service that was
+    /// reached, and an interruption does not show that it was not.
+    pub(crate) fn without_result(cause: &Cause) -> Self {
+        match cause {
+            Cause::Mismatch | Cause::Interrupted | Cause::Deadline => Self::Flawed,
+            _ => Self::Unreached,
+        }
+    }
 }

@@ -350,6 +350,7 @@ fn look_up(host: &str, port: u16, interrupt: &Interrupt) -> io::Result<Vec<Socke
         let _ = found.send(addresses.map(Iterator::collect));
     });
     loop {
+        interrupt.look_at_output();
         match result.recv_timeout(interrupt.longest_wait(Instant::now()).min(LOOK_INTERVAL)) {
             Ok(addresses) => return addresses,
             Err(RecvTimeoutError::Timeout) if !interrupt.is_requested() => {}

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::poll::PollFd;
 
 use super::cause::Trouble;
-use super::console::Console;
+use super::console::{Console, Stop};
 use super::interrupt::Interrupt;
 use super::link::{self, Stream};
 use super::route::Route;
@@ -25,6 +25,14 @@ impl Session {
     /// Whether the user or the deadline has ended the command.
     pub(super) fn is_interrupted(&self) -> bool {
         self.interrupt.is_requested()
+    }
+
+    /// Ends a command whose output is not read any more: there is no reader of its result.
+    pub(super) fn check_output(&self) -> Result<(), Stop> {
+        match self.interrupt.is_unread() {
+            true => Err(Stop::Unread),
+            false => Ok(()),
+        }
     }
 
     /// Waits until one of these descriptors is ready, until this time, or until the command is to

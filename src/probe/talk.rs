@@ -52,9 +52,11 @@ pub(super) fn run(session: &Session, timeout: Duration) -> Result<Verdict, Stop>
         printable: Printable::default(),
         is_midline: false,
         is_well: true,
+        is_reached: false,
         memory: vec![0; DATAGRAM_MEMORY],
     };
     talk.converse()?;
+    session.check_output()?;
     Ok(talk.verdict())
 }
 
@@ -92,8 +94,9 @@ struct Talk<'a> {
     printable: Printable,
     /// Whether something is printed on the current line.
     is_midline: bool,
-    /// Whether every line was answered.
+    /// Whether every line was answered, and whether anything came at all on a stream.
     is_well: bool,
+    is_reached: bool,
     memory: Vec<u8>,
 }
 
@@ -218,18 +221,18 @@ impl Talk<'_> {
                 Err(error) => return self.end(&Cause::of(&error)),
             };
             let bytes = self.memory[..len].to_vec();
+            self.is_reached = true;
             // A long answer takes its time, as long as more of it comes.
             self.until = Instant::now() + self.timeout;
             match self.phase {
                 Phase::Waiting(left) => {
-                    let (answer, rest) = bytes.split_at(len.min(left));
-                    self.print(answer)?;
-                    self.phase = Phase::Waiting(left - answer.len());
+                    // More than was asked for is part of the answer, if it comes with it.
+                    self.print(&bytes)?;
+                    self.phase = Phase::Waiting(left.saturating_sub(len));
                     if self.phase == Phase::Waiting(0) {
                         self.phase = Phase::Idle;
                         self.end_line()?;
                     }
-                    self.print_unasked(rest)?;
                 }
                 Phase::Leaving => self.print(&bytes)?,
                 _ => self.print_unasked(&bytes)?,
@@ -373,7 +376,7 @@ impl Talk<'_> {
         console.say(&(console.paint.yellow(&format!("({text})")) + "\n"))
     }
 
-    /// How it went. A datagram service that never answers was not reached.
+    /// How it went. A service that never answers was not reached.
     fn verdict(&self) -> Verdict {
         match &self.link {
             Link::Datagrams(_, account) if !self.session.is_interrupted() => {
@@ -384,7 +387,8 @@ impl Talk<'_> {
                 }
             }
             _ if self.is_well => Verdict::Good,
-            _ => Verdict::Flawed,
+            _ if self.is_reached || self.session.is_interrupted() => Verdict::Flawed,
+            _ => Verdict::Unreached,
         }
     }
 }

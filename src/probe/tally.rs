@@ -17,6 +17,8 @@ pub(super) struct Tally {
     pub(super) late: u64,
     pub(super) lost: u64,
     pub(super) corrupt: u64,
+    /// On the way when the command was interrupted; not among those sent.
+    pub(super) in_flight: u64,
     /// Of those lost: answered from another address.
     pub(super) misaddressed: u64,
     pub(super) duplicates: u64,
@@ -45,6 +47,7 @@ impl Tally {
         self.late += other.late;
         self.lost += other.lost;
         self.corrupt += other.corrupt;
+        self.in_flight += other.in_flight;
         self.misaddressed += other.misaddressed;
         self.duplicates += other.duplicates;
         self.reordered += other.reordered;
@@ -73,6 +76,7 @@ impl Tally {
         let rest = figures::counts(&[
             (self.late, "late"),
             (self.corrupt, "corrupt"),
+            (self.in_flight, "in flight"),
             (self.misaddressed, "misaddressed"),
             (self.duplicates, "duplicates"),
             (self.reordered, "reordered"),
@@ -97,6 +101,7 @@ impl Tally {
             corrupt: Some(self.corrupt),
             misaddressed: Some(self.misaddressed),
             strays: Some(self.strays),
+            in_flight: (self.in_flight > 0).then_some(self.in_flight),
             bytes: Some(self.bytes),
             rtt_us: self.latencies.spread(),
             jitter_us: self.jitter.microseconds(),

@@ -27,7 +27,7 @@ pub(super) enum End {
     /// It did not, and nothing more came within this time.
     Silent(Duration),
     /// The user or the deadline has ended it.
-    Interrupted,
+    Interrupted(Cause),
 }
 
 impl End {
@@ -37,7 +37,7 @@ impl End {
             Self::Closed => Cause::Closed,
             Self::Broken(cause) => cause.clone(),
             Self::Silent(_) => Cause::TimedOut,
-            Self::Interrupted => Cause::Interrupted,
+            Self::Interrupted(cause) => cause.clone(),
         }
     }
 
@@ -48,7 +48,8 @@ impl End {
             Self::Broken(Cause::Reset) => "a reset".into(),
             Self::Broken(cause) => cause.to_string(),
             Self::Silent(time) => format!("nothing within {}", figures::setting(*time)),
-            Self::Interrupted => "an interrupt".into(),
+            Self::Interrupted(Cause::Deadline) => "the deadline".into(),
+            Self::Interrupted(_) => "an interrupt".into(),
         }
     }
 }
@@ -156,7 +157,7 @@ pub(super) fn judge(
             let time = figures::setting(*time);
             format!("{all}, but no end of the connection within {time}")
         }
-        End::Broken(_) | End::Interrupted => format!(
+        End::Broken(_) | End::Interrupted(_) => format!(
             "{all}, then {} instead of the end of the connection",
             end.words()
         ),

@@ -24,6 +24,8 @@ pub(crate) enum Fate {
     Echo,
     /// One bit is turned.
     Corrupt,
+    /// Every byte is another one.
+    Invert,
     /// Answered after a delay; on a stream, so is what comes behind it.
     Delay,
     // Of datagrams.
@@ -212,8 +214,10 @@ pub(crate) fn by_source(
     serve_datagrams(socket, move |socket, mut bytes, peer| {
         let fate = fate(&peer);
         let middle = bytes.len() / 2;
-        if matches!(fate, Fate::Corrupt | Fate::CorruptTwice) {
-            bytes[middle] ^= 0x10;
+        match fate {
+            Fate::Corrupt | Fate::CorruptTwice => bytes[middle] ^= 0x10,
+            Fate::Invert => bytes.iter_mut().for_each(|byte| *byte ^= 1),
+            _ => {}
         }
         match fate {
             Fate::Lose | Fate::Cut | Fate::Stall => {}
@@ -230,7 +234,7 @@ pub(crate) fn by_source(
             }
             Fate::Shorten => _ = send(socket, &bytes[..bytes.len() - 1], &peer),
             Fate::Misaddress => _ = send(&elsewhere, &bytes, &peer),
-            Fate::Echo | Fate::Corrupt => _ = send(socket, &bytes, &peer),
+            Fate::Echo | Fate::Corrupt | Fate::Invert => _ = send(socket, &bytes, &peer),
             Fate::Duplicate | Fate::CorruptTwice => {
                 send(socket, &bytes, &peer);
                 send(socket, &bytes, &peer);
@@ -266,6 +270,7 @@ pub(crate) fn planned_streams(
             *counts.lock().expect("counts").entry(fate).or_default() += 1;
             match fate {
                 Fate::Corrupt => message[size / 2] ^= 0x10,
+                Fate::Invert => message.iter_mut().for_each(|byte| *byte ^= 1),
                 Fate::Delay => thread::sleep(delay),
                 // Without an RST, which would take back what was answered.
                 Fate::Cut => _ = stream.shutdown(Shutdown::Write),

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::fault;
 use super::{LISTENERS, assert_adds_up, ended, interrupt, json_of, number, numbers};
-use super::{output_of, printed_by, spawn, spawn_line, start_with_default, url};
+use super::{output_of, printed_by, spawn_line, start_with_default, url};
 use crate::harness::{Daemon, PATIENCE, eventually, free_port, has_ipv6, text};
 
 #[test]
@@ -53,20 +53,6 @@ fn a_service_that_answers_in_upper_case_passes_when_that_is_expected() {
     assert_eq!((status, &report["errors"]), (0, &json!({})), "{report}");
 }
 
-/// A closed output ends it: it continued for ever.
-#[test]
-fn a_closed_output_ends_it() {
-    let url = fault::udp(|socket, bytes, peer| _ = fault::send(socket, &bytes, &peer));
-    let mut child = spawn(&["ping", &url, "-i", "1ms"]);
-    drop(child.stdout.take());
-    let mut status = None;
-    eventually("it ends", || {
-        status = child.try_wait().expect("a child of ours");
-        status.is_some()
-    });
-    assert_eq!(status.and_then(|status| status.code()), Some(1));
-}
-
 /// Also of localhost where the files of this host list one family only: "name unknown" was said.
 #[test]
 fn the_address_of_a_name_is_one_of_the_family_of_the_source() {
@@ -92,9 +78,14 @@ fn the_address_of_a_name_is_one_of_the_family_of_the_source() {
 fn a_socket_of_the_other_kind_is_reported_with_its_scheme() {
     let daemon = Daemon::start(LISTENERS);
     let path = daemon.path("datagram");
-    let output = output_of(&format!("send unix://{}", path.display()));
-    let said = text(&output.stderr);
-    assert!(said.contains("write unixgram://PATH"), "{said}");
+    for command in ["send", "ping -c 1"] {
+        let output = output_of(&format!("{command} unix://{}", path.display()));
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert!(
+            said.contains("; that is a datagram socket: write unixgram://PATH\n"),
+            "{said}"
+        );
+    }
 }
 
 #[test]
@@ -106,6 +97,7 @@ fn an_interrupt_ends_with_the_summary_and_what_is_on_the_way_is_not_lost() {
     arrived.recv().expect("a message");
     let (status, report) = ended(&interrupt(child));
     assert_eq!(report["lost"], 0, "{report}");
+    assert!(number(&report, "in_flight") >= 1, "{report}");
     assert_eq!(status, 1, "no result");
     assert_adds_up(&report);
 }
@@ -117,9 +109,10 @@ fn a_deadline_ends_it_whatever_is_still_to_come() {
     let (status, report) = json_of(&format!("ping {url} -i 5ms --deadline 200ms"));
     assert_eq!(status, 0, "{report}");
     assert_adds_up(&report);
+    // The deadline counts from the start of the process, a little before the first message.
     let duration = report["duration_ms"].as_f64().expect("a number");
     assert!(
-        (200.0..PATIENCE.as_secs_f64() * 1e3).contains(&duration),
+        (150.0..PATIENCE.as_secs_f64() * 1e3).contains(&duration),
         "{report}"
     );
 }

@@ -1,7 +1,14 @@
 //! Services that are not there, and command lines that make no sense: every command says so alike.
 
-use super::{ended, output_of, probe_with};
-use crate::harness::{free_port, text};
+use std::io::{self, Read};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use socket2::Socket;
+
+use super::fault;
+use super::{ended, output_of, probe_with, reset, spawn};
+use crate::harness::{eventually, free_port, text};
 
 /// The exit status, and all that is printed.
 fn said(arguments: &[&str]) -> (i32, String) {
@@ -43,13 +50,101 @@ fn without_a_service_every_command_ends_at_once_with_the_cause_and_leaves_no_fil
                 "ping -c 1" => {
                     let sum = "1 sent, 0 received, 1 lost (100 %)";
                     assert!(said.contains(sum), "{said}");
-                    assert!(said.contains("errors: 1 "), "{said}");
+                    let errors = format!("errors: 1 {cause}; {hint}\n");
+                    assert!(said.ends_with(&errors), "{said}");
                 }
                 _ => assert_eq!(said, format!("echoprobe: {url}: {cause}; {hint}\n")),
             }
         }
     }
     assert!(!svg.exists());
+}
+
+/// A close was a failure to one command and an unreached service to another.
+#[test]
+fn the_exit_status_means_the_same_in_every_command() {
+    type Serve = fn(TcpStream);
+    let silent: Serve = |mut stream| _ = io::copy(&mut stream, &mut io::sink());
+    let closing: Serve = |mut stream| _ = stream.read(&mut [0; 5]);
+    let resetting: Serve = |mut stream| {
+        let _ = stream.read(&mut [0]);
+        reset(stream);
+    };
+    let wrong: Serve = |stream| {
+        let invert = |piece: &mut Vec<u8>| piece.iter_mut().for_each(|byte| *byte ^= 1);
+        let _ = fault::echo(&stream, usize::MAX, |_, piece| invert(piece));
+    };
+    let stream = |serve: Serve| fault::streams(None, move |_, stream| serve(stream));
+    let inverted = |socket: &Socket, mut bytes: Vec<u8>, peer| {
+        bytes.iter_mut().for_each(|byte| *byte ^= 1);
+        fault::send(socket, &bytes, &peer);
+    };
+    for (service, url, meant) in [
+        ("silent", stream(silent), 3),
+        ("closing", stream(closing), 3),
+        ("resetting", stream(resetting), 3),
+        ("wrong", stream(wrong), 1),
+        ("silent", fault::udp(|_, _, _| {}), 3),
+        ("wrong", fault::udp(inverted), 1),
+    ] {
+        let load = "load -t 1s --warm-up 0s";
+        for command in ["", "send", "ping -c 2 -i 1ms", load, "check", "mtu"] {
+            if command == "mtu" && !url.starts_with("udp:") {
+                continue;
+            }
+            // A conversation does not judge answers.
+            let meant = if (command, service) == ("", "wrong") {
+                0
+            } else {
+                meant
+            };
+            let words = command.split_whitespace();
+            let words = words.chain([&url[..], "--timeout", "300ms"]);
+            let (status, said) = said(&words.collect::<Vec<_>>());
+            assert_eq!(status, meant, "{command} {service} {url}: {said}");
+        }
+    }
+}
+
+/// A command that printed nothing until its end continued for ever.
+#[test]
+fn a_closed_output_ends_every_command() {
+    let tcp = fault::streams(None, |_, stream| {
+        _ = fault::echo(&stream, usize::MAX, |_, _| {})
+    });
+    let udp = fault::planned_datagrams(None, Vec::new(), Duration::ZERO);
+    let silent = fault::udp(|_, _, _| {});
+    for (line, url) in [
+        ("", &tcp),
+        ("", &udp),
+        ("send", &tcp),
+        ("send", &udp),
+        ("ping -i 1ms", &udp),
+        ("ping -i 1ms -q", &tcp),
+        ("ping -i 1ms --flows 2", &udp),
+        ("ping -i 1ms --json", &udp),
+        ("load -t 1h", &tcp),
+        ("load -t 1h --rate 9 --json", &udp),
+        ("load", &silent),
+        ("check", &silent),
+        ("mtu", &silent),
+    ] {
+        let words = line.split_whitespace().chain([&url[..], "--timeout", "1h"]);
+        let mut child = spawn(&words.collect::<Vec<_>>());
+        drop(child.stdout.take());
+        let mut status = None;
+        eventually(&format!("{line} {url} ends"), || {
+            status = child.try_wait().expect("a child of ours");
+            status.is_some()
+        });
+        let status = status.and_then(|status| status.code());
+        // That the reader of an echo has enough is no failure.
+        assert_eq!(status, Some(i32::from(line != "send")), "{line} {url}");
+        let mut said = String::new();
+        let mut errors = child.stderr.take().expect("a pipe");
+        errors.read_to_string(&mut said).expect("text");
+        assert_eq!(said, "", "{line} {url}");
+    }
 }
 
 #[test]

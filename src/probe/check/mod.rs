@@ -89,6 +89,7 @@ pub(super) fn run(session: &Session, args: &CheckArgs) -> Result<Verdict, Stop> 
         let finding = match finding {
             Err(Halt::Unreached(trouble)) if index == 0 => return Err(trouble.into()),
             Err(Halt::Interrupted) => {
+                record.end = Some(session.interrupt.cause());
                 record.interrupted = true;
                 break;
             }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::finding::{Finding, Halt};
 use crate::cli::text::{Paint, counted, escape};
-use crate::probe::cause::Causes;
+use crate::probe::cause::{Cause, Causes};
 use crate::probe::figures;
 use crate::probe::report;
 
@@ -16,8 +16,8 @@ pub(super) struct Row {
     name: &'static str,
     verdict: Verdict,
     seen: String,
-    /// Why it matters, in short.
-    hint: &'static str,
+    /// Why it matters, in short; only of one that has failed.
+    hint: Option<&'static str>,
 }
 
 /// How a check ended.
@@ -48,9 +48,9 @@ impl Row {
         let verdict = self.verdict.words(paint);
         let line = format!("{:width$}  {verdict}  {}", self.name, escape(&self.seen));
         let line = line.trim_end();
-        match self.verdict {
-            Verdict::Fail => format!("{line}\n{:width$}           {}\n", "", self.hint),
-            _ => format!("{line}\n"),
+        match self.hint {
+            Some(hint) => format!("{line}\n{:width$}           {hint}\n", ""),
+            None => format!("{line}\n"),
         }
     }
 }
@@ -63,8 +63,10 @@ pub(super) struct Record {
     failed: u64,
     not_applicable: u64,
     not_run: u64,
-    /// Whether the user, or the deadline, has ended it before its end.
+    /// Whether the user, or the deadline, has ended it before its end, and which of them.
     pub(super) interrupted: bool,
+    #[serde(skip)]
+    pub(super) end: Option<Cause>,
     pub(super) duration_ms: f64,
     errors: Causes,
 }
@@ -72,6 +74,8 @@ pub(super) struct Record {
 impl Record {
     /// A check has ended with this finding.
     pub(super) fn add(&mut self, name: &'static str, hint: &'static str, finding: Finding) -> &Row {
+        // Why an answer matters explains nothing where there is none.
+        let is_answered = !matches!(finding, Err(Halt::Unreached(_)));
         let (verdict, seen, cause) = match finding {
             Ok(seen) => (Verdict::Pass, seen, None),
             Err(Halt::Failed { seen, cause }) => (Verdict::Fail, seen, cause),
@@ -94,7 +98,7 @@ impl Record {
             name,
             verdict,
             seen,
-            hint,
+            hint: (verdict == Verdict::Fail && is_answered).then_some(hint),
         });
         self.checks.last().expect("just added")
     }
@@ -110,8 +114,8 @@ impl Record {
             (self.not_applicable, "not applicable"),
             (self.not_run, "not run"),
         ]);
-        if self.interrupted {
-            line += "; interrupted";
+        if let Some(cause) = &self.end {
+            line += &format!("; {cause}");
         }
         line + "\n"
     }
@@ -128,23 +132,29 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::probe::cause::Cause;
+    use crate::probe::cause::Trouble;
+
+    const PLAIN: Paint = Paint { colored: false };
 
     fn record() -> Record {
         let mut record = Record::default();
-        record.add("echo", "", Ok("5 bytes".into()));
+        record.add("echo", "nothing else matters", Ok("5 bytes".into()));
         let closed = Halt::failed("2 of 5 bytes", Cause::Closed);
         record.add("half-close", "clients wait for it", Err(closed));
         let other = Halt::NotApplicable("it is a Unix socket".into());
         record.add("loop-guard", "", Err(other));
+        let gone = Halt::Unreached(Trouble::new("", Cause::TimedOut));
+        let lines = Record::default()
+            .add("reset", "clients crash", Err(gone))
+            .lines(5, PLAIN);
+        assert_eq!(lines, "reset  fail     timed out\n");
         record.add("reset", "", Err(Halt::NotRun));
         record
     }
 
     #[test]
     fn people_read_a_line_for_each_and_why_a_failed_one_matters() {
-        let paint = Paint { colored: false };
-        let record = record();
+        let (paint, record) = (PLAIN, record());
         let lines = record.checks.iter().map(|row| row.lines(10, paint));
         assert_eq!(
             lines.collect::<String>(),
@@ -167,7 +177,8 @@ mod tests {
         let record = record();
         let json = serde_json::to_value(&record).expect("numbers and words");
         assert_eq!(json["checks"][1]["name"], "half-close");
-        assert_eq!(json["checks"][1]["hint"], "clients wait for it");
+        let hints = [0, 1].map(|index: usize| json["checks"][index]["hint"].as_str());
+        assert_eq!(hints, [None, Some("clients wait for it")]);
         let verdicts = [0, 1, 2, 3].map(|index: usize| json["checks"][index]["verdict"].clone());
         assert_eq!(verdicts, ["pass", "fail", "not_applicable", "not_run"]);
         assert_eq!(json["errors"], serde_json::json!({"closed": 1}));

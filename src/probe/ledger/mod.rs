@@ -209,12 +209,17 @@ impl Ledger {
         before - self.outstanding
     }
 
-    /// The command is ended: what is outstanding is neither received nor lost, and not sent.
+    /// The command is ended: what is outstanding is neither received nor lost. It counts as in
+    /// flight, or as never sent.
     pub(super) fn handle_interrupt(&mut self) {
         for number in self.waiting_from..self.next() {
             let entry = *self.entry(number).expect("it is remembered");
             if matches!(entry.fate, Fate::Due | Fate::Waiting) {
-                self.count(entry.due, |tally| tally.sent -= 1);
+                let is_in_flight = entry.fate == Fate::Waiting;
+                self.count(entry.due, |tally| {
+                    tally.sent -= 1;
+                    tally.in_flight += u64::from(is_in_flight);
+                });
             }
         }
         self.entries.clear();
@@ -319,13 +324,18 @@ impl Ledger {
 
     /// The message that an empty answer belongs to: the one that was sent first.
     fn likely_empty(&mut self) -> Option<u64> {
+        let last = self.unsent_from.checked_sub(1);
+        self.oldest().or(last)
+    }
+
+    /// The message that was sent first, of those that are waited for; else of those missing.
+    pub(super) fn oldest(&mut self) -> Option<u64> {
         if self.poll_timeout().is_some() {
             return Some(self.waiting_from);
         }
         let mut entries = self.entries.iter().zip(self.first..);
         let missing = entries.find(|(entry, _)| entry.fate == Fate::Missing);
-        let last = self.unsent_from.checked_sub(1);
-        missing.map(|(_, number)| number).or(last)
+        missing.map(|(_, number)| number)
     }
 
     fn handle_stray(&mut self, now: Instant, from_service: bool) -> Answer {

@@ -225,7 +225,29 @@ fn only_messages_that_were_due_in_the_window_count() {
     desk.says();
 }
 
-/// A copy of a message: how long it takes, and the bit that is turned in it.
+/// They were a stray each, and the message was lost.
+#[test]
+fn wrong_bytes_of_a_stream_are_those_of_the_oldest_message() {
+    let mut desk = Desk::new(64);
+    desk.send(0);
+    desk.send(1);
+    let (now, wrong) = (desk.at(2), [0; 64]);
+    assert!(
+        !desk.account.handle_piece(now, &wrong),
+        "where is the next?"
+    );
+    desk.handle_end(&Cause::Mismatch);
+    let numbers = |tally: &Tally| (tally.sent, tally.corrupt, tally.lost, tally.strays);
+    assert_eq!(numbers(&desk.tally()), (2, 1, 1, 0));
+    assert!(!desk.account.handle_piece(now, &wrong));
+    assert_eq!(
+        numbers(&desk.tally()),
+        (2, 1, 1, 1),
+        "nothing is outstanding"
+    );
+}
+
+/// A copy of a message: how long it takes, and the bit that is turned in it, or all from 512 on.
 type Copy = (u64, Option<usize>);
 
 proptest! {
@@ -234,7 +256,7 @@ proptest! {
     #[test]
     fn the_account_of_every_mixture_is_its_plan(
         plan in prop::collection::vec(
-            prop::collection::vec((1_u64..250, prop::option::of(0_usize..512)), 0..4),
+            prop::collection::vec((1_u64..250, prop::option::of(0_usize..520)), 0..4),
             1..200,
         ),
     ) {
@@ -258,10 +280,15 @@ proptest! {
             };
             let mut bytes = desk.bytes(index as u64);
             if let Some(bit) = bit {
-                bytes[bit / 8] ^= 1 << (bit % 8);
+                match bytes.get_mut(bit / 8) {
+                    Some(byte) => *byte ^= 1 << (bit % 8),
+                    None => bytes.iter_mut().for_each(|byte| *byte ^= 0xff),
+                }
             }
             let kind = desk.comes(time, &bytes, true);
             let meant = match (came[index], bit, delay) {
+                // With all its bytes changed it is no message that is known.
+                (_, Some(512..), _) => AnswerKind::Stray,
                 (true, ..) => AnswerKind::Duplicate,
                 (false, Some(_), _) => AnswerKind::Corrupt,
                 (false, None, 0..=100) => AnswerKind::Received,
@@ -272,6 +299,10 @@ proptest! {
                 AnswerKind::Duplicate => model.duplicates += 1,
                 AnswerKind::Corrupt => model.corrupt += 1,
                 AnswerKind::Received => model.received += 1,
+                AnswerKind::Stray => {
+                    model.strays += 1;
+                    continue;
+                }
                 _ => model.late += 1,
             }
             if matches!(meant, AnswerKind::Received | AnswerKind::Late) {

@@ -9,12 +9,13 @@ use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::Course;
 use super::connector::Connector;
 use super::lane::{Kind, Lane};
 use super::schedule::{Schedule, Times};
 use crate::driver::buffers::BUFFER_BYTES;
 use crate::driver::{Buffer, Closing, Completion, Driver, Op, Token};
-use crate::probe::cause::{Cause, Causes};
+use crate::probe::cause::Cause;
 use crate::probe::interrupt::{Interrupt, LOOK_INTERVAL};
 
 /// How often lost datagrams are looked for, and replaced in a closed loop.
@@ -51,15 +52,6 @@ pub(super) struct Engine<D: Driver> {
     waiting: Vec<u32>,
     connector: Option<Connector>,
     course: Course,
-}
-
-/// How it went.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Course {
-    /// How connections have ended in the time that is measured.
-    pub(super) ends: Causes,
-    /// Whether this process ran in that time.
-    pub(super) has_run: bool,
 }
 
 impl<D: Driver<Socket = OwnedFd>> Engine<D> {
@@ -139,7 +131,14 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
             }
             if now >= observed + LOOK_INTERVAL {
                 observed = now;
+                self.task.interrupt.look_at_output();
                 observe(now);
+                // Datagrams were answered before.
+                let times = &self.task.times;
+                let is_silent = self.is_stream() && !self.course.has_news;
+                if is_silent && now >= times.begin + times.timeout() {
+                    break;
+                }
             }
             self.retry(now);
             let until = self.wait_until(now, sends, scanned + SCAN_INTERVAL);
@@ -372,6 +371,7 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
         let Some(index) = self.lane_of(token) else {
             return self.driver.recycle(buffer);
         };
+        self.course.has_news = true;
         let lane = &mut self.lanes[index];
         let before = lane.ledger().outstanding();
         let is_right = match &mut lane.kind {
@@ -435,6 +435,7 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
         let Some(index) = self.lane_of(token) else {
             return;
         };
+        self.course.has_news = true;
         let how = Closing::Now;
         self.driver.submit(Op::Close { token, how });
         self.lanes[index].token = None;

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::args::{DATAGRAM_BYTES_MAX, LoadArgs, Path};
-use super::cause::{Cause, Trouble};
+use super::cause::{Cause, Causes, Trouble};
 use super::console::{Console, Stop};
 use super::figures;
 use super::ledger::Ledger;
@@ -39,7 +39,7 @@ use crate::driver::uring::Uring;
 use crate::driver::{Driver, Envelope, Source, UnixName};
 use crate::sys::process::raise_descriptor_limit;
 use connector::Connector;
-use engine::{Course, Engine, Task};
+use engine::{Engine, Task};
 use lane::{Flow, Kind};
 use schedule::{Schedule, Times};
 
@@ -57,6 +57,17 @@ struct Measured {
     driver: &'static str,
     /// Whether it was ended before its time.
     is_cut_short: bool,
+}
+
+/// How a load went.
+#[derive(Clone, Debug, Default)]
+struct Course {
+    /// How connections have ended in the time that is measured.
+    ends: Causes,
+    /// Whether this process ran in that time.
+    has_run: bool,
+    /// Whether anything came back, or a connection has ended, at any time.
+    has_news: bool,
 }
 
 impl Measured {
@@ -81,6 +92,7 @@ impl Measured {
         let busy = Cause::Other("this process did not run in the time measured".into());
         let (cause, hint) = match self.course.ends.chief() {
             _ if self.is_cut_short => (Cause::Interrupted, "nothing was measured"),
+            _ if args.url.is_stream() && !self.course.has_news => (Cause::TimedOut, reach::SILENT),
             _ if !self.course.has_run => (busy, "is this machine busy?"),
             _ if args.rate.is_some() => {
                 let cause = Cause::Other("no message was due in the time measured".into());
@@ -222,10 +234,7 @@ fn measure<D: Driver<Socket = OwnedFd>>(
     let course = ended.map_err(|error| Stop::of("load", &error))?;
     let is_cut_short = session.is_interrupted() && Instant::now() < times.window.end;
     let tally = account.into_tally();
-    let end = match is_cut_short {
-        true => Instant::now(),
-        false => times.window.end,
-    };
+    let end = times.window.end.min(Instant::now());
     let end = tally.last_answer.map_or(end, |last| last.max(end));
     Ok(Measured {
         duration: end.saturating_duration_since(times.window.start),

@@ -6,11 +6,15 @@ use crate::probe::args::LoadArgs;
 use crate::probe::cause::{Cause, Trouble};
 use crate::probe::console::Stop;
 use crate::probe::exchange::{Account, Datagrams, Event};
+use crate::probe::ledger::AnswerKind;
 use crate::probe::payload::{Payload, nonce};
 use crate::probe::session::Session;
 
 /// The first datagram may be lost on the way: within the timeout it is sent this number of times.
 const TRIES: u32 = 3;
+
+/// Of a service that never answers.
+pub(super) const SILENT: &str = "nothing comes back: is it an echo service?";
 
 /// Asks a datagram service; one that is connected to needs no question.
 pub(super) fn reach(session: &Session, args: &LoadArgs) -> Result<(), Stop> {
@@ -45,10 +49,13 @@ pub(super) fn reach(session: &Session, args: &LoadArgs) -> Result<(), Stop> {
                     failure: Some(failure),
                     ..
                 }) => return Err(session.route.undelivered(&failure).into()),
+                Some(Event::Answered { answer, .. }) if answer.kind == AnswerKind::Stray => {
+                    let hint = "other bytes come back than were sent";
+                    return Err(trouble(Cause::Mismatch).hint(hint).into());
+                }
                 Some(_) => return Ok(()),
             }
         }
     }
-    let hint = "nothing comes back: is it an echo service?";
-    Err(trouble(Cause::TimedOut).hint(hint).into())
+    Err(trouble(Cause::TimedOut).hint(SILENT).into())
 }

@@ -32,6 +32,11 @@ impl Times {
             end: start + time + timeout * 2,
         }
     }
+
+    /// How long an answer may take.
+    pub(super) fn timeout(&self) -> Duration {
+        (self.end - self.window.end) / 2
+    }
 }
 
 /// See the module.

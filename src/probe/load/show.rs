@@ -164,6 +164,7 @@ mod tests {
     fn a_load_that_sent_nothing_says_why() {
         let check = |line: &str, has_run, ends: &[Cause], words: &str| {
             let mut nothing = Measured::default();
+            nothing.course.has_news = true;
             nothing.course.has_run = has_run;
             ends.iter()
                 .for_each(|cause| nothing.course.ends.count(cause.clone()));
@@ -179,6 +180,9 @@ mod tests {
         check(closed_loop, true, &[Cause::Refused], words);
         let words = "no message was due in the time measured; write a larger --rate or --time";
         check("echoprobe load tcp://[::1]:7 --rate 1", true, &[], words);
+        let silent = Measured::default().why_unsent(&args(closed_loop));
+        let hint = silent.map(|trouble| trouble.hint);
+        assert_eq!(hint.as_deref(), Some(super::super::reach::SILENT));
         assert_eq!(measured([85]).why_unsent(&args(closed_loop)), None);
     }
 

@@ -11,7 +11,6 @@ use super::Outcome;
 use crate::probe::args::PingArgs;
 use crate::probe::cause::{Cause, Trouble};
 use crate::probe::exchange::{Account, Datagrams, Event};
-use crate::probe::ledger::AnswerKind;
 use crate::probe::link::{Address, DATAGRAM_MEMORY, Stream};
 use crate::probe::payload::{Messages, Payload, nonce};
 use crate::probe::route::Route;
@@ -36,6 +35,8 @@ pub(super) struct PingFlow {
     /// When the next one is due.
     due: Instant,
     port: Option<u16>,
+    /// What may help against the last failure.
+    hint: String,
 }
 
 enum Link {
@@ -87,6 +88,7 @@ impl PingFlow {
             left: args.count,
             due,
             port,
+            hint: String::new(),
         })
     }
 
@@ -109,7 +111,10 @@ impl PingFlow {
                     self.port = port_of(&stream.socket);
                     streams.stream = Some(stream);
                 }
-                Err(trouble) => streams.trouble = Some(trouble),
+                Err(trouble) => {
+                    self.hint.clone_from(&trouble.hint);
+                    streams.trouble = Some(trouble);
+                }
             }
         }
     }
@@ -230,7 +235,15 @@ impl PingFlow {
 
     /// What has happened since the last call.
     pub(super) fn take_events(&mut self) -> Vec<Event> {
-        std::mem::take(&mut self.account.events)
+        let events = std::mem::take(&mut self.account.events);
+        for event in &events {
+            if let Event::Failed { failure, .. } = event
+                && let Some(failure) = failure
+            {
+                self.hint = self.route.undelivered(failure).hint;
+            }
+        }
+        events
     }
 
     /// What became of all messages.
@@ -238,6 +251,7 @@ impl PingFlow {
         Outcome {
             port: self.port,
             tally: self.account.ledger.into_tally(),
+            hint: self.hint,
         }
     }
 
@@ -272,10 +286,8 @@ impl PingFlow {
             let now = Instant::now();
             let mut taken = 0;
             while let Some(message) = part.get(taken..taken + size) {
-                let kind = self.account.handle_answer(now, message, size, true, None);
                 taken += size;
-                // Bytes are missing or inserted: it is unknown where the next message begins.
-                if kind == AnswerKind::Stray {
+                if !self.account.handle_piece(now, message) {
                     return Err(Cause::Mismatch);
                 }
             }

@@ -27,6 +27,8 @@ struct Outcome {
     /// The port of this host, where there is one.
     port: Option<u16>,
     tally: Tally,
+    /// What may help against its failures.
+    hint: String,
 }
 
 /// Whether the command line makes sense.
@@ -143,7 +145,7 @@ fn report(
     if !is_one {
         console.say(&show::flows(outcomes, console.paint))?;
     }
-    let summary = show::summary(&args.url, &sum, took, console.paint);
+    let summary = show::summary(&args.url, &sum, &outcomes[0].hint, took, console.paint);
     console.say(&summary)?;
     let flow = |outcome: &Outcome| Report {
         source_port: outcome.port,

@@ -22,10 +22,13 @@ pub(super) fn heading(args: &PingArgs, place: &str) -> String {
         1 => String::new(),
         flows => format!(" from {flows} ports"),
     };
+    let pause = match args.interval.is_zero() {
+        true => "without a pause".into(),
+        false => format!("every {}", figures::setting(args.interval)),
+    };
     format!(
-        "{place}: {} every {}{from}, late after {}\n",
+        "{place}: {} {pause}{from}, late after {}\n",
         counted(args.size as u64, "byte"),
-        figures::setting(args.interval),
         figures::setting(args.timeout)
     )
 }
@@ -85,7 +88,8 @@ fn answered(answer: &Answer, difference: Option<Difference>) -> String {
     let what = match answer.kind {
         AnswerKind::Received | AnswerKind::Stray => String::new(),
         AnswerKind::Late => " (late)".into(),
-        AnswerKind::Duplicate => " (duplicate)".into(),
+        // When it was sent may be forgotten.
+        AnswerKind::Duplicate => return format!("{}: duplicate", number + 1),
         AnswerKind::Misaddressed => " (from another address than it was sent to)".into(),
         AnswerKind::Corrupt => {
             let words = difference.map_or(String::new(), |found| format!(": {found}"));
@@ -97,8 +101,14 @@ fn answered(answer: &Answer, difference: Option<Difference>) -> String {
     format!("{}: {time}{what}{reordered}", number + 1)
 }
 
-/// All in all.
-pub(super) fn summary(target: &Target, tally: &Tally, took: Duration, paint: Paint) -> String {
+/// All in all. The hint is of use where nothing was reached.
+pub(super) fn summary(
+    target: &Target,
+    tally: &Tally,
+    hint: &str,
+    took: Duration,
+    paint: Paint,
+) -> String {
     let mut text = format!("--- {}\n", paint.bold(&target.to_string()));
     text += &format!("{} in {}", tally.account(), figures::duration(took));
     if let Some(jitter) = tally.jitter.microseconds() {
@@ -107,7 +117,11 @@ pub(super) fn summary(target: &Target, tally: &Tally, took: Duration, paint: Pai
     text.push('\n');
     text += &figures::spread("rtt", tally.latencies.spread());
     if !tally.errors.is_empty() {
-        text += &paint.red(&format!("errors: {}", tally.errors));
+        let hint = match hint.is_empty() || tally.has_answers() {
+            true => String::new(),
+            false => format!("; {hint}"),
+        };
+        text += &paint.red(&format!("errors: {}{hint}", tally.errors));
         text.push('\n');
     }
     text
@@ -171,6 +185,7 @@ mod tests {
                 lost: 1,
                 ..Tally::default()
             },
+            hint: String::new(),
         };
         let words = "all ports lose: it is not one path of several\n";
         let all = [outcome(1), outcome(2)];

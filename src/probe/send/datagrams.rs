@@ -51,11 +51,12 @@ pub(super) fn run(
         text,
     };
     sender.send_all(input, args.size)?;
+    session.check_output()?;
     // The input has not ended.
     let is_cut_short = session.is_interrupted();
     if is_cut_short {
         sender.account.ledger.handle_interrupt();
-        sender.warn("interrupted");
+        sender.warn(session.interrupt.cause().words());
     }
     let tally = sender.account.ledger.into_tally();
     session.console.report(&Report {

@@ -54,12 +54,12 @@ pub(super) fn run(
     };
     let began = Instant::now();
     let end = sender.run(session, text)?;
+    session.check_output()?;
     let comparison = &sender.transfer.comparison;
     let mut report = report(comparison);
     report.duration_ms = Some(milliseconds(began.elapsed()));
-    // What has a cause is not as it should be. Without a byte or the end of
-    // the connection no service was reached, although a kernel has accepted the connection.
-    let is_silent = comparison.came == 0 && matches!(end, End::Silent(_) | End::Broken(_));
+    // What has a cause is not as it should be. Without a byte no service was reached, although a kernel has accepted the connection.
+    let is_silent = comparison.came == 0 && !matches!(end, End::Interrupted(_));
     let mut verdict = Verdict::Good;
     for (words, cause) in complaints(comparison, sender.is_fed, &end) {
         session.console.warn(&format!("{}: {words}", args.url));
@@ -79,10 +79,10 @@ impl Sender<'_> {
     /// Sends all of the input, and takes all that comes back.
     fn run(&mut self, session: &Session, text: &mut Printable) -> Result<End, Stop> {
         let mut memory = vec![0; PIECE_BYTES];
-        let mut is_ready = true;
+        let mut is_ready = false;
         loop {
             if session.is_interrupted() {
-                return Ok(End::Interrupted);
+                return Ok(End::Interrupted(session.interrupt.cause()));
             }
             // What has returned is taken first: it makes room for more.
             match self.transfer.receive(&mut memory) {
