@@ -96,7 +96,7 @@ pub(super) fn located(
 }
 
 /// All errors of a configuration whose text is wrong: with what a start would refuse of the values that
-/// are right, so that all is said at once.
+/// are right, so that all errors are reported together.
 pub(super) fn completed(errors: Vec<Diagnostic>, origin: &Origin) -> Vec<Diagnostic> {
     let texts = match origin.read(&[]) {
         Ok(texts) if errors.len() <= DIAGNOSTICS_MAX => texts,

@@ -41,7 +41,7 @@ impl Region {
     }
 
     /// Some of the bytes, which are initialized (zeroed) and live as long as `self`. No reference,
-    /// because the kernel may read or write other pieces meanwhile: the caller knows who has this one.
+    /// because the kernel may read or write other pieces at the same time: the caller owns this one.
     pub(super) fn piece(&self, offset: usize, len: usize) -> *mut [u8] {
         assert!(
             offset <= self.len && len <= self.len - offset,
@@ -56,7 +56,7 @@ impl Region {
 /// Makes sure that this much memory could be mapped now, and [`HEADROOM_BYTES`] beside it.
 ///
 /// The allocator ends the process where a limit of the address space (RLIMIT_AS) leaves it nothing.
-/// So whoever is about to map much, or to start a thread, asks here first, and has an error instead.
+/// So code that maps much, or starts a thread, calls this before, and gets an error instead.
 ///
 /// # Errors
 /// As `mmap(2)`: ENOMEM where there is not as much.

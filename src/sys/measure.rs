@@ -140,7 +140,7 @@ pub struct ReceiveFailure {
     pub expired: bool,
 }
 
-/// Where nothing but the error is known.
+/// Where only the error is known.
 impl From<io::Error> for ReceiveFailure {
     fn from(error: io::Error) -> Self {
         Self {

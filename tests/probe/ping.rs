@@ -53,7 +53,7 @@ fn a_service_that_answers_in_upper_case_passes_when_that_is_expected() {
     assert_eq!((status, &report["errors"]), (0, &json!({})), "{report}");
 }
 
-/// Also of localhost where the files of this host list one family only: "name unknown" was said.
+/// Also of localhost where the files of this host list one family only: it reported "name unknown".
 #[test]
 fn the_address_of_a_name_is_one_of_the_family_of_the_source() {
     for (own, source) in [("127.0.0.1", "127.0.0.1"), ("[::1]", "::1")] {

@@ -188,7 +188,7 @@ impl Handover {
                 };
                 Action::FlushLog
             }
-            // Nothing else is begun meanwhile; a flush has a time limit of its own.
+            // Nothing else begins until then; a flush has a time limit of its own.
             Step::Flushing { program, .. } if facts.is_log_flushed => {
                 self.step = Step::Transferring {
                     program: std::mem::take(program),

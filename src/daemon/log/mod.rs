@@ -113,7 +113,7 @@ pub(super) fn is_flushed(begun: Instant, now: Instant) -> bool {
         .is_none_or(|logger| logger.is_flushed(begun, now))
 }
 
-/// Flushes, but for no longer than this.
+/// Flushes, for at most this long.
 pub(super) fn flush_within(time_max: Duration) {
     if let Some(logger) = LOGGER.get() {
         logger.flush_within(time_max);
