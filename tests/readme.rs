@@ -1,6 +1,8 @@
 //! The README as a newcomer follows it: each command that it shows with its output is run, in that
 //! order, and says what the README says.
 //!
+//! A command has to succeed, unless `echo $?` behind it shows another exit status.
+//!
 //! What differs from run to run and from machine to machine is masked: numbers with and without a
 //! unit, times, the driver. In the README a line `…` stands for any number of lines, and a line that
 //! begins with `> ` is typed.
@@ -8,7 +10,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use crate::harness::{ECHOD, not_tested, repository, run, text};
 
@@ -44,20 +46,22 @@ fn samples(readme: &str) -> Vec<Sample> {
     samples
 }
 
-/// A shell script that runs them: what the one with this index prints goes to the file `INDEX`.
+/// Shows the exit status of the command before it.
+const STATUS: &str = "echo $?";
+
+/// A shell script that runs them: what the one with this index prints goes to the file `INDEX`, and
+/// its exit status to `INDEX.status`.
 fn script(samples: &[Sample], folder: &Path) -> String {
     let programs = Path::new(ECHOD).parent().expect("a folder");
     let mut script = format!(
-        "set -eu
-ip link set lo up
-echo 4096 > /proc/sys/net/core/somaxconn
-mount -t tmpfs tmpfs /run
-if [ -e /etc/echod ]; then mount -t tmpfs tmpfs /etc/echod; fi
-cd {folder}
+        "cd {folder}
 unset RUNTIME_DIRECTORY ECHOCTL_SOCKET
+# Where root finds a control socket, others do.
+export XDG_RUNTIME_DIR=/run
 PATH={programs}:$PATH
-ready() {{ until grep -q 'is ready' \"$1\"; do kill -0 $!; sleep 0.01; done; }}
-trap 'kill $(jobs -p); wait' EXIT
+ready() {{ until grep -q 'is ready' \"$1\"; do kill -0 $! || exit 1; sleep 0.01; done; }}
+end() {{ status=$?; trap - EXIT; for pid in $(jobs -p); do kill $pid; wait $pid || exit 1; done; exit $status; }}
+trap end EXIT
 echod > first 2>&1 & ready first
 ",
         folder = folder.display(),
@@ -67,14 +71,48 @@ echod > first 2>&1 & ready first
         fs::write(folder.join(format!("{index}.typed")), &sample.typed).expect("a file");
         let line = match sample.command.strip_suffix('&') {
             Some(command) => format!("{command} > {index} 2>&1 & ready {index}"),
-            None => format!(
-                "{{ {}; }} < {index}.typed > {index} 2>&1 || true",
-                sample.command
-            ),
+            None => format!("{{ {}; }} < {index}.typed > {index} 2>&1", sample.command),
         };
-        writeln!(script, "{line}").expect("memory");
+        let keep = format!("status=$?; echo $status > {index}.status; (exit $status)");
+        writeln!(script, "{line}; {keep}").expect("memory");
     }
-    script
+    script + "true\n"
+}
+
+/// Runs a script in a network and with a /run of its own: as who runs the tests, or as an ordinary
+/// user. None where this machine allows no such thing.
+fn run_isolated(script: &str, as_ordinary_user: bool) -> Option<Output> {
+    // Root is enough for that outside containers; a user is root of a namespace.
+    let namespaces = match nix::unistd::geteuid().is_root() {
+        true => &["--net", "--mount"][..],
+        false => &["--map-root-user", "--net", "--mount"],
+    };
+    let prepare = "set -eu
+ip link set lo up
+echo 4096 > /proc/sys/net/core/somaxconn
+mount -t tmpfs tmpfs /run
+if [ -e /etc/echod ]; then mount -t tmpfs tmpfs /etc/echod; fi
+";
+    let isolated = |commands: &str| {
+        let mut command = Command::new("unshare");
+        command.args(namespaces).args(["bash", "-c"]);
+        command.arg(prepare.to_owned() + commands).arg("bash");
+        command
+    };
+    // Without capabilities, and not 0 in the eyes of the programs.
+    let user = "unshare --map-user=1000 --map-group=1000";
+    let (trial, commands) = match as_ordinary_user {
+        true => (
+            format!("{user} true"),
+            format!("exec {user} bash -c \"$1\""),
+        ),
+        false => ("true".into(), "exec bash -c \"$1\"".into()),
+    };
+    let tried = isolated(&trial).output();
+    if !tried.is_ok_and(|output| output.status.success()) {
+        return None;
+    }
+    Some(run(isolated(&commands).arg(script)))
 }
 
 /// A line without what differs from run to run.
@@ -123,44 +161,63 @@ fn is_as_shown(shown: &[String], words: &[String]) -> bool {
     }
 }
 
-#[test]
-fn the_commands_of_the_readme_print_what_it_shows() {
-    let can_isolate = Command::new("unshare")
-        .args(["--net", "--mount", "ip", "link", "set", "lo", "up"])
-        .output();
-    if !can_isolate.is_ok_and(|output| output.status.success()) {
-        return not_tested("port 7007 in a network of its own needs root, unshare and ip");
-    }
+/// Runs all commands, and compares what they print and how they end with what the README shows.
+fn compare_with_the_readme(as_ordinary_user: bool) {
     let readme = fs::read_to_string(repository("README.md")).expect("it is there");
     let samples = samples(&readme);
     assert!(samples.len() > 8, "{} commands", samples.len());
     let folder = tempfile::tempdir().expect("a folder");
-    let output = run(Command::new("unshare").args([
-        "--net",
-        "--mount",
-        "bash",
-        "-c",
-        &script(&samples, folder.path()),
-    ]));
+    let Some(output) = run_isolated(&script(&samples, folder.path()), as_ordinary_user) else {
+        return not_tested("port 7007 in a network of its own needs unshare and ip");
+    };
     assert!(output.status.success(), "{}", text(&output.stderr));
+    let read = |name: String| fs::read_to_string(folder.path().join(name)).expect("a file");
     let mut wrong = String::new();
     for (index, sample) in samples.iter().enumerate() {
-        let printed = fs::read_to_string(folder.path().join(index.to_string())).expect("a file");
-        let mut shown = words(&sample.output.join("\n"));
-        if sample.command.ends_with('&') {
+        let Sample {
+            command, output, ..
+        } = sample;
+        let shown_output = output.join("\n");
+        let printed = read(index.to_string());
+        let mut shown = words(&shown_output);
+        if command.ends_with('&') {
             // A daemon's first lines depend on the user, and it logs what follows.
             shown.insert(0, "…".into());
             shown.push("…".into());
         }
-        if !is_as_shown(&shown, &words(&printed)) {
-            let Sample {
-                command, output, ..
-            } = sample;
-            let shown = output.join("\n");
-            writeln!(wrong, "$ {command}\nshown:\n{shown}\nprinted:\n{printed}").expect("memory");
+        let is_right = match command == STATUS {
+            // Not masked, as numbers are elsewhere.
+            true => printed.trim() == shown_output,
+            false => is_as_shown(&shown, &words(&printed)),
+        };
+        if !is_right {
+            writeln!(
+                wrong,
+                "$ {command}\nshown:\n{shown_output}\nprinted:\n{printed}"
+            )
+            .expect("memory");
+        }
+        let status = read(format!("{index}.status"));
+        let next = samples.get(index + 1);
+        if status.trim() != "0" && next.is_none_or(|next| next.command != STATUS) {
+            writeln!(
+                wrong,
+                "$ {command}\nexit status {status}printed:\n{printed}"
+            )
+            .expect("memory");
         }
     }
     assert!(wrong.is_empty(), "{wrong}");
+}
+
+#[test]
+fn the_commands_of_the_readme_print_what_it_shows_and_end_as_it_shows() {
+    compare_with_the_readme(false);
+}
+
+#[test]
+fn the_commands_of_the_readme_do_so_for_an_ordinary_user() {
+    compare_with_the_readme(true);
 }
 
 #[test]

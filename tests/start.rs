@@ -340,12 +340,7 @@ fn a_receive_buffer_that_the_kernel_caps_is_reported_once() {
     let config = "[listener.main]\nprotocol = \"udp\"\naddress = \"127.0.0.1:0\"\n\
                   receive-buffer = \"512MiB\"\nsockets = 3\n";
     let mut daemon = Daemon::start_with(config, |command| {
-        let config = command.get_args().nth(1).expect("a configuration");
-        let config = Path::new(config).to_owned();
-        let folder = config.parent().expect("the test's folder");
-        for path in [folder, &config, &folder.join("notify")] {
-            fs::set_permissions(path, fs::Permissions::from_mode(0o777)).expect("a mode");
-        }
+        open_to_all(command);
         as_ordinary_user(command);
     });
     let told = format!(
@@ -356,6 +351,50 @@ fn a_receive_buffer_that_the_kernel_caps_is_reported_once() {
     daemon.wait_for_notification("READY=1");
     let log = daemon.log();
     assert_eq!(log.matches(&told).count(), 1, "{told}: {log}");
+}
+
+/// The first start of every user began with it.
+#[test]
+fn a_receive_buffer_that_nobody_has_set_is_reported_to_debuggers_only() {
+    let limit = fs::read_to_string("/proc/sys/net/core/rmem_max").expect("a limit");
+    let is_root = nix::unistd::geteuid().is_root();
+    let log_at = |level: &str| {
+        let config = format!(
+            "[log]\nlevel = \"{level}\"\n\
+             [listener.main]\nprotocol = \"udp\"\naddress = \"127.0.0.1:0\"\n"
+        );
+        let daemon = Daemon::start_with(&config, |command| {
+            if is_root {
+                open_to_all(command);
+                as_ordinary_user(command);
+            }
+        });
+        daemon.log()
+    };
+    let mut version = Command::new(ECHOD);
+    if is_root {
+        as_ordinary_user(&mut version);
+    }
+    let version = version.arg("--version").output();
+    if limit.trim().parse::<u32>().expect("a number") >= 8 << 20 || version.is_err() {
+        not_tested("this user may allocate as much as the default");
+        return;
+    }
+    let told = format!("receive-buffer 8388608 is capped to {}", limit.trim());
+    let log = log_at("debug");
+    assert_eq!(log.matches(&told).count(), 1, "{told}: {log}");
+    let log = log_at("info");
+    assert!(!log.contains("receive-buffer"), "{log}");
+}
+
+/// The configuration of a daemon, its folder and its socket for notifications.
+fn open_to_all(command: &Command) {
+    let config = command.get_args().nth(1).expect("a configuration");
+    let config = Path::new(config).to_owned();
+    let folder = config.parent().expect("the test's folder");
+    for path in [folder, &config, &folder.join("notify")] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o777)).expect("a mode");
+    }
 }
 
 #[test]

@@ -77,6 +77,10 @@ pub(crate) fn above_zero(time: Duration) -> Result<Duration, String> {
 /// What to write instead.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     if !text.is_empty() && text.chars().all(|digit| digit.is_ascii_digit()) {
+        // No example is made of it: not every time may be zero.
+        if text.trim_matches('0').is_empty() {
+            return Err(NOT_A_TIME.into());
+        }
         return Err(format!(
             "a number without a unit: write e.g. {text}s or {text}m"
         ));
@@ -118,6 +122,15 @@ mod tests {
         );
         assert!(parse_time("0").is_ok());
         assert!(parse_span("0").is_err());
+    }
+
+    /// "0s" was proposed to `--interval`, which refuses that as well.
+    #[test]
+    fn a_number_without_a_unit_is_refused_with_a_proposal_that_is_taken() {
+        let proposal = "a number without a unit: write e.g. 10s or 10m";
+        assert_eq!(parse_duration("10"), Err(proposal.to_owned()));
+        assert_eq!(parse_duration("0"), Err(NOT_A_TIME.to_owned()));
+        assert_eq!(parse_duration("0s"), Ok(Duration::ZERO));
     }
 
     /// "64 is not in 0..64" and "invalid digit found in string" stood there.

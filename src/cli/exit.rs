@@ -8,6 +8,7 @@
 use std::io;
 use std::process::ExitCode;
 
+use crate::cli::table::folded;
 use crate::cli::terminal::{self, complain};
 use crate::cli::text::cause;
 
@@ -106,6 +107,18 @@ impl Failure {
             .collect()
     }
 
+    /// Prints it on standard error, in lines that fit a terminal.
+    pub fn complain(&self, name: &str) {
+        let text = self.text(name);
+        complain(&match terminal::width_of(&io::stderr()) {
+            Some(width) => text
+                .lines()
+                .map(|line| folded(line, width) + "\n")
+                .collect(),
+            None => text,
+        });
+    }
+
     /// A configuration that is rejected for these reasons.
     #[must_use]
     pub fn configuration(messages: Vec<String>) -> Self {
@@ -134,6 +147,6 @@ pub fn end(name: &str, result: Result<(), Failure>) -> ExitCode {
     let Err(failure) = result else {
         return Exit::Done.into();
     };
-    complain(&failure.text(name));
+    failure.complain(name);
     failure.exit.into()
 }

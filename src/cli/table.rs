@@ -16,13 +16,27 @@ const GAP: &str = "  ";
 /// A column of names is not made narrower than this while others can be left out.
 const SHORTENED_WIDTH: usize = 14;
 
+/// What is between the items of a list.
+pub(crate) const COMMA: &str = ", ";
+
 /// One column of a table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Column {
     header: &'static str,
     align: Align,
-    is_whole: bool,
+    room: Room,
     rank: u8,
+}
+
+/// What becomes of cells for which there is too little room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    /// They are never shortened.
+    Whole,
+    /// Their ends are cut off.
+    Shortened,
+    /// Their last items are counted only.
+    List,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +59,7 @@ impl Column {
         Self {
             header,
             align: Align::Left,
-            is_whole: false,
+            room: Room::Shortened,
             rank,
         }
     }
@@ -54,7 +68,16 @@ impl Column {
     #[must_use]
     pub(crate) const fn whole(header: &'static str, rank: u8) -> Self {
         Self {
-            is_whole: true,
+            room: Room::Whole,
+            ..Self::names(header, rank)
+        }
+    }
+
+    /// A column of lists, whose items are joined by [`COMMA`].
+    #[must_use]
+    pub(crate) const fn lists(header: &'static str, rank: u8) -> Self {
+        Self {
+            room: Room::List,
             ..Self::names(header, rank)
         }
     }
@@ -151,9 +174,9 @@ impl Table {
 
     /// The width that a column has at least.
     fn least_width(&self, column: usize, width: usize) -> usize {
-        match self.columns[column].is_whole {
-            true => width,
-            false => width.min(SHORTENED_WIDTH),
+        match self.columns[column].room {
+            Room::Whole => width,
+            Room::Shortened | Room::List => width.min(SHORTENED_WIDTH),
         }
     }
 
@@ -194,7 +217,10 @@ impl Table {
             }
             // A gap would shift the columns for a program that splits the line.
             let cell = if cell.is_empty() { "-" } else { cell };
-            let cell = shortened(cell, widths[column]);
+            let cell = match self.columns[column].room {
+                Room::List => shortened_list(cell, widths[column]),
+                Room::Whole | Room::Shortened => shortened(cell, widths[column]),
+            };
             let padding = " ".repeat(widths[column].saturating_sub(cell.width()));
             match self.columns[column].align {
                 Align::Left => line.extend([cell.as_str(), &padding]),
@@ -221,6 +247,36 @@ pub(crate) fn shortened(text: &str, width: usize) -> String {
     short + "…"
 }
 
+/// A list in at most this width: `a, b +2` where two of its items are left out.
+fn shortened_list(list: &str, width: usize) -> String {
+    let items: Vec<&str> = list.split(COMMA).collect();
+    let with = |count: usize| match items.len() - count {
+        0 => list.to_owned(),
+        more => format!("{} +{more}", items[..count].join(COMMA)),
+    };
+    let counts = (1..=items.len()).rev();
+    let fitting = counts.map(with).find(|text| text.width() <= width);
+    fitting.unwrap_or_else(|| match items.len() - 1 {
+        0 => shortened(list, width),
+        more => {
+            let more = format!(" +{more}");
+            shortened(items[0], width.saturating_sub(more.len())) + &more
+        }
+    })
+}
+
+/// A text in lines of at most this width where that can be, broken at its blanks. All but the first
+/// are indented.
+pub(crate) fn folded(text: &str, width: usize) -> String {
+    const INDENTATION: &str = "  ";
+    let mut lines = wrapped(text.split_inclusive(' '), width);
+    let rest = lines.split_off(lines.len().min(1)).join(" ");
+    let width = width.saturating_sub(INDENTATION.len());
+    let rest = wrapped(rest.split_inclusive(' '), width);
+    lines.extend(rest.iter().map(|line| INDENTATION.to_owned() + line));
+    lines.join("\n")
+}
+
 /// Pieces of a text, joined to lines of at most this width where that can be. A piece has its own end,
 /// such as a blank.
 pub(crate) fn wrapped<'a>(pieces: impl Iterator<Item = &'a str>, width: usize) -> Vec<String> {
@@ -245,7 +301,7 @@ mod tests {
         let mut table = Table::new(&[
             Column::names("NAME", 0),
             Column::names("VIA", 1),
-            Column::names("ADDRESSES", 2),
+            Column::lists("ADDRESSES", 2),
             Column::numbers("N", 3),
             Column::numbers("BYTES", 4),
         ]);
@@ -275,22 +331,22 @@ mod tests {
     #[test]
     fn long_names_are_shortened_before_a_column_is_left_out() {
         let shortened = [
-            "NAME   ADDRESSES            N    BYTES",
-            "a      127.0.0.1:7007,…     1     90 B",
-            "grüße  -                 1000  1.5 KiB",
+            "NAME   ADDRESSES             N    BYTES",
+            "a      127.0.0.1:7007 +1     1     90 B",
+            "grüße  -                  1000  1.5 KiB",
         ];
-        assert_eq!(lines(Some(38)), shortened);
+        assert_eq!(lines(Some(39)), shortened);
     }
 
     #[test]
     fn columns_are_left_out_by_rank_and_counted() {
         let fewer = [
-            "NAME   ADDRESSES            N",
-            "a      127.0.0.1:7007,…     1",
-            "grüße  -                 1000",
+            "NAME   ADDRESSES             N",
+            "a      127.0.0.1:7007 +1     1",
+            "grüße  -                  1000",
         ];
-        assert_eq!(lines(Some(29)), fewer);
-        assert_eq!(table().render(PLAIN, Some(29)).left_out, 1);
+        assert_eq!(lines(Some(30)), fewer);
+        assert_eq!(table().render(PLAIN, Some(30)).left_out, 1);
         assert_eq!(lines(Some(1)), ["NAME", "a", "grüße"]);
         assert_eq!(table().render(PLAIN, Some(1)).left_out, 3);
     }
@@ -302,6 +358,34 @@ mod tests {
                 assert!(line.width() <= width, "{width}: {line:?}");
             }
         }
+    }
+
+    /// "0.0.0.0:7, [:…" stood for three addresses.
+    #[test]
+    fn a_list_is_cut_between_its_items_and_the_rest_counted() {
+        let list = "0.0.0.0:7, [::]:7, 192.0.2.1:7";
+        assert_eq!(shortened_list(list, 30), list);
+        assert_eq!(shortened_list(list, 29), "0.0.0.0:7, [::]:7 +1");
+        assert_eq!(shortened_list(list, 20), "0.0.0.0:7, [::]:7 +1");
+        assert_eq!(shortened_list(list, 19), "0.0.0.0:7 +2");
+        assert_eq!(shortened_list(list, 10), "0.0.0.… +2");
+        assert_eq!(shortened_list("/run/echod/a.sock", 9), "/run/ech…");
+    }
+
+    /// The terminal broke them anywhere.
+    #[test]
+    fn a_long_line_is_broken_at_its_blanks_and_indented() {
+        let text = "echod.toml:3:1: foo: unknown key: write one of these";
+        assert_eq!(folded(text, 80), text);
+        assert_eq!(
+            folded(text, 25),
+            "echod.toml:3:1: foo:\n  unknown key: write one\n  of these"
+        );
+        assert_eq!(folded("", 9), "");
+        assert_eq!(
+            folded("a/path/of/some/length is kept", 10),
+            "a/path/of/some/length\n  is kept"
+        );
     }
 
     #[test]

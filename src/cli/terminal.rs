@@ -6,8 +6,10 @@
 #![forbid(unsafe_code)]
 
 use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsFd;
 
 use clap::ValueEnum;
+use terminal_size::{Width, terminal_size_of};
 
 use crate::cli::text::Paint;
 
@@ -51,6 +53,12 @@ pub(crate) fn print(data: &[u8]) -> io::Result<bool> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// The columns of the terminal that a stream is; none where it is no terminal.
+pub(crate) fn width_of(stream: &impl AsFd) -> Option<usize> {
+    let (Width(width), _) = terminal_size_of(stream)?;
+    Some(width.into())
 }
 
 /// Prints diagnostics, which do not mix with data. Where standard error takes none they are lost.

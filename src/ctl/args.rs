@@ -1,6 +1,6 @@
 //! The command line of `echoctl`: what can be typed, and the help that teaches it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -275,6 +275,10 @@ fn no_network(text: &str) -> String {
         IpAddr::V4(_) => "IPv4 address has 0 to 32",
         IpAddr::V6(_) => "IPv6 address has 0 to 128",
     };
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        let ip = address.ip();
+        return format!("not an address: no port belongs to it: write {ip}, or the id of the peer");
+    }
     let address = text.split_once('/').map(|(address, _)| address.parse());
     match address {
         Some(Ok(address)) => format!("not a network: the prefix of an {} bits", bits(address)),

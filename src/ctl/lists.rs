@@ -3,7 +3,7 @@
 //! Knows the types of the protocol, and which columns are the important ones; never how they were
 //! received. All text from the daemon or the network is escaped here.
 
-use crate::cli::table::{Column, Table};
+use crate::cli::table::{COMMA, Column, Table, wrapped};
 use crate::cli::text::{Paint, age, bytes, counted, escape, microseconds};
 use crate::protocol::schema::{Backlog, Listener, ListenerState, Peer};
 
@@ -24,7 +24,7 @@ pub(crate) struct Screen {
 const LISTENER_COLUMNS: &[Column] = &[
     Column::names("NAME", 0),
     Column::names("PROTOCOL", 0),
-    Column::names("ADDRESSES", 1),
+    Column::lists("ADDRESSES", 1),
     Column::names("REPLY", 8),
     Column::names("STATE", 0),
     Column::numbers("SOCKETS", 10),
@@ -62,7 +62,7 @@ const PEER_COLUMNS: &[Column] = &[
 ];
 
 pub(super) fn joined(texts: &[String]) -> String {
-    escape(&texts.join(", "))
+    escape(&texts.join(COMMA))
 }
 
 /// All listeners; with rates where they are watched.
@@ -105,12 +105,12 @@ pub(crate) fn listeners(listeners: &[Listener], rates: Option<&Rates>, screen: S
     let rendered = table.render(screen.paint, screen.width);
     List {
         table: rendered.text,
-        footer: listener_totals(listeners) + &hint(rendered.left_out),
+        footer: listener_totals(listeners, screen) + &hint(rendered.left_out),
     }
 }
 
-/// The last line below a table of listeners.
-fn listener_totals(listeners: &[Listener]) -> String {
+/// The last line below a table of listeners, or as many as a narrow terminal takes.
+fn listener_totals(listeners: &[Listener], screen: Screen) -> String {
     let sum = |value: fn(&Listener) -> u64| listeners.iter().map(value).sum::<u64>();
     let is_retired = |listener: &&Listener| listener.state == ListenerState::Retired;
     let retired = listeners.iter().filter(is_retired).count();
@@ -127,7 +127,12 @@ fn listener_totals(listeners: &[Listener]) -> String {
         "{} sent",
         bytes(sum(|listener| listener.bytes_sent))
     ));
-    parts.join(", ") + "\n"
+    let line = parts.join(COMMA);
+    let lines = wrapped(
+        line.split_inclusive(COMMA),
+        screen.width.unwrap_or(usize::MAX),
+    );
+    lines.join("\n  ") + "\n"
 }
 
 /// How to see the columns that there was no room for: a line, or nothing.

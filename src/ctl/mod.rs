@@ -35,7 +35,6 @@ use serde_json::Value;
 
 use crate::cli::arguments;
 use crate::cli::exit::{self, Exit, Failure, print_or_end};
-use crate::cli::terminal::complain;
 use crate::cli::text::{self, Paint};
 use crate::protocol::{self, schema};
 
@@ -84,7 +83,7 @@ fn end_with_json(complaint: &Complaint, terminal: bool) -> ExitCode {
         && let Err(failure) = print_or_end(calls::json_text(&error, terminal).as_bytes())
     {
         // Whether or not it can be printed, it has happened.
-        complain(&failure.text("echoctl"));
+        failure.complain("echoctl");
     }
     complaint.failure.exit.into()
 }
@@ -168,7 +167,7 @@ impl Session {
             Command::Upgrade => {
                 let reply = self.call("Upgrade", &schema::Nothing {})?;
                 self.answer(reply, |reply: schema::UpgradeReply| {
-                    show::upgraded(&reply.result, self.paint)
+                    show::upgraded(&reply.result, self.screen())
                 })
             }
             Command::HandOver { if_restarting } => self.hand_over(if_restarting.as_deref()),

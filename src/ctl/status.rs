@@ -152,7 +152,7 @@ fn on_disk(status: &Status, is_rejected: bool, paint: Paint) -> Vec<String> {
         return Vec::new();
     }
     let words = match status.config_on_disk {
-        Some(OnDisk::Same) => return vec![paint.green("the texts in force")],
+        Some(OnDisk::Same) => return vec![paint.green("same as in force")],
         Some(_) if is_rejected => "not in force: see above",
         Some(OnDisk::Changed) if status.rejected_on_disk == Some(false) => {
             "changed since the rejection: see echoctl reload --dry-run"
@@ -255,7 +255,7 @@ mod tests {
               process        pid 4711, 1 worker, io_uring, log level info
               configuration  generation 2: /etc/echod/echod.toml
                              /etc/echod/echod.d/lab.toml
-              on disk        the texts in force
+              on disk        same as in force
               last reload    applied by the control socket, 2026-01-02T03:04:05.678Z
                              /etc/echod/echod.toml:9:1: workers: needs a restart
               control socket /run/echod/control.sock

@@ -130,7 +130,14 @@ fn a_selector_that_looks_like_an_address_and_is_none_is_a_usage_error() {
         ("10.0.0.256", address),
         ("10.0.0.256/8", address),
         ("10.0.0", address),
-        ("10.0.0.1:7", address),
+        (
+            "10.0.0.1:7",
+            "not an address: no port belongs to it: write 10.0.0.1, or the id",
+        ),
+        (
+            "[::1]:7",
+            "not an address: no port belongs to it: write ::1, or the id",
+        ),
         ("main/8", address),
         ("[::1]", address),
         ("fe80::1%lo", address),

@@ -239,9 +239,11 @@ impl Daemon {
         };
         // It ignores messages of a process that has ended.
         let kept = manager.keep_and_wait(STORED, carriers);
-        kept.inspect_err(|_| {
+        kept.map_err(|error| {
             // It must not be passed to a later process after this one has continued.
             manager.remove_stored(STORED);
+            let cause = cause(&error);
+            io::Error::other(format!("the service manager's $NOTIFY_SOCKET: {cause}"))
         })
     }
 

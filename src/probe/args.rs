@@ -168,7 +168,7 @@ pub(crate) struct Path {
     /// Mark packets with this DSCP, 0 to 63 (46 is EF)
     #[arg(long, global = true, value_name = "N", value_parser = parse_number::<u8, 0, 63>)]
     pub dscp: Option<u8>,
-    /// The most routers that packets may pass
+    /// Maximum number of hops (IP TTL)
     #[arg(long, global = true, value_name = "N", value_parser = parse_number::<u8, 1, 255>)]
     pub ttl: Option<u8>,
     /// Never fragment; what is too large for the path is lost
@@ -220,7 +220,7 @@ Examples:
   echoprobe send tcp://192.0.2.1:7 < big.iso > /dev/null
   printf hello | echoprobe send unix:///run/echo.sock --expect upper")]
     Send(SendArgs),
-    /// Send small messages at an interval and tell what became of each
+    /// Send small messages at an interval and report the fate of each
     #[command(after_help = "\
 An answer is compared byte by byte, and a datagram also by where it comes from. Late is what comes \
 after the timeout; what comes twice is a duplicate; what comes behind a later one is reordered.
@@ -267,7 +267,7 @@ Example:
 pub(crate) struct SendArgs {
     /// The service
     pub url: Target,
-    /// What is to come back: echo, upper or any
+    /// Expected reply: echo, upper or any
     #[arg(long, value_name = "WHAT", default_value = "echo", hide_possible_values = true, value_parser = clap::value_parser!(Expect))]
     pub expect: Expect,
     /// The part of the input in each datagram
@@ -295,7 +295,7 @@ pub(crate) struct PingArgs {
     /// What comes later than this is late
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_span)]
     pub timeout: Duration,
-    /// What is to come back: echo or upper
+    /// Expected reply: echo or upper
     #[arg(long, value_name = "WHAT", default_value = "echo", hide_possible_values = true, value_parser = compared())]
     pub expect: Expect,
     /// The number of source ports to send from, with a row for each
@@ -332,7 +332,7 @@ pub(crate) struct LoadArgs {
     /// What comes later than this is late, or lost if it never comes
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_span)]
     pub timeout: Duration,
-    /// What is to come back: echo or upper
+    /// Expected reply: echo or upper
     #[arg(long, value_name = "WHAT", default_value = "echo", hide_possible_values = true, value_parser = compared())]
     pub expect: Expect,
     /// Draw the latencies by percentile into this file
@@ -348,7 +348,7 @@ pub(crate) struct CheckArgs {
     /// How long to wait for what should come
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = parse_span)]
     pub timeout: Duration,
-    /// What is to come back: echo or upper
+    /// Expected reply: echo or upper
     #[arg(long, value_name = "WHAT", default_value = "echo", hide_possible_values = true, value_parser = compared())]
     pub expect: Expect,
 }

@@ -165,6 +165,35 @@ fn a_single_listener_is_watched_with_rates_too() {
     );
 }
 
+/// The terminal broke them anywhere.
+#[test]
+fn what_is_wrong_with_a_configuration_is_broken_at_blanks_to_the_width_of_the_terminal() {
+    let daemon = Daemon::start(ALL_KINDS);
+    let config = daemon.path("echod.toml");
+    std::fs::write(&config, "[listener.main]\nbacklock = 5\n").expect("a file");
+    let file = config.to_str().expect("text");
+    for arguments in [&["reload"][..], &["check", file], &["reload", "--last"]] {
+        let screen = Screen::of_size(60, 24);
+        let mut command = screen.command(ECHOCTL);
+        command
+            .env("ECHOCTL_SOCKET", daemon.path("control.sock"))
+            .args(arguments);
+        let mut child = command.spawn().expect("setsid(1) runs");
+        eventually("it ends, and its last error is shown", || {
+            let text = screen.text();
+            let words: Vec<&str> = text.split_whitespace().collect();
+            let has_ended = child.try_wait().expect("a child of ours").is_some();
+            has_ended && words.join(" ").contains("did you mean backlog?")
+        });
+        let text = screen.text();
+        let mut lines = text.lines().map(|line| line.trim_end_matches('\r'));
+        assert!(lines.clone().any(|line| line.starts_with("  ")), "{text}");
+        // What has no blank can't be broken, such as the path of the file.
+        let is_broken = |line: &str| line.chars().count() <= 60 || !line.trim().contains(' ');
+        assert!(lines.all(is_broken), "{text}");
+    }
+}
+
 /// For a program it is an object for each look, a line each, without a terminal's sequences.
 #[test]
 fn what_a_program_watches_is_an_object_a_line() {

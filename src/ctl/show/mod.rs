@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use unicode_width::UnicodeWidthStr;
 
-use crate::cli::table::{Column, Table, wrapped};
+use crate::cli::table::{Column, Table, folded, wrapped};
 use crate::cli::text::{Paint, bytes, counted, escape, microseconds};
 use crate::protocol::schema::{
     Backlog, Change, ChangeAction, ClosePeersReply, Diagnostic, HandOverReply, Listener,
@@ -202,7 +202,7 @@ pub(crate) fn log_level(reply: &SetLogLevelReply) -> String {
 
 /// What came of an upgrade.
 #[must_use]
-pub(crate) fn upgraded(result: &UpgradeResult, paint: Paint) -> String {
+pub(crate) fn upgraded(result: &UpgradeResult, screen: Screen) -> String {
     let UpgradeResult {
         listeners,
         connections,
@@ -221,7 +221,7 @@ pub(crate) fn upgraded(result: &UpgradeResult, paint: Paint) -> String {
         let lost = counted(*lost, "connection");
         text += &format!("{lost} could not be kept: see the log\n");
     }
-    text + &warnings(&result.warnings, paint)
+    text + &warnings(&result.warnings, screen)
 }
 
 /// What waits for the next process.
@@ -255,18 +255,19 @@ pub(crate) fn reload_plan(result: &ReloadResult, screen: Screen) -> String {
     format!("{heading}{outcome}\n{}", details(result, screen))
 }
 
-/// A line for each.
-fn warnings(warnings: &[Diagnostic], paint: Paint) -> String {
+/// A line for each, or as many as it takes.
+fn warnings(warnings: &[Diagnostic], screen: Screen) -> String {
     let line = |warning: &Diagnostic| {
         let line = format!("warning: {}", escape(&warning.to_string()));
-        format!("{}\n", paint.yellow(&line))
+        let line = folded(&line, screen.width.unwrap_or(usize::MAX));
+        format!("{}\n", screen.paint.yellow(&line))
     };
     warnings.iter().map(line).collect()
 }
 
 /// Warnings, and the changes as a table.
 fn details(result: &ReloadResult, screen: Screen) -> String {
-    let mut text = warnings(&result.warnings, screen.paint);
+    let mut text = warnings(&result.warnings, screen);
     let changes = result.changes.iter();
     let changes: Vec<_> = changes
         .filter(|change| change.action != ChangeAction::Keep)

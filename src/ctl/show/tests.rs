@@ -108,6 +108,21 @@ fn on_a_narrow_terminal_less_important_columns_are_left_out() {
     );
 }
 
+/// The terminal broke it anywhere.
+#[test]
+fn the_totals_fit_a_terminal_of_40_columns() {
+    let width = Some(40);
+    let screen = Screen { width, ..NARROW };
+    check(
+        listeners(&two_listeners(), None, screen).footer,
+        expect![[r#"
+            2 listeners, 812 connections,
+              1.2 GiB received, 1.2 GiB sent
+            10 more columns: --wide
+        "#]],
+    );
+}
+
 /// One that refuses clients looked like any other.
 #[test]
 fn a_full_listener_says_so_and_a_retired_one_is_counted_apart() {
@@ -118,7 +133,7 @@ fn a_full_listener_says_so_and_a_retired_one_is_counted_apart() {
         listeners(&full, None, NARROW).whole(),
         expect![[r#"
             NAME   PROTOCOL  ADDRESSES       STATE           CONNECTIONS  DATAGRAMS  REFUSED
-            main   tcp       0.0.0.0:7, [:…  listening  10000/10000 full          -       12
+            main   tcp       0.0.0.0:7 +1    listening  10000/10000 full          -       12
             dgram  udp       0.0.0.0:7       retired                   -          9        0
             1 listener, 1 retired, 10000 connections, 1.2 GiB received, 1.2 GiB sent
             7 more columns: --wide

@@ -22,14 +22,14 @@ pub(super) fn shortfalls<'a>(
     let mut with_backlog = sockets.clone().filter(own);
     let capped = with_backlog.find_map(|bound| capped(&bound.fd, listener.backlog));
     let short = short_receive_buffer(&bind::inherited(listener), sockets);
-    // A size that was asked for is worth a warning; one that was left to us may be of interest.
+    // A size that was asked for is worth a warning; the default is nothing that anybody has set.
     let (warning, note) = match listener.receive_buffer {
         Some(_) => (short, None),
         None => (None, short),
     };
     let name = &listener.name;
     if let Some(note) = note {
-        log::info!(listener = name.as_str(); "listener \"{name}\": {note}");
+        log::debug!(listener = name.as_str(); "listener \"{name}\": {note}");
     }
     let warnings = capped.into_iter().chain(warning);
     warnings
