@@ -396,6 +396,7 @@ fn refused(config: &str, arguments: &[&str]) -> (Option<i32>, String) {
         .arg("--config")
         .arg(&file)
         .args(arguments)
+        .current_dir(folder.path())
         .env_remove("NOTIFY_SOCKET")
         .stdin(Stdio::null())
         .output()
