@@ -32,8 +32,9 @@
 //!    later).
 //! 9. `Closing::WhenDrained` loses no client: those queued are accepted first, with a permit whether
 //!    there is one or not, or received first and still answered. Some of those that arrive later may
-//!    be served, too, and however many they are, the drain ends. An accept that fails during it pauses
-//!    the listener as in 10, and the next `Accept` continues.
+//!    be served, too, and however many they are, the drain ends; a second `Close`, of another kind,
+//!    ends it at once. An accept that fails during it pauses the listener as in 10, and the next
+//!    `Accept` continues.
 //! 10. No permit, or an accept that fails (EMFILE), is a result and not a spin: the listener pauses
 //!     until the next `Accept`. A peer that gave up in the queue (ECONNABORTED) is not reported. Of
 //!     the workers that share a listening socket, a client wakes one.

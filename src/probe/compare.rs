@@ -193,6 +193,11 @@ impl Comparison {
         self.expect != Expect::Any
     }
 
+    /// Whether more has come back than was sent, right or wrong.
+    pub(super) fn has_excess(&self) -> bool {
+        self.is_exact() && self.came > self.sent
+    }
+
     /// Bytes that are still to come back; none where anything is accepted.
     pub(super) fn missing(&self) -> u64 {
         match self.is_exact() {
@@ -236,6 +241,16 @@ mod tests {
         let shown = "byte 0 came back as 0x68 'h' instead of 0x48 'H'";
         check(Expect::Upper, "hello", &["hello"], 0, shown);
         check(Expect::Any, "hello", &["what", "ever"], 8, "");
+    }
+
+    /// A flood of wrong bytes was received without end.
+    #[test]
+    fn an_excess_is_noticed_behind_a_wrong_byte_too() {
+        let mut comparison = comparison(Expect::Echo, b"hello");
+        comparison.handle_received(b"helLo");
+        assert!(!comparison.has_excess());
+        comparison.handle_received(b"!");
+        assert!(comparison.has_excess());
     }
 
     #[test]

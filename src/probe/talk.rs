@@ -323,7 +323,8 @@ impl Talk<'_> {
             Phase::Leaving if *cause == Cause::Closed => return Ok(()),
             Phase::Waiting(left) => {
                 self.is_well = false;
-                words += &format!(": {left} bytes of the answer are missing");
+                let missing = crate::cli::text::counted(left as u64, "byte");
+                words += &format!(": {missing} of the answer missing");
             }
             // A line that is there already cannot be sent any more.
             _ => self.is_well &= self.typed.is_empty() || self.typed.starts_with(b"q\n"),

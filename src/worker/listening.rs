@@ -26,6 +26,10 @@ const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
 /// The longest pause after an error.
 pub(super) const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 
+/// How long the network may take for the last answers of a datagram socket that is retired. Less than
+/// an upgrade waits for it.
+pub(super) const LAST_ANSWERS_TIME_MAX: Duration = Duration::from_secs(2);
+
 /// Accept errors of a worker are logged no more often than this.
 const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -169,8 +173,9 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    /// Closes a socket when everything that is queued on it has been served.
-    pub(super) fn retire_socket(&mut self, id: SocketId) {
+    /// Closes a socket when everything that is queued on it has been served; a datagram socket also
+    /// when the network does not take the answers.
+    pub(super) fn retire_socket(&mut self, now: Instant, id: SocketId) {
         let Some(token) = self.sockets.remove(&id) else {
             self.mailbox.report(Report::Retired {
                 worker: self.index,
@@ -182,6 +187,10 @@ impl<D: Driver> Worker<D> {
         // resumed, whatever it was paused for.
         forget(&mut self.without_permit, token);
         self.timers.clear(token.slot);
+        let slot = self.slots.at(token.slot as usize);
+        if matches!(slot.kind, SlotKind::Datagrams(_)) {
+            self.timers.set(token.slot, now + LAST_ANSWERS_TIME_MAX);
+        }
         self.driver.submit(Op::Close {
             token,
             how: Closing::WhenDrained,

@@ -36,7 +36,7 @@ use std::sync::Arc;
 use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
-use crate::driver::{Completion, Driver, Op, Token};
+use crate::driver::{Closing, Completion, Driver, Op, Token};
 use crate::policy::{CloseReason, Refusal};
 use crate::stats::Counters;
 
@@ -368,7 +368,7 @@ impl<D: Driver> Worker<D> {
                 socket,
             } => self.add_socket(listener, id, kind, socket),
             Command::MoveSocket { id, listener } => self.move_socket(id, listener),
-            Command::RetireSocket { id } => self.retire_socket(id),
+            Command::RetireSocket { id } => self.retire_socket(now, id),
             Command::ConfirmRetired { listener } => {
                 self.mailbox.report(Report::ListenerRetired { listener });
             }
@@ -409,7 +409,12 @@ impl<D: Driver> Worker<D> {
             match slot.kind {
                 SlotKind::Connection(_) => self.check_timeouts(now, token),
                 SlotKind::Listening(_) => self.driver.submit(Op::Accept { listener: token }),
-                SlotKind::Datagrams(_) | SlotKind::Empty => {}
+                // It is retired, and the network does not take its last answers.
+                SlotKind::Datagrams(_) => self.driver.submit(Op::Close {
+                    token,
+                    how: Closing::Now,
+                }),
+                SlotKind::Empty => {}
             }
         }
         self.due = due;

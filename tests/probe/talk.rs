@@ -115,7 +115,7 @@ fn a_reset_is_reported_and_is_a_failure_where_something_was_not_answered() {
         said.contains(&format!("connection reset by {url}: ")),
         "{said}"
     );
-    assert!(said.contains(" bytes of the answer are missing"), "{said}");
+    assert!(said.contains(" bytes of the answer missing"), "{said}");
     // The reset may overtake the rest: then nothing is received.
     let meant = [("", 3), ("he\n", 1)];
     assert!(meant.contains(&(&printed, status)), "{printed} {status}");

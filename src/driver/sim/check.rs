@@ -17,10 +17,10 @@ impl Sim {
             .slots
             .get_mut(token.slot as usize)
             .filter(|slot| slot.token == token);
-        // A draining socket still sends answers, and a draining listener is resumed by `Accept`
-        // after a failure.
+        // A draining socket still sends answers, a draining listener is resumed by `Accept` after a
+        // failure, and either may be closed before its end.
         let drains = slot.as_ref().is_some_and(|slot| slot.drain_requested)
-            && matches!(what, "SendTo" | "Accept");
+            && matches!(what, "SendTo" | "Accept" | "Close");
         if let Some(slot) = slot
             && (!slot.close_requested || drains)
         {

@@ -10,7 +10,7 @@ use nix::poll::{PollFd, PollFlags};
 
 use crate::probe::args::SendArgs;
 use crate::probe::cause::Cause;
-use crate::probe::compare::{Comparison, Difference};
+use crate::probe::compare::Comparison;
 use crate::probe::console::Stop;
 use crate::probe::figures;
 use crate::probe::link::{self, is_transient};
@@ -95,7 +95,7 @@ impl Sender<'_> {
                 Err(end) => return Ok(end),
             }
             // A service that sends more than it got may never stop.
-            if let Some(Difference::Excess { .. }) = self.transfer.comparison.difference {
+            if self.transfer.comparison.has_excess() {
                 return Ok(End::Open);
             }
             if is_ready && self.wants_input() {

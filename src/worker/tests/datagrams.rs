@@ -1,6 +1,7 @@
 //! Datagrams through a whole worker: answered from the address that they were sent to, or counted.
 
 use super::*;
+use crate::worker::listening::LAST_ANSWERS_TIME_MAX;
 
 #[test]
 fn a_retired_datagram_socket_answers_all_queued_datagrams() {
@@ -20,6 +21,30 @@ fn a_retired_datagram_socket_answers_all_queued_datagrams() {
         })
     ));
     assert_eq!(count_answers(&rig, client), 100);
+}
+
+#[test]
+fn a_retired_datagram_socket_that_can_not_be_emptied_is_closed_after_a_while() {
+    let mut rig = Rig::new(1, Faults::default(), 1, settings());
+    // No datagram finds a buffer, as where the network takes no answers.
+    rig.network.set_faults(Faults {
+        famine: 1.0,
+        ..Faults::default()
+    });
+    let client = rig.network.client("198.51.100.1:5000".parse().unwrap());
+    rig.network.send_datagram(client, udp_server(), b"x");
+    rig.retire(DATAGRAM);
+    rig.run();
+    assert!(rig.reports.try_recv().is_err(), "it is not empty yet");
+    rig.pass(LAST_ANSWERS_TIME_MAX + TICK);
+    assert!(matches!(
+        rig.reports.try_recv(),
+        Ok(Report::Retired {
+            worker: 0,
+            id: DATAGRAM
+        })
+    ));
+    rig.worker.driver.assert_all_returned();
 }
 
 fn count_answers(rig: &Rig, client: Client) -> usize {
