@@ -58,11 +58,12 @@ impl Screen {
         Stdio::from(self.line.try_clone().expect("a descriptor"))
     }
 
-    /// A program whose terminal this is, so that ^C reaches it where that is a signal.
+    /// A program whose terminal this is, so that ^C reaches it where that is a signal; these tests may
+    /// have been started with the signal ignored.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new("setsid");
         command
-            .args(["--ctty", program])
+            .args(["--ctty", "env", "--default-signal", program])
             .env("TERM", "xterm")
             .env("NO_COLOR", "1")
             .stdin(self.line())

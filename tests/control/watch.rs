@@ -214,7 +214,13 @@ fn what_a_program_watches_is_an_object_a_line() {
     }
     daemon.signal(nix::sys::signal::Signal::SIGTERM);
     let output = child.wait_with_output().expect("a child of ours");
-    assert_eq!(code(&output), Some(69), "{}", text(&output.stderr));
+    // It is gone, or was stopping when it was asked.
+    let status = code(&output);
+    assert!(
+        [Some(69), Some(1)].contains(&status),
+        "{status:?}: {}",
+        text(&output.stderr)
+    );
     let last = lines.last().expect("a line").expect("read");
     let error: serde_json::Value = serde_json::from_str(&last).expect("JSON");
     assert!(error["error"].is_string(), "{error}");
