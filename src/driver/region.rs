@@ -6,11 +6,15 @@
 #![expect(unsafe_code, reason = "the mapping is owned here")]
 
 use std::ffi::c_void;
+use std::fs;
 use std::io;
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 
+use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+use nix::unistd::{SysconfVar, sysconf};
 
 /// What the allocator may need beside what is mapped: a few times of what a start was seen to use.
 pub(crate) const HEADROOM_BYTES: usize = 4 << 20;
@@ -56,12 +60,30 @@ impl Region {
 /// Makes sure that this much memory could be mapped now, and [`HEADROOM_BYTES`] beside it.
 ///
 /// The allocator ends the process where a limit of the address space (RLIMIT_AS) leaves it nothing.
-/// So code that maps much, or starts a thread, calls this before, and gets an error instead.
+/// So code that maps much, or starts a thread, calls this before, and gets an error instead. Under
+/// such a limit it computes: a trial mapping would leave nothing to other threads for that moment.
 ///
 /// # Errors
-/// As `mmap(2)`: ENOMEM where there is not as much.
+/// ENOMEM where there is not as much.
 pub(crate) fn ensure_room(bytes: usize) -> io::Result<()> {
-    Region::new(bytes + HEADROOM_BYTES).map(drop)
+    let bytes = bytes + HEADROOM_BYTES;
+    let (limit, _) = getrlimit(Resource::RLIMIT_AS)?;
+    match address_space() {
+        Some(used) if limit != RLIM_INFINITY => match limit.saturating_sub(used) < bytes as u64 {
+            true => Err(Errno::ENOMEM.into()),
+            false => Ok(()),
+        },
+        // There may be another limit, such as that of the system (vm.overcommit_memory).
+        _ => Region::new(bytes).map(drop),
+    }
+}
+
+/// The size of this process's address space, in bytes (proc_pid_statm(5)).
+fn address_space() -> Option<u64> {
+    let pages = fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = pages.split(' ').next()?.parse().ok()?;
+    let page = sysconf(SysconfVar::PAGE_SIZE).ok()??;
+    Some(pages * page as u64)
 }
 
 // SAFETY: a mapping belongs to the process, not to the thread that made it, and is reached only
@@ -83,6 +105,16 @@ mod tests {
     fn memory_that_is_unavailable_is_an_error() {
         let error = Region::new(1 << 60).expect_err("no machine has an exbibyte");
         assert_eq!(error.raw_os_error(), Some(libc::ENOMEM));
+    }
+
+    #[test]
+    fn the_address_space_is_what_is_mapped() {
+        let before = address_space().expect("/proc is mounted");
+        let region = Region::new(1 << 30).expect("nothing of it is used");
+        let used = address_space().expect("/proc is mounted") - before;
+        // Other tests map and unmap at the same time.
+        assert!((1 << 29..1 << 31).contains(&used), "{used} bytes");
+        drop(region);
     }
 
     #[test]
