@@ -71,11 +71,15 @@ use systemd::notify::Manager;
 use systemd::status::Summary;
 use workers::Workers;
 
+/// The stacks of the threads beside the workers, for the log and for messages to the service manager.
+const THREADS_BYTES: usize = 4 << 20;
+
 /// The program.
 #[must_use]
 pub(crate) fn main() -> ExitCode {
-    // First of all, because from here on the allocator ends the process where there is no memory.
-    if let Err(error) = ensure_room(0) {
+    // First of all, because from here on the allocator, and a thread that begins, end the process
+    // where there is no memory.
+    if let Err(error) = ensure_room(THREADS_BYTES) {
         return exit::end("echod", Err(workers::no_room(&error)));
     }
     let args: Args = match arguments::parse() {
