@@ -79,7 +79,7 @@ echod > first 2>&1 & ready first
     script + "true\n"
 }
 
-/// Runs a script in a network and with a /run of its own: as who runs the tests, or as an ordinary
+/// Runs a script in a network and with a /run of its own: as the user of the tests, or as an ordinary
 /// user. None where this machine allows no such thing.
 fn run_isolated(script: &str, as_ordinary_user: bool) -> Option<Output> {
     // Root is enough for that outside containers; a user is root of a namespace.

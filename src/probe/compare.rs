@@ -193,7 +193,7 @@ impl Comparison {
         self.expect != Expect::Any
     }
 
-    /// Whether more has come back than was sent, right or wrong.
+    /// Whether more bytes were received than sent, right or wrong.
     pub(super) fn has_excess(&self) -> bool {
         self.is_exact() && self.came > self.sent
     }

@@ -187,7 +187,7 @@ fn datagrams_sent_at_once_are_answered_one_by_one() {
 /// A client has room for 277 small datagrams that it has not read, and so had we.
 #[test]
 fn a_burst_that_comes_while_the_daemon_is_busy_is_not_lost() {
-    // One that may not have as much as it needs says how much it has, to who wants to know.
+    // One that may not have as much as it needs reports how much it has, at the level debug.
     let daemon = Daemon::start(&format!("[log]\nlevel = \"debug\"\n{DATAGRAMS}"));
     let log = daemon.log();
     let capped = log

@@ -22,7 +22,7 @@ pub(super) fn shortfalls<'a>(
     let mut with_backlog = sockets.clone().filter(own);
     let capped = with_backlog.find_map(|bound| capped(&bound.fd, listener.backlog));
     let short = short_receive_buffer(&bind::inherited(listener), sockets);
-    // A size that was asked for is worth a warning; the default is nothing that anybody has set.
+    // A size that was asked for is worth a warning; the default was not asked for.
     let (warning, note) = match listener.receive_buffer {
         Some(_) => (short, None),
         None => (None, short),
