@@ -157,8 +157,8 @@ impl Daemon {
         std::fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
-    /// Whether the thread that writes the log, where there is one, has nothing left to write: only
-    /// then it is asleep in ppoll(2) (`/proc/PID/task/TID/syscall`, proc(5)).
+    /// Whether the thread that writes the log has nothing left to write: only then it is asleep in
+    /// ppoll(2) (`/proc/PID/task/TID/syscall`, proc(5)). A process that has ended has written all.
     pub(crate) fn log_is_written(&self) -> bool {
         let Ok(threads) = std::fs::read_dir(self.proc("task")) else {
             return true;
@@ -168,7 +168,9 @@ impl Daemon {
         };
         let mut threads = threads.filter_map(|thread| Some(thread.ok()?.path()));
         let Some(thread) = threads.find(is_log) else {
-            return true;
+            // A thread that has not run yet does not have its name yet.
+            let state = std::fs::read_to_string(self.proc("status")).unwrap_or_default();
+            return !state.contains("\nState:") || state.contains("\nState:\tZ");
         };
         match std::fs::read_to_string(thread.join("syscall")) {
             Ok(call) => call.starts_with(&format!("{} ", libc::SYS_ppoll)),
