@@ -11,6 +11,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 
+use crate::control::under_load::measure_answers;
 use crate::harness::{
     Daemon, after_shell_line, connect, eventually, exchange, folder_of, free_port, text,
 };
@@ -286,6 +287,18 @@ fn a_worker_with_something_to_log_serves_while_standard_error_is_not_read() {
         let is_full = |line: &String| line.contains("clients wait in the backlog");
         assert!(lines.iter().any(is_full), "{lines:?}");
     }
+}
+
+#[test]
+fn the_control_plane_answers_while_standard_error_is_not_read() {
+    let (daemon, pipe) = Pipe::start(&(echo("main") + DEBUG), ":");
+    pipe.fill();
+    daemon.write_config(&with_unknown_keys(&echo("main")));
+    for _ in 0..3 {
+        // Each logs more than an output takes that is full.
+        assert_eq!(daemon.reload()["outcome"], "rejected");
+    }
+    measure_answers(&daemon, "while the log can not be written");
 }
 
 #[test]

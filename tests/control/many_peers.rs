@@ -8,11 +8,10 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::resident_kilobytes;
+use super::{resident_kilobytes, under_load::measure_answers};
 use crate::harness::{Control, Daemon, StopAtEnd, allow_many_descriptors, eventually, text};
 
 const CONFIG: &str = r#"
@@ -83,22 +82,8 @@ fn the_control_plane_answers_while_seven_clients_list_thousands_of_peers() {
             scope.spawn(|| list_in_a_loop(control, peers.len(), &stop, &lists));
         }
         eventually("they list", || lists.load(Ordering::Relaxed) > 0);
-        let mut control = daemon.control();
-        let mut times: Vec<Duration> = (0..100)
-            .map(|_| {
-                let begun = Instant::now();
-                let reply = control.ask("GetStatus", &json!({})).expect("an answer");
-                assert_eq!(reply["parameters"]["status"]["connections"], peers.len());
-                begun.elapsed()
-            })
-            .collect();
-        times.sort();
-        println!(
-            "GetStatus beside {READERS} clients that list {} peers: median {:?}, worst {:?}",
-            peers.len(),
-            times[50],
-            times[99]
-        );
+        let what = format!("beside {READERS} clients that list {} peers", peers.len());
+        measure_answers(&daemon, &what);
         let before = lists.load(Ordering::Relaxed);
         eventually("they still list", || lists.load(Ordering::Relaxed) > before);
         drop(ends);

@@ -10,7 +10,7 @@ mod json;
 mod lists;
 mod many_peers;
 mod misbehaving_clients;
-mod under_load;
+pub(crate) mod under_load;
 mod watch;
 
 use std::net::{SocketAddr, TcpStream};

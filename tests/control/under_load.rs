@@ -14,20 +14,21 @@ use serde_json::json;
 use super::ALL_KINDS;
 use crate::harness::{Control, Daemon, StopAtEnd, after_shell_line, connect, eventually, exchange};
 
-/// Asks often, each time anew, and prints how long that took.
-fn measure_answers(daemon: &Daemon, what: &str) {
-    let mut times: Vec<Duration> = (0..50)
+/// Asks for the status again and again over one connection, and prints how long that took.
+pub(crate) fn measure_answers(daemon: &Daemon, what: &str) {
+    let mut control = daemon.control();
+    let mut times: Vec<Duration> = (0..100)
         .map(|_| {
             let begun = Instant::now();
-            let reply = daemon.control().ask("ListListeners", &json!({}));
+            let reply = control.ask("GetStatus", &json!({}));
             assert!(reply.is_some(), "no answer {what}");
             begun.elapsed()
         })
         .collect();
     times.sort();
     println!(
-        "control answers {what}: median {:?}, worst {:?}",
-        times[25], times[49]
+        "GetStatus {what}: median {:?}, worst {:?}",
+        times[50], times[99]
     );
 }
 
@@ -80,6 +81,31 @@ fn the_control_plane_answers_while_other_control_clients_stall() {
         .collect();
     measure_answers(&daemon, "beside four that stall");
     drop(stalling);
+}
+
+#[test]
+fn the_control_plane_answers_while_a_mebibyte_of_mistakes_is_rejected() {
+    let daemon = Daemon::start(ALL_KINDS);
+    let mistakes = "wrong = 1\n".repeat(1024 * 1024 / 10);
+    daemon.write_config(&format!("{ALL_KINDS}\n[daemon]\n{mistakes}"));
+    let stop = AtomicBool::new(false);
+    let rejected = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        let ends = StopAtEnd(&stop);
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let result = daemon.reload();
+                assert_eq!(result["outcome"], "rejected", "{result}");
+                rejected.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        measure_answers(&daemon, "beside reloads that are rejected");
+        let before = rejected.load(Ordering::Relaxed);
+        eventually("they are still rejected", || {
+            rejected.load(Ordering::Relaxed) > before
+        });
+        drop(ends);
+    });
 }
 
 #[test]
