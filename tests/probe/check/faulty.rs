@@ -12,8 +12,8 @@ use socket2::{SockRef, Socket, Type};
 
 use crate::probe::fault::{self, Fate, Peer, echo, receive, send};
 
-/// How long to wait for more of what is sent at once.
-const MOMENT: Duration = Duration::from_millis(30);
+/// How long to wait for more of what is sent at once: on a busy machine that takes its time.
+const MOMENT: Duration = Duration::from_millis(100);
 
 /// Answers each datagram by itself with what this makes of it.
 fn answering(make: impl Fn(Vec<u8>, &Peer) -> Option<Vec<u8>> + Send + 'static) -> String {
@@ -186,6 +186,17 @@ pub(super) fn dying_of_resets() -> String {
         }
     });
     url
+}
+
+/// Answers the first read, ends the connection, and resets it amid what comes behind that.
+pub(super) fn answering_once() -> String {
+    serving(|_, mut client| {
+        let mut memory = vec![0; 1 << 16];
+        let len = client.read(&mut memory)?;
+        client.write_all(&memory[..len])?;
+        client.shutdown(Shutdown::Write)?;
+        std::io::copy(&mut client.take(8 << 20), &mut std::io::sink()).map(drop)
+    })
 }
 
 pub(super) fn answering_at_the_end() -> String {

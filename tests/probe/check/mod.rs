@@ -260,6 +260,14 @@ fn one_that_answers_once_and_closes_fails_what_takes_longer_and_hangs_nowhere() 
     check_streams(&url(&daemon, "tcp"), &failed, words);
 }
 
+/// Where 64 MiB took longer than the daemon reads on behind its FIN, others were not asked at all.
+#[test]
+fn other_clients_are_served_also_where_the_connection_of_a_slow_reader_ends() {
+    let failed = ["split-message", "megabyte", "pipelining", "slow-reader"];
+    let words = "1 of 21 bytes, then the end of the connection";
+    check_streams(&faulty::answering_once(), &failed, words);
+}
+
 #[test]
 fn one_that_answers_only_at_the_end_differs_from_one_that_never_does() {
     let server = faulty::answering_at_the_end();
