@@ -100,7 +100,7 @@ fn add(crowd: &mut Crowd) {
             .one_of(&[Ending::Reset, Ending::Close, Ending::Stay]);
     }
     if STREAMS[service].1 == Answer::First {
-        // A peer that lingers to send more has little time for it.
+        // What it sends later than two seconds behind the answer is not read.
         plan = Plan {
             total: plan.total % 50_000,
             sizes: Sizes::Small,
@@ -208,15 +208,22 @@ fn a_mixture_of_everything() {
             tally.connected > 0 && tally.sent > 0,
             "seed {seed}: {name}: no peer connected"
         );
-        if name == "rough" {
-            // What was under way is unknown.
-            assert!(
-                counted.sent <= counted.received && counted.received <= tally.sent,
-                "seed {seed}: {counted:?}, {tally:?}"
-            );
-        } else {
-            assert_eq!(counted, swapped(*tally), "seed {seed}: {name}");
-        }
+        // What was under way to the rough ones is unknown. What comes behind an answer of the one-shot
+        // listener is read for two seconds and no longer, which may be too short on a busy machine.
+        let (all_is_sent, all_is_received) = match name.as_str() {
+            "rough" => (false, false),
+            "once" => (true, false),
+            _ => (true, true),
+        };
+        let sent_right = !all_is_sent || counted.sent == tally.received;
+        let received_right = !all_is_received || counted.received == tally.sent;
+        assert!(
+            sent_right
+                && received_right
+                && counted.sent <= counted.received
+                && counted.received <= tally.sent,
+            "seed {seed}: {name}: {counted:?}, {tally:?}"
+        );
     }
     for (name, tally) in ["udp", "datagram"].into_iter().zip(datagrams) {
         let listener = daemon.listener(name);
