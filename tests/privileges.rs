@@ -108,14 +108,15 @@ fn low_ports() -> impl Iterator<Item = u16> {
 fn of_all_threads(daemon: &Daemon, field: &str) -> BTreeSet<String> {
     let threads = fs::read_dir(format!("/proc/{}/task", daemon.pid())).expect("it runs");
     let values: Vec<String> = threads
-        .map(|thread| {
+        .filter_map(|thread| {
             let file = thread.expect("a thread").path().join("status");
-            let status = fs::read_to_string(file).expect("it runs");
+            // None of one that has ended since.
+            let status = fs::read_to_string(file).ok()?;
             let line = status
                 .lines()
                 .find_map(|line| line.strip_prefix(&format!("{field}:")));
             let words = line.expect("the field").split_ascii_whitespace();
-            words.collect::<Vec<_>>().join(" ")
+            Some(words.collect::<Vec<_>>().join(" "))
         })
         .collect();
     // The main one, the workers, and the one that speaks to the service manager.

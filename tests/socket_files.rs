@@ -130,7 +130,7 @@ fn a_lock_that_any_user_can_take_prevents_neither_a_start_nor_a_reload() {
 fn a_stale_socket_stays_when_a_reload_is_rejected_or_only_tried() {
     let daemon = Daemon::start(&unix("a", "{dir}/a", ""));
     let path = daemon.path("stale");
-    drop(UnixListener::bind(&path).expect("bound"));
+    close_unix(UnixListener::bind(&path).expect("bound"), &path);
     let inode = || fs::symlink_metadata(&path).expect("it is there").ino();
     let before = inode();
     let config = unix("a", "{dir}/a", "") + &unix("b", "{dir}/stale", "");

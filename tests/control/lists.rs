@@ -8,11 +8,19 @@ use serde_json::{Value, json};
 use super::{ALL_KINDS, assert_plain, connect_from, only, peer_count};
 use crate::harness::{Daemon, connect, eventually, exchange, udp};
 
+/// Waits until the listener has counted what it has sent: an answer may be there before that.
+fn is_counted(daemon: &Daemon, bytes: u64) {
+    eventually("the answer is counted", || {
+        daemon.listener("main")["bytes_sent"] == bytes
+    });
+}
+
 #[test]
 fn status_tells_people_and_programs_the_same() {
     let daemon = Daemon::start(ALL_KINDS);
     let mut peer = daemon.connect("main");
     exchange(&mut peer, b"twelve bytes");
+    is_counted(&daemon, 12);
 
     let status = daemon.ctl_json(&["status"])["status"].clone();
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
@@ -60,6 +68,7 @@ fn listeners_are_a_table_with_a_header_and_totals() {
     let daemon = Daemon::start(ALL_KINDS);
     let mut peer = daemon.connect("main");
     exchange(&mut peer, b"hello");
+    is_counted(&daemon, 5);
     let shown = daemon.ctl_text(&["listeners"]);
     assert_plain(&shown);
     let lines: Vec<_> = shown.lines().collect();

@@ -109,7 +109,7 @@ fn small(address: &socket2::SockAddr) -> Socket {
 #[test]
 fn a_peer_that_reads_nothing_for_too_long_is_reset() {
     let daemon = Daemon::start(&streams_with(&format!(
-        "write-stall-timeout = \"1s\"\n{SMALL_BUFFERS}"
+        "write-stall-timeout = \"3s\"\n{SMALL_BUFFERS}"
     )));
     for kind in KINDS {
         let address = address_of(&daemon, kind);
@@ -131,7 +131,7 @@ fn a_peer_that_reads_nothing_for_too_long_is_reset() {
 #[test]
 fn a_slow_reader_is_not_reset_and_gets_everything() {
     let daemon = Daemon::start(&streams_with(&format!(
-        "write-stall-timeout = \"3s\"\n{SMALL_BUFFERS}"
+        "write-stall-timeout = \"6s\"\n{SMALL_BUFFERS}"
     )));
     let bytes = noise(TOO_MUCH, 2);
     std::thread::scope(|scope| {
@@ -144,7 +144,7 @@ fn a_slow_reader_is_not_reset_and_gets_everything() {
                 let mut answer = vec![0; 5_000_000];
                 let mut read = 0;
                 // Ten times as slow as it could be, and for longer than the timeout.
-                for _ in 0..16 {
+                for _ in 0..24 {
                     std::thread::sleep(Duration::from_millis(300));
                     (&peer)
                         .read_exact(&mut answer[read..read + 100_000])
@@ -172,7 +172,8 @@ fn a_half_close_behind_a_full_pipe_is_answered_in_full() {
         stuff(slice::from_ref(&peer), &mut sent, &bytes);
         let [sent] = sent;
         peer.shutdown(Shutdown::Write).expect("half-closed");
-        assert_eq!(daemon.connections(kind), 1, "{kind}: owed, so not closed");
+        // On a busy machine it may not be accepted yet; with unsent bytes it is not closed.
+        eventually("it is connected", || daemon.connections(kind) == 1);
         let answer = read_to_end(&peer);
         assert_eq!(answer.len(), sent, "{kind}");
         assert!(answer == bytes[..sent], "{kind}: other bytes");

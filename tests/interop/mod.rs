@@ -153,7 +153,7 @@ fn socat_sends_a_megabyte_half_closes_and_gets_it_back() {
 #[test]
 #[ignore = "needs nc, ncat, socat, haproxy and sockperf: run by .ci/run"]
 fn curl_talks_to_it_as_to_a_telnet_server() {
-    let daemon = Daemon::start(&format!("[defaults]\nidle-timeout = \"1s\"\n{LISTENERS}"));
+    let daemon = Daemon::start(&format!("[defaults]\nidle-timeout = \"5s\"\n{LISTENERS}"));
     let url = format!("telnet://127.0.0.1:{}", port(&daemon, "tcp"));
     // It never half-closes: our idle timeout ends it, with a FIN, so that it succeeds.
     let output = pipe("curl", &["--silent", "--show-error", &url], b"hello\n");

@@ -98,7 +98,10 @@ fn exactly_the_maximum_is_served_and_the_next_one_when_one_leaves() {
             served.extend::<Vec<Client>>(now_served);
             let listener = daemon.listener("tcp");
             assert_eq!(listener["connections"], 5, "sockets = {sockets}");
-            assert_eq!(listener["backlog"]["queued"], 7 - gone, "{sockets}");
+            // The kernel may queue a client after its connect has returned.
+            eventually("all others are queued", || {
+                daemon.listener("tcp")["backlog"]["queued"] == 7 - gone
+            });
             assert_eq!(count_served(&mut waiting), 0, "sockets = {sockets}");
             served.remove(0);
         }
@@ -210,10 +213,12 @@ fn out_of_descriptors_it_pauses_answers_operators_and_serves_the_others_later() 
     });
     let server = daemon.address("tcp");
     let mut clients: Vec<Client> = (0..100).map(|_| Client::new(server)).collect();
-    eventually("it has run out of descriptors", || {
-        daemon.descriptors() >= 60
+    let mut served = 0;
+    // Those that it has accepted are not all answered yet.
+    eventually("it has run out of descriptors, and serves", || {
+        served = count_served(&mut clients);
+        daemon.descriptors() >= 60 && served > 0
     });
-    let served = count_served(&mut clients);
     assert!(served < 64, "{served} of 64 descriptors");
 
     // It does not spin: what it uses of a processor is far below what there is.

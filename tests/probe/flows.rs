@@ -40,7 +40,7 @@ fn the_ports_that_lose_are_named() {
         false => Fate::Echo,
     };
     let url = fault::by_source(None, fate, Duration::ZERO);
-    let line = format!("ping {url} --flows 40 -c 3 -i 2ms --timeout 1s");
+    let line = format!("ping {url} --flows 40 -c 3 -i 2ms --timeout 3s");
     let (status, report) = json_of(&line);
     assert_eq!(status, 1, "{report}");
     let ports = ports_of(&report);

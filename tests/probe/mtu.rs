@@ -73,7 +73,7 @@ fn an_answer_from_elsewhere_is_none_and_is_reported() {
     let other = udp("127.0.0.1:0");
     let from = other.local_addr().expect("an address").to_string();
     let url = fault::udp(move |_, bytes, peer| _ = fault::send(&other, &bytes, &peer));
-    let output = output_of(&format!("mtu {url} --timeout 50ms --tries 1"));
+    let output = output_of(&format!("mtu {url} --timeout 2s --tries 1"));
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     let words = format!("the answer came from {from}");

@@ -294,7 +294,7 @@ fn what_happens_to_a_datagram_is_reported_with_its_number() {
         }
     });
     let input = b"1 one2 two3 thr4 fou5 fiv6 six7 sev8 eig9 end";
-    let options = ["--size", "5", "--timeout", "300ms", "--json"];
+    let options = ["--size", "5", "--timeout", "2s", "--json"];
     let (printed, said, status) = send(&url, &options, input);
     let service = url.trim_start_matches("udp://");
     let lines: Vec<&str> = said.lines().collect();
@@ -302,8 +302,8 @@ fn what_happens_to_a_datagram_is_reported_with_its_number() {
     assert_eq!(
         lines,
         [
-            line("2: lost: nothing came back within 300ms"),
-            line("4: lost: nothing came back within 300ms"),
+            line("2: lost: nothing came back within 2s"),
+            line("4: lost: nothing came back within 2s"),
             line("5: byte 0 came back as 0x3f '?' instead of 0x35 '5'"),
             line(&format!("7: came back from {other} instead of {service}")),
             line("2: came back late"),

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use super::terminal::Terminal;
 use super::{fault, probe_with, reset, server, spawn_typing, start, url};
-use crate::harness::{noise, text, udp};
+use crate::harness::{free_port, noise, text, udp};
 use crate::terminal::{CONTROL_C, CONTROL_D};
 
 /// What a conversation from a pipe prints, says, and ends with.
@@ -305,13 +305,13 @@ fn control_c_ends_it_at_the_prompt_and_while_it_waits() {
 
 #[test]
 fn a_refusal_is_reported_at_once_and_the_service_may_start_later() {
-    let address = udp("127.0.0.1:0").local_addr().expect("an address");
+    let address = format!("127.0.0.1:{}", free_port());
     let url = format!("udp://{address}");
     let mut terminal = Terminal::start(&[&url, "--timeout", "1h"]);
     terminal.answer_prompt("one\r");
     terminal.read_to(&format!("({url}: refused; no service at that port)\r\n"));
     terminal.read_to_prompt();
-    let service = udp(&address.to_string());
+    let service = udp(&address);
     terminal.type_in("two\r");
     let mut memory = [0; 64];
     let (len, client) = service.recv_from(&mut memory).expect("a datagram");

@@ -62,12 +62,13 @@ fn a_dry_run_reports_what_can_not_be_bound() {
 /// A dry run said that it would be applied, and the reload was rejected.
 #[test]
 fn a_dry_run_tries_an_address_that_a_socket_in_service_has_a_part_of() {
-    let port = free_port();
-    let config = |ip: &str, sockets: usize| {
-        let more = format!("sockets = {sockets}");
-        tcp("main", &format!("\"{ip}:{port}\""), &more)
-    };
     for sockets in [1, 2] {
+        // Another one each time: the kernel takes its time to free those of a killed process.
+        let port = free_port();
+        let config = |ip: &str, sockets: usize| {
+            let more = format!("sockets = {sockets}");
+            tcp("main", &format!("\"{ip}:{port}\""), &more)
+        };
         let daemon = Daemon::start(&config("127.0.0.1", sockets));
         daemon.write_config(&config("0.0.0.0", sockets));
         let dry_run = || {

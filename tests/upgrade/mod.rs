@@ -261,8 +261,11 @@ reply = "discard"
     assert!(read_to_end(&mut discard).is_empty());
     let count = daemon.listener("discard")["bytes_received"].clone();
     assert_eq!(count, 200_000);
-    let main = daemon.listener("main");
-    assert_eq!(main["bytes_received"], main["bytes_sent"]);
+    // The last answer may be there before it is counted.
+    eventually("all that was received is counted as sent", || {
+        let main = daemon.listener("main");
+        main["bytes_received"] == main["bytes_sent"]
+    });
 }
 
 #[test]
