@@ -619,12 +619,17 @@ pub(crate) fn install(program: &str, to: &Path) {
 
 /// Runs a program that ends by itself, and returns what it said.
 pub(crate) fn run(command: &mut Command) -> Output {
+    run_within(PATIENCE, command)
+}
+
+/// The same of one that may take this long.
+pub(crate) fn run_within(patience: Duration, command: &mut Command) -> Output {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut child = command.spawn().expect("the program runs");
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience;
     while child.try_wait().expect("a child of ours").is_none() {
         if Instant::now() >= deadline {
             // It may end in this very moment.

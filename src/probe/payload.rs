@@ -244,7 +244,7 @@ pub(super) fn noise(len: usize, seed: u64) -> Vec<u8> {
     let mut state = mix(seed);
     while bytes.len() < len {
         state = mix(state);
-        bytes.extend_from_slice(&state.to_le_bytes());
+        bytes.extend(state.to_le_bytes());
     }
     bytes.truncate(len);
     bytes

@@ -25,7 +25,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 pub(crate) use crate::harness::LISTENERS;
-use crate::harness::{Daemon, ECHOPROBE, PATIENCE, run, text};
+use crate::harness::{Daemon, ECHOPROBE, PATIENCE, run_within, text};
 
 /// Listeners that do not echo, or only once.
 const OTHER_REPLIES: &str = r#"
@@ -70,9 +70,10 @@ pub(crate) fn start_with_default(line: &str) -> Daemon {
     Daemon::start(&format!("[defaults]\n{line}\n{LISTENERS}"))
 }
 
-/// Runs echoprobe with this line to its end, without any input.
+/// Runs echoprobe with this line to its end, without any input. Many a command waits for answers that
+/// never come, and one step of a check may take as long as ten of its timeouts.
 pub(crate) fn output_of(line: &str) -> Output {
-    run(Command::new(ECHOPROBE).args(line.split(' ')))
+    run_within(PATIENCE * 3, Command::new(ECHOPROBE).args(line.split(' ')))
 }
 
 /// What it prints, if all is as it should be.

@@ -59,7 +59,7 @@ fn what_vanishes_silently_on_either_way_is_reported_as_that() {
             fault::send(socket, &bytes, &peer);
         }
     });
-    let (status, json) = json_of(&format!("mtu {url} --timeout 1s --tries 2"));
+    let (status, json) = json_of(&format!("mtu {url} --timeout 2s --tries 2"));
     assert_eq!(status, 1, "{json}");
     for way in ["there", "back"] {
         assert_eq!(json[way]["payload"], 65_506, "{json}");

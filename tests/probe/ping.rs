@@ -3,6 +3,8 @@
 use std::io::Read;
 use std::net::{Shutdown, UdpSocket};
 use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use echod::internals::{Source, measure};
 use serde_json::json;
@@ -115,16 +117,26 @@ fn a_deadline_ends_it_whatever_is_still_to_come() {
 
 #[test]
 fn a_stream_that_ends_is_connected_anew_and_what_was_on_it_is_lost() {
-    // Every connection answers two messages; the third is read and the connection ends.
-    let url = fault::streams(None, |_, mut stream| {
-        let _ = fault::echo(&stream, 128, |_, _| {});
+    // Every connection answers two messages; the third is read and the connection ends, with whatever
+    // is on it: on a busy machine that may be a fourth one.
+    let answered = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&answered);
+    let url = fault::streams(None, move |_, mut stream| {
+        let _ = fault::echo(&stream, 128, |_, piece| {
+            count.fetch_add(piece.len() as u64 / 64, Ordering::Relaxed);
+        });
         let _ = stream.read_exact(&mut [0; 64]);
         let _ = stream.shutdown(Shutdown::Both);
     });
     let (status, report) = json_of(&format!("ping {url} -c 9 -i 20ms -s 64 --timeout 10s"));
     assert_eq!(status, 1, "{report}");
-    assert_eq!(numbers(&report, ["received", "lost"]), [6, 3], "{report}");
-    assert_eq!(report["errors"]["closed"], 3, "{report}");
+    let answered = answered.load(Ordering::Relaxed);
+    assert!((2..=6).contains(&answered), "{report}");
+    let fates = [answered, 9 - answered];
+    assert_eq!(numbers(&report, ["received", "lost"]), fates, "{report}");
+    // With a message unread a close is a reset.
+    let count = |error| report["errors"][error].as_u64().unwrap_or(0);
+    assert_eq!(count("closed") + count("reset"), fates[1], "{report}");
 }
 
 #[test]

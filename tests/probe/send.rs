@@ -206,9 +206,9 @@ fn a_connection_that_stays_open_is_reported_beside_the_complete_answer() {
         echo(&stream, |_, _| {});
         is_over.recv().expect_err("the test lets go");
     });
-    let (output, said, status) = send(&url, &["--timeout", "200ms"], b"hello");
+    let (output, said, status) = send(&url, &["--timeout", "2s"], b"hello");
     assert_eq!((output.as_slice(), status), (&b"hello"[..], 0));
-    let words = "everything came back, and the connection is open after 200ms\n";
+    let words = "everything came back, and the connection is open after 2s\n";
     assert!(said.ends_with(words), "{said}");
     drop(over);
 }

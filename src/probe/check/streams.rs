@@ -172,7 +172,12 @@ fn several_clients(service: &Service<'_>) -> Finding {
 
 /// A client that has sent, without reading, as much as it could.
 fn stuffed<'a>(service: &'a Service<'a>) -> Result<(Client<'a>, usize), Halt> {
-    let mut client = Client::connect(service, noise(STUFFING_BYTES_MAX, 3))?;
+    // A piece of it again and again, of a prime length, so that a buffer that is lost or doubled is
+    // seen: to make all of it anew takes longer than all other checks.
+    let piece = noise(65_521, 3);
+    let mut bytes = piece.repeat(STUFFING_BYTES_MAX.div_ceil(piece.len()));
+    bytes.truncate(STUFFING_BYTES_MAX);
+    let mut client = Client::connect(service, bytes)?;
     let taken = client.stuff(service.timeout / 4)?;
     Ok((client, taken))
 }
