@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// How long anything may take before it is called broken. Generous: the machine may be busy.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) const ECHOD: &str = env!("CARGO_BIN_EXE_echod");
 pub(crate) const ECHOCTL: &str = env!("CARGO_BIN_EXE_echoctl");
