@@ -381,45 +381,6 @@ fn a_reload_with_another_user_says_that_this_takes_a_restart() {
     }
 }
 
-/// Members of the group steer listeners and look; the daemon itself is root's and its own user's.
-#[test]
-fn a_user_that_may_connect_may_look_and_steer_but_not_change_the_daemon() {
-    if !is_root() {
-        return;
-    }
-    let listeners = format!("[control]\nmode = \"0666\"\n{}", tcp("main", 0));
-    let daemon = start(&config("", &listeners), |_| {});
-    let copy = daemon.path("echoctl");
-    install(ECHOCTL, &copy);
-    let (uid, gid) = (nobody().uid.to_string(), nobody().gid.to_string());
-    let ctl = |arguments: &[&str]| {
-        let mut command = Command::new("setpriv");
-        command
-            .args(["--reuid", &uid, "--regid", &gid, "--clear-groups"])
-            .arg(&copy)
-            .args(arguments)
-            .env("ECHOCTL_SOCKET", daemon.path("control.sock"));
-        run(&mut command)
-    };
-    for allowed in [["status"].as_slice(), &["peers"], &["backlog", "main", "7"]] {
-        let output = ctl(allowed);
-        assert!(output.status.success(), "{}", text(&output.stderr));
-    }
-    for denied in [
-        ["reload"].as_slice(),
-        &["upgrade"],
-        &["hand-over"],
-        &["log-level", "off"],
-    ] {
-        let output = ctl(denied);
-        assert_eq!(output.status.code(), Some(77), "{denied:?}");
-        assert!(text(&output.stderr).contains("permission denied"));
-    }
-    assert!(daemon.log().contains("may not call"), "{}", daemon.log());
-    // Root may, and what was steered is as configured again.
-    assert_eq!(daemon.reload()["outcome"], "applied");
-}
-
 /// What a start that fails says, and its exit code.
 fn failed_start(config: &str, change: impl FnOnce(&mut Command)) -> (Option<i32>, String) {
     let mut daemon = Daemon::spawn(config, change);

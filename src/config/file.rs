@@ -10,11 +10,19 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use super::Source;
 use super::findings::Findings;
-use super::keys::{KEYS, LATER};
+use super::keys::KEYS;
 use super::syntax::{self, Doubtful};
 use super::table::{Section, Table};
 use super::typed::{Place, Typed};
 use super::words::{nearest, shorten};
+
+/// Keys and tables that are promised for a later version: section or table, and name.
+const LATER: &[(&str, &str)] = &[
+    ("", "metrics"),
+    ("listener", "proxy-protocol"),
+    ("listener", "proxy-from"),
+    ("listener", "rate"),
+];
 
 /// All that was typed for each key of a table, in reading order: the last one counts.
 pub(super) type Entries = BTreeMap<&'static str, Vec<Typed>>;

@@ -102,6 +102,17 @@ macro_rules! lens {
     };
 }
 
+/// The lens of a field with a list that `$read` reads, item by item, and `$show` writes.
+macro_rules! list {
+    ($($field:ident).+, $read:expr, $show:expr) => {
+        Lens {
+            set: |owner, typed, remarks| owner.$($field).+ = ($read)(typed, remarks),
+            show: |owner| Some(($show)(&owner.$($field).+)),
+            copy: |to, from| to.$($field).+.clone_from(&from.$($field).+),
+        }
+    };
+}
+
 const ANY: &[Protocol] = &Protocol::ALL;
 const STREAMS: &[Protocol] = &[Protocol::Tcp, Protocol::UnixStream];
 const INTERNET: &[Protocol] = &[Protocol::Tcp, Protocol::Udp];
@@ -219,6 +230,22 @@ pub(crate) const KEYS: &[Key] = &[
         lens!(control.group, value::group, |group: &Option<String>| group
             .as_deref()
             .map(quote)),
+    ),
+    // Users and groups that may change listeners and peers.
+    global(
+        Control,
+        "operators",
+        "[]",
+        Live,
+        list!(control.operators, lists::accounts, show_texts),
+    ),
+    // Users and groups that may also change the daemon itself.
+    global(
+        Control,
+        "admins",
+        "[]",
+        Live,
+        list!(control.admins, lists::accounts, show_texts),
     ),
     // Where the log goes: auto, syslog or stderr.
     global(
@@ -349,8 +376,8 @@ pub(crate) const KEYS: &[Key] = &[
         STREAMS,
         lens!(
             when_full,
-            |typed| value::choice(typed, &[WhenFull::Wait, WhenFull::Reset], when_full_name),
-            |when_full: &WhenFull| quote(when_full_name(*when_full))
+            |typed| value::choice(typed, &WhenFull::ALL, WhenFull::name),
+            |when_full: &WhenFull| quote(when_full.name())
         ),
     ),
     // Connections of one IPv4 address or IPv6 /64.
@@ -431,13 +458,7 @@ pub(crate) const KEYS: &[Key] = &[
         "[]",
         Live,
         INTERNET,
-        Lens {
-            set: |listener, typed, remarks| {
-                listener.access.allow = lists::networks(typed, remarks).into();
-            },
-            show: |listener| Some(show_texts(&listener.access.allow)),
-            copy: |to, from| to.access.allow.clone_from(&from.access.allow),
-        },
+        list!(access.allow, lists::networks, show_texts),
     ),
     // Networks that may not; the most specific entry decides.
     listener(
@@ -445,13 +466,7 @@ pub(crate) const KEYS: &[Key] = &[
         "[]",
         Live,
         INTERNET,
-        Lens {
-            set: |listener, typed, remarks| {
-                listener.access.deny = lists::networks(typed, remarks).into();
-            },
-            show: |listener| Some(show_texts(&listener.access.deny)),
-            copy: |to, from| to.access.deny.clone_from(&from.access.deny),
-        },
+        list!(access.deny, lists::networks, show_texts),
     ),
     // Source ports that are not answered; default: those of services and of this daemon, which
     // could loop.
@@ -460,13 +475,7 @@ pub(crate) const KEYS: &[Key] = &[
         "\"default\"",
         Live,
         UDP,
-        Lens {
-            set: |listener, typed, remarks| {
-                listener.source_ports = lists::source_ports(typed, remarks);
-            },
-            show: |listener| Some(lists::show_source_ports(&listener.source_ports)),
-            copy: |to, from| to.source_ports.clone_from(&from.source_ports),
-        },
+        list!(source_ports, lists::source_ports, lists::show_source_ports),
     ),
     // Permissions of a Unix socket's file.
     listener(
@@ -477,21 +486,3 @@ pub(crate) const KEYS: &[Key] = &[
         lens!(mode, value::mode, |mode: &u32| show_mode(*mode)),
     ),
 ];
-
-/// Keys and tables that are promised for a later version: section or table, and name.
-pub(super) const LATER: &[(&str, &str)] = &[
-    ("control", "operators"),
-    ("control", "admins"),
-    ("", "metrics"),
-    ("listener", "proxy-protocol"),
-    ("listener", "proxy-from"),
-    ("listener", "rate"),
-];
-
-/// The name of `when-full`'s value.
-fn when_full_name(when_full: WhenFull) -> &'static str {
-    match when_full {
-        WhenFull::Wait => "wait",
-        WhenFull::Reset => "reset",
-    }
-}

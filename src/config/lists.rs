@@ -1,8 +1,9 @@
-//! The lists of a listener: networks, and source ports. How they are read and shown.
+//! Lists: networks, source ports, and users and groups. How they are read and shown.
 //!
 //! Each item is judged by itself, where it stands.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -16,11 +17,11 @@ use crate::protocol::peers::parse_network;
 
 /// Networks, sorted and without duplicates: their order has no meaning, since the most specific entry
 /// decides.
-pub(super) fn networks(typed: &Typed, remarks: &mut Remarks<'_>) -> Vec<IpNet> {
+pub(super) fn networks(typed: &Typed, remarks: &mut Remarks<'_>) -> Arc<[IpNet]> {
     let Value::List(items) = &typed.value else {
         let message = "not a list: write e.g. [\"192.0.2.0/24\", \"2001:db8::/32\"]";
         remarks.refuse(typed, message);
-        return Vec::new();
+        return Arc::default();
     };
     let mut networks = Vec::new();
     for item in items {
@@ -36,7 +37,7 @@ pub(super) fn networks(typed: &Typed, remarks: &mut Remarks<'_>) -> Vec<IpNet> {
     }
     networks.sort_unstable();
     networks.dedup();
-    networks
+    networks.into()
 }
 
 /// A network, or a single address.
@@ -45,6 +46,32 @@ fn network(typed: &Typed) -> Result<IpNet, String> {
     let network = parse_network(text)
         .ok_or("not a network: write e.g. \"192.0.2.0/24\" or \"2001:db8::/32\"")?;
     Ok(canonical_network(network))
+}
+
+/// Users and groups, sorted and without duplicates: their order has no meaning.
+pub(super) fn accounts(typed: &Typed, remarks: &mut Remarks<'_>) -> Vec<String> {
+    let Value::List(items) = &typed.value else {
+        let message = "not a list: write e.g. [\"alice\", \"@echod\"]";
+        remarks.refuse(typed, message);
+        return Vec::new();
+    };
+    let accounts = items
+        .iter()
+        .filter_map(|item| remarks.accept(item, account(item)));
+    let mut accounts: Vec<String> = accounts.collect();
+    accounts.sort_unstable();
+    accounts.dedup();
+    accounts
+}
+
+/// The name or the number of a user, or with `@` in front of a group.
+fn account(typed: &Typed) -> Result<String, String> {
+    let text = value::text(typed, "\"alice\" or \"@echod\"")?;
+    if value::is_account_name(text.strip_prefix('@').unwrap_or(text)) {
+        Ok(text.into())
+    } else {
+        Err("not a user or group: write e.g. \"alice\", or \"@echod\" for a group".into())
+    }
 }
 
 /// The value of `refuse-source-ports`. What is refused counts for the empty list.

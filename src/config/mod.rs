@@ -117,6 +117,11 @@ pub struct Control {
     pub mode: u32,
     /// The group that may connect; `None` is the daemon's own.
     pub group: Option<String>,
+    /// Users and `@group`s that may change listeners and peers; sorted, without duplicates, as all
+    /// such lists.
+    pub operators: Vec<String>,
+    /// Users and `@group`s that may also change the daemon.
+    pub admins: Vec<String>,
 }
 
 /// `[log]`

@@ -276,7 +276,8 @@ pub(super) fn group(typed: &Typed) -> Result<Option<String>, String> {
     }
 }
 
-fn is_account_name(name: &str) -> bool {
+/// Whether it can be the name of a user or a group.
+pub(super) fn is_account_name(name: &str) -> bool {
     !name.is_empty() && !name.contains(|letter: char| letter.is_whitespace() || letter.is_control())
 }
 

@@ -56,10 +56,15 @@ impl Session {
 
     /// Why the daemon refused, with what it takes another call to know.
     pub(super) fn explain(&self, error: client::Error) -> Complaint {
-        let client::Error::Refused { name, parameters } = &error else {
+        let client::Error::Refused {
+            method,
+            name,
+            parameters,
+        } = &error
+        else {
             return error.into();
         };
-        let mut complaint = refusal(name, parameters);
+        let mut complaint = refusal(method, name, parameters);
         if name == protocol::LISTENER_NOT_FOUND
             && let Ok(reply) = self.call("ListListeners", &schema::ListListeners::default())
             && let Ok(reply) = decode::<schema::ListListenersReply>(reply)

@@ -59,6 +59,8 @@ pub(crate) enum Error {
     /// The daemon answered with an error.
     #[error("{name} {}", serde_json::Value::Object(parameters.clone()))]
     Refused {
+        /// What was asked.
+        method: String,
         /// The error's full name.
         name: String,
         /// What belongs to it.
@@ -72,6 +74,8 @@ pub(crate) struct Client {
     stream: UnixStream,
     frames: Frames,
     path: PathBuf,
+    /// What was asked last.
+    method: String,
     /// For connecting, and for each reply.
     timeout: Duration,
 }
@@ -89,6 +93,7 @@ impl Client {
             stream,
             frames: Frames::new(REPLY_BYTES_MAX),
             path: path.to_owned(),
+            method: String::new(),
             timeout,
         })
     }
@@ -104,6 +109,7 @@ impl Client {
         parameters: Parameters,
         more: bool,
     ) -> Result<(), Error> {
+        method.clone_into(&mut self.method);
         let request = Request {
             method: method.to_owned(),
             parameters,
@@ -136,6 +142,7 @@ impl Client {
         let reply = Reply::decode(&frame).map_err(|cause| self.not_understood(&cause))?;
         match reply.error {
             Some(name) => Err(Error::Refused {
+                method: self.method.clone(),
                 name,
                 parameters: reply.parameters,
             }),

@@ -224,9 +224,10 @@ impl Session {
             let set = client.call(&full_name("SetBacklog"), schema::parameters(&asked));
             // The daemon names the parameter; that datagrams are the reason is known here.
             let reply = set.map_err(|error| match &error {
-                client::Error::Refused { name, parameters }
-                    if name == protocol::INVALID_PARAMETER
-                        && is_parameter(parameters, "listener") =>
+                client::Error::Refused {
+                    name, parameters, ..
+                } if name == protocol::INVALID_PARAMETER
+                    && is_parameter(parameters, "listener") =>
                 {
                     no_backlog(listener).into()
                 }

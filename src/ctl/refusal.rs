@@ -1,13 +1,14 @@
 //! Why a command did not work: what a refusal of the daemon means in words, with which status it ends
 //! the program, and how a program reads it.
 //!
-//! Knows the errors of the protocol; never which call was refused.
+//! Knows the errors of the protocol, and of a call no more than its method.
 
 use serde_json::{Value, json};
 
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::text;
 use crate::protocol;
+use crate::protocol::Role;
 use crate::protocol::wire::Parameters;
 
 use super::client;
@@ -72,14 +73,18 @@ impl From<client::Error> for Complaint {
             Error::NotPermitted { .. } => Exit::NotPermitted,
             Error::TimedOut { .. } => Exit::TimedOut,
             Error::Broken { .. } => Exit::Failed,
-            Error::Refused { name, parameters } => return refusal(name, parameters),
+            Error::Refused {
+                method,
+                name,
+                parameters,
+            } => return refusal(method, name, parameters),
         };
         Failure::with(exit, text::escape(&error.to_string())).into()
     }
 }
 
-/// An error reply in words.
-pub(super) fn refusal(name: &str, parameters: &Parameters) -> Complaint {
+/// An error reply to this method in words.
+pub(super) fn refusal(method: &str, name: &str, parameters: &Parameters) -> Complaint {
     let exit = match name {
         protocol::PERMISSION_DENIED => Exit::NotPermitted,
         protocol::CONFIG_REJECTED => Exit::Configuration,
@@ -89,10 +94,7 @@ pub(super) fn refusal(name: &str, parameters: &Parameters) -> Complaint {
     let named = |key| parameters.get(key).and_then(Value::as_str);
     // The protocol names what is wrong; a person also needs to know what to do about it.
     let message = match name {
-        protocol::PERMISSION_DENIED => format!(
-            "permission denied: you are uid {}; only root and the daemon's own user may change the daemon itself",
-            nix::unistd::geteuid()
-        ),
+        protocol::PERMISSION_DENIED => denied(method),
         protocol::LISTENER_NOT_FOUND => {
             format!("listener {}: there is none of this name", parameter("name"))
         }
@@ -121,6 +123,23 @@ pub(super) fn refusal(name: &str, parameters: &Parameters) -> Complaint {
         failure: Failure::with(exit, text::escape(&message)),
         error: Some(Box::new((name.to_owned(), parameters.clone()))),
     }
+}
+
+/// The role that the method takes, and how to get it.
+fn denied(method: &str) -> String {
+    let user = nix::unistd::geteuid();
+    let short = method.rsplit('.').next().unwrap_or(method);
+    let key = match protocol::methods::find(method).map(|method| method.role) {
+        Some(Role::Admin) => "admins",
+        Some(Role::Operator) => "operators",
+        Some(Role::Reader) | None => {
+            return format!("permission denied: you are uid {user}, who may not call {short}");
+        }
+    };
+    format!(
+        "permission denied: you are uid {user}, and {short} is for {key}: ask as root, or have [control] {key} \
+         name your user, or a group of yours as \"@group\", and the daemon reloaded"
+    )
 }
 
 /// A configuration that the daemon has rejected: all that is wrong with it, as `messages` say.

@@ -25,9 +25,9 @@ impl Session {
                     show::reload(&reply.result, self.screen())
                 }
             }),
-            Err(client::Error::Refused { name, parameters })
-                if name == protocol::CONFIG_REJECTED =>
-            {
+            Err(client::Error::Refused {
+                name, parameters, ..
+            }) if name == protocol::CONFIG_REJECTED => {
                 if quiet && !self.json {
                     return Err(Failure::quiet(Exit::Configuration).into());
                 }

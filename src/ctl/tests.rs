@@ -180,16 +180,21 @@ fn refusals_have_words_and_an_exit_status() {
         let Value::Object(parameters) = parameters else {
             panic!("parameters are an object");
         };
-        let failure = refusal::refusal(name, &parameters).failure;
+        let method = "io.echod.Control.SetBacklog";
+        let failure = refusal::refusal(method, name, &parameters).failure;
         (failure.exit, failure.messages.join("\n"))
     };
     let (exit, text) = reported(protocol::LISTENER_NOT_FOUND, json!({"name": "x\u{1b}"}));
     assert_eq!(exit, Exit::Failed);
     assert_eq!(text, "listener \"x\\u001b\": there is none of this name");
-    assert_eq!(
-        reported(protocol::PERMISSION_DENIED, json!({})).0,
-        Exit::NotPermitted
+    let (exit, text) = reported(protocol::PERMISSION_DENIED, json!({}));
+    assert_eq!(exit, Exit::NotPermitted);
+    let expected = format!(
+        "permission denied: you are uid {}, and SetBacklog is for operators: ask as root, or have [control] \
+         operators name your user, or a group of yours as \"@group\", and the daemon reloaded",
+        nix::unistd::geteuid()
     );
+    assert_eq!(text, expected);
     assert_eq!(
         reported(protocol::CONFIG_REJECTED, json!({})).0,
         Exit::Configuration
@@ -207,7 +212,7 @@ fn an_error_is_one_object_for_programs() {
     let Value::Object(parameters) = json!({"name": "x"}) else {
         unreachable!("it is an object");
     };
-    let refused = refusal::refusal(protocol::LISTENER_NOT_FOUND, &parameters);
+    let refused = refusal::refusal("", protocol::LISTENER_NOT_FOUND, &parameters);
     assert_eq!(
         refused.json(),
         Some(json!({

@@ -80,7 +80,7 @@ impl View for Daemon {
 impl Daemon {
     /// Answers a call, or begins what will be answered later.
     pub(super) fn handle_call(&mut self, call: &Call, now: Instant) {
-        let reply = match protocol::handle(&call.request, call.caller.role(), self) {
+        let reply = match protocol::handle(&call.request, self.roles.of(&call.caller), self) {
             Outcome::Reply(reply) => Some(reply),
             Outcome::Denied => {
                 let caller = call.caller.describe();

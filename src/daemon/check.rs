@@ -18,6 +18,7 @@ use super::args::Args;
 use super::control::{BindError, SaidBy, SocketPath, missing_directory};
 use super::listeners::{bind, descriptors};
 use super::origin::{Origin, Texts};
+use super::roles::Roles;
 use super::{drivers, log, privileges, socket_file, workers};
 
 /// `--check`, of a configuration without errors in the text.
@@ -172,6 +173,9 @@ fn of_daemon(config: &Config, wanted: impl Fn(Section, &str) -> bool) -> Vec<Dia
     }
     if wanted(Section::Control, "group") {
         refusals.extend(privileges::control_group(&config.control).err());
+    }
+    if wanted(Section::Control, "operators") || wanted(Section::Control, "admins") {
+        refusals.extend(Roles::resolve(&config.control).1);
     }
     if wanted(Section::Log, "target") {
         refusals.extend(log::check(&config.log).err());

@@ -5,12 +5,13 @@
 //! Read on in `start` and `stop` for both ends of it, in [`reload`] for how one configuration becomes
 //! another, in `check` for what a start refuses, in `upgrade` and `handover` for how a successor goes
 //! on, in `listeners` for what is bound, in `workers` for the pool, in `privileges` for the user of the
-//! process, in `systemd` for what the service manager receives, in [`control`] for the socket that
+//! process, in `roles` for what other users may do, in `systemd` for what the service manager receives, in [`control`] for the socket that
 //! `echoctl` speaks to, in `calls` for the calls of its clients, in `files` for what became of the
 //! configuration files.
 
 #![forbid(unsafe_code)]
 
+mod announce;
 pub(crate) mod args;
 mod aside;
 mod calls;
@@ -25,6 +26,7 @@ pub(crate) mod origin;
 mod privileges;
 mod record;
 pub(crate) mod reload;
+mod roles;
 mod signals;
 mod socket_file;
 mod stage;
@@ -62,6 +64,7 @@ use handover::write::Transferred;
 use listeners::Listeners;
 use origin::{Origin, Texts};
 use reload::{History, Reloads, Request};
+use roles::Roles;
 use signals::{Signal, Signals};
 use stage::Stage;
 use start::Start;
@@ -129,10 +132,13 @@ fn run(args: &Args) -> Result<(), Failure> {
     let read = match inherited.predecessor() {
         // Its connections wait.
         Some(predecessor) => reload::load_in_time(&origin, &predecessor.record().files),
-        None => reload::load(&origin, &[]).map_err(|mut rejection| {
-            rejection.errors = check::completed(rejection.errors, &origin);
-            rejection
-        }),
+        None => reload::load_texts(&origin, &[])
+            // A start resolves them together with all else that it takes from the machine.
+            .map(|(texts, loaded)| (texts, loaded, Roles::default()))
+            .map_err(|mut rejection| {
+                rejection.errors = check::completed(rejection.errors, &origin);
+                rejection
+            }),
     };
     let (texts, loaded) = to_be_in_force(&read, &origin, &inherited)?;
     if args.print_config {
@@ -180,6 +186,7 @@ fn to_be_in_force(
 ) -> Result<(Texts, Loaded), Failure> {
     let before = || inherited.predecessor().and_then(Predecessor::loaded);
     read.clone()
+        .map(|(texts, loaded, _)| (texts, loaded))
         .or_else(|rejection| before().ok_or(rejection))
         .map_err(|rejection| Failure {
             exit: origin.rejection(),
@@ -229,6 +236,8 @@ struct Daemon {
     // What is in force, with what was overridden at run time. Without the listeners, whose
     // configurations `listeners` has: see [`Listeners::complete`].
     config: Config,
+    // Who may do what, as `config` says.
+    roles: Roles,
     // The log level was set at run time.
     log_level_overridden: bool,
     history: History,

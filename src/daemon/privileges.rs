@@ -136,27 +136,43 @@ pub(super) fn control_group(settings: &config::Control) -> Result<Option<Gid>, D
 }
 
 fn find_group(table: &str, name: &str) -> Result<Gid, Diagnostic> {
-    let reason = match Group::from_name(name) {
-        Ok(Some(group)) => return Ok(group.gid),
-        Ok(None) => format!("there is no such group: groupadd --system {name}"),
-        Err(errno) => cause(&errno.into()),
-    };
-    let message = format!("[{table}] group \"{name}\": {reason}");
-    Err(Diagnostic::about(format!("{table}.group"), message))
+    group_of_name(name).map_err(|reason| {
+        let message = format!("[{table}] group \"{name}\": {reason}");
+        Diagnostic::about(format!("{table}.group"), message)
+    })
 }
 
-fn find_user(name: &str) -> Result<User, Diagnostic> {
-    let reason = match User::from_name(name) {
-        Ok(Some(user)) => return Ok(user),
-        Ok(None) => format!("there is no such user: useradd --system --user-group {name}"),
-        Err(errno) => cause(&errno.into()),
-    };
-    let message = format!("[daemon] user \"{name}\": {reason}");
-    Err(Diagnostic::about("daemon.user", message))
+/// The number of a group.
+///
+/// # Errors
+/// Why there is none.
+pub(super) fn group_of_name(name: &str) -> Result<Gid, String> {
+    match Group::from_name(name) {
+        Ok(Some(group)) => Ok(group.gid),
+        Ok(None) => Err(format!("there is no such group: groupadd --system {name}")),
+        Err(errno) => Err(cause(&errno.into())),
+    }
+}
+
+/// A user.
+///
+/// # Errors
+/// Why there is none.
+pub(super) fn user_of_name(name: &str) -> Result<User, String> {
+    match User::from_name(name) {
+        Ok(Some(user)) => Ok(user),
+        Ok(None) => Err(format!(
+            "there is no such user: useradd --system --user-group {name}"
+        )),
+        Err(errno) => Err(cause(&errno.into())),
+    }
 }
 
 fn look_up(user: &str, group: Option<&str>) -> Result<Identity, Diagnostic> {
-    let found = find_user(user)?;
+    let found = user_of_name(user).map_err(|reason| {
+        let message = format!("[daemon] user \"{user}\": {reason}");
+        Diagnostic::about("daemon.user", message)
+    })?;
     let gid = match group {
         None => found.gid,
         Some(name) => find_group("daemon", name)?,

@@ -10,13 +10,13 @@ use std::time::Instant;
 use nix::unistd::{Gid, geteuid};
 
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::text::counted;
 use crate::config::{self, Config, DriverChoice, Loaded, Mood, plan};
 use crate::protocol;
 use crate::protocol::schema::{self, Diagnostic, UpgradeResult};
 use crate::sys::process::Passed;
 
 use super::Daemon;
+use super::announce;
 use super::args::Args;
 use super::check;
 use super::control::{ClientId, Reply, SaidBy, Server, SocketPath};
@@ -28,6 +28,7 @@ use super::listeners::{Listeners, Prepared, passed, survivors};
 use super::origin::{Origin, Texts};
 use super::privileges::{self, CreatedPath, Identity, Landlock};
 use super::reload::{self, History, Reloads};
+use super::roles::Roles;
 use super::signals::Signals;
 use super::stage::Stage;
 use super::systemd::Supervision;
@@ -53,6 +54,7 @@ pub(super) struct Start<'a> {
 /// What the service will stand on, before any thread is started and while it may still be root.
 struct Foundation {
     identity: Option<Identity>,
+    roles: Roles,
     server: Option<Server>,
     // The client that waits for the outcome of an upgrade.
     caller: Option<ClientId>,
@@ -101,9 +103,8 @@ impl Start<'_> {
             manager.remove_stored(STORED);
         }
         let workers = foundation.start_workers(count, &self)?;
-        privileges::announce(foundation.identity.as_ref(), landlock.as_ref());
+        announce::process(foundation.identity.as_ref(), landlock.as_ref(), &self.texts);
         let now = Instant::now();
-        announce_origin(&self.texts);
         let mut daemon = Daemon {
             command_line,
             origin: self.origin,
@@ -114,6 +115,7 @@ impl Start<'_> {
                 listeners: Default::default(),
                 ..self.loaded.config
             },
+            roles: foundation.roles,
             log_level_overridden: false,
             history: History::none(),
             reloads: Reloads::none(),
@@ -190,6 +192,9 @@ impl Foundation {
         let mut reasons = Vec::new();
         let identity = collect(privileges::find(&config.daemon), &mut reasons);
         let group = collect(privileges::control_group(&config.control), &mut reasons);
+        let (roles, unknown) = Roles::resolve(&config.control);
+        let roles = unknown.is_empty().then_some(roles);
+        reasons.extend(unknown);
         let shared = check::shared_files(config, control);
         // Their files would be in use when they are bound.
         if !shared.is_empty() {
@@ -210,13 +215,14 @@ impl Foundation {
             let unbound = unbound.into_iter().map(Diagnostic::general);
             reasons.extend(unbound);
         });
-        let (Some(identity), Some(_), Some((server, _)), Ok(first)) =
-            (identity, group, opened, first)
+        let (Some(identity), Some(_), Some(roles), Some((server, _)), Ok(first)) =
+            (identity, group, roles, opened, first)
         else {
             return Err(start.refused(exit, reasons));
         };
         Ok(Self {
             identity,
+            roles,
             server,
             caller: None,
             warnings: Vec::new(),
@@ -265,6 +271,8 @@ impl Foundation {
         warnings.extend(lost.flat_map(|server| server.restore_file(false)));
         Self {
             identity,
+            // They are known when there is a configuration in force.
+            roles: Roles::default(),
             server,
             caller,
             warnings,
@@ -401,6 +409,7 @@ impl Daemon {
         }
         // The manager has passed sockets again that were handed over as well.
         self.listeners.drop_known(&mut self.passed);
+        self.keep_roles(&config.control);
         // Finds the warnings of the configuration, too.
         self.reload_at_start(read);
         self.update_store();
@@ -419,52 +428,11 @@ impl Daemon {
             server.reply(caller, reply, Instant::now());
         }
     }
-
-    fn announce(&self) {
-        let id = self.history.last.id;
-        let listeners = self.listeners.report().into_iter();
-        let is_served =
-            |listener: &schema::Listener| listener.state != schema::ListenerState::Retired;
-        for listener in listeners.filter(is_served) {
-            let schema::Listener {
-                name,
-                protocol,
-                addresses,
-                reply,
-                ..
-            } = listener;
-            log::info!(
-                reload_id = id, listener = name.as_str();
-                "listener \"{name}\": {protocol} on {}, reply {reply}",
-                addresses.join(", ")
-            );
-        }
-        // Without one there was a warning.
-        let control = self.server.as_ref().map(Server::path);
-        let control = control.map(|path| format!(", control socket {}", path.display()));
-        log::info!(
-            reload_id = id;
-            "echod {} is ready: {}, driver {}{}",
-            env!("CARGO_PKG_VERSION"),
-            counted(self.workers.count() as u64, "worker"),
-            self.workers.driver(),
-            control.unwrap_or_default()
-        );
-    }
 }
 
 /// The value, or nothing and one more reason.
 fn collect<T>(result: Result<T, Diagnostic>, reasons: &mut Vec<Diagnostic>) -> Option<T> {
     result.map_err(|reason| reasons.push(reason)).ok()
-}
-
-fn announce_origin(texts: &Texts) {
-    if texts.built_in {
-        log::info!(
-            "no configuration file: serving the built-in default on loopback; \
-             write /etc/echod/echod.toml, or name a file with --config"
-        );
-    }
 }
 
 /// The control socket; none where it is not needed and its place is unavailable or unknown.

@@ -23,6 +23,20 @@ pub enum WhenFull {
     Reset,
 }
 
+impl WhenFull {
+    /// Both, in the order in which messages list them.
+    pub const ALL: [Self; 2] = [Self::Wait, Self::Reset];
+
+    /// The word for it in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Wait => "wait",
+            Self::Reset => "reset",
+        }
+    }
+}
+
 /// The timeouts of a listener's connections; `None` is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timeouts {

@@ -74,10 +74,9 @@ const INTERFACE_NOT_FOUND: &str = "org.varlink.service.InterfaceNotFound";
 pub enum Role {
     /// Every user that can connect: may look.
     Reader,
-    /// May change listeners and peers: every user that can connect, until `[control] operators` is
-    /// built.
+    /// May change listeners and peers: `[control] operators`.
     Operator,
-    /// May change the daemon: root and the daemon's own user, until `[control] admins` is built.
+    /// May also change the daemon: root, the daemon's own user, and `[control] admins`.
     Admin,
 }
 

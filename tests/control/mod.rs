@@ -10,6 +10,7 @@ mod json;
 mod lists;
 mod many_peers;
 mod misbehaving_clients;
+mod roles;
 pub(crate) mod under_load;
 mod watch;
 

@@ -24,7 +24,7 @@ fn a_mistyped_name_gets_a_suggestion_or_the_list() {
     check(
         "workers = 2\n[dameon]\n[listeners.a]\n[metrics]\naddress = \"127.0.0.1:1\"\n[xyz]\n[daemon]\nworker = 2\n\
          backlog = 3\nfrobnicate = 1\n[defaults]\naddress = \"*:7\"\nmax_connections = 3\n\
-         rate = \"off\"\n[control]\nadmins = []\n",
+         rate = \"off\"\n",
         &expect![[r#"
             echod.toml:1:1: workers: stands outside of a table: move it to [daemon]
             echod.toml:2:2: dameon: unknown table: did you mean [daemon]?
@@ -37,7 +37,6 @@ fn a_mistyped_name_gets_a_suggestion_or_the_list() {
             echod.toml:12:1: defaults: address: each listener has its own: move it to [listener.NAME]
             echod.toml:13:1: defaults: max_connections: unknown key: did you mean max-connections?
             echod.toml:14:1: defaults: rate: not available in this version: remove it
-            echod.toml:16:1: control: admins: not available in this version: remove it
         "#]],
     );
 }
@@ -276,6 +275,21 @@ fn an_address_that_is_none_gets_the_likely_cure() {
         &expect![[r#"
         echod.toml:3:11: listener "a": address []: an empty list: write at least one address
     "#]],
+    );
+}
+
+#[test]
+fn roles_are_lists_of_users_and_groups() {
+    check(
+        "[control]\noperators = \"alice\"\nadmins = [\"bob\", 7, \"@\", \"\", \"a b\", \"@x\"]\n",
+        &expect![[r#"
+            echod.toml: nothing to serve: add a [listener.NAME] table
+            echod.toml:2:13: control: operators "alice": not a list: write e.g. ["alice", "@echod"]
+            echod.toml:3:18: control: admins 7: not a text: write it in quotes, as in "alice" or "@echod"
+            echod.toml:3:21: control: admins "@": not a user or group: write e.g. "alice", or "@echod" for a group
+            echod.toml:3:26: control: admins "": not a user or group: write e.g. "alice", or "@echod" for a group
+            echod.toml:3:30: control: admins "a b": not a user or group: write e.g. "alice", or "@echod" for a group
+        "#]],
     );
 }
 

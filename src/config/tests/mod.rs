@@ -115,6 +115,8 @@ fn without_a_file_there_is_tcp_and_udp_on_loopback() {
         # socket is not set
         mode = "0660"
         # group is not set
+        operators = []
+        admins = []
 
         [log]
         target = "auto"

@@ -10,8 +10,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::socket::{MsgFlags, recv};
 
-use crate::protocol::Role;
-
 use super::caller::Caller;
 use super::connection::{Connection, End};
 use super::{CONNECTIONS_MAX, CONNECTIONS_RESERVED, ClientId, LISTENING, Server};
@@ -82,11 +80,11 @@ impl Server {
     /// Watches a connection as the next one, if there may be one more of its user.
     fn watch(&mut self, stream: &UnixStream) -> Result<Caller, End> {
         let caller = Caller::of(stream)?;
-        if self.check_room(caller).is_err() {
+        if self.check_room(&caller).is_err() {
             // A client that closes a connection and opens another may be accepted in the turn before
             // the one that reports the end of the first.
             self.end_closed();
-            self.check_room(caller)?;
+            self.check_room(&caller)?;
         }
         stream.set_nonblocking(true)?;
         self.last_id += 1;
@@ -96,9 +94,9 @@ impl Server {
         Ok(caller)
     }
 
-    fn check_room(&self, caller: Caller) -> Result<(), End> {
+    fn check_room(&self, caller: &Caller) -> Result<(), End> {
         let connections = self.connections.values();
-        let callers = connections.map(|connection| connection.caller);
+        let callers = connections.map(|connection| &connection.caller);
         check_room(caller, callers, self.per_user_max)
     }
 
@@ -123,9 +121,9 @@ impl Server {
 }
 
 /// Whether a caller may have a connection beside those of these callers.
-fn check_room(
-    caller: Caller,
-    connected: impl Iterator<Item = Caller>,
+fn check_room<'a>(
+    caller: &Caller,
+    connected: impl Iterator<Item = &'a Caller>,
     per_user_max: usize,
 ) -> Result<(), End> {
     let (mut all, mut of_user) = (0, 0);
@@ -137,7 +135,7 @@ fn check_room(
         Err(End::TooMany)
     } else if of_user >= per_user_max {
         Err(End::TooManyOfUser(caller.uid))
-    } else if all >= CONNECTIONS_MAX - CONNECTIONS_RESERVED && caller.role() < Role::Admin {
+    } else if all >= CONNECTIONS_MAX - CONNECTIONS_RESERVED && !caller.is_own() {
         Err(End::Reserved)
     } else {
         Ok(())
@@ -152,7 +150,11 @@ mod tests {
     use crate::daemon::control::CONNECTIONS_PER_USER_MAX;
 
     fn of_user(uid: u32) -> Caller {
-        Caller { pid: 1, uid }
+        Caller {
+            pid: 1,
+            uid,
+            gids: [uid].into(),
+        }
     }
 
     /// Each of these users connects as often as it is allowed to, in turn.
@@ -165,8 +167,7 @@ mod tests {
     }
 
     fn check(connected: &[Caller], uid: u32) -> Result<(), End> {
-        let connected = connected.iter().copied();
-        check_room(of_user(uid), connected, CONNECTIONS_PER_USER_MAX)
+        check_room(&of_user(uid), connected.iter(), CONNECTIONS_PER_USER_MAX)
     }
 
     /// Four users with eight idle connections each did.

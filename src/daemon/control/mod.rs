@@ -243,7 +243,7 @@ impl Server {
         match connection.take_request(self.now) {
             Ok(Next::Work(request)) => calls.push(Call {
                 id,
-                caller: connection.caller,
+                caller: connection.caller.clone(),
                 request,
             }),
             next => self.arrange(id, next),
@@ -273,7 +273,7 @@ impl Server {
 
     fn end(&mut self, id: ClientId, end: &End) {
         if let Some(connection) = self.connections.remove(&id) {
-            let Caller { pid, uid } = connection.caller;
+            let Caller { pid, uid, .. } = connection.caller;
             log::debug!("control connection of pid {pid}, uid {uid}: {end}");
             self.spare.close(connection.stream.into());
             self.searches.forget(id);

@@ -13,12 +13,13 @@ use crate::cli::text::cause;
 use crate::config::{self, Loaded};
 use crate::daemon::check::{self, InForce};
 use crate::daemon::origin::{self, Origin, Texts};
+use crate::daemon::roles::Roles;
 use crate::driver::Waker;
 use crate::protocol::schema::Diagnostic;
 use crate::sys::process;
 
-/// The texts and what they mean, or all that is wrong.
-pub(in crate::daemon) type Outcome = Result<(Texts, Loaded), Rejection>;
+/// The texts, what they mean, and who may then do what; or all that is wrong.
+pub(in crate::daemon) type Outcome = Result<(Texts, Loaded, Roles), Rejection>;
 
 /// A configuration that can't be applied.
 #[derive(Clone, Debug)]
@@ -45,11 +46,15 @@ const STACK_BYTES: usize = 16 * 1024 * 1024;
 /// How long it may take to read the configuration. To check it takes a second at most.
 const LOADING_TIME_MAX: Duration = Duration::from_secs(30);
 
-/// Reads and checks the configuration; `in_force` has the names of the texts of the present one.
+/// Reads and checks the texts of the configuration; `in_force` has the names of those of the present
+/// one.
 ///
 /// # Errors
-/// All that is wrong with it.
-pub(in crate::daemon) fn load(origin: &Origin, in_force: &[String]) -> Outcome {
+/// All that is wrong with them.
+pub(in crate::daemon) fn load_texts(
+    origin: &Origin,
+    in_force: &[String],
+) -> Result<(Texts, Loaded), Rejection> {
     let read = origin.read(in_force);
     let fingerprint = Some(origin::fingerprint(&read));
     let rejection = |errors| Rejection {
@@ -59,6 +64,19 @@ pub(in crate::daemon) fn load(origin: &Origin, in_force: &[String]) -> Outcome {
     let texts = read.map_err(rejection)?;
     let loaded = config::load(&texts.sources).map_err(rejection)?;
     Ok((texts, loaded))
+}
+
+/// The same with the users and groups that it names.
+fn load(origin: &Origin, in_force: &[String]) -> Outcome {
+    let (texts, loaded) = load_texts(origin, in_force)?;
+    let (roles, unknown) = Roles::resolve(&loaded.config.control);
+    if unknown.is_empty() {
+        return Ok((texts, loaded, roles));
+    }
+    Err(Rejection {
+        errors: check::located(unknown, &loaded, origin, &texts),
+        fingerprint: Some(texts.fingerprint()),
+    })
 }
 
 /// The same in a bounded time, for a start that others wait for.
@@ -107,12 +125,12 @@ impl Loading {
     ) -> io::Result<Self> {
         let (origin, files) = (origin.clone(), files.to_vec());
         let load = move || {
-            let (texts, mut loaded) = load(&origin, &files)?;
+            let (texts, mut loaded, roles) = load(&origin, &files)?;
             // Looking up a group may take long as well.
             let warnings = in_force.warnings(&loaded.config);
             let warnings = check::located(warnings, &loaded, &origin, &texts);
             loaded.warnings.extend(warnings);
-            Ok((texts, loaded))
+            Ok((texts, loaded, roles))
         };
         Self::run(load, control, now)
     }

@@ -28,13 +28,14 @@ use super::check::{self, InForce};
 use super::control::{ClientId, Reply, Server};
 use super::listeners::passed;
 use super::origin::Texts;
+use super::roles::Roles;
 use super::systemd::notify::Manager;
 use history::{log_result, timestamp};
 use loading::{Loading, Rejection, no_thread};
 use queue::Queue;
 
 pub(super) use history::{History, START_ID};
-pub(super) use loading::{Outcome, load, load_in_time};
+pub(super) use loading::{Outcome, load_in_time, load_texts};
 
 /// Why a configuration is of no use any more.
 const STOPPING: &str = "the daemon is stopping: start it again instead";
@@ -183,8 +184,8 @@ impl Daemon {
             kept: 0,
             changes_omitted: 0,
         };
-        let applied = outcome.and_then(|(texts, mut loaded)| {
-            let applied = self.apply(&texts, &mut loaded, dry_run, &mut result);
+        let applied = outcome.and_then(|(texts, mut loaded, roles)| {
+            let applied = self.apply(&texts, &mut loaded, roles, dry_run, &mut result);
             applied.map_err(|errors| Rejection {
                 errors: check::located(errors, &loaded, &self.origin, &texts),
                 fingerprint: Some(texts.fingerprint()),
@@ -222,6 +223,7 @@ impl Daemon {
         &mut self,
         texts: &Texts,
         loaded: &mut Loaded,
+        roles: Roles,
         dry_run: bool,
         result: &mut ReloadResult,
     ) -> Result<ReloadOutcome, Vec<Diagnostic>> {
@@ -261,6 +263,7 @@ impl Daemon {
                 self.listeners.mark_overridden(overridden);
             }
             self.log_level_overridden &= succeeds;
+            self.roles = roles;
             self.put_in_force(config, texts);
             self.history.generation += u64::from(!is_empty);
         }

@@ -141,6 +141,38 @@ pub fn details(fd: BorrowedFd<'_>) -> Details {
     }
 }
 
+/// The supplementary groups of the process that has connected a Unix socket, as they were then; the
+/// kernel allows at most 65536 (`SO_PEERGROUPS`, `sock_getsockopt()`, net/core/sock.c).
+///
+/// # Errors
+/// As `getsockopt(2)`; ENOPROTOOPT before Linux 4.13.
+pub fn peer_groups(fd: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    const GROUPS_MAX: usize = 65_536;
+    let mut groups = vec![0; 32];
+    loop {
+        let mut len = size_of_val(groups.as_slice()) as libc::socklen_t;
+        let (raw, to) = (fd.as_raw_fd(), groups.as_mut_ptr().cast());
+        let (level, option) = (libc::SOL_SOCKET, libc::SO_PEERGROUPS);
+        // SAFETY: the kernel writes at most `len` bytes to a live vector that has as many.
+        let queried = unsafe { libc::getsockopt(raw, level, option, to, &raw mut len) };
+        let count = len as usize / size_of::<libc::gid_t>();
+        match check(queried) {
+            Ok(_) => {
+                groups.truncate(count);
+                return Ok(groups);
+            }
+            // There are more, and `len` says how many.
+            Err(error) if error.raw_os_error() == Some(libc::ERANGE) => {
+                if count <= groups.len() || count > GROUPS_MAX {
+                    return Err(error);
+                }
+                groups.resize(count, 0);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// A number that changes when the peer takes bytes: over TCP the bytes acknowledged in all, over a
 /// Unix socket the memory of what it has not read.
 #[must_use]

@@ -21,7 +21,7 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 pub(in crate::sys) use address::{decode_inet, encode_inet};
 pub use inspect::{
     Details, details, identity, is_bound, is_inet, is_listening, is_shared, is_unix, kind,
-    local_address, local_path, progress, receive_buffer, take_error,
+    local_address, local_path, peer_groups, progress, receive_buffer, take_error,
 };
 pub use listening::{
     Queue, accept, bound_paths, direct_to_all, direct_to_first, drop_new_connections,
