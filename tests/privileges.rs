@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::{User, geteuid};
 
 use crate::harness::{
-    Daemon, ECHOCTL, ECHOD, after_shell_line, close_socket, connect, exchange, free_port, install,
+    Daemon, ECHOD, after_shell_line, close_socket, connect, exchange, free_port, install,
     not_tested, run, text,
 };
 

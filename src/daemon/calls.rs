@@ -1,7 +1,7 @@
 //! Calls of the control protocol: answered from the daemon as it is, or carried out.
 //!
 //! Everything that can be wrong with a request was found by `protocol`; here is what the daemon does
-//! about one that is right, and the line of the log that says which caller it was.
+//! about one that is right, and the line of the log that says which caller has changed what.
 
 use std::time::Instant;
 
@@ -14,11 +14,11 @@ use crate::protocol::{self, Effect, Outcome, View};
 use crate::sys::process;
 
 use super::Daemon;
-use super::control::{Call, Reply, Server};
+use super::control::{Audit, Call, Reply, Server};
 use super::listeners;
 use super::log;
 use super::origin::Comparison;
-use super::reload::Request;
+use super::reload::{Asker, Request};
 
 impl Daemon {
     /// What `GetStatus` returns, with what was `found` of the files.
@@ -88,11 +88,8 @@ impl Daemon {
                 Some(protocol::permission_denied())
             }
             Outcome::Effect(effect) => {
-                if effect.changes_something() {
-                    let caller = call.caller.describe();
-                    ::log::info!(listener = effect.listener(); "control: {caller} {effect}");
-                }
-                self.carry_out(effect, call, now)
+                let audit = Audit::of(&call.caller, &effect);
+                self.carry_out(effect, call, audit, now)
             }
         };
         if let Some((server, reply)) = self.server.as_mut().zip(reply) {
@@ -100,8 +97,14 @@ impl Daemon {
         }
     }
 
-    /// Does what a call asks for; none if it will be answered later.
-    fn carry_out(&mut self, effect: Effect, call: &Call, now: Instant) -> Option<wire::Reply> {
+    /// Does what a call asks for; none if it will be answered later. There is an `audit` of a change.
+    fn carry_out(
+        &mut self,
+        effect: Effect,
+        call: &Call,
+        audit: Option<Audit>,
+        now: Instant,
+    ) -> Option<wire::Reply> {
         match effect {
             // The reply waits for the disk, not this thread.
             Effect::GetStatus => {
@@ -119,27 +122,32 @@ impl Daemon {
             } => {
                 self.server
                     .as_mut()?
-                    .close_peers(call, query, dry_run, list);
+                    .close_peers(call, query, dry_run, list, audit);
                 None
             }
-            Effect::SetBacklog { listener, backlog } => Some(self.set_backlog(&listener, backlog)),
+            Effect::SetBacklog { listener, backlog } => {
+                Some(self.set_backlog(&listener, backlog, audit.as_ref()))
+            }
             Effect::Reload { dry_run } => {
-                self.request_reload(Request::of_caller(call.id, dry_run));
+                let asker = Asker { id: call.id, audit };
+                self.request_reload(Request::of_caller(asker, dry_run));
                 None
             }
             Effect::Upgrade => {
+                audit.iter().for_each(Audit::record_beginning);
                 self.upgrade(Some(call.id), now);
                 None
             }
             Effect::HandOver => {
+                audit.iter().for_each(Audit::record_beginning);
                 self.hand_over_to_process(call.id, now);
                 None
             }
-            Effect::SetLogLevel { level } => Some(self.set_log_level(level)),
+            Effect::SetLogLevel { level } => Some(self.set_log_level(level, audit.as_ref())),
         }
     }
 
-    fn set_backlog(&mut self, name: &str, backlog: u32) -> wire::Reply {
+    fn set_backlog(&mut self, name: &str, backlog: u32, audit: Option<&Audit>) -> wire::Reply {
         let (before, after) = match self.listeners.set_backlog(name, backlog) {
             Ok(changed) => changed,
             Err(error) => {
@@ -151,22 +159,30 @@ impl Daemon {
                 (present, present)
             }
         };
-        ::log::info!(
-            listener = name;
-            "listener \"{name}\": backlog {} → {}, effective {}",
-            before.requested,
-            after.requested,
-            after.effective
-        );
+        if let Some(audit) = audit {
+            audit.record(format_args!(
+                "{} → {}, effective {}",
+                before.requested, after.requested, after.effective
+            ));
+        }
         protocol::reply(&schema::SetBacklogReply { before, after })
     }
 
-    fn set_log_level(&mut self, level: ::log::LevelFilter) -> wire::Reply {
-        let before = log::set_level(level);
+    fn set_log_level(&mut self, level: ::log::LevelFilter, audit: Option<&Audit>) -> wire::Reply {
+        let before = ::log::max_level();
+        if let Some(audit) = audit {
+            // The line is there if one of the two levels has it.
+            log::set_level(before.max(level));
+            audit.record(format_args!(
+                "{} → {}",
+                level_name(before),
+                level_name(level)
+            ));
+        }
+        log::set_level(level);
         self.config.log.level = level;
         self.log_level_overridden = true;
         let (before, after) = (level_name(before), level_name(level));
-        ::log::info!("log level: {before} → {after}");
         protocol::reply(&schema::SetLogLevelReply { before, after })
     }
 

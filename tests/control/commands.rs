@@ -13,6 +13,8 @@ use crate::harness::{Daemon, connect, eventually, exchange, text, udp};
 #[test]
 fn the_log_says_which_caller_changed_what() {
     let daemon = Daemon::start(ALL_KINDS);
+    let mut peer = connect(daemon.address("main"));
+    exchange(&mut peer, b"hello");
     let uid = nix::unistd::getuid();
     let said = |line: &str| daemon.log().lines().filter(|l| l.contains(line)).count();
     let check = |arguments: &[&str], what: &str| {
@@ -28,22 +30,42 @@ fn the_log_says_which_caller_changed_what() {
     };
     check(
         &["backlog", "main", "99"],
-        "sets the backlog of listener \"main\" to 99",
+        "sets the backlog of listener \"main\" to 99: 1024 → 99, effective 99",
     );
     check(
-        &["kick", "--listener", "main", "--idle", "90s"],
-        "closes the connections of listener \"main\", idle for at least 1m 30s",
+        &["kick", "--listener", "main", "--idle", "0s"],
+        "closes the connections of listener \"main\", idle for at least 0s: 1 closed",
     );
-    check(&["reload"], "reloads the configuration");
-    check(&["log-level", "debug"], "sets the log level to debug");
+    check(&["reload"], "reloads the configuration: generation 1 → 2");
+    check(
+        &["reload"],
+        "reloads the configuration: nothing has changed, still generation 2",
+    );
+    check(
+        &["log-level", "debug"],
+        "sets the log level to debug: info → debug",
+    );
+    check(
+        &["log-level", "off"],
+        "sets the log level to off: debug → off",
+    );
+    check(
+        &["log-level", "info"],
+        "sets the log level to info: off → info",
+    );
     check(&["upgrade"], "upgrades the daemon");
-    assert_eq!(said("control: uid"), 5);
+    assert_eq!(said("control: uid"), 8);
     // What changes nothing is not logged.
     daemon.ctl_text(&["status"]);
     daemon.ctl_text(&["peers"]);
     daemon.ctl_text(&["kick", "main", "--dry-run"]);
     daemon.ctl_text(&["reload", "--dry-run"]);
-    assert_eq!(said("control: uid"), 5, "{}", daemon.log());
+    daemon.write_config("unknown = 1\n");
+    let rejected = daemon.ctl(&["reload"]);
+    assert_eq!(code(&rejected), Some(78));
+    assert_eq!(said("control: uid"), 9, "{}", daemon.log());
+    let line = "reloads the configuration: rejected, still generation 2";
+    assert_eq!(said(line), 1, "{}", daemon.log());
 }
 
 #[test]

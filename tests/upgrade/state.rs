@@ -3,15 +3,19 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::process::Command;
 
 use nix::errno::Errno;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Daemon, after_shell_line, connect, eventually, exchange, folder_of, free_port, text, udp,
+    Daemon, ECHOCTL, after_shell_line, connect, eventually, exchange, folder_of, free_port,
+    install, not_tested, run, text, udp,
 };
 
-use super::{CONFIG, UNCHECKED, refusal, replace_by_script, upgrade, upgrades, use_copy};
+use super::{
+    CONFIG, UNCHECKED, refusal, replace_by_script, start_copy, upgrade, upgrades, use_copy,
+};
 
 /// A socket that the service manager passes to the next process is served by its first good
 /// configuration, whatever was rejected before.
@@ -534,4 +538,37 @@ fn a_backlog_that_was_set_at_run_time_ends_with_the_protocol_that_has_one() {
     assert_eq!(main["protocol"], "udp", "{main}");
     assert_eq!(main["overridden"], json!([]), "{main}");
     assert!(!daemon.ctl_text(&["config", "show"]).contains("backlog = 7"));
+}
+
+/// A user that the new configuration names is unknown on this machine: it is rejected, and those that
+/// could change something before still can.
+#[test]
+fn roles_are_the_predecessors_while_the_new_configuration_is_rejected() {
+    if !nix::unistd::geteuid().is_root() {
+        not_tested("only root can call as other users");
+        return;
+    }
+    let with_operators =
+        |names: &str| format!("{CONFIG}[control]\nmode = \"0666\"\noperators = [{names}]\n");
+    let daemon = start_copy(&with_operators("\"4000001\""));
+    let echoctl = daemon.path("echoctl");
+    install(ECHOCTL, &echoctl);
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(daemon.path("."), mode).expect("set");
+    let status_of = |uid: u32| {
+        let mut command = Command::new("setpriv");
+        let uid = uid.to_string();
+        command.args(["--reuid", &uid, "--regid", &uid, "--clear-groups"]);
+        command.arg(&echoctl).args(["backlog", "main", "9"]);
+        command.env("ECHOCTL_SOCKET", daemon.path("control.sock"));
+        run(&mut command).status.code()
+    };
+    assert_eq!([4_000_001, 4_000_002].map(status_of), [Some(0), Some(77)]);
+    daemon.write_config(&with_operators("\"4000002\", \"no-such-user\""));
+    replace_by_script(&daemon, UNCHECKED);
+    let result = daemon.ctl_json(&["upgrade"]);
+    assert!(result.to_string().contains("no-such-user"), "{result}");
+    assert_eq!([4_000_001, 4_000_002].map(status_of), [Some(0), Some(77)]);
+    let config = daemon.ctl_text(&["config", "show"]);
+    assert!(config.contains("operators = [\"4000001\"]"), "{config}");
 }

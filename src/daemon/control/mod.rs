@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod accept;
+mod audit;
 mod caller;
 mod connection;
 mod handover;
@@ -40,6 +41,7 @@ use crate::worker::mailbox;
 
 use super::listeners::Listeners;
 use super::privileges::CreatedPath;
+pub(super) use audit::Audit;
 pub(crate) use caller::Caller;
 use connection::{Connection, End, Next, State};
 use listing::Listing;
@@ -299,11 +301,19 @@ impl Server {
 
     /// Closes connections, or only counts them, and answers a call with how many, when its turn
     /// comes.
-    pub(super) fn close_peers(&mut self, call: &Call, query: PeerQuery, dry_run: bool, list: bool) {
+    pub(super) fn close_peers(
+        &mut self,
+        call: &Call,
+        query: PeerQuery,
+        dry_run: bool,
+        list: bool,
+        audit: Option<Audit>,
+    ) {
         let closure = Closure {
             selection: peer::selection(query),
             dry_run,
             list,
+            audit,
         };
         let request = call.request.clone();
         self.searches.add(call.id, request, Task::Close(closure));

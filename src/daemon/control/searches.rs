@@ -11,6 +11,7 @@ use crate::protocol::wire::Request;
 use crate::worker::mailbox::{ClosedPeers, Command, Order, Peer, Rank, Selection};
 
 use super::ClientId;
+use super::audit::Audit;
 use super::listing::{Found, Listing, PAGE_PEERS_MAX};
 
 /// See the module.
@@ -45,6 +46,8 @@ pub(super) struct Closure {
     pub(super) dry_run: bool,
     /// They are described.
     pub(super) list: bool,
+    /// Who has them closed.
+    pub(super) audit: Option<Audit>,
 }
 
 impl Closure {
@@ -65,8 +68,15 @@ struct Running {
 
 #[derive(Debug)]
 enum Results {
-    List { listing: Box<Listing>, found: Found },
-    Close { closed: ClosedPeers, list: bool },
+    List {
+        listing: Box<Listing>,
+        found: Found,
+    },
+    Close {
+        closed: ClosedPeers,
+        list: bool,
+        audit: Option<Audit>,
+    },
 }
 
 /// A search for all workers to make.
@@ -201,7 +211,11 @@ impl Searches {
                 (
                     closure.selection,
                     Kind::Close { dry_run, max },
-                    Results::Close { closed, list },
+                    Results::Close {
+                        closed,
+                        list,
+                        audit: closure.audit,
+                    },
                 )
             }
         };
@@ -249,7 +263,17 @@ impl Searches {
             closed.add(more);
         }
         match self.finish_if_last()? {
-            (client, Results::Close { mut closed, list }) => {
+            (
+                client,
+                Results::Close {
+                    mut closed,
+                    list,
+                    audit,
+                },
+            ) => {
+                if let Some(audit) = audit {
+                    audit.record(format_args!("{} closed", closed.closed));
+                }
                 closed.peers.sort_unstable_by_key(|peer| peer.id);
                 closed.peers.truncate(PAGE_PEERS_MAX);
                 Some((client, closed, list))

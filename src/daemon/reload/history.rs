@@ -123,6 +123,18 @@ pub(super) fn log_result(result: &ReloadResult) {
     }
 }
 
+/// What came of a reload, for the line about its caller: from which generation to which.
+pub(super) fn outcome_words(result: &ReloadResult, before: u64) -> String {
+    let after = result.generation;
+    match result.outcome {
+        ReloadOutcome::Applied | ReloadOutcome::RolledBack => {
+            format!("generation {before} → {after}")
+        }
+        ReloadOutcome::Unchanged => format!("nothing has changed, still generation {after}"),
+        ReloadOutcome::Rejected => format!("rejected, still generation {after}"),
+    }
+}
+
 /// The time of day, in UTC.
 pub(super) fn timestamp() -> String {
     humantime::format_rfc3339_millis(SystemTime::now()).to_string()

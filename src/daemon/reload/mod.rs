@@ -25,12 +25,12 @@ use crate::sys::process::Passed;
 
 use super::Daemon;
 use super::check::{self, InForce};
-use super::control::{ClientId, Reply, Server};
+use super::control::{Audit, ClientId, Reply, Server};
 use super::listeners::passed;
 use super::origin::Texts;
 use super::roles::Roles;
 use super::systemd::notify::Manager;
-use history::{log_result, timestamp};
+use history::{log_result, outcome_words, timestamp};
 use loading::{Loading, Rejection, no_thread};
 use queue::Queue;
 
@@ -41,13 +41,21 @@ pub(super) use loading::{Outcome, load_in_time, load_texts};
 const STOPPING: &str = "the daemon is stopping: start it again instead";
 
 /// A reload that is wanted, and the client of the control socket that waits for the result.
-pub(super) type Request = queue::Request<ClientId>;
+pub(super) type Request = queue::Request<Asker>;
+
+/// The client that waits for the result of a reload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Asker {
+    pub id: ClientId,
+    /// None of a dry run.
+    pub audit: Option<Audit>,
+}
 
 /// The reload under way, and requests for others.
 #[derive(Debug)]
 pub(super) struct Reloads {
     current: Option<Current>,
-    queue: Queue<ClientId>,
+    queue: Queue<Asker>,
 }
 
 #[derive(Debug)]
@@ -139,9 +147,15 @@ impl Daemon {
     /// Whatever the configuration is, it is not read, or not applied.
     fn refuse_reload(&mut self, request: &Request, reason: &str) {
         log::warn!("no reload: {reason}");
-        if let Some((server, caller)) = self.server.as_mut().zip(request.caller) {
+        let Some(Asker { id, audit }) = &request.caller else {
+            return;
+        };
+        if let Some(audit) = audit {
+            audit.record(format_args!("refused: {reason}"));
+        }
+        if let Some(server) = &mut self.server {
             let refusal = protocol::reload_refused(reason.to_owned());
-            server.reply(caller, Reply::One(refusal), Instant::now());
+            server.reply(*id, Reply::One(refusal), Instant::now());
         }
     }
 
@@ -171,9 +185,10 @@ impl Daemon {
             dry_run,
             caller,
         } = request;
+        let before = self.history.generation;
         let mut result = ReloadResult {
             id: self.history.last.id + u64::from(!dry_run),
-            generation: self.history.generation,
+            generation: before,
             trigger,
             outcome: ReloadOutcome::Rejected,
             at: timestamp(),
@@ -206,15 +221,25 @@ impl Daemon {
         // It may be the next one now.
         result.generation = self.history.generation;
         result.duration_us = begun.elapsed().as_micros() as u64;
-        let now = Instant::now();
         if !dry_run {
             self.files.rejected = rejected;
             log_result(&result);
             self.history.last = result.clone().abridged();
-            self.supervise(|supervision, summary| supervision.ready(summary, now));
+            self.supervise(|supervision, summary| supervision.ready(summary, Instant::now()));
         }
-        if let Some((server, caller)) = self.server.as_mut().zip(caller) {
-            server.reply(caller, Reply::One(protocol::reloaded(result)), now);
+        if let Some(caller) = caller {
+            self.answer_reload(caller, result, before);
+        }
+    }
+
+    /// Answers the caller of a reload that has begun, from the generation `before`.
+    fn answer_reload(&mut self, caller: Asker, result: ReloadResult, before: u64) {
+        if let Some(audit) = caller.audit {
+            audit.record(outcome_words(&result, before));
+        }
+        if let Some(server) = &mut self.server {
+            let reply = Reply::One(protocol::reloaded(result));
+            server.reply(caller.id, reply, Instant::now());
         }
     }
 
