@@ -5,9 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::cli::text::counted;
+
 use super::key::{Effect, Key};
 use super::table::Section;
 use super::{Change, ChangeAction, Config, Listener, address};
+
+/// How many listeners that change are named in a summary.
+const NAMED_MAX: usize = 5;
 
 /// What becomes of each listener and of the daemon as a whole.
 #[derive(Debug, Default)]
@@ -28,6 +33,63 @@ impl Plan {
             None => change.keys.len() > self.restart.len(),
         };
         !self.changes.iter().any(changes)
+    }
+
+    /// `3 listeners unchanged (812 connections kept), web re-bound (41 kept), udp removed`: what becomes of
+    /// the listeners and of their connections.
+    #[must_use]
+    pub(crate) fn summary(&self, mood: Mood) -> String {
+        let listeners = self
+            .changes
+            .iter()
+            .filter(|change| change.listener.is_some());
+        let (same, others): (Vec<&Change>, Vec<&Change>) =
+            listeners.partition(|change| change.action == ChangeAction::Keep);
+        // What stays is of interest as a whole, what changes by name, as far as a line has room.
+        let (named, more) = others.split_at(others.len().min(NAMED_MAX));
+        let mut parts = Vec::new();
+        if !same.is_empty() {
+            let noun = match connections(&same) {
+                1 => " connection",
+                _ => " connections",
+            };
+            let listeners = counted(same.len() as u64, "listener");
+            let unchanged = mood.became(ChangeAction::Keep);
+            parts.push(format!("{listeners} {unchanged}{}", kept(&same, noun)));
+        }
+        parts.extend(named.iter().map(|change| {
+            let name = change.listener.as_deref().unwrap_or_default();
+            format!(
+                "{name} {}{}",
+                mood.became(change.action),
+                kept(&[change], "")
+            )
+        }));
+        if !more.is_empty() {
+            let changed = mood.pick("changed", "would change");
+            parts.push(format!("{} more {changed}{}", more.len(), kept(more, "")));
+        }
+        let daemon = self.changes.iter().find(|change| change.listener.is_none());
+        parts.extend(daemon.map(|change| {
+            if change.keys.len() == self.restart.len() {
+                "daemon as it is until the next start".to_owned()
+            } else {
+                format!("daemon {}", mood.became(ChangeAction::Update))
+            }
+        }));
+        parts.join(", ")
+    }
+}
+
+fn connections(changes: &[&Change]) -> u64 {
+    changes.iter().map(|change| change.connections).sum()
+}
+
+/// ` (812 connections kept)`, or nothing where there are none.
+fn kept(changes: &[&Change], noun: &str) -> String {
+    match connections(changes) {
+        0 => String::new(),
+        count => format!(" ({count}{noun} kept)"),
     }
 }
 
@@ -51,10 +113,21 @@ impl Mood {
         }
     }
 
-    fn pick<'a>(self, real: &'a str, conditional: &'a str) -> &'a str {
+    fn pick(self, real: &'static str, conditional: &'static str) -> &'static str {
         match self {
             Self::Real => real,
             Self::Conditional => conditional,
+        }
+    }
+
+    /// What became of a listener.
+    fn became(self, action: ChangeAction) -> &'static str {
+        match action {
+            ChangeAction::Add => self.pick("added", "would be added"),
+            ChangeAction::Keep => self.pick("unchanged", "would stay unchanged"),
+            ChangeAction::Update => self.pick("updated", "would be updated"),
+            ChangeAction::Rebind => self.pick("re-bound", "would be re-bound"),
+            ChangeAction::Remove => self.pick("removed", "would be removed"),
         }
     }
 

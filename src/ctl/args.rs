@@ -13,7 +13,7 @@ use crate::cli::arguments::{above_zero, parse_duration};
 use crate::cli::terminal::Color;
 use crate::config;
 use crate::protocol::SortKey;
-use crate::protocol::methods::{BACKLOG_MAX, LEVELS};
+use crate::protocol::methods::{BACKLOG_MAX, CONFIRM_WITHIN_MAX, LEVELS};
 use crate::protocol::peers::parse_network;
 
 use super::completion;
@@ -132,17 +132,38 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:
   echoctl reload --dry-run                what would change?
   echoctl reload
+  echoctl reload --confirm 60s            rolled back after a minute unless confirmed
   echoctl reload --last                   the result of the last one, also by signal")]
     Reload {
         /// Only show what would change
         #[arg(long)]
         dry_run: bool,
+        /// Roll it back after this time unless \"echoctl confirm\" comes first
+        #[arg(
+            long,
+            value_name = "TIME",
+            value_parser = parse_confirm_within,
+            conflicts_with_all = ["dry_run", "last"]
+        )]
+        confirm: Option<Duration>,
         /// Show the result of the last reload
         #[arg(long, conflicts_with = "dry_run")]
         last: bool,
         /// Print nothing about the configuration: the daemon's log has it
         #[arg(long, conflicts_with = "last")]
         quiet: bool,
+    },
+    /// Keep the configuration that \"reload --confirm\" has applied
+    #[command(after_help = "Example:\n  echoctl reload --confirm 60s && echoctl confirm")]
+    Confirm,
+    /// Go back to the configuration before, whatever has become of its files
+    #[command(after_help = "Examples:
+  echoctl rollback --dry-run              what would change?
+  echoctl rollback")]
+    Rollback {
+        /// Only show what would change
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Check a configuration file without a daemon
     #[command(after_help = "Examples:
@@ -330,6 +351,14 @@ fn parse_backlog(text: &str) -> Result<i64, String> {
 fn parse_limit(text: &str) -> Result<u64, String> {
     text.parse()
         .map_err(|_| "not a number: write e.g. 20".into())
+}
+
+fn parse_confirm_within(text: &str) -> Result<Duration, String> {
+    let time = parse_duration(text).and_then(above_zero)?;
+    if time > CONFIRM_WITHIN_MAX || time.as_millis() == 0 {
+        return Err("not from 1ms to 1day: write e.g. 60s".into());
+    }
+    Ok(time)
 }
 
 fn parse_timeout(text: &str) -> Result<Duration, String> {

@@ -147,7 +147,17 @@ impl Session {
             Command::Kick(args) => self.kick(args),
             // Nothing is reloaded: the status has the result.
             Command::Reload { last: true, .. } => self.last_reload(),
-            Command::Reload { dry_run, quiet, .. } => self.reload(dry_run, quiet),
+            Command::Reload {
+                dry_run,
+                confirm,
+                quiet,
+                ..
+            } => self.reload(dry_run, confirm, quiet),
+            Command::Confirm => {
+                let reply = self.call("Confirm", &schema::Nothing {})?;
+                self.answer(reply, |reply| show::confirmed(&reply))
+            }
+            Command::Rollback { dry_run } => self.roll_back(dry_run),
             Command::Check { file } if self.json => {
                 self.print_messages(&check::check_quietly(file.as_deref())?)
             }

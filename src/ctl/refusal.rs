@@ -100,6 +100,14 @@ pub(super) fn refusal(method: &str, name: &str, parameters: &Parameters) -> Comp
         }
         protocol::UPGRADE_REFUSED => format!("no successor: {}", named("reason").unwrap_or("?")),
         protocol::RELOAD_REFUSED => format!("no reload: {}", named("reason").unwrap_or("?")),
+        protocol::NOTHING_TO_CONFIRM => {
+            "nothing to confirm: no reload with --confirm waits for it".to_owned()
+        }
+        protocol::NOTHING_TO_ROLL_BACK => {
+            "nothing to roll back to: no reload has changed anything since the start or the last \
+             rollback"
+                .to_owned()
+        }
         protocol::CONFIG_REJECTED => "configuration rejected".to_owned(),
         protocol::REQUEST_TOO_LARGE => format!(
             "the request is too large: echod takes {} bytes at most",

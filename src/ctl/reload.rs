@@ -1,4 +1,8 @@
-//! `echoctl reload`: what came of it, or would, or came of the last one.
+//! `echoctl reload` and `rollback`: what came of it, or would, or came of the last one.
+
+use std::time::Duration;
+
+use serde::Serialize;
 
 use crate::cli::exit::{Exit, Failure};
 use crate::protocol::{self, schema};
@@ -8,13 +12,38 @@ use super::refusal::{self, Complaint};
 use super::{Session, client, show};
 
 impl Session {
-    pub(super) fn reload(&self, dry_run: bool, quiet: bool) -> Result<(), Complaint> {
+    pub(super) fn reload(
+        &self,
+        dry_run: bool,
+        confirm: Option<Duration>,
+        quiet: bool,
+    ) -> Result<(), Complaint> {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let asked = schema::Reload {
             dry_run: dry_run.then_some(true),
+            confirm_within_ms: confirm.map(millis),
         };
+        self.change("Reload", &asked, dry_run, quiet)
+    }
+
+    pub(super) fn roll_back(&self, dry_run: bool) -> Result<(), Complaint> {
+        let asked = schema::Rollback {
+            dry_run: dry_run.then_some(true),
+        };
+        self.change("Rollback", &asked, dry_run, false)
+    }
+
+    /// Asks for another configuration, and prints what came of it.
+    fn change(
+        &self,
+        method: &str,
+        asked: &impl Serialize,
+        dry_run: bool,
+        quiet: bool,
+    ) -> Result<(), Complaint> {
         match self
             .connect()?
-            .call(&full_name("Reload"), schema::parameters(&asked))
+            .call(&full_name(method), schema::parameters(asked))
         {
             // For a program a reply is always an object, as is an error.
             Ok(_) if quiet && !self.json => Ok(()),
@@ -61,9 +90,12 @@ impl Session {
     fn rejection(&self, result: &schema::ReloadResult) -> Vec<String> {
         let mut messages = show::errors(&result.errors, self.error_paint);
         let count = result.error_count();
-        messages.push(format!(
-            "configuration rejected: {count}; nothing has changed"
-        ));
+        let what = if result.rollback {
+            "rollback"
+        } else {
+            "configuration"
+        };
+        messages.push(format!("{what} rejected: {count}; nothing has changed"));
         messages
     }
 }

@@ -38,8 +38,12 @@ pub(super) fn status(status: &Status, screen: Screen) -> String {
     };
     lines("process", vec![process(status)]);
     lines("configuration", configuration(status));
-    lines("on disk", on_disk(status, is_rejected, paint));
+    // A rollback is not from there.
+    let is_rejected_on_disk = is_rejected && !status.last_reload.rollback;
+    lines("on disk", on_disk(status, is_rejected_on_disk, paint));
     lines("last reload", last_reload(status, is_rejected, screen));
+    lines("", Vec::from_iter(confirmation(status, paint)));
+    lines("restart", Vec::from_iter(restart(status, paint)));
     let socket = status.control_socket.as_deref().map(escape);
     lines("control socket", Vec::from_iter(socket));
     lines("listeners", vec![status.listeners.to_string()]);
@@ -65,16 +69,22 @@ pub(super) fn status(status: &Status, screen: Screen) -> String {
 /// Whether the files as they are now were refused, as far as is known. Repaired ones are as good as
 /// never broken.
 fn is_rejected(status: &Status) -> bool {
-    status.last_reload.outcome == ReloadOutcome::Rejected
-        && status.config_on_disk != Some(OnDisk::Same)
-        && status.rejected_on_disk != Some(false)
+    let result = &status.last_reload;
+    let is_repaired =
+        status.config_on_disk == Some(OnDisk::Same) || status.rejected_on_disk == Some(false);
+    result.outcome == ReloadOutcome::Rejected && (result.rollback || !is_repaired)
 }
 
 /// A rejected reload is why many look here at all.
 fn rejection(status: &Status, screen: Screen) -> String {
     let result = &status.last_reload;
+    let what = if result.rollback {
+        "rollback"
+    } else {
+        "configuration"
+    };
     let heading = format!(
-        "configuration rejected: {}; generation {} stays in force",
+        "{what} rejected: {}; generation {} stays in force",
         result.error_count(),
         status.generation
     );
@@ -184,6 +194,23 @@ fn last_reload(status: &Status, is_rejected: bool, screen: Screen) -> Vec<String
         lines.extend(warnings.iter().map(|warning| paint.yellow(warning)));
     }
     lines
+}
+
+/// That it is on trial.
+fn confirmation(status: &Status, paint: Paint) -> Option<String> {
+    let left = age(status.confirm_in_ms?);
+    let words = format!("rolled back in {left} unless confirmed: echoctl confirm");
+    Some(paint.yellow(&words))
+}
+
+/// The keys that wait for the next start.
+fn restart(status: &Status, paint: Paint) -> Option<String> {
+    if status.restart_required.is_empty() {
+        return None;
+    }
+    let keys = escape(&status.restart_required.join(", "));
+    let words = shortened(&format!("needed for {keys}"), VALUE_WIDTH);
+    Some(paint.yellow(&words))
 }
 
 /// `3899: 3890 finished, 9 reset; 9 by a fault`
@@ -374,6 +401,43 @@ mod tests {
     }
 
     #[test]
+    fn what_is_on_trial_and_what_waits_for_a_start_is_said() {
+        let mut value = sample();
+        value["confirm_in_ms"] = 42_900.into();
+        value["restart_required"] = json!(["daemon.workers", "control.mode"]);
+        value["last_reload"]["warnings"] = json!([]);
+        let text = status(&parse(&value), PLAIN);
+        let lines = "\
+  last reload    applied by the control socket, 2026-01-02T03:04:05.678Z
+                 rolled back in 42s unless confirmed: echoctl confirm
+  restart        needed for daemon.workers, control.mode
+  control socket /run/echod/control.sock
+";
+        assert!(text.contains(lines), "{text}");
+    }
+
+    /// A rollback that can't be bound is not about the files, which are in force.
+    #[test]
+    fn a_rejected_rollback_comes_first_whatever_is_on_disk() {
+        let mut value = sample();
+        value["last_reload"]["outcome"] = "rejected".into();
+        value["last_reload"]["trigger"] = "confirm_expired".into();
+        value["last_reload"]["rollback"] = true.into();
+        value["last_reload"]["warnings"] = json!([]);
+        value["last_reload"]["errors"] = json!([{"file": "", "message": "listener \"a\": bind"}]);
+        let text = status(&parse(&value), PLAIN);
+        let heading =
+            "rollback rejected: 1 error; generation 2 stays in force\n  listener \"a\": bind\n";
+        assert!(text.starts_with(heading), "{text}");
+        assert!(
+            text.contains("  on disk        same as in force\n"),
+            "{text}"
+        );
+        let words = "  last reload    rejected because it was not confirmed, 2026";
+        assert!(text.contains(words), "{text}");
+    }
+
+    #[test]
     fn what_became_of_the_files_is_said() {
         let on_disk = |value: Value| {
             let mut sample = sample();
@@ -442,6 +506,8 @@ mod tests {
         value["last_reload"]["outcome"] = "rejected".into();
         value["last_reload"]["errors"] = many("error");
         value["last_reload"]["warnings"] = many("warning");
+        value["confirm_in_ms"] = 86_400_000.into();
+        value["restart_required"] = vec!["control.operators"; 20].into();
         value["config"] = vec!["/etc/echod/echod.d/a-name-of-some-length.toml"; 50].into();
         value["config_on_disk"] = "changed".into();
         let largest = |names: Vec<&str>| -> Value {

@@ -18,7 +18,7 @@ use super::control::{Audit, Call, Reply, Server};
 use super::listeners;
 use super::log;
 use super::origin::Comparison;
-use super::reload::{Asker, Request};
+use super::reload::{Asker, Request, Wanted};
 
 impl Daemon {
     /// What `GetStatus` returns, with what was `found` of the files.
@@ -51,6 +51,11 @@ impl Daemon {
             refused: listeners::refused(&totals),
             closed: listeners::closed(&totals),
             faults: totals.faults,
+            restart_required: self.restart_required(),
+            confirm_in_ms: self.reloads.confirm_until().map(|until| {
+                let left = until.saturating_duration_since(Instant::now());
+                u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
+            }),
         }
     }
 }
@@ -128,9 +133,19 @@ impl Daemon {
             Effect::SetBacklog { listener, backlog } => {
                 Some(self.set_backlog(&listener, backlog, audit.as_ref()))
             }
-            Effect::Reload { dry_run } => {
+            Effect::Reload {
+                dry_run,
+                confirm_within,
+            } => {
                 let asker = Asker { id: call.id, audit };
-                self.request_reload(Request::of_caller(asker, dry_run));
+                let wanted = Wanted::OnDisk { confirm_within };
+                self.request_reload(Request::of_caller(asker, wanted, dry_run));
+                None
+            }
+            Effect::Confirm => Some(self.confirm(audit.as_ref(), now)),
+            Effect::RollBack { dry_run } => {
+                let asker = Asker { id: call.id, audit };
+                self.request_reload(Request::of_caller(asker, Wanted::Before, dry_run));
                 None
             }
             Effect::Upgrade => {

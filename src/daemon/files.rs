@@ -43,9 +43,9 @@ impl Files {
     }
 
     /// Others are in force now.
-    pub(super) fn put_in_force(&mut self, texts: &Texts) {
-        self.names = texts.names();
-        self.fingerprint = Some(texts.fingerprint());
+    pub(super) fn put_in_force(&mut self, names: Vec<String>, fingerprint: Option<u64>) {
+        self.names = names;
+        self.fingerprint = fingerprint;
     }
 
     /// Takes note of a caller; [`Daemon::continue_looks`] begins to look.

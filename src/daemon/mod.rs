@@ -270,6 +270,7 @@ impl Daemon {
             stage: self.stage,
             listeners: &self.listeners,
             last_reload: &self.history.last,
+            confirm_until: self.reloads.confirm_until(),
         };
         Some(act(self.supervision.as_mut()?, &summary))
     }
@@ -346,7 +347,7 @@ impl Daemon {
         let handover = self.next_handover_step(now);
         let supervision = self.supervision.as_ref();
         let supervision = supervision.map(|supervision| supervision.poll_timeout(self.stage));
-        let reload = self.reloads.poll_timeout();
+        let reload = self.next_reload_step();
         let look = self.files.poll_timeout();
         let until = [stage, control, sweep, handover, supervision, reload, look]
             .into_iter()

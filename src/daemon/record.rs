@@ -53,6 +53,9 @@ pub(in crate::daemon) struct Record {
     pub generation: u64,
     /// What came of the last reload.
     pub last_reload: ReloadResult,
+    /// What a rollback restores, and when.
+    #[serde(default)]
+    pub trial: Trial,
     /// What closed listeners have counted.
     pub departed: Totals,
     /// The largest number of a peer.
@@ -66,6 +69,33 @@ pub(in crate::daemon) struct Record {
     pub passed: Vec<Passed>,
     /// What this process is held to, over an exec too.
     pub landlock: Option<Landlock>,
+}
+
+/// What a rollback restores, and when that happens by itself.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(in crate::daemon) struct Trial {
+    pub before: Option<Version>,
+    pub unconfirmed: Option<Unconfirmed>,
+}
+
+/// A configuration that was in force.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::daemon) struct Version {
+    /// As TOML, with what was overridden at run time.
+    pub config: String,
+    pub files: Vec<String>,
+    pub fingerprint: Option<u64>,
+    pub log_level_overridden: bool,
+    /// Keys by the names of listeners.
+    pub overridden: Vec<(String, Vec<String>)>,
+}
+
+/// A reload that is rolled back unless it is confirmed.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::daemon) struct Unconfirmed {
+    pub id: u64,
+    /// How long it may still be confirmed since the record was written, in nanoseconds.
+    pub left: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -261,7 +291,12 @@ mod tests {
                 changes: Vec::new(),
                 kept: 0,
                 changes_omitted: 0,
+                summary: String::new(),
+                rollback: false,
+                confirm_within_ms: None,
+                confirmed: None,
             },
+            trial: Trial::default(),
             departed: Totals::default(),
             last_peer: 7,
             listeners: Vec::new(),

@@ -401,6 +401,7 @@ impl Daemon {
         self.history = History::resume(record.last_reload.clone(), record.generation);
         self.files.fingerprint = record.fingerprint;
         self.started = predecessor.started(Instant::now());
+        self.reloads.resume(&record.trial, predecessor.elapsed());
         self.log_level_overridden = record.log_level_overridden;
         let (config, mut result) = predecessor.restore(&mut self.listeners, &self.workers);
         if self.log_level_overridden {

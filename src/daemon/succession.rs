@@ -211,6 +211,7 @@ impl Daemon {
             fingerprint: self.files.fingerprint,
             generation: self.history.generation,
             last_reload: &self.history.last,
+            trial: self.reloads.describe_trial(Instant::now()),
             started: self.started,
             listeners: &self.listeners,
             server: self.server.as_ref(),

@@ -5,6 +5,10 @@
 
 use std::fmt::{self, Display};
 
+use std::time::Duration;
+
+use humantime::format_duration;
+
 use super::peers::{PeerQuery, SortKey};
 
 /// Something for the daemon to do.
@@ -42,6 +46,17 @@ pub(crate) enum Effect {
     Reload {
         /// Only plan.
         dry_run: bool,
+        /// Roll it back after this time unless it is confirmed.
+        confirm_within: Option<Duration>,
+    },
+    /// Keep the configuration that is not confirmed; the answer is a [`super::schema::ConfirmReply`]
+    /// or [`super::nothing_to_confirm`].
+    Confirm,
+    /// Put the configuration before in force; the answer is [`super::reloaded`] or
+    /// [`super::nothing_to_roll_back`].
+    RollBack {
+        /// Only plan.
+        dry_run: bool,
     },
     /// Execute the program that is installed now; the answer is [`super::upgraded`] or
     /// [`super::upgrade_refused`].
@@ -62,10 +77,14 @@ impl Effect {
     pub(crate) fn changes_something(&self) -> bool {
         match self {
             Self::GetStatus | Self::ListPeers { .. } => false,
-            Self::ClosePeers { dry_run, .. } | Self::Reload { dry_run } => !dry_run,
-            Self::SetBacklog { .. } | Self::Upgrade | Self::HandOver | Self::SetLogLevel { .. } => {
-                true
-            }
+            Self::ClosePeers { dry_run, .. }
+            | Self::Reload { dry_run, .. }
+            | Self::RollBack { dry_run } => !dry_run,
+            Self::SetBacklog { .. }
+            | Self::Confirm
+            | Self::Upgrade
+            | Self::HandOver
+            | Self::SetLogLevel { .. } => true,
         }
     }
 
@@ -79,6 +98,8 @@ impl Effect {
             Self::SetBacklog { listener, .. } => Some(listener),
             Self::GetStatus
             | Self::Reload { .. }
+            | Self::Confirm
+            | Self::RollBack { .. }
             | Self::Upgrade
             | Self::HandOver
             | Self::SetLogLevel { .. } => None,
@@ -89,6 +110,7 @@ impl Effect {
 /// What the caller does, as the rest of a sentence that begins with the caller.
 impl Display for Effect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A dry run is said to be one: nobody looks for what it has changed.
         let verb = |dry_run, real, tried| if dry_run { tried } else { real };
         match self {
             Self::GetStatus => f.write_str("asks for the status"),
@@ -103,9 +125,21 @@ impl Display for Effect {
                     "sets the backlog of listener \"{listener}\" to {backlog}"
                 )
             }
-            Self::Reload { dry_run } => {
+            Self::Reload {
+                dry_run,
+                confirm_within,
+            } => {
                 let verb = verb(*dry_run, "reloads", "checks");
-                write!(f, "{verb} the configuration")
+                write!(f, "{verb} the configuration")?;
+                match confirm_within {
+                    Some(time) => write!(f, ", to be confirmed within {}", format_duration(*time)),
+                    None => Ok(()),
+                }
+            }
+            Self::Confirm => f.write_str("confirms the configuration"),
+            Self::RollBack { dry_run } => {
+                let verb = verb(*dry_run, "rolls back to", "looks at");
+                write!(f, "{verb} the configuration before")
             }
             Self::Upgrade => f.write_str("upgrades the daemon"),
             Self::HandOver => f.write_str("leaves everything to the next process"),
@@ -167,10 +201,21 @@ mod tests {
             Effect::SetLogLevel { level },
             Some("sets the log level to debug"),
         );
+        let reload = |dry_run, seconds: Option<u64>| Effect::Reload {
+            dry_run,
+            confirm_within: seconds.map(Duration::from_secs),
+        };
+        check(reload(false, None), Some("reloads the configuration"));
         check(
-            Effect::Reload { dry_run: false },
-            Some("reloads the configuration"),
+            reload(false, Some(90)),
+            Some("reloads the configuration, to be confirmed within 1m 30s"),
         );
-        check(Effect::Reload { dry_run: true }, None);
+        check(reload(true, None), None);
+        check(Effect::Confirm, Some("confirms the configuration"));
+        check(
+            Effect::RollBack { dry_run: false },
+            Some("rolls back to the configuration before"),
+        );
+        check(Effect::RollBack { dry_run: true }, None);
     }
 }

@@ -3,6 +3,8 @@
 //! A handler reads the parameters and finds everything that can be wrong with them. It answers from
 //! the [`View`], or returns an [`Effect`]; it never does anything itself.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -18,6 +20,9 @@ use super::{
 
 /// The largest backlog that `listen(2)` can be given.
 pub(crate) const BACKLOG_MAX: i64 = i32::MAX as i64;
+
+/// How long a reload may wait to be confirmed.
+pub(crate) const CONFIRM_WITHIN_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What can be logged, from nothing to everything.
 pub(crate) const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -53,6 +58,8 @@ pub const METHODS: &[Method] = &[
     row("io.echod.Control.SetBacklog", Role::Operator, set_backlog),
     row("io.echod.Control.ClosePeers", Role::Operator, close_peers),
     row("io.echod.Control.Reload", Role::Admin, reload),
+    row("io.echod.Control.Confirm", Role::Admin, confirm),
+    row("io.echod.Control.Rollback", Role::Admin, roll_back),
     row("io.echod.Control.Upgrade", Role::Admin, upgrade),
     row("io.echod.Control.HandOver", Role::Admin, hand_over),
     row("io.echod.Control.GetConfig", Role::Reader, get_config),
@@ -172,7 +179,27 @@ fn set_backlog(request: &Request, view: &dyn View) -> Result<Outcome, Refusal> {
 fn reload(request: &Request, _: &dyn View) -> Result<Outcome, Refusal> {
     let asked: schema::Reload = read(request)?;
     let dry_run = asked.dry_run.unwrap_or(false);
-    Ok(Outcome::Effect(Effect::Reload { dry_run }))
+    let confirm_within = asked.confirm_within_ms.map(Duration::from_millis);
+    // A dry run leaves nothing to be confirmed.
+    let is_right = |within: Duration| !dry_run && !within.is_zero() && within <= CONFIRM_WITHIN_MAX;
+    if !confirm_within.is_none_or(is_right) {
+        return Err(invalid("confirm_within_ms"));
+    }
+    Ok(Outcome::Effect(Effect::Reload {
+        dry_run,
+        confirm_within,
+    }))
+}
+
+fn confirm(request: &Request, _: &dyn View) -> Result<Outcome, Refusal> {
+    let schema::Nothing {} = read(request)?;
+    Ok(Outcome::Effect(Effect::Confirm))
+}
+
+fn roll_back(request: &Request, _: &dyn View) -> Result<Outcome, Refusal> {
+    let asked: schema::Rollback = read(request)?;
+    let dry_run = asked.dry_run.unwrap_or(false);
+    Ok(Outcome::Effect(Effect::RollBack { dry_run }))
 }
 
 fn upgrade(request: &Request, _: &dyn View) -> Result<Outcome, Refusal> {

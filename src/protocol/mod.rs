@@ -58,6 +58,12 @@ pub(crate) const UPGRADE_REFUSED: &str = "io.echod.Control.UpgradeRefused";
 /// The error of a reload that is not begun, since the daemon is stopping or hands over.
 pub(crate) const RELOAD_REFUSED: &str = "io.echod.Control.ReloadRefused";
 
+/// The error of a confirmation that no reload waits for.
+pub(crate) const NOTHING_TO_CONFIRM: &str = "io.echod.Control.NothingToConfirm";
+
+/// The error of a rollback where there is no configuration before.
+pub(crate) const NOTHING_TO_ROLL_BACK: &str = "io.echod.Control.NothingToRollBack";
+
 /// The error of a request that is too long to be read.
 pub(crate) const REQUEST_TOO_LARGE: &str = "io.echod.Control.RequestTooLarge";
 
@@ -193,6 +199,18 @@ pub(crate) fn reloaded(result: ReloadResult) -> Reply {
 #[must_use]
 pub(crate) fn reload_refused(reason: String) -> Reply {
     *refused(RELOAD_REFUSED, &schema::ReloadRefused { reason })
+}
+
+/// The answer to a confirmation that no reload waits for.
+#[must_use]
+pub(crate) fn nothing_to_confirm() -> Reply {
+    Reply::error(NOTHING_TO_CONFIRM, Parameters::new())
+}
+
+/// The answer to a rollback where there is no configuration before.
+#[must_use]
+pub(crate) fn nothing_to_roll_back() -> Reply {
+    Reply::error(NOTHING_TO_ROLL_BACK, Parameters::new())
 }
 
 /// The answer to an upgrade, given by the successor.

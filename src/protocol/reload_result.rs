@@ -29,6 +29,14 @@ pub(crate) struct ReloadResult {
     pub kept: u64,
     #[serde(default)]
     pub changes_omitted: u64,
+    #[serde(default)]
+    pub summary: String,
+    #[serde(default)]
+    pub rollback: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm_within_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirmed: Option<u64>,
 }
 
 /// Why the configuration was read.
@@ -86,6 +94,12 @@ impl ReloadOutcome {
 }
 
 impl ReloadResult {
+    /// What it is called, before its id.
+    #[must_use]
+    pub(crate) fn noun(&self) -> &'static str {
+        if self.rollback { "rollback" } else { "reload" }
+    }
+
     /// Whether nothing has changed but keys that only a start reads.
     #[must_use]
     pub(crate) fn waits_for_start(&self) -> bool {

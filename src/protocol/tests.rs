@@ -21,6 +21,10 @@ fn result(outcome: ReloadOutcome) -> ReloadResult {
         changes: Vec::new(),
         kept: 0,
         changes_omitted: 0,
+        summary: String::new(),
+        rollback: false,
+        confirm_within_ms: None,
+        confirmed: None,
     }
 }
 
@@ -341,6 +345,27 @@ fn a_call_without_a_selector_closes_nothing() {
             r#"ClosePeers { query: PeerQuery { id: None, listener: Some("main"), address: None, older_ms: None, idle_ms: None }, dry_run: true, list: false }"#
         ]],
     );
+}
+
+#[test]
+fn a_time_to_confirm_is_checked_before_anything_is_read() {
+    let (accepted, refused) = (
+        |ms: u64| format!("Reload {{ dry_run: false, confirm_within: Some({ms}ms) }}"),
+        r#"org.varlink.service.InvalidParameter {"parameter":"confirm_within_ms"}"#,
+    );
+    let reload = |parameters| outcome("io.echod.Control.Reload", parameters);
+    assert_eq!(reload(json!({"confirm_within_ms": 1})), accepted(1));
+    check(
+        "Reload",
+        json!({"confirm_within_ms": 86_400_000}),
+        expect!["Reload { dry_run: false, confirm_within: Some(86400s) }"],
+    );
+    for wrong in [json!(0), json!(86_400_001), json!(-1), json!("60s")] {
+        assert_eq!(reload(json!({"confirm_within_ms": wrong})), refused);
+    }
+    // A dry run has nothing to be confirmed.
+    let both = json!({"dry_run": true, "confirm_within_ms": 60_000});
+    assert_eq!(reload(both), refused);
 }
 
 #[test]

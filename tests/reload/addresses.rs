@@ -1,5 +1,6 @@
 //! Addresses that come, go, stay, and pass from one listener to another.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 
@@ -66,11 +67,13 @@ fn sockets_of_an_address_are_multiplied_and_reduced() {
     let config = |sockets: &str| tcp("main", &local(port), &format!("sockets = {sockets}"));
     let daemon = Daemon::start(&config("1"));
     let mut peers = vec![connect(at(port))];
-    let count = || listening_inodes(at(port)).len();
+    let inodes = || BTreeSet::from_iter(listening_inodes(at(port)));
+    let count = || inodes().len();
     assert_eq!(count(), 1);
     let workers = daemon.ctl_json(&["status"])["status"]["workers"].clone();
     let workers = workers.as_u64().expect("a number") as usize;
     for (sockets, expected) in [("2", 2), ("\"auto\"", workers), ("3", 3), ("1", 1)] {
+        let before = inodes();
         let result = daemon.reload_with(&config(sockets));
         if expected
             == daemon.listener("main")["sockets"]
@@ -83,6 +86,9 @@ fn sockets_of_an_address_are_multiplied_and_reduced() {
         assert_applied(&result);
         assert_eq!(daemon.listener("main")["sockets"], expected as u64);
         eventually("the old ones are gone", || count() == expected);
+        // As many as can stay are the same.
+        let stay = before.intersection(&inodes()).count();
+        assert_eq!(stay, expected.min(before.len()), "{sockets}");
         peers.push(connect(at(port)));
         still_echoes(&mut peers, sockets.as_bytes());
     }

@@ -107,16 +107,16 @@ fn clients_in_the_queue_of_a_removed_listener_are_served() {
 
 /// What became of many short exchanges.
 #[derive(Debug, Default)]
-struct Tally {
-    served: AtomicU64,
+pub(super) struct Tally {
+    pub(super) served: AtomicU64,
     refused: AtomicU64,
     reset: AtomicU64,
-    wrong: AtomicU64,
+    pub(super) wrong: AtomicU64,
     other: AtomicU64,
 }
 
 impl Tally {
-    fn failed(&self) -> u64 {
+    pub(super) fn failed(&self) -> u64 {
         [&self.refused, &self.reset, &self.wrong, &self.other]
             .map(|count| count.load(Relaxed))
             .iter()
@@ -125,10 +125,10 @@ impl Tally {
 }
 
 /// Longer than any chain of SYN retransmissions that a hundred rebinds can cause.
-const CHURN_PATIENCE: Duration = Duration::from_secs(100);
+pub(super) const CHURN_PATIENCE: Duration = Duration::from_secs(100);
 
 /// One connection, one message, its echo, the end.
-fn one_exchange(address: SocketAddr, number: u64, tally: &Tally) {
+pub(super) fn one_exchange(address: SocketAddr, number: u64, tally: &Tally) {
     let exchanged = TcpStream::connect_timeout(&address, CHURN_PATIENCE).and_then(|mut stream| {
         stream.set_read_timeout(Some(CHURN_PATIENCE))?;
         tally_bytes(&mut stream, number, tally)
@@ -136,7 +136,7 @@ fn one_exchange(address: SocketAddr, number: u64, tally: &Tally) {
     tally_end(exchanged, tally);
 }
 
-fn one_local_exchange(path: &std::path::Path, number: u64, tally: &Tally) {
+pub(super) fn one_local_exchange(path: &std::path::Path, number: u64, tally: &Tally) {
     let exchanged = UnixStream::connect(path).and_then(|mut stream| {
         stream.set_read_timeout(Some(CHURN_PATIENCE))?;
         tally_bytes(&mut stream, number, tally)

@@ -6,9 +6,11 @@ mod addresses;
 mod churn;
 mod dry_run;
 mod files;
+mod histories;
 mod live_keys;
 mod rejected;
 mod reports;
+mod rollback;
 mod sockets;
 mod while_loading;
 

@@ -82,7 +82,16 @@ fn echoctl_reloads_and_says_what_has_changed() {
         ),
         (&told, "add     new"),
         (&told, "remove  gone"),
-        (&told, "3 changes, 1 kept as is"),
+        (
+            &plan,
+            "1 listener would stay unchanged (1 connection kept), changed would be updated (1 kept), \
+             gone would be removed (1 kept), new would be added\n",
+        ),
+        (
+            &told,
+            "1 listener unchanged (1 connection kept), changed updated (1 kept), \
+             gone removed (1 kept), new added\n",
+        ),
     ] {
         assert!(text.contains(row), "{row:?} in {text}");
     }
@@ -107,9 +116,14 @@ fn echoctl_reloads_and_says_what_has_changed() {
     assert!(said.contains("gone (removed)"), "{said}");
     let log = daemon.log();
     assert!(log.contains("reload 2 applied in "), "{log}");
+    let summary = "now generation 2: 1 listener unchanged (1 connection kept), changed updated";
+    assert!(log.contains(summary), "{log}");
     assert!(log.contains("backlog 100 → 200 (live)"), "{log}");
     let last = daemon.ctl_text(&["reload", "--last"]);
-    assert!(last.contains("3 changes, 1 kept as is"), "{last}");
+    assert!(
+        last.contains("gone removed (1 kept), new added\n"),
+        "{last}"
+    );
 
     // With its last connection the removed one is forgotten.
     let [_, _, gone_peer] = peers;
@@ -138,7 +152,7 @@ fn a_reload_without_a_change_says_so() {
         told.contains("unchanged") || told.contains("nothing"),
         "{told}"
     );
-    assert!(told.contains("0 changes, 1 kept as is"), "{told}");
+    assert!(told.ends_with("\n1 listener unchanged\n"), "{told}");
 }
 
 #[test]
@@ -203,6 +217,13 @@ fn keys_that_need_a_restart_warn_at_every_reload_until_then() {
             );
         }
     }
+    let required = || daemon.ctl_json(&["status"])["status"]["restart_required"].clone();
+    assert_eq!(required(), json!(["daemon.workers", "control.mode"]));
+    let shown = daemon.ctl_text(&["status"]);
+    assert!(
+        shown.contains("  restart        needed for daemon.workers, control.mode\n"),
+        "{shown}"
+    );
     // What can be applied is: the log level, once.
     assert_eq!(daemon.ctl_json(&["status"])["status"]["generation"], 2);
     assert_eq!(daemon.ctl_json(&["status"])["status"]["workers"], 1);
@@ -224,6 +245,15 @@ fn keys_that_need_a_restart_warn_at_every_reload_until_then() {
     );
     let line = "nothing has changed before the next start; still generation 2";
     eventually("it is logged", || daemon.log().contains(line));
+    // An upgrade is a start, too, and needs none any more.
+    daemon.ctl_text(&["upgrade"]);
+    assert_eq!(required(), json!([]));
+    // One that is taken back needs none either.
+    let mode = |mode: &str| format!("[control]\nmode = \"{mode}\"\n{main}");
+    daemon.reload_with(&mode("0640"));
+    assert_eq!(required(), json!(["daemon.workers", "control.mode"]));
+    daemon.reload_with(&format!("[daemon]\nworkers = 2\n{}", mode("0600")));
+    assert_eq!(required(), json!([]));
 }
 
 /// The totals went down when a listener went, and the last line of the log said that there had

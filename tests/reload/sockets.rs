@@ -173,7 +173,7 @@ fn view(daemon: &Daemon, ports: &[u16]) -> BTreeSet<String> {
 
 /// What the kernel shows of the listening and UDP sockets of these ports: their backlogs and buffers;
 /// nothing where ss is missing.
-fn options(ports: &[u16]) -> BTreeSet<String> {
+pub(super) fn options(ports: &[u16]) -> BTreeSet<String> {
     let ss = Command::new("ss").args(["-HOlntum"]).output();
     let Ok(output) = ss else {
         not_tested("the buffers of sockets, for there is no ss (iproute2)");
@@ -498,7 +498,7 @@ fn no_other_process_can_take_clients_once_a_reload_leaves_one_socket() {
 }
 
 /// The addresses of a port at which the kernel lets other processes listen beside the daemon.
-fn open_addresses(port: u16) -> Vec<&'static str> {
+pub(super) fn open_addresses(port: u16) -> Vec<&'static str> {
     let mut all = vec!["0.0.0.0", "127.0.0.1", "::", "::1"];
     all.retain(|ip| {
         let ip: IpAddr = ip.parse().expect("an IP address");

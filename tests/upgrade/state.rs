@@ -205,6 +205,50 @@ fn what_was_set_at_run_time_stays_set() {
     assert_eq!(level["before"], "info");
 }
 
+#[test]
+fn an_upgrade_confirms_nothing_and_a_rollback_restores_what_was_before_it() {
+    let daemon = Daemon::start(CONFIG);
+    let status = || daemon.ctl_json(&["status"])["status"].clone();
+    let with = |key: &str| CONFIG.replace("[listener.main]", &format!("[listener.main]\n{key}"));
+    daemon.ctl_text(&["backlog", "main", "7"]);
+    daemon.write_config(&with("reply = \"upper\""));
+    daemon.ctl_text(&["reload", "--confirm", "1h"]);
+    let mut left = 3_600_000;
+    for _ in 0..2 {
+        upgrade(&daemon);
+        let now_left = status()["confirm_in_ms"].as_u64().expect("a time");
+        assert!(now_left <= left, "{now_left} of {left}");
+        left = now_left;
+    }
+    // What is on disk by now is applied by the successor, and is no confirmation.
+    daemon.write_config(&with("reply = \"discard\""));
+    upgrade(&daemon);
+    assert_eq!(daemon.listener("main")["reply"], "discard");
+    assert_eq!(status()["last_reload"].get("confirmed"), None);
+    assert!(status()["confirm_in_ms"].is_u64());
+    // The time is started again so that it ends; what is restored is what was there at first.
+    daemon.ctl_text(&["reload", "--confirm", "1ms"]);
+    eventually("it is rolled back", || {
+        status()["last_reload"]["outcome"] == "rolled_back"
+    });
+    let main = daemon.listener("main");
+    assert_eq!(main["reply"], "echo");
+    assert_eq!(main["backlog"]["effective"], 7);
+    assert_eq!(main["overridden"], json!(["backlog"]));
+}
+
+#[test]
+fn what_an_upgrade_has_applied_can_be_rolled_back() {
+    let daemon = Daemon::start(CONFIG);
+    let changed = CONFIG.replace("[listener.main]", "[listener.main]\nbacklog = 5");
+    daemon.write_config(&changed);
+    upgrade(&daemon);
+    assert_eq!(daemon.listener("main")["backlog"]["requested"], 5);
+    let result = daemon.ctl_json(&["rollback"])["result"].clone();
+    assert_eq!(result["outcome"], "rolled_back", "{result}");
+    assert_ne!(daemon.listener("main")["backlog"]["requested"], 5);
+}
+
 /// A connection that the service has accepted, or none.
 fn accepted_by(daemon: &Daemon, listener: &str) -> Option<TcpStream> {
     // It may be reset before it is reported as connected.

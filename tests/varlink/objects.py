@@ -74,6 +74,15 @@ with client.open("io.echod.Control") as echod:
     result = echod.Reload()["result"]
     assert result["outcome"] == "applied", result
     assert result["changes"][1]["text"].startswith("main: backlog 77 "), result
+    answer = echod.Rollback(dry_run=True)["result"]
+    assert answer["outcome"] == "rolled_back", answer
+    answer = echod.Rollback()["result"]
+    assert answer["summary"] == "1 listener unchanged, main updated (1 kept)", answer
+    refused(lambda: echod.Rollback(), "io.echod.Control.NothingToRollBack", {})
+    answer = echod.Reload(confirm_within_ms=3600000)["result"]
+    assert answer["confirm_within_ms"] == 3600000, answer
+    assert echod.Confirm() == {"id": answer["id"]}
+    refused(lambda: echod.Confirm(), "io.echod.Control.NothingToConfirm", {})
     assert echod.GetConfig()["toml"].count("[listener.") == 2
     assert echod.SetLogLevel("debug") == {"before": "info", "after": "debug"}
 

@@ -242,3 +242,70 @@ fn a_dry_run_says_what_would_be() {
         "#]],
     );
 }
+
+/// The words of a summary, where the first listener of the old configuration has a connection, the
+/// second two, and so on.
+#[expect(clippy::needless_pass_by_value, reason = "values are written in place")]
+fn check_summary(old: &str, new: &str, mood: Mood, expected: Expect) {
+    let (old, new) = (valid(old), valid(new));
+    let names = old.listeners.keys().cloned();
+    let connections = names.zip(1..).collect();
+    expected.assert_eq(&plan(&old, &new, &connections, mood).summary(mood));
+}
+
+#[test]
+fn a_summary_says_what_becomes_of_listeners_and_connections() {
+    let tcp = |name: &str, port: u16, more: &str| {
+        format!("[listener.{name}]\nprotocol = \"tcp\"\naddress = \"*:{port}\"\n{more}\n")
+    };
+    let old = ["a", "b", "c", "d"].into_iter().zip(7..);
+    let old: String = old.map(|(name, port)| tcp(name, port, "")).collect();
+    let new = [
+        tcp("a", 7, ""),
+        tcp("b", 8, "backlog = 5"),
+        tcp("c", 19, ""),
+        tcp("e", 20, ""),
+    ]
+    .concat();
+    check_summary(
+        &old,
+        &new,
+        Mood::Real,
+        expect![
+            "1 listener unchanged (1 connection kept), b updated (2 kept), c re-bound (3 kept), d removed (4 kept), e added"
+        ],
+    );
+    check_summary(
+        &old,
+        &format!("{new}[log]\nlevel = \"debug\"\n[daemon]\nworkers = 2\n"),
+        Mood::Conditional,
+        expect![
+            "1 listener would stay unchanged (1 connection kept), b would be updated (2 kept), c would be re-bound (3 kept), d would be removed (4 kept), e would be added, daemon would be updated"
+        ],
+    );
+    check_summary(
+        &old,
+        &format!("{old}[daemon]\nworkers = 2\n"),
+        Mood::Real,
+        expect![
+            "4 listeners unchanged (10 connections kept), daemon as it is until the next start"
+        ],
+    );
+    let many: String = (0..9).map(|n| tcp(&format!("n{n}"), 100 + n, "")).collect();
+    check_summary(
+        &many,
+        &tcp("n0", 100, ""),
+        Mood::Real,
+        expect![
+            "1 listener unchanged (1 connection kept), n1 removed (2 kept), n2 removed (3 kept), n3 removed (4 kept), n4 removed (5 kept), n5 removed (6 kept), 3 more changed (24 kept)"
+        ],
+    );
+    check_summary(
+        &many,
+        &old,
+        Mood::Conditional,
+        expect![
+            "a would be added, b would be added, c would be added, d would be added, n0 would be removed (1 kept), 8 more would change (44 kept)"
+        ],
+    );
+}

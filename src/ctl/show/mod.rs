@@ -4,14 +4,16 @@
 //! network is escaped here.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use unicode_width::UnicodeWidthStr;
 
 use crate::cli::table::{Column, Table, folded, wrapped};
 use crate::cli::text::{Paint, bytes, counted, escape, microseconds};
 use crate::protocol::schema::{
-    Backlog, Change, ChangeAction, ClosePeersReply, Diagnostic, HandOverReply, Listener,
-    ListenerState, ReloadOutcome, ReloadResult, SetBacklogReply, SetLogLevelReply, UpgradeResult,
+    Backlog, Change, ChangeAction, ClosePeersReply, ConfirmReply, Diagnostic, HandOverReply,
+    Listener, ListenerState, ReloadOutcome, ReloadResult, SetBacklogReply, SetLogLevelReply,
+    UpgradeResult,
 };
 
 use super::lists::{self, Screen};
@@ -240,13 +242,34 @@ pub(crate) fn reload(result: &ReloadResult, screen: Screen) -> String {
     let line = reload_line(result, screen.paint);
     let pieces = line.split_inclusive(", ");
     let lines = wrapped(pieces, screen.width.unwrap_or(usize::MAX));
-    lines.join("\n  ") + "\n" + &details(result, screen)
+    lines.join("\n  ") + "\n" + &confirmation(result, screen.paint) + &details(result, screen)
+}
+
+/// What has to be confirmed now, and what has been.
+fn confirmation(result: &ReloadResult, paint: Paint) -> String {
+    let mut text = String::new();
+    if let Some(earlier) = result.confirmed {
+        text += &format!("confirms reload {earlier}\n");
+    }
+    if let Some(within) = result.confirm_within_ms.map(Duration::from_millis) {
+        let within = humantime::format_duration(within);
+        let line = format!("rolled back in {within} unless confirmed: echoctl confirm");
+        text += &(paint.yellow(&line) + "\n");
+    }
+    text
+}
+
+/// What was confirmed.
+#[must_use]
+pub(crate) fn confirmed(reply: &ConfirmReply) -> String {
+    format!("reload {} is confirmed\n", reply.id)
 }
 
 /// What a reload would do.
 #[must_use]
 pub(crate) fn reload_plan(result: &ReloadResult, screen: Screen) -> String {
     let outcome = match result.outcome {
+        _ if result.rollback => "the configuration before would be in force again",
         _ if result.waits_for_start() => "nothing would change before the next start",
         ReloadOutcome::Unchanged => "the configuration would be unchanged",
         _ => "the configuration would be applied",
@@ -281,7 +304,13 @@ fn details(result: &ReloadResult, screen: Screen) -> String {
     if result.changes_omitted > 0 {
         text += &format!("... and {} more\n", result.changes_omitted);
     }
-    if count + kept > 0 {
+    if !result.summary.is_empty() {
+        let summary = escape(&result.summary);
+        let pieces = summary.split_inclusive(", ");
+        let lines = wrapped(pieces, screen.width.unwrap_or(usize::MAX));
+        text += &(lines.join("\n  ") + "\n");
+    } else if count + kept > 0 {
+        // A daemon of an earlier version has no summary, and a start none of changes.
         text += &format!("{}, {kept} kept as is\n", counted(count, "change"));
     }
     text

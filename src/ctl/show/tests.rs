@@ -153,7 +153,7 @@ fn the_protocol_is_shown_on_a_narrow_terminal_however_long_the_names_are() {
     let mut rates = Rates::default();
     for (seconds, count) in [(0, 0), (1, 1_040_000_000)] {
         let name = long[0].name.clone();
-        let at = start + std::time::Duration::from_secs(seconds);
+        let at = start + Duration::from_secs(seconds);
         rates.update(at, [(name, [count, count])]);
     }
     check(
@@ -201,7 +201,7 @@ fn a_watched_list_has_rates() {
     let start = std::time::Instant::now();
     let mut rates = Rates::default();
     rates.update(start, [("main".to_owned(), [0, 0])]);
-    let later = start + std::time::Duration::from_secs(1);
+    let later = start + Duration::from_secs(1);
     rates.update(later, [("main".to_owned(), [2048, 1024])]);
     check(
         listeners(&two_listeners(), Some(&rates), NARROW).whole(),
@@ -496,4 +496,34 @@ fn keys_that_wait_for_the_next_start_are_not_said_to_be_unchanged() {
     begins(reload_plan(&result, WHOLE), plan);
     result.changes.clear();
     begins(reload(&result, WHOLE), "unchanged, ");
+}
+
+#[test]
+fn what_has_to_be_confirmed_and_what_has_been_is_said_and_the_last_line_sums_up() {
+    let mut result = applied();
+    result.warnings.clear();
+    result.changes.truncate(1);
+    result.summary = "3 listeners unchanged (812 connections kept), lab added".into();
+    result.confirmed = Some(2);
+    result.confirm_within_ms = Some(90_000);
+    check(
+        reload(&result, WHOLE),
+        expect![[r#"
+        applied, generation 3, in 1.25 ms, by the control socket, at 2026-01-02T03:04:05Z
+        confirms reload 2
+        rolled back in 1m 30s unless confirmed: echoctl confirm
+        ACTION  LISTENER  CONNECTIONS  CHANGE
+        add     lab                 0  added on 127.0.0.1:7 (tcp)
+        3 listeners unchanged (812 connections kept), lab added
+    "#]],
+    );
+    result.rollback = true;
+    let plan = reload_plan(&result, WHOLE);
+    let heading =
+        "dry run, nothing has changed: the configuration before would be in force again\n";
+    assert!(plan.starts_with(heading), "{plan}");
+    check(
+        confirmed(&parse(json!({"id": 7}))),
+        expect![["reload 7 is confirmed\n"]],
+    );
 }

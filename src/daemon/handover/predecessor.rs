@@ -167,7 +167,7 @@ impl Predecessor {
     }
 
     /// Nanoseconds since the record was written.
-    pub(super) fn elapsed(&self) -> u64 {
+    pub(in crate::daemon) fn elapsed(&self) -> u64 {
         clock().saturating_sub(self.record.written)
     }
 

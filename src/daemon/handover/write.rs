@@ -48,6 +48,7 @@ pub(in crate::daemon) struct Service<'a> {
     pub fingerprint: Option<u64>,
     pub generation: u64,
     pub last_reload: &'a ReloadResult,
+    pub trial: record::Trial,
     pub started: Instant,
     pub listeners: &'a Listeners,
     pub server: Option<&'a Server>,
@@ -58,7 +59,7 @@ impl Service<'_> {
     /// Writes the service down as it is since `stopped`, on [`clock`], and returns the carriers of the
     /// record and of all descriptors. `caller` waits for the outcome.
     pub(in crate::daemon) fn write(
-        &self,
+        self,
         transferred: &Transferred,
         stopped: u64,
         caller: Option<ClientId>,
@@ -92,6 +93,7 @@ impl Service<'_> {
             fingerprint: self.fingerprint,
             generation: self.generation,
             last_reload: self.last_reload.clone(),
+            trial: self.trial,
             departed: self.listeners.departed(),
             last_peer: transferred.last_peer,
             listeners,

@@ -268,6 +268,16 @@ fn set_options(
         warnings.push(format!("listener \"{name}\": {address}: {what}: {cause}"));
     };
     let options = bind::inherited(new);
+    // Those of a socket that the service manager has passed may have been set by its unit.
+    let leaves = |before: Option<Option<u32>>, now: Option<u32>| {
+        now.is_none() && before.map_or(socket.passed.is_none(), |before| before.is_some())
+    };
+    let before = old.map(bind::inherited);
+    let receive = leaves(before.map(|old| old.receive_buffer), options.receive_buffer);
+    let send = leaves(before.map(|old| old.send_buffer), options.send_buffer);
+    if let Err(error) = socket::leave_buffers_to_kernel(socket.fd.as_fd(), receive, send) {
+        warn("buffers are not left to the kernel", error);
+    }
     if old.is_none_or(|old| bind::inherited(old) != options)
         && let Err(error) = socket::set_inherited(socket.fd.as_fd(), &options)
     {

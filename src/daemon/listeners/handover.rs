@@ -272,6 +272,15 @@ impl Listeners {
         kept
     }
 
+    /// Which keys of listeners are overridden.
+    pub(in crate::daemon) fn overridden(&self) -> Vec<(String, Vec<&'static str>)> {
+        let all = self.in_service.iter();
+        let overridden = all.filter(|(_, listener)| !listener.overridden.is_empty());
+        overridden
+            .map(|(name, listener)| (name.clone(), listener.overridden.clone()))
+            .collect()
+    }
+
     /// Notes which keys are overridden, after a commit that took them over.
     pub(in crate::daemon) fn mark_overridden(&mut self, keys: Vec<(String, Vec<&'static str>)>) {
         for (name, keys) in keys {

@@ -58,6 +58,10 @@ impl History {
             changes,
             kept: 0,
             changes_omitted: 0,
+            summary: String::new(),
+            rollback: false,
+            confirm_within_ms: None,
+            confirmed: None,
         };
         Self {
             last: last.abridged(),
@@ -69,24 +73,24 @@ impl History {
 /// That a configuration is not in force.
 fn rejection(result: &ReloadResult) -> String {
     let ReloadResult { id, generation, .. } = result;
-    let errors = result.error_count();
-    format!("reload {id} rejected with {errors}; still running generation {generation}")
+    let (noun, errors) = (result.noun(), result.error_count());
+    format!("{noun} {id} rejected with {errors}; still running generation {generation}")
 }
 
 /// One line for each error and warning, and one for the whole.
 pub(super) fn log_result(result: &ReloadResult) {
     let ReloadResult { id, generation, .. } = result;
-    let id = *id;
+    let (id, noun) = (*id, result.noun());
     for warning in &result.warnings {
         log::warn!(
             reload_id = id, listener = warning.listener();
-            "reload {id}: {warning}"
+            "{noun} {id}: {warning}"
         );
     }
     for error in &result.errors {
         log::error!(
             reload_id = id, listener = error.listener();
-            "reload {id}: {error}"
+            "{noun} {id}: {error}"
         );
     }
     // Each error has a line of its own already, which tools can find by its listener.
@@ -111,15 +115,23 @@ pub(super) fn log_result(result: &ReloadResult) {
             {
                 log::info!(
                     reload_id = id, listener = change.listener.as_deref();
-                    "reload {id}: {}", change.text
+                    "{noun} {id}: {}", change.text
                 );
             }
             let duration = Duration::from_micros(result.duration_us);
             log::info!(
                 reload_id = id;
-                "reload {id} applied in {duration:.1?}; now generation {generation}"
+                "{noun} {id} applied in {duration:.1?}; now generation {generation}: {}",
+                result.summary
             );
         }
+    }
+    if let Some(earlier) = result.confirmed {
+        log::info!(reload_id = id; "reload {id} confirms reload {earlier}");
+    }
+    if let Some(within) = result.confirm_within_ms.map(Duration::from_millis) {
+        let within = humantime::format_duration(within);
+        log::info!(reload_id = id; "reload {id} is rolled back in {within} unless it is confirmed");
     }
 }
 

@@ -9,33 +9,43 @@
 //! all else is done by the control thread at once. Up to the commit nothing has changed, and
 //! whatever is wrong is reported with its place; after it nothing can fail. The same
 //! [`ReloadResult`] goes to the caller, the log, the service manager and `GetStatus`.
+//!
+//! A rollback is the same without loading: the configuration before is kept ([`version`]), and
+//! [`trial`] decides which that is, and when it is put in force because nobody has confirmed a reload.
 
 mod history;
 mod loading;
 mod queue;
+mod trial;
+mod version;
 
+use std::fmt::Display;
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::cli::text::cause;
-use crate::config::{Config, Loaded, Mood, Plan, plan};
+use crate::config::plan::restart_keys;
+use crate::config::{Config, Mood, Plan, plan};
 use crate::protocol;
 use crate::protocol::schema::{Diagnostic, ReloadOutcome, ReloadResult, Trigger};
+use crate::protocol::wire;
 use crate::sys::process::Passed;
 
 use super::Daemon;
 use super::check::{self, InForce};
 use super::control::{Audit, ClientId, Reply, Server};
 use super::listeners::passed;
-use super::origin::Texts;
-use super::roles::Roles;
+use super::record;
 use super::systemd::notify::Manager;
 use history::{log_result, outcome_words, timestamp};
 use loading::{Loading, Rejection, no_thread};
 use queue::Queue;
+use trial::Trial;
+use version::Version;
 
 pub(super) use history::{History, START_ID};
 pub(super) use loading::{Outcome, load_in_time, load_texts};
+pub(super) use queue::Wanted;
 
 /// Why a configuration is of no use any more.
 const STOPPING: &str = "the daemon is stopping: start it again instead";
@@ -51,11 +61,15 @@ pub(super) struct Asker {
     pub audit: Option<Audit>,
 }
 
-/// The reload under way, and requests for others.
+/// The reload under way, requests for others, and what a rollback restores.
 #[derive(Debug)]
 pub(super) struct Reloads {
     current: Option<Current>,
     queue: Queue<Asker>,
+    trial: Trial<Version>,
+    // The configuration in force with the values that take effect at the next start; none where it
+    // was read at this one.
+    next_start: Option<Config>,
 }
 
 #[derive(Debug)]
@@ -70,6 +84,8 @@ impl Reloads {
         Self {
             current: None,
             queue: Queue::new(),
+            trial: Trial::none(),
+            next_start: None,
         }
     }
 
@@ -78,8 +94,24 @@ impl Reloads {
         self.current.is_some()
     }
 
-    /// When [`Daemon::continue_reloads`] has something to do, if nothing else happens.
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+    /// Until when a reload may be confirmed, if one has to be.
+    pub(super) fn confirm_until(&self) -> Option<Instant> {
+        Some(self.trial.unconfirmed()?.until)
+    }
+
+    /// What a rollback restores, and when, for a successor.
+    pub(super) fn describe_trial(&self, now: Instant) -> record::Trial {
+        self.trial.describe(now)
+    }
+
+    /// As a predecessor has described it, this number of nanoseconds ago.
+    pub(super) fn resume(&mut self, described: &record::Trial, elapsed: u64) {
+        let elapsed = Duration::from_nanos(elapsed);
+        self.trial = Trial::resume(described, elapsed, Instant::now());
+    }
+
+    /// When a reload under way is given up, if nothing else happens.
+    fn loading_until(&self) -> Option<Instant> {
         Some(self.current.as_ref()?.loading.poll_timeout())
     }
 
@@ -96,20 +128,37 @@ impl Daemon {
         self.reloads.queue.add(request);
     }
 
-    /// Finishes a reload whose configuration is loaded, and begins the next.
+    /// When [`Self::continue_reloads`] has something to do, if nothing else happens.
+    pub(super) fn next_reload_step(&self) -> Option<Instant> {
+        let expiry = self.reloads.confirm_until();
+        let expiry = expiry.filter(|_| self.may_reload());
+        let loading = self.reloads.loading_until();
+        [expiry, loading].into_iter().flatten().min()
+    }
+
+    /// Whether a reload may begin. A successor reads the configuration anyway, and has the time that
+    /// is left to confirm one; to begin here would delay it.
+    fn may_reload(&self) -> bool {
+        !self.is_settling() && !self.is_stopping()
+    }
+
+    /// Rolls back what nobody has confirmed, finishes a reload whose configuration is loaded, and
+    /// begins the next.
     pub(super) fn continue_reloads(&mut self, now: Instant) {
+        if self.reloads.trial.has_expired(now) && self.may_reload() {
+            self.roll_back(Request::EXPIRED);
+        }
         if let Some((current, outcome)) = self.reloads.take_loaded(now) {
             self.finish_reload(current.request, current.begun, outcome);
         }
-        // A successor reads the configuration anyway; to begin here would delay it.
         while !self.reloads.is_loading()
             && !self.is_settling()
             && let Some(request) = self.reloads.queue.next()
         {
-            if self.is_stopping() {
-                self.refuse_reload(&request, STOPPING);
-            } else {
-                self.begin_reload(request);
+            match request.wanted {
+                _ if self.is_stopping() => self.refuse_reload(&request, STOPPING),
+                Wanted::OnDisk { .. } => self.begin_reload(request),
+                Wanted::Before => self.roll_back(request),
             }
         }
     }
@@ -138,8 +187,13 @@ impl Daemon {
     /// if there is none the reload begins here.
     pub(super) fn refuse_waiting_reloads(&mut self) {
         for request in self.reloads.queue.take_called() {
-            let reason = "an upgrade is under way, and the new program reads the configuration: \
-                          reload again for its result";
+            let reason = match request.wanted {
+                Wanted::OnDisk { .. } => {
+                    "an upgrade is under way, and the new program reads the configuration: \
+                     reload again for its result"
+                }
+                Wanted::Before => "an upgrade is under way: try again when it is done",
+            };
             self.refuse_reload(&request, reason);
         }
     }
@@ -147,15 +201,20 @@ impl Daemon {
     /// Whatever the configuration is, it is not read, or not applied.
     fn refuse_reload(&mut self, request: &Request, reason: &str) {
         log::warn!("no reload: {reason}");
+        let refusal = protocol::reload_refused(reason.to_owned());
+        self.reply_to(request, format_args!("refused: {reason}"), refusal);
+    }
+
+    /// Answers the caller, if there is one; the log has the outcome in its words.
+    fn reply_to(&mut self, request: &Request, outcome: impl Display, reply: wire::Reply) {
         let Some(Asker { id, audit }) = &request.caller else {
             return;
         };
         if let Some(audit) = audit {
-            audit.record(format_args!("refused: {reason}"));
+            audit.record(outcome);
         }
         if let Some(server) = &mut self.server {
-            let refusal = protocol::reload_refused(reason.to_owned());
-            server.reply(*id, Reply::One(refusal), Instant::now());
+            server.reply(*id, Reply::One(reply), Instant::now());
         }
     }
 
@@ -163,12 +222,7 @@ impl Daemon {
     pub(super) fn reload_at_start(&mut self, read: Outcome) {
         let begun = Instant::now();
         self.tell_manager(Manager::reloading);
-        let request = Request {
-            trigger: Trigger::Start,
-            dry_run: false,
-            caller: None,
-        };
-        self.finish_reload(request, begun, read);
+        self.finish_reload(Request::START, begun, read);
     }
 
     /// Applies what was loaded, and reports what came of it.
@@ -180,16 +234,68 @@ impl Daemon {
             }
             return;
         }
-        let Request {
-            trigger,
-            dry_run,
-            caller,
-        } = request;
-        let before = self.history.generation;
-        let mut result = ReloadResult {
-            id: self.history.last.id + u64::from(!dry_run),
-            generation: before,
-            trigger,
+        let mut result = self.result_of(&request);
+        let applied = outcome.and_then(|(texts, mut loaded, roles)| {
+            result.warnings = std::mem::take(&mut loaded.warnings);
+            let config = std::mem::take(&mut loaded.config);
+            let version = Version::read(&texts, config, roles);
+            let applied = self.apply(version, &request, &mut result);
+            applied.map_err(|errors| Rejection {
+                errors: check::located(errors, &loaded, &self.origin, &texts),
+                fingerprint: Some(texts.fingerprint()),
+            })
+        });
+        self.report(&request, begun, result, applied);
+    }
+
+    /// Puts the configuration before in force, and reports what came of it.
+    fn roll_back(&mut self, request: Request) {
+        let begun = Instant::now();
+        let Some(before) = self.reloads.trial.before().cloned() else {
+            let reason = "nothing is known of a configuration before";
+            log::warn!("no rollback: {reason}");
+            let refusal = protocol::nothing_to_roll_back();
+            return self.reply_to(&request, format_args!("refused: {reason}"), refusal);
+        };
+        if let Some(id) = self.expired(&request) {
+            log::warn!(reload_id = id; "reload {id} was not confirmed in time: rolling back");
+        }
+        if !request.dry_run {
+            self.tell_manager(Manager::reloading);
+        }
+        let mut result = self.result_of(&request);
+        let applied = self.apply(before, &request, &mut result);
+        self.report(&request, begun, result, applied.map_err(Rejection::from));
+    }
+
+    /// The reload that nobody has confirmed, if that is why there is a rollback. It is tried once.
+    fn expired(&mut self, request: &Request) -> Option<u64> {
+        let has_expired = request.trigger == Trigger::ConfirmExpired;
+        has_expired.then(|| self.reloads.trial.confirm()).flatten()
+    }
+
+    /// Keeps the configuration that would be rolled back otherwise.
+    pub(super) fn confirm(&mut self, audit: Option<&Audit>, now: Instant) -> wire::Reply {
+        let record = |outcome: &dyn Display| {
+            if let Some(audit) = audit {
+                audit.record(outcome);
+            }
+        };
+        let Some(id) = self.reloads.trial.confirm() else {
+            record(&"refused: no reload waits to be confirmed");
+            return protocol::nothing_to_confirm();
+        };
+        record(&format_args!("reload {id}"));
+        self.supervise(|supervision, summary| supervision.status(summary, now));
+        protocol::reply(&protocol::schema::ConfirmReply { id })
+    }
+
+    /// The result of a reload of which nothing is known yet.
+    fn result_of(&self, request: &Request) -> ReloadResult {
+        ReloadResult {
+            id: self.history.last.id + u64::from(!request.dry_run),
+            generation: self.history.generation,
+            trigger: request.trigger,
             outcome: ReloadOutcome::Rejected,
             at: timestamp(),
             duration_us: 0,
@@ -198,14 +304,22 @@ impl Daemon {
             changes: Vec::new(),
             kept: 0,
             changes_omitted: 0,
-        };
-        let applied = outcome.and_then(|(texts, mut loaded, roles)| {
-            let applied = self.apply(&texts, &mut loaded, roles, dry_run, &mut result);
-            applied.map_err(|errors| Rejection {
-                errors: check::located(errors, &loaded, &self.origin, &texts),
-                fingerprint: Some(texts.fingerprint()),
-            })
-        });
+            summary: String::new(),
+            rollback: request.wanted == Wanted::Before,
+            confirm_within_ms: None,
+            confirmed: None,
+        }
+    }
+
+    /// Reports to everyone what came of a reload.
+    fn report(
+        &mut self,
+        request: &Request,
+        begun: Instant,
+        mut result: ReloadResult,
+        applied: Result<ReloadOutcome, Rejection>,
+    ) {
+        let before = result.generation;
         let mut rejected = None;
         match applied {
             Ok(outcome) => result.outcome = outcome,
@@ -213,7 +327,7 @@ impl Daemon {
         }
         // Whatever became of the configuration: without it echoctl could not say.
         if let Some(server) = &mut self.server {
-            let restored = server.restore_file(dry_run);
+            let restored = server.restore_file(request.dry_run);
             result
                 .warnings
                 .extend(Diagnostic::list(restored, "warning"));
@@ -221,85 +335,92 @@ impl Daemon {
         // It may be the next one now.
         result.generation = self.history.generation;
         result.duration_us = begun.elapsed().as_micros() as u64;
-        if !dry_run {
+        if !request.dry_run {
             self.files.rejected = rejected;
             log_result(&result);
             self.history.last = result.clone().abridged();
             self.supervise(|supervision, summary| supervision.ready(summary, Instant::now()));
         }
-        if let Some(caller) = caller {
-            self.answer_reload(caller, result, before);
-        }
-    }
-
-    /// Answers the caller of a reload that has begun, from the generation `before`.
-    fn answer_reload(&mut self, caller: Asker, result: ReloadResult, before: u64) {
-        if let Some(audit) = caller.audit {
-            audit.record(outcome_words(&result, before));
-        }
-        if let Some(server) = &mut self.server {
-            let reply = Reply::One(protocol::reloaded(result));
-            server.reply(caller.id, reply, Instant::now());
-        }
+        let words = outcome_words(&result, before);
+        self.reply_to(request, words, protocol::reloaded(result));
     }
 
     /// Plans and prepares, and commits unless it is a dry run.
     fn apply(
         &mut self,
-        texts: &Texts,
-        loaded: &mut Loaded,
-        roles: Roles,
-        dry_run: bool,
+        mut version: Version,
+        request: &Request,
         result: &mut ReloadResult,
     ) -> Result<ReloadOutcome, Vec<Diagnostic>> {
-        let mut config = std::mem::take(&mut loaded.config);
         // A successor continues with what was overridden at run time; a reload ends that.
-        let succeeds = result.trigger == Trigger::Start;
-        let overridden = succeeds.then(|| self.keep_overrides(&mut config));
-        let mood = Mood::of_dry_run(dry_run);
+        if request.trigger == Trigger::Start {
+            self.keep_overrides(&mut version);
+        }
+        let config = &version.config;
+        let mood = Mood::of_dry_run(request.dry_run);
         let in_force = self.listeners.complete(&self.config);
-        let plan = plan(&in_force, &config, &self.listeners.connections(), mood);
+        let plan = plan(&in_force, config, &self.listeners.connections(), mood);
         let is_empty = plan.is_empty();
-        result.warnings = std::mem::take(&mut loaded.warnings);
         result.warnings.extend(restart_warnings(&plan));
         result.changes.clone_from(&plan.changes);
+        result.summary = plan.summary(mood);
 
-        self.refuse_shared_files(&config)?;
-        let passed = passed::Sockets::sort(self.duplicate_passed()?, &config);
+        self.refuse_shared_files(config)?;
+        let passed = passed::Sockets::sort(self.duplicate_passed()?, config);
         let workers = self.workers.count();
         let errors = |failures: Vec<String>| -> Vec<_> {
             failures.into_iter().map(Diagnostic::general).collect()
         };
         let mut prepared = self
             .listeners
-            .prepare(&config, &plan.changes, workers, passed, mood)
+            .prepare(config, &plan.changes, workers, passed, mood)
             .map_err(errors)?;
         let mut warnings = std::mem::take(&mut prepared.warnings);
         let left_over = std::mem::take(&mut prepared.left_over);
         // Dropped, what is prepared leaves nothing behind.
-        if !dry_run {
+        if !request.dry_run {
             let now = Instant::now();
+            let before = (!is_empty).then(|| self.version_in_force(in_force));
             let committed =
                 self.listeners
-                    .commit(prepared, &config, &plan.changes, &self.workers, now);
+                    .commit(prepared, config, &plan.changes, &self.workers, now);
             warnings.extend(committed.map_err(errors)?);
             self.passed = left_over;
-            if let Some(overridden) = overridden {
-                self.listeners.mark_overridden(overridden);
-            }
-            self.log_level_overridden &= succeeds;
-            self.roles = roles;
-            self.put_in_force(config, texts);
+            self.put_in_force(version);
             self.history.generation += u64::from(!is_empty);
+            self.note_applied(request, before, result, now);
         }
         result
             .warnings
             .extend(Diagnostic::list(warnings, "warning"));
-        Ok(if is_empty {
-            ReloadOutcome::Unchanged
-        } else {
-            ReloadOutcome::Applied
+        Ok(match request.wanted {
+            Wanted::Before => ReloadOutcome::RolledBack,
+            Wanted::OnDisk { .. } if is_empty => ReloadOutcome::Unchanged,
+            Wanted::OnDisk { .. } => ReloadOutcome::Applied,
         })
+    }
+
+    /// Notes what can be rolled back from now on, and what has to be confirmed.
+    fn note_applied(
+        &mut self,
+        request: &Request,
+        before: Option<Version>,
+        result: &mut ReloadResult,
+        now: Instant,
+    ) {
+        let trial = &mut self.reloads.trial;
+        match request.wanted {
+            Wanted::Before => trial.handle_rollback(),
+            Wanted::OnDisk { .. } if request.trigger == Trigger::Start => {
+                trial.handle_start(before);
+            }
+            Wanted::OnDisk { confirm_within } => {
+                result.confirmed = trial.handle_reload(result.id, before, confirm_within, now);
+                // What has changed nothing has nothing to be confirmed.
+                let within = confirm_within.filter(|_| trial.unconfirmed().is_some());
+                result.confirm_within_ms = within.map(|within| within.as_millis() as u64);
+            }
+        }
     }
 
     fn refuse_shared_files(&self, config: &Config) -> Result<(), Vec<Diagnostic>> {
@@ -321,23 +442,51 @@ impl Daemon {
         })
     }
 
-    /// Writes what was overridden at run time into a configuration; returns which keys of listeners
-    /// that are.
-    fn keep_overrides(&self, config: &mut Config) -> Vec<(String, Vec<&'static str>)> {
+    /// Writes what was overridden at run time into a configuration.
+    fn keep_overrides(&self, version: &mut Version) {
         if self.log_level_overridden {
-            config.log.level = self.config.log.level;
+            version.config.log.level = self.config.log.level;
         }
-        self.listeners.keep_overrides(config)
+        version.log_level_overridden = self.log_level_overridden;
+        version.overridden = self.listeners.keep_overrides(&mut version.config);
+    }
+
+    /// The configuration in force, which is this one, with what the next start would have.
+    fn version_in_force(&self, mut config: Config) -> Version {
+        if let Some(next_start) = &self.reloads.next_start {
+            config.keep_restart_keys_of(next_start);
+        }
+        Version {
+            config,
+            files: self.files.names.clone(),
+            fingerprint: self.files.fingerprint,
+            roles: self.roles.clone(),
+            log_level_overridden: self.log_level_overridden,
+            overridden: self.listeners.overridden(),
+        }
     }
 
     /// All but the listeners, which are committed already.
-    fn put_in_force(&mut self, mut config: Config, texts: &Texts) {
+    fn put_in_force(&mut self, version: Version) {
+        let Version { mut config, .. } = version;
         config.listeners.clear();
         self.update_store();
-        self.files.put_in_force(texts);
+        self.files.put_in_force(version.files, version.fingerprint);
+        self.listeners.mark_overridden(version.overridden);
+        self.log_level_overridden = version.log_level_overridden;
+        self.roles = version.roles;
         super::log::set_level(config.log.level);
+        self.reloads.next_start = Some(config.clone());
         let running = std::mem::replace(&mut self.config, config);
         self.config.keep_restart_keys_of(&running);
+    }
+
+    /// The keys whose values take effect at the next start, such as `daemon.workers`.
+    pub(super) fn restart_required(&self) -> Vec<String> {
+        let next_start = self.reloads.next_start.iter();
+        let keys = next_start.flat_map(|next| restart_keys(&self.config, next));
+        keys.map(|key| format!("{}.{}", key.section.name(), key.name))
+            .collect()
     }
 }
 
@@ -383,12 +532,12 @@ mod tests {
                 .take_loaded(late - Duration::from_millis(1))
                 .is_none()
         );
-        assert_eq!(reloads.poll_timeout(), Some(late));
+        assert_eq!(reloads.loading_until(), Some(late));
         let (_, outcome) = reloads.take_loaded(late).expect("it is given up");
         let errors = outcome.expect_err("nothing was read").errors;
         let message = &errors[0].message;
         assert!(message.contains("not read within 30s"), "{message}");
-        assert!(!reloads.is_loading() && reloads.poll_timeout().is_none());
+        assert!(!reloads.is_loading() && reloads.loading_until().is_none());
 
         let (done, is_done) = channel();
         let next = move || {

@@ -5,6 +5,7 @@
 //! the connections of the control socket.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::protocol::schema::Trigger;
 
@@ -12,23 +13,54 @@ use crate::protocol::schema::Trigger;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::daemon) struct Request<C> {
     pub trigger: Trigger,
+    pub wanted: Wanted,
     /// Only to find out what it would do.
     pub dry_run: bool,
     pub caller: Option<C>,
+}
+
+/// Which configuration is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::daemon) enum Wanted {
+    /// The one on disk.
+    OnDisk {
+        /// Rolled back after this time unless it is confirmed.
+        confirm_within: Option<Duration>,
+    },
+    /// The one before.
+    Before,
 }
 
 impl<C> Request<C> {
     /// SIGHUP.
     pub(in crate::daemon) const SIGNAL: Self = Self {
         trigger: Trigger::Signal,
+        wanted: Wanted::OnDisk {
+            confirm_within: None,
+        },
         dry_run: false,
         caller: None,
     };
 
-    /// The method `Reload`.
-    pub(in crate::daemon) fn of_caller(caller: C, dry_run: bool) -> Self {
+    /// A reload was not confirmed in time.
+    pub(in crate::daemon) const EXPIRED: Self = Self {
+        trigger: Trigger::ConfirmExpired,
+        wanted: Wanted::Before,
+        dry_run: false,
+        caller: None,
+    };
+
+    /// A successor begins.
+    pub(in crate::daemon) const START: Self = Self {
+        trigger: Trigger::Start,
+        ..Self::SIGNAL
+    };
+
+    /// The method `Reload` or `Rollback`.
+    pub(in crate::daemon) fn of_caller(caller: C, wanted: Wanted, dry_run: bool) -> Self {
         Self {
             trigger: Trigger::Control,
+            wanted,
             dry_run,
             caller: Some(caller),
         }
@@ -69,7 +101,7 @@ mod tests {
 
     #[test]
     fn signals_become_one_and_callers_keep_their_turns() {
-        let caller = |id| Request::of_caller(id, id == 2);
+        let caller = |id| Request::of_caller(id, Wanted::Before, id == 2);
         let mut queue = Queue::new();
         for request in [
             Request::SIGNAL,

@@ -152,6 +152,7 @@ mod tests {
             stage: Stage::Serving,
             listeners: &listeners,
             last_reload: &history.last,
+            confirm_until: None,
         };
         supervision.ready(&summary, now);
         let ready = "READY=1\nSTATUS=0 listeners, 0 connections";
@@ -180,6 +181,7 @@ mod tests {
             stage: Stage::Serving,
             listeners: &listeners,
             last_reload: &history.last,
+            confirm_until: None,
         };
         assert_eq!(supervision.poll_timeout(summary.stage), now);
         assert!(supervision.turn(&summary, now), "the workers are asked");

@@ -29,6 +29,8 @@ pub(in crate::daemon) struct Summary<'a> {
     pub stage: Stage,
     pub listeners: &'a Listeners,
     pub last_reload: &'a ReloadResult,
+    /// Until when a reload may be confirmed, if one has to be.
+    pub confirm_until: Option<Instant>,
 }
 
 /// The line that the manager has, and when it was last renewed.
@@ -82,6 +84,9 @@ impl Summary<'_> {
             Stage::Serving => {
                 let listeners = self.listeners.count() as u64;
                 serving(listeners, connections, self.last_reload)
+                    + &self
+                        .confirm_until
+                        .map_or(String::new(), |until| unconfirmed(left(until)))
             }
             Stage::Leaving { until } => leaving(connections, left(until)),
             Stage::Draining { until } => draining(connections, left(until)),
@@ -102,13 +107,18 @@ fn serving(listeners: u64, connections: u64, last_reload: &ReloadResult) -> Stri
     if last_reload.outcome == ReloadOutcome::Rejected
         && let [first, others @ ..] = last_reload.errors.as_slice()
     {
-        line += &format!("; reload {} rejected: {first}", last_reload.id);
+        let (noun, id) = (last_reload.noun(), last_reload.id);
+        line += &format!("; {noun} {id} rejected: {first}");
         line = one_line(&line);
         if !others.is_empty() {
             line += &format!(" (and {} more)", grouped(others.len() as u64));
         }
     }
     line
+}
+
+fn unconfirmed(left: Duration) -> String {
+    format!("; rolled back in {} unless confirmed", seconds(left))
 }
 
 fn leaving(connections: u64, left: Duration) -> String {
@@ -194,6 +204,10 @@ mod tests {
             changes: Vec::new(),
             kept: 0,
             changes_omitted: 0,
+            summary: String::new(),
+            rollback: false,
+            confirm_within_ms: None,
+            confirmed: None,
         }
     }
 
@@ -221,6 +235,25 @@ mod tests {
             serving(1, 1, &rejected(&["one", "two", "three"])),
             "1 listener, 1 connection; reload 7 rejected: echod.toml:14:9: one (and 2 more)"
         );
+    }
+
+    #[test]
+    fn what_is_on_trial_is_told_with_the_time_that_is_left() {
+        let left = Duration::from_millis(59_001);
+        assert_eq!(
+            serving(3, 812, &applied()) + &unconfirmed(left),
+            "3 listeners, 812 connections; rolled back in 60 s unless confirmed"
+        );
+    }
+
+    #[test]
+    fn a_rejected_rollback_is_told_as_one() {
+        let rejected = ReloadResult {
+            rollback: true,
+            ..rejected(&["bind"])
+        };
+        let line = serving(1, 1, &rejected);
+        assert!(line.contains("; rollback 7 rejected: "), "{line}");
     }
 
     /// The manager would have taken the rest of the line for a message of its own.

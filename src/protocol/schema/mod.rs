@@ -58,6 +58,10 @@ pub(crate) struct Status {
     pub closed: BTreeMap<String, u64>,
     #[serde(default)]
     pub faults: u64,
+    #[serde(default)]
+    pub restart_required: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm_in_ms: Option<u64>,
 }
 
 /// The configuration files, compared with the configuration in force.
@@ -250,7 +254,11 @@ request! {
 }
 request! {
     /// Of `Reload`.
-    Reload { dry_run: bool }
+    Reload { dry_run: bool, confirm_within_ms: u64 }
+}
+request! {
+    /// Of `Rollback`.
+    Rollback { dry_run: bool }
 }
 request! {
     /// Of `SetLogLevel`.
@@ -306,8 +314,12 @@ pub(crate) struct ClosePeersReply {
 }
 
 reply! {
-    /// Of `Reload`, and of the error `ConfigRejected`.
+    /// Of `Reload`, of `Rollback`, and of the error `ConfigRejected`.
     ReloadReply { result: ReloadResult }
+}
+reply! {
+    /// Of `Confirm`.
+    ConfirmReply { id: u64 }
 }
 reply! {
     /// Of `Upgrade`.

@@ -115,6 +115,10 @@ fn samples() -> Vec<(&'static str, Value)> {
         changes: vec![change.clone()],
         kept: 1,
         changes_omitted: 1,
+        summary: text(),
+        rollback: true,
+        confirm_within_ms: Some(1),
+        confirmed: Some(1),
     };
     let status = Status {
         version: text(),
@@ -140,6 +144,8 @@ fn samples() -> Vec<(&'static str, Value)> {
         refused: BTreeMap::from([(text(), 1)]),
         closed: BTreeMap::from([(text(), 1)]),
         faults: 1,
+        restart_required: vec![text()],
+        confirm_in_ms: Some(1),
     };
     let listener = Listener {
         name: text(),
@@ -225,6 +231,15 @@ fn samples() -> Vec<(&'static str, Value)> {
                 result: result.clone(),
             }),
         ),
+        ("Confirm", value(Nothing {})),
+        ("ConfirmReply", value(ConfirmReply { id: 1 })),
+        ("Rollback", every_parameter::<Rollback>()),
+        (
+            "RollbackReply",
+            value(ReloadReply {
+                result: result.clone(),
+            }),
+        ),
         ("Upgrade", value(Nothing {})),
         ("UpgradeReply", value(UpgradeReply { result: upgrade })),
         ("HandOver", value(Nothing {})),
@@ -248,6 +263,8 @@ fn samples() -> Vec<(&'static str, Value)> {
         ("ListenerNotFound", value(ListenerNotFound { name: text() })),
         ("ConfigRejected", value(ReloadReply { result })),
         ("ReloadRefused", value(ReloadRefused { reason: text() })),
+        ("NothingToConfirm", json!({})),
+        ("NothingToRollBack", json!({})),
         ("UpgradeRefused", value(UpgradeRefused { reason: text() })),
         ("InvalidBacklog", value(InvalidBacklog { backlog: 1 })),
         ("RequestTooLarge", value(RequestTooLarge { bytes_max: 1 })),
@@ -257,8 +274,19 @@ fn samples() -> Vec<(&'static str, Value)> {
 /// A request with each parameter that its type takes, whatever its kind.
 fn every_parameter<T: Serialize + serde::de::DeserializeOwned>() -> Value {
     let names = [
-        "id", "name", "listener", "address", "older_ms", "idle_ms", "sort", "limit", "backlog",
-        "level", "dry_run", "list",
+        "id",
+        "name",
+        "listener",
+        "address",
+        "older_ms",
+        "idle_ms",
+        "sort",
+        "limit",
+        "backlog",
+        "level",
+        "dry_run",
+        "list",
+        "confirm_within_ms",
     ];
     let mut all = Parameters::new();
     for name in names {

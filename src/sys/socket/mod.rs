@@ -1,10 +1,11 @@
 //! Sockets: creating, binding and configuring them.
 //!
 //! Knows the options that a socket needs before it is used. Never listens, sends or receives:
-//! `listening` accepts connections and retires a socket, `inspect` queries one, and `address`
-//! converts IP addresses for the kernel.
+//! `listening` accepts connections and retires a socket, `inspect` queries one, `buffers` leaves
+//! their sizes to the kernel again, and `address` converts IP addresses for the kernel.
 
 mod address;
+mod buffers;
 mod inspect;
 mod listening;
 
@@ -19,6 +20,7 @@ use nix::sys::stat::{Mode, fchmod};
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 pub(in crate::sys) use address::{decode_inet, encode_inet};
+pub use buffers::leave_buffers_to_kernel;
 pub use inspect::{
     Details, details, identity, is_bound, is_inet, is_listening, is_shared, is_unix, kind,
     local_address, local_path, peer_groups, progress, receive_buffer, take_error,
