@@ -274,6 +274,7 @@ fn a_rollback_that_can_not_be_bound_is_rejected_and_shown_and_can_be_tried_again
     let heading = "rollback rejected: 1 error; generation 2 stays in force\n";
     assert!(shown.starts_with(heading), "{shown}");
     assert!(shown.contains("same as in force"), "{shown}");
+    assert_eq!(status(&daemon)["last_reload"]["summary"], "");
     let log = daemon.log();
     let line = "rollback 5 rejected with 1 error; still running generation 2";
     assert!(log.contains(line), "{log}");

@@ -323,7 +323,11 @@ impl Daemon {
         let mut rejected = None;
         match applied {
             Ok(outcome) => result.outcome = outcome,
-            Err(rejection) => (result.errors, rejected) = (rejection.errors, rejection.fingerprint),
+            Err(rejection) => {
+                (result.errors, rejected) = (rejection.errors, rejection.fingerprint);
+                // Nothing became of any.
+                result.summary.clear();
+            }
         }
         // Whatever became of the configuration: without it echoctl could not say.
         if let Some(server) = &mut self.server {
