@@ -78,7 +78,7 @@ pub mod internals {
     pub use crate::driver::{Completion, Driver, Envelope, Op, Permits, Source, Waker};
     pub use crate::echo::{Reply, Stream};
     pub use crate::policy::limits::{Activity, Timeouts, WhenFull};
-    pub use crate::policy::{Access, CloseReason, Refusal, SourcePorts};
+    pub use crate::policy::{Access, CloseReason, Intake, Refusal, SourcePorts};
     pub use crate::protocol::METHODS;
     pub use crate::protocol::schema::{ChangeAction, ListenerState};
     pub use crate::stats::{Counters, Totals};

@@ -19,9 +19,9 @@ use socket2::{SockRef, Socket, Type};
 
 use echod::internals::socket::{self, Binding};
 use echod::internals::{
-    Access, BUFFER_BYTES, Command, Completion, Counters, Driver, Envelope, Epoll, Gate, ListenerId,
-    Mailbox, Op, Permits, Reply, Settings, SocketId, SocketKind, Source, SourcePorts, Timeouts,
-    Totals, Uring, Waker, WhenFull, Worker,
+    Access, BUFFER_BYTES, Command, Completion, Counters, Driver, Envelope, Epoll, Gate, Intake,
+    ListenerId, Mailbox, Op, Permits, Reply, Settings, SocketId, SocketKind, Source, SourcePorts,
+    Timeouts, Totals, Uring, Waker, WhenFull, Worker,
 };
 
 /// How long anything may take before it is called broken. Generous: the machine may be busy.
@@ -289,6 +289,7 @@ fn settings() -> Settings {
             deny: [].into(),
         },
         refuse_source_ports: SourcePorts::default(),
+        intake: Intake::default(),
     }
 }
 

@@ -21,6 +21,7 @@ mod log;
 mod memory_limit;
 mod operator;
 mod packaging;
+mod pausing;
 mod privileges;
 mod probe;
 mod readme;

@@ -13,7 +13,7 @@ use crate::cli::arguments::{above_zero, parse_duration};
 use crate::cli::terminal::Color;
 use crate::config;
 use crate::protocol::SortKey;
-use crate::protocol::methods::{BACKLOG_MAX, CONFIRM_WITHIN_MAX, LEVELS};
+use crate::protocol::methods::{BACKLOG_MAX, CONFIRM_WITHIN_MAX, DEADLINE_MS_MAX, LEVELS};
 use crate::protocol::peers::parse_network;
 
 use super::completion;
@@ -23,6 +23,7 @@ Examples:
   echoctl status                          is it up, and with which configuration?
   echoctl peers --sort idle --limit 10    which have been idle longest?
   echoctl backlog tcp 4096                a longer queue, at once
+  echoctl drain tcp --deadline 5m         no new clients; the others have 5 minutes
   echoctl reload --dry-run                what would change?
   echoctl --json listeners | jq .         the same facts for programs
 
@@ -121,6 +122,38 @@ pub(crate) enum Command {
         #[arg(value_name = "N", allow_negative_numbers = true, value_parser = parse_backlog)]
         backlog: Option<i64>,
     },
+    /// Turn new clients of a listener away, until it is resumed
+    #[command(after_help = "\
+Connections that are there stay. A new one is accepted and reset; a datagram is discarded. Reloads,
+upgrades and restarts do not resume it.
+
+Examples:
+  echoctl pause tcp
+  echoctl pause tcp --hold                leave new clients in the backlog
+  echoctl pause --all")]
+    Pause {
+        /// The listener, or all
+        #[command(flatten)]
+        which: OneOrAll,
+        /// Leave new clients in the backlog instead, to be served later
+        #[arg(long)]
+        hold: bool,
+    },
+    /// Serve new clients of a listener again
+    #[command(after_help = "Examples:
+  echoctl resume tcp
+  echoctl resume --all")]
+    Resume(OneOrAll),
+    /// Pause a listener, and end its connections in time
+    #[command(after_help = "\
+Connections may continue until the deadline; then their pending output is sent, then our FIN. The
+listener stays draining until it is resumed. ^C ends the watching and not the drain.
+
+Examples:
+  echoctl drain tcp                       within drain-timeout
+  echoctl drain --all --deadline 5m
+  echoctl drain tcp --deadline 0s         at once")]
+    Drain(DrainArgs),
     /// Close connections
     #[command(after_help = "Examples:
   echoctl kick 4711                       this one
@@ -232,6 +265,40 @@ Example:
         #[arg(default_value = "echoctl", hide_default_value = true)]
         program: String,
     },
+}
+
+/// Which listeners a command is about: never all of them because a name was forgotten.
+#[derive(Clone, Debug, Default, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct OneOrAll {
+    /// The listener
+    #[arg(add = ArgValueCandidates::new(completion::listeners))]
+    pub listener: Option<String>,
+    /// All listeners
+    #[arg(long)]
+    pub all: bool,
+}
+
+impl OneOrAll {
+    /// The parameters `listener` and `all` of a call.
+    #[must_use]
+    pub(crate) fn parameters(self) -> (Option<String>, Option<bool>) {
+        (self.listener, self.all.then_some(true))
+    }
+}
+
+/// Of `echoctl drain`.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct DrainArgs {
+    #[command(flatten)]
+    #[allow(
+        clippy::missing_docs_in_private_items,
+        reason = "its documentation would become that of the command"
+    )]
+    pub which: OneOrAll,
+    /// How long connections may continue [default: drain-timeout]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = parse_deadline)]
+    pub deadline: Option<Duration>,
 }
 
 /// Which peers a command is about.
@@ -398,6 +465,15 @@ pub(crate) struct KickArgs {
     /// List the connections too that are closed, or would be
     #[arg(long)]
     pub verbose: bool,
+}
+
+fn parse_deadline(text: &str) -> Result<Duration, String> {
+    let longest = Duration::from_millis(DEADLINE_MS_MAX.unsigned_abs());
+    let deadline = parse_duration(text)?;
+    if deadline > longest {
+        return Err("too long: write at most 1000d".into());
+    }
+    Ok(deadline)
 }
 
 /// Of `echoctl config`.

@@ -4,7 +4,8 @@
 //! about the service: whatever the daemon refuses, it refuses for every client. Read on in
 //! [`args`] for the command line, `location` for the socket, `selection` for the peers, `calls` and
 //! [`client`] for a call, `refusal` for its errors, [`show`], `status` and [`lists`] for what is
-//! printed, `listing` and [`watch`] for what is printed again and again, `reload` for configurations;
+//! printed, `listing` and [`watch`] for what is printed again and again, `reload` for configurations,
+//! `pausing` for listeners that take no new clients;
 //! `check` runs echod, `systemd` asks what is about to happen to a unit, `completion` answers a shell.
 
 #![forbid(unsafe_code)]
@@ -17,6 +18,7 @@ mod completion;
 mod listing;
 pub(crate) mod lists;
 mod location;
+mod pausing;
 mod refusal;
 mod reload;
 mod selection;
@@ -144,6 +146,9 @@ impl Session {
             Command::Listeners { name, watch } => self.listeners(name, watch),
             Command::Peers(args) => self.peers(&args),
             Command::Backlog { listener, backlog } => self.backlog(&listener, backlog),
+            Command::Pause { which, hold } => self.pause(which, hold),
+            Command::Resume(which) => self.resume(which),
+            Command::Drain(args) => self.drain(args),
             Command::Kick(args) => self.kick(args),
             // Nothing is reloaded: the status has the result.
             Command::Reload { last: true, .. } => self.last_reload(),

@@ -117,6 +117,14 @@ pub(super) fn refusal(method: &str, name: &str, parameters: &Parameters) -> Comp
             "backlog {}: not possible: give a number from 1 to 2147483647",
             parameter("backlog")
         ),
+        protocol::NOTHING_TO_HOLD => format!(
+            "listener {}: datagrams can't be held: they have no backlog; pause it without --hold",
+            parameter("listener")
+        ),
+        protocol::INVALID_DEADLINE => format!(
+            "deadline of {} ms: not possible: give 0 to 86400000000, which are 1000 days",
+            parameter("deadline_ms")
+        ),
         // What the command line takes, this echoctl has checked.
         protocol::INVALID_PARAMETER => format!(
             "{}: missing, unknown to this echod, or not what it should be",

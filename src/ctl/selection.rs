@@ -52,7 +52,7 @@ pub(super) fn closed(args: KickArgs) -> Result<schema::ClosePeers, Failure> {
     }
 }
 
-fn milliseconds(time: Duration) -> u64 {
+pub(super) fn milliseconds(time: Duration) -> u64 {
     // What is more than Varlink's integers hold is longer than anything has lasted.
     u64::try_from(time.as_millis()).map_or(i64::MAX as u64, |time| time.min(i64::MAX as u64))
 }

@@ -2,7 +2,7 @@
 //!
 //! What is wrong comes first. A list of any length is cut, with where to see the rest.
 
-use crate::cli::table::{shortened, wrapped};
+use crate::cli::table::{COMMA, shortened, wrapped};
 use crate::cli::text::{Paint, age, bytes, counted, escape};
 use crate::protocol::schema::{Diagnostic, OnDisk, ReloadOutcome, Status};
 
@@ -46,7 +46,7 @@ pub(super) fn status(status: &Status, screen: Screen) -> String {
     lines("restart", Vec::from_iter(restart(status, paint)));
     let socket = status.control_socket.as_deref().map(escape);
     lines("control socket", Vec::from_iter(socket));
-    lines("listeners", vec![status.listeners.to_string()]);
+    lines("listeners", vec![listeners(status, paint)]);
     let of_max = |count: u64, max: u64| match max {
         // A daemon of an earlier version does not say.
         0 => count.to_string(),
@@ -224,6 +224,17 @@ fn closed(status: &Status) -> String {
 
 fn in_lines(text: &str) -> Vec<String> {
     wrapped(text.split_inclusive(", "), VALUE_WIDTH)
+}
+
+/// How many there are: `5, 2 paused, 1 draining`.
+fn listeners(status: &Status, paint: Paint) -> String {
+    let states = status.listener_states.iter();
+    let states = states.map(|(state, count)| format!("{count} {}", escape(state)));
+    let states = states.collect::<Vec<_>>().join(COMMA);
+    match states.is_empty() {
+        true => status.listeners.to_string(),
+        false => format!("{}, {}", status.listeners, paint.yellow(&states)),
+    }
 }
 
 #[cfg(test)]

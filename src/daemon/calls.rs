@@ -15,7 +15,7 @@ use crate::sys::process;
 
 use super::Daemon;
 use super::control::{Audit, Call, Reply, Server};
-use super::listeners;
+use super::listeners::{self, Standing};
 use super::log;
 use super::origin::Comparison;
 use super::reload::{Asker, Request, Wanted};
@@ -56,6 +56,7 @@ impl Daemon {
                 let left = until.saturating_duration_since(Instant::now());
                 u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
             }),
+            listener_states: self.listeners.states(),
         }
     }
 }
@@ -132,6 +133,26 @@ impl Daemon {
             }
             Effect::SetBacklog { listener, backlog } => {
                 Some(self.set_backlog(&listener, backlog, audit.as_ref()))
+            }
+            Effect::PauseListener { listener, hold } => {
+                let to = if hold {
+                    Standing::Holding
+                } else {
+                    Standing::Paused
+                };
+                self.set_standing(call, listener.as_deref(), to, audit.as_ref(), now);
+                None
+            }
+            Effect::ResumeListener { listener } => {
+                let to = Standing::Listening;
+                self.set_standing(call, listener.as_deref(), to, audit.as_ref(), now);
+                None
+            }
+            Effect::DrainListener { listener, deadline } => {
+                let time = deadline.unwrap_or(self.config.daemon.drain_timeout);
+                let to = Standing::draining(now + time);
+                self.set_standing(call, listener.as_deref(), to, audit.as_ref(), now);
+                None
             }
             Effect::Reload {
                 dry_run,

@@ -5,9 +5,10 @@
 //! Read on in `start` and `stop` for both ends of it, in [`reload`] for how one configuration becomes
 //! another, in `check` for what a start refuses, in `upgrade` and `handover` for how a successor goes
 //! on, in `listeners` for what is bound, in `workers` for the pool, in `privileges` for the user of the
-//! process, in `roles` for what other users may do, in `systemd` for what the service manager receives, in [`control`] for the socket that
-//! `echoctl` speaks to, in `calls` for the calls of its clients, in `files` for what became of the
-//! configuration files.
+//! process, in `roles` for what other users may do, in `systemd` for what the service manager receives,
+//! in [`control`] for the socket that `echoctl` speaks to, in `calls` for the calls of its clients, in
+//! `pausing` for listeners that take no new clients, in `files` for what became of the configuration
+//! files.
 
 #![forbid(unsafe_code)]
 
@@ -23,6 +24,7 @@ mod handover;
 mod listeners;
 mod log;
 pub(crate) mod origin;
+mod pausing;
 mod privileges;
 mod record;
 pub(crate) mod reload;
@@ -63,6 +65,7 @@ use handover::upgrade::Handover;
 use handover::write::Transferred;
 use listeners::Listeners;
 use origin::{Origin, Texts};
+use pausing::Pausing;
 use reload::{History, Reloads, Request};
 use roles::Roles;
 use signals::{Signal, Signals};
@@ -247,6 +250,7 @@ struct Daemon {
     signals: Signals,
     workers: Workers,
     listeners: Listeners,
+    pausing: Pausing,
     // An upgrade on its way.
     handover: Option<Handover>,
     // What the service manager has passed and no listener has taken, for a later configuration.
@@ -323,6 +327,7 @@ impl Daemon {
         self.continue_looks(now);
         self.continue_reloads(now);
         self.listeners.sweep(&self.workers, now);
+        self.continue_drains(now);
         self.continue_stopping(now);
         let asks = self.supervise(|supervision, summary| supervision.turn(summary, now));
         if asks == Some(true) {
@@ -349,10 +354,20 @@ impl Daemon {
         let supervision = supervision.map(|supervision| supervision.poll_timeout(self.stage));
         let reload = self.next_reload_step();
         let look = self.files.poll_timeout();
-        let until = [stage, control, sweep, handover, supervision, reload, look]
-            .into_iter()
-            .flatten()
-            .min();
+        let drain = self.next_drain_step(now);
+        let until = [
+            stage,
+            control,
+            sweep,
+            handover,
+            supervision,
+            reload,
+            look,
+            drain,
+        ]
+        .into_iter()
+        .flatten()
+        .min();
         let timeout = until.map(|until| until.saturating_duration_since(now).into());
         // While the workers are stopped, signals stay pending: for the successor, or for afterwards.
         let mask = if self.workers_are_stopped() {
@@ -414,6 +429,7 @@ impl Daemon {
                     last_peer: last_id,
                 });
             }
+            Report::Confirmed { query } => self.handle_confirmed(query, now),
             Report::Alive { worker } => {
                 self.supervise(|supervision, summary| {
                     supervision.handle_alive(worker, summary, now);

@@ -110,7 +110,22 @@ pub(in crate::daemon) struct Listener {
     /// The highest number of connections at one time.
     #[serde(default)]
     pub peak: u32,
+    #[serde(default)]
+    pub standing: Standing,
     pub sockets: Vec<Socket>,
+}
+
+/// Whether a listener takes new clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::daemon) enum Standing {
+    #[default]
+    Listening,
+    Paused,
+    Holding,
+    /// Connections may continue for so many nanoseconds.
+    Draining {
+        left: u64,
+    },
 }
 
 /// A listening or datagram socket.
@@ -329,17 +344,20 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_that_an_earlier_program_wrote_is_read_without_its_peak() {
+    fn a_listener_that_an_earlier_program_wrote_is_read_without_its_peak_and_state() {
         let listener = Listener {
             name: "main".into(),
             retired: None,
             overridden: Vec::new(),
             totals: Totals::default(),
             peak: 0,
+            standing: Standing::Listening,
             sockets: Vec::new(),
         };
         let mut written = serde_json::to_value(&listener).unwrap();
-        written.as_object_mut().unwrap().remove("peak").unwrap();
+        for field in ["peak", "standing"] {
+            written.as_object_mut().unwrap().remove(field).unwrap();
+        }
         let read: Listener = serde_json::from_value(written).unwrap();
         assert_eq!(format!("{read:?}"), format!("{listener:?}"));
     }

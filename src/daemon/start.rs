@@ -99,9 +99,8 @@ impl Start<'_> {
         let landlock = foundation.drop_privileges(&self)?;
         super::log::start_writer().map_err(|error| Failure::of("log", &error))?;
         let manager = Manager::find();
-        if let Some(manager) = manager.as_ref().filter(|_| was_stored) {
-            manager.remove_stored(STORED);
-        }
+        let keeps = manager.iter().filter(|_| was_stored);
+        keeps.for_each(|manager| _ = manager.remove_stored(STORED));
         let workers = foundation.start_workers(count, &self)?;
         announce::process(foundation.identity.as_ref(), landlock.as_ref(), &self.texts);
         let now = Instant::now();
@@ -124,6 +123,7 @@ impl Start<'_> {
             signals,
             workers,
             listeners: Listeners::default(),
+            pausing: Default::default(),
             handover: None,
             passed: self.passed,
             server: foundation.server,

@@ -37,6 +37,18 @@ impl WhenFull {
     }
 }
 
+/// What becomes of the new clients of a listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Intake {
+    /// They are served.
+    #[default]
+    Serve,
+    /// They are turned away: a connection is accepted and reset, a datagram discarded.
+    Refuse,
+    /// They are left in the backlog.
+    Hold,
+}
+
 /// The timeouts of a listener's connections; `None` is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timeouts {

@@ -14,6 +14,7 @@ pub(crate) mod ports;
 use serde::{Deserialize, Serialize};
 
 pub use access::Access;
+pub use limits::Intake;
 pub(crate) use ports::RefusedPorts;
 pub use ports::SourcePorts;
 
@@ -36,12 +37,14 @@ pub enum Refusal {
     Oversize,
     /// The datagram is from a port that `refuse-source-ports` refuses.
     SourcePort,
+    /// An operator has paused the listener, or drains it.
+    Paused,
 }
 
 impl Refusal {
     /// Every reason, in the order of the counters. A successor takes the counters over by their
     /// index, so new reasons are added at the end.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Denied,
         Self::Full,
         Self::PerSource,
@@ -49,6 +52,7 @@ impl Refusal {
         Self::NoAddress,
         Self::Oversize,
         Self::SourcePort,
+        Self::Paused,
     ];
 
     /// The reason's name in `refused` of the control protocol, in tables and in the log.
@@ -62,6 +66,7 @@ impl Refusal {
             Self::NoAddress => "no-address",
             Self::Oversize => "oversize",
             Self::SourcePort => "source-port",
+            Self::Paused => "paused",
         }
     }
 }
@@ -81,7 +86,7 @@ pub enum CloseReason {
     Stalled,
     /// An operator has closed it (`echoctl kick`).
     Kicked,
-    /// The service was stopping, and `drain-timeout` was over.
+    /// The service was stopping, or an operator drained the listener, and the time for that was over.
     Drained,
     /// It was lost otherwise: the peer no longer answered or was unreachable.
     Failed,
@@ -126,7 +131,7 @@ impl CloseReason {
             Self::Lifetime => "it reached max-lifetime",
             Self::Stalled => "the peer read nothing for write-stall-timeout",
             Self::Kicked => "an operator closed it",
-            Self::Drained => "the service stops and drain-timeout is over",
+            Self::Drained => "it was drained and the time for that is over",
             Self::Failed => "it failed",
         }
     }

@@ -4,7 +4,6 @@
 //! set. Never carries anything out; `daemon::calls` does.
 
 use std::fmt::{self, Display};
-
 use std::time::Duration;
 
 use humantime::format_duration;
@@ -41,6 +40,27 @@ pub(crate) enum Effect {
         listener: String,
         /// From 1 to `i32::MAX`.
         backlog: u32,
+    },
+    /// Turn new clients away, or have them wait; the answer is a
+    /// [`super::schema::PauseListenerReply`].
+    PauseListener {
+        /// The listener's name; none is all listeners.
+        listener: Option<String>,
+        /// Have them wait. The listener has a backlog, if it is named.
+        hold: bool,
+    },
+    /// Serve new clients again; the answer is a [`super::schema::ResumeListenerReply`].
+    ResumeListener {
+        /// The listener's name; none is all listeners.
+        listener: Option<String>,
+    },
+    /// Turn new clients away and end the connections; the answer is a
+    /// [`super::schema::DrainListenerReply`], or several of them.
+    DrainListener {
+        /// The listener's name; none is all listeners.
+        listener: Option<String>,
+        /// How long connections may continue; none is the configured time.
+        deadline: Option<Duration>,
     },
     /// Read the configuration and apply it; the answer is [`super::reloaded`].
     Reload {
@@ -81,6 +101,9 @@ impl Effect {
             | Self::Reload { dry_run, .. }
             | Self::RollBack { dry_run } => !dry_run,
             Self::SetBacklog { .. }
+            | Self::PauseListener { .. }
+            | Self::ResumeListener { .. }
+            | Self::DrainListener { .. }
             | Self::Confirm
             | Self::Upgrade
             | Self::HandOver
@@ -96,6 +119,9 @@ impl Effect {
                 query.listener.as_deref()
             }
             Self::SetBacklog { listener, .. } => Some(listener),
+            Self::PauseListener { listener, .. }
+            | Self::ResumeListener { listener }
+            | Self::DrainListener { listener, .. } => listener.as_deref(),
             Self::GetStatus
             | Self::Reload { .. }
             | Self::Confirm
@@ -125,6 +151,21 @@ impl Display for Effect {
                     "sets the backlog of listener \"{listener}\" to {backlog}"
                 )
             }
+            // With `hold` new clients are not turned away.
+            Self::PauseListener { listener, hold } => {
+                let verb = if *hold { "pauses and holds" } else { "pauses" };
+                write!(f, "{verb} {}", Meant(listener))
+            }
+            Self::ResumeListener { listener } => write!(f, "resumes {}", Meant(listener)),
+            Self::DrainListener { listener, deadline } => {
+                write!(f, "drains {}", Meant(listener))?;
+                match deadline {
+                    Some(deadline) => {
+                        write!(f, " within {}", format_duration(*deadline))
+                    }
+                    None => f.write_str(" within drain-timeout"),
+                }
+            }
             Self::Reload {
                 dry_run,
                 confirm_within,
@@ -147,6 +188,18 @@ impl Display for Effect {
                 let level = level.as_str().to_ascii_lowercase();
                 write!(f, "sets the log level to {level}")
             }
+        }
+    }
+}
+
+/// One listener, or all.
+struct Meant<'a>(&'a Option<String>);
+
+impl Display for Meant<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(name) => write!(f, "listener \"{name}\""),
+            None => f.write_str("all listeners"),
         }
     }
 }
@@ -195,6 +248,24 @@ mod tests {
                 backlog: 64,
             },
             Some("sets the backlog of listener \"main\" to 64"),
+        );
+        let main = || Some("main".to_owned());
+        let pause = |listener, hold| Effect::PauseListener { listener, hold };
+        check(pause(main(), false), Some("pauses listener \"main\""));
+        check(pause(None, true), Some("pauses and holds all listeners"));
+        let resume = Effect::ResumeListener { listener: None };
+        check(resume, Some("resumes all listeners"));
+        let drain = |deadline| Effect::DrainListener {
+            listener: main(),
+            deadline,
+        };
+        check(
+            drain(Some(Duration::from_secs(30))),
+            Some("drains listener \"main\" within 30s"),
+        );
+        check(
+            drain(None),
+            Some("drains listener \"main\" within drain-timeout"),
         );
         let level = log::LevelFilter::Debug;
         check(

@@ -14,8 +14,9 @@ use super::peers::{self, PeerQuery, SortKey};
 use super::schema;
 use super::wire::Request;
 use super::{
-    INTERFACE, INTERFACE_TEXT, INVALID_BACKLOG, LISTENER_NOT_FOUND, Outcome, Refusal, Role,
-    SERVICE, SERVICE_TEXT, View, interface_not_found, invalid, refused, reply,
+    INTERFACE, INTERFACE_TEXT, INVALID_BACKLOG, INVALID_DEADLINE, LISTENER_NOT_FOUND,
+    NOTHING_TO_HOLD, Outcome, Refusal, Role, SERVICE, SERVICE_TEXT, View, interface_not_found,
+    invalid, refused, reply,
 };
 
 /// The largest backlog that `listen(2)` can be given.
@@ -23,6 +24,8 @@ pub(crate) const BACKLOG_MAX: i64 = i32::MAX as i64;
 
 /// How long a reload may wait to be confirmed.
 pub(crate) const CONFIRM_WITHIN_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// The longest time that a drain can be given, in milliseconds: 1000 days, as every time.
+pub(crate) const DEADLINE_MS_MAX: i64 = 1000 * 24 * 60 * 60 * 1000;
 
 /// What can be logged, from nothing to everything.
 pub(crate) const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -56,6 +59,21 @@ pub const METHODS: &[Method] = &[
     ),
     row("io.echod.Control.ListPeers", Role::Reader, list_peers),
     row("io.echod.Control.SetBacklog", Role::Operator, set_backlog),
+    row(
+        "io.echod.Control.PauseListener",
+        Role::Operator,
+        pause_listener,
+    ),
+    row(
+        "io.echod.Control.ResumeListener",
+        Role::Operator,
+        resume_listener,
+    ),
+    row(
+        "io.echod.Control.DrainListener",
+        Role::Operator,
+        drain_listener,
+    ),
     row("io.echod.Control.ClosePeers", Role::Operator, close_peers),
     row("io.echod.Control.Reload", Role::Admin, reload),
     row("io.echod.Control.Confirm", Role::Admin, confirm),
@@ -176,6 +194,48 @@ fn set_backlog(request: &Request, view: &dyn View) -> Result<Outcome, Refusal> {
     Ok(Outcome::Effect(Effect::SetBacklog { listener, backlog }))
 }
 
+fn pause_listener(request: &Request, view: &dyn View) -> Result<Outcome, Refusal> {
+    let asked: schema::PauseListener = read(request)?;
+    let listener = one_or_all(asked.listener, asked.all, view)?;
+    let hold = asked.hold.unwrap_or(false);
+    if let Some(name) = &listener
+        && hold
+        && view.has_backlog(name) == Some(false)
+    {
+        let listener = name.clone();
+        return Err(refused(
+            NOTHING_TO_HOLD,
+            &schema::NothingToHold { listener },
+        ));
+    }
+    Ok(Outcome::Effect(Effect::PauseListener { listener, hold }))
+}
+
+fn resume_listener(request: &Request, view: &dyn View) -> Result<Outcome, Refusal> {
+    let asked: schema::ResumeListener = read(request)?;
+    let listener = one_or_all(asked.listener, asked.all, view)?;
+    Ok(Outcome::Effect(Effect::ResumeListener { listener }))
+}
+
+fn drain_listener(request: &Request, view: &dyn View) -> Result<Outcome, Refusal> {
+    let asked: schema::DrainListener = read(request)?;
+    let listener = one_or_all(asked.listener, asked.all, view)?;
+    let invalid_deadline =
+        |deadline_ms| refused(INVALID_DEADLINE, &schema::InvalidDeadline { deadline_ms });
+    let deadline = asked.deadline_ms.map(|asked| {
+        let possible = (0..=DEADLINE_MS_MAX).contains(&asked);
+        let deadline = u64::try_from(asked).ok().filter(|_| possible);
+        deadline
+            .map(Duration::from_millis)
+            .ok_or_else(|| invalid_deadline(asked))
+    });
+    let deadline = deadline.transpose()?;
+    Ok(Outcome::Effect(Effect::DrainListener {
+        listener,
+        deadline,
+    }))
+}
+
 fn reload(request: &Request, _: &dyn View) -> Result<Outcome, Refusal> {
     let asked: schema::Reload = read(request)?;
     let dry_run = asked.dry_run.unwrap_or(false);
@@ -243,6 +303,22 @@ fn check_listener(query: &PeerQuery, view: &dyn View) -> Result<(), Refusal> {
     match &query.listener {
         Some(name) if !view.has_listener(name) => Err(no_listener(name.clone())),
         _ => Ok(()),
+    }
+}
+
+/// The listener that is meant; none is all of them. Either is given: nothing happens to all listeners
+/// because a parameter was forgotten.
+fn one_or_all(
+    listener: Option<String>,
+    all: Option<bool>,
+    view: &dyn View,
+) -> Result<Option<String>, Refusal> {
+    match (listener, all.unwrap_or(false)) {
+        (Some(name), false) if view.has_backlog(&name).is_none() => Err(no_listener(name)),
+        (Some(name), false) => Ok(Some(name)),
+        (None, true) => Ok(None),
+        (Some(_), true) => Err(invalid("all")),
+        (None, false) => Err(invalid("listener")),
     }
 }
 

@@ -52,6 +52,12 @@ pub(crate) const LISTENER_NOT_FOUND: &str = "io.echod.Control.ListenerNotFound";
 /// The error of a number that is no backlog.
 pub(crate) const INVALID_BACKLOG: &str = "io.echod.Control.InvalidBacklog";
 
+/// The error of a listener of datagrams that is to hold its clients.
+pub(crate) const NOTHING_TO_HOLD: &str = "io.echod.Control.NothingToHold";
+
+/// The error of a number that is no deadline.
+pub(crate) const INVALID_DEADLINE: &str = "io.echod.Control.InvalidDeadline";
+
 /// The error of an upgrade that does not take place.
 pub(crate) const UPGRADE_REFUSED: &str = "io.echod.Control.UpgradeRefused";
 
@@ -167,6 +173,15 @@ pub(crate) fn page(page: &schema::ListPeersReply, continues: bool) -> Reply {
     Reply {
         continues,
         ..reply(page)
+    }
+}
+
+/// One of several answers to one call: others follow.
+#[must_use]
+pub(crate) fn continued(values: &impl Serialize) -> Reply {
+    Reply {
+        continues: true,
+        ..reply(values)
     }
 }
 

@@ -145,6 +145,88 @@ fn interfaces_are_described_by_their_text() {
         .assert_eq(&missing);
 }
 
+/// Nothing happens to all listeners because a parameter was forgotten.
+#[test]
+fn one_listener_or_all_of_them_are_paused_resumed_and_drained() {
+    for method in ["PauseListener", "ResumeListener", "DrainListener"] {
+        for (parameters, parameter) in [
+            (json!({}), "listener"),
+            (json!({ "all": false }), "listener"),
+            (json!({ "listener": "main", "all": true }), "all"),
+            (json!({ "listener": 5 }), "listener"),
+            (json!({ "all": true, "later": true }), "later"),
+        ] {
+            let expected =
+                format!(r#"org.varlink.service.InvalidParameter {{"parameter":"{parameter}"}}"#);
+            let found = outcome(&format!("{INTERFACE}.{method}"), parameters);
+            assert_eq!(found, expected, "{method}");
+        }
+        // One that was removed has nothing to pause, and can't be resumed.
+        for name in ["nobody", "removed"] {
+            let expected = format!(r#"{LISTENER_NOT_FOUND} {{"name":"{name}"}}"#);
+            let found = outcome(
+                &format!("{INTERFACE}.{method}"),
+                json!({ "listener": name }),
+            );
+            assert_eq!(found, expected, "{method}");
+        }
+    }
+    check(
+        "PauseListener",
+        json!({ "listener": "main", "all": false }),
+        expect![[r#"PauseListener { listener: Some("main"), hold: false }"#]],
+    );
+    check(
+        "PauseListener",
+        json!({ "all": true, "hold": true }),
+        expect!["PauseListener { listener: None, hold: true }"],
+    );
+    check(
+        "ResumeListener",
+        json!({ "all": true }),
+        expect!["ResumeListener { listener: None }"],
+    );
+}
+
+#[test]
+fn datagrams_can_not_be_held() {
+    check(
+        "PauseListener",
+        json!({ "listener": "dgram", "hold": true }),
+        expect![[r#"io.echod.Control.NothingToHold {"listener":"dgram"}"#]],
+    );
+    check(
+        "PauseListener",
+        json!({ "listener": "dgram", "hold": false }),
+        expect![[r#"PauseListener { listener: Some("dgram"), hold: false }"#]],
+    );
+}
+
+#[test]
+fn a_deadline_of_nonsense_is_named() {
+    let drain = |deadline_ms: Value| {
+        let parameters = json!({ "listener": "main", "deadline_ms": deadline_ms });
+        outcome(&format!("{INTERFACE}.DrainListener"), parameters)
+    };
+    for nonsense in [-1, i64::MIN, 86_400_000_001, i64::MAX] {
+        let expected = format!(r#"{INVALID_DEADLINE} {{"deadline_ms":{nonsense}}}"#);
+        assert_eq!(drain(nonsense.into()), expected);
+    }
+    for no_number in [json!("30s"), json!(1.5), json!(u64::MAX)] {
+        let expected = r#"org.varlink.service.InvalidParameter {"parameter":"deadline_ms"}"#;
+        assert_eq!(drain(no_number), expected);
+    }
+    for (deadline_ms, deadline) in [
+        (json!(null), "None"),
+        (json!(0), "Some(0ns)"),
+        (json!(86_400_000_000_u64), "Some(86400000s)"),
+    ] {
+        let expected =
+            format!(r#"DrainListener {{ listener: Some("main"), deadline: {deadline} }}"#);
+        assert_eq!(drain(deadline_ms), expected);
+    }
+}
+
 #[test]
 fn unknown_methods_and_interfaces_are_told_apart() {
     let check = |method: &str, expected: Expect| expected.assert_eq(&outcome(method, json!({})));

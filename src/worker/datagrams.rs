@@ -9,7 +9,7 @@ use std::time::Instant;
 use crate::driver::{Buffer, Driver, Envelope, Op, Source, Token};
 use crate::echo::datagram::Unanswerable;
 use crate::echo::{self, Answer};
-use crate::policy::Refusal;
+use crate::policy::{Intake, Refusal};
 
 use super::sources::{Destination, SourceEntry};
 use super::{Listener, SlotKind, Worker};
@@ -102,6 +102,11 @@ impl<D: Driver> Worker<D> {
 }
 
 fn admit(listener: &Listener, envelope: &Envelope) -> Result<(), Refusal> {
+    // They are received all the same: what the kernel kept would be answered late, and old, and what
+    // it dropped would not be counted.
+    if listener.settings.intake != Intake::Serve {
+        return Err(Refusal::Paused);
+    }
     if !envelope.unicast {
         return Err(Refusal::NotUnicast);
     }

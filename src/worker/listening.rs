@@ -1,8 +1,18 @@
 //! Listeners and their sockets: added, retired, and paused when nothing can be accepted.
 //!
-//! Accepting pauses for one of two reasons. Without a permit it resumes when one is returned, which
+//! Accepting pauses for one of three reasons. Without a permit it resumes when one is returned, which
 //! wakes the worker; after an error (EMFILE, ENOMEM and the like) it resumes after a while, because
-//! nothing tells when the error is gone. In both cases clients wait in the backlog.
+//! nothing tells when the error is gone; where an operator has new clients held, when the settings say
+//! so. In all three cases clients wait in the backlog.
+//!
+//! Where an operator has new clients refused, they are accepted and reset at once. To refuse them in
+//! the kernel, as before a start, the socket would have to stop listening: `shutdown(2)` resets those
+//! that are queued without a trace in our counters, gives up a port that the kernel has chosen, lets
+//! another process bind the address until then, and can't be undone on a Unix socket; an interface that
+//! does not exist (as for sockets that are retired) takes a privilege to be undone. So the address
+//! stays ours, each refusal is counted, and it is the same for all kinds. What it costs: a health check
+//! that only connects takes it for success. One of an echo service sends something and compares, and
+//! finds out at the first byte.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -11,8 +21,8 @@ use std::time::{Duration, Instant};
 
 use crate::driver::{Closing, Driver, Op, Permits, Token};
 use crate::echo::Stream;
-use crate::policy::Refusal;
 use crate::policy::limits::WhenFull;
+use crate::policy::{Intake, Refusal};
 
 use super::gate::Admission;
 use super::ids::{ListenerId, SocketId};
@@ -42,9 +52,22 @@ pub(super) struct ListeningSocket {
 }
 
 impl Listener {
-    /// The permits that the driver takes before it accepts. Where a full listener resets clients,
-    /// the driver takes none: it accepts every client, and the worker counts or refuses it.
-    fn driver_permits(&self) -> Option<Arc<Permits>> {
+    /// The permits that the driver takes before it accepts. Clients of a socket that is being retired
+    /// are not held: no other worker or process will serve them.
+    fn driver_permits(&self, is_retired: bool) -> Option<Arc<Permits>> {
+        match self.settings.intake {
+            Intake::Hold if is_retired => self.permits_to_serve(),
+            Intake::Serve => self.permits_to_serve(),
+            // It accepts every client, and the worker refuses it.
+            Intake::Refuse => None,
+            // There are none, and never will be.
+            Intake::Hold => Some(Arc::new(Permits::new(0, Vec::new()))),
+        }
+    }
+
+    /// The same for clients that are to be served. Where a full listener resets clients, the driver
+    /// takes none: it accepts every client, and the worker counts or refuses it.
+    fn permits_to_serve(&self) -> Option<Arc<Permits>> {
         (self.settings.when_full == WhenFull::Wait).then(|| Arc::clone(&self.gate.permits))
     }
 }
@@ -57,8 +80,9 @@ impl<D: Driver> Worker<D> {
         };
         let before = std::mem::replace(&mut known.settings, listener.settings);
         let after = &known.settings;
-        known.is_changed |=
-            before.timeouts != after.timeouts || before.when_full != after.when_full;
+        known.is_changed |= before.timeouts != after.timeouts
+            || before.when_full != after.when_full
+            || before.intake != after.intake;
         let is_changed = known.is_changed;
         self.settings_changed |= is_changed;
     }
@@ -86,9 +110,10 @@ impl<D: Driver> Worker<D> {
             match &slot.kind {
                 // Its timeouts may be shorter now: they are checked in this turn.
                 SlotKind::Connection(_) => self.timers.set(slot.token.slot, now),
-                SlotKind::Listening(_) => {
-                    self.driver
-                        .set_permits(slot.token, listener.driver_permits());
+                SlotKind::Listening(socket) => {
+                    let is_retired = !self.sockets.contains_key(&socket.id);
+                    let permits = listener.driver_permits(is_retired);
+                    self.driver.set_permits(slot.token, permits);
                     // Perhaps accepting takes no permit any more.
                     if forget(&mut self.without_permit, slot.token) {
                         self.driver.submit(Op::Accept {
@@ -126,7 +151,7 @@ impl<D: Driver> Worker<D> {
         let (index, listener) = self
             .listener(listener)
             .expect("a listener is configured before it gets sockets");
-        let permits = listener.driver_permits();
+        let permits = listener.driver_permits(false);
         let (token, kind) = match kind {
             SocketKind::Stream => {
                 let token = self.driver.add_listener(socket, permits);
@@ -152,7 +177,7 @@ impl<D: Driver> Worker<D> {
         };
         let Some((to, permits)) = self
             .listener(to)
-            .map(|(index, listener)| (index, listener.driver_permits()))
+            .map(|(index, listener)| (index, listener.driver_permits(false)))
         else {
             return;
         };
@@ -191,6 +216,12 @@ impl<D: Driver> Worker<D> {
         if matches!(slot.kind, SlotKind::Datagrams(_)) {
             self.timers.set(token.slot, now + LAST_ANSWERS_TIME_MAX);
         }
+        if matches!(slot.kind, SlotKind::Listening(_))
+            && let Some(listener) = &self.listeners[slot.listener as usize]
+        {
+            self.driver
+                .set_permits(token, listener.driver_permits(true));
+        }
         self.driver.submit(Op::Close {
             token,
             how: Closing::WhenDrained,
@@ -225,7 +256,7 @@ impl<D: Driver> Worker<D> {
             // A permit that was returned before this completion was handled has woken the worker
             // too early, and by now the listener may reset clients instead. So look again, and wait
             // for a permit only if one is needed and there is still none.
-            let permits = listener.driver_permits();
+            let permits = listener.driver_permits(false);
             if permits.is_none_or(|permits| permits.is_free_or_be_woken()) {
                 driver.submit(Op::Accept { listener: token });
             } else {
@@ -293,8 +324,9 @@ impl<D: Driver> Worker<D> {
         if let SlotKind::Listening(socket) = &mut slot.kind {
             socket.next_pause = ACCEPT_PAUSE_MIN;
         }
-        // The driver took none if the listener resets clients when it is full.
-        let has_permit = has_permit || listener.gate.permits.try_take();
+        // The driver took none if the listener resets clients, always or when it is full.
+        let needs_permit = !has_permit && listener.settings.intake != Intake::Refuse;
+        let has_permit = has_permit || (needs_permit && listener.gate.permits.try_take());
         let admitted = admit(listener, peer.map(|peer| peer.ip()), has_permit);
         match admitted {
             Ok(()) => {
@@ -338,6 +370,9 @@ fn forget(tokens: &mut Vec<Token>, token: Token) -> bool {
 
 /// Whether the connection is admitted; if so, it is now counted as one of its source.
 fn admit(listener: &Listener, source: Option<IpAddr>, has_permit: bool) -> Result<(), Refusal> {
+    if listener.settings.intake == Intake::Refuse {
+        return Err(Refusal::Paused);
+    }
     if source.is_some_and(|source| !listener.settings.access.permits(source)) {
         return Err(Refusal::Denied);
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::driver::{Details, Source, Waker};
 use crate::echo::Reply;
 use crate::policy::limits::{Timeouts, WhenFull};
-use crate::policy::{Access, SourcePorts};
+use crate::policy::{Access, Intake, SourcePorts};
 use crate::stats::Counters;
 
 pub(crate) use super::gate::Admission;
@@ -31,6 +31,8 @@ pub struct Settings {
     pub max_per_source: Option<u32>,
     pub access: Access,
     pub refuse_source_ports: SourcePorts,
+    /// Not configured: an operator says it.
+    pub intake: Intake,
 }
 
 /// What arrives at a socket.
@@ -87,6 +89,8 @@ pub enum Command<S> {
     },
     /// Finish every connection: send its pending output, then our FIN.
     Finish,
+    /// End the connections of this listener, because it is drained.
+    EndConnections { listener: ListenerId, how: Ending },
     /// Give up all sockets and connections: [`Report::HandedOver`]. The listeners stay configured.
     HandOver,
     /// Continue a connection that another worker had.
@@ -100,10 +104,21 @@ pub enum Command<S> {
     },
     /// Give new peers ids above `last` only.
     ContinueIdsAfter { last: u64 },
+    /// Report that all commands before this one are in effect: [`Report::Confirmed`].
+    Confirm { query: u64 },
     /// End the thread.
     Stop,
     /// Report that the worker is alive: [`Report::Alive`].
     Ping,
+}
+
+/// How the connections of a listener are ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Send the pending output, then our FIN.
+    Finish,
+    /// Reset: the peer does not read that.
+    Reset,
 }
 
 /// What a worker reports to the control plane. `worker` is its index.
@@ -135,6 +150,8 @@ pub enum Report<S> {
         sources: Vec<(ListenerId, SourceEntry)>,
         last_id: u64,
     },
+    /// All commands before the `Confirm` of this number are in effect.
+    Confirmed { query: u64 },
     /// The worker's loop is running.
     Alive { worker: usize },
 }

@@ -391,10 +391,15 @@ impl<D: Driver> Worker<D> {
                 .searches
                 .push_back(Search::close(query, selection, dry_run, max)),
             Command::Finish => self.finish_all(now),
+            Command::EndConnections { listener, how } => {
+                self.searches.push_back(Search::end(listener, how));
+            }
             Command::HandOver => self.hand_over_requested = true,
             Command::TakeOver { connection } => self.take_over(now, connection),
             Command::AddSource { listener, source } => self.add_source(listener, source),
             Command::ContinueIdsAfter { last } => self.ids.continue_after(last, self.index),
+            // Settings apply to listening sockets before anything else is accepted.
+            Command::Confirm { query } => self.mailbox.report(Report::Confirmed { query }),
             Command::Stop => self.stopped = true,
             Command::Ping => self.mailbox.report(Report::Alive { worker: self.index }),
         }

@@ -1,5 +1,5 @@
 //! Searches among the peers of a worker, for what `echoctl peers` and `echoctl kick` ask for: some of
-//! them are listed, or closed.
+//! them are listed, or closed; and for the end of a drain.
 //!
 //! A search takes several turns, a bounded part in each, so that thousands of peers delay no message,
 //! and holds no more peers than it reports. `selection` decides which are meant, and their order.
@@ -11,7 +11,7 @@ use crate::driver::{Closing, Details, Driver, Source, Token};
 use crate::policy::CloseReason;
 
 use super::ids::ListenerId;
-use super::mailbox::{ClosedPeers, Peer, Report, SocketKind};
+use super::mailbox::{ClosedPeers, Ending, Peer, Report, SocketKind};
 use super::selection::{Candidate, Order, Rank, Selection};
 use super::sources::SourceEntry;
 use super::streams::Connection;
@@ -36,6 +36,8 @@ pub(super) struct Search {
 enum Task {
     List(Ranking),
     Close(Closure),
+    /// Those of this listener are ended, and nothing is reported.
+    End(ListenerId, Ending),
 }
 
 /// The first peers in an order, behind those that were listed before.
@@ -125,6 +127,12 @@ impl Search {
         };
         Self::new(query, selection, Task::Close(closure))
     }
+
+    /// Ends the connections of a listener that is drained.
+    pub(super) fn end(listener: ListenerId, how: Ending) -> Self {
+        // No report repeats the number.
+        Self::new(0, Selection::default(), Task::End(listener, how))
+    }
 }
 
 impl<D: Driver> Worker<D> {
@@ -136,7 +144,12 @@ impl<D: Driver> Worker<D> {
         let mut left = VISITS_PER_TURN;
         while left > 0 {
             let visited = if search.next_slot < self.slots.len() {
-                self.search_slots(now, &mut search, left)
+                match search.task {
+                    Task::End(listener, how) => {
+                        self.end_slots(now, &mut search.next_slot, left, listener, how)
+                    }
+                    Task::List(_) | Task::Close(_) => self.search_slots(now, &mut search, left),
+                }
             } else if search.next_listener < self.listeners.len() {
                 self.search_sources(now, &mut search)
             } else {
@@ -187,12 +200,44 @@ impl<D: Driver> Worker<D> {
                         to_close.push(slot.token);
                     }
                 }
+                Task::End(..) => {}
             }
         }
         for token in to_close {
             self.close_for(CloseReason::Kicked, token, Closing::Now);
         }
         search.next_slot - from
+    }
+
+    /// Ends the connections of a listener in the next slots, `max` at most, and returns how many slots
+    /// those were.
+    fn end_slots(
+        &mut self,
+        now: Instant,
+        next: &mut usize,
+        max: usize,
+        listener: ListenerId,
+        how: Ending,
+    ) -> usize {
+        let from = *next;
+        *next = (from + max).min(self.slots.len());
+        let Some(&index) = self.listener_indexes.get(&listener) else {
+            return *next - from;
+        };
+        for number in from..*next {
+            let slot = self.slots.at(number);
+            let token = slot.token;
+            match &slot.kind {
+                SlotKind::Connection(connection)
+                    if slot.listener == index && !connection.is_refused() => {}
+                _ => continue,
+            }
+            match how {
+                Ending::Finish => self.finish(CloseReason::Drained, now, token),
+                Ending::Reset => self.close_for(CloseReason::Drained, token, Closing::Reset),
+            }
+        }
+        *next - from
     }
 
     /// Visits the sources of the next listener, of which the number is bounded, and returns how many
@@ -219,6 +264,7 @@ impl<D: Driver> Worker<D> {
                     });
                 }
                 Task::Close(closure) => closure.closed.sources += 1,
+                Task::End(..) => return 0,
             }
         }
         visited
@@ -227,6 +273,7 @@ impl<D: Driver> Worker<D> {
     fn report_search(&mut self, now: Instant, search: Search) {
         let query = search.query;
         let report = match search.task {
+            Task::End(..) => return,
             Task::Close(Closure { closed, .. }) => Report::PeersClosed { query, closed },
             Task::List(ranking) => {
                 let matched = ranking.matched;

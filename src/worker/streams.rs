@@ -387,7 +387,7 @@ impl<D: Driver> Worker<D> {
     }
 
     /// Sends the pending output of the connection, then our FIN.
-    fn finish(&mut self, reason: CloseReason, now: Instant, token: Token) {
+    pub(super) fn finish(&mut self, reason: CloseReason, now: Instant, token: Token) {
         if let Some((connection, _, _)) = self.connection(token) {
             // One that finishes already does so for another reason.
             if connection.stream.is_answering() {

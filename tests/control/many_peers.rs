@@ -73,7 +73,7 @@ fn list_in_a_loop(mut control: Control, count: usize, stop: &AtomicBool, lists: 
 #[test]
 fn the_control_plane_answers_while_seven_clients_list_thousands_of_peers() {
     // Sixteen pages, and for each the control plane, a worker and a client wait for a processor.
-    let (daemon, peers) = start(4000);
+    let (daemon, peers) = start(8000);
     let memory = resident_kilobytes(daemon.pid());
     let (stop, lists) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {

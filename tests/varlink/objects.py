@@ -61,6 +61,30 @@ with client.open("io.echod.Control") as echod:
         "org.varlink.service.InvalidParameter",
         {"parameter": "listener"},
     )
+    answer = echod.PauseListener(listener="main", hold=True)
+    change = answer["listeners"][0]
+    assert (change["before"], change["after"]) == ("listening", "holding"), answer
+    for method in (echod.PauseListener, echod.ResumeListener, echod.DrainListener):
+        refused(
+            lambda: method(),
+            "org.varlink.service.InvalidParameter",
+            {"parameter": "listener"},
+        )
+    refused(
+        lambda: echod.PauseListener(listener="datagrams", hold=True),
+        "io.echod.Control.NothingToHold",
+        {"listener": "datagrams"},
+    )
+    refused(
+        lambda: echod.DrainListener(listener="main", deadline_ms=-1),
+        "io.echod.Control.InvalidDeadline",
+        {"deadline_ms": -1},
+    )
+    replies = list(echod.DrainListener(listener="datagrams", _more=True))
+    assert replies[-1]["connections"] == 0, replies
+    answer = echod.ResumeListener(all=True)
+    assert {one["after"] for one in answer["listeners"]} == {"listening"}, answer
+
     refused(
         lambda: echod.ClosePeers(),
         "org.varlink.service.InvalidParameter",

@@ -6,6 +6,7 @@
 //! ```text
 //!   waiting ──a whole request──▶ working ──handle_reply()──▶ writing ──all taken──▶ waiting
 //!      30 s                       no limit ◀──next page────  2 s a page
+//!                                          ◀──next reply───
 //! ```
 
 use std::io::{self, ErrorKind, Read, Write};
@@ -60,6 +61,8 @@ pub(super) enum Next {
     Page(Box<Listing>),
     /// Work on this request.
     Work(Request),
+    /// Work on, for its other replies.
+    Continue,
 }
 
 #[derive(Debug)]
@@ -91,6 +94,7 @@ pub(super) enum State {
 #[derive(Debug)]
 pub(super) enum AfterReply {
     NextRequest,
+    NextReply,
     NextPage(Box<Listing>),
     Close(wire::TooLong),
 }
@@ -175,6 +179,7 @@ impl Connection {
         }
         match reply {
             Reply::One(reply) => self.begin(&reply, AfterReply::NextRequest, now),
+            Reply::Continued(reply) => self.begin(&reply, AfterReply::NextReply, now),
             Reply::Page(reply, listing) => self.begin(&reply, AfterReply::NextPage(listing), now),
         }
         self.write(now)
@@ -210,6 +215,11 @@ impl Connection {
         }
         match std::mem::replace(then, AfterReply::NextRequest) {
             AfterReply::NextRequest => Ok(self.wait(now)),
+            AfterReply::NextReply => {
+                let (more, oneway) = (true, false);
+                self.state = State::Working { more, oneway };
+                Ok(Next::Continue)
+            }
             // It has to wait for its turn: a client that reads as fast as we write must not keep
             // all others waiting.
             AfterReply::NextPage(listing) => {

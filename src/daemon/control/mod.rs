@@ -93,6 +93,8 @@ pub(crate) struct Call {
 pub(crate) enum Reply {
     /// One message.
     One(wire::Reply),
+    /// One message, and others follow: see [`Server::takes_next`].
+    Continued(wire::Reply),
     /// A page of a list, and the rest of it, of which the next is made when this one was taken.
     Page(wire::Reply, Box<Listing>),
 }
@@ -204,6 +206,12 @@ impl Server {
         }
     }
 
+    /// Whether a client to which others replies follow has taken the last one; none if it is gone.
+    pub(super) fn takes_next(&self, id: ClientId) -> Option<bool> {
+        let connection = self.connections.get(&id)?;
+        Some(connection.takes_more())
+    }
+
     fn end_overdue(&mut self) {
         let overdue = |connection: &Connection| {
             let deadline = connection.deadline();
@@ -259,7 +267,7 @@ impl Server {
             Ok(Next::Write) => EpollFlags::EPOLLOUT,
             Ok(Next::Take) => return self.pending.push(id),
             Ok(Next::Page(listing)) => return self.searches.add_listing(id, listing),
-            Ok(Next::Work(_)) => return,
+            Ok(Next::Work(_) | Next::Continue) => return,
             Err(end) => return self.end(id, &end),
         };
         let Some(connection) = self.connections.get(&id) else {

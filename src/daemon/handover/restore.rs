@@ -42,7 +42,8 @@ impl Predecessor {
         });
         let mut described = std::mem::take(&mut self.record.listeners);
         self.count_missing(&mut described);
-        let ids = listeners.restore(&described, &config, retired, workers);
+        let elapsed = Duration::from_nanos(self.elapsed());
+        let ids = listeners.restore(&described, &config, retired, elapsed, workers);
         listeners.restore_departed(&self.record.departed);
         let (kept, lost) = self.restore_connections(&ids, listeners, workers);
         self.restore_sources(&ids, workers);

@@ -20,7 +20,8 @@ use super::bind::{self, Bound};
 use super::prepared::{Kept, Planned, Prepared};
 use super::retire::Waiting;
 use super::sockets::Socket;
-use super::{Listener, Listeners, add_to_workers, shortfall};
+use super::states::standing_for;
+use super::{Listener, Listeners, Standing, Standings, add_to_workers, shortfall};
 
 /// Sockets that are in service no more, until a listener takes them.
 type Free = BTreeMap<SocketId, Socket>;
@@ -42,19 +43,21 @@ impl Listeners {
         let mut warnings = Vec::new();
         // Before new sockets are served, so that no datagram from one of their ports is answered.
         self.refuse_own_ports(prepared.udp_ports(), workers);
+        let standings = self.standings();
         let mut free = self.free_sockets(&prepared, new, changes);
         let first_new = self.next_socket;
         for change in changes {
             let listener = change.listener.as_ref();
             if let Some(listener) = listener.and_then(|name| new.listeners.get(name)) {
                 let planned = prepared.sockets.remove(&listener.name);
-                self.change(listener, change, workers, &mut warnings);
+                self.change(listener, change, &standings, workers, &mut warnings);
                 for planned in planned.into_iter().flatten() {
                     self.serve_planned(listener, planned, &mut free, workers, now, &mut warnings);
                 }
                 warnings.extend(self.shortfalls(listener, change));
             }
         }
+        warnings.extend(self.standing_warnings());
         self.refuse_own_ports([], workers);
         let new = (first_new..self.next_socket).map(SocketId);
         let is_shared = |socket: Option<&Socket>| {
@@ -96,11 +99,14 @@ impl Listeners {
         &mut self,
         new: &config::Listener,
         change: &Change,
+        standings: &Standings,
         workers: &Workers,
         warnings: &mut Vec<String>,
     ) {
         if !self.in_service.contains_key(&new.name) {
-            self.add(new, workers);
+            // One that changes its protocol keeps its name, and with it what was said of it.
+            let standing = standings.get(&new.name).copied().unwrap_or_default();
+            self.add(new, standing, workers);
             return;
         }
         let (own_ports, sockets) = (&self.own_ports, &self.sockets);
@@ -121,7 +127,7 @@ impl Listeners {
         }
     }
 
-    fn add(&mut self, listener: &config::Listener, workers: &Workers) {
+    fn add(&mut self, listener: &config::Listener, standing: Standing, workers: &Workers) {
         let id = ListenerId(self.next_listener);
         self.next_listener += 1;
         let permits = Permits::new(listener.max_connections, workers.wakers());
@@ -133,6 +139,7 @@ impl Listeners {
             counters: (0..workers.count()).map(|_| Arc::default()).collect(),
             sockets: Vec::new(),
             overridden: Vec::new(),
+            standing: standing_for(listener, standing),
         };
         new.configure(workers);
         self.put_into_service(new);

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cli::text::cause;
 use crate::config::{self, Address, Config};
@@ -20,7 +21,7 @@ use crate::worker::mailbox::{
 
 use super::bind::{self, Bound};
 use super::sockets::Socket;
-use super::{Listener, Listeners, add_to_workers};
+use super::{Listener, Listeners, Standing, add_to_workers, states};
 use crate::daemon::record;
 use crate::daemon::socket_file::SocketFile;
 use crate::daemon::workers::Workers;
@@ -56,6 +57,7 @@ impl Listeners {
                 .collect(),
             totals: listener.totals(),
             peak: listener.gate.peak(),
+            standing: states::describe(listener.standing),
             sockets: self
                 .sockets_of(listener)
                 .map(&mut describe_socket)
@@ -94,14 +96,15 @@ impl Listeners {
         self.departed.add(totals);
     }
 
-    /// Takes all listeners of a predecessor into service, or those that are still configured:
-    /// everything but their connections, so that new ones are counted after those. Returns
+    /// Takes all listeners of a predecessor into service, or those that are still configured, `elapsed`
+    /// after they were described: everything but their connections, so that new ones are counted after those. Returns
     /// their ids in the order of the record.
     pub(in crate::daemon) fn restore(
         &mut self,
         listeners: &[record::Listener],
         config: &Config,
         retired_config: impl Fn(&str) -> Option<config::Listener>,
+        elapsed: Duration,
         workers: &Workers,
     ) -> Vec<Option<ListenerId>> {
         let mut ids = Vec::new();
@@ -138,15 +141,20 @@ impl Listeners {
                     .filter(|key| listener.overridden.iter().any(|name| name == key))
                     .collect(),
                 source_ports: self.own_ports.source_ports(&config),
+                standing: Standing::default(),
                 config,
             };
             self.next_listener += 1;
-            restored.configure(workers);
-            ids.push(Some(restored.id));
+            let id = restored.id;
+            ids.push(Some(id));
             if listener.retired.is_some() {
-                self.retired.insert(restored.id, restored);
+                self.retired.insert(id, restored);
             } else {
                 self.put_into_service(restored);
+            }
+            self.restore_standing(id, listener.standing, elapsed);
+            if let Some(restored) = self.listener(id) {
+                restored.configure(workers);
             }
         }
         ids

@@ -6,7 +6,8 @@
 //! client, every queued one served, closed. The tables of `sockets` (in service) and `retiring` find
 //! each by id, address and file, so that no step takes time for what does not change.
 //!
-//! Continue in `prepare`, `pending`, `commit` and `retire`, in `bind` for how a socket is bound and
+//! Continue in `prepare`, `pending`, `commit` and `retire`, in `standing` and `states` for whether new
+//! clients are taken, in `bind` for how a socket is bound and
 //! `failures` for why it is not, in `passed` and `survivors` for sockets that others have bound.
 
 mod addresses;
@@ -26,9 +27,11 @@ mod retire;
 mod retiring;
 mod shortfall;
 mod sockets;
+mod standing;
+mod states;
 pub(super) mod survivors;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -53,6 +56,8 @@ pub(super) use report::{closed, refused};
 use retire::Waiting;
 use retiring::RetiringSockets;
 use sockets::{Socket, Sockets};
+pub(super) use standing::Standing;
+pub(super) use states::Standings;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -66,6 +71,8 @@ pub(super) struct Listeners {
     // workers that have not yet confirmed that it gets no more connections.
     unasked: Vec<ListenerId>,
     unconfirmed: BTreeMap<ListenerId, usize>,
+    // Those that are drained until no connection of them is left.
+    drains: BTreeSet<ListenerId>,
     // When to check next whether they still have any; none is at once.
     next_check: Option<Instant>,
     // Those of listeners in service.
@@ -96,6 +103,7 @@ struct Listener {
     // In the order of its addresses.
     sockets: Vec<SocketId>,
     overridden: Vec<&'static str>,
+    standing: Standing,
 }
 
 impl Listeners {
@@ -242,7 +250,7 @@ impl Listener {
     fn configure(&self, workers: &Workers) {
         workers.command_all(|worker| Command::Configure {
             listener: self.id,
-            settings: settings(&self.config, self.source_ports.clone()),
+            settings: settings(&self.config, self.source_ports.clone(), self.standing),
             gate: Arc::clone(&self.gate),
             counters: Arc::clone(&self.counters[worker]),
         });
@@ -267,7 +275,11 @@ fn add_to_workers(socket: &Socket, handles: Vec<(usize, OwnedFd)>, workers: &Wor
     }
 }
 
-fn settings(listener: &config::Listener, source_ports: SourcePorts) -> Settings {
+fn settings(
+    listener: &config::Listener,
+    source_ports: SourcePorts,
+    standing: Standing,
+) -> Settings {
     Settings {
         name: listener.name.clone(),
         reply: listener.reply,
@@ -277,6 +289,7 @@ fn settings(listener: &config::Listener, source_ports: SourcePorts) -> Settings 
         max_per_source: listener.max_per_source,
         access: listener.access.clone(),
         refuse_source_ports: source_ports,
+        intake: standing.intake(),
     }
 }
 

@@ -28,7 +28,7 @@ impl Listeners {
     /// The listener of this name, for people and programs.
     pub(in crate::daemon) fn report_one(&self, name: &str) -> Option<schema::Listener> {
         let in_service = self.in_service.get(name);
-        let in_service = in_service.map(|listener| (listener, schema::ListenerState::Listening));
+        let in_service = in_service.map(|listener| (listener, listener.standing.state()));
         // A retired one is found only where none in service has its name.
         let retired = || {
             let mut retired = self.with_state();
@@ -62,7 +62,7 @@ impl Listeners {
         let in_service = self.in_service.values();
         let retired = self.retired.values();
         in_service
-            .map(|listener| (listener, schema::ListenerState::Listening))
+            .map(|listener| (listener, listener.standing.state()))
             .chain(retired.map(|listener| (listener, schema::ListenerState::Retired)))
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! The line is sent again when it has changed, and not more often than people read it.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::cli::text::plural;
@@ -83,7 +84,8 @@ impl Summary<'_> {
         match self.stage {
             Stage::Serving => {
                 let listeners = self.listeners.count() as u64;
-                serving(listeners, connections, self.last_reload)
+                let states = self.listeners.states();
+                serving(listeners, &states, connections, self.last_reload)
                     + &self
                         .confirm_until
                         .map_or(String::new(), |until| unconfirmed(left(until)))
@@ -98,12 +100,17 @@ impl Summary<'_> {
     }
 }
 
-fn serving(listeners: u64, connections: u64, last_reload: &ReloadResult) -> String {
-    let mut line = format!(
-        "{}, {}",
-        count(listeners, "listener"),
-        count(connections, "connection")
-    );
+fn serving(
+    listeners: u64,
+    states: &BTreeMap<String, u64>,
+    connections: u64,
+    last_reload: &ReloadResult,
+) -> String {
+    let mut line = count(listeners, "listener");
+    for (state, number) in states {
+        line += &format!(", {} {state}", grouped(*number));
+    }
+    line += &format!(", {}", count(connections, "connection"));
     if last_reload.outcome == ReloadOutcome::Rejected
         && let [first, others @ ..] = last_reload.errors.as_slice()
     {
@@ -212,6 +219,15 @@ mod tests {
     }
 
     #[test]
+    fn listeners_that_take_no_new_clients_are_counted() {
+        let states = BTreeMap::from([("draining".to_owned(), 1), ("paused".to_owned(), 2)]);
+        assert_eq!(
+            serving(5, &states, 8, &applied()),
+            "5 listeners, 1 draining, 2 paused, 8 connections"
+        );
+    }
+
+    #[test]
     fn numbers_are_written_for_people() {
         for (listeners, connections, line) in [
             (1, 0, "1 listener, 0 connections"),
@@ -221,18 +237,26 @@ mod tests {
             (1_000, 100_000, "1,000 listeners, 100,000 connections"),
             (3, 1_234_567, "3 listeners, 1,234,567 connections"),
         ] {
-            assert_eq!(serving(listeners, connections, &applied()), line);
+            assert_eq!(
+                serving(listeners, &BTreeMap::new(), connections, &applied()),
+                line
+            );
         }
     }
 
     #[test]
     fn a_rejected_reload_is_told_with_its_first_error_and_how_many_there_are() {
         assert_eq!(
-            serving(12, 3_402, &rejected(&["backlock: unknown key"])),
+            serving(
+                12,
+                &BTreeMap::new(),
+                3_402,
+                &rejected(&["backlock: unknown key"])
+            ),
             "12 listeners, 3,402 connections; reload 7 rejected: echod.toml:14:9: backlock: unknown key"
         );
         assert_eq!(
-            serving(1, 1, &rejected(&["one", "two", "three"])),
+            serving(1, &BTreeMap::new(), 1, &rejected(&["one", "two", "three"])),
             "1 listener, 1 connection; reload 7 rejected: echod.toml:14:9: one (and 2 more)"
         );
     }
@@ -241,7 +265,7 @@ mod tests {
     fn what_is_on_trial_is_told_with_the_time_that_is_left() {
         let left = Duration::from_millis(59_001);
         assert_eq!(
-            serving(3, 812, &applied()) + &unconfirmed(left),
+            serving(3, &BTreeMap::new(), 812, &applied()) + &unconfirmed(left),
             "3 listeners, 812 connections; rolled back in 60 s unless confirmed"
         );
     }
@@ -252,14 +276,19 @@ mod tests {
             rollback: true,
             ..rejected(&["bind"])
         };
-        let line = serving(1, 1, &rejected);
+        let line = serving(1, &BTreeMap::new(), 1, &rejected);
         assert!(line.contains("; rollback 7 rejected: "), "{line}");
     }
 
     /// The manager would have taken the rest of the line for a message of its own.
     #[test]
     fn a_line_break_in_an_error_does_not_break_the_message() {
-        let line = serving(1, 1, &rejected(&["reply \"a\nREADY=1\": not a reply"]));
+        let line = serving(
+            1,
+            &BTreeMap::new(),
+            1,
+            &rejected(&["reply \"a\nREADY=1\": not a reply"]),
+        );
         assert!(line.ends_with("echod.toml:14:9: reply \"a READY=1\": not a reply"));
     }
 
@@ -267,7 +296,7 @@ mod tests {
     #[test]
     fn an_error_of_any_length_is_cut() {
         let long = "ü".repeat(5_000);
-        let line = serving(1, 1, &rejected(&[&long, "another"]));
+        let line = serving(1, &BTreeMap::new(), 1, &rejected(&[&long, "another"]));
         assert!(line.len() < 2_100, "{}", line.len());
         assert!(line.ends_with("ü… (and 1 more)"), "{line}");
     }

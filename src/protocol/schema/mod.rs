@@ -62,6 +62,7 @@ pub(crate) struct Status {
     pub restart_required: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirm_in_ms: Option<u64>,
+    pub listener_states: BTreeMap<String, u64>,
 }
 
 /// The configuration files, compared with the configuration in force.
@@ -141,6 +142,19 @@ impl ListenerState {
             Self::Retired => "retired",
         }
     }
+}
+
+/// What pausing, resuming or draining has changed of a listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(
+    clippy::missing_docs_in_private_items,
+    reason = "each field is explained in the interface text"
+)]
+pub(crate) struct StateChange {
+    pub listener: String,
+    pub before: ListenerState,
+    pub after: ListenerState,
+    pub connections: u64,
 }
 
 /// The queue of connections that wait to be accepted.
@@ -241,6 +255,18 @@ request! {
     SetBacklog { listener: String, backlog: i64 }
 }
 request! {
+    /// Of `PauseListener`.
+    PauseListener { listener: String, all: bool, hold: bool }
+}
+request! {
+    /// Of `ResumeListener`.
+    ResumeListener { listener: String, all: bool }
+}
+request! {
+    /// Of `DrainListener`.
+    DrainListener { listener: String, all: bool, deadline_ms: i64 }
+}
+request! {
     /// Of `ClosePeers`.
     ClosePeers {
         id: u64,
@@ -296,6 +322,18 @@ reply! {
 reply! {
     /// Of `SetBacklog`.
     SetBacklogReply { before: Backlog, after: Backlog }
+}
+reply! {
+    /// Of `PauseListener`.
+    PauseListenerReply { listeners: Vec<StateChange> }
+}
+reply! {
+    /// Of `ResumeListener`.
+    ResumeListenerReply { listeners: Vec<StateChange> }
+}
+reply! {
+    /// Of `DrainListener`: with `more` one of several.
+    DrainListenerReply { listeners: Vec<StateChange>, connections: u64, left_ms: u64 }
 }
 
 /// Of `ClosePeers`.
@@ -356,6 +394,14 @@ reply! {
 reply! {
     /// Of the error `InvalidBacklog`.
     InvalidBacklog { backlog: i64 }
+}
+reply! {
+    /// Of the error `NothingToHold`.
+    NothingToHold { listener: String }
+}
+reply! {
+    /// Of the error `InvalidDeadline`.
+    InvalidDeadline { deadline_ms: i64 }
 }
 
 /// The values of a request or reply by name, as they go over the wire.

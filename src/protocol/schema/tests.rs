@@ -146,6 +146,7 @@ fn samples() -> Vec<(&'static str, Value)> {
         faults: 1,
         restart_required: vec![text()],
         confirm_in_ms: Some(1),
+        listener_states: BTreeMap::from([(text(), 1)]),
     };
     let listener = Listener {
         name: text(),
@@ -177,12 +178,21 @@ fn samples() -> Vec<(&'static str, Value)> {
         uid: Some(1),
         ..Peer::default()
     };
+    let listeners = || {
+        vec![StateChange {
+            listener: text(),
+            before: ListenerState::Listening,
+            after: ListenerState::Paused,
+            connections: 1,
+        }]
+    };
     fn value(sample: impl Serialize) -> Value {
         serde_json::to_value(sample).unwrap()
     }
     vec![
         ("Status", value(&status)),
         ("Listener", value(&listener)),
+        ("StateChange", value(&listeners()[0])),
         ("Backlog", value(backlog)),
         ("Peer", value(&peer)),
         ("ReloadResult", value(&result)),
@@ -212,6 +222,29 @@ fn samples() -> Vec<(&'static str, Value)> {
             value(SetBacklogReply {
                 before: backlog,
                 after: backlog,
+            }),
+        ),
+        ("PauseListener", every_parameter::<PauseListener>()),
+        (
+            "PauseListenerReply",
+            value(PauseListenerReply {
+                listeners: listeners(),
+            }),
+        ),
+        ("ResumeListener", every_parameter::<ResumeListener>()),
+        (
+            "ResumeListenerReply",
+            value(ResumeListenerReply {
+                listeners: listeners(),
+            }),
+        ),
+        ("DrainListener", every_parameter::<DrainListener>()),
+        (
+            "DrainListenerReply",
+            value(DrainListenerReply {
+                listeners: listeners(),
+                connections: 1,
+                left_ms: 1,
             }),
         ),
         ("ClosePeers", every_parameter::<ClosePeers>()),
@@ -267,6 +300,8 @@ fn samples() -> Vec<(&'static str, Value)> {
         ("NothingToRollBack", json!({})),
         ("UpgradeRefused", value(UpgradeRefused { reason: text() })),
         ("InvalidBacklog", value(InvalidBacklog { backlog: 1 })),
+        ("NothingToHold", value(NothingToHold { listener: text() })),
+        ("InvalidDeadline", value(InvalidDeadline { deadline_ms: 1 })),
         ("RequestTooLarge", value(RequestTooLarge { bytes_max: 1 })),
     ]
 }
@@ -287,6 +322,9 @@ fn every_parameter<T: Serialize + serde::de::DeserializeOwned>() -> Value {
         "dry_run",
         "list",
         "confirm_within_ms",
+        "all",
+        "hold",
+        "deadline_ms",
     ];
     let mut all = Parameters::new();
     for name in names {

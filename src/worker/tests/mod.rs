@@ -5,6 +5,7 @@
 mod closing;
 mod datagrams;
 mod handover;
+mod intake;
 mod listening;
 mod mixture;
 mod pace;
@@ -22,7 +23,7 @@ use crate::driver::sim::{Client, End, Faults, Network, Peer as RemotePeer, Sim};
 use crate::driver::{Driver, Permits, Waker};
 use crate::echo::Reply;
 use crate::policy::limits::{LINGER, Timeouts, WhenFull};
-use crate::policy::{Access, CloseReason, Refusal, SourcePorts};
+use crate::policy::{Access, CloseReason, Intake, Refusal, SourcePorts};
 use crate::stats::{Counters, Totals};
 
 use super::Worker;
@@ -80,6 +81,7 @@ fn settings() -> Settings {
         max_per_source: None,
         access: Access::default(),
         refuse_source_ports: SourcePorts::default(),
+        intake: Intake::default(),
     }
 }
 
