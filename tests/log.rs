@@ -13,7 +13,8 @@ use nix::sys::stat::Mode;
 
 use crate::control::under_load::measure_answers;
 use crate::harness::{
-    Daemon, after_shell_line, connect, eventually, exchange, folder_of, free_port, text,
+    Daemon, STREAM_AND_DATAGRAMS, after_shell_line, connect, eventually, exchange, folder_of,
+    free_port, text,
 };
 
 const INFO: &str = "[log]\ntarget = \"stderr\"\n";
@@ -363,4 +364,65 @@ fn a_quiet_reload_prints_nothing_that_the_log_has() {
     assert_ne!(quiet(69), "", "no log has this");
     daemon.signal(Signal::SIGTERM);
     assert!(daemon.wait().success());
+}
+
+/// The lines about connections that were closed, at the level of the file.
+fn closed_lines(daemon: &Daemon) -> Vec<String> {
+    let log = daemon.log();
+    let lines = log.lines().filter(|line| line.contains(": closed after "));
+    lines.map(str::to_owned).collect()
+}
+
+/// A limit of repeated lines would hide most of them.
+#[test]
+fn each_connection_that_is_closed_has_a_line_where_that_is_asked_for() {
+    let asked = format!("{INFO}connections = true\n{STREAM_AND_DATAGRAMS}");
+    let daemon = Daemon::start(&asked);
+    for _ in 0..150 {
+        let mut peer = daemon.connect("main");
+        assert_eq!(exchange(&mut peer, b"hello"), b"hello");
+    }
+    eventually("each has a line", || closed_lines(&daemon).len() == 150);
+    let mut peer = daemon.connect("main");
+    let name = peer.local_addr().expect("bound");
+    assert_eq!(exchange(&mut peer, b"hello"), b"hello");
+    // It is open already when it ceases to be asked for.
+    let result = daemon.reload_with(&format!("{INFO}{STREAM_AND_DATAGRAMS}"));
+    assert_eq!(result["outcome"], "applied", "{result}");
+    drop(peer);
+    eventually("it is closed", || daemon.connections("main") == 0);
+    let result = daemon.reload_with(&asked);
+    assert_eq!(result["outcome"], "applied", "{result}");
+    let mut last = daemon.connect("main");
+    assert_eq!(exchange(&mut last, b"last"), b"last");
+    let begin = format!(
+        "echod: listener \"main\": {}: closed after ",
+        last.local_addr().expect("bound")
+    );
+    drop(last);
+    eventually("the last one has a line", || {
+        closed_lines(&daemon).len() == 151
+    });
+    let lines = closed_lines(&daemon);
+    let end = " because the conversation was finished; 4 bytes received, 4 bytes sent";
+    assert!(
+        lines[150].starts_with(&begin) && lines[150].ends_with(end),
+        "{lines:?}"
+    );
+    assert!(
+        !daemon.log().contains(&name.to_string()),
+        "not while it was off"
+    );
+    assert!(!daemon.log().contains("suppressed"));
+}
+
+#[test]
+fn the_lines_of_connections_are_asked_for_in_a_successor_too() {
+    let daemon = Daemon::start(&format!("{INFO}connections = true\n{STREAM_AND_DATAGRAMS}"));
+    let mut peer = daemon.connect("main");
+    assert_eq!(exchange(&mut peer, b"before"), b"before");
+    daemon.ctl_text(&["upgrade"]);
+    assert_eq!(exchange(&mut peer, b"after"), b"after");
+    drop(peer);
+    eventually("it has a line", || closed_lines(&daemon).len() == 1);
 }

@@ -279,6 +279,14 @@ pub(crate) const KEYS: &[Key] = &[
             facility
         )),
     ),
+    // One info line for each connection that is closed.
+    global(
+        Log,
+        "connections",
+        "false",
+        Live,
+        lens!(log.connections, value::flag, bool::to_string),
+    ),
     // Tcp, udp, unix-stream or unix-datagram; required.
     listener(
         "protocol",

@@ -133,6 +133,8 @@ pub struct Log {
     pub level: LevelFilter,
     /// The name of a syslog facility.
     pub facility: String,
+    /// One info line for each connection that is closed.
+    pub connections: bool,
 }
 
 impl Default for Log {
@@ -141,6 +143,7 @@ impl Default for Log {
             target: LogTarget::default(),
             level: LevelFilter::Off,
             facility: String::new(),
+            connections: false,
         }
     }
 }

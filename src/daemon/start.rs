@@ -20,6 +20,7 @@ use super::announce;
 use super::args::Args;
 use super::check;
 use super::control::{ClientId, Reply, SaidBy, Server, SocketPath};
+use super::events::Events;
 use super::files::Files;
 use super::handover::STORED;
 use super::handover::predecessor::{Inherited, Predecessor};
@@ -126,10 +127,12 @@ impl Start<'_> {
             pausing: Default::default(),
             handover: None,
             passed: self.passed,
+            events: Events::default(),
             server: foundation.server,
             supervision: manager.map(|manager| Supervision::new(manager, store, count, now)),
         };
         daemon.listeners.landlock = landlock;
+        daemon.observe_connections();
         let result = match foundation.listeners {
             InitialListeners::Fresh(first) => daemon
                 .begin(first, self.loaded.warnings, self.begun)

@@ -317,6 +317,7 @@ mod tests {
             target: config::LogTarget::Stderr,
             level: LevelFilter::Info,
             facility: "daemon".into(),
+            connections: false,
         })
         .unwrap();
         let workers = Workers::start(2, &config::Config::embedded().daemon).unwrap();

@@ -43,7 +43,7 @@ use crate::stats::Counters;
 use handover::HandingOver;
 use ids::PeerIds;
 use listening::ListeningSocket;
-use mailbox::{Command, Gate, ListenerId, Mailbox, Report, Settings, SocketId};
+use mailbox::{Command, Gate, ListenerId, Mailbox, Observation, Report, Settings, SocketId};
 use pace::Pace;
 use peers::Search;
 use sources::SourceTable;
@@ -74,6 +74,7 @@ pub struct Worker<D: Driver> {
     timers: Timers,
     pace: Pace,
     ids: PeerIds,
+    observation: Observation,
     searches: VecDeque<Search>,
     // To be handed over once the completions of this turn are handled.
     hand_over_requested: bool,
@@ -247,6 +248,7 @@ impl<D: Driver> Worker<D> {
             timers: Timers::new(now),
             pace: Pace::new(busy_poll, now),
             ids: PeerIds::new(index, workers),
+            observation: Observation::default(),
             searches: VecDeque::new(),
             hand_over_requested: false,
             handing_over: None,
@@ -361,6 +363,7 @@ impl<D: Driver> Worker<D> {
                 gate,
                 counters,
             } => self.configure(Listener::new(listener, settings, gate, counters)),
+            Command::Observe(observation) => self.observation = observation,
             Command::AddSocket {
                 listener,
                 id,
@@ -433,7 +436,7 @@ impl<D: Driver> Worker<D> {
             SlotKind::Empty => {}
             SlotKind::Connection(connection) => {
                 if let Some(listener) = &self.listeners[slot.listener as usize] {
-                    connection.handle_closed(now, listener);
+                    connection.handle_closed(now, listener, self.observation);
                 }
             }
             SlotKind::Listening(ListeningSocket { id, .. }) | SlotKind::Datagrams(id) => {

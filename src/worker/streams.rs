@@ -16,6 +16,7 @@ use crate::policy::CloseReason;
 use crate::policy::limits::{Activity, Phase, TimeoutAction};
 
 use super::gate::Admission;
+use super::mailbox::Observation;
 use super::transfer::{ConnectionState, instant_before};
 use super::{Listener, SlotKind, Worker};
 
@@ -200,25 +201,41 @@ impl Connection {
     }
 
     /// It was closed.
-    pub(super) fn handle_closed(self, now: Instant, listener: &Listener) {
+    pub(super) fn handle_closed(self, now: Instant, listener: &Listener, observed: Observation) {
         if self.admission.is_admitted {
             debug_assert!(self.close_reason.is_some(), "it is closed for a reason");
             let reason = self.close_reason.unwrap_or(CloseReason::Failed);
             listener.count_closed(reason);
-            let lifetime = Duration::from_millis(self.age(now) / 1_000_000);
-            log_about(
-                self.peer,
-                listener,
-                &format_args!(
-                    "closed after {} because {}; {} bytes received, {} bytes sent",
-                    humantime::format_duration(lifetime),
-                    reason.clause(),
-                    self.bytes_received,
-                    self.bytes_sent
-                ),
-            );
+            self.log_closed(now, listener, observed, reason);
         }
         self.release(listener);
+    }
+
+    /// One line, whichever level it has.
+    fn log_closed(
+        &self,
+        now: Instant,
+        listener: &Listener,
+        observed: Observation,
+        reason: CloseReason,
+    ) {
+        let level = if observed.log_closed {
+            log::Level::Info
+        } else {
+            log::Level::Debug
+        };
+        let name = &*listener.settings.name;
+        let peer = PeerName(self.peer);
+        let lifetime = Duration::from_millis(self.age(now) / 1_000_000);
+        log::log!(
+            level,
+            listener = name, peer:% = peer, closed = reason.name();
+            "listener \"{name}\": {peer}: closed after {} because {}; {} bytes received, {} bytes sent",
+            humantime::format_duration(lifetime),
+            reason.clause(),
+            self.bytes_received,
+            self.bytes_sent
+        );
     }
 
     /// How the gate counts it.

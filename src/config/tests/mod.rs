@@ -122,6 +122,7 @@ fn without_a_file_there_is_tcp_and_udp_on_loopback() {
         target = "auto"
         level = "info"
         facility = "daemon"
+        connections = false
 
         [listener.tcp]
         protocol = "tcp"
@@ -315,7 +316,7 @@ fn a_key_that_is_set_everywhere_comes_back() {
         "[daemon]\nworkers = 3\ndriver = \"io_uring\"\nbusy-poll = \"50us\"\ndrain-timeout = \"0s\"\nshutdown-delay = \"1500ms\"\n\
          user = \"echod\"\ngroup = \"netops\"\n\
          [control]\nsocket = \"/run/a \\\"b\\\".sock\"\nmode = \"600\"\ngroup = \"echod\"\n\
-         [log]\ntarget = \"syslog\"\nlevel = \"off\"\nfacility = \"local7\"\n\
+         [log]\ntarget = \"syslog\"\nlevel = \"off\"\nfacility = \"local7\"\nconnections = true\n\
          [listener.\"a.b\"]\nprotocol = \"tcp\"\naddress = [\"localhost:7\", \"10.0.0.1:8\"]\nreply = \"discard\"\n\
          one-shot = true\nsockets = 2\nbacklog = 2147483647\nmax-connections = 1\nwhen-full = \"reset\"\n\
          max-per-source = 7\nidle-timeout = \"off\"\nmax-lifetime = \"999d\"\nwrite-stall-timeout = \"1ms\"\n\

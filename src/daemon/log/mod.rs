@@ -2,7 +2,7 @@
 //!
 //! A record becomes a [`mod@line`], made safe; [`limiter`] decides whether it is one too many; it waits
 //! in a [`queue`] for [`writer`], a thread of its own that knows the [`output`]. What a line is about
-//! is in key-values (`listener`, `peer`, `reload_id`), which the journal keeps. A thread that logs
+//! is in key-values (`listener`, `peer`, `closed`, `reload_id`), which the journal keeps. A thread that logs
 //! never waits for an output: lines that it does not take in time are lost, and counted.
 
 mod journal;
@@ -19,7 +19,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ::log::{LevelFilter, Log, Metadata, Record};
+use ::log::{Level, LevelFilter, Log, Metadata, Record};
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 
@@ -266,7 +266,7 @@ impl Log for Logger {
         // The text is formatted before the lock is taken: other threads need not wait for that, and
         // whatever it calls may log itself.
         let line = Line::of(record);
-        let class = (!is_of_a_reload(record)).then(|| class(record));
+        let class = (!is_unlimited(record)).then(|| class(record));
         self.state().handle_line(Instant::now(), class, line);
         self.waker.wake();
     }
@@ -287,7 +287,9 @@ fn class(record: &Record<'_>) -> Class {
     }
 }
 
-/// The lines of a reload are not limited: the configuration bounds their number.
-fn is_of_a_reload(record: &Record<'_>) -> bool {
-    record.key_values().get("reload_id".into()).is_some()
+/// The lines of a reload are not limited: the configuration bounds their number. Nor are those about
+/// connections that were closed where each is asked for (`[log] connections`); else they are debug lines.
+fn is_unlimited(record: &Record<'_>) -> bool {
+    let has = |key: &str| record.key_values().get(key.into()).is_some();
+    has("reload_id") || (record.level() == Level::Info && has("closed"))
 }

@@ -483,6 +483,7 @@ impl Daemon {
         self.reloads.next_start = Some(config.clone());
         let running = std::mem::replace(&mut self.config, config);
         self.config.keep_restart_keys_of(&running);
+        self.observe_connections();
     }
 
     /// The keys whose values take effect at the next start, such as `daemon.workers`.
