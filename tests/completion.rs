@@ -105,6 +105,9 @@ fn completes(kind: &Kind) {
     shell.type_line("echoctl listeners oth\t\r", "other, tcp, listening");
     shell.type_line("echoctl peers --listener oth\t\r", "0 peers");
     shell.type_line("echoctl kick mai\t --dry-run\r", "no connection matches");
+    shell.type_line("echoctl pause mai\t --ho\t\r", "main: listening → holding");
+    shell.type_line("echoctl drain mai\t\r", "no connection is left");
+    shell.type_line("echoctl resume mai\t\r", "main: draining → listening");
     // Of the daemon that the line names; elsewhere there is none.
     if kind.name != "fish" {
         shell.type_line("export ECHOCTL_SOCKET=/nowhere\r", "");

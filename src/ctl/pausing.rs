@@ -23,6 +23,9 @@ use super::calls::{decode, full_name};
 use super::refusal::Complaint;
 use super::selection::milliseconds;
 
+/// How many listeners are named in one line.
+const NAMES_MAX: usize = 3;
+
 impl Session {
     pub(super) fn pause(&self, which: OneOrAll, hold: bool) -> Result<(), Complaint> {
         let (listener, all) = which.parameters();
@@ -168,6 +171,10 @@ fn goes_on(progress: &DrainListenerReply) -> String {
 }
 
 fn names(progress: &DrainListenerReply) -> String {
+    // There may be thousands.
+    if progress.listeners.len() > NAMES_MAX {
+        return counted(progress.listeners.len() as u64, "listener");
+    }
     let names = progress.listeners.iter().map(|one| escape(&one.listener));
     names.collect::<Vec<_>>().join(COMMA)
 }
@@ -203,6 +210,19 @@ mod tests {
 
     #[test]
     fn the_progress_of_a_drain_counts_connections_and_seconds() {
+        let many = |count| DrainListenerReply {
+            listeners: vec![change("a", ListenerState::Listening, ListenerState::Draining); count],
+            connections: 4,
+            left_ms: 0,
+        };
+        assert_eq!(
+            progress_line(&many(3)),
+            "draining a, a, a: 4 connections left, closing them"
+        );
+        assert_eq!(
+            progress_line(&many(4)),
+            "draining 4 listeners: 4 connections left, closing them"
+        );
         let progress = |left_ms| DrainListenerReply {
             listeners: vec![
                 change("a", ListenerState::Listening, ListenerState::Draining),

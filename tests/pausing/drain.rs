@@ -149,7 +149,7 @@ fn a_peer_that_does_not_take_our_fin_does_not_keep_a_drain_from_its_end() {
     let daemon = Daemon::start(&config);
     let stalled = established(&daemon, "main");
     stalled.set_nonblocking(true).unwrap();
-    while (&stalled).write(&[7; 1 << 16]).is_ok() {}
+    while (&stalled).write(&[7; 1 << 14]).is_ok() {}
     let mut control = watch(&daemon, &json!({ "all": true, "deadline_ms": 0 }));
     loop {
         let reply = control.reply().expect("a reply");
