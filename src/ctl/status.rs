@@ -30,7 +30,8 @@ pub(super) fn status(status: &Status, screen: Screen) -> String {
     }
     let title = paint.bold(&format!("echod {}", escape(&status.version)));
     let state = escape(&status.state);
-    text += &format!("{title}, {state}, up {}\n", age(status.uptime_ms));
+    let on_trial = on_trial(status, paint);
+    text += &format!("{title}, {state}, up {}{on_trial}\n", age(status.uptime_ms));
     let mut lines = |name: &str, values: Vec<String>| {
         for (index, value) in values.iter().enumerate() {
             text += &field(if index == 0 { name } else { "" }, value);
@@ -42,7 +43,6 @@ pub(super) fn status(status: &Status, screen: Screen) -> String {
     let is_rejected_on_disk = is_rejected && !status.last_reload.rollback;
     lines("on disk", on_disk(status, is_rejected_on_disk, paint));
     lines("last reload", last_reload(status, is_rejected, screen));
-    lines("", Vec::from_iter(confirmation(status, paint)));
     lines("restart", Vec::from_iter(restart(status, paint)));
     let socket = status.control_socket.as_deref().map(escape);
     lines("control socket", Vec::from_iter(socket));
@@ -90,7 +90,9 @@ fn rejection(status: &Status, screen: Screen) -> String {
     );
     let paint = screen.paint;
     let mut text = paint.red(&heading) + "\n";
-    for line in diagnostics(&result.errors, ERRORS_MAX, "error", screen, "  ".len()) {
+    // The line about a restart needs its room.
+    let max = ERRORS_MAX - usize::from(!status.restart_required.is_empty());
+    for line in diagnostics(&result.errors, max, "error", screen, "  ".len()) {
         text += &format!("  {}\n", paint.red(&line));
     }
     text
@@ -196,11 +198,13 @@ fn last_reload(status: &Status, is_rejected: bool, screen: Screen) -> Vec<String
     lines
 }
 
-/// That it is on trial.
-fn confirmation(status: &Status, paint: Paint) -> Option<String> {
-    let left = age(status.confirm_in_ms?);
-    let words = format!("rolled back in {left} unless confirmed: echoctl confirm");
-    Some(paint.yellow(&words))
+/// That the configuration in force has to be confirmed.
+fn on_trial(status: &Status, paint: Paint) -> String {
+    let left = status.confirm_in_ms.map(age);
+    left.map_or_else(String::new, |left| {
+        let words = format!("rolled back in {left} unless confirmed");
+        format!("; {}", paint.yellow(&words))
+    })
 }
 
 /// The keys that wait for the next start.
@@ -418,9 +422,10 @@ mod tests {
         value["restart_required"] = json!(["daemon.workers", "control.mode"]);
         value["last_reload"]["warnings"] = json!([]);
         let text = status(&parse(&value), PLAIN);
+        let heading = "echod 0.1.0, serving, up 2d 5h; rolled back in 42s unless confirmed\n";
+        assert!(text.starts_with(heading), "{text}");
         let lines = "\
   last reload    applied by the control socket, 2026-01-02T03:04:05.678Z
-                 rolled back in 42s unless confirmed: echoctl confirm
   restart        needed for daemon.workers, control.mode
   control socket /run/echod/control.sock
 ";
