@@ -88,6 +88,11 @@ impl Connection {
         self.receives_always = true;
     }
 
+    /// Whether it is received from however much is unsent.
+    pub(super) fn receives_always(&self) -> bool {
+        self.receives_always
+    }
+
     /// Whether there is room for what a receive would bring. What was delivered goes back before
     /// anything is relayed.
     pub(super) fn may_receive(&self) -> bool {

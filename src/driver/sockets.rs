@@ -10,14 +10,10 @@ use std::time::Instant;
 
 use super::accept::Listener;
 use super::buffers::Memory;
-use super::endpoints::{Endpoints, Kind, Registration};
+use super::endpoints::{Endpoints, Kind, RECEIVED_BYTES_MAX, Registration};
 use super::lifecycle::Lifecycle;
 use super::{Buffer, Completion, Detached, Details, Driver, Envelope, Op, Permits, Token, Waker};
 use crate::sys::socket;
-
-/// A `wait` ends after this many bytes received by calls of our own, so that they are sent while the
-/// cache has them, and the first of those peers can continue while the others have their turn.
-const RECEIVED_BYTES_MAX: usize = 256 * 1024;
 
 /// How a driver learns that an endpoint is ready. [`Sockets::wait`] calls these functions in their
 /// order here.

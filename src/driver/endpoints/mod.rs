@@ -31,6 +31,10 @@ use crate::sys::socket;
 pub(crate) use endpoint::Registration;
 pub(super) use endpoint::{Endpoint, Kind};
 
+/// A `wait` ends after this many bytes received by calls of our own, so that they are sent while the
+/// cache has them, and the first of those peers can continue while the others have their turn.
+pub(super) const RECEIVED_BYTES_MAX: usize = 256 * 1024;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Endpoints<R, M> {

@@ -3,7 +3,7 @@
 
 use std::os::fd::AsFd;
 
-use super::{Drain, Endpoints, Kind, Registration};
+use super::{Drain, Endpoints, Kind, RECEIVED_BYTES_MAX, Registration};
 use crate::driver::accept::Queued;
 use crate::driver::buffers::{Memory, Need};
 use crate::driver::connection::Reception;
@@ -24,7 +24,7 @@ impl<R: Registration, M: Memory> Endpoints<R, M> {
             return None;
         }
         match endpoint.kind {
-            Kind::Connection(_) => return self.receive(token, done),
+            Kind::Connection(_) => return self.receive_some(token, done),
             Kind::Listener(_) => _ = self.accept(token, done),
             Kind::Datagrams(_) => _ = self.receive_from(token, done),
         }
@@ -61,6 +61,22 @@ impl<R: Registration, M: Memory> Endpoints<R, M> {
             Ok(()) => connection.shut_down_if_due(fd),
             Err(errno) => self.fail(token, errno, done),
         }
+    }
+
+    /// Receives a buffer; for a user that sends bytes of its own as many as there are in one wait:
+    /// what it sends then goes out together, and wakes the other side once. Returns what the first
+    /// has brought.
+    fn receive_some(&mut self, token: Token, done: &mut Vec<Completion>) -> Option<Reception> {
+        let first = self.receive(token, done);
+        let mut last = first;
+        while let Some(Reception::Received { filled: true, .. }) = last
+            && self.received_bytes < RECEIVED_BYTES_MAX
+            && let Kind::Connection(connection) = &self.table.get(token)?.kind
+            && connection.receives_always()
+        {
+            last = self.receive(token, done);
+        }
+        first
     }
 
     fn receive(&mut self, token: Token, done: &mut Vec<Completion>) -> Option<Reception> {
