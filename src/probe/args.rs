@@ -372,6 +372,19 @@ pub(crate) const DATAGRAM_BYTES_MAX: usize = 65_527;
 /// The largest over IPv4, whose packet counts its own header of 20 bytes as well.
 pub(crate) const DATAGRAM_BYTES_MAX_IPV4: usize = 65_507;
 
+/// Whether a service can be sent messages of this size.
+pub(super) fn check_size(target: &Target, size: usize) -> Result<(), String> {
+    match target.is_stream() {
+        true if size == 0 => {
+            Err("--size 0: an empty message has no bytes on a stream: write 1 or more".into())
+        }
+        false if size > DATAGRAM_BYTES_MAX => Err(format!(
+            "--size {size}: a datagram has {DATAGRAM_BYTES_MAX} bytes at most"
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// The largest message, of streams.
 const MESSAGE_BYTES_MAX: usize = 1 << 30;
 
@@ -539,10 +552,9 @@ mod tests {
 
     #[test]
     fn rates_sizes_and_sources_are_read() {
-        assert_eq!(
-            ["5000", "20k", "1.5M"].map(|text| parse_rate(text).ok()),
-            [Some(5000), Some(20_000), Some(1_500_000)]
-        );
+        for (text, rate) in [("5000", 5000), ("20k", 20_000), ("1.5M", 1_500_000)] {
+            assert_eq!(parse_rate(text), Ok(rate));
+        }
         assert_eq!(parse_message_size("1KiB"), Ok(1024));
         for (text, address, port) in [
             ("192.0.2.1", "192.0.2.1", 0),

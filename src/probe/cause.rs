@@ -13,6 +13,9 @@ use serde::Serialize;
 use crate::cli::text;
 use crate::sys::measure;
 
+/// What may help where a service never answers.
+pub(super) const SILENT: &str = "nothing comes back: is it an echo service?";
+
 /// What went wrong.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Cause {

@@ -155,8 +155,7 @@ impl Console {
 
     /// Reports a fault, or what spoils a result, on standard error.
     pub(crate) fn warn(&self, text: &str) {
-        let line = format!("echoprobe: {}", text::escape(text));
-        complain(&(self.error_paint.yellow(&line) + "\n"));
+        self.complain(text, Paint::yellow);
     }
 
     /// Ends a command that has not reached the service: says why, and reports the cause.
@@ -167,8 +166,12 @@ impl Console {
         let mut report = Report::default();
         report.errors.count(trouble.cause.clone());
         self.report(&report)?;
-        let line = format!("echoprobe: {}", text::escape(&trouble.to_string()));
-        complain(&(self.error_paint.red(&line) + "\n"));
+        self.complain(&trouble.to_string(), Paint::red);
         Ok(Verdict::without_result(&trouble.cause))
+    }
+
+    fn complain(&self, text: &str, paint: fn(Paint, &str) -> String) {
+        let line = format!("echoprobe: {}", text::escape(text));
+        complain(&(paint(self.error_paint, &line) + "\n"));
     }
 }

@@ -46,6 +46,15 @@ impl Default for Latencies {
 }
 
 impl Latencies {
+    /// These times, in microseconds.
+    #[cfg(test)]
+    pub(crate) fn of(micros: impl IntoIterator<Item = u64>) -> Self {
+        let mut latencies = Self::default();
+        let times = micros.into_iter().map(Duration::from_micros);
+        times.for_each(|time| latencies.record(time));
+        latencies
+    }
+
     /// Adds a time.
     pub(crate) fn record(&mut self, time: Duration) {
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1);
@@ -146,11 +155,8 @@ mod tests {
 
     #[test]
     fn a_spread_has_exact_ends_and_three_digits_of_the_middle() {
-        let mut latencies = Latencies::default();
-        assert_eq!(latencies.spread(), None);
-        for millis in 1..=1000 {
-            latencies.record(Duration::from_millis(millis));
-        }
+        assert_eq!(Latencies::default().spread(), None);
+        let latencies = Latencies::of((1..=1000).map(|millis| millis * 1000));
         let spread = latencies.spread().expect("there are some").0;
         let meant = [1.0, 500.0, 900.0, 990.0, 999.0, 1000.0, 500.5, 288.675];
         assert_eq!((spread[0].1, spread[5].1), (1000.0, 1_000_000.0));
@@ -174,10 +180,8 @@ mod tests {
 
     #[test]
     fn sums_are_of_all_however_long() {
-        let (mut one, mut other) = (Latencies::default(), Latencies::default());
-        one.record(Duration::from_secs(10_000));
-        other.record(Duration::from_millis(1));
-        one.merge(&other);
+        let mut one = Latencies::of([10_000_000_000]);
+        one.merge(&Latencies::of([1000]));
         assert_eq!((one.len(), one.max()), (2, Duration::from_secs(10_000)));
         assert_eq!(one.spread().expect("two").0[0], ("min", 1000.0));
     }

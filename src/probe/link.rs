@@ -27,6 +27,11 @@ pub(super) const DATAGRAM_MEMORY: usize = 65_536;
 /// A Unix socket whose queue was full is tried again after this time: its room is not reported.
 pub(super) const RETRY_INTERVAL: Duration = Duration::from_millis(1);
 
+/// Until when a wait lasts that something else ends: a deadline would be too far to compute with.
+pub(super) fn never() -> Instant {
+    Instant::now() + Duration::from_secs(3600)
+}
+
 /// Where a service is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Address {

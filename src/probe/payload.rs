@@ -227,15 +227,12 @@ pub(super) fn stream_piece(position: u64, len: u64) -> &'static [u8] {
 
 /// The index of the first of these bytes that is not the noise from this position on.
 pub(super) fn stream_difference(position: u64, bytes: &[u8], expect: Expect) -> Option<usize> {
-    let mut offset = 0;
-    for piece in bytes.chunks(PIECE_BYTES_MAX) {
+    let offsets = (0..).step_by(PIECE_BYTES_MAX);
+    let mut pieces = bytes.chunks(PIECE_BYTES_MAX).zip(offsets);
+    pieces.find_map(|(piece, offset)| {
         let noise = noise_from(position + offset as u64, expect);
-        if let Some(at) = first_difference(&noise[..piece.len()], piece) {
-            return Some(offset + at);
-        }
-        offset += piece.len();
-    }
-    None
+        Some(offset + first_difference(&noise[..piece.len()], piece)?)
+    })
 }
 
 /// Bytes that look random, others for each seed.
@@ -291,6 +288,13 @@ mod tests {
         }
     }
 
+    /// The second message of the first flow was the first message of the second one.
+    #[test]
+    fn no_message_of_one_flow_is_taken_for_one_of_another() {
+        let flows = [nonce(), nonce()].map(|nonce| Payload::new(64, nonce, Expect::Echo));
+        assert_ne!(flows[0].bytes(1), flows[1].bytes(0));
+    }
+
     #[test]
     fn a_number_is_found_again_however_small_the_message() {
         for (size, window) in [(1, 128), (4, 16_384), (8, 1 << 28), (16, 1 << 40)] {
@@ -331,17 +335,14 @@ mod tests {
     #[test]
     fn other_bytes_are_no_message() {
         let payload = payload(16);
-        assert_eq!(
-            recognize(payload, &payload.bytes(7), 7),
-            Recognized::Unknown
-        );
-        assert_eq!(
-            recognize(payload, &payload.bytes(0), 0),
-            Recognized::Unknown
-        );
-        let request = b"GET / HTTP/1.1\r\n";
-        assert_eq!(recognize(payload, request, 100), Recognized::Unknown);
-        assert_eq!(recognize(payload, b"", 100), Recognized::Unknown);
+        for (bytes, next) in [
+            (&payload.bytes(7)[..], 7),
+            (&payload.bytes(0), 0),
+            (b"GET / HTTP/1.1\r\n", 100),
+            (b"", 100),
+        ] {
+            assert_eq!(recognize(payload, bytes, next), Recognized::Unknown);
+        }
         assert_eq!(recognize(self::payload(0), b"", 1), Recognized::Empty);
     }
 

@@ -58,9 +58,7 @@ mod tests {
         assert_eq!(printable.piece(b"\xe2"), "");
         assert_eq!(printable.rest(), "\\xe2");
         assert_eq!(printable.rest(), "");
-        assert_eq!(
-            printable.piece("grüße\x1b[2J".as_bytes()),
-            "grüße\\u{1b}[2J"
-        );
+        let text = printable.piece("grüße\x1b[2J".as_bytes());
+        assert_eq!(text, "grüße\\u{1b}[2J");
     }
 }

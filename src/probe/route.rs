@@ -21,7 +21,7 @@ use super::args::{Path, ProxyVersion};
 use super::cause::{Cause, Trouble};
 use super::interrupt::{Interrupt, LOOK_INTERVAL};
 use super::link::{self, Address, Flow, RETRY_INTERVAL, Stream};
-use super::target::{Port, Target};
+use super::target::{Place, Target};
 use crate::sys::measure::{self, Fragmenting, ReceiveFailure};
 use crate::sys::socket::{Inherited, set_inherited};
 
@@ -48,17 +48,15 @@ impl Route {
         path: &Path,
         interrupt: &Interrupt,
     ) -> Result<Self, Trouble> {
-        let addresses = match target {
-            Target::Unix { path, .. } => vec![Address::Unix(path.clone())],
-            Target::Inet { host, port, .. } => {
+        let addresses = match &target.place {
+            Place::Unix(path) => vec![Address::Unix(path.clone())],
+            Place::Inet(host, port) => {
                 let unknown = |hint: String| Trouble::new(target, Cause::NameUnknown).hint(hint);
                 // A name is one of this protocol.
-                let port = match port {
-                    Port::Number(port) => *port,
-                    Port::Service(name) => service_port(name, target).ok_or_else(|| {
-                        unknown(format!("no service {name:?}: write the number of its port"))
-                    })?,
-                };
+                let number = port.parse().ok().or_else(|| service_port(port, target));
+                let port = number.ok_or_else(|| {
+                    unknown(format!("no service {port:?}: write the number of its port"))
+                })?;
                 let found = look_up(host, port, interrupt).map_err(|error| match error.kind() {
                     ErrorKind::Interrupted => Trouble::new(target, Cause::Interrupted),
                     _ => unknown(error.to_string()),
@@ -183,10 +181,8 @@ impl Route {
 
     /// `tcp://localhost:7`, with the address where that says more.
     pub(crate) fn place(&self, address: &Address) -> String {
-        match (&self.target, address) {
-            (Target::Inet { host, .. }, Address::Inet(address))
-                if host.parse() != Ok(address.ip()) =>
-            {
+        match (&self.target.place, address) {
+            (Place::Inet(host, _), Address::Inet(address)) if host.parse() != Ok(address.ip()) => {
                 format!("{} ({address})", self.target)
             }
             _ => self.target.to_string(),
@@ -430,10 +426,8 @@ fn proxy_header(version: ProxyVersion, socket: &Socket) -> io::Result<Vec<u8>> {
         ProxyVersion::V1 => header.encode_v1(&mut bytes),
         ProxyVersion::V2 => header.encode_v2(&mut bytes),
     };
-    match encoded {
-        Ok(_) => Ok(bytes),
-        Err(error) => Err(io::Error::other(error.to_string())),
-    }
+    encoded.map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(bytes)
 }
 
 /// Whether the path options make sense for this service.
@@ -460,9 +454,9 @@ pub(crate) fn check(target: &Target, path: &Path) -> Result<(), String> {
     }
     // The source alone chooses the family; an option or the service may contradict it.
     let source = path.source.and_then(|source| source.address);
-    let host = match target {
-        Target::Inet { host, .. } => host.parse::<IpAddr>().ok(),
-        Target::Unix { .. } => None,
+    let host = match &target.place {
+        Place::Inet(host, _) => host.parse::<IpAddr>().ok(),
+        Place::Unix(_) => None,
     };
     let mut families = path
         .family()

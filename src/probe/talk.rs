@@ -15,7 +15,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::cause::Cause;
 use super::compare::Expect;
 use super::console::{self, Stop};
-use super::exchange::{Account, Datagrams, Event};
+use super::event::Event;
+use super::exchange::Exchange;
 use super::figures;
 use super::ledger::AnswerKind;
 use super::link::{self, DATAGRAM_MEMORY, Stream, is_transient};
@@ -35,8 +36,9 @@ pub(super) fn run(session: &Session, timeout: Duration) -> Result<Verdict, Stop>
     let link = match session.route.target().is_stream() {
         true => Link::Stream(session.connect(timeout)?),
         false => {
-            let account = Account::new(Sent::new(Expect::Any), timeout);
-            Link::Datagrams(Datagrams::open(&session.route, timeout)?, Box::new(account))
+            let sent = Sent::new(Expect::Any);
+            let exchange = Exchange::open(session, &session.route, sent, timeout)?;
+            Link::Datagrams(Box::new(exchange))
         }
     };
     let mut talk = Talk {
@@ -60,9 +62,9 @@ pub(super) fn run(session: &Session, timeout: Duration) -> Result<Verdict, Stop>
     Ok(talk.verdict())
 }
 
-enum Link {
+enum Link<'a> {
     Stream(Stream),
-    Datagrams(Datagrams, Box<Account<Sent>>),
+    Datagrams(Box<Exchange<'a, Sent>>),
 }
 
 /// What the conversation is waiting for.
@@ -82,7 +84,7 @@ enum Phase {
 struct Talk<'a> {
     session: &'a Session,
     timeout: Duration,
-    link: Link,
+    link: Link<'a>,
     input: File,
     /// What was read of the input and is not sent yet, and whether there will be more.
     typed: Vec<u8>,
@@ -110,15 +112,15 @@ impl Talk<'_> {
             }
             self.ask()?;
             if self.phase == Phase::Asked && self.has_line() {
+                // What is sent may be answered by now.
                 self.handle_line()?;
-                continue;
-            }
-            if self.wait()? {
+            } else if self.wait()? {
                 self.read_input()?;
             }
             match &self.link {
+                _ if self.phase == Phase::Over => {}
                 Link::Stream(_) => self.receive_stream()?,
-                Link::Datagrams(..) => self.receive_datagrams()?,
+                Link::Datagrams(_) => self.receive_datagrams()?,
             }
         }
         self.end_line()
@@ -157,17 +159,16 @@ impl Talk<'_> {
         self.phase = Phase::Waiting(line.len());
         match &mut self.link {
             _ if line == QUIT => self.phase = Phase::Over,
-            Link::Datagrams(..) if is_last => self.phase = Phase::Over,
+            Link::Datagrams(_) if is_last => self.phase = Phase::Over,
             Link::Stream(stream) if is_last => {
                 stream.half_close();
                 self.phase = Phase::Leaving;
             }
             Link::Stream(_) if line.is_empty() => self.phase = Phase::Idle,
             Link::Stream(stream) => stream.push(&line),
-            Link::Datagrams(datagrams, account) => {
-                account.messages.push(line);
-                account.ledger.handle_due(now, 1);
-                datagrams.send(account, now);
+            Link::Datagrams(exchange) => {
+                exchange.account.messages.push(line);
+                exchange.send()?;
             }
         }
         Ok(())
@@ -176,15 +177,18 @@ impl Talk<'_> {
     /// Waits until the service or the input is ready, or time is up; whether the input is.
     fn wait(&mut self) -> Result<bool, Stop> {
         let now = Instant::now();
-        let far = now + Duration::from_secs(3600);
         let (socket, until) = match &mut self.link {
             Link::Stream(stream) => match self.phase {
                 Phase::Waiting(_) | Phase::Leaving => (stream.polled(), self.until),
-                _ => (stream.polled(), far),
+                _ => (stream.polled(), link::never()),
             },
-            Link::Datagrams(datagrams, account) => {
-                let until = datagrams.poll_timeout(account, now);
-                (datagrams.flow.polled(), until.unwrap_or(far))
+            Link::Datagrams(exchange) => {
+                let account = &mut exchange.account;
+                let until = exchange.datagrams.poll_timeout(account, now);
+                (
+                    exchange.datagrams.flow.polled(),
+                    until.unwrap_or_else(link::never),
+                )
             }
         };
         let mut polled = vec![socket];
@@ -255,24 +259,16 @@ impl Talk<'_> {
 
     /// Sends a datagram for which there was no room, and takes what has arrived.
     fn receive_datagrams(&mut self) -> Result<(), Stop> {
-        let Link::Datagrams(datagrams, account) = &mut self.link else {
+        let Link::Datagrams(exchange) = &mut self.link else {
             return Ok(());
         };
-        let now = Instant::now();
-        datagrams.send(account, now);
-        datagrams.receive(account)?;
-        datagrams.handle_time(account, now);
-        for event in std::mem::take(&mut account.events) {
+        exchange.turn()?;
+        for event in std::mem::take(&mut exchange.account.events) {
             match event {
-                Event::Answered {
-                    answer,
-                    bytes,
-                    arrival,
-                    ..
-                } => match (answer.kind, arrival) {
+                Event::Answered(came) => match (came.answer.kind, came.arrival) {
                     (AnswerKind::Received, _) => {
                         self.phase = Phase::Idle;
-                        self.print(&bytes)?;
+                        self.print(&came.bytes)?;
                         // An empty answer is an empty line.
                         self.is_midline = true;
                         self.end_line()?;
@@ -286,18 +282,18 @@ impl Talk<'_> {
                             self.session.route.address()
                         ))?;
                     }
-                    _ => self.print_unasked(&bytes)?,
+                    _ => self.print_unasked(&came.bytes)?,
                 },
                 Event::Missing(_) => {
                     let time = figures::setting(self.timeout);
                     self.fail(&format!("no answer within {time}"))?;
                 }
-                Event::Failed { failure, .. } => {
+                Event::Failed(_, _, failure) => {
                     let failure = failure.expect("the network or this host reports it");
                     let trouble = self.session.route.undelivered(&failure);
                     self.fail(&trouble.to_string())?;
                 }
-                Event::Ended { .. } => {}
+                Event::Ended(..) => {}
             }
         }
         Ok(())
@@ -380,9 +376,8 @@ impl Talk<'_> {
     /// How it went. A service that never answers was not reached.
     fn verdict(&self) -> Verdict {
         match &self.link {
-            Link::Datagrams(_, account) if !self.session.is_interrupted() => {
-                let tally = account.ledger.tally();
-                match tally.verdict() {
+            Link::Datagrams(exchange) if !self.session.is_interrupted() => {
+                match exchange.account.ledger.tally().verdict() {
                     Verdict::Good if !self.is_well => Verdict::Flawed,
                     verdict => verdict,
                 }

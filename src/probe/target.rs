@@ -8,32 +8,22 @@ use std::str::FromStr;
 
 /// An echo service, ours or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Target {
-    /// Over IP.
-    Inet {
-        /// TCP or UDP.
-        transport: Transport,
-        /// A name or an address; one of IPv6 without its brackets.
-        host: String,
-        /// The port.
-        port: Port,
-    },
-    /// On a Unix socket.
-    Unix {
-        /// The kind of socket.
-        transport: Transport,
-        /// Its path; an abstract name begins with `@`.
-        path: PathBuf,
-    },
+pub(crate) struct Target {
+    scheme: &'static str,
+    /// A stream of bytes, or datagrams.
+    pub transport: Transport,
+    /// Where it is.
+    pub place: Place,
 }
 
-/// A port as typed.
+/// Where a service is, as typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Port {
-    /// Its number.
-    Number(u16),
-    /// The name of a service, as in services(5).
-    Service(String),
+pub(crate) enum Place {
+    /// Over IP: a name or an address, one of IPv6 without its brackets; and the number of the port,
+    /// or the name of the service there (services(5)).
+    Inet(String, String),
+    /// The path of a Unix socket; an abstract name begins with `@`.
+    Unix(PathBuf),
 }
 
 /// A stream of bytes, or datagrams.
@@ -45,52 +35,35 @@ pub(crate) enum Transport {
     Datagram,
 }
 
-impl Target {
-    /// A stream of bytes, or datagrams.
-    pub(crate) fn transport(&self) -> Transport {
-        match self {
-            Self::Inet { transport, .. } | Self::Unix { transport, .. } => *transport,
-        }
-    }
+/// Their schemes, whether they are over IP, and how.
+const SCHEMES: [(&str, bool, Transport); 4] = [
+    ("tcp", true, Transport::Stream),
+    ("udp", true, Transport::Datagram),
+    ("unix", false, Transport::Stream),
+    ("unixgram", false, Transport::Datagram),
+];
 
+impl Target {
     /// Whether it is a stream of bytes.
     pub(crate) fn is_stream(&self) -> bool {
-        self.transport() == Transport::Stream
+        self.transport == Transport::Stream
     }
 
     /// Whether it is reached over IP.
     pub(crate) fn is_inet(&self) -> bool {
-        matches!(self, Self::Inet { .. })
-    }
-
-    fn scheme(&self) -> &'static str {
-        match (self.is_inet(), self.transport()) {
-            (true, Transport::Stream) => "tcp",
-            (true, Transport::Datagram) => "udp",
-            (false, Transport::Stream) => "unix",
-            (false, Transport::Datagram) => "unixgram",
-        }
-    }
-}
-
-impl fmt::Display for Port {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Number(port) => port.fmt(f),
-            Self::Service(name) => name.fmt(f),
-        }
+        matches!(self.place, Place::Inet(..))
     }
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = self.scheme();
-        match self {
-            Self::Inet { host, port, .. } if host.contains(':') => {
+        let scheme = self.scheme;
+        match &self.place {
+            Place::Inet(host, port) if host.contains(':') => {
                 write!(f, "{scheme}://[{host}]:{port}")
             }
-            Self::Inet { host, port, .. } => write!(f, "{scheme}://{host}:{port}"),
-            Self::Unix { path, .. } => write!(f, "{scheme}://{}", path.display()),
+            Place::Inet(host, port) => write!(f, "{scheme}://{host}:{port}"),
+            Place::Unix(path) => write!(f, "{scheme}://{}", path.display()),
         }
     }
 }
@@ -107,31 +80,25 @@ impl FromStr for Target {
         };
         // Schemes are case-insensitive (RFC 3986, section 3.1).
         let scheme = scheme.to_ascii_lowercase();
-        let (inet, transport) = match scheme.as_str() {
-            "tcp" => (true, Transport::Stream),
-            "udp" => (true, Transport::Datagram),
-            "unix" => (false, Transport::Stream),
-            "unixgram" => (false, Transport::Datagram),
-            _ => return Err(format!("{scheme}: not a supported protocol: {FORM}")),
+        let found = SCHEMES.iter().find(|(name, ..)| *name == scheme);
+        let Some(&(scheme, inet, transport)) = found else {
+            return Err(format!("{scheme}: not a supported protocol: {FORM}"));
         };
-        if !inet {
-            if rest.is_empty() || rest == "@" {
-                return Err(format!("the path is missing: write {scheme}://PATH"));
-            }
-            let path = rest.into();
-            return Ok(Self::Unix { transport, path });
-        }
-        let (host, port) = host_and_port(&scheme, rest)?;
-        Ok(Self::Inet {
+        let place = match rest {
+            _ if inet => host_and_port(scheme, rest)?,
+            "" | "@" => return Err(format!("the path is missing: write {scheme}://PATH")),
+            path => Place::Unix(path.into()),
+        };
+        Ok(Self {
+            scheme,
             transport,
-            host,
-            port,
+            place,
         })
     }
 }
 
 /// `HOST:PORT`, with an address of IPv6 in brackets.
-fn host_and_port(scheme: &str, rest: &str) -> Result<(String, Port), String> {
+fn host_and_port(scheme: &str, rest: &str) -> Result<Place, String> {
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     let parts = match rest.strip_prefix('[') {
         Some(rest) => rest
@@ -151,9 +118,9 @@ fn host_and_port(scheme: &str, rest: &str) -> Result<(String, Port), String> {
         ));
     }
     let is_name = port.starts_with(|first: char| first.is_ascii_alphabetic());
-    match port.parse() {
-        Ok(number) if number > 0 => Ok((host.into(), Port::Number(number))),
-        Err(_) if is_name => Ok((host.into(), Port::Service(port.into()))),
+    match port.parse::<u16>() {
+        Ok(1..) => Ok(Place::Inet(host.into(), port.into())),
+        Err(_) if is_name => Ok(Place::Inet(host.into(), port.into())),
         _ => Err(format!(
             "port {port:?}: write a number from 1 to 65535, or the name of a service"
         )),

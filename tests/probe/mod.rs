@@ -14,7 +14,7 @@ mod talk;
 mod terminal;
 mod unreached;
 
-use std::io::Write;
+use std::io::{Seek, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::thread;
@@ -28,27 +28,12 @@ pub(crate) use crate::harness::LISTENERS;
 use crate::harness::{Daemon, ECHOPROBE, PATIENCE, run_within, text};
 
 /// Listeners that do not echo, or only once.
-const OTHER_REPLIES: &str = r#"
-[listener.upper]
-protocol = "tcp"
-address = "127.0.0.1:0"
-reply = "upper"
-
-[listener.once]
-protocol = "tcp"
-address = "127.0.0.1:0"
-one-shot = true
-
-[listener.silent]
-protocol = "tcp"
-address = "127.0.0.1:0"
-reply = "discard"
-
-[listener.silent-udp]
-protocol = "udp"
-address = "127.0.0.1:0"
-reply = "discard"
-"#;
+const OTHERS: [(&str, &str, &str); 4] = [
+    ("upper", "tcp", r#"reply = "upper""#),
+    ("once", "tcp", "one-shot = true"),
+    ("silent", "tcp", r#"reply = "discard""#),
+    ("silent-udp", "udp", r#"reply = "discard""#),
+];
 
 /// The URL of a listener.
 pub(crate) fn url(daemon: &Daemon, listener: &str) -> String {
@@ -62,7 +47,10 @@ pub(crate) fn url(daemon: &Daemon, listener: &str) -> String {
 
 /// The listeners of every kind, and those.
 pub(crate) fn start() -> Daemon {
-    Daemon::start(&(LISTENERS.to_owned() + OTHER_REPLIES))
+    let others = OTHERS.map(|(name, protocol, line)| {
+        format!("[listener.{name}]\nprotocol = \"{protocol}\"\naddress = \"127.0.0.1:0\"\n{line}\n")
+    });
+    Daemon::start(&(LISTENERS.to_owned() + &others.concat()))
 }
 
 /// The listeners of every kind, with a key for all of them.
@@ -168,27 +156,14 @@ pub(crate) fn interrupt(child: Child) -> Output {
     child.wait_with_output().expect("a child of ours")
 }
 
-/// What any pipe holds (pipe(7)).
-const SHORT_BYTES: usize = 4096;
-
-/// Runs echoprobe to its end with this as its input.
+/// Runs echoprobe to its end with this as its input. All of it is there from the beginning: a
+/// service may answer and close before a thread of ours runs again.
 pub(crate) fn probe_with(arguments: &[&str], input: &[u8]) -> Output {
-    // All of a short one, and its end, is there from the beginning: a service may answer and close
-    // before a thread of ours runs again.
-    if input.len() <= SHORT_BYTES {
-        let (reader, mut writer) = std::io::pipe().expect("a pipe");
-        writer.write_all(input).expect("there is room");
-        drop(writer);
-        let child = spawn_reading(arguments, reader);
-        return child.wait_with_output().expect("a child of ours");
-    }
-    let mut child = spawn(arguments);
-    let mut stdin = child.stdin.take().expect("a pipe");
-    thread::scope(|scope| {
-        // A program that does not read all of it reports so in its output.
-        scope.spawn(move || _ = stdin.write_all(input));
-        child.wait_with_output().expect("a child of ours")
-    })
+    let mut file = tempfile::tempfile().expect("a file");
+    file.write_all(input).expect("written");
+    file.rewind().expect("a file");
+    let child = spawn_reading(arguments, file);
+    child.wait_with_output().expect("a child of ours")
 }
 
 /// A thread that has ended when this is dropped, without a panic.

@@ -4,9 +4,8 @@ use std::process::{Child, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::sys::termios::Termios;
-use nix::unistd::Pid;
 
 use super::patiently;
 use crate::harness::{ECHOPROBE, PATIENCE, eventually};
@@ -71,7 +70,7 @@ impl Terminal {
 
     /// Sends the program a signal.
     pub(crate) fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id() as i32), signal).expect("it runs");
+        super::signal(&self.child, signal);
     }
 
     /// Waits for the end of the program, and sees that the terminal is as it was.

@@ -13,13 +13,9 @@ pub(super) type Finding = Result<String, Halt>;
 /// Why a check ends before its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Halt {
-    /// The service has failed it.
-    Failed {
-        /// What was seen instead.
-        seen: String,
-        /// The same for programs, where there is a word for it.
-        cause: Option<Cause>,
-    },
+    /// The service has failed it: what was seen instead, and the same for programs, where there is
+    /// a word for it.
+    Failed(String, Option<Cause>),
     /// It says nothing about this service, or cannot be made from here.
     NotApplicable(String),
     /// The service was not reached, or not any more.
@@ -33,27 +29,18 @@ pub(super) enum Halt {
 impl Halt {
     /// The service has failed.
     pub(super) fn failed(seen: impl Into<String>, cause: Cause) -> Self {
-        Self::Failed {
-            seen: seen.into(),
-            cause: Some(cause),
-        }
+        Self::Failed(seen.into(), Some(cause))
     }
 
     /// The service does what it must not.
     pub(super) fn wrong(seen: impl Into<String>) -> Self {
-        Self::Failed {
-            seen: seen.into(),
-            cause: None,
-        }
+        Self::Failed(seen.into(), None)
     }
 
     /// The same about one client among others, or about one part.
     pub(super) fn of(self, part: &str) -> Self {
         match self {
-            Self::Failed { seen, cause } => Self::Failed {
-                seen: format!("{part}: {seen}"),
-                cause,
-            },
+            Self::Failed(seen, cause) => Self::Failed(format!("{part}: {seen}"), cause),
             Self::Unreached(trouble) => {
                 Self::failed(format!("{part}: {}", trouble.cause), trouble.cause)
             }

@@ -28,8 +28,8 @@ use finding::{Finding, Halt};
 use record::Record;
 
 /// One thing that a service may do right or wrong: its name, which is fixed, for programs know it;
-/// why it matters, in a few words; and how it is found out.
-struct Check(&'static str, &'static str, fn(&Service<'_>) -> Finding);
+/// and how it is found out. Why it matters is in [`record::hint`].
+struct Check(&'static str, fn(&Service<'_>) -> Finding);
 
 /// The service that is checked, and how.
 #[derive(Clone, Copy)]
@@ -68,18 +68,18 @@ pub(super) fn run(session: &Session, args: &CheckArgs) -> Result<Verdict, Stop> 
     };
     let console = &session.console;
     // The first finds out whether anything comes back.
-    let checks = match args.url.transport() {
+    let checks = match args.url.transport {
         Transport::Stream => streams::CHECKS,
         Transport::Datagram => datagrams::CHECKS,
     };
-    let echo = checks[0].2;
+    let echo = checks[0].1;
     let width = checks.iter().map(|check| check.0.len()).max().unwrap_or(0);
     let line = figures::spinner(console);
     let began = Instant::now();
     let mut record = Record::default();
     // The check at which the service has turned out not to echo, or not any more.
     let mut stopped = None;
-    for (index, Check(name, hint, find_out)) in checks.iter().enumerate() {
+    for (index, Check(name, find_out)) in checks.iter().enumerate() {
         line.set_message(format!("{name} ({} of {})", index + 1, checks.len()));
         line.tick();
         let finding = match stopped {
@@ -93,14 +93,14 @@ pub(super) fn run(session: &Session, args: &CheckArgs) -> Result<Verdict, Stop> 
                 record.interrupted = true;
                 break;
             }
-            Err(Halt::Failed { .. }) if index == 0 && is_upper(service, echo) => {
+            Err(Halt::Failed(..)) if index == 0 && is_upper(service, echo) => {
                 let seen = "it answers in upper case: write --expect upper";
                 Err(Halt::failed(seen, Cause::Mismatch))
             }
             finding => finding,
         };
-        let has_failed = matches!(finding, Err(Halt::Failed { .. } | Halt::Unreached(_)));
-        let row = record.add(name, hint, finding);
+        let has_failed = matches!(finding, Err(Halt::Failed(..) | Halt::Unreached(_)));
+        let row = record.add(name, finding);
         let lines = row.lines(width, console.paint);
         line.suspend(|| console.say(&lines))?;
         // A check may leave it busy for a moment: it is asked twice.
@@ -142,7 +142,8 @@ mod tests {
         for all in [streams::CHECKS, datagrams::CHECKS] {
             let names: BTreeSet<&str> = all.iter().map(|check| check.0).collect();
             assert_eq!((names.len(), all[0].0), (all.len(), "echo"));
-            for Check(name, hint, _) in all {
+            for Check(name, _) in all {
+                let hint = record::hint(name);
                 assert!((10..60).contains(&hint.len()), "{name}: {hint}");
                 let head = format!("| `{name}` | ");
                 let has_row = PAGE.lines().any(|line| line.starts_with(&head));

@@ -55,6 +55,31 @@ impl Row {
     }
 }
 
+/// Why a check matters, in a few words; in full in `docs/echo-servers.md`.
+pub(super) fn hint(check: &str) -> &'static str {
+    match check {
+        "echo" => "nothing else is worth a check",
+        "binary" => "files hold every byte value",
+        "half-close" => "clients read to the end",
+        "empty-half-close" => "health checks connect and leave",
+        "split-message" => "networks deliver in any pieces",
+        "pipelining" => "clients send without waiting",
+        "megabyte" => "unsent bytes are lost at the half-close",
+        "several-clients" => "one client keeps out all others",
+        "slow-reader" => "one client can fill its memory, or loses data",
+        "beside-a-slow-reader" => "one stalled client stops all others",
+        "reset" => "clients crash",
+        "empty-datagram" => "an empty datagram is a datagram",
+        "sizes" => "it looks like a fault of the network",
+        "burst" => "it looks like a loss in the network",
+        "order" => "it looks like reordering in the network",
+        "reply-address" => "firewalls and NATs drop such answers",
+        "gone-client" => "clients vanish",
+        "loop-guard" => "two such services can be made to answer each other for ever",
+        _ => "",
+    }
+}
+
 /// What was found of all.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Record {
@@ -73,12 +98,12 @@ pub(super) struct Record {
 
 impl Record {
     /// A check has ended with this finding.
-    pub(super) fn add(&mut self, name: &'static str, hint: &'static str, finding: Finding) -> &Row {
+    pub(super) fn add(&mut self, name: &'static str, finding: Finding) -> &Row {
         // Why an answer matters explains nothing where there is none.
         let is_answered = !matches!(finding, Err(Halt::Unreached(_)));
         let (verdict, seen, cause) = match finding {
             Ok(seen) => (Verdict::Pass, seen, None),
-            Err(Halt::Failed { seen, cause }) => (Verdict::Fail, seen, cause),
+            Err(Halt::Failed(seen, cause)) => (Verdict::Fail, seen, cause),
             Err(Halt::NotApplicable(seen)) => (Verdict::NotApplicable, seen, None),
             Err(Halt::Interrupted | Halt::NotRun) => (Verdict::NotRun, String::new(), None),
             Err(Halt::Unreached(trouble)) => (
@@ -98,7 +123,7 @@ impl Record {
             name,
             verdict,
             seen,
-            hint: (verdict == Verdict::Fail && is_answered).then_some(hint),
+            hint: (verdict == Verdict::Fail && is_answered).then(|| hint(name)),
         });
         self.checks.last().expect("just added")
     }
@@ -138,17 +163,15 @@ mod tests {
 
     fn record() -> Record {
         let mut record = Record::default();
-        record.add("echo", "nothing else matters", Ok("5 bytes".into()));
+        record.add("echo", Ok("5 bytes".into()));
         let closed = Halt::failed("2 of 5 bytes", Cause::Closed);
-        record.add("half-close", "clients wait for it", Err(closed));
+        record.add("half-close", Err(closed));
         let other = Halt::NotApplicable("it is a Unix socket".into());
-        record.add("loop-guard", "", Err(other));
+        record.add("loop-guard", Err(other));
         let gone = Halt::Unreached(Trouble::new("", Cause::TimedOut));
-        let lines = Record::default()
-            .add("reset", "clients crash", Err(gone))
-            .lines(5, PLAIN);
+        let lines = Record::default().add("reset", Err(gone)).lines(5, PLAIN);
         assert_eq!(lines, "reset  fail     timed out\n");
-        record.add("reset", "", Err(Halt::NotRun));
+        record.add("reset", Err(Halt::NotRun));
         record
     }
 
@@ -156,16 +179,14 @@ mod tests {
     fn people_read_a_line_for_each_and_why_a_failed_one_matters() {
         let (paint, record) = (PLAIN, record());
         let lines = record.checks.iter().map(|row| row.lines(10, paint));
+        let text = lines.collect::<String>() + &record.summary(paint);
         assert_eq!(
-            lines.collect::<String>(),
+            text,
             "echo        pass     5 bytes\n\
-             half-close  fail     2 of 5 bytes\n                     clients wait for it\n\
+             half-close  fail     2 of 5 bytes\n                     clients read to the end\n\
              loop-guard  n/a      it is a Unix socket\n\
-             reset       not run\n"
-        );
-        assert_eq!(
-            record.summary(paint),
-            "4 checks: 1 passed, 1 failed, 1 not applicable, 1 not run\n"
+             reset       not run\n\
+             4 checks: 1 passed, 1 failed, 1 not applicable, 1 not run\n"
         );
         assert_eq!(record.verdict(), report::Verdict::Flawed);
         let colored = record.checks[0].lines(10, Paint { colored: true });
@@ -178,7 +199,7 @@ mod tests {
         let json = serde_json::to_value(&record).expect("numbers and words");
         assert_eq!(json["checks"][1]["name"], "half-close");
         let hints = [0, 1].map(|index: usize| json["checks"][index]["hint"].as_str());
-        assert_eq!(hints, [None, Some("clients wait for it")]);
+        assert_eq!(hints, [None, Some("clients read to the end")]);
         let verdicts = [0, 1, 2, 3].map(|index: usize| json["checks"][index]["verdict"].clone());
         assert_eq!(verdicts, ["pass", "fail", "not_applicable", "not_run"]);
         assert_eq!(json["errors"], serde_json::json!({"closed": 1}));

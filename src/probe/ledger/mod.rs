@@ -122,12 +122,9 @@ impl Ledger {
 
     /// More messages are due since this time.
     pub(super) fn handle_due(&mut self, due: Instant, count: u64) {
+        let (sent, fate) = (due, Fate::Due);
         for _ in 0..count {
-            self.entries.push_back(Entry {
-                due,
-                sent: due,
-                fate: Fate::Due,
-            });
+            self.entries.push_back(Entry { due, sent, fate });
         }
         self.outstanding += count;
         self.count(due, |tally| tally.sent += count);

@@ -1,7 +1,5 @@
 //! The account over simulated time: everything that can become of a message, told apart and exact.
 
-use std::ops::{Deref, DerefMut};
-
 use proptest::prelude::*;
 
 use super::*;
@@ -18,20 +16,6 @@ struct Desk {
     begin: Instant,
 }
 
-impl Deref for Desk {
-    type Target = Ledger;
-
-    fn deref(&self) -> &Ledger {
-        &self.account.ledger
-    }
-}
-
-impl DerefMut for Desk {
-    fn deref_mut(&mut self) -> &mut Ledger {
-        &mut self.account.ledger
-    }
-}
-
 impl Desk {
     fn new(size: usize) -> Self {
         let payload = Payload::new(size, 0xfeed, Expect::Echo);
@@ -39,6 +23,10 @@ impl Desk {
             account: Account::new(payload, TIMEOUT),
             begin: Instant::now(),
         }
+    }
+
+    fn ledger(&mut self) -> &mut Ledger {
+        &mut self.account.ledger
     }
 
     fn bytes(&self, number: u64) -> Vec<u8> {
@@ -51,15 +39,16 @@ impl Desk {
 
     fn send(&mut self, millis: u64) -> u64 {
         let now = self.at(millis);
-        self.handle_due(now, 1);
-        self.handle_sent(now)
+        self.ledger().handle_due(now, 1);
+        self.ledger().handle_sent(now)
     }
 
     fn comes(&mut self, millis: u64, bytes: &[u8], from_service: bool) -> AnswerKind {
         let now = self.at(millis);
         self.account.handle_time(now);
+        let what = self.account.recognize(bytes, bytes.len());
         self.account
-            .handle_answer(now, bytes, bytes.len(), from_service, None)
+            .handle_answer(now, what, bytes, bytes.len(), from_service, None)
     }
 
     fn echo(&mut self, millis: u64, number: u64) -> AnswerKind {
@@ -68,14 +57,23 @@ impl Desk {
     }
 
     /// What the account says; it adds up.
-    fn says(&self) -> String {
-        let tally = self.tally();
+    fn sum(&self) -> String {
+        let tally = self.account.ledger.tally();
         let ended = tally.received + tally.late + tally.lost + tally.corrupt;
-        assert_eq!(tally.sent, ended + self.outstanding(), "it adds up");
+        assert_eq!(
+            tally.sent,
+            ended + self.account.ledger.outstanding(),
+            "it adds up"
+        );
         match tally.errors.is_empty() {
             true => tally.account(),
             false => format!("{}: {}", tally.account(), tally.errors),
         }
+    }
+
+    #[track_caller]
+    fn assert_says(&self, meant: &str) {
+        assert_eq!(self.sum(), meant);
     }
 }
 
@@ -83,19 +81,17 @@ impl Desk {
 fn lost_never_comes_back_and_late_comes_after_the_timeout() {
     let mut desk = Desk::new(64);
     let (lost, late, exact) = (desk.send(0), desk.send(1), desk.send(2));
-    assert_eq!(desk.poll_timeout(), Some(desk.at(100)));
+    assert_eq!(desk.ledger().poll_timeout(), Some(desk.at(100)));
     assert_eq!(desk.echo(102, exact), AnswerKind::Received, "to the moment");
+    desk.assert_says("3 sent, 1 received, 2 lost (66.7 %): 2 timed out");
     assert_eq!(
-        desk.says(),
-        "3 sent, 1 received, 2 lost (66.7 %): 2 timed out"
+        desk.ledger().poll_patience(),
+        Some(desk.at(202)),
+        "of {lost}"
     );
-    assert_eq!(desk.poll_patience(), Some(desk.at(202)), "of {lost}");
     assert_eq!(desk.echo(150, late), AnswerKind::Late);
-    assert_eq!(
-        desk.says(),
-        "3 sent, 1 received, 1 lost (33.3 %), 1 late, 1 reordered: 1 timed out"
-    );
-    assert_eq!(desk.tally().verdict(), Verdict::Flawed);
+    desk.assert_says("3 sent, 1 received, 1 lost (33.3 %), 1 late, 1 reordered: 1 timed out");
+    assert_eq!(desk.ledger().tally().verdict(), Verdict::Flawed);
 }
 
 /// What had arrived in time and was read late is in time: the kernel's timestamp says so.
@@ -104,11 +100,13 @@ fn what_was_given_up_too_soon_is_received_after_all() {
     let mut desk = Desk::new(64);
     let number = desk.send(0);
     let given_up = desk.at(100);
-    assert_eq!(desk.handle_timeout(given_up), Some(number));
+    assert_eq!(desk.ledger().handle_timeout(given_up), Some(number));
     let arrived = desk.at(99);
-    let answer = desk.handle_answer(arrived, Recognized::Whole(number), 64, true);
+    let answer = desk
+        .ledger()
+        .handle_answer(arrived, Recognized::Whole(number), 64, true);
     assert_eq!(answer.kind, AnswerKind::Received);
-    assert_eq!(desk.says(), "1 sent, 1 received, 0 lost (0 %)");
+    desk.assert_says("1 sent, 1 received, 0 lost (0 %)");
 }
 
 /// A silent service was waited for through a second timeout.
@@ -117,9 +115,9 @@ fn silence_is_not_worth_more_than_one_timeout() {
     let mut desk = Desk::new(64);
     desk.send(0);
     let given_up = desk.at(100);
-    assert!(desk.handle_timeout(given_up).is_some());
-    assert_eq!(desk.poll_patience(), None);
-    assert_eq!(desk.tally().verdict(), Verdict::Unreached);
+    assert!(desk.ledger().handle_timeout(given_up).is_some());
+    assert_eq!(desk.ledger().poll_patience(), None);
+    assert_eq!(desk.ledger().tally().verdict(), Verdict::Unreached);
 }
 
 #[test]
@@ -129,32 +127,27 @@ fn an_answer_from_elsewhere_is_a_loss_until_the_service_answers() {
     assert_eq!(desk.comes(1, b"stranger", false), AnswerKind::Stray);
     let bytes = desk.bytes(number);
     assert_eq!(desk.comes(2, &bytes, false), AnswerKind::Misaddressed);
-    assert_eq!(
-        desk.says(),
-        "1 sent, 0 received, 1 lost (100 %), 1 misaddressed, 1 stray: 1 mismatch"
-    );
+    desk.assert_says("1 sent, 0 received, 1 lost (100 %), 1 misaddressed, 1 stray: 1 mismatch");
     assert_eq!(desk.echo(3, number), AnswerKind::Received);
     assert_eq!(desk.comes(4, b"what?", true), AnswerKind::Stray);
-    assert_eq!(
-        desk.says(),
-        "1 sent, 1 received, 0 lost (0 %), 1 misaddressed, 2 strays: 1 mismatch"
-    );
-    assert_eq!(desk.tally().verdict(), Verdict::Flawed);
+    desk.assert_says("1 sent, 1 received, 0 lost (0 %), 1 misaddressed, 2 strays: 1 mismatch");
+    assert_eq!(desk.ledger().tally().verdict(), Verdict::Flawed);
 }
 
 #[test]
 fn what_was_sent_in_vain_is_lost_for_that_reason() {
     let mut desk = Desk::new(64);
     let (refused, other) = (desk.send(0), desk.send(1));
-    assert!(desk.handle_failure(refused, &Cause::Refused));
-    assert!(!desk.handle_failure(refused, &Cause::Refused));
-    assert_eq!(desk.handle_end(&Cause::Reset), 1, "{other}");
+    assert!(desk.ledger().handle_failure(refused, &Cause::Refused));
+    assert!(!desk.ledger().handle_failure(refused, &Cause::Refused));
+    assert_eq!(desk.ledger().handle_end(&Cause::Reset), 1, "{other}");
+    desk.assert_says("2 sent, 0 received, 2 lost (100 %): 1 refused, 1 reset");
     assert_eq!(
-        desk.says(),
-        "2 sent, 0 received, 2 lost (100 %): 1 refused, 1 reset"
+        desk.ledger().poll_patience(),
+        None,
+        "nothing may still come"
     );
-    assert_eq!(desk.poll_patience(), None, "nothing may still come");
-    assert_eq!(desk.tally().verdict(), Verdict::Unreached);
+    assert_eq!(desk.ledger().tally().verdict(), Verdict::Unreached);
 }
 
 #[test]
@@ -167,10 +160,7 @@ fn empty_datagrams_are_counted_in_order() {
     assert_eq!(desk.comes(5, b"", true), AnswerKind::Received);
     assert_eq!(desk.comes(150, b"", true), AnswerKind::Late);
     assert_eq!(desk.comes(151, b"", true), AnswerKind::Duplicate);
-    assert_eq!(
-        desk.says(),
-        "3 sent, 2 received, 0 lost (0 %), 1 late, 1 duplicate"
-    );
+    desk.assert_says("3 sent, 2 received, 0 lost (0 %), 1 late, 1 duplicate");
 }
 
 #[test]
@@ -182,24 +172,27 @@ fn what_is_remembered_is_bounded() {
         let number = desk.send(200);
         assert_eq!(desk.echo(201, number), AnswerKind::Received);
     }
-    assert!(desk.entries.len() <= REMEMBERED_MAX);
-    assert_eq!(desk.tally().lost, 1);
-    desk.says();
+    assert!(desk.ledger().entries.len() <= REMEMBERED_MAX);
+    assert_eq!(desk.ledger().tally().lost, 1);
+    desk.sum();
 }
 
 #[test]
 fn what_could_not_be_sent_is_due_again() {
     let mut desk = Desk::new(16);
     let number = desk.send(0);
-    desk.handle_unsent(1);
-    assert_eq!((desk.unsent(), desk.poll_timeout()), (1, None));
+    desk.ledger().handle_unsent(1);
+    assert_eq!(
+        (desk.ledger().unsent(), desk.ledger().poll_timeout()),
+        (1, None)
+    );
     let later = desk.at(7);
-    assert_eq!(desk.handle_sent(later), number);
-    assert_eq!(desk.poll_timeout(), Some(desk.at(107)));
+    assert_eq!(desk.ledger().handle_sent(later), number);
+    assert_eq!(desk.ledger().poll_timeout(), Some(desk.at(107)));
     assert_eq!(desk.echo(8, number), AnswerKind::Received);
-    let rtt = desk.tally().latencies.max();
+    let rtt = desk.ledger().tally().latencies.max();
     assert_eq!(rtt, Duration::from_millis(8), "since it was due");
-    assert_eq!(desk.tally().delayed, 1, "and that was our delay");
+    assert_eq!(desk.ledger().tally().delayed, 1, "and that was our delay");
 }
 
 /// A load counted answers outside of the time that it measures: 10 of 0 were corrupt.
@@ -213,16 +206,16 @@ fn only_messages_that_were_due_in_the_window_count() {
         desk.echo(251, *number);
     }
     {
-        let tally = desk.tally();
+        let tally = desk.ledger().tally();
         assert_eq!((tally.sent, tally.whole(), tally.bytes), (2, 2, 128));
         assert_eq!((tally.late, tally.latencies.len()), (1, 2));
     }
     let (refused, corrupt) = (desk.send(300), desk.send(300));
-    desk.handle_failure(refused, &Cause::Refused);
+    desk.ledger().handle_failure(refused, &Cause::Refused);
     let mut bytes = desk.bytes(corrupt);
     bytes[40] ^= 1;
     desk.comes(301, &bytes, true);
-    desk.says();
+    desk.sum();
 }
 
 /// They were a stray each, and the message was lost.
@@ -232,19 +225,13 @@ fn wrong_bytes_of_a_stream_are_those_of_the_oldest_message() {
     desk.send(0);
     desk.send(1);
     let (now, wrong) = (desk.at(2), [0; 64]);
-    assert!(
-        !desk.account.handle_piece(now, &wrong),
-        "where is the next?"
-    );
-    desk.handle_end(&Cause::Mismatch);
-    let numbers = |tally: &Tally| (tally.sent, tally.corrupt, tally.lost, tally.strays);
-    assert_eq!(numbers(&desk.tally()), (2, 1, 1, 0));
+    let is_known = desk.account.handle_piece(now, &wrong);
+    assert!(!is_known, "where is the next?");
+    desk.ledger().handle_end(&Cause::Mismatch);
+    desk.assert_says("2 sent, 0 received, 1 lost (50 %), 1 corrupt: 2 mismatch");
     assert!(!desk.account.handle_piece(now, &wrong));
-    assert_eq!(
-        numbers(&desk.tally()),
-        (2, 1, 1, 1),
-        "nothing is outstanding"
-    );
+    // Nothing is outstanding.
+    desk.assert_says("2 sent, 0 received, 1 lost (50 %), 1 corrupt, 1 stray: 3 mismatch");
 }
 
 /// A copy of a message: how long it takes, and the bit that is turned in it, or all from 512 on.
@@ -313,7 +300,7 @@ proptest! {
         }
         desk.account.handle_time(desk.at(100_000));
         model.lost = came.iter().filter(|came| !**came).count() as u64;
-        desk.says();
-        prop_assert_eq!(desk.tally().account(), model.account());
+        desk.sum();
+        prop_assert_eq!(desk.ledger().tally().account(), model.account());
     }
 }

@@ -215,7 +215,7 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
     /// Sends what is to be sent on this lane, if it can be now.
     fn send(&mut self, index: usize, now: Instant) {
         let lane = &mut self.lanes[index];
-        let Some(token) = lane.token else {
+        let Some(token) = lane.token.filter(|_| !lane.is_early(now)) else {
             return;
         };
         match &mut lane.kind {
@@ -232,8 +232,7 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
             }
             Kind::Flow(flow) => {
                 // One buffer at a time: so it is known which datagrams could not be sent.
-                let is_early = flow.retry.is_some_and(|retry| now < retry);
-                if flow.sending > 0 || flow.ledger.unsent() == 0 || is_early {
+                if flow.sending > 0 || flow.ledger.unsent() == 0 {
                     return;
                 }
                 let size = flow.payload.size;
@@ -267,10 +266,7 @@ impl<D: Driver<Socket = OwnedFd>> Engine<D> {
         let mut waiting = std::mem::take(&mut self.waiting);
         waiting.retain(|index| {
             let index = *index as usize;
-            let is_early = match &self.lanes[index].kind {
-                Kind::Flow(flow) => flow.retry.is_some_and(|retry| now < retry),
-                Kind::Stream(_) => false,
-            };
+            let is_early = self.lanes[index].is_early(now);
             if !is_early {
                 self.send(index, now);
             }

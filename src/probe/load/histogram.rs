@@ -71,10 +71,8 @@ fn rows(latencies: &Latencies) -> Vec<Row> {
     if histogram.is_empty() {
         return Vec::new();
     }
-    let (least, longest) = (histogram.min().max(1), latencies.max());
-    let most = u64::try_from(longest.as_nanos())
-        .unwrap_or(u64::MAX)
-        .max(least);
+    let least = histogram.min().max(1);
+    let most = (latencies.max().as_nanos() as u64).max(least);
     // The first row ends behind the shortest time, the last one at the longest.
     let ratio = (most as f64 / least as f64).powf(1.0 / f64::from(ROWS_MAX - 2));
     let ratio = ratio.max(RATIO_MIN);
@@ -95,10 +93,7 @@ fn rows(latencies: &Latencies) -> Vec<Row> {
         last.up_to = last.up_to.max(most as f64 / 1e3);
     }
     for (name, share) in PERCENTILES {
-        let time = match share {
-            1.0 => longest,
-            share => latencies.quantile(share),
-        };
+        let time = latencies.quantile(share);
         let micros = time.saturating_sub(Duration::from_nanos(1)).as_secs_f64() * 1e6;
         let last = rows.len() - 1;
         let index = rows
@@ -113,61 +108,42 @@ fn rows(latencies: &Latencies) -> Vec<Row> {
 mod tests {
     use super::*;
 
-    fn latencies(micros: impl IntoIterator<Item = u64>) -> Latencies {
-        let mut latencies = Latencies::default();
-        for micros in micros {
-            latencies.record(Duration::from_micros(micros));
-        }
-        latencies
-    }
-
-    fn check(latencies: &Latencies) -> Vec<Row> {
-        let rows = rows(latencies);
+    fn check(micros: impl IntoIterator<Item = u64>) {
+        let latencies = Latencies::of(micros);
+        let rows = rows(&latencies);
         assert!(rows.len() <= ROWS_MAX as usize, "{rows:?}");
         let all: u64 = rows.iter().map(|row| row.messages).sum();
         assert_eq!(all, latencies.len(), "{rows:?}");
         let marks: Vec<&str> = rows.iter().flat_map(|row| row.marks.clone()).collect();
         assert_eq!(marks, ["p50", "p90", "p99", "p99.9", "max"], "{rows:?}");
-        let longest = latencies.max().as_secs_f64() * 1e6;
-        assert_eq!(
-            figures::time(rows[rows.len() - 1].up_to),
-            figures::time(longest)
-        );
-        rows
+        let last = figures::time(rows[rows.len() - 1].up_to);
+        assert_eq!(last, figures::duration(latencies.max()));
     }
 
     #[test]
     fn however_latencies_are_spread_they_fit_and_none_is_left_out() {
         assert_eq!(rows(&Latencies::default()), []);
-        assert_eq!(check(&latencies([85; 7])).len(), 1);
-        check(&latencies(1..=1000));
-        check(&latencies([1, 3_000_000]));
-        check(&latencies((0..200).map(|index| 20 + index * index)));
-        check(&latencies((0..2000).map(|index| 1 << (index % 21))));
+        assert_eq!(rows(&Latencies::of([85; 7])).len(), 1);
+        check([85; 7]);
+        check(1..=1000);
+        check([1, 3_000_000]);
+        check((0..200).map(|index| 20 + index * index));
+        check((0..2000).map(|index| 1 << (index % 21)));
         for outlier in [86, 99, 200, 5000, 100_000] {
-            check(&latencies((0..1000).map(|_| 85).chain([outlier])));
+            check((0..1000).map(|_| 85).chain([outlier]));
         }
     }
 
     #[test]
     fn a_row_has_a_bar_and_the_percentiles_that_lie_there() {
-        let latencies = latencies((0..95).map(|_| 100).chain((0..5).map(|_| 1000)));
+        let latencies = Latencies::of([vec![100; 95], vec![1000; 5]].concat());
         let paint = Paint { colored: false };
         let text = draw(&latencies, paint, 80);
         let lines: Vec<&str> = text.lines().collect();
-        assert!(
-            lines[1].contains("95 %  ███") && lines[1].ends_with("  p50 p90"),
-            "{text}"
-        );
-        let last = lines[lines.len() - 1];
-        assert!(
-            last.starts_with(" 1.00 ms          5      5 %  █"),
-            "{text}"
-        );
-        assert!(last.ends_with("p99 p99.9 max"), "{text}");
-        assert!(
-            lines.iter().all(|line| line.chars().count() <= 80),
-            "{text}"
-        );
+        let is_first = lines[1].contains("95 %  ███") && lines[1].ends_with("  p50 p90");
+        assert!(is_first, "{text}");
+        let (last, begin) = (lines[lines.len() - 1], " 1.00 ms          5      5 %  █");
+        let is_last = last.starts_with(begin) && last.ends_with("p99 p99.9 max");
+        assert!(is_last, "{text}");
     }
 }

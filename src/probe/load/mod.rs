@@ -23,8 +23,8 @@ use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::args::{DATAGRAM_BYTES_MAX, LoadArgs, Path};
-use super::cause::{Cause, Causes, Trouble};
+use super::args::{LoadArgs, Path, check_size};
+use super::cause::{Cause, Causes, SILENT, Trouble};
 use super::console::{Console, Stop};
 use super::figures;
 use super::ledger::Ledger;
@@ -92,7 +92,7 @@ impl Measured {
         let busy = Cause::Other("this process did not run in the time measured".into());
         let (cause, hint) = match self.course.ends.chief() {
             _ if self.is_cut_short => (Cause::Interrupted, "nothing was measured"),
-            _ if args.url.is_stream() && !self.course.has_news => (Cause::TimedOut, reach::SILENT),
+            _ if args.url.is_stream() && !self.course.has_news => (Cause::TimedOut, SILENT),
             _ if !self.course.has_run => (busy, "is this machine busy?"),
             _ if args.rate.is_some() => {
                 let cause = Cause::Other("no message was due in the time measured".into());
@@ -107,11 +107,8 @@ impl Measured {
 
 /// Whether the command line makes sense.
 pub(super) fn check(args: &LoadArgs, path: &Path) -> Result<(), String> {
+    check_size(&args.url, args.size)?;
     match () {
-        () if !args.url.is_stream() && args.size > DATAGRAM_BYTES_MAX => Err(format!(
-            "--size {}: a datagram has {DATAGRAM_BYTES_MAX} bytes at most",
-            args.size
-        )),
         () if args.size == 0 => Err("--size 0: write 1 or more".into()),
         () if args.connections > 1 && path.source.is_some_and(|source| source.port > 0) => {
             Err("--source: a port is for one connection: write an address alone, or -c 1".into())

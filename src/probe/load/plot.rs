@@ -80,8 +80,6 @@ fn points(latencies: &Latencies) -> Vec<(f64, f64)> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -92,10 +90,7 @@ mod tests {
 
     #[test]
     fn a_picture_has_a_heading_axes_and_a_line() {
-        let mut latencies = Latencies::default();
-        for micros in 1..=1000 {
-            latencies.record(Duration::from_micros(micros));
-        }
+        let latencies = Latencies::of(1..=1000);
         let picture = svg("tcp://[::1]:7 <&>", &latencies);
         assert!(picture.starts_with("<svg "), "{picture}");
         for part in ["tcp://[::1]:7 &lt;&amp;&gt;", "99.9 %", "µs", "<polyline"] {
@@ -104,8 +99,7 @@ mod tests {
         let ends = points(&latencies);
         assert_eq!((ends[0].1, ends[ends.len() - 1].0), (1.0, 3.0));
         // A single latency is a picture, too.
-        let mut one = Latencies::default();
-        one.record(Duration::from_micros(85));
-        assert!(svg("one", &one).contains("<polyline"));
+        let one = svg("one", &Latencies::of([85]));
+        assert!(one.contains("<polyline"));
     }
 }

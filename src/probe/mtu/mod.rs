@@ -15,14 +15,14 @@ use super::args::MtuArgs;
 use super::cause::{Cause, Trouble};
 use super::compare::Expect;
 use super::console::Stop;
-use super::exchange::{Account, Datagrams, Event};
+use super::event::Event;
+use super::exchange::Exchange;
 use super::figures;
 use super::link::Address;
 use super::payload::{Payload, nonce};
 use super::report::{Report, Verdict, milliseconds};
 use super::session::Session;
-use crate::sys::measure::{self, Fragmenting};
-use crate::sys::message::Source;
+use crate::sys::measure::{self, Arrival, Fragmenting};
 use survey::{Fate, Finding, Limit, Probe, Survey, V4, V6};
 
 /// Whether the command line makes sense.
@@ -48,9 +48,7 @@ pub(super) fn run(session: &Session, args: &MtuArgs) -> Result<Verdict, Stop> {
     // An answer with other bytes, or not as many, is as good: it shows what passes.
     let payload = Payload::new(0, nonce(), Expect::Any);
     let mut prober = Prober {
-        session,
-        datagrams: Datagrams::open(route, args.timeout)?,
-        account: Account::new(payload, args.timeout),
+        exchange: Exchange::open(session, route, payload, args.timeout)?,
         timeout: args.timeout,
         elsewhere: None,
     };
@@ -63,7 +61,7 @@ pub(super) fn run(session: &Session, args: &MtuArgs) -> Result<Verdict, Stop> {
         });
     }
     // What is still on the way has no fate.
-    let ledger = &mut prober.account.ledger;
+    let ledger = &mut prober.exchange.account.ledger;
     ledger.handle_interrupt();
     let mut report = ledger.tally().report();
     report.duration_ms = Some(milliseconds(began.elapsed()));
@@ -100,19 +98,17 @@ pub(super) fn run(session: &Session, args: &MtuArgs) -> Result<Verdict, Stop> {
 
 /// Sends one datagram after the other and waits for what becomes of each.
 struct Prober<'a> {
-    session: &'a Session,
-    datagrams: Datagrams,
-    account: Account<Payload>,
+    exchange: Exchange<'a, Payload>,
     timeout: Duration,
     /// The sender of an answer that did not come from the service.
-    elsewhere: Option<Source>,
+    elsewhere: Option<String>,
 }
 
 impl Prober<'_> {
     fn run(&mut self, survey: &mut Survey, tries: u32) -> io::Result<()> {
-        let line = figures::spinner(&self.session.console);
+        let line = figures::spinner(&self.exchange.session.console);
         while let Some(probe) = survey.next()
-            && !self.session.is_interrupted()
+            && !self.exchange.session.is_interrupted()
         {
             line.set_message(format!("trying {} bytes", probe.size));
             line.tick();
@@ -129,15 +125,14 @@ impl Prober<'_> {
     }
 
     fn why_unreached(&self) -> Trouble {
-        let cause = match self.session.is_interrupted() {
+        let session = self.exchange.session;
+        let cause = match session.is_interrupted() {
             true => Some(Cause::Interrupted),
-            false => self.account.ledger.tally().errors.chief().cloned(),
+            false => self.exchange.account.ledger.tally().errors.chief().cloned(),
         };
-        let target = self.session.route.target();
-        let trouble = Trouble::new(target, cause.unwrap_or(Cause::TimedOut));
-        let hint = self
-            .elsewhere
-            .map(|source| format!("the answer came from {source}"));
+        let trouble = Trouble::new(session.route.target(), cause.unwrap_or(Cause::TimedOut));
+        let elsewhere = self.elsewhere.as_ref();
+        let hint = elsewhere.map(|source| format!("the answer came from {source}"));
         trouble.hint(hint.unwrap_or_default())
     }
 
@@ -147,68 +142,44 @@ impl Prober<'_> {
             true => Fragmenting::Allowed,
             false => Fragmenting::Probing,
         };
-        measure::set_fragmenting(self.datagrams.flow.socket.as_fd(), fragmenting)?;
+        let Exchange {
+            account, datagrams, ..
+        } = &mut self.exchange;
+        measure::set_fragmenting(datagrams.flow.socket.as_fd(), fragmenting)?;
         // What was received before would be taken for the fate of this one.
-        self.datagrams.receive(&mut self.account)?;
-        self.account.events.clear();
-        self.account.messages.size = probe.size;
-        let sent = Instant::now();
-        let number = self.account.ledger.next_sent();
-        self.account.ledger.handle_due(sent, 1);
-        self.datagrams.send(&mut self.account, sent);
-        loop {
-            self.datagrams.receive(&mut self.account)?;
-            for event in std::mem::take(&mut self.account.events) {
-                let fate = self.fate(probe, number, event)?;
-                if fate.is_some() {
-                    return Ok(fate);
-                }
+        datagrams.receive(account)?;
+        account.events.clear();
+        account.messages.size = probe.size;
+        let (number, sent) = (account.ledger.next_sent(), Instant::now());
+        self.exchange.send()?;
+        while let Some(event) = self.exchange.next_event(sent + time)? {
+            let fate = self.fate(probe, number, event)?;
+            if fate.is_some() {
+                return Ok(fate);
             }
-            if self.session.is_interrupted() {
-                return Ok(None);
-            }
-            if Instant::now() >= sent + time {
-                self.datagrams.handle_time(&mut self.account, sent + time);
-                return Ok(Some(Fate::Silence));
-            }
-            let mut polled = [self.datagrams.flow.polled()];
-            self.session.wait(&mut polled, sent + time)?;
         }
+        Ok((!self.exchange.session.is_interrupted()).then_some(Fate::Silence))
     }
 
     /// What an event says of the datagram of this number.
     fn fate(&mut self, probe: Probe, number: u64, event: Event) -> io::Result<Option<Fate>> {
         match event {
             // Any answer to a small one shows that the service is there.
-            Event::Answered {
-                answer,
-                arrival: Some(arrival),
-                ..
-            } => {
-                let is_small = answer.number.is_some() && probe.size == survey::SMALL_BYTES;
-                let from_service = self.datagrams.flow.is_peer(&arrival.source);
-                if !from_service {
-                    self.elsewhere = Some(arrival.source);
-                }
-                let is_it = answer.number == Some(number) || is_small;
-                Ok((is_it && from_service).then_some(Fate::Answered {
-                    len: arrival.len,
-                    fragment: arrival.fragment,
-                }))
+            Event::Answered(came) if !self.exchange.is_from_service(&came) => {
+                self.elsewhere = Some(came.source());
+                Ok(None)
             }
-            Event::Failed {
-                cause: Cause::TooLarge,
-                failure: Some(failure),
-                ..
-            } => Ok(Some(Fate::TooLarge {
+            Event::Answered(came) => {
+                let is_small = came.answer.number.is_some() && probe.size == survey::SMALL_BYTES;
+                let is_it = is_small || came.answer.number == Some(number);
+                let arrival = came.arrival.filter(|_| is_it);
+                Ok(arrival.map(|Arrival { len, fragment, .. }| Fate::Answered { len, fragment }))
+            }
+            Event::Failed(_, Cause::TooLarge, Some(failure)) => Ok(Some(Fate::TooLarge {
                 mtu: failure.mtu,
                 reporter: failure.reporter,
             })),
-            Event::Failed {
-                cause: Cause::Refused,
-                failure: Some(failure),
-                ..
-            } => Err(failure.error),
+            Event::Failed(_, Cause::Refused, Some(failure)) => Err(failure.error),
             _ => Ok(None),
         }
     }

@@ -49,6 +49,16 @@ const HOLE: Network = Network {
     ..ETHERNET
 };
 
+/// With links of these widths behind it, of which the router reports the first.
+fn links(there: usize, back: usize) -> Network {
+    Network {
+        there,
+        back,
+        tells: Some(there as u32),
+        ..ETHERNET
+    }
+}
+
 impl Network {
     fn is_lost(&mut self) -> bool {
         // xorshift64
@@ -136,25 +146,13 @@ fn each_way_has_its_own_limit_and_reason() {
         (1500, 1300, [INTERFACE, PIECES_1300]),
         (1300, 1500, [ICMP_1300, INTERFACE]),
     ] {
-        let network = Network {
-            there,
-            back,
-            tells: Some(there as u32),
-            ..ETHERNET
-        };
-        network.check(found[0], found[1]);
+        links(there, back).check(found[0], found[1]);
     }
 }
 
 #[test]
 fn programs_get_what_applies_to_each_way() {
-    let network = Network {
-        there: 1400,
-        back: 1300,
-        tells: Some(1400),
-        ..ETHERNET
-    };
-    let findings = network.survey(3, 101).findings();
+    let findings = links(1400, 1300).survey(3, 101).findings();
     let json = report::object(&findings).expect("numbers").to_string();
     let there =
         r#"{"payload":1372,"mtu":1400,"at_least":false,"known_by":"icmp","told_by":"192.0.2.1"}"#;
@@ -247,12 +245,9 @@ fn a_false_report_of_a_router_changes_nothing() {
 fn on_a_path_that_loses_more_tries_find_the_limit() {
     for seed in 1..500 {
         let lossy = Network {
-            there: 1400,
-            tells: Some(1400),
-            back: 1300,
             loss: 10,
             seed: 0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(seed),
-            ..ETHERNET
+            ..links(1400, 1300)
         };
         let found = lossy.survey(10, 500).findings().map(|found| found.payload);
         assert_eq!(found, [1372, 1272], "{seed}");

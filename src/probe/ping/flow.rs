@@ -2,6 +2,7 @@
 //!
 //! Never decides what an answer is: the payload recognizes it, the ledger accounts for it.
 
+use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,9 @@ use nix::poll::PollFd;
 use super::Outcome;
 use crate::probe::args::PingArgs;
 use crate::probe::cause::{Cause, Trouble};
-use crate::probe::exchange::{Account, Datagrams, Event};
-use crate::probe::link::{Address, DATAGRAM_MEMORY, Stream};
+use crate::probe::event::Event;
+use crate::probe::exchange::{Account, Datagrams};
+use crate::probe::link::{self, Address, DATAGRAM_MEMORY, Stream};
 use crate::probe::payload::{Messages, Payload, nonce};
 use crate::probe::route::Route;
 use crate::probe::session::Session;
@@ -51,7 +53,6 @@ struct Streams {
     stream: Option<Stream>,
     /// What has returned of the next message.
     part: Vec<u8>,
-    memory: Vec<u8>,
     /// Why the last attempt to connect has failed.
     trouble: Option<Trouble>,
 }
@@ -64,14 +65,7 @@ impl PingFlow {
     /// When this host cannot open it.
     pub(super) fn open(route: Route, args: &PingArgs, due: Instant) -> Result<Self, Trouble> {
         let (link, port) = match route.target().is_stream() {
-            true => {
-                let memory = vec![0; DATAGRAM_MEMORY];
-                let streams = Streams {
-                    memory,
-                    ..Streams::default()
-                };
-                (Link::Stream(streams), None)
-            }
+            true => (Link::Stream(Streams::default()), None),
             false => {
                 let datagrams = Datagrams::open(&route, args.timeout)?;
                 let port = port_of(&datagrams.flow.socket);
@@ -172,8 +166,8 @@ impl PingFlow {
         }
         let count = self.account.ledger.handle_end(cause);
         if count > 0 {
-            let cause = cause.clone();
-            self.account.events.push(Event::Ended { cause, count });
+            let ended = Event::Ended(cause.clone(), count);
+            self.account.events.push_back(ended);
         }
     }
 
@@ -197,8 +191,8 @@ impl PingFlow {
             Link::Datagrams(datagrams) => datagrams.poll_timeout(&mut self.account, now),
             Link::Stream(_) => self.account.ledger.poll_timeout(),
         };
-        let far = now + Duration::from_secs(3600);
-        [next, due].into_iter().flatten().fold(far, Instant::min)
+        let all = [next, due].into_iter().flatten();
+        all.fold(link::never(), Instant::min)
     }
 
     /// Until when missing messages, and copies of the last one, are waited for.
@@ -234,12 +228,10 @@ impl PingFlow {
     }
 
     /// What has happened since the last call.
-    pub(super) fn take_events(&mut self) -> Vec<Event> {
+    pub(super) fn take_events(&mut self) -> VecDeque<Event> {
         let events = std::mem::take(&mut self.account.events);
         for event in &events {
-            if let Event::Failed { failure, .. } = event
-                && let Some(failure) = failure
-            {
+            if let Event::Failed(_, _, Some(failure)) = event {
                 self.hint = self.route.undelivered(failure).hint;
             }
         }
@@ -273,12 +265,13 @@ impl PingFlow {
     fn receive_stream(&mut self) -> Result<(), Cause> {
         let size = self.account.messages.size;
         let failed = |error: io::Error| Cause::of(&error);
+        let mut memory = vec![0; DATAGRAM_MEMORY];
         while let Link::Stream(streams) = &mut self.link
             && let Some(stream) = &mut streams.stream
         {
-            let (part, memory) = (&mut streams.part, &mut streams.memory);
+            let part = &mut streams.part;
             stream.flush().map_err(failed)?;
-            match stream.receive(memory).map_err(failed)? {
+            match stream.receive(&mut memory).map_err(failed)? {
                 None => return Ok(()),
                 Some(0) => return Err(Cause::Closed),
                 Some(len) => part.extend(&memory[..len]),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::PollFd;
 
-use super::args::{DATAGRAM_BYTES_MAX, Path, PingArgs};
+use super::args::{Path, PingArgs, check_size};
 use super::console::Stop;
 use super::figures;
 use super::latency::Jitter;
@@ -33,16 +33,9 @@ struct Outcome {
 
 /// Whether the command line makes sense.
 pub(super) fn check(args: &PingArgs, path: &Path) -> Result<(), String> {
-    let is_stream = args.url.is_stream();
     let last = path.source.map_or(0, |source| u32::from(source.port)) + u32::from(args.flows) - 1;
+    check_size(&args.url, args.size)?;
     match () {
-        () if is_stream && args.size == 0 => {
-            Err("--size 0: an empty message has no bytes on a stream: write 1 or more".into())
-        }
-        () if !is_stream && args.size > DATAGRAM_BYTES_MAX => Err(format!(
-            "--size {}: a datagram has {DATAGRAM_BYTES_MAX} bytes at most",
-            args.size
-        )),
         () if args.flows > 1 && !args.url.is_inet() => {
             Err("--flows: a Unix socket has no ports: write tcp:// or udp://".into())
         }

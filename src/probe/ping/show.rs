@@ -8,11 +8,8 @@ use super::Outcome;
 use crate::cli::table::{Column, Table};
 use crate::cli::text::{Paint, counted};
 use crate::probe::args::PingArgs;
-use crate::probe::cause::Cause;
-use crate::probe::compare::Difference;
-use crate::probe::exchange::Event;
+use crate::probe::event::Event;
 use crate::probe::figures;
-use crate::probe::ledger::{Answer, AnswerKind};
 use crate::probe::tally::Tally;
 use crate::probe::target::Target;
 
@@ -33,72 +30,16 @@ pub(super) fn heading(args: &PingArgs, place: &str) -> String {
     )
 }
 
-/// An event as a person reads it. Messages are counted from 1.
+/// An event as a person reads it.
 pub(super) fn line(event: &Event, args: &PingArgs, paint: Paint) -> String {
+    let words = event.words(args.timeout);
     // What is received in time and in order needs no color; a loss is red.
-    let text = match event {
-        Event::Answered {
-            answer,
-            difference,
-            arrival,
-            ..
-        } => {
-            let mut text = answered(answer, *difference);
-            if let Some(arrival) = arrival {
-                text += &format!(" from {}", arrival.source);
-                text += &arrival
-                    .ttl
-                    .map_or(String::new(), |ttl| format!(", ttl {ttl}"));
-            }
-            let is_well = answer.kind == AnswerKind::Received && !answer.reordered;
-            return if is_well { text } else { paint.yellow(&text) } + "\n";
-        }
-        Event::Missing(number) => {
-            let time = figures::setting(args.timeout);
-            format!("{}: no answer within {time}", number + 1)
-        }
-        Event::Failed {
-            number,
-            cause,
-            failure,
-        } => {
-            let reporter = failure.as_ref().and_then(|failure| failure.reporter);
-            let by = reporter.map_or(String::new(), |reporter| {
-                format!(", reported by {reporter}")
-            });
-            format!("{}: {cause}{by}", number + 1)
-        }
-        Event::Ended { cause, count } => {
-            let words = match cause {
-                Cause::Closed => "the service has closed the connection",
-                Cause::Reset => "the service has reset the connection",
-                Cause::Mismatch => "other bytes than were sent: connecting again",
-                cause => cause.words(),
-            };
-            format!("{words}: {} lost", counted(*count, "message"))
-        }
+    let line = match event {
+        _ if event.is_well() => words,
+        Event::Answered(_) => paint.yellow(&words),
+        _ => paint.red(&words),
     };
-    paint.red(&text) + "\n"
-}
-
-fn answered(answer: &Answer, difference: Option<Difference>) -> String {
-    let Some(number) = answer.number else {
-        return "bytes that were never sent".into();
-    };
-    let what = match answer.kind {
-        AnswerKind::Received | AnswerKind::Stray => String::new(),
-        AnswerKind::Late => " (late)".into(),
-        // When it was sent may be forgotten.
-        AnswerKind::Duplicate => return format!("{}: duplicate", number + 1),
-        AnswerKind::Misaddressed => " (from another address than it was sent to)".into(),
-        AnswerKind::Corrupt => {
-            let words = difference.map_or(String::new(), |found| format!(": {found}"));
-            format!(" (corrupt{words})")
-        }
-    };
-    let reordered = if answer.reordered { " (reordered)" } else { "" };
-    let time = figures::duration(answer.rtt);
-    format!("{}: {time}{what}{reordered}", number + 1)
+    line + "\n"
 }
 
 /// All in all. The hint is of use where nothing was reached.

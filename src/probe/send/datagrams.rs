@@ -11,26 +11,23 @@ use std::time::{Duration, Instant};
 
 use crate::probe::args::SendArgs;
 use crate::probe::cause::{Cause, Trouble};
-use crate::probe::compare::Difference;
 use crate::probe::console::Stop;
-use crate::probe::exchange::{Account, Datagrams, Event};
+use crate::probe::event::Event;
+use crate::probe::exchange::Exchange;
 use crate::probe::figures;
-use crate::probe::ledger::{Answer, AnswerKind};
+use crate::probe::ledger::AnswerKind;
 use crate::probe::link::{self, is_transient};
 use crate::probe::printable::Printable;
 use crate::probe::report::{Report, Verdict, milliseconds};
 use crate::probe::sent::Sent;
 use crate::probe::session::Session;
-use crate::sys::measure::Arrival;
 
 /// A datagram that has not come back after this time is lost.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// See the module.
 struct Sender<'a> {
-    session: &'a Session,
-    account: Account<Sent>,
-    datagrams: Datagrams,
+    exchange: Exchange<'a, Sent>,
     timeout: Duration,
     text: &'a mut Printable,
 }
@@ -43,22 +40,23 @@ pub(super) fn run(
 ) -> Result<Verdict, Stop> {
     let timeout = args.timeout.unwrap_or(TIMEOUT);
     let began = Instant::now();
+    let sent = Sent::new(args.expect);
     let mut sender = Sender {
-        session,
-        account: Account::new(Sent::new(args.expect), timeout),
-        datagrams: Datagrams::open(&session.route, timeout)?,
+        exchange: Exchange::open(session, &session.route, sent, timeout)?,
         timeout,
         text,
     };
     sender.send_all(input, args.size)?;
     session.check_output()?;
+    let mut ledger = sender.exchange.account.ledger;
     // The input has not ended.
     let is_cut_short = session.is_interrupted();
     if is_cut_short {
-        sender.account.ledger.handle_interrupt();
-        sender.warn(session.interrupt.cause().words());
+        ledger.handle_interrupt();
+        let cause = session.interrupt.cause();
+        session.console.warn(&format!("{}: {cause}", args.url));
     }
-    let tally = sender.account.ledger.into_tally();
+    let tally = ledger.into_tally();
     session.console.report(&Report {
         duration_ms: Some(milliseconds(began.elapsed())),
         ..tally.report()
@@ -73,13 +71,13 @@ impl Sender<'_> {
     fn send_all(&mut self, input: &File, size: usize) -> Result<(), Stop> {
         let mut piece = vec![0; size];
         loop {
-            let len = fill(input, &mut piece, self.session)?;
+            let len = fill(input, &mut piece, self.exchange.session)?;
             // Empty input is an empty datagram.
-            let is_over = len == 0 && self.account.ledger.next_sent() > 0;
-            if is_over || self.session.is_interrupted() {
+            let is_over = len == 0 && self.exchange.account.ledger.next_sent() > 0;
+            if is_over || self.exchange.session.is_interrupted() {
                 return Ok(());
             }
-            self.exchange(&piece[..len])?;
+            self.send(&piece[..len])?;
             if len < size {
                 return Ok(());
             }
@@ -87,99 +85,51 @@ impl Sender<'_> {
     }
 
     /// Sends one, and waits until it is back or lost.
-    fn exchange(&mut self, piece: &[u8]) -> Result<(), Stop> {
-        self.account.messages.push(piece.to_vec());
-        self.account.ledger.handle_due(Instant::now(), 1);
+    fn send(&mut self, piece: &[u8]) -> Result<(), Stop> {
+        self.exchange.account.messages.push(piece.to_vec());
+        self.exchange.send()?;
         loop {
-            let now = Instant::now();
-            self.datagrams.send(&mut self.account, now);
-            self.datagrams.receive(&mut self.account)?;
-            self.datagrams.handle_time(&mut self.account, now);
-            for event in std::mem::take(&mut self.account.events) {
-                self.handle(event)?;
-            }
-            let is_over = self.account.ledger.outstanding() == 0;
-            if is_over || self.session.is_interrupted() {
+            let account = &self.exchange.account;
+            if account.ledger.outstanding() == 0 && account.events.is_empty() {
                 return Ok(());
             }
-            let until = self.datagrams.poll_timeout(&mut self.account, now);
-            let mut polled = [self.datagrams.flow.polled()];
-            self.session.wait(&mut polled, until.unwrap_or(now))?;
+            match self.exchange.next_event(link::never())? {
+                Some(event) => self.handle(&event)?,
+                // The command is to end.
+                None => return Ok(()),
+            }
         }
     }
 
     /// Prints what came, and reports what is not as it should be.
-    fn handle(&mut self, event: Event) -> Result<(), Stop> {
-        let time = figures::setting(self.timeout);
-        let target = self.session.route.target();
+    fn handle(&mut self, event: &Event) -> Result<(), Stop> {
+        let session = self.exchange.session;
+        let target = session.route.target();
         // If the first is lost, no service is there.
-        let has_answers = self.account.ledger.tally().has_answers();
+        let has_answers = self.exchange.account.ledger.tally().has_answers();
         match event {
             Event::Missing(_) if !has_answers => {
+                let time = figures::setting(self.timeout);
                 let hint = format!("nothing came back within {time}");
-                Err(Trouble::new(target, Cause::TimedOut).hint(hint).into())
+                return Err(Trouble::new(target, Cause::TimedOut).hint(hint).into());
             }
-            Event::Missing(number) => {
-                let number = number + 1;
-                self.warn(&format!(
-                    "datagram {number}: lost: nothing came back within {time}"
-                ));
-                Ok(())
+            Event::Failed(_, _, Some(failure)) if !has_answers => {
+                return Err(session.route.undelivered(failure).into());
             }
-            Event::Failed {
-                number, failure, ..
-            } => {
-                let failure = failure.expect("the network or this host reports it");
-                let mut trouble = self.session.route.undelivered(&failure);
-                if !has_answers {
-                    return Err(trouble.into());
-                }
-                trouble.place += &format!(": datagram {}", number + 1);
-                self.session.console.warn(&trouble.to_string());
-                Ok(())
+            _ if event.is_well() => {}
+            _ => {
+                let words = event.words(self.timeout);
+                session.console.warn(&format!("{target}: datagram {words}"));
             }
-            Event::Answered {
-                answer,
-                bytes,
-                difference,
-                arrival,
-            } => {
-                self.explain(&answer, difference, arrival);
-                // A late one, or a copy, would be in the way of the others.
-                match answer.kind {
-                    AnswerKind::Received | AnswerKind::Corrupt => {
-                        self.session.console.print_answer(&bytes, self.text)
-                    }
-                    _ => Ok(()),
-                }
-            }
-            Event::Ended { .. } => Ok(()),
         }
-    }
-
-    /// Reports an answer that is not as it should be.
-    fn explain(&self, answer: &Answer, difference: Option<Difference>, arrival: Option<Arrival>) {
-        let source = arrival.map_or(String::new(), |arrival| arrival.source.to_string());
-        let words = match answer.kind {
-            AnswerKind::Received => return,
-            AnswerKind::Late => "came back late".into(),
-            AnswerKind::Duplicate => "came back once more".into(),
-            AnswerKind::Corrupt => difference.map_or(String::new(), |found| found.to_string()),
-            AnswerKind::Misaddressed => {
-                let peer = &self.datagrams.flow.peer;
-                format!("came back from {source} instead of {peer}")
+        // A late one, or a copy, would be in the way of the others.
+        let is_answer = |kind| matches!(kind, AnswerKind::Received | AnswerKind::Corrupt);
+        match event {
+            Event::Answered(came) if is_answer(came.answer.kind) => {
+                session.console.print_answer(&came.bytes, self.text)
             }
-            AnswerKind::Stray => {
-                return self.warn(&format!("bytes came from {source} that were not sent"));
-            }
-        };
-        let number = answer.number.map_or(0, |number| number + 1);
-        self.warn(&format!("datagram {number}: {words}"));
-    }
-
-    fn warn(&self, text: &str) {
-        let target = self.session.route.target();
-        self.session.console.warn(&format!("{target}: {text}"));
+            _ => Ok(()),
+        }
     }
 }
 
@@ -189,8 +139,8 @@ fn fill(mut input: &File, piece: &mut [u8], session: &Session) -> Result<usize, 
     let mut len = 0;
     while len < piece.len() && !session.is_interrupted() {
         // A read is not ended by a signal.
-        let far = Instant::now() + Duration::from_secs(3600);
-        if !link::wait_for(input.as_fd(), far, &session.interrupt).map_err(failed)? {
+        let until = link::never();
+        if !link::wait_for(input.as_fd(), until, &session.interrupt).map_err(failed)? {
             continue;
         }
         match input.read(&mut piece[len..]) {

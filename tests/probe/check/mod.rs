@@ -70,7 +70,8 @@ fn check_datagrams(server: &str, failed: &[&str], not_applicable: &[&str], words
     } else {
         "not_applicable"
     };
-    expected.insert("loop-guard".into(), answers_all.into());
+    let of_loops = expected.entry("loop-guard".into());
+    of_loops.or_insert(answers_all.into());
     assert_eq!(flaws(&json), expected, "{json:#}");
     assert_eq!(status, 1, "{json:#}");
     assert!(seen(&json, failed[0]).contains(words), "{json:#}");
@@ -161,7 +162,9 @@ fn one_that_ignores_empty_datagrams_is_found_out() {
 #[test]
 fn one_that_answers_from_another_socket_is_found_out() {
     let server = faulty::answering_from_elsewhere();
-    check_datagrams(&server, &["reply-address"], &[], " was asked, 127.0.0.1:");
+    let words = " was asked, 127.0.0.1:";
+    // Nor are its answers to the port of another service taken for its own.
+    check_datagrams(&server, &["reply-address"], &["loop-guard"], words);
 }
 
 #[test]
