@@ -5,11 +5,12 @@ use std::net::{Shutdown, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use echod::internals::{Source, measure};
 use serde_json::json;
 
-use super::fault;
+use super::fault::{self, Fate};
 use super::{LISTENERS, assert_adds_up, ended, interrupt, json_of, number, numbers};
 use super::{output_of, printed_by, spawn_line, start_with_default, url};
 use crate::harness::{Daemon, eventually, free_port, has_ipv6, text};
