@@ -81,6 +81,14 @@ fn an_answer_from_elsewhere_is_none_and_is_reported() {
 }
 
 #[test]
+fn where_no_service_answers_nothing_is_reached() {
+    let absent = udp("127.0.0.1:0");
+    let url = format!("udp://{}", absent.local_addr().expect("an address"));
+    let (status, json) = json_of(&format!("mtu {url} --timeout 20ms --tries 2"));
+    assert_eq!((status, &json["errors"]), (3, &json!({"timed out": 1})));
+}
+
+#[test]
 fn an_interrupt_ends_it_with_what_is_known_by_then() {
     let (tell, told) = mpsc::channel();
     let url = fault::udp(move |socket, bytes, peer| {
