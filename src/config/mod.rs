@@ -292,6 +292,15 @@ pub(crate) fn control_socket(sources: &[Source]) -> Option<PathBuf> {
 }
 
 impl Config {
+    /// The configuration of the daemon alone.
+    #[must_use]
+    pub(crate) fn without_listeners(self) -> Self {
+        Self {
+            listeners: BTreeMap::new(),
+            ..self
+        }
+    }
+
     /// Takes over what takes effect at the next start only, so that it stays as it runs and the next
     /// reload says so again.
     pub fn keep_restart_keys_of(&mut self, running: &Self) {

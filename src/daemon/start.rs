@@ -111,10 +111,7 @@ impl Start<'_> {
             socket: self.args.socket.clone(),
             files: Files::of(&self.texts),
             // Its listeners are not in service yet.
-            config: Config {
-                listeners: Default::default(),
-                ..self.loaded.config
-            },
+            config: self.loaded.config.without_listeners(),
             roles: foundation.roles,
             log_level_overridden: false,
             history: History::none(),

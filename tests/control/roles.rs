@@ -1,6 +1,6 @@
 //! Who may do what over the control socket: readers, operators and admins.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
@@ -98,9 +98,11 @@ impl Connection {
 
     fn reply(&mut self) -> Value {
         let output = self.child.stdout.as_mut().expect("it is piped");
-        let bytes = output.bytes().map(|byte| byte.expect("a reply"));
-        let reply: Vec<u8> = bytes.take_while(|byte| *byte != 0).collect();
-        serde_json::from_slice(&reply).expect("JSON")
+        let mut reply = Vec::new();
+        // Nothing follows it before the next request.
+        let read = BufReader::new(output).read_until(0, &mut reply);
+        read.expect("a reply");
+        serde_json::from_slice(reply.strip_suffix(&[0]).expect("the whole reply")).expect("JSON")
     }
 
     /// Whether it may set a backlog.

@@ -128,8 +128,8 @@ fn what_is_confirmed_stays_and_until_then_everyone_is_told() {
     daemon.wait_for_notification("STATUS=1 listener, 0 connections");
     assert_eq!(status(&daemon).get("confirm_in_ms"), None);
     let log = daemon.log();
-    assert!(log.contains(" confirms the configuration\n"), "{log}");
-    assert!(log.contains("reload 2 is confirmed\n"), "{log}");
+    let line = " confirms the configuration: reload 2\n";
+    assert!(log.contains(line), "{log}");
     let (code, said) = refusal(&daemon, &["confirm"]);
     assert_eq!(code, Some(1));
     assert!(said.starts_with(NOTHING_TO_CONFIRM), "{said}");
@@ -227,7 +227,7 @@ fn a_rollback_restores_the_configuration_before_also_when_its_file_is_gone() {
     assert_eq!(status["config_on_disk"], "missing");
     let log = daemon.log();
     assert!(
-        log.contains("rolls back to the configuration before\n"),
+        log.contains("rolls back to the configuration before: generation 2 → 3\n"),
         "{log}"
     );
 

@@ -14,6 +14,7 @@
 //! [`trial`] decides which that is, and when it is put in force because nobody has confirmed a reload.
 
 mod history;
+mod in_force;
 mod loading;
 mod queue;
 mod trial;
@@ -24,7 +25,6 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use crate::cli::text::cause;
-use crate::config::plan::restart_keys;
 use crate::config::{Config, Mood, Plan, plan};
 use crate::protocol;
 use crate::protocol::schema::{Diagnostic, ReloadOutcome, ReloadResult, Trigger};
@@ -146,10 +146,10 @@ impl Daemon {
     /// begins the next.
     pub(super) fn continue_reloads(&mut self, now: Instant) {
         if self.reloads.trial.has_expired(now) && self.may_reload() {
-            self.roll_back(Request::EXPIRED);
+            self.roll_back(&Request::EXPIRED);
         }
         if let Some((current, outcome)) = self.reloads.take_loaded(now) {
-            self.finish_reload(current.request, current.begun, outcome);
+            self.finish_reload(&current.request, current.begun, outcome);
         }
         while !self.reloads.is_loading()
             && !self.is_settling()
@@ -158,7 +158,7 @@ impl Daemon {
             match request.wanted {
                 _ if self.is_stopping() => self.refuse_reload(&request, STOPPING),
                 Wanted::OnDisk { .. } => self.begin_reload(request),
-                Wanted::Before => self.roll_back(request),
+                Wanted::Before => self.roll_back(&request),
             }
         }
     }
@@ -178,7 +178,7 @@ impl Daemon {
                     loading,
                 });
             }
-            Err(error) => self.finish_reload(request, begun, Err(no_thread(&error))),
+            Err(error) => self.finish_reload(&request, begun, Err(no_thread(&error))),
         }
     }
 
@@ -222,50 +222,50 @@ impl Daemon {
     pub(super) fn reload_at_start(&mut self, read: Outcome) {
         let begun = Instant::now();
         self.tell_manager(Manager::reloading);
-        self.finish_reload(Request::START, begun, read);
+        self.finish_reload(&Request::START, begun, read);
     }
 
     /// Applies what was loaded, and reports what came of it.
-    fn finish_reload(&mut self, request: Request, begun: Instant, outcome: Outcome) {
+    fn finish_reload(&mut self, request: &Request, begun: Instant, outcome: Outcome) {
         if self.is_stopping() {
-            self.refuse_reload(&request, STOPPING);
+            self.refuse_reload(request, STOPPING);
             if !request.dry_run {
                 self.supervise(|supervision, summary| supervision.ready(summary, Instant::now()));
             }
             return;
         }
-        let mut result = self.result_of(&request);
+        let mut result = self.result_of(request);
         let applied = outcome.and_then(|(texts, mut loaded, roles)| {
             result.warnings = std::mem::take(&mut loaded.warnings);
             let config = std::mem::take(&mut loaded.config);
             let version = Version::read(&texts, config, roles);
-            let applied = self.apply(version, &request, &mut result);
+            let applied = self.apply(version, request, &mut result);
             applied.map_err(|errors| Rejection {
                 errors: check::located(errors, &loaded, &self.origin, &texts),
                 fingerprint: Some(texts.fingerprint()),
             })
         });
-        self.report(&request, begun, result, applied);
+        self.report(request, begun, result, applied);
     }
 
     /// Puts the configuration before in force, and reports what came of it.
-    fn roll_back(&mut self, request: Request) {
+    fn roll_back(&mut self, request: &Request) {
         let begun = Instant::now();
         let Some(before) = self.reloads.trial.before().cloned() else {
             let reason = "nothing is known of a configuration before";
             log::warn!("no rollback: {reason}");
             let refusal = protocol::nothing_to_roll_back();
-            return self.reply_to(&request, format_args!("refused: {reason}"), refusal);
+            return self.reply_to(request, format_args!("refused: {reason}"), refusal);
         };
-        if let Some(id) = self.expired(&request) {
+        if let Some(id) = self.expired(request) {
             log::warn!(reload_id = id; "reload {id} was not confirmed in time: rolling back");
         }
         if !request.dry_run {
             self.tell_manager(Manager::reloading);
         }
-        let mut result = self.result_of(&request);
-        let applied = self.apply(before, &request, &mut result);
-        self.report(&request, begun, result, applied.map_err(Rejection::from));
+        let mut result = self.result_of(request);
+        let applied = self.apply(before, request, &mut result);
+        self.report(request, begun, result, applied.map_err(Rejection::from));
     }
 
     /// The reload that nobody has confirmed, if that is why there is a rollback. It is tried once.
@@ -444,54 +444,6 @@ impl Daemon {
             let message = format!("sockets of the service manager: {}", cause(&error));
             vec![Diagnostic::general(message)]
         })
-    }
-
-    /// Writes what was overridden at run time into a configuration.
-    fn keep_overrides(&self, version: &mut Version) {
-        if self.log_level_overridden {
-            version.config.log.level = self.config.log.level;
-        }
-        version.log_level_overridden = self.log_level_overridden;
-        version.overridden = self.listeners.keep_overrides(&mut version.config);
-    }
-
-    /// The configuration in force, which is this one, with what the next start would have.
-    fn version_in_force(&self, mut config: Config) -> Version {
-        if let Some(next_start) = &self.reloads.next_start {
-            config.keep_restart_keys_of(next_start);
-        }
-        Version {
-            config,
-            files: self.files.names.clone(),
-            fingerprint: self.files.fingerprint,
-            roles: self.roles.clone(),
-            log_level_overridden: self.log_level_overridden,
-            overridden: self.listeners.overridden(),
-        }
-    }
-
-    /// All but the listeners, which are committed already.
-    fn put_in_force(&mut self, version: Version) {
-        let Version { mut config, .. } = version;
-        config.listeners.clear();
-        self.update_store();
-        self.files.put_in_force(version.files, version.fingerprint);
-        self.listeners.mark_overridden(version.overridden);
-        self.log_level_overridden = version.log_level_overridden;
-        self.roles = version.roles;
-        super::log::set_level(config.log.level);
-        self.reloads.next_start = Some(config.clone());
-        let running = std::mem::replace(&mut self.config, config);
-        self.config.keep_restart_keys_of(&running);
-        self.observe_connections();
-    }
-
-    /// The keys whose values take effect at the next start, such as `daemon.workers`.
-    pub(super) fn restart_required(&self) -> Vec<String> {
-        let next_start = self.reloads.next_start.iter();
-        let keys = next_start.flat_map(|next| restart_keys(&self.config, next));
-        keys.map(|key| format!("{}.{}", key.section.name(), key.name))
-            .collect()
     }
 }
 

@@ -62,6 +62,7 @@ pub(crate) struct Status {
     pub restart_required: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub confirm_in_ms: Option<u64>,
+    #[serde(default)]
     pub listener_states: BTreeMap<String, u64>,
 }
 
