@@ -1,4 +1,4 @@
-//! What a start says in the log: as whom it serves, what, and where.
+//! What a start says in the log: as which user it serves, what, and where.
 
 use crate::cli::text::counted;
 use crate::protocol::schema;
@@ -8,7 +8,7 @@ use super::control::Server;
 use super::origin::Texts;
 use super::privileges::{self, Identity, Landlock};
 
-/// Who this process is, and what it serves where there is no file.
+/// The user of this process, and what it serves where there is no file.
 pub(super) fn process(identity: Option<&Identity>, landlock: Option<&Landlock>, texts: &Texts) {
     privileges::announce(identity, landlock);
     if texts.built_in {

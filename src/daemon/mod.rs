@@ -241,7 +241,7 @@ struct Daemon {
     // What is in force, with what was overridden at run time. Without the listeners, whose
     // configurations `listeners` has: see [`Listeners::complete`].
     config: Config,
-    // Who may do what, as `config` says.
+    // The role of each user and group, as `config` says.
     roles: Roles,
     // The log level was set at run time.
     log_level_overridden: bool,

@@ -2,7 +2,7 @@
 //!
 //! What decides, over bytes, numbers and times: [`target`] reads a URL, [`cause`] has the words for
 //! what went wrong; [`payload`] has the bytes that are sent, [`compare`] what differs of those that
-//! come back, [`ledger`] what became of each message, [`event`] how that is said; [`latency`], [`report`] and [`figures`] the
+//! come back, [`ledger`] what became of each message, [`event`] the words for that; [`latency`], [`report`] and [`figures`] the
 //! numbers. What touches the network: [`route`] resolves and opens, [`link`] sends, waits and
 //! receives, until [`interrupt`] ends it; [`transfer`] compares a stream, [`exchange`] accounts for
 //! datagrams. Above them is a file or a folder for each command, with a [`session`] and the

@@ -136,7 +136,7 @@ impl Effect {
 /// What the caller does, as the rest of a sentence that begins with the caller.
 impl Display for Effect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A dry run is said to be one: nobody looks for what it has changed.
+        // A dry run is named as one, so that no reader of the log looks for its changes.
         let verb = |dry_run, real, tried| if dry_run { tried } else { real };
         match self {
             Self::GetStatus => f.write_str("asks for the status"),

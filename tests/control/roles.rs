@@ -1,4 +1,4 @@
-//! Who may do what over the control socket: readers, operators and admins.
+//! What readers, operators and admins may do over the control socket.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
@@ -10,7 +10,7 @@ use crate::harness::{
     Daemon, ECHOCTL, ECHOD, ECHOPROBE, folder_of, install, not_tested, run, text,
 };
 
-/// Users and groups that nobody has given a name.
+/// Users and groups without names.
 const STRANGER: u32 = 4_000_003;
 const OPERATOR: u32 = 4_000_001;
 const ADMIN: u32 = 4_000_002;
@@ -61,7 +61,7 @@ fn program_of(daemon: &Daemon, uid: u32, groups: &[u32], program: &str) -> Comma
     command
 }
 
-/// Whether this is refused to the user, who then learns what to do.
+/// Whether this is refused to the user, and the message says what to do.
 fn is_denied(daemon: &Daemon, uid: u32, groups: &[u32], arguments: &[&str]) -> bool {
     let output = run(program_of(daemon, uid, groups, "echoctl").args(arguments));
     let said = text(&output.stderr);

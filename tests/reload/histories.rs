@@ -215,7 +215,7 @@ struct Load {
 }
 
 impl Load {
-    /// Talks over one connection until it is told to stop, and checks each byte.
+    /// Talks over one connection until it has to stop, and checks each byte.
     fn talk(&self, mut stream: TcpStream, stop: &AtomicBool) {
         let mut number = 0u64;
         while !stop.load(Relaxed) {

@@ -1,4 +1,4 @@
-//! Audit lines: for each change that a control client has made, one line of the log says who it was,
+//! Audit lines: for each change that a control client has made, one line of the log names the caller,
 //! and what there was before and is now.
 
 use std::fmt::Display;
@@ -7,7 +7,7 @@ use crate::protocol::Effect;
 
 use super::caller::Caller;
 
-/// A change that is asked for, and by whom. The caller may be gone when the change is made.
+/// A change that is asked for, and its caller, which may be gone when the change is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::daemon) struct Audit {
     sentence: String,

@@ -46,7 +46,7 @@ pub(super) struct Closure {
     pub(super) dry_run: bool,
     /// They are described.
     pub(super) list: bool,
-    /// Who has them closed.
+    /// The caller that has them closed.
     pub(super) audit: Option<Audit>,
 }
 

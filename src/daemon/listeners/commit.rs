@@ -104,7 +104,7 @@ impl Listeners {
         warnings: &mut Vec<String>,
     ) {
         if !self.in_service.contains_key(&new.name) {
-            // One that changes its protocol keeps its name, and with it what was said of it.
+            // One that changes its protocol keeps its name, and with it its state.
             let standing = standings.get(&new.name).copied().unwrap_or_default();
             self.add(new, standing, workers);
             return;

@@ -18,7 +18,7 @@ use crate::driver::Waker;
 use crate::protocol::schema::Diagnostic;
 use crate::sys::process;
 
-/// The texts, what they mean, and who may then do what; or all that is wrong.
+/// The texts, what they mean, and the roles of callers with it; or all that is wrong.
 pub(in crate::daemon) type Outcome = Result<(Texts, Loaded, Roles), Rejection>;
 
 /// A configuration that can't be applied.

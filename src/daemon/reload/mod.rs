@@ -11,7 +11,7 @@
 //! [`ReloadResult`] goes to the caller, the log, the service manager and `GetStatus`.
 //!
 //! A rollback is the same without loading: the configuration before is kept ([`version`]), and
-//! [`trial`] decides which that is, and when it is put in force because nobody has confirmed a reload.
+//! [`trial`] decides which that is, and when it is put in force because a reload was not confirmed.
 
 mod history;
 mod in_force;
@@ -142,7 +142,7 @@ impl Daemon {
         !self.is_settling() && !self.is_stopping()
     }
 
-    /// Rolls back what nobody has confirmed, finishes a reload whose configuration is loaded, and
+    /// Rolls back what was not confirmed in time, finishes a reload whose configuration is loaded, and
     /// begins the next.
     pub(super) fn continue_reloads(&mut self, now: Instant) {
         if self.reloads.trial.has_expired(now) && self.may_reload() {
@@ -268,7 +268,7 @@ impl Daemon {
         self.report(request, begun, result, applied.map_err(Rejection::from));
     }
 
-    /// The reload that nobody has confirmed, if that is why there is a rollback. It is tried once.
+    /// The reload that was not confirmed in time, if that is why there is a rollback. It is tried once.
     fn expired(&mut self, request: &Request) -> Option<u64> {
         let has_expired = request.trigger == Trigger::ConfirmExpired;
         has_expired.then(|| self.reloads.trial.confirm()).flatten()

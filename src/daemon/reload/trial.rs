@@ -81,7 +81,7 @@ impl<C> Trial<C> {
         earlier.map(|earlier| earlier.id)
     }
 
-    /// A successor has applied what is on disk. Nobody was there to confirm anything.
+    /// A successor has applied what is on disk. No caller has confirmed anything by that.
     pub(super) fn handle_start(&mut self, before: Option<C>) {
         if self.unconfirmed.is_none() && before.is_some() {
             self.before = before;

@@ -1,4 +1,4 @@
-//! The kernel's buffers of a socket, where nobody says how large they are to be any more.
+//! The kernel's buffers of a socket, where no size is configured any more.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
