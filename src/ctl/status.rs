@@ -449,7 +449,7 @@ mod tests {
             text.contains("  on disk        same as in force\n"),
             "{text}"
         );
-        let words = "  last reload    rejected because it was not confirmed, 2026";
+        let words = "  last reload    rejected after no confirmation, 2026";
         assert!(text.contains(words), "{text}");
     }
 

@@ -89,8 +89,8 @@ impl Daemon {
         let reply = match protocol::handle(&call.request, self.roles.of(&call.caller), self) {
             Outcome::Reply(reply) => Some(reply),
             Outcome::Denied => {
-                let caller = call.caller.describe();
-                ::log::warn!("control: {caller} may not call {:?}", call.request.method);
+                let (caller, method) = (call.caller.describe(), &call.request.method);
+                ::log::warn!(caller = call.caller.uid; "control: {caller} may not call {method:?}");
                 Some(protocol::permission_denied())
             }
             Outcome::Effect(effect) => {

@@ -219,11 +219,11 @@ fn start_log(settings: &config::Log, succeeds: bool) -> Result<Vec<String>, Diag
 
 /// `--can-take-over` alone: what a running daemon asks the program that is to be its successor.
 fn can_take_over(version: u32) -> Result<(), Failure> {
-    if version == record::VERSION {
+    if record::is_read(version) {
         return print_or_end(format!("{}\n", record::YES).as_bytes());
     }
     Err(Failure::new(format!(
-        "records of version {version} are not read by echod {}, which reads version {}",
+        "records of version {version} are not read by echod {}, which reads versions up to {}",
         env!("CARGO_PKG_VERSION"),
         record::VERSION
     )))

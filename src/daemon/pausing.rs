@@ -98,7 +98,12 @@ impl Daemon {
         now: Instant,
     ) {
         let listeners = self.listeners.set_standing(name, standing, &self.workers);
-        for (_, change) in &listeners {
+        let changed = || {
+            listeners
+                .iter()
+                .filter(|(_, change)| change.before != change.after)
+        };
+        for (_, change) in changed() {
             let (before, after) = (change.before.name(), change.after.name());
             match (name, audit) {
                 (Some(_), Some(audit)) => audit.record(format_args!("{before} → {after}")),
@@ -108,8 +113,8 @@ impl Daemon {
                 }
             }
         }
-        if let (None, Some(audit)) = (name, audit) {
-            audit.record(format_args!("{} listeners", listeners.len()));
+        if let (None, Some(audit), 1..) = (name, audit, changed().count()) {
+            audit.record(format_args!("{} listeners", changed().count()));
         }
         self.supervise(|supervision, summary| supervision.status(summary, now));
         // Until the workers confirm it, a client that connects may still be served.

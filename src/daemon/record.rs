@@ -10,6 +10,8 @@
 //!   "echod handover 1\n"   length of the JSON, 8 bytes   JSON   the unsent bytes
 //! ```
 
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::schema::ReloadResult;
@@ -18,9 +20,18 @@ use crate::worker::transfer::ConnectionState;
 
 use crate::daemon::privileges::Landlock;
 
-/// The version that is written, and the only one that is read. Fields may be added with a default;
-/// whatever changes the meaning of one takes a new version.
-pub(crate) const VERSION: u32 = 1;
+/// The version that is written. A field with a default may be added where a program that does not know
+/// it continues all the same; whatever such a program would lose, as the state of a listener, or could
+/// not read, as a new key of the configuration, takes a new version.
+pub(crate) const VERSION: u32 = 2;
+
+/// The versions that are read: all that is new in version 2 has a default.
+const VERSIONS_READ: RangeInclusive<u32> = 1..=VERSION;
+
+/// Whether a record of this version can be read.
+pub(crate) fn is_read(version: u32) -> bool {
+    VERSIONS_READ.contains(&version)
+}
 
 /// What a program says that reads this version.
 pub(crate) const YES: &str = "echod reads these records";
@@ -238,9 +249,9 @@ impl Record {
             .ok()
             .and_then(|head| head.trim_end().strip_prefix(MAGIC));
         let version = version.ok_or("it is not a record")?;
-        if version != VERSION.to_string() {
+        if !version.parse().is_ok_and(is_read) {
             return Err(format!(
-                "it is of version {version}, and this program reads {VERSION}"
+                "it is of version {version}, and this program reads versions up to {VERSION}"
             ));
         }
         let (len, rest) = rest.split_first_chunk().ok_or("it is cut short")?;
@@ -363,11 +374,22 @@ mod tests {
     }
 
     #[test]
-    fn a_record_of_another_version_is_refused_with_both_numbers() {
-        let (head, bytes) = ("echod handover 1\n", encoded());
-        let rest = bytes.strip_prefix(head.as_bytes()).unwrap();
-        let error = Record::decode(&[b"echod handover 99\n", rest].concat()).unwrap_err();
-        assert!(error.contains("99") && error.contains("reads 1"), "{error}");
+    fn records_of_versions_that_are_known_are_read_and_others_refused_with_both_numbers() {
+        let bytes = encoded();
+        let rest = bytes.strip_prefix(b"echod handover 2\n").unwrap();
+        let decode = |version: &str| {
+            let head = format!("echod handover {version}\n").into_bytes();
+            let bytes = [&head, rest].concat();
+            Record::decode(&bytes).map(|(record, _)| record.program)
+        };
+        assert!(decode("1").is_ok() && decode("2").is_ok());
+        for unknown in ["0", "3", "99", "x"] {
+            let error = decode(unknown).unwrap_err();
+            assert!(
+                error.contains(unknown) && error.contains("up to 2"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

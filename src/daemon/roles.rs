@@ -10,7 +10,6 @@ use crate::config;
 use crate::protocol::Role;
 use crate::protocol::schema::Diagnostic;
 
-use super::Daemon;
 use super::control::Caller;
 use super::privileges::{group_of_name, user_of_name};
 
@@ -51,16 +50,6 @@ impl Roles {
     }
 }
 
-impl Daemon {
-    /// Continues with those of a predecessor, unless the present configuration comes into force. A user
-    /// that is unknown by now has no role.
-    pub(super) fn keep_roles(&mut self, before: &config::Control) {
-        self.roles = Roles::resolve(before).0;
-        self.config.control.operators.clone_from(&before.operators);
-        self.config.control.admins.clone_from(&before.admins);
-    }
-}
-
 impl Accounts {
     fn resolve(key: &str, names: &[String], unknown: &mut Vec<Diagnostic>) -> Self {
         let mut accounts = Self::default();
@@ -70,12 +59,10 @@ impl Accounts {
                 None => (name.as_str(), &mut accounts.uids),
             };
             // A container may have users without names.
-            let number = match name_alone.parse() {
-                Ok(number) => Ok(number),
-                Err(_) if name.starts_with('@') => {
-                    group_of_name(name_alone).map(|gid| gid.as_raw())
-                }
-                Err(_) => user_of_name(name_alone).map(|user| user.uid.as_raw()),
+            let number = match number_of(name_alone) {
+                Some(number) => Ok(number),
+                None if name.starts_with('@') => group_of_name(name_alone).map(|gid| gid.as_raw()),
+                None => user_of_name(name_alone).map(|user| user.uid.as_raw()),
             };
             match number {
                 Ok(number) => {
@@ -94,6 +81,13 @@ impl Accounts {
         let is_listed = |gid: &u32| self.gids.contains(gid);
         self.uids.contains(&caller.uid) || caller.gids.iter().any(is_listed)
     }
+}
+
+/// A number as it is written for one, and not the name of an account: no sign, no leading zero. The
+/// largest is none (`(uid_t) -1`, chown(2)).
+fn number_of(name: &str) -> Option<u32> {
+    let number: u32 = name.parse().ok()?;
+    (number != u32::MAX && number.to_string() == name).then_some(number)
 }
 
 #[cfg(test)]

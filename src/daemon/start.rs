@@ -404,13 +404,9 @@ impl Daemon {
         self.reloads.resume(&record.trial, predecessor.elapsed());
         self.log_level_overridden = record.log_level_overridden;
         let (config, mut result) = predecessor.restore(&mut self.listeners, &self.workers);
-        if self.log_level_overridden {
-            self.config.log.level = config.log.level;
-            super::log::set_level(config.log.level);
-        }
         // The manager has passed sockets again that were handed over as well.
         self.listeners.drop_known(&mut self.passed);
-        self.keep_roles(&config.control);
+        self.continue_with(config);
         // Finds the warnings of the configuration, too.
         self.reload_at_start(read);
         self.update_store();

@@ -61,7 +61,7 @@ impl Trigger {
             Self::Start => "at start",
             Self::Signal => "by signal",
             Self::Control => "by the control socket",
-            Self::ConfirmExpired => "because it was not confirmed",
+            Self::ConfirmExpired => "after no confirmation",
         }
     }
 }

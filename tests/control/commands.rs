@@ -68,6 +68,21 @@ fn the_log_says_which_caller_changed_what() {
     assert_eq!(said(line), 1, "{}", daemon.log());
 }
 
+/// After a hundred lines the others of ten seconds were suppressed, also those of other callers.
+#[test]
+fn each_change_has_its_line_however_many_there_are() {
+    let daemon = Daemon::start(ALL_KINDS);
+    let mut control = daemon.control();
+    for backlog in 1..=150 {
+        let parameters = json!({ "listener": "main", "backlog": backlog });
+        let reply = control.ask("SetBacklog", &parameters).expect("a reply");
+        assert!(reply["error"].is_null(), "{reply}");
+    }
+    let log = daemon.log();
+    let lines = log.matches("sets the backlog of listener \"main\" to ");
+    assert_eq!(lines.count(), 150, "{log}");
+}
+
 #[test]
 fn a_kick_closes_the_selected_connections_and_no_others() {
     let daemon = Daemon::start(ALL_KINDS);

@@ -85,7 +85,7 @@ fn a_reload_that_nobody_confirms_is_rolled_back_by_the_daemon_itself() {
     let last = daemon.ctl_text(&["reload", "--last"]);
     assert!(
         last.starts_with("rolled back, generation 3, in ")
-            && last.contains("because it was not confirmed"),
+            && last.contains("after no confirmation"),
         "{last}"
     );
     let log = daemon.log();

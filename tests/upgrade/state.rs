@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::process::Command;
 
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::harness::{
@@ -357,6 +358,44 @@ fn a_connection_keeps_the_reply_that_it_was_opened_with() {
     assert_eq!(exchange(&mut old, b"abc"), b"abc");
     let mut new = daemon.connect("main");
     assert_eq!(exchange(&mut new, b"abc"), b"ABC");
+}
+
+/// It rolled back at once, and the successor applied what is on disk again: it stayed for good.
+#[test]
+fn a_reload_that_expires_while_the_program_is_asked_is_rolled_back_by_the_successor() {
+    let daemon = start_copy(CONFIG);
+    let status = || daemon.ctl_json(&["status"])["status"].clone();
+    replace_by_script(
+        &daemon,
+        "while [ ! -e {dir}/go ]; do sleep 0.02; done; exec {echod} \"$@\"",
+    );
+    daemon.write_config(&CONFIG.replace("[listener.main]", "[listener.main]\nbacklog = 5"));
+    daemon.ctl_text(&["reload", "--confirm", "4s"]);
+    daemon.signal(Signal::SIGUSR2);
+    eventually("its time is over", || status()["confirm_in_ms"] == 0);
+    std::fs::write(daemon.path("go"), "").expect("a file");
+    eventually("it is rolled back", || {
+        status()["last_reload"]["outcome"] == "rolled_back"
+    });
+    assert_eq!(upgrades(&daemon), 1, "{}", daemon.log());
+    assert_ne!(daemon.listener("main")["backlog"]["requested"], 5);
+}
+
+/// They took effect, and neither the result nor a rollback knew of them.
+#[test]
+fn keys_of_the_daemon_that_changed_on_disk_are_changes_of_an_upgrade() {
+    let daemon = Daemon::start(CONFIG);
+    let config = |time: &str| format!("[daemon]\ndrain-timeout = \"{time}\"\n{CONFIG}");
+    daemon.write_config(&config("7s"));
+    upgrade(&daemon);
+    let result = daemon.ctl_json(&["status"])["status"]["last_reload"].clone();
+    assert_eq!(result["outcome"], "applied", "{result}");
+    assert_eq!(result["generation"], 2, "{result}");
+    let shown = daemon.ctl_text(&["config", "show"]);
+    assert!(shown.contains("drain-timeout = \"7s\""), "{shown}");
+    daemon.ctl_text(&["rollback"]);
+    let shown = daemon.ctl_text(&["config", "show"]);
+    assert!(shown.contains("drain-timeout = \"30s\""), "{shown}");
 }
 
 #[test]

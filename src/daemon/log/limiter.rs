@@ -15,13 +15,13 @@ const LINES_MAX: u32 = 100;
 /// How long a window is; it begins with the first line.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// Lines of one class repeat each other: they are from one place in the source, about one listener.
-/// A flood at one listener does not hide the lines about another.
+/// Lines of one class repeat each other: they are from one place in the source, about one listener
+/// or one caller. A flood at one listener does not hide the lines about another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Class {
     pub module: &'static str,
     pub line: u32,
-    pub listener: Option<String>,
+    pub subject: Option<String>,
 }
 
 /// What becomes of a line.
@@ -158,7 +158,7 @@ mod tests {
         Class {
             module: "echod::worker",
             line,
-            listener: listener.map(Into::into),
+            subject: listener.map(Into::into),
         }
     }
 

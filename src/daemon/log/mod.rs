@@ -2,7 +2,7 @@
 //!
 //! A record becomes a [`mod@line`], made safe; [`limiter`] decides whether it is one too many; it waits
 //! in a [`queue`] for [`writer`], a thread of its own that knows the [`output`]. What a line is about
-//! is in key-values (`listener`, `peer`, `closed`, `reload_id`), which the journal keeps. A thread that logs
+//! is in key-values (`listener`, `peer`, `caller`, `closed`, `reload_id`), which the journal keeps. A thread that logs
 //! never waits for an output: lines that it does not take in time are lost, and counted.
 
 mod journal;
@@ -279,17 +279,20 @@ impl Log for Logger {
 }
 
 fn class(record: &Record<'_>) -> Class {
-    let listener = record.key_values().get("listener".into());
+    let values = record.key_values();
+    let subject = values.get("listener".into());
+    let subject = subject.or_else(|| values.get("caller".into()));
     Class {
         module: record.module_path_static().unwrap_or_default(),
         line: record.line().unwrap_or_default(),
-        listener: listener.map(|name| name.to_string()),
+        subject: subject.map(|name| name.to_string()),
     }
 }
 
 /// The lines of a reload are not limited: the configuration bounds their number. Nor are those about
-/// connections that were closed where each is asked for (`[log] connections`); else they are debug lines.
+/// the changes of a caller, of which none may be hidden behind others, and those about connections that
+/// were closed where each is asked for (`[log] connections`); else they are debug lines.
 fn is_unlimited(record: &Record<'_>) -> bool {
     let has = |key: &str| record.key_values().get(key.into()).is_some();
-    has("reload_id") || (record.level() == Level::Info && has("closed"))
+    has("reload_id") || (record.level() == Level::Info && (has("closed") || has("caller")))
 }

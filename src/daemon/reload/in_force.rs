@@ -4,11 +4,24 @@
 
 use crate::config::Config;
 use crate::config::plan::restart_keys;
+use crate::daemon::roles::Roles;
 use crate::daemon::{Daemon, log};
 
 use super::version::Version;
 
 impl Daemon {
+    /// Continues with the configuration of a predecessor until what was read is applied, so that this
+    /// finds what changes. What takes effect at a start has done so.
+    pub(in crate::daemon) fn continue_with(&mut self, before: Config) {
+        let mut before = before.without_listeners();
+        before.keep_restart_keys_of(&self.config);
+        // A user that is unknown by now has no role.
+        self.roles = Roles::resolve(&before.control).0;
+        log::set_level(before.log.level);
+        self.config = before;
+        self.observe_connections();
+    }
+
     /// Writes what was overridden at run time into a configuration.
     pub(super) fn keep_overrides(&self, version: &mut Version) {
         if self.log_level_overridden {

@@ -131,21 +131,21 @@ impl Daemon {
     /// When [`Self::continue_reloads`] has something to do, if nothing else happens.
     pub(super) fn next_reload_step(&self) -> Option<Instant> {
         let expiry = self.reloads.confirm_until();
-        let expiry = expiry.filter(|_| self.may_reload());
+        let expiry = expiry.filter(|_| self.may_roll_back());
         let loading = self.reloads.loading_until();
         [expiry, loading].into_iter().flatten().min()
     }
 
-    /// Whether a reload may begin. A successor reads the configuration anyway, and has the time that
-    /// is left to confirm one; to begin here would delay it.
-    fn may_reload(&self) -> bool {
-        !self.is_settling() && !self.is_stopping()
+    /// Whether a rollback may begin. A successor has the time that is left, and would apply again what
+    /// was rolled back while it was asked whether it can take over.
+    fn may_roll_back(&self) -> bool {
+        self.handover.is_none() && !self.is_stopping()
     }
 
     /// Rolls back what was not confirmed in time, finishes a reload whose configuration is loaded, and
     /// begins the next.
     pub(super) fn continue_reloads(&mut self, now: Instant) {
-        if self.reloads.trial.has_expired(now) && self.may_reload() {
+        if self.reloads.trial.has_expired(now) && self.may_roll_back() {
             self.roll_back(&Request::EXPIRED);
         }
         if let Some((current, outcome)) = self.reloads.take_loaded(now) {
@@ -153,7 +153,7 @@ impl Daemon {
         }
         while !self.reloads.is_loading()
             && !self.is_settling()
-            && let Some(request) = self.reloads.queue.next()
+            && let Some(request) = self.next_reload()
         {
             match request.wanted {
                 _ if self.is_stopping() => self.refuse_reload(&request, STOPPING),
@@ -161,6 +161,13 @@ impl Daemon {
                 Wanted::Before => self.roll_back(&request),
             }
         }
+    }
+
+    /// The next request in order, unless it is one for a rollback, which can't begin now.
+    fn next_reload(&mut self) -> Option<Request> {
+        let may_roll_back = self.may_roll_back() || self.is_stopping();
+        let queue = &mut self.reloads.queue;
+        queue.next_if(|request| may_roll_back || request.wanted != Wanted::Before)
     }
 
     fn begin_reload(&mut self, request: Request) {

@@ -82,8 +82,15 @@ impl<C: PartialEq> Queue<C> {
         }
     }
 
-    pub(super) fn next(&mut self) -> Option<Request<C>> {
-        self.0.pop_front()
+    /// The next one in order, if it may begin now.
+    pub(super) fn next_if(
+        &mut self,
+        may_begin: impl Fn(&Request<C>) -> bool,
+    ) -> Option<Request<C>> {
+        self.0
+            .front()
+            .is_some_and(may_begin)
+            .then(|| self.0.pop_front())?
     }
 
     /// Takes out the requests of callers; signals stay.
@@ -112,11 +119,12 @@ mod tests {
         ] {
             queue.add(request);
         }
-        let order: Vec<Request<u64>> = std::iter::from_fn(|| queue.next()).collect();
+        let order: Vec<Request<u64>> = std::iter::from_fn(|| queue.next_if(|_| true)).collect();
         assert_eq!(order, [Request::SIGNAL, caller(1), caller(2)]);
         queue.add(Request::SIGNAL);
         queue.add(caller(3));
         assert_eq!(queue.take_called(), [caller(3)]);
-        assert_eq!(queue.next(), Some(Request::SIGNAL), "a signal is not lost");
+        let signal = queue.next_if(|_| true);
+        assert_eq!(signal, Some(Request::SIGNAL), "a signal is not lost");
     }
 }
