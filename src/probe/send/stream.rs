@@ -58,7 +58,8 @@ pub(super) fn run(
     let comparison = &sender.transfer.comparison;
     let mut report = report(comparison);
     report.duration_ms = Some(milliseconds(began.elapsed()));
-    // What has a cause is not as it should be. Without a byte no service was reached, although a kernel has accepted the connection.
+    // What has a cause is not as it should be. Without a byte no service was reached, although a
+    // kernel has accepted the connection.
     let is_silent = comparison.came == 0 && !matches!(end, End::Interrupted(_));
     let mut verdict = Verdict::Good;
     for (words, cause) in complaints(comparison, sender.is_fed, &end) {
