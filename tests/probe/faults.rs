@@ -1,6 +1,7 @@
 //! Every figure under faults, single and mixed, on each transport: what `ping`, `load` and `send`
 //! report is what the service did, and each message has one fate.
 
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ const MIXTURE: &[(Fate, usize)] = &[
 
 /// Services of datagrams, with their plans, without these fates: one for each fault alone over UDP,
 /// and mixtures over UDP and on Unix sockets.
-fn datagrams(folder: &tempfile::TempDir, len: usize, without: &[Fate]) -> Vec<(Vec<Fate>, String)> {
+fn datagrams(folder: &Path, len: usize, without: &[Fate]) -> Vec<(Vec<Fate>, String)> {
     let mut services = Vec::new();
     for is_unix in [false, true] {
         // Any sender on a Unix socket is the service.
@@ -44,7 +45,7 @@ fn datagrams(folder: &tempfile::TempDir, len: usize, without: &[Fate]) -> Vec<(V
         let single = alone.iter().map(|(fate, _)| plan(1, len, &[(*fate, 20)]));
         let mixed = (1..=2).map(|seed| plan(seed, len, &mixture));
         for plan in single.chain(mixed) {
-            let path = folder.path().join(services.len().to_string());
+            let path = folder.join(services.len().to_string());
             let path = is_unix.then_some(path.as_path());
             let url = fault::planned_datagrams(path, plan.clone(), DELAY);
             services.push((plan, url));
@@ -53,9 +54,11 @@ fn datagrams(folder: &tempfile::TempDir, len: usize, without: &[Fate]) -> Vec<(V
     services
 }
 
-/// Runs this for ten of these at once: nearly all of it waits.
-fn for_each<T: Send>(all: Vec<T>, run: impl Fn(T) + Sync) {
-    let all = Mutex::new(all);
+/// Makes services, some of them in a folder, and runs this for ten of them at once: nearly all of it
+/// waits.
+fn for_each<T: Send>(services: impl FnOnce(&Path) -> Vec<T>, run: impl Fn(T) + Sync) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let all = Mutex::new(services(folder.path()));
     std::thread::scope(|scope| {
         for _ in 0..10 {
             scope.spawn(|| {
@@ -99,8 +102,8 @@ fn assert_has_copies(report: &Value, plan: &[Fate]) {
 
 #[test]
 fn ping_reports_of_datagrams_what_the_service_did() {
-    let folder = tempfile::tempdir().expect("a folder");
-    for_each(datagrams(&folder, 300, &[]), |(plan, url)| {
+    let services = |folder: &Path| datagrams(folder, 300, &[]);
+    for_each(services, |(plan, url)| {
         let (status, report) = json_of(&format!("ping {url} -c 300 -i 3ms -s {SIZE} {TIMEOUT}"));
         assert_is_plan(&report, &plan);
         // Copies and another order alone are no failure.
@@ -112,11 +115,11 @@ fn ping_reports_of_datagrams_what_the_service_did() {
 
 #[test]
 fn load_reports_of_datagrams_what_the_service_did() {
-    let folder = tempfile::tempdir().expect("a folder");
     // Its sockets are connected, so that they get no answers from elsewhere; and each waits for
     // itself, so that a swapped answer may arrive late.
     let without = [Fate::Swap, Fate::Misaddress];
-    for_each(datagrams(&folder, 200, &without), |(plan, url)| {
+    let services = |folder: &Path| datagrams(folder, 200, &without);
+    for_each(services, |(plan, url)| {
         let line = format!("load {url} -c 3 --rate 75 -t 3s --warm-up 0s -s {SIZE} {TIMEOUT}");
         let (_, report) = json_of(&line);
         // The first answers the question whether a service is there.
@@ -126,8 +129,8 @@ fn load_reports_of_datagrams_what_the_service_did() {
 
 #[test]
 fn send_reports_of_datagrams_what_the_service_did() {
-    let folder = tempfile::tempdir().expect("a folder");
-    for_each(datagrams(&folder, 15, &[]), |(plan, url)| {
+    let services = |folder: &Path| datagrams(folder, 15, &[]);
+    for_each(services, |(plan, url)| {
         let size = SIZE.to_string();
         let arguments = ["send", &url, "--json", "--timeout", "4s", "-s", &size];
         let (_, report) = ended(&probe_with(&arguments, &noise(15 * SIZE, 7)));
@@ -143,7 +146,7 @@ fn send_reports_of_datagrams_what_the_service_did() {
 }
 
 /// Services of streams, over TCP and on a Unix socket, each with one fault and then with several.
-fn streams(folder: &tempfile::TempDir) -> Vec<(Vec<Fate>, String, fault::Met)> {
+fn streams(folder: &Path) -> Vec<(Vec<Fate>, String, fault::Met)> {
     let mut plans = vec![vec![Fate::Echo, Fate::Delay], vec![Fate::Echo, Fate::Stall]];
     for mixture in [
         &[(Fate::Corrupt, 10)][..],
@@ -156,7 +159,7 @@ fn streams(folder: &tempfile::TempDir) -> Vec<(Vec<Fate>, String, fault::Met)> {
     let mut services = Vec::new();
     for is_unix in [false, true] {
         for plan in &plans {
-            let path = folder.path().join(services.len().to_string());
+            let path = folder.join(services.len().to_string());
             let path = is_unix.then_some(path.as_path());
             let (url, met) = fault::planned_streams(path, plan.clone(), SIZE, DELAY);
             services.push((plan.clone(), url, met));
@@ -186,8 +189,7 @@ fn assert_is_what_was_met(report: &Value, met: &fault::Met, ended: u64) {
 
 #[test]
 fn ping_reports_of_streams_what_the_service_did() {
-    let folder = tempfile::tempdir().expect("a folder");
-    for_each(streams(&folder), |(plan, url, met)| {
+    for_each(streams, |(plan, url, met)| {
         let (_, report) = json_of(&format!("ping {url} -c 100 -i 3ms -s {SIZE} {TIMEOUT}"));
         let of = |fate| count_of(&met, fate);
         // Bytes of no message end the connection, with what is behind them.
@@ -203,8 +205,7 @@ fn ping_reports_of_streams_what_the_service_did() {
 
 #[test]
 fn load_reports_of_streams_what_the_service_did() {
-    let folder = tempfile::tempdir().expect("a folder");
-    for_each(streams(&folder), |(plan, url, met)| {
+    for_each(streams, |(plan, url, met)| {
         let options = "-c 2 -d 2 -t 500ms --warm-up 0s";
         let (_, report) = json_of(&format!("load {url} {options} -s {SIZE} {TIMEOUT}"));
         // After the first wrong byte a connection is closed, whatever is on the way.
@@ -217,8 +218,7 @@ fn load_reports_of_streams_what_the_service_did() {
 
 #[test]
 fn send_reports_of_streams_what_the_service_did() {
-    let folder = tempfile::tempdir().expect("a folder");
-    for_each(streams(&folder), |(plan, url, _)| {
+    for_each(streams, |(plan, url, _)| {
         let arguments = ["send", &url, "--json", "--timeout", "4s"];
         let (status, report) = ended(&probe_with(&arguments, &noise(50 * SIZE, 7)));
         let first = plan.iter().position(|fate| *fate != Fate::Echo);
