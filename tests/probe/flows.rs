@@ -5,12 +5,11 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::fault::{self, Fate, Peer};
-use super::{LISTENERS, ended, json_of, numbers, output_of, url};
+use super::{LISTENERS, ended, number, numbers, output_of, report_of, url};
 use crate::harness::{Daemon, free_port, text};
 
 fn ports_of(report: &Value) -> Vec<(u64, u64)> {
     let rows = report["flows"].as_array().expect("a list").iter();
-    let number = |row: &Value, field: &str| row[field].as_u64().expect("a number");
     rows.map(|row| (number(row, "source_port"), number(row, "lost")))
         .collect()
 }
@@ -21,8 +20,7 @@ fn a_service_of_ours_answers_every_port() {
     for listener in ["tcp", "udp"] {
         let url = url(&daemon, listener);
         let line = format!("ping {url} --flows 8 -c 5 -i 2ms --timeout 10s");
-        let (status, report) = json_of(&line);
-        assert_eq!(status, 0, "{report}");
+        let report = report_of(&line, 0);
         assert_eq!(numbers(&report, ["sent", "received"]), [40, 40]);
         let mut ports = ports_of(&report);
         ports.sort_unstable();
@@ -41,8 +39,7 @@ fn the_ports_that_lose_are_named() {
     };
     let url = fault::by_source(None, fate, Duration::ZERO);
     let line = format!("ping {url} --flows 40 -c 3 -i 2ms --timeout 3s");
-    let (status, report) = json_of(&line);
-    assert_eq!(status, 1, "{report}");
+    let report = report_of(&line, 1);
     let ports = ports_of(&report);
     for (port, lost) in &ports {
         let meant = if is_bad(*port) { 3 } else { 0 };

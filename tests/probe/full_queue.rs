@@ -2,7 +2,7 @@
 //! room, as long as for an answer. And one on a Unix socket that attaches descriptors.
 
 use std::io::IoSlice;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::process::Child;
 use std::thread;
@@ -15,8 +15,9 @@ use crate::harness::{PATIENCE, eventually, text};
 
 /// A service that has stopped taking anything.
 struct Full {
-    folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
     socket: UnixDatagram,
+    url: String,
     /// The datagrams of other clients.
     count: usize,
 }
@@ -25,24 +26,19 @@ impl Full {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("service");
-        let socket = UnixDatagram::bind(&path).expect("a socket");
+        let (socket, url) = fault::bind(Type::DGRAM, Some(&path));
+        let socket = UnixDatagram::from(OwnedFd::from(socket));
         socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         let other = UnixDatagram::unbound().expect("a socket");
         other.set_nonblocking(true).expect("an option");
         let is_taken = |_: &usize| other.send_to(b"of others", &path).is_ok();
         let count = (0..).take_while(is_taken).count();
         Self {
-            folder,
+            _folder: folder,
             socket,
+            url,
             count,
         }
-    }
-
-    fn url(&self) -> String {
-        format!(
-            "unixgram://{}",
-            self.folder.path().join("service").display()
-        )
     }
 
     /// Takes what is there, and answers this number of datagrams behind it.
@@ -88,20 +84,13 @@ fn an_interrupt_and_a_deadline_end_a_client_that_connects() {
             |options: &[&str]| spawn(&[command, &[&url, "--timeout", "1h"], options].concat());
         let (child, late) = (start(&[]), start(&deadline));
         eventually("it connects", || waits(&child));
-        for (output, word) in [
-            (interrupt(child), "interrupted"),
-            (
-                late.wait_with_output().expect("a child of ours"),
-                "deadline passed",
-            ),
-        ] {
+        let late = late.wait_with_output().expect("a child of ours");
+        for (output, word) in [(interrupt(child), "interrupted"), (late, "deadline passed")] {
             assert_eq!(output.status.code(), Some(1), "{command:?}");
             let said = text(&output.stdout) + &text(&output.stderr);
             // The summary of ping has no word for it.
-            assert!(
-                said.contains(word) || command == ["ping"],
-                "{command:?}: {said}"
-            );
+            let is_said = said.contains(word) || command == ["ping"];
+            assert!(is_said, "{command:?}: {said}");
         }
     }
     drop(others);
@@ -137,8 +126,7 @@ fn a_client_that_finds_the_queue_of_a_service_full_waits_for_room() {
         (&[], 1),
     ] {
         let full = Full::new();
-        let url = full.url();
-        let (child, input) = spawn_typing(&[command, &[&url]].concat(), b"hello\n");
+        let (child, input) = spawn_typing(&[command, &[&full.url]].concat(), b"hello\n");
         drop(input);
         eventually("it waits", || waits(&child));
         thread::scope(|scope| {

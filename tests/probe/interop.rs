@@ -6,7 +6,7 @@
 use std::net::UdpSocket;
 use std::os::unix::net::UnixStream;
 
-use super::probe_with;
+use super::{assert_returns, probe_with};
 use crate::harness::{Daemon, eventually, noise, text};
 use crate::interop::servers::Server;
 use crate::interop::{Haproxy, free_address};
@@ -14,18 +14,9 @@ use crate::interop::{Haproxy, free_address};
 /// All comes back, and a conversation is possible.
 #[track_caller]
 fn assert_echoes(url: &str, input: &[u8]) {
-    assert_returns(&["send", url], input);
-    assert_returns(&["send", url, "--expect", "any"], input);
+    assert_returns(&["send", url], input, input);
+    assert_returns(&["send", url, "--expect", "any"], input, input);
     assert_talks(url);
-}
-
-/// What comes back is this.
-#[track_caller]
-fn assert_returns(arguments: &[&str], input: &[u8]) {
-    let output = probe_with(arguments, input);
-    let (said, count) = (text(&output.stderr), output.stdout.len());
-    assert!(output.status.success(), "{arguments:?}: {said}");
-    assert!(output.stdout == input, "{arguments:?}: {count} bytes");
 }
 
 /// A conversation is possible.
@@ -54,12 +45,12 @@ fn socat_echoes_what_we_send_on_every_kind_of_socket() {
         UdpSocket::bind(("127.0.0.1", udp.port)).is_err()
     });
     let url = format!("udp://127.0.0.1:{}", udp.port);
-    assert_returns(&["send", &url], &much[..10_000]);
+    assert_returns(&["send", &url], &much[..10_000], &much[..10_000]);
     let unixgram = Server::start("socat UNIX-RECVFROM:{dir}/datagram PIPE");
     let path = unixgram.folder.path().join("datagram");
     eventually("it is there", || path.exists());
     let url = format!("unixgram://{}", path.display());
-    assert_returns(&["send", &url], &much[..1000]);
+    assert_returns(&["send", &url], &much[..1000], &much[..1000]);
 }
 
 #[test]
@@ -100,7 +91,7 @@ fn haproxy_takes_our_proxy_headers() {
     let url = format!("tcp://{front}");
     for version in ["v1", "v2"] {
         let options = ["send", &url, "--proxy", version, "--source", "127.0.0.2"];
-        assert_returns(&options, &much);
+        assert_returns(&options, &much, &much);
         // Another client is turned away.
         let other = ["--proxy", version, "--source", "127.0.0.3"];
         is_turned_away(&[&["send", &url][..], &other].concat());

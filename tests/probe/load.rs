@@ -9,8 +9,9 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use super::{LISTENERS, assert_adds_up, ended, fault, interrupt, json_of, number, numbers};
-use super::{output_of, printed_by, signal, spawn_line, url};
+use super::fault::{self, Fate};
+use super::{LISTENERS, assert_adds_up, assert_prints, ended, interrupt, number, numbers};
+use super::{output_of, printed_by, report_of, signal, spawn_line, url};
 use crate::harness::{Daemon, ECHOPROBE, eventually, text};
 use crate::terminal::Screen;
 
@@ -32,8 +33,7 @@ fn services_of_ours_answer_every_message_on_both_drivers() {
             // Without a warm-up the first messages count, however late they are answered. After one
             // only those would that follow an answer within the 200 ms.
             let line = format!("load {url} {options} -t 200ms --warm-up 0s --timeout 10s");
-            let (status, report) = json_of(&line);
-            assert_eq!(status, 0, "{line}: {report}");
+            let report = report_of(&line, 0);
             let messages = number(&report, "messages");
             assert!(messages > 0, "{line}: {report}");
             assert_eq!(number(&report, "sent"), messages, "{line}: {report}");
@@ -52,8 +52,7 @@ fn a_rate_is_kept() {
     for listener in ["tcp", "udp"] {
         let url = url(&daemon, listener);
         let line = format!("load {url} -c 5 --rate 1k -t 500ms --warm-up 100ms --timeout 10s");
-        let (status, report) = json_of(&line);
-        assert_eq!(status, 0, "{report}");
+        let report = report_of(&line, 0);
         assert_eq!(report["rate"], 1000);
         // All that were due are sent, however busy this machine is.
         assert!((499..=501).contains(&number(&report, "sent")), "{report}");
@@ -108,16 +107,10 @@ fn a_second_in_which_the_client_stood_still_is_not_blamed_on_the_service() {
 
 #[test]
 fn one_wrong_byte_of_a_stream_is_found() {
-    let url = fault::streams(None, |number, stream| {
-        let _ = fault::echo(&stream, usize::MAX, |count, piece| {
-            if number == 0 && count < 20_000 && count + piece.len() >= 20_000 {
-                piece[0] ^= 1;
-            }
-        });
-    });
+    let plan = [&[Fate::Echo; 39][..], &[Fate::Corrupt]].concat();
+    let (url, _) = fault::planned_streams(None, plan, 500, Duration::ZERO);
     let line = format!("load {url} -c 1 -d 10 -s 500 -t 2s --warm-up 0s --timeout 10s");
-    let (status, report) = json_of(&line);
-    assert_eq!(status, 1, "{report}");
+    let report = report_of(&line, 1);
     assert_eq!(number(&report, "corrupt"), 1, "{report}");
     assert!(number(&report, "messages") >= 20, "{report}");
     assert_adds_up(&report);
@@ -144,17 +137,14 @@ fn a_stream_that_never_answers_is_reported_after_one_timeout() {
 fn a_connection_that_the_service_closes_is_reported_and_connected_again() {
     let url = fault::streams(None, |_, stream| _ = fault::echo(&stream, 320, |_, _| {}));
     let line = format!("load {url} -c 2 -s 64 -t 2s --warm-up 0s --timeout 10s");
-    let (status, report) = json_of(&line);
-    assert_eq!(status, 1, "{report}");
+    let report = report_of(&line, 1);
     // More than two connections.
     assert!(number(&report, "messages") > 10, "{report}");
     let closed = report["ends"].as_object().expect("causes").values();
     let closed: u64 = closed.map(|count| count.as_u64().expect("a number")).sum();
     assert!(closed >= 2, "{report}");
     assert_adds_up(&report);
-    let output = output_of(&line);
-    let said = text(&output.stderr);
-    assert!(said.contains("connections have ended"), "{said}");
+    assert_prints(&line, 1, "connections have ended");
 }
 
 /// The connection was counted as reset, and what was lost with it as closed.
@@ -166,8 +156,7 @@ fn what_is_lost_with_a_connection_is_lost_for_the_same_reason() {
         }
     });
     let line = format!("load {url} -c 2 -d 3 -s 64 -t 300ms --warm-up 0s --timeout 10s");
-    let (status, report) = json_of(&line);
-    assert_eq!(status, 3, "{report}");
+    let report = report_of(&line, 3);
     assert_eq!(report["errors"]["reset"], report["lost"], "{report}");
     assert_adds_up(&report);
 }
@@ -199,23 +188,17 @@ fn a_picture_is_written_where_that_is_asked() {
     let daemon = Daemon::start(LISTENERS);
     let url = url(&daemon, "tcp");
     let svg = daemon.path("load.svg");
-    let name = svg.display().to_string();
-    let line = format!("load {url} -t 200ms --warm-up 0s --svg {name} --timeout 10s");
-    let said = printed_by(&line);
-    assert!(
-        said.contains("p99.9") && said.contains("messages/s"),
-        "{said}"
-    );
+    let options = "-t 200ms --warm-up 0s --timeout 10s --svg";
+    let said = printed_by(&format!("load {url} {options} {}", svg.display()));
+    for words in ["p99.9", "messages/s"] {
+        assert!(said.contains(words), "{said}");
+    }
     let picture = std::fs::read_to_string(&svg).expect("a picture");
-    assert!(
-        picture.starts_with("<svg ") && picture.contains("<polyline"),
-        "{picture}"
-    );
-    let output = output_of(&format!("load {url} --svg /nonexistent/load.svg -t 1h"));
-    let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(picture.starts_with("<svg "), "{picture}");
+    assert!(picture.contains("<polyline"), "{picture}");
+    let line = format!("load {url} --svg /nonexistent/load.svg -t 1h");
     let words = "/nonexistent/load.svg: can't be written: no such file or directory\n";
-    assert!(said.contains(words), "{said}");
+    assert_prints(&line, 1, words);
 }
 
 #[test]
@@ -233,10 +216,8 @@ fn a_person_sees_how_it_goes_and_a_file_gets_no_more_than_the_result() {
         shown.contains("closed loop, depth 1: ") && shown.contains(" messages/s")
     });
     let said = text(&output.stdout);
-    assert!(
-        !said.contains('\x1b') && said.contains(" messages/s"),
-        "{said}"
-    );
+    assert!(said.contains(" messages/s"), "{said}");
+    assert!(!said.contains('\x1b'), "{said}");
 }
 
 #[test]

@@ -16,7 +16,7 @@ mod unreached;
 
 use std::io::{Seek, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 pub(crate) use crate::harness::LISTENERS;
-use crate::harness::{Daemon, ECHOPROBE, PATIENCE, run_within, text};
+use crate::harness::{Daemon, ECHOPROBE, PATIENCE, eventually, run_within, text};
 
 /// Listeners that do not echo, or only once.
 const OTHERS: [(&str, &str, &str); 4] = [
@@ -76,6 +76,23 @@ pub(crate) fn printed_by(line: &str) -> String {
 /// The same with `--json`: its exit status and what it prints.
 pub(crate) fn json_of(line: &str) -> (i32, Value) {
     ended(&output_of(&format!("{line} --json")))
+}
+
+/// What it prints then; it has to end with this status.
+#[track_caller]
+pub(crate) fn report_of(line: &str, status: i32) -> Value {
+    let (ended, report) = json_of(line);
+    assert_eq!(ended, status, "{line}: {report:#}");
+    report
+}
+
+/// It ends with this status, and these words are in what it prints and says.
+#[track_caller]
+pub(crate) fn assert_prints(line: &str, status: i32, words: &str) {
+    let output = output_of(line);
+    let said = text(&output.stdout) + &text(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "{line}: {said}");
+    assert!(said.contains(words), "{line}: {said}");
 }
 
 /// The exit status of what has ended by itself, and its JSON.
@@ -150,6 +167,16 @@ pub(crate) fn signal(child: &Child, signal: Signal) {
     kill(pid, signal).expect("it is there");
 }
 
+/// Waits for the end of echoprobe; fails with this when it never ends.
+pub(crate) fn end_of(child: &mut Child, what: &str) -> ExitStatus {
+    let mut status = None;
+    eventually(what, || {
+        status = child.try_wait().expect("a child of ours");
+        status.is_some()
+    });
+    status.expect("it has ended")
+}
+
 /// What it prints until its end, after a ^C.
 pub(crate) fn interrupt(child: Child) -> Output {
     signal(&child, Signal::SIGINT);
@@ -164,6 +191,17 @@ pub(crate) fn probe_with(arguments: &[&str], input: &[u8]) -> Output {
     file.rewind().expect("a file");
     let child = spawn_reading(arguments, file);
     child.wait_with_output().expect("a child of ours")
+}
+
+/// With this input it prints exactly this, and no diagnostic.
+#[track_caller]
+pub(crate) fn assert_returns(arguments: &[&str], input: &[u8], meant: &[u8]) {
+    let output = probe_with(arguments, input);
+    let (said, status) = (text(&output.stderr), output.status);
+    assert!(status.success(), "{arguments:?}: {status}: {said}");
+    assert_eq!(said, "", "{arguments:?}");
+    let count = output.stdout.len();
+    assert!(output.stdout == meant, "{arguments:?}: {count} bytes");
 }
 
 /// A thread that has ended when this is dropped, without a panic.

@@ -10,28 +10,25 @@ use std::sync::mpsc;
 
 use serde_json::{Value, json};
 
-use super::{LISTENERS, ended, fault, interrupt, json_of, output_of, spawn_line, url};
+use super::{LISTENERS, assert_prints, ended, fault, interrupt, number};
+use super::{printed_by, report_of, spawn_line, url};
 use crate::harness::{Daemon, ECHOD, ECHOPROBE, eventually, has_ipv6, instead, run, text, udp};
 
 #[test]
 fn on_loopback_the_largest_datagram_there_is_passes_both_ways() {
     let daemon = Daemon::start(LISTENERS);
     let url = url(&daemon, "udp");
-    let output = output_of(&format!("mtu {url}"));
     assert_eq!(
-        text(&output.stdout),
+        printed_by(&format!("mtu {url}")),
         "there: at least 65507 bytes: nothing on the way is smaller\n\
-         back:  at least 65507 bytes: nothing on the way is smaller\n",
-        "{}",
-        text(&output.stderr)
+         back:  at least 65507 bytes: nothing on the way is smaller\n"
     );
-    assert_eq!(output.status.code(), Some(0));
     if has_ipv6() {
         let daemon = Daemon::start(&LISTENERS.replace("127.0.0.1:0\"\n", "[::1]:0\"\n"));
-        let (status, json) = json_of(&format!("mtu udp://{}", daemon.address("udp")));
+        let json = report_of(&format!("mtu udp://{}", daemon.address("udp")), 0);
         // The interface takes no more.
-        let found = (status, &json["there"]["mtu"], &json["back"]["mtu"]);
-        assert_eq!(found, (0, &65_536.into(), &65_536.into()), "{json}");
+        let found = ["there", "back"].map(|way| number(&json[way], "mtu"));
+        assert_eq!(found, [65_536; 2], "{json}");
     }
 }
 
@@ -40,16 +37,12 @@ fn a_service_that_cuts_off_is_not_taken_for_a_narrow_path() {
     let url = fault::udp(|socket, bytes, peer| {
         fault::send(socket, &bytes[..bytes.len().min(2048)], &peer);
     });
-    let (status, json) = json_of(&format!("mtu {url}"));
-    assert_eq!(status, 0, "{json}");
+    let json = report_of(&format!("mtu {url}"), 0);
     assert_eq!(json["there"]["payload"], 65_507);
-    assert_eq!(json["back"]["payload"], 2048);
-    assert_eq!(json["back"]["at_least"], true);
-    assert!(json["back"]["known_by"].is_null(), "{json}");
-    let output = output_of(&format!("mtu {url}"));
-    let said = text(&output.stdout);
+    let back = json!({"payload": 2048, "mtu": 2076, "at_least": true});
+    assert_eq!(json["back"], back, "known by nothing");
     let words = "the service cuts off what is longer";
-    assert!(said.contains(words), "{said}");
+    assert_prints(&format!("mtu {url}"), 0, words);
 }
 
 #[test]
@@ -59,13 +52,10 @@ fn what_vanishes_silently_on_either_way_is_reported_as_that() {
             fault::send(socket, &bytes, &peer);
         }
     });
-    let (status, json) = json_of(&format!("mtu {url} --timeout 2s --tries 2"));
-    assert_eq!(status, 1, "{json}");
-    for way in ["there", "back"] {
-        assert_eq!(json[way]["payload"], 65_506, "{json}");
-        assert_eq!(json[way]["known_by"], "silence");
-        assert_eq!(json[way]["at_least"], true);
-    }
+    let json = report_of(&format!("mtu {url} --timeout 2s --tries 2"), 1);
+    let way = json!({"payload": 65_506, "mtu": 65_534, "at_least": true, "known_by": "silence"});
+    assert_eq!(json["there"], way);
+    assert_eq!(json["back"], way);
 }
 
 #[test]
@@ -73,19 +63,15 @@ fn an_answer_from_elsewhere_is_none_and_is_reported() {
     let other = udp("127.0.0.1:0");
     let from = other.local_addr().expect("an address").to_string();
     let url = fault::udp(move |_, bytes, peer| _ = fault::send(&other, &bytes, &peer));
-    let output = output_of(&format!("mtu {url} --timeout 2s --tries 1"));
-    let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
     let words = format!("the answer came from {from}");
-    assert!(said.contains(&words), "{said}");
+    assert_prints(&format!("mtu {url} --timeout 2s --tries 1"), 1, &words);
 }
 
 #[test]
 fn where_no_service_answers_nothing_is_reached() {
-    let absent = udp("127.0.0.1:0");
-    let url = format!("udp://{}", absent.local_addr().expect("an address"));
-    let (status, json) = json_of(&format!("mtu {url} --timeout 20ms --tries 2"));
-    assert_eq!((status, &json["errors"]), (3, &json!({"timed out": 1})));
+    let url = fault::udp(|_, _, _| {});
+    let json = report_of(&format!("mtu {url} --timeout 20ms --tries 2"), 3);
+    assert_eq!(json["errors"], json!({"timed out": 1}));
 }
 
 #[test]
@@ -102,10 +88,8 @@ fn an_interrupt_ends_it_with_what_is_known_by_then() {
     let child = spawn_line(&format!("mtu {url} --timeout 1h --json"));
     told.recv().expect("it tries a large one");
     let (status, json) = ended(&interrupt(child));
-    assert_eq!(status, 1);
-    assert_eq!(json["there"]["payload"], 32);
-    assert_eq!(json["there"]["at_most"], 65_507);
-    assert_eq!(json["there"]["at_least"], true);
+    let known = json!({"payload": 32, "mtu": 60, "at_least": true, "at_most": 65_507});
+    assert_eq!((status, &json["there"]), (1, &known));
 }
 
 /// A client, a router and a server, each in a network namespace of its own, with links of 1500
@@ -162,10 +146,8 @@ impl Path {
             "link add {device} netns {one} type veth peer name {peer} netns {other}"
         ));
         for (place, device, number) in ends {
-            self.ip(
-                place,
-                &format!("addr add 10.{network}.0.{number}/24 dev {device}"),
-            );
+            let v4 = format!("10.{network}.0.{number}/24");
+            self.ip(place, &format!("addr add {v4} dev {device}"));
             let v6 = format!("fd00:{network}::{number}/64");
             self.ip(place, &format!("addr add {v6} dev {device} nodad"));
             self.ip(place, &format!("link set {device} up"));
@@ -208,8 +190,7 @@ impl Path {
     fn probe(&self, server: &str) -> (i32, Value) {
         let mut command = self.command(CLIENT, ECHOPROBE);
         let url = format!("udp://{server}:7");
-        let output = run(command.args(["mtu", &url, "--json", "--tries", "2"]));
-        ended(&output)
+        ended(&run(command.args(["mtu", &url, "--json", "--tries", "2"])))
     }
 
     /// The same; it must find these packet sizes, known by this.
@@ -238,11 +219,8 @@ impl Drop for Path {
 
 fn ip(arguments: &str) -> String {
     let output = run(Command::new("ip").args(arguments.split(' ')));
-    assert!(
-        output.status.success(),
-        "ip {arguments}: {} (this test needs root)",
-        text(&output.stderr)
-    );
+    let said = text(&output.stderr) + " (this test needs root)";
+    assert!(output.status.success(), "ip {arguments}: {said}");
     text(&output.stdout)
 }
 

@@ -1,18 +1,15 @@
 //! `echoprobe ping`: the fates of messages are distinguished, and the numbers are exact.
 
-use std::io::Read;
-use std::net::{Shutdown, UdpSocket};
+use std::net::UdpSocket;
 use std::os::fd::AsFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use echod::internals::{Source, measure};
 use serde_json::json;
 
 use super::fault::{self, Fate};
-use super::{LISTENERS, assert_adds_up, ended, interrupt, json_of, number, numbers};
-use super::{output_of, printed_by, spawn_line, start_with_default, url};
+use super::{LISTENERS, assert_adds_up, assert_prints, ended, interrupt, number, numbers};
+use super::{output_of, printed_by, report_of, spawn_line, start_with_default, url};
 use crate::harness::{Daemon, eventually, free_port, has_ipv6, text};
 
 #[test]
@@ -22,17 +19,15 @@ fn every_kind_of_service_of_ours_answers_all() {
         let url = url(&daemon, listener);
         for size in ["1", "64", "3000", "60000"] {
             let line = format!("ping {url} -c 5 -i 1ms -s {size} --timeout 10s");
-            let (status, report) = json_of(&line);
-            assert_eq!(status, 0, "{line}: {report}");
+            let report = report_of(&line, 0);
             assert_eq!(numbers(&report, ["sent", "received"]), [5, 5], "{line}");
             assert!(report["rtt_us"]["p50"].as_f64() > Some(0.0), "{report}");
             assert!(report["jitter_us"].is_number(), "{report}");
         }
     }
     let url = url(&daemon, "udp");
-    let (status, report) = json_of(&format!("ping {url} -c 5 -i 1ms -s 0 --timeout 10s"));
-    let received = number(&report, "received");
-    assert_eq!((status, received), (0, 5), "empty datagrams");
+    let report = report_of(&format!("ping {url} -c 5 -i 1ms -s 0 --timeout 10s"), 0);
+    assert_eq!(report["received"], 5, "empty datagrams");
 }
 
 #[test]
@@ -43,17 +38,15 @@ fn a_service_that_answers_in_upper_case_passes_when_that_is_expected() {
         let ping = format!("ping {url} -c 5 -i 1ms -s 500 --timeout 10s");
         let load = format!("load {url} -s 200 -t 200ms --warm-up 0s --timeout 10s");
         for line in [&ping, &load] {
-            let (status, report) = json_of(&format!("{line} --expect upper"));
-            assert_eq!(status, 0, "{line}: {report}");
+            let report = report_of(&format!("{line} --expect upper"), 0);
             assert!(number(&report, "received") >= 1, "{line}: {report}");
         }
-        let (status, report) = json_of(&ping);
-        assert_eq!(status, 1, "{report}");
+        let report = report_of(&ping, 1);
         assert!(number(&report, "corrupt") >= 1, "{report}");
     }
     // The path is as wide, whatever the answers are.
-    let (status, report) = json_of(&format!("mtu {} --timeout 10s", url(&daemon, "udp")));
-    assert_eq!((status, &report["errors"]), (0, &json!({})), "{report}");
+    let report = report_of(&format!("mtu {} --timeout 10s", url(&daemon, "udp")), 0);
+    assert_eq!(report["errors"], json!({}), "{report}");
 }
 
 /// Also of localhost where the files of this host list one family only: it reported "name unknown".
@@ -82,10 +75,8 @@ fn a_socket_of_the_other_kind_is_reported_with_its_scheme() {
     let daemon = Daemon::start(LISTENERS);
     let path = daemon.path("datagram");
     for command in ["send", "ping -c 1"] {
-        let output = output_of(&format!("{command} unix://{}", path.display()));
-        let said = text(&output.stdout) + &text(&output.stderr);
         let words = "; that is a datagram socket: write unixgram://PATH\n";
-        assert!(said.contains(words), "{said}");
+        assert_prints(&format!("{command} unix://{}", path.display()), 3, words);
     }
 }
 
@@ -107,8 +98,7 @@ fn an_interrupt_ends_with_the_summary_and_what_is_on_the_way_is_not_lost() {
 fn a_deadline_ends_it_whatever_is_still_to_come() {
     let daemon = Daemon::start(LISTENERS);
     let url = url(&daemon, "udp");
-    let (status, report) = json_of(&format!("ping {url} -i 5ms --deadline 2s"));
-    assert_eq!(status, 0, "{report}");
+    let report = report_of(&format!("ping {url} -i 5ms --deadline 2s"), 0);
     assert_adds_up(&report);
     // It counts from the start of the process, which is before the first message.
     assert!(number(&report, "received") > 1, "{report}");
@@ -116,26 +106,15 @@ fn a_deadline_ends_it_whatever_is_still_to_come() {
 
 #[test]
 fn a_stream_that_ends_is_connected_anew_and_what_was_on_it_is_lost() {
-    // Every connection answers two messages; the third is read and the connection ends, with whatever
-    // is on it: on a busy machine that may be a fourth one.
-    let answered = Arc::new(AtomicU64::new(0));
-    let count = Arc::clone(&answered);
-    let url = fault::streams(None, move |_, mut stream| {
-        let _ = fault::echo(&stream, 128, |_, piece| {
-            count.fetch_add(piece.len() as u64 / 64, Ordering::Relaxed);
-        });
-        let _ = stream.read_exact(&mut [0; 64]);
-        let _ = stream.shutdown(Shutdown::Both);
-    });
-    let (status, report) = json_of(&format!("ping {url} -c 9 -i 20ms -s 64 --timeout 10s"));
-    assert_eq!(status, 1, "{report}");
-    let answered = answered.load(Ordering::Relaxed);
-    assert!((2..=6).contains(&answered), "{report}");
-    let fates = [answered, 9 - answered];
-    assert_eq!(numbers(&report, ["received", "lost"]), fates, "{report}");
-    // With a message unread a close is a reset.
-    let count = |error| report["errors"][error].as_u64().unwrap_or(0);
-    assert_eq!(count("closed") + count("reset"), fates[1], "{report}");
+    // The third message of a connection ends it, with whatever is on it: on a busy machine that may
+    // be a fourth one.
+    let plan = [Fate::Echo, Fate::Echo, Fate::Cut].repeat(3);
+    let (url, _) = fault::planned_streams(None, plan, 64, Duration::ZERO);
+    let report = report_of(&format!("ping {url} -c 9 -i 20ms -s 64 --timeout 10s"), 1);
+    let [received, lost] = numbers(&report, ["received", "lost"]);
+    assert!((2..=6).contains(&received), "{report}");
+    assert_eq!(received + lost, 9, "{report}");
+    assert_eq!(report["errors"], json!({"closed": lost}));
 }
 
 #[test]
@@ -159,9 +138,8 @@ fn it_sends_to_and_from_the_addresses_of_its_options() {
     let own = free_port();
     let source = format!("127.0.0.5:{own}");
     let url = format!("udp://127.0.0.3:{port}");
-    let said = printed_by(&format!(
-        "ping {url} -c 2 -i 1ms --source {source} --ttl 9 --dscp 46 --dont-fragment --timeout 10s"
-    ));
+    let options = format!("--source {source} --ttl 9 --dscp 46 --dont-fragment --timeout 10s");
+    let said = printed_by(&format!("ping {url} -c 2 -i 1ms {options}"));
     assert!(said.contains(&format!("from 127.0.0.3:{port}")), "{said}");
     let peers = daemon.ctl_json(&["peers", "--listener", "udp"]);
     assert_eq!(peers["peers"][0]["address"], source, "{peers}");
@@ -190,9 +168,8 @@ fn packets_are_marked_as_the_options_say() {
         let Source::Inet(client) = arrival.source else {
             panic!("of the Internet: {arrival:?}");
         };
-        server
-            .send_to(&memory[..arrival.len], client)
-            .expect("sent");
+        let answer = &memory[..arrival.len];
+        server.send_to(answer, client).expect("sent");
         let output = child.wait_with_output().expect("a child of ours");
         assert!(output.status.success(), "{}", text(&output.stdout));
     }
@@ -208,8 +185,7 @@ fn what_must_not_be_fragmented_and_does_not_fit_is_too_large() {
     let daemon = Daemon::start("[listener.udp]\nprotocol = \"udp\"\naddress = \"[::1]:0\"\n");
     let url = format!("udp://{}", daemon.address("udp"));
     let ping = format!("ping {url} -c 2 -i 1ms -s 65507 --timeout 10s");
-    let (status, report) = json_of(&ping);
-    assert_eq!((status, &report["received"]), (0, &2.into()), "{report}");
-    let (status, report) = json_of(&format!("{ping} --dont-fragment"));
-    assert_eq!((status, number(&report["errors"], "too large")), (3, 2));
+    assert_eq!(report_of(&ping, 0)["received"], 2);
+    let report = report_of(&format!("{ping} --dont-fragment"), 3);
+    assert_eq!(report["errors"]["too large"], 2, "{report}");
 }

@@ -1,15 +1,15 @@
 //! `echoprobe send`: what goes through a service and comes back, whole or not.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Child, Output};
-use std::thread;
 
 use serde_json::{Value, json};
 
 use super::fault;
-use super::{ended, interrupt, numbers, probe_with, reset, server, spawn, spawn_typing};
-use super::{start, url};
+use super::{assert_returns, ended, interrupt, numbers, probe_with, reset, server};
+use super::{spawn_reading, spawn_typing, start, url};
 use crate::harness::{eventually, noise, text, udp};
 
 /// Sends this; what came back, the diagnostics, and the exit status.
@@ -57,9 +57,7 @@ fn any_amount_comes_back_from_every_kind_of_service() {
         let largest = (3 * 65_507, &["--size", "65507"][..]);
         for (len, options) in defaults.into_iter().chain([largest]) {
             let input = noise(len, 7);
-            let (output, said, status) = send(&url, options, &input);
-            assert_eq!((said.as_str(), status), ("", 0), "{listener} {len}");
-            assert!(output == input, "{listener}: {} of {len}", output.len());
+            assert_returns(&[&["send", &url], options].concat(), &input, &input);
         }
     }
     let datagrams = daemon.listener("udp");
@@ -72,18 +70,15 @@ fn what_is_expected_may_be_capitals_or_anything() {
     let daemon = start();
     let upper = url(&daemon, "upper");
     let input = b"hello\xe4 World\n".repeat(20_000);
-    let (output, said, status) = send(&upper, &["--expect", "upper"], &input);
-    assert_eq!((said.as_str(), status), ("", 0));
-    assert!(output == input.to_ascii_uppercase());
+    let capitals = input.to_ascii_uppercase();
+    assert_returns(&["send", &upper, "--expect", "upper"], &input, &capitals);
     let words = "byte 0 came back as 0x48 'H' instead of 0x68 'h'";
     assert_says(&upper, &send(&upper, &[], &input), words, input.len());
-    for listener in ["upper", "silent"] {
-        let url = url(&daemon, listener);
-        let (_, said, status) = send(&url, &["--expect", "any"], &input);
-        assert_eq!((said.as_str(), status), ("", 0), "{listener}");
+    let silent = url(&daemon, "silent");
+    for (url, meant) in [(&upper, &capitals[..]), (&silent, b"")] {
+        assert_returns(&["send", url, "--expect", "any"], &input, meant);
     }
     let words = "0 of 5 bytes, then the end of the connection";
-    let silent = url(&daemon, "silent");
     assert_says(&silent, &send(&silent, &[], b"hello"), words, 0);
 }
 
@@ -91,8 +86,7 @@ fn what_is_expected_may_be_capitals_or_anything() {
 fn a_server_that_answers_once_is_enough_for_a_short_input() {
     let daemon = start();
     let url = url(&daemon, "once");
-    let went = send(&url, &[], b"hello");
-    assert_eq!(went, (b"hello".to_vec(), String::new(), 0));
+    assert_returns(&["send", &url], b"hello", b"hello");
     let (output, said, status) = send(&url, &[], &noise(3_000_000, 8));
     assert_eq!(status, 1, "{said}");
     assert!(output.len() < 3_000_000);
@@ -232,25 +226,15 @@ fn programs_get_one_object() {
 #[test]
 fn a_reader_of_its_output_may_have_seen_enough() {
     let daemon = start();
-    for (listener, sizes) in [("tcp", 300 << 20), ("udp", 3 << 20)] {
-        let mut child = spawn(&["send", &url(&daemon, listener)]);
-        let mut input = child.stdin.take().expect("a pipe");
-        let writer = thread::spawn(move || {
-            let piece = vec![b'x'; 65_536];
-            let mut left = sizes;
-            while left > 0 && input.write_all(&piece).is_ok() {
-                left -= piece.len();
-            }
-            left
-        });
+    for listener in ["tcp", "udp"] {
+        let endless = File::open("/dev/zero").expect("an input without an end");
+        let mut child = spawn_reading(&["send", &url(&daemon, listener)], endless);
         let mut stdout = child.stdout.take().expect("a pipe");
         stdout.read_exact(&mut [0; 10]).expect("it comes back");
         drop(stdout);
         let output = child.wait_with_output().expect("a child of ours");
         assert_eq!(text(&output.stderr), "", "{listener}");
         assert_eq!(output.status.code(), Some(0), "{listener}");
-        let left = writer.join().expect("a writer");
-        assert!(left > 0, "{listener}: it ended before its input");
     }
 }
 
@@ -297,27 +281,21 @@ fn what_happens_to_a_datagram_is_reported_with_its_number() {
     let options = ["--size", "5", "--timeout", "2s", "--json"];
     let (printed, said, status) = send(&url, &options, input);
     let head = format!("echoprobe: {url}: datagram ");
+    let wrong = " (corrupt: byte 0 came back as 0x3f '?' instead of 0x35 '5')";
+    let misaddressed = format!(" (from another address than it was sent to) from {other}, ");
     let mut lines = said.lines();
     for (number, words) in [
         (2, ": no answer within 2s"),
         (4, ": no answer within 2s"),
-        (
-            5,
-            " (corrupt: byte 0 came back as 0x3f '?' instead of 0x35 '5')",
-        ),
-        (
-            7,
-            &format!(" (from another address than it was sent to) from {other}, "),
-        ),
+        (5, wrong),
+        (7, &misaddressed),
         (2, " (late)"),
         (8, ": duplicate from "),
     ] {
         let line = lines.next().expect("a line").strip_prefix(&head);
         let line = line.expect("of the service");
-        assert!(
-            line.starts_with(&number.to_string()) && line.contains(words),
-            "{line}"
-        );
+        let is_its_number = line.starts_with(&number.to_string());
+        assert!(is_its_number && line.contains(words), "{line}");
     }
     assert_eq!(lines.next(), None);
     assert_eq!(status, 1);
@@ -356,7 +334,5 @@ fn a_half_closed_peer_is_flushed_to_its_end() {
         stream.shutdown(Shutdown::Both).expect("closed");
     });
     let input = noise(10_000_000, 12);
-    let (output, said, status) = send(&url, &[], &input);
-    assert_eq!((said.as_str(), status), ("", 0));
-    assert!(output == input);
+    assert_returns(&["send", &url], &input, &input);
 }

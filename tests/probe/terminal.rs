@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use nix::sys::termios::Termios;
 
 use super::patiently;
-use crate::harness::{ECHOPROBE, PATIENCE, eventually};
+use crate::harness::{ECHOPROBE, PATIENCE};
 use crate::terminal::Screen;
 
 /// echoprobe on a terminal of its own.
@@ -57,14 +57,9 @@ impl Terminal {
         }
     }
 
-    /// Waits for the prompt.
-    pub(crate) fn read_to_prompt(&mut self) {
-        self.read_to("> ");
-    }
-
     /// Waits for the prompt, and types this.
     pub(crate) fn answer_prompt(&mut self, keys: &str) {
-        self.read_to_prompt();
+        self.read_to("> ");
         self.type_in(keys);
     }
 
@@ -75,14 +70,10 @@ impl Terminal {
 
     /// Waits for the end of the program, and sees that the terminal is as it was.
     pub(crate) fn wait(&mut self) -> ExitStatus {
-        let mut status = None;
-        eventually("echoprobe ends", || {
-            status = self.child.try_wait().expect("a child of ours");
-            status.is_some()
-        });
-        let mode = self.screen.mode();
-        assert_eq!(mode, self.mode_before, "the terminal is as it was");
-        status.expect("it has ended")
+        let status = super::end_of(&mut self.child, "echoprobe ends");
+        let (before, after) = (&self.mode_before, &self.screen.mode());
+        assert_eq!(before, after, "the terminal is as it was");
+        status
     }
 }
 

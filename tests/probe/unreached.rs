@@ -1,14 +1,11 @@
 //! Services that are not there, and command lines that make no sense: every command says so alike.
 
 use std::io::{self, Read};
-use std::net::TcpStream;
 use std::time::Duration;
 
-use socket2::Socket;
-
-use super::fault;
-use super::{ended, output_of, probe_with, reset, spawn};
-use crate::harness::{eventually, free_port, text};
+use super::fault::{self, Fate};
+use super::{LISTENERS, assert_prints, end_of, ended, probe_with, reset, spawn, url};
+use crate::harness::{Daemon, free_port, text};
 
 /// The exit status, and all that is printed.
 fn said(arguments: &[&str]) -> (i32, String) {
@@ -31,11 +28,9 @@ fn without_a_service_every_command_ends_at_once_with_the_cause_and_leaves_no_fil
         ("unix:///nowhere/at/all".into(), missing),
         ("unixgram:///nowhere/at/all".into(), missing),
     ] {
+        let diagnostic = format!("echoprobe: {url}: {cause}; {hint}\n");
         // Without a command it is a conversation, which has no JSON.
-        assert_eq!(
-            said(&[&url]),
-            (3, format!("echoprobe: {url}: {cause}; {hint}\n"))
-        );
+        assert_eq!(said(&[&url]), (3, diagnostic.clone()));
         for command in ["send", "ping -c 1", &load, "check", "mtu"] {
             if command == "mtu" && !url.starts_with("udp:") {
                 continue;
@@ -53,7 +48,7 @@ fn without_a_service_every_command_ends_at_once_with_the_cause_and_leaves_no_fil
                     let errors = format!("errors: 1 {cause}; {hint}\n");
                     assert!(said.ends_with(&errors), "{said}");
                 }
-                _ => assert_eq!(said, format!("echoprobe: {url}: {cause}; {hint}\n")),
+                _ => assert_eq!(said, diagnostic),
             }
         }
     }
@@ -63,40 +58,36 @@ fn without_a_service_every_command_ends_at_once_with_the_cause_and_leaves_no_fil
 /// A close was a failure to one command and an unreached service to another.
 #[test]
 fn the_exit_status_means_the_same_in_every_command() {
-    type Serve = fn(TcpStream);
-    let silent: Serve = |mut stream| _ = io::copy(&mut stream, &mut io::sink());
-    let closing: Serve = |mut stream| _ = stream.read(&mut [0; 5]);
-    let resetting: Serve = |mut stream| {
+    let silent = fault::streams(None, |_, mut stream| {
+        _ = io::copy(&mut stream, &mut io::sink());
+    });
+    let closing = fault::streams(None, |_, mut stream| _ = stream.read(&mut [0; 5]));
+    let resetting = fault::streams(None, |_, mut stream| {
         let _ = stream.read(&mut [0]);
         reset(stream);
-    };
-    let wrong: Serve = |stream| {
-        let invert = |piece: &mut Vec<u8>| piece.iter_mut().for_each(|byte| *byte ^= 1);
-        let _ = fault::echo(&stream, usize::MAX, |_, piece| invert(piece));
-    };
-    let stream = |serve: Serve| fault::streams(None, move |_, stream| serve(stream));
-    let inverted = |socket: &Socket, mut bytes: Vec<u8>, peer| {
-        bytes.iter_mut().for_each(|byte| *byte ^= 1);
-        fault::send(socket, &bytes, &peer);
-    };
+    });
+    let wrong = fault::streams(None, |_, stream| {
+        let invert = |_, piece: &mut Vec<u8>| piece.iter_mut().for_each(|byte| *byte ^= 1);
+        let _ = fault::echo(&stream, usize::MAX, invert);
+    });
+    let inverted = fault::by_source(None, |_| Fate::Invert, Duration::ZERO);
     for (service, url, meant) in [
-        ("silent", stream(silent), 3),
-        ("closing", stream(closing), 3),
-        ("resetting", stream(resetting), 3),
-        ("wrong", stream(wrong), 1),
+        ("silent", silent, 3),
+        ("closing", closing, 3),
+        ("resetting", resetting, 3),
+        ("wrong", wrong, 1),
         ("silent", fault::udp(|_, _, _| {}), 3),
-        ("wrong", fault::udp(inverted), 1),
+        ("wrong", inverted, 1),
     ] {
         let load = "load -t 1s --warm-up 0s";
         for command in ["", "send", "ping -c 2 -i 1ms", load, "check", "mtu"] {
             if command == "mtu" && !url.starts_with("udp:") {
                 continue;
             }
-            // A conversation does not judge answers.
-            let meant = if (command, service) == ("", "wrong") {
-                0
-            } else {
-                meant
+            let meant = match (command, service) {
+                // A conversation does not judge answers.
+                ("", "wrong") => 0,
+                _ => meant,
             };
             let words = command.split_whitespace();
             // What comes is waited for, however busy the machine is.
@@ -111,10 +102,8 @@ fn the_exit_status_means_the_same_in_every_command() {
 /// A command that printed nothing until its end continued for ever.
 #[test]
 fn a_closed_output_ends_every_command() {
-    let tcp = fault::streams(None, |_, stream| {
-        _ = fault::echo(&stream, usize::MAX, |_, _| {})
-    });
-    let udp = fault::planned_datagrams(None, Vec::new(), Duration::ZERO);
+    let daemon = Daemon::start(LISTENERS);
+    let [tcp, udp] = ["tcp", "udp"].map(|listener| url(&daemon, listener));
     let silent = fault::udp(|_, _, _| {});
     for (line, url) in [
         ("", &tcp),
@@ -134,12 +123,7 @@ fn a_closed_output_ends_every_command() {
         let words = line.split_whitespace().chain([&url[..], "--timeout", "1h"]);
         let mut child = spawn(&words.collect::<Vec<_>>());
         drop(child.stdout.take());
-        let mut status = None;
-        eventually(&format!("{line} {url} ends"), || {
-            status = child.try_wait().expect("a child of ours");
-            status.is_some()
-        });
-        let status = status.and_then(|status| status.code());
+        let status = end_of(&mut child, &format!("{line} {url} ends")).code();
         // That the reader of an echo has enough is no failure.
         assert_eq!(status, Some(i32::from(line != "send")), "{line} {url}");
         let mut said = String::new();
@@ -152,10 +136,7 @@ fn a_closed_output_ends_every_command() {
 #[test]
 fn what_makes_no_sense_is_refused_with_what_to_write() {
     for (line, what) in [
-        (
-            "ping tcp://127.0.0.1:1 -s 0",
-            "an empty message has no bytes",
-        ),
+        ("ping unix:///x -s 0", "an empty message has no bytes"),
         ("ping udp://127.0.0.1:1 -s 65528", "65527 bytes at most"),
         ("ping unix:///x --ttl 3", "only for tcp:// and udp://"),
         ("ping udp://127.0.0.1:1 --proxy v1", "only streams"),
@@ -180,13 +161,7 @@ fn what_makes_no_sense_is_refused_with_what_to_write() {
         ("mtu unixgram:///s", "write mtu udp://HOST:PORT"),
         ("tcp://127.0.0.1:1 --json", "write a command"),
     ] {
-        let output = output_of(line);
-        let said = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(2), "{line}: {said}");
-        assert!(said.contains(what), "{line}: {said}");
+        assert_prints(line, 2, what);
     }
-    let output = output_of("ping tcp://no-such-host.invalid:7 -c 1");
-    let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(3), "{said}");
-    assert!(said.contains("name unknown"), "{said}");
+    assert_prints("ping tcp://no-such-host.invalid:7 -c 1", 3, "name unknown");
 }
