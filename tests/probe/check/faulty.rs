@@ -149,13 +149,8 @@ pub(super) fn hoarding() -> String {
         let (more, hoard) = mpsc::channel::<Vec<u8>>();
         let mut writer = client.try_clone()?;
         let writing = thread::spawn(move || {
-            for bytes in hoard {
-                if writer.write_all(&bytes).is_err() {
-                    return;
-                }
-            }
-            // The client may be gone.
-            let _ = writer.shutdown(Shutdown::Write);
+            let written = hoard.iter().try_for_each(|bytes| writer.write_all(&bytes));
+            written.and_then(|()| writer.shutdown(Shutdown::Write))
         });
         let mut memory = vec![0; 1 << 16];
         while let Ok(len @ 1..) = (&client).read(&mut memory) {
@@ -164,8 +159,7 @@ pub(super) fn hoarding() -> String {
             }
         }
         drop(more);
-        writing.join().expect("it does not panic");
-        Ok(())
+        writing.join().expect("it does not panic")
     })
 }
 

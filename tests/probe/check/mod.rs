@@ -12,38 +12,32 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::{json_of, output_of, signal, spawn, start_with_default, url};
+use super::{assert_prints, output_of, report_of, signal, spawn, start_with_default, url};
 use crate::harness::{Daemon, has_ipv6, not_tested, text};
 
 /// All checks that are not passed, and their verdicts.
-fn flaws(json: &Value) -> BTreeMap<String, String> {
-    let checks = json["checks"].as_array().expect("a list");
-    let word = |check: &Value, name: &str| check[name].as_str().expect("a word").to_owned();
-    checks
-        .iter()
-        .map(|check| (word(check, "name"), word(check, "verdict")))
-        .filter(|(_, verdict)| verdict != "pass")
-        .collect()
+fn flaws(json: &Value) -> BTreeMap<&str, &str> {
+    let checks = json["checks"].as_array().expect("a list").iter();
+    let verdicts = checks.map(|check| (word(&check["name"]), word(&check["verdict"])));
+    verdicts.filter(|(_, verdict)| *verdict != "pass").collect()
+}
+
+fn word(value: &Value) -> &str {
+    value.as_str().expect("a word")
 }
 
 /// What is to be failed, and what is not applicable.
-fn expected(failed: &[&str], not_applicable: &[&str]) -> BTreeMap<String, String> {
+fn expected<'a>(failed: &[&'a str], not_applicable: &[&'a str]) -> BTreeMap<&'a str, &'a str> {
     let failed = failed.iter().map(|name| (*name, "fail"));
     let others = not_applicable.iter().map(|name| (*name, "not_applicable"));
-    let pairs = failed.chain(others);
-    pairs
-        .map(|(name, verdict)| (name.into(), verdict.into()))
-        .collect()
+    failed.chain(others).collect()
 }
 
 /// What was seen of one check.
-fn seen(json: &Value, name: &str) -> String {
+fn seen<'a>(json: &'a Value, name: &str) -> &'a str {
     let checks = json["checks"].as_array().expect("a list");
     let check = checks.iter().find(|check| check["name"] == name);
-    check.expect("it was made")["seen"]
-        .as_str()
-        .expect("a word")
-        .into()
+    word(&check.expect("it was made")["seen"])
 }
 
 /// An address of this host that no other test speaks from, so that their ports 7 are not ours.
@@ -63,25 +57,22 @@ fn may_loop_from(address: &str) -> bool {
 /// Exactly these checks fail, and these words are in what was seen at the first of them.
 fn check_datagrams(server: &str, failed: &[&str], not_applicable: &[&str], words: &str) {
     let own = own_address();
-    let (status, json) = json_of(&format!("check {server} --source {own}"));
+    let json = report_of(&format!("check {server} --source {own}"), 1);
     let mut expected = expected(failed, not_applicable);
-    let answers_all = if may_loop_from(&own) {
-        "fail"
-    } else {
-        "not_applicable"
+    // It answers whatever port asks.
+    let of_loops = match may_loop_from(&own) {
+        true => "fail",
+        false => "not_applicable",
     };
-    let of_loops = expected.entry("loop-guard".into());
-    of_loops.or_insert(answers_all.into());
+    expected.entry("loop-guard").or_insert(of_loops);
     assert_eq!(flaws(&json), expected, "{json:#}");
-    assert_eq!(status, 1, "{json:#}");
     assert!(seen(&json, failed[0]).contains(words), "{json:#}");
 }
 
 /// The same of streams.
 fn check_streams(server: &str, failed: &[&str], words: &str) {
-    let (status, json) = json_of(&format!("check {server}"));
+    let json = report_of(&format!("check {server}"), 1);
     assert_eq!(flaws(&json), expected(failed, &[]), "{json:#}");
-    assert_eq!(status, 1, "{json:#}");
     assert!(seen(&json, failed[0]).contains(words), "{json:#}");
 }
 
@@ -105,20 +96,19 @@ fn our_daemon_passes_everything_on_all_kinds_of_sockets() {
             if url.starts_with("udp://1") {
                 line += &format!(" --source {own}");
             }
-            let (status, json) = json_of(&line);
+            let json = report_of(&line, 0);
             let mut flaws = flaws(&json);
             // This user may not speak from ports 7 and 19, or another process has those of [::1].
             if url.starts_with("udp:") && (url.contains('[') || !may_loop_from(&own)) {
                 let of_loops = flaws.remove("loop-guard");
-                let is_made = of_loops.as_deref() != Some("not_applicable");
-                assert!(of_loops.is_none() || !is_made, "{url}: {json:#}");
+                let meant = [None, Some("not_applicable")];
+                assert!(meant.contains(&of_loops), "{url}: {json:#}");
             }
             let inapplicable: &[&str] = match url.starts_with("unixgram:") {
                 true => &["loop-guard", "reply-address"],
                 false => &[],
             };
             assert_eq!(flaws, expected(&[], inapplicable), "{url}: {json:#}");
-            assert_eq!(status, 0, "{url}");
             if url.starts_with("udp://127") {
                 let seen = seen(&json, "reply-address");
                 assert!(seen.contains("127.0.0.2"), "{seen}");
@@ -133,13 +123,12 @@ fn a_service_in_upper_case_fails_one_check_with_what_to_write() {
     let daemon = start_with_default(r#"reply = "upper""#);
     for name in ["tcp", "udp"] {
         let url = url(&daemon, name);
-        let (status, json) = json_of(&format!("check {url}"));
-        assert_eq!(status, 1, "{json:#}");
+        let json = report_of(&format!("check {url}"), 1);
         let words = "it answers in upper case: write --expect upper";
         assert_eq!(seen(&json, "echo"), words);
         let mut flaws = flaws(&json);
-        assert_eq!(flaws.remove("echo").as_deref(), Some("fail"));
-        let are_not_run = flaws.values().all(|verdict| verdict == "not_run");
+        assert_eq!(flaws.remove("echo"), Some("fail"));
+        let are_not_run = flaws.values().all(|verdict| *verdict == "not_run");
         assert!(are_not_run, "{json:#}");
         assert_eq!(json["not_run"], flaws.len());
     }
@@ -191,12 +180,11 @@ fn one_that_reorders_datagrams_is_found_out() {
 fn one_that_ends_when_a_client_is_gone_is_found_out() {
     let server = faulty::dying_of_refusals();
     let own = own_address();
-    let (status, json) = json_of(&format!("check {server} --source {own}"));
+    let json = report_of(&format!("check {server} --source {own}"), 1);
     let mut flaws = flaws(&json);
     // Nothing is concluded from the silence of a service that has ended.
-    assert_eq!(flaws.remove("loop-guard").as_deref(), Some("not_run"));
+    assert_eq!(flaws.remove("loop-guard"), Some("not_run"));
     assert_eq!(flaws, expected(&["gone-client"], &["reply-address"]));
-    assert_eq!(status, 1);
     assert_eq!(seen(&json, "gone-client"), "the next client: refused");
 }
 
@@ -204,21 +192,19 @@ fn one_that_ends_when_a_client_is_gone_is_found_out() {
 fn one_that_guards_against_loops_passes() {
     let own = own_address();
     if !may_loop_from(&own) {
-        not_tested("this user may not bind ports 7 and 19");
-        return;
+        return not_tested("this user may not bind ports 7 and 19");
     }
     let server = faulty::guarded();
-    let (status, json) = json_of(&format!("check {server} --source {own}"));
+    let json = report_of(&format!("check {server} --source {own}"), 0);
     assert_eq!(flaws(&json), expected(&[], &["reply-address"]), "{json:#}");
-    assert_eq!(status, 0);
     let seen = seen(&json, "loop-guard");
     assert_eq!(seen, "no answer to port 7: nothing within 2s");
 }
 
 #[test]
 fn a_server_without_a_fault_has_none() {
-    let (status, json) = json_of(&format!("check {}", faulty::faultless()));
-    assert_eq!((status, flaws(&json)), (0, expected(&[], &[])), "{json:#}");
+    let json = report_of(&format!("check {}", faulty::faultless()), 0);
+    assert_eq!(flaws(&json), expected(&[], &[]), "{json:#}");
 }
 
 #[test]
@@ -252,9 +238,8 @@ fn one_that_takes_whatever_it_gets_is_found_out() {
 #[test]
 fn one_that_ends_with_a_client_that_resets_is_found_out() {
     check_streams(&faulty::dying_of_resets(), &["reset"], "re");
-    let output = output_of(&format!("check {}", faulty::dying_of_resets()));
-    let said = text(&output.stderr);
-    assert!(said.ends_with("it stopped answering at reset\n"), "{said}");
+    let line = format!("check {}", faulty::dying_of_resets());
+    assert_prints(&line, 1, "it stopped answering at reset\n");
 }
 
 #[test]
@@ -276,8 +261,7 @@ fn other_clients_are_served_also_where_the_connection_of_a_slow_reader_ends() {
 #[test]
 fn one_that_answers_only_at_the_end_differs_from_one_that_never_does() {
     let server = faulty::answering_at_the_end();
-    let (status, json) = json_of(&format!("check {server}"));
-    assert_eq!(status, 1, "{json:#}");
+    let json = report_of(&format!("check {server}"), 1);
     assert_eq!(seen(&json, "echo"), "nothing before the half-close");
     assert_eq!(json["not_run"], 10, "{json:#}");
 }
@@ -297,8 +281,7 @@ fn where_nothing_comes_back_there_is_nothing_to_check() {
         let words = format!("echoprobe: {url}: timed out; {hint}: is it an echo service?\n");
         assert_eq!(said, words);
         assert_eq!(text(&output.stdout), "");
-        let (status, json) = json_of(&line);
-        assert_eq!((status, &json["errors"]["timed out"]), (3, &Value::from(1)));
+        assert_eq!(report_of(&line, 3)["errors"]["timed out"], 1);
     }
 }
 
