@@ -101,7 +101,7 @@ with client.open("io.echod.Control") as echod:
     answer = echod.Rollback(dry_run=True)["result"]
     assert answer["outcome"] == "rolled_back", answer
     answer = echod.Rollback()["result"]
-    assert answer["summary"] == "1 listener unchanged, main updated (1 kept)", answer
+    assert answer["summary"] == "1 listener unchanged, main updated (299 kept)", answer
     refused(lambda: echod.Rollback(), "io.echod.Control.NothingToRollBack", {})
     answer = echod.Reload(confirm_within_ms=3600000)["result"]
     assert answer["confirm_within_ms"] == 3600000, answer
