@@ -189,7 +189,7 @@ Examples:
     /// Keep the configuration that \"reload --confirm\" has applied
     #[command(after_help = "Example:\n  echoctl reload --confirm 60s && echoctl confirm")]
     Confirm,
-    /// Go back to the configuration before, whatever has become of its files
+    /// Go back to the previous configuration, whatever has become of its files
     #[command(after_help = "Examples:
   echoctl rollback --dry-run              what would change?
   echoctl rollback")]

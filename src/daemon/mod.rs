@@ -3,8 +3,8 @@
 //! One thread, the main one, and one loop: [`Daemon::turn`] waits for signals, for control clients
 //! and for reports of the workers, and never for any one of them alone. Never touches a message.
 //! Read on in `start` and `stop` for both ends of it, in [`reload`] for how one configuration becomes
-//! another, in `check` for what a start refuses, in `upgrade` and `handover` for how a successor goes
-//! on, in `listeners` for what is bound, in `workers` for the pool, in `privileges` for the user of the
+//! another, in `check` for what a start refuses, in `succession` and `handover` for how a successor
+//! continues, in `listeners` for what is bound, in `workers` for the pool, in `privileges` for the user of the
 //! process, in `roles` for what other users may do, in `systemd` for what the service manager receives,
 //! in [`control`] for the socket that `echoctl` speaks to, in `calls` for the calls of its clients, in
 //! `pausing` for listeners that take no new clients, in `events` for what is made known of connections,

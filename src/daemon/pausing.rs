@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::cli::text::counted;
 use crate::protocol;
 use crate::protocol::schema::{
     DrainListenerReply, ListenerState, PauseListenerReply, ResumeListenerReply, StateChange,
@@ -98,11 +99,11 @@ impl Daemon {
         now: Instant,
     ) {
         let listeners = self.listeners.set_standing(name, standing, &self.workers);
-        let changed = || {
-            listeners
-                .iter()
-                .filter(|(_, change)| change.before != change.after)
-        };
+        // Another deadline is a change, too. With a name the caller's line has the states; with all
+        // listeners it has their number, and each has a line.
+        let is_drain = matches!(standing, Standing::Draining(_));
+        let is_change = |change: &StateChange| is_drain || change.before != change.after;
+        let changed = || listeners.iter().filter(|(_, change)| is_change(change));
         for (_, change) in changed() {
             let (before, after) = (change.before.name(), change.after.name());
             match (name, audit) {
@@ -114,7 +115,7 @@ impl Daemon {
             }
         }
         if let (None, Some(audit), 1..) = (name, audit, changed().count()) {
-            audit.record(format_args!("{} listeners", changed().count()));
+            audit.record(counted(changed().count() as u64, "listener"));
         }
         self.supervise(|supervision, summary| supervision.status(summary, now));
         // Until the workers confirm it, a client that connects may still be served.

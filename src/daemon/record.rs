@@ -133,7 +133,7 @@ pub(in crate::daemon) enum Standing {
     Listening,
     Paused,
     Holding,
-    /// Connections may continue for so many nanoseconds.
+    /// How much longer connections may continue, in nanoseconds.
     Draining {
         left: u64,
     },

@@ -72,7 +72,7 @@ pub(crate) enum Effect {
     /// Keep the configuration that is not confirmed; the answer is a [`super::schema::ConfirmReply`]
     /// or [`super::nothing_to_confirm`].
     Confirm,
-    /// Put the configuration before in force; the answer is [`super::reloaded`] or
+    /// Put the previous configuration in force; the answer is [`super::reloaded`] or
     /// [`super::nothing_to_roll_back`].
     RollBack {
         /// Only plan.
@@ -180,7 +180,7 @@ impl Display for Effect {
             Self::Confirm => f.write_str("confirms the configuration"),
             Self::RollBack { dry_run } => {
                 let verb = verb(*dry_run, "rolls back to", "looks at");
-                write!(f, "{verb} the configuration before")
+                write!(f, "{verb} the previous configuration")
             }
             Self::Upgrade => f.write_str("upgrades the daemon"),
             Self::HandOver => f.write_str("leaves everything to the next process"),
@@ -285,7 +285,7 @@ mod tests {
         check(Effect::Confirm, Some("confirms the configuration"));
         check(
             Effect::RollBack { dry_run: false },
-            Some("rolls back to the configuration before"),
+            Some("rolls back to the previous configuration"),
         );
         check(Effect::RollBack { dry_run: true }, None);
     }

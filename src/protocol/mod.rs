@@ -67,7 +67,7 @@ pub(crate) const RELOAD_REFUSED: &str = "io.echod.Control.ReloadRefused";
 /// The error of a confirmation that no reload waits for.
 pub(crate) const NOTHING_TO_CONFIRM: &str = "io.echod.Control.NothingToConfirm";
 
-/// The error of a rollback where there is no configuration before.
+/// The error of a rollback where there is no previous configuration.
 pub(crate) const NOTHING_TO_ROLL_BACK: &str = "io.echod.Control.NothingToRollBack";
 
 /// The error of a request that is too long to be read.
@@ -222,7 +222,7 @@ pub(crate) fn nothing_to_confirm() -> Reply {
     Reply::error(NOTHING_TO_CONFIRM, Parameters::new())
 }
 
-/// The answer to a rollback where there is no configuration before.
+/// The answer to a rollback where there is no previous configuration.
 #[must_use]
 pub(crate) fn nothing_to_roll_back() -> Reply {
     Reply::error(NOTHING_TO_ROLL_BACK, Parameters::new())

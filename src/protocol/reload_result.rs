@@ -39,7 +39,7 @@ pub(crate) struct ReloadResult {
     pub confirmed: Option<u64>,
 }
 
-/// Why the configuration was read.
+/// What asked for the reload or rollback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Trigger {
@@ -74,9 +74,9 @@ pub(crate) enum ReloadOutcome {
     Applied,
     /// It is the one that was in force already, except for keys that only a start reads.
     Unchanged,
-    /// It has errors; the one before is in force.
+    /// It has errors or can't be bound; the configuration in force stays.
     Rejected,
-    /// It was in force and is no longer.
+    /// A rollback: the previous configuration is in force again.
     RolledBack,
 }
 

@@ -31,7 +31,7 @@ pub struct Settings {
     pub max_per_source: Option<u32>,
     pub access: Access,
     pub refuse_source_ports: SourcePorts,
-    /// Not configured: an operator says it.
+    /// Set by an operator, not by the configuration.
     pub intake: Intake,
 }
 
@@ -126,7 +126,7 @@ pub enum Command<S> {
 pub enum Ending {
     /// Send the pending output, then our FIN.
     Finish,
-    /// Reset: the peer does not read that.
+    /// Reset, because the peer does not read its pending output.
     Reset,
 }
 

@@ -1,4 +1,4 @@
-//! A reload that has to be confirmed, and the way back to the configuration before.
+//! A reload that has to be confirmed, and the way back to the previous configuration.
 //!
 //! Where a test waits for a time to be over, that is a millisecond; where one must not be over, it is
 //! an hour.
@@ -198,7 +198,7 @@ fn a_rollback_restores_the_configuration_before_also_when_its_file_is_gone() {
     assert!(
         daemon
             .log()
-            .contains("no rollback: nothing is known of a configuration before\n")
+            .contains("no rollback: there is no previous configuration\n")
     );
     // What was set at run time comes back with it, as set at run time.
     daemon.ctl_text(&["backlog", "main", "150"]);
@@ -210,7 +210,7 @@ fn a_rollback_restores_the_configuration_before_also_when_its_file_is_gone() {
 
     let plan = daemon.ctl_text(&["rollback", "--dry-run"]);
     let heading =
-        "dry run, nothing has changed: the configuration before would be in force again\n";
+        "dry run, nothing has changed: the previous configuration would be in force again\n";
     assert!(plan.starts_with(heading), "{plan}");
     let summary = "\nmain would be updated, daemon would be updated\n";
     assert!(plan.ends_with(summary), "{plan}");
@@ -227,7 +227,7 @@ fn a_rollback_restores_the_configuration_before_also_when_its_file_is_gone() {
     assert_eq!(status["config_on_disk"], "missing");
     let log = daemon.log();
     assert!(
-        log.contains("rolls back to the configuration before: generation 2 → 3\n"),
+        log.contains("rolls back to the previous configuration: generation 2 → 3\n"),
         "{log}"
     );
 

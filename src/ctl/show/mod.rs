@@ -269,7 +269,7 @@ pub(crate) fn confirmed(reply: &ConfirmReply) -> String {
 #[must_use]
 pub(crate) fn reload_plan(result: &ReloadResult, screen: Screen) -> String {
     let outcome = match result.outcome {
-        _ if result.rollback => "the configuration before would be in force again",
+        _ if result.rollback => "the previous configuration would be in force again",
         _ if result.waits_for_start() => "nothing would change before the next start",
         ReloadOutcome::Unchanged => "the configuration would be unchanged",
         _ => "the configuration would be applied",

@@ -520,7 +520,7 @@ fn what_has_to_be_confirmed_and_what_has_been_is_said_and_the_last_line_sums_up(
     result.rollback = true;
     let plan = reload_plan(&result, WHOLE);
     let heading =
-        "dry run, nothing has changed: the configuration before would be in force again\n";
+        "dry run, nothing has changed: the previous configuration would be in force again\n";
     assert!(plan.starts_with(heading), "{plan}");
     check(
         confirmed(&parse(json!({"id": 7}))),

@@ -206,7 +206,7 @@ impl Server {
         }
     }
 
-    /// Whether a client to which others replies follow has taken the last one; none if it is gone.
+    /// Whether a client to which other replies follow has taken the last one; none if it is gone.
     pub(super) fn takes_next(&self, id: ClientId) -> Option<bool> {
         let connection = self.connections.get(&id)?;
         Some(connection.takes_more())

@@ -1,7 +1,4 @@
-//! What happens to connections, made known beyond their counters.
-//!
-//! The workers report nothing about a connection unless they are asked to: [`Observation`] is what
-//! they are asked for.
+//! At which level the workers log each closed connection: see [`Observation`].
 
 use crate::worker::mailbox::{Command, Observation};
 

@@ -10,7 +10,7 @@
 //! whatever is wrong is reported with its place; after it nothing can fail. The same
 //! [`ReloadResult`] goes to the caller, the log, the service manager and `GetStatus`.
 //!
-//! A rollback is the same without loading: the configuration before is kept ([`version`]), and
+//! A rollback is the same without loading: the previous configuration is kept ([`version`]), and
 //! [`trial`] decides which that is, and when it is put in force because a reload was not confirmed.
 
 mod history;
@@ -255,11 +255,11 @@ impl Daemon {
         self.report(request, begun, result, applied);
     }
 
-    /// Puts the configuration before in force, and reports what came of it.
+    /// Puts the previous configuration in force, and reports what came of it.
     fn roll_back(&mut self, request: &Request) {
         let begun = Instant::now();
         let Some(before) = self.reloads.trial.before().cloned() else {
-            let reason = "nothing is known of a configuration before";
+            let reason = "there is no previous configuration";
             log::warn!("no rollback: {reason}");
             let refusal = protocol::nothing_to_roll_back();
             return self.reply_to(request, format_args!("refused: {reason}"), refusal);

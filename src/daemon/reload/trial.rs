@@ -18,7 +18,7 @@ pub(in crate::daemon) struct Unconfirmed {
 #[derive(Debug)]
 pub(in crate::daemon) struct Trial<C> {
     before: Option<C>,
-    // Never without the configuration before.
+    // Never without the previous configuration.
     unconfirmed: Option<Unconfirmed>,
 }
 
@@ -31,7 +31,7 @@ impl<C> Trial<C> {
         }
     }
 
-    /// As a predecessor had it. Without a configuration before nothing can be rolled back.
+    /// As a predecessor had it. Without a previous configuration nothing can be rolled back.
     pub(super) fn restore(before: Option<C>, unconfirmed: Option<Unconfirmed>) -> Self {
         Self {
             unconfirmed: unconfirmed.filter(|_| before.is_some()),
@@ -93,7 +93,7 @@ impl<C> Trial<C> {
         Some(self.unconfirmed.take()?.id)
     }
 
-    /// The configuration before is in force again.
+    /// The previous configuration is in force again.
     pub(super) fn handle_rollback(&mut self) {
         *self = Self::none();
     }

@@ -61,7 +61,7 @@ impl Version {
     /// None if a predecessor of another version knew more than this one; the errors are logged.
     fn restore(described: &record::Version) -> Option<Self> {
         let source = Source {
-            name: "the configuration before".into(),
+            name: "the previous configuration".into(),
             text: described.config.clone(),
         };
         let Loaded { config, .. } = config::load(&[source])
