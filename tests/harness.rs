@@ -572,6 +572,19 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
+/// What this reads of the kernel's tables of sockets, twice in a row the same: they are no snapshots,
+/// and a row may be missed while the sockets of others come and go.
+pub(crate) fn read_twice<T: PartialEq>(read: impl Fn() -> T) -> T {
+    let mut last = read();
+    loop {
+        let next = read();
+        if next == last {
+            return next;
+        }
+        last = next;
+    }
+}
+
 /// Closes a TCP or UDP socket, and returns when its address is free. A program that another test
 /// starts in this moment has a copy of it, between its fork and its exec.
 pub(crate) fn close_socket(socket: impl Into<OwnedFd>) {

@@ -16,7 +16,9 @@ use serde_json::{Value, json};
 use super::at;
 use super::churn::{CHURN_PATIENCE, Tally, one_exchange, one_local_exchange};
 use super::sockets::{open_addresses, options};
-use crate::harness::{Daemon, StopAtEnd, connect, eventually, exchange, free_port, udp};
+use crate::harness::{
+    Daemon, StopAtEnd, connect, eventually, exchange, free_port, read_twice, udp,
+};
 
 /// The same numbers in each run (xorshift64).
 struct Random(u64);
@@ -145,10 +147,11 @@ fn socket_count(daemon: &Daemon) -> u64 {
 /// Everything that the kernel and the daemon show of what is served.
 fn state(daemon: &Daemon, places: &Places) -> Vec<String> {
     let ports = places.ports();
+    let mut state = Vec::new();
     eventually("the sockets of earlier reloads are closed", || {
-        sockets(&ports).len() as u64 == socket_count(daemon)
+        state = read_twice(|| sockets(&ports));
+        state.len() as u64 == socket_count(daemon)
     });
-    let mut state = sockets(&ports);
     state.extend(options(&ports));
     for path in &places.paths {
         let file = std::fs::metadata(daemon.path(path)).expect("it is there");

@@ -19,7 +19,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
 use serde_json::{Value, json};
 
-use crate::harness::{PATIENCE, exchange};
+use crate::harness::{PATIENCE, exchange, read_twice};
 
 /// A listener's table.
 fn tcp(name: &str, address: &str, more: &str) -> String {
@@ -83,9 +83,11 @@ fn listening_inodes(address: SocketAddr) -> Vec<u64> {
     };
     let ip = u32::from_ne_bytes(address.ip().octets());
     let local = format!("{ip:08X}:{:04X}", address.port());
-    let table = std::fs::read_to_string("/proc/net/tcp").expect("a table");
-    let rows = table.lines().map(|line| line.split_whitespace().collect());
-    rows.filter(|row: &Vec<&str>| row.get(1) == Some(&&*local) && row.get(3) == Some(&"0A"))
-        .map(|row| row[9].parse().expect("an inode"))
-        .collect()
+    read_twice(|| {
+        let table = std::fs::read_to_string("/proc/net/tcp").expect("a table");
+        let rows = table.lines().map(|line| line.split_whitespace().collect());
+        rows.filter(|row: &Vec<&str>| row.get(1) == Some(&&*local) && row.get(3) == Some(&"0A"))
+            .map(|row| row[9].parse().expect("an inode"))
+            .collect()
+    })
 }

@@ -15,7 +15,8 @@ use echod::internals::socket::details;
 use socket2::{Domain, Socket, Type};
 
 use crate::harness::{
-    Daemon, PATIENCE, StopAtEnd, connect, eventually, exchange, free_port, not_tested, text, udp,
+    Daemon, PATIENCE, StopAtEnd, connect, eventually, exchange, free_port, not_tested, read_twice,
+    text, udp,
 };
 
 fn at(port: u16) -> SocketAddr {
@@ -148,6 +149,18 @@ fn a_socket_that_passes_to_another_listener_stays_the_same() {
 /// What the kernel shows of these ports and of the test's folder: inodes of sockets, and of files
 /// with their modes. Connections are left out.
 fn view(daemon: &Daemon, ports: &[u16]) -> BTreeSet<String> {
+    let mut view = read_twice(|| rows_of(ports));
+    for entry in std::fs::read_dir(daemon.path(".")).expect("a folder") {
+        let entry = entry.expect("an entry");
+        let metadata = entry.metadata().expect("it is there");
+        let (inode, mode) = (metadata.ino(), metadata.mode());
+        view.insert(format!("{} {inode} {mode:o}", entry.file_name().display()));
+    }
+    view
+}
+
+/// The listening and UDP sockets of these ports, with their inodes.
+fn rows_of(ports: &[u16]) -> BTreeSet<String> {
     let mut view = BTreeSet::new();
     for table in ["tcp", "udp"] {
         let text = std::fs::read_to_string(format!("/proc/net/{table}")).expect("a table");
@@ -162,23 +175,22 @@ fn view(daemon: &Daemon, ports: &[u16]) -> BTreeSet<String> {
             }
         }
     }
-    for entry in std::fs::read_dir(daemon.path(".")).expect("a folder") {
-        let entry = entry.expect("an entry");
-        let metadata = entry.metadata().expect("it is there");
-        let (inode, mode) = (metadata.ino(), metadata.mode());
-        view.insert(format!("{} {inode} {mode:o}", entry.file_name().display()));
-    }
     view
 }
 
 /// What the kernel shows of the listening and UDP sockets of these ports: their backlogs and buffers;
 /// nothing where ss is missing.
 pub(super) fn options(ports: &[u16]) -> BTreeSet<String> {
-    let ss = Command::new("ss").args(["-HOlntum"]).output();
-    let Ok(output) = ss else {
+    if Command::new("ss").arg("--version").output().is_err() {
         not_tested("the buffers of sockets, for there is no ss (iproute2)");
         return BTreeSet::new();
-    };
+    }
+    read_twice(|| shown_options(ports))
+}
+
+fn shown_options(ports: &[u16]) -> BTreeSet<String> {
+    let ss = Command::new("ss").args(["-HOlntum"]).output();
+    let output = ss.expect("ss runs");
     let of_port = |row: &&str| {
         let local = row.split_whitespace().nth(4);
         ports
@@ -206,11 +218,14 @@ fn is_kept_alive(client: &TcpStream) -> bool {
     };
     let is_server = end(client.peer_addr().expect("connected"));
     let is_client = end(client.local_addr().expect("connected"));
-    let text = std::fs::read_to_string("/proc/net/tcp").expect("a table");
-    let mut rows = text.lines().map(|row| row.split_whitespace().collect());
-    let row = rows.find(|row: &Vec<&str>| is_server(row[1]) && is_client(row[2]));
-    // sl local rem st tx:rx tr:when (proc(5), /proc/net/tcp)
-    row.expect("it is there")[5].starts_with("02:")
+    read_twice(|| {
+        let text = std::fs::read_to_string("/proc/net/tcp").expect("a table");
+        let mut rows = text.lines().map(|row| row.split_whitespace().collect());
+        let row = rows.find(|row: &Vec<&str>| is_server(row[1]) && is_client(row[2]));
+        // sl local rem st tx:rx tr:when (proc(5), /proc/net/tcp)
+        row.map(|row| row[5].starts_with("02:"))
+    })
+    .expect("it is there")
 }
 
 /// Whether another process of this user could bind the port and get a part of the clients.
