@@ -246,11 +246,6 @@ impl<D: Driver> Worker<D> {
         token: Token,
         error: Option<io::Error>,
     ) {
-        let slot = self.slots.get_mut(token);
-        let Some(SlotKind::Listening(socket)) = slot.map(|slot| &mut slot.kind) else {
-            return;
-        };
-        let is_retired = !self.sockets.contains_key(&socket.id);
         let Some((slot, listener, driver)) = self.slot(token) else {
             return;
         };
@@ -261,7 +256,7 @@ impl<D: Driver> Worker<D> {
             // A permit that was returned before this completion was handled has woken the worker
             // too early, and by now the listener may reset clients instead. So look again, and wait
             // for a permit only if one is needed and there is still none.
-            let permits = listener.driver_permits(is_retired);
+            let permits = listener.driver_permits(false);
             if permits.is_none_or(|permits| permits.is_free_or_be_woken()) {
                 driver.submit(Op::Accept { listener: token });
             } else {
