@@ -7,8 +7,7 @@
 //! continues, in `listeners` for what is bound, in `workers` for the pool, in `privileges` for the user of the
 //! process, in `roles` for what other users may do, in `systemd` for what the service manager receives,
 //! in [`control`] for the socket that `echoctl` speaks to, in `calls` for the calls of its clients, in
-//! `pausing` for listeners that take no new clients, in `events` for what is made known of connections,
-//! in `files` for what became of the configuration files.
+//! `pausing` for listeners that take no new clients, in `files` for what became of the configuration files.
 
 #![forbid(unsafe_code)]
 
@@ -19,7 +18,6 @@ mod calls;
 mod check;
 pub(crate) mod control;
 mod drivers;
-mod events;
 mod files;
 mod handover;
 mod listeners;
@@ -59,7 +57,6 @@ use crate::worker::mailbox::{Command, Report};
 
 use args::Args;
 use control::Server;
-use events::Events;
 use files::Files;
 use handover::predecessor::{Inherited, Predecessor};
 use handover::program::CommandLine;
@@ -257,7 +254,6 @@ struct Daemon {
     handover: Option<Handover>,
     // What the service manager has passed and no listener has taken, for a later configuration.
     passed: Vec<Passed>,
-    events: Events,
     // None where there is no place for it.
     server: Option<Server>,
     // None where no service manager is to be notified.

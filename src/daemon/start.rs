@@ -20,7 +20,6 @@ use super::announce;
 use super::args::Args;
 use super::check;
 use super::control::{ClientId, Reply, SaidBy, Server, SocketPath};
-use super::events::Events;
 use super::files::Files;
 use super::handover::STORED;
 use super::handover::predecessor::{Inherited, Predecessor};
@@ -124,12 +123,11 @@ impl Start<'_> {
             pausing: Default::default(),
             handover: None,
             passed: self.passed,
-            events: Events::default(),
             server: foundation.server,
             supervision: manager.map(|manager| Supervision::new(manager, store, count, now)),
         };
         daemon.listeners.landlock = landlock;
-        daemon.observe_connections();
+        daemon.put_log_in_force();
         let result = match foundation.listeners {
             InitialListeners::Fresh(first) => daemon
                 .begin(first, self.loaded.warnings, self.begun)

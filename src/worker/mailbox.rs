@@ -35,13 +35,6 @@ pub struct Settings {
     pub intake: Intake,
 }
 
-/// What a worker makes known of each connection, beside counting it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Observation {
-    /// The log has an info line about each one that is closed; else it has a debug line.
-    pub log_closed: bool,
-}
-
 /// What arrives at a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SocketKind {
@@ -62,8 +55,8 @@ pub enum Command<S> {
         gate: Arc<Gate>,
         counters: Arc<Counters>,
     },
-    /// Make this known of connections from now on, and nothing else.
-    Observe(Observation),
+    /// Log each connection that is closed at this level from now on.
+    LogClosed(log::Level),
     /// Serve this socket for a listener that was configured before.
     AddSocket {
         listener: ListenerId,

@@ -43,7 +43,7 @@ use crate::stats::Counters;
 use handover::HandingOver;
 use ids::PeerIds;
 use listening::ListeningSocket;
-use mailbox::{Command, Gate, ListenerId, Mailbox, Observation, Report, Settings, SocketId};
+use mailbox::{Command, Gate, ListenerId, Mailbox, Report, Settings, SocketId};
 use pace::Pace;
 use peers::Search;
 use sources::SourceTable;
@@ -74,7 +74,8 @@ pub struct Worker<D: Driver> {
     timers: Timers,
     pace: Pace,
     ids: PeerIds,
-    observation: Observation,
+    // Of the line about each connection that is closed.
+    closed_level: log::Level,
     searches: VecDeque<Search>,
     // To be handed over once the completions of this turn are handled.
     hand_over_requested: bool,
@@ -248,7 +249,7 @@ impl<D: Driver> Worker<D> {
             timers: Timers::new(now),
             pace: Pace::new(busy_poll, now),
             ids: PeerIds::new(index, workers),
-            observation: Observation::default(),
+            closed_level: log::Level::Debug,
             searches: VecDeque::new(),
             hand_over_requested: false,
             handing_over: None,
@@ -363,7 +364,7 @@ impl<D: Driver> Worker<D> {
                 gate,
                 counters,
             } => self.configure(Listener::new(listener, settings, gate, counters)),
-            Command::Observe(observation) => self.observation = observation,
+            Command::LogClosed(level) => self.closed_level = level,
             Command::AddSocket {
                 listener,
                 id,
@@ -436,7 +437,7 @@ impl<D: Driver> Worker<D> {
             SlotKind::Empty => {}
             SlotKind::Connection(connection) => {
                 if let Some(listener) = &self.listeners[slot.listener as usize] {
-                    connection.handle_closed(now, listener, self.observation);
+                    connection.handle_closed(now, listener, self.closed_level);
                 }
             }
             SlotKind::Listening(ListeningSocket { id, .. }) | SlotKind::Datagrams(id) => {

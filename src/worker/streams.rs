@@ -16,7 +16,6 @@ use crate::policy::CloseReason;
 use crate::policy::limits::{Activity, Phase, TimeoutAction};
 
 use super::gate::Admission;
-use super::mailbox::Observation;
 use super::transfer::{ConnectionState, instant_before};
 use super::{Listener, SlotKind, Worker};
 
@@ -201,12 +200,12 @@ impl Connection {
     }
 
     /// It was closed.
-    pub(super) fn handle_closed(self, now: Instant, listener: &Listener, observed: Observation) {
+    pub(super) fn handle_closed(self, now: Instant, listener: &Listener, level: log::Level) {
         if self.admission.is_admitted {
             debug_assert!(self.close_reason.is_some(), "it is closed for a reason");
             let reason = self.close_reason.unwrap_or(CloseReason::Failed);
             listener.count_closed(reason);
-            self.log_closed(now, listener, observed, reason);
+            self.log_closed(now, listener, level, reason);
         }
         self.release(listener);
     }
@@ -216,14 +215,9 @@ impl Connection {
         &self,
         now: Instant,
         listener: &Listener,
-        observed: Observation,
+        level: log::Level,
         reason: CloseReason,
     ) {
-        let level = if observed.log_closed {
-            log::Level::Info
-        } else {
-            log::Level::Debug
-        };
         let name = &*listener.settings.name;
         let peer = PeerName(self.peer);
         let lifetime = Duration::from_millis(self.age(now) / 1_000_000);

@@ -1,4 +1,5 @@
-//! The caller at the other end of a control connection: who it is, and how the log names it.
+//! The caller at the other end of a control connection: its process, user and groups, and its name in
+//! the log.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -2,10 +2,13 @@
 //!
 //! Never fails: by then everything that can is done.
 
+use ::log::Level;
+
 use crate::config::Config;
 use crate::config::plan::restart_keys;
 use crate::daemon::roles::Roles;
 use crate::daemon::{Daemon, log};
+use crate::worker::mailbox::Command;
 
 use super::version::Version;
 
@@ -17,9 +20,8 @@ impl Daemon {
         before.keep_restart_keys_of(&self.config);
         // A user that is unknown by now has no role.
         self.roles = Roles::resolve(&before.control).0;
-        log::set_level(before.log.level);
         self.config = before;
-        self.observe_connections();
+        self.put_log_in_force();
     }
 
     /// Writes what was overridden at run time into a configuration.
@@ -55,11 +57,22 @@ impl Daemon {
         self.listeners.mark_overridden(version.overridden);
         self.log_level_overridden = version.log_level_overridden;
         self.roles = version.roles;
-        log::set_level(config.log.level);
         self.reloads.next_start = Some(config.clone());
         let running = std::mem::replace(&mut self.config, config);
         self.config.keep_restart_keys_of(&running);
-        self.observe_connections();
+        self.put_log_in_force();
+    }
+
+    /// The keys of `[log]` that are live.
+    pub(in crate::daemon) fn put_log_in_force(&self) {
+        let settings = &self.config.log;
+        log::set_level(settings.level);
+        let level = if settings.connections {
+            Level::Info
+        } else {
+            Level::Debug
+        };
+        self.workers.command_all(|_| Command::LogClosed(level));
     }
 
     /// The keys whose values take effect at the next start, such as `daemon.workers`.
