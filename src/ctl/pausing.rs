@@ -210,11 +210,13 @@ mod tests {
 
     #[test]
     fn the_progress_of_a_drain_counts_connections_and_seconds() {
-        let many = |count| DrainListenerReply {
-            listeners: vec![change("a", ListenerState::Listening, ListenerState::Draining); count],
+        let reply = |listeners, left_ms| DrainListenerReply {
+            listeners,
             connections: 4,
-            left_ms: 0,
+            left_ms,
         };
+        let drained = |name| change(name, ListenerState::Listening, ListenerState::Draining);
+        let many = |count| reply(vec![drained("a"); count], 0);
         assert_eq!(
             progress_line(&many(3)),
             "draining a, a, a: 4 connections left, closing them"
@@ -223,14 +225,8 @@ mod tests {
             progress_line(&many(4)),
             "draining 4 listeners: 4 connections left, closing them"
         );
-        let progress = |left_ms| DrainListenerReply {
-            listeners: vec![
-                change("a", ListenerState::Listening, ListenerState::Draining),
-                change("b", ListenerState::Paused, ListenerState::Draining),
-            ],
-            connections: 4,
-            left_ms,
-        };
+        let paused = change("b", ListenerState::Paused, ListenerState::Draining);
+        let progress = |left_ms| reply(vec![drained("a"), paused.clone()], left_ms);
         assert_eq!(
             progress_line(&progress(24_100)),
             "draining a, b: 4 connections left, 25 s to go"

@@ -13,12 +13,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use super::at;
 use super::churn::{CHURN_PATIENCE, Tally, one_exchange, one_local_exchange};
 use super::sockets::{open_addresses, options};
-use crate::harness::{
-    Daemon, StopAtEnd, connect, eventually, exchange, free_port, read_twice, udp,
-};
+use super::{at, kernel_sockets};
+use crate::harness::{Daemon, StopAtEnd, connect, eventually, exchange, free_port, udp};
 
 /// The same numbers in each run (xorshift64).
 struct Random(u64);
@@ -107,31 +105,6 @@ impl Places {
     }
 }
 
-/// The sockets of these ports as the kernel has them, one for each that listens or receives.
-fn sockets(ports: &[u16]) -> Vec<String> {
-    let mut found = Vec::new();
-    for table in ["tcp", "udp"] {
-        let text = std::fs::read_to_string(format!("/proc/net/{table}")).expect("a table");
-        for row in text.lines().skip(1) {
-            // sl local rem st (proc(5), /proc/net/tcp)
-            let row: Vec<&str> = row.split_whitespace().collect();
-            let (local, peer, state) = (row[1], row[2], row[3]);
-            let port = local.split(':').nth(1).expect("a port");
-            let port = u16::from_str_radix(port, 16).expect("a port");
-            let serves = match table {
-                "tcp" => state == "0A",
-                // One that is connected is a client's.
-                _ => peer.ends_with(":0000"),
-            };
-            if ports.contains(&port) && serves {
-                found.push(format!("{table} {local}"));
-            }
-        }
-    }
-    found.sort();
-    found
-}
-
 /// How many sockets of ports the daemon says that it has.
 fn socket_count(daemon: &Daemon) -> u64 {
     let listeners = daemon.ctl_json(&["listeners"]);
@@ -147,11 +120,15 @@ fn socket_count(daemon: &Daemon) -> u64 {
 /// Everything that the kernel and the daemon show of what is served.
 fn state(daemon: &Daemon, places: &Places) -> Vec<String> {
     let ports = places.ports();
-    let mut state = Vec::new();
+    let mut sockets = Vec::new();
     eventually("the sockets of earlier reloads are closed", || {
-        state = read_twice(|| sockets(&ports));
-        state.len() as u64 == socket_count(daemon)
+        sockets = kernel_sockets(&ports);
+        sockets.len() as u64 == socket_count(daemon)
     });
+    // Their inodes differ from one daemon to the next.
+    let sockets = sockets.iter();
+    let sockets = sockets.map(|socket| format!("{} {}", socket.table, socket.local));
+    let mut state: Vec<String> = sockets.collect();
     state.extend(options(&ports));
     for path in &places.paths {
         let file = std::fs::metadata(daemon.path(path)).expect("it is there");

@@ -76,18 +76,52 @@ fn still_echoes(peers: &mut [TcpStream], message: &[u8]) {
     }
 }
 
-/// The inodes of the sockets that listen on an IPv4 address (`proc(5)`, `/proc/net/tcp`).
-fn listening_inodes(address: SocketAddr) -> Vec<u64> {
+/// A TCP socket that listens, or a UDP socket that is not connected.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct KernelSocket {
+    table: &'static str,
+    /// As the kernel writes it: `0100007F:0007`.
+    local: String,
+    inode: String,
+}
+
+/// Those of these ports over IPv4, as the kernel has them.
+fn kernel_sockets(ports: &[u16]) -> Vec<KernelSocket> {
+    let read = |table: &'static str| {
+        let text = std::fs::read_to_string(format!("/proc/net/{table}")).expect("a table");
+        let rows = text.lines().skip(1).filter_map(move |row| {
+            // sl local rem st tx:rx tr:when retrnsmt uid timeout inode (proc(5), /proc/net/tcp)
+            let row: Vec<&str> = row.split_whitespace().collect();
+            let (local, peer, state, inode) = (row[1], row[2], row[3], row[9]);
+            let port = local.split(':').nth(1).expect("a port");
+            let port = u16::from_str_radix(port, 16).expect("a port");
+            let serves = match table {
+                "tcp" => state == "0A",
+                _ => peer.ends_with(":0000"),
+            };
+            (ports.contains(&port) && serves).then(|| KernelSocket {
+                table,
+                local: local.into(),
+                inode: inode.into(),
+            })
+        });
+        rows.collect::<Vec<_>>()
+    };
+    read_twice(|| {
+        let mut found: Vec<_> = ["tcp", "udp"].into_iter().flat_map(read).collect();
+        found.sort();
+        found
+    })
+}
+
+/// The inodes of the sockets that listen on an IPv4 address.
+fn listening_inodes(address: SocketAddr) -> Vec<String> {
     let SocketAddr::V4(address) = address else {
         panic!("IPv4 only");
     };
     let ip = u32::from_ne_bytes(address.ip().octets());
     let local = format!("{ip:08X}:{:04X}", address.port());
-    read_twice(|| {
-        let table = std::fs::read_to_string("/proc/net/tcp").expect("a table");
-        let rows = table.lines().map(|line| line.split_whitespace().collect());
-        rows.filter(|row: &Vec<&str>| row.get(1) == Some(&&*local) && row.get(3) == Some(&"0A"))
-            .map(|row| row[9].parse().expect("an inode"))
-            .collect()
-    })
+    let sockets = kernel_sockets(&[address.port()]).into_iter();
+    let listening = sockets.filter(|socket| socket.table == "tcp" && socket.local == local);
+    listening.map(|socket| socket.inode).collect()
 }

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use echod::internals::socket::details;
 use socket2::{Domain, Socket, Type};
 
+use super::kernel_sockets;
 use crate::harness::{
     Daemon, PATIENCE, StopAtEnd, connect, eventually, exchange, free_port, not_tested, read_twice,
     text, udp,
@@ -149,31 +150,14 @@ fn a_socket_that_passes_to_another_listener_stays_the_same() {
 /// What the kernel shows of these ports and of the test's folder: inodes of sockets, and of files
 /// with their modes. Connections are left out.
 fn view(daemon: &Daemon, ports: &[u16]) -> BTreeSet<String> {
-    let mut view = read_twice(|| rows_of(ports));
+    let sockets = kernel_sockets(ports).into_iter();
+    let sockets = sockets.map(|socket| format!("{socket:?}"));
+    let mut view: BTreeSet<String> = sockets.collect();
     for entry in std::fs::read_dir(daemon.path(".")).expect("a folder") {
         let entry = entry.expect("an entry");
         let metadata = entry.metadata().expect("it is there");
         let (inode, mode) = (metadata.ino(), metadata.mode());
         view.insert(format!("{} {inode} {mode:o}", entry.file_name().display()));
-    }
-    view
-}
-
-/// The listening and UDP sockets of these ports, with their inodes.
-fn rows_of(ports: &[u16]) -> BTreeSet<String> {
-    let mut view = BTreeSet::new();
-    for table in ["tcp", "udp"] {
-        let text = std::fs::read_to_string(format!("/proc/net/{table}")).expect("a table");
-        for row in text.lines().skip(1) {
-            let row: Vec<&str> = row.split_whitespace().collect();
-            // sl local rem st tx:rx tr:when retrnsmt uid timeout inode (proc(5), /proc/net/tcp)
-            let (local, state, inode) = (row[1], row[3], row[9]);
-            let port = local.split(':').nth(1).expect("a port");
-            let port = u16::from_str_radix(port, 16).expect("a port");
-            if ports.contains(&port) && (table == "udp" || state == "0A") {
-                view.insert(format!("{table} {local} {inode}"));
-            }
-        }
     }
     view
 }

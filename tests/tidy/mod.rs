@@ -187,7 +187,7 @@ fn no_module_leaves_itself_with_super() {
         if module_of(&file.name).is_none() {
             continue;
         }
-        // From `src/echo/stream.rs` it takes two to the top, from its `mod tests` three.
+        // From `src/worker/gate.rs` it takes two to the top, from its `mod tests` three.
         let path = file.name.trim_end_matches("/mod.rs");
         let mut depth = path.matches('/').count();
         for (number, line) in file.text.lines().enumerate() {

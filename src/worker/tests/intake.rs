@@ -4,8 +4,13 @@ use super::super::mailbox::Ending;
 use super::*;
 
 fn intake(intake: Intake) -> Settings {
+    settings_of(intake, settings().when_full)
+}
+
+fn settings_of(intake: Intake, when_full: WhenFull) -> Settings {
     Settings {
         intake,
+        when_full,
         ..settings()
     }
 }
@@ -13,11 +18,7 @@ fn intake(intake: Intake) -> Settings {
 #[test]
 fn a_paused_listener_resets_each_client_counts_it_and_keeps_those_that_were_there() {
     for when_full in [WhenFull::Wait, WhenFull::Reset] {
-        let with = |intake| Settings {
-            when_full,
-            intake,
-            ..settings()
-        };
+        let with = |intake| settings_of(intake, when_full);
         let mut rig = Rig::new(1, Faults::default(), 2, with(Intake::Serve));
         let before = rig.connect();
         rig.configure(with(Intake::Refuse));
@@ -58,11 +59,7 @@ fn the_queue_of_a_full_listener_that_is_paused_is_reset_and_not_forgotten() {
 #[test]
 fn clients_that_are_held_wait_and_are_served_when_the_listener_resumes() {
     for when_full in [WhenFull::Wait, WhenFull::Reset] {
-        let with = |intake| Settings {
-            when_full,
-            intake,
-            ..settings()
-        };
+        let with = |intake| settings_of(intake, when_full);
         let mut rig = Rig::new(1, Faults::default(), 3, with(Intake::Serve));
         let before = rig.connect();
         rig.configure(with(Intake::Hold));

@@ -230,7 +230,7 @@ fn one_that_ends_connections_with_a_reset_is_found_out() {
 #[test]
 fn one_that_takes_whatever_it_gets_is_found_out() {
     let words = "it took all of 64.0 MiB from a client that read nothing";
-    // Where it rests for a quarter of that, it seems to have stopped.
+    // Where it sends nothing for a quarter of that, it seems to have stopped.
     let server = format!("{} --timeout 8s", faulty::hoarding());
     check_streams(&server, &["slow-reader"], words);
 }
